@@ -1,0 +1,219 @@
+"""The one way in for pictures: untrusted bytes become a plain RGB picture, or an error with a reason from a closed set.
+
+The rules are the same at curation, compression and serving. Size limits are read from the header, before any pixel is
+decoded; only formats on the allow-list are parsed; the EXIF orientation is applied; of an animation the first frame
+counts; 16-bit grey is scaled to 8 bits; transparency is composited on white; CMYK becomes RGB; ICC profiles are ignored.
+Damage that the format itself does not detect (a flipped byte inside a JPEG scan) cannot be seen here.
+"""
+
+import hashlib
+import io
+import warnings
+from typing import Annotated, Literal, NamedTuple, NoReturn, get_args
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+from pydantic import Field
+
+from components.params import Params
+
+PictureReason = Literal[
+    "empty_file",
+    "not_an_image",
+    "unsupported_format",
+    "unsupported_mode",
+    "truncated",
+    "too_many_pixels",
+    "aspect_ratio",
+    "too_large",
+    "too_small",
+    "decode_error",
+]
+PictureRepair = Literal["exif_rotated", "exif_unreadable", "first_frame", "16_bit", "cmyk", "alpha"]
+PICTURE_REASONS: tuple[str, ...] = get_args(PictureReason)
+PICTURE_REPAIRS: tuple[str, ...] = get_args(PictureRepair)
+
+WHITE = (255, 255, 255)
+PILLOW_MAX_PIXELS = 178_956_970  # Pillow itself refuses more
+TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+GREY_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
+SUPPORTED_MODES = (*GREY_16_BIT, "1", "L", "P", "RGB", "RGBX", "YCbCr", "CMYK", "LA", "PA", "RGBA", "La", "RGBa")
+
+# Between 90 and 179 million pixels Pillow only warns; PictureLimits decides instead.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class PictureLimits(Params):
+    """What is accepted. Checked in this order: format, pixels, aspect ratio, longest side, shortest side."""
+
+    formats: tuple[str, ...]  # Pillow names: JPEG, PNG, WEBP, GIF, BMP, TIFF
+    max_pixels: Annotated[int, Field(ge=1, le=PILLOW_MAX_PIXELS)]  # width × height
+    max_aspect_ratio: Annotated[float, Field(ge=1)]  # longest side / shortest side
+    max_side: Annotated[int, Field(ge=1)]  # pixels
+    min_side: Annotated[int, Field(ge=1)]  # pixels
+
+
+class PictureError(ValueError):
+    """The bytes are not a usable picture. `reason` is one of PICTURE_REASONS, `detail` is for people."""
+
+    def __init__(self, reason: PictureReason, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+class DecodedPicture(NamedTuple):
+    image: Image.Image  # RGB, without metadata
+    format: str  # what the bytes were, by Pillow's name; MPO counts as JPEG
+    repairs: tuple[PictureRepair, ...]
+
+
+def decode_picture(data: bytes, limits: PictureLimits) -> Image.Image:
+    """Decode untrusted bytes to an RGB picture without metadata. Raises PictureError."""
+    return decode_with_repairs(data, limits).image
+
+
+def decode_with_repairs(data: bytes, limits: PictureLimits) -> DecodedPicture:
+    """As `decode_picture`, and say which repairs the picture needed. Raises PictureError."""
+    if not data:
+        raise PictureError("empty_file", "0 bytes")
+    source = _open(data, limits)
+    _check_size(*source.size, limits)
+    if source.mode not in SUPPORTED_MODES:
+        raise PictureError("unsupported_mode", f"pixel mode {source.mode}")
+    try:
+        source.load()
+        repairs: list[PictureRepair] = ["first_frame"] if getattr(source, "is_animated", False) else []
+        image = _apply_orientation(_to_rgb(source, repairs), source, repairs)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise anything on hostile input
+        _raise_decode_error(error)
+    image.info = {}
+    return DecodedPicture(image, "JPEG" if source.format == "MPO" else str(source.format), tuple(repairs))
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """The RGB picture as PNG: same pixels, same bytes; nothing but the pixels is written."""
+    if image.mode != "RGB":
+        raise ValueError(f"encode_png takes RGB pictures, not mode {image.mode}; call decode_picture first")
+    plain = image.copy()
+    plain.info = {}
+    buffer = io.BytesIO()
+    plain.save(buffer, format="PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def pixel_sha256(image: Image.Image) -> str:
+    """Hash of size and RGB pixels: equal for equal pictures, whatever file they came from."""
+    digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
+    digest.update(image.convert("RGB").tobytes())
+    return digest.hexdigest()
+
+
+def pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    """The picture centred on a square of one RGB colour, as LLaVA-1.5 does before resizing."""
+    if image.width == image.height:
+        return image
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), colour)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def _open(data: bytes, limits: PictureLimits) -> Image.Image:
+    """Parse the header with the parsers of the allowed formats only."""
+    try:
+        return Image.open(io.BytesIO(data), formats=limits.formats)
+    except UnidentifiedImageError:
+        other = _format_by_magic(data[:32], limits.formats)
+        if other:
+            raise PictureError("unsupported_format", f"{other} is not one of {', '.join(limits.formats)}") from None
+        raise PictureError("not_an_image", f"{len(data)} bytes that no allowed format recognises") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureError("too_many_pixels", str(error)) from None
+    except MemoryError:
+        raise
+    except Exception as error:
+        if data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data):
+            raise PictureError("truncated", f"WebP: {len(data)} bytes are fewer than its header says") from None
+        _raise_decode_error(error)
+
+
+def _format_by_magic(prefix: bytes, allowed: tuple[str, ...]) -> str | None:
+    """Name of a format that is not allowed, from the first bytes alone: its parser never runs."""
+    Image.init()
+    for name, (_, accepts) in Image.OPEN.items():
+        if name not in allowed and accepts is not None and accepts(prefix) is True:
+            return name
+    return "HEIC or another ISO media file" if prefix[4:8] == b"ftyp" else None
+
+
+def _check_size(width: int, height: int, limits: PictureLimits) -> None:
+    size, longest, shortest = f"{width}×{height} pixels", max(width, height), min(width, height)
+    if shortest < 1:
+        raise PictureError("too_small", size)
+    if width * height > limits.max_pixels:
+        raise PictureError("too_many_pixels", f"{size}, more than {limits.max_pixels} in all")
+    if longest > limits.max_aspect_ratio * shortest:
+        raise PictureError("aspect_ratio", f"{size}, more than {limits.max_aspect_ratio:g} to 1")
+    if longest > limits.max_side:
+        raise PictureError("too_large", f"{size}, a side over {limits.max_side}")
+    if shortest < limits.min_side:
+        raise PictureError("too_small", f"{size}, a side under {limits.min_side}")
+
+
+def _to_rgb(source: Image.Image, repairs: list[PictureRepair]) -> Image.Image:
+    if source.mode in GREY_16_BIT:
+        repairs.append("16_bit")
+        return _grey_from_16_bit(source).convert("RGB")
+    if source.has_transparency_data:
+        return _on_white(source.convert("RGBA"), repairs)
+    if source.mode == "CMYK":
+        repairs.append("cmyk")
+    return source.convert("RGB")
+
+
+def _grey_from_16_bit(source: Image.Image) -> Image.Image:
+    """0…65535 to 0…255, rounded; Pillow's own conversion would clip everything above 255 to white."""
+    values = np.asarray(source).astype(np.uint32)  # (height, width)
+    grey = ((values + 128) // 257).astype(np.uint8)
+    transparent = source.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[values == transparent] = 255
+    return Image.fromarray(grey)
+
+
+def _on_white(image: Image.Image, repairs: list[PictureRepair]) -> Image.Image:
+    if image.getchannel("A").getextrema() == (255, 255):
+        return image.convert("RGB")
+    repairs.append("alpha")
+    return Image.alpha_composite(Image.new("RGBA", image.size, (*WHITE, 255)), image).convert("RGB")
+
+
+def _apply_orientation(image: Image.Image, source: Image.Image, repairs: list[PictureRepair]) -> Image.Image:
+    try:
+        orientation = source.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a damaged EXIF block must not cost the picture
+        repairs.append("exif_unreadable")
+        return image
+    if orientation not in TRANSPOSE:
+        return image
+    repairs.append("exif_rotated")
+    return image.transpose(TRANSPOSE[orientation])
+
+
+def _raise_decode_error(error: Exception) -> NoReturn:
+    detail = f"{type(error).__name__}: {error}"
+    raise PictureError("truncated" if "truncated" in str(error).lower() else "decode_error", detail) from None

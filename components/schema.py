@@ -1,0 +1,130 @@
+"""Column names and Arrow types of every table that passes from one stage to another.
+
+Identifiers are opaque strings and never become file names. Pictures are PNG bytes written by `pictures.encode_png`.
+"""
+
+import pyarrow as pa
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+
+SAMPLE_ID = "sample_id"
+SOURCE = "source"
+SPLIT = "split"
+IMAGE = "image"
+IMAGE_SHA256 = "image_sha256"
+IMAGE_ID = "image_id"
+WIDTH = "width"
+HEIGHT = "height"
+CONVERSATION = "conversation"
+ROLE = "role"
+CONTENT = "content"
+CAPTION = "caption"
+CAPTIONS = "captions"
+QUESTION_ID = "question_id"
+BENCHMARK = "benchmark"
+KIND = "kind"
+QUESTION = "question"
+ANSWERS = "answers"
+CHOICES = "choices"
+GROUP = "group"
+SUBSET = "subset"
+NEGATIVE_CAPTION = "negative_caption"
+REASON = "reason"
+DETAIL = "detail"
+SUMMARY_TOKENS = "summary_tokens"
+
+USER, ASSISTANT = "user", "assistant"
+IMAGE_PLACEHOLDER = "<image>"
+
+
+def _required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+TURN = pa.struct([_required(ROLE, pa.string()), _required(CONTENT, pa.string())])
+
+# data/curated/samples/{train,validation}: what the trainer reads. Text-only rows have no picture, pure caption rows an
+# empty conversation; a conversation that answers a known caption prompt has its answer in `caption` too.
+SAMPLES = pa.schema(
+    [
+        _required(SAMPLE_ID, pa.string()),
+        _required(SOURCE, pa.string()),
+        _required(SPLIT, pa.string()),
+        pa.field(IMAGE, pa.binary()),
+        pa.field(IMAGE_SHA256, pa.string()),
+        pa.field(WIDTH, pa.int32()),
+        pa.field(HEIGHT, pa.int32()),
+        _required(CONVERSATION, pa.list_(TURN)),
+        pa.field(CAPTION, pa.string()),
+    ]
+)
+
+# data/curated/images/{validation,test}: a corpus that `compress` reads.
+IMAGES = pa.schema(
+    [
+        _required(IMAGE_ID, pa.string()),
+        _required(SPLIT, pa.string()),
+        _required(IMAGE, pa.binary()),
+        _required(IMAGE_SHA256, pa.string()),
+        _required(WIDTH, pa.int32()),
+        _required(HEIGHT, pa.int32()),
+    ]
+)
+
+# data/curated/questions/{validation,test}.parquet. `group` joins questions that count only together.
+QUESTIONS = pa.schema(
+    [
+        _required(QUESTION_ID, pa.string()),
+        _required(IMAGE_ID, pa.string()),
+        _required(SPLIT, pa.string()),
+        _required(BENCHMARK, pa.string()),
+        _required(KIND, pa.string()),
+        _required(QUESTION, pa.string()),
+        _required(ANSWERS, pa.list_(pa.string())),
+        pa.field(CHOICES, pa.list_(pa.string())),
+        pa.field(GROUP, pa.string()),
+    ]
+)
+
+# data/curated/captions/{validation,test}.parquet
+IMAGE_CAPTIONS = pa.schema(
+    [
+        _required(IMAGE_ID, pa.string()),
+        _required(SPLIT, pa.string()),
+        _required(CAPTIONS, pa.list_(pa.string())),
+    ]
+)
+
+# data/curated/compositionality/{validation,test}.parquet: which of the two captions fits the picture?
+COMPOSITIONALITY = pa.schema(
+    [
+        _required(IMAGE_ID, pa.string()),
+        _required(SPLIT, pa.string()),
+        _required(SUBSET, pa.string()),
+        _required(CAPTION, pa.string()),
+        _required(NEGATIVE_CAPTION, pa.string()),
+    ]
+)
+
+# data/curated/rejects.parquet: one row per input row that was not kept.
+REJECTS = pa.schema(
+    [
+        _required(SAMPLE_ID, pa.string()),
+        _required(SOURCE, pa.string()),
+        _required(REASON, pa.string()),
+        _required(DETAIL, pa.string()),
+    ]
+)
+
+
+def compressed(num_summary_tokens: int, dim: int, dtype: pa.DataType) -> pa.Schema:
+    """data/compressed/<name>: width and height (pixels) are those of the picture, the tokens (num_summary_tokens, dim)."""
+    tokens = pa.fixed_shape_tensor(dtype, (num_summary_tokens, dim), dim_names=("summary_tokens", "dim"))
+    return pa.schema(
+        [
+            _required(IMAGE_ID, pa.string()),
+            _required(WIDTH, pa.int32()),
+            _required(HEIGHT, pa.int32()),
+            _required(SUMMARY_TOKENS, tokens),
+        ]
+    )
