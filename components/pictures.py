@@ -2,8 +2,8 @@
 
 The rules are the same at curation, compression and serving. Size limits are read from the header, before any pixel is
 decoded; only formats on the allow-list are parsed; the EXIF orientation is applied; of an animation the first frame
-counts; 16-bit grey is scaled to 8 bits; transparency is composited on white; CMYK becomes RGB; ICC profiles are ignored.
-Damage that the format itself does not detect (a flipped byte inside a JPEG scan) cannot be seen here.
+counts; 16-bit grey is scaled to 8 bits; transparency is composited on white; CMYK becomes RGB; an ICC profile is
+ignored. Damage that the format itself does not detect (a flipped byte inside a JPEG scan) cannot be seen here.
 """
 
 import hashlib

@@ -118,7 +118,7 @@ REJECTS = pa.schema(
 
 
 def compressed(num_summary_tokens: int, dim: int, dtype: pa.DataType) -> pa.Schema:
-    """data/compressed/<name>: width and height (pixels) are those of the picture, the tokens (num_summary_tokens, dim)."""
+    """data/compressed/<name>: width and height of the picture in pixels, tokens (num_summary_tokens, dim)."""
     tokens = pa.fixed_shape_tensor(dtype, (num_summary_tokens, dim), dim_names=("summary_tokens", "dim"))
     return pa.schema(
         [

@@ -1,17 +1,28 @@
-"""The stages and jobs, one file each: read params, call components, write outputs. The only place that knows Ray, DVC and paths.
+"""The stages and jobs, one file each: read params, call components, write outputs.
 
-Nothing here reports to anyone: the opt-outs below are set before Ray, DVC or Great Expectations is imported, and a value
-that the user has set is left alone.
+The only place that knows Ray, DVC and paths. Ray, Great Expectations and others read their settings when they are
+imported, so the settings stand here, before any flow does that; a value that the user has set is left alone.
 """
 
 import os
 
-OPT_OUTS = {
+SETTINGS = {
+    # nothing here reports to anyone
     "RAY_USAGE_STATS_ENABLED": "0",
     "GX_ANALYTICS_ENABLED": "False",
     "DVC_NO_ANALYTICS": "1",
     "ITERATIVE_DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    # quiet
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every line a worker prints appears twice
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TOKENIZERS_PARALLELISM": "false",  # tokenizers warns after every fork otherwise
 }
-for _name, _value in OPT_OUTS.items():
+ON_A_LAPTOP = {
+    # With 0 Ray takes 127.0.0.1 as the address of its node, so nothing listens on a public interface.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+
+for _name, _value in (SETTINGS if "RAY_ADDRESS" in os.environ else SETTINGS | ON_A_LAPTOP).items():
     os.environ.setdefault(_name, _value)
