@@ -1,0 +1,1 @@
+"""What the method costs and how it behaves inside."""

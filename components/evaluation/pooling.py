@@ -1,0 +1,23 @@
+"""The baseline that keeps as many numbers as the compressor and learns nothing: average-pooled image tokens."""
+
+import math
+
+from torch import Tensor
+from torch.nn import functional
+
+
+def average_pool(image_embeddings: Tensor, num_tokens: int) -> Tensor:
+    """(batch, image_tokens, dim) -> (batch, num_tokens, dim).
+
+    Over the square grid of patches if both counts are square numbers (36 -> 4 averages quadrants), else over runs of
+    the raster order. Raises ValueError if there are fewer image tokens than asked for.
+    """
+    num_image_tokens = image_embeddings.shape[1]
+    if num_tokens > num_image_tokens:
+        raise ValueError(f"cannot average {num_image_tokens} image tokens into {num_tokens}; compress to fewer tokens")
+    channels_first = image_embeddings.transpose(1, 2)
+    side, pooled_side = math.isqrt(num_image_tokens), math.isqrt(num_tokens)
+    if side**2 == num_image_tokens and pooled_side**2 == num_tokens:
+        grid = channels_first.unflatten(2, (side, side))
+        return functional.adaptive_avg_pool2d(grid, pooled_side).flatten(2).transpose(1, 2)
+    return functional.adaptive_avg_pool1d(channels_first, num_tokens).transpose(1, 2)

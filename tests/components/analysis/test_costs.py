@@ -1,0 +1,38 @@
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from components.analysis.costs import (
+    ModelSize,
+    compression_flops,
+    matrix_weights,
+    picture_question_flops,
+    stored_bytes,
+    stored_question_flops,
+)
+
+SIZE = ModelSize(language_model=1000, vision=100)
+
+
+def test_the_papers_storage_example() -> None:
+    assert stored_bytes(16, 4096) == 128 * 1024
+
+
+def test_two_operations_per_weight_and_token_is_what_torch_counts() -> None:
+    layers = nn.Sequential(nn.Linear(16, 64), nn.GELU(), nn.LayerNorm(64), nn.Linear(64, 16, bias=False))
+    with FlopCounterMode(display=False) as counter:
+        layers(torch.zeros(5, 16))
+    assert counter.get_total_flops() == 2 * matrix_weights(layers) * 5
+
+
+def test_a_patch_convolution_counts_like_a_linear_layer() -> None:
+    patches = nn.Conv2d(3, 8, kernel_size=4, stride=4)
+    with FlopCounterMode(display=False) as counter:
+        patches(torch.zeros(1, 3, 16, 16))
+    assert counter.get_total_flops() == 2 * matrix_weights(patches) * 16
+
+
+def test_the_formulas_by_hand() -> None:
+    assert compression_flops(SIZE, 36, 4) == 2 * (100 * 36 + 1000 * 40)
+    assert stored_question_flops(SIZE, 4, 10, 2) == 2 * 1000 * 16
+    assert picture_question_flops(SIZE, 36, 10, 2, 36) == 2 * (100 * 36 + 1000 * 48)
