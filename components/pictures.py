@@ -44,6 +44,7 @@ TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+CUT_SHORT = ("truncated", "cannot load this image")  # what Pillow says when pixels are missing, or all of them
 GREY_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 SUPPORTED_MODES = (*GREY_16_BIT, "1", "L", "P", "RGB", "RGBX", "YCbCr", "CMYK", "LA", "PA", "RGBA", "La", "RGBa")
 
@@ -153,6 +154,8 @@ def _open(data: bytes, limits: PictureLimits) -> Image.Image:
 
 def _format_by_magic(prefix: bytes, allowed: tuple[str, ...]) -> str | None:
     """Name of a format that is not allowed, from the first bytes alone: its parser never runs."""
+    if len(prefix) < 16:  # the shortest that every test of Pillow can read
+        return None
     Image.init()
     for name, (_, accepts) in Image.OPEN.items():
         if name not in allowed and accepts is not None and accepts(prefix) is True:
@@ -216,4 +219,5 @@ def _apply_orientation(image: Image.Image, source: Image.Image, repairs: list[Pi
 
 def _raise_decode_error(error: Exception) -> NoReturn:
     detail = f"{type(error).__name__}: {error}"
-    raise PictureError("truncated" if "truncated" in str(error).lower() else "decode_error", detail) from None
+    is_cut = any(sign in str(error).lower() for sign in CUT_SHORT)
+    raise PictureError("truncated" if is_cut else "decode_error", detail) from None

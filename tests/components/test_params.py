@@ -1,0 +1,181 @@
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field, ValidationError, model_validator
+
+from components.params import Params, ParamsError, load_params
+
+
+class OptimizerParams(Params):
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: float
+    betas: tuple[float, float]
+
+
+class TrainParams(Params):
+    num_summary_tokens: Annotated[int, Field(ge=1)]
+    attention: Literal["sdpa", "eager"]
+    is_frozen: bool
+    optimizer: OptimizerParams
+    prompts: tuple[str, ...]
+    max_steps: int | None
+
+
+VALID = """
+train:
+  num_summary_tokens: 4  # vectors per picture
+  attention: sdpa
+  is_frozen: true
+  optimizer:
+    learning_rate: 2e-5
+    weight_decay: 0
+    betas: [0.9, 0.95]
+  prompts: [describe the picture]
+  max_steps: null
+"""
+
+
+def load(tmp_path: Path, text: str, section: str = "train") -> TrainParams:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    return load_params(section, TrainParams, path)
+
+
+def fault(tmp_path: Path, old: str, new: str) -> str:
+    """Message for the valid file with one change, without the folder."""
+    assert VALID.count(old) == 1
+    with pytest.raises(ParamsError) as error:
+        load(tmp_path, VALID.replace(old, new))
+    return str(error.value).replace(f"{tmp_path}/", "")
+
+
+def test_load_params_valid_section_has_the_values_of_the_file(tmp_path: Path) -> None:
+    params = load(tmp_path, VALID)
+    assert params.optimizer.learning_rate == 0.00002
+    assert params.optimizer.betas == (0.9, 0.95)
+    assert params.prompts == ("describe the picture",)
+    assert params.is_frozen is True
+    assert params.max_steps is None
+
+
+@pytest.mark.parametrize(("written", "value"), [("2e-5", 2e-5), ("1e-4", 1e-4), ("2.0E-05", 2e-5), ("3", 3.0)])
+def test_load_params_scientific_notation_is_a_number(tmp_path: Path, written: str, value: float) -> None:
+    params = load(tmp_path, VALID.replace("2e-5", written))
+    assert params.optimizer.learning_rate == value
+    assert isinstance(params.optimizer.learning_rate, float)
+
+
+def test_params_survive_the_way_to_a_ray_worker(tmp_path: Path) -> None:
+    params = load(tmp_path, VALID)
+    assert TrainParams.model_validate(params.model_dump()) == params
+
+
+def test_params_are_immutable(tmp_path: Path) -> None:
+    params = load(tmp_path, VALID)
+    with pytest.raises(ValidationError):
+        params.num_summary_tokens = 8  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("tokens: 4", "tokens: 0", "params.yaml: train.num_summary_tokens: 0 is not ≥ 1"),
+        ("tokens: 4", "tokens: four", "params.yaml: train.num_summary_tokens: 'four' is not an integer"),
+        ("tokens: 4", "tokens: '4'", "params.yaml: train.num_summary_tokens: '4' is not an integer"),
+        ("tokens: 4", "tokens: 4.5", "params.yaml: train.num_summary_tokens: 4.5 is not an integer"),
+        ("tokens: 4", "tokens: 4.0", "params.yaml: train.num_summary_tokens: 4.0 is not an integer"),
+        ("tokens: 4", "tokens: true", "params.yaml: train.num_summary_tokens: True is not an integer"),
+        ("2e-5", "-1.0", "params.yaml: train.optimizer.learning_rate: -1.0 is not > 0.0"),
+        ("2e-5", "true", "params.yaml: train.optimizer.learning_rate: True is not a number"),
+        ("2e-5", "'2e-5'", "params.yaml: train.optimizer.learning_rate: '2e-5' is not a number"),
+        ("2e-5", ".nan", "params.yaml: train.optimizer.learning_rate: nan is not a finite number"),
+        ("2e-5", ".inf", "params.yaml: train.optimizer.learning_rate: inf is not a finite number"),
+        ("is_frozen: true", "is_frozen: 1", "params.yaml: train.is_frozen: 1 is not true or false"),
+        ("is_frozen: true", "is_frozen: yes", "params.yaml: train.is_frozen: 'yes' is not true or false"),
+        ("sdpa", "flash", "params.yaml: train.attention: 'flash' is not one of 'sdpa' or 'eager'"),
+        ("[describe the picture]", "[7]", "params.yaml: train.prompts.0: 7 is not a string"),
+        ("[describe the picture]", "describe", "params.yaml: train.prompts: 'describe' is not a list"),
+        ("    weight_decay: 0\n", "", "params.yaml: train.optimizer.weight_decay: the key is missing"),
+    ],
+)
+def test_load_params_bad_value_names_file_key_and_value(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert fault(tmp_path, old, new) == message
+
+
+def test_load_params_misspelt_key_is_unknown_and_suggests_the_missing_one(tmp_path: Path) -> None:
+    message = fault(tmp_path, "learning_rate", "lerning_rate")
+    assert "params.yaml: train.optimizer.lerning_rate: unknown key; did you mean 'learning_rate'?" in message
+    assert "params.yaml: train.optimizer.learning_rate: the key is missing" in message
+
+
+def test_load_params_extra_key_suggests_the_present_one(tmp_path: Path) -> None:
+    message = fault(tmp_path, "  attention: sdpa", "  attention: sdpa\n  atention: eager")
+    assert message == "params.yaml: train.atention: unknown key; did you mean 'attention'?"
+
+
+def test_load_params_every_fault_is_reported_at_once(tmp_path: Path) -> None:
+    message = fault(tmp_path, "tokens: 4  # vectors per picture\n  attention: sdpa", "tokens: 0\n  attention: flash")
+    assert len(message.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("  attention: sdpa", "  attention: sdpa\n  attention: eager", "train.attention (line 5)"),
+        ("    weight_decay: 0", "    weight_decay: 0\n    weight_decay: 0", "train.optimizer.weight_decay (line 9)"),
+        ("  max_steps: null", "  max_steps: null\ntrain: {}", "train (line 12)"),
+    ],
+)
+def test_load_params_duplicate_key_is_an_error(tmp_path: Path, old: str, new: str, key: str) -> None:
+    assert fault(tmp_path, old, new) == f"params.yaml: {key}: the key is written twice"
+
+
+def test_load_params_missing_section_suggests_a_close_one(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"trian: the section is missing; did you mean 'train'\?"):
+        load(tmp_path, VALID, section="trian")
+
+
+@pytest.mark.parametrize("text", ["", "just text", "- a\n- b"])
+def test_load_params_file_without_sections_is_an_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ParamsError, match="not a mapping of sections"):
+        load(tmp_path, text)
+
+
+def test_load_params_section_that_is_no_mapping_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="train: 3 is not a mapping"):
+        load(tmp_path, "train: 3")
+
+
+@pytest.mark.parametrize("text", ["train: [1, 2", "train: !!python/object/apply:os.getcwd []", "train:\n\t- x"])
+def test_load_params_broken_yaml_and_tags_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ParamsError, match=r"params.yaml: is not YAML"):
+        load(tmp_path, text)
+
+
+def test_load_params_without_a_file_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="cp presets/"):
+        load_params("train", TrainParams, tmp_path / "params.yaml")
+
+
+def test_load_params_file_that_is_not_text_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ParamsError, match="is not UTF-8"):
+        load_params("train", TrainParams, tmp_path / "params.yaml")
+
+
+def test_load_params_message_of_a_validator_is_kept(tmp_path: Path) -> None:
+    class Window(Params):
+        low: int
+        high: int
+
+        @model_validator(mode="after")
+        def check(self) -> "Window":
+            if self.low > self.high:
+                raise ValueError(f"low {self.low} is above high {self.high}")
+            return self
+
+    path = tmp_path / "params.yaml"
+    path.write_text("window: {low: 2, high: 1}")
+    with pytest.raises(ParamsError, match=r"params.yaml: window: low 2 is above high 1"):
+        load_params("window", Window, path)

@@ -1,0 +1,40 @@
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components import schema
+
+TABLES = {
+    "samples": schema.SAMPLES,
+    "images": schema.IMAGES,
+    "questions": schema.QUESTIONS,
+    "captions": schema.IMAGE_CAPTIONS,
+    "compositionality": schema.COMPOSITIONALITY,
+    "rejects": schema.REJECTS,
+    "compressed": schema.compressed(4, 8, pa.float16()),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_table_survives_parquet_with_its_types(name: str) -> None:
+    buffer = pa.BufferOutputStream()
+    pq.write_table(TABLES[name].empty_table(), buffer)
+    assert pq.read_schema(pa.BufferReader(buffer.getvalue())).equals(TABLES[name])
+
+
+def test_samples_hold_a_text_only_row_and_a_pure_caption_row() -> None:
+    shared = {"source": "instruct", "split": "train", "image_sha256": None, "width": None, "height": None}
+    turns = [{"role": schema.USER, "content": "hello"}, {"role": schema.ASSISTANT, "content": "hi"}]
+    rows = [
+        {"sample_id": "a", "image": None, "conversation": turns, "caption": None, **shared},
+        {"sample_id": "b", "image": b"png", "conversation": [], "caption": "a red circle", **shared},
+    ]
+    table = pa.Table.from_pylist(rows, schema=schema.SAMPLES)
+    table.validate(full=True)
+    assert table.column(schema.CONVERSATION).to_pylist() == [turns, []]
+
+
+def test_compressed_tokens_have_a_fixed_shape() -> None:
+    tokens = schema.compressed(4, 8, pa.float16()).field(schema.SUMMARY_TOKENS).type
+    assert list(tokens.shape) == [4, 8]
+    assert tokens.value_type == pa.float16()
