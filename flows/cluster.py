@@ -1,6 +1,6 @@
-"""Which Ray cluster a flow runs on: the one `RAY_ADDRESS` names, else one started for this process on the loopback interface.
+"""Which Ray cluster a flow runs on: the one `RAY_ADDRESS` names, else one of its own on the loopback interface.
 
-Worker counts and sizes are values of `params.yaml`; where they run is Ray's own environment variable and nothing of this project.
+Worker counts and sizes are values of `params.yaml`; where they run is said by Ray's own environment variable only.
 """
 
 import logging
@@ -17,14 +17,17 @@ LOCAL_OBJECT_STORE_BYTES = 1 << 30
 
 
 def connect() -> None:
-    """Connects this process to Ray and applies the project's Ray Data settings; does nothing more when it is connected already."""
+    """Connect this process to Ray, unless it is already, and apply the project's Ray Data settings."""
     if not ray.is_initialized():
         _connect_to_cluster() if os.environ.get("RAY_ADDRESS") else _start_local()
     use_plain_ray_data()
 
 
 def use_plain_ray_data() -> None:
-    """Ray Data without progress bars (they flood a log file), with tensors as Arrow's own, with the reader that keeps small files apart."""
+    """Ray Data for log files and small tables.
+
+    No progress bars, which flood a log; tensors in Arrow's own type; the reader that makes a block of each small file.
+    """
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -38,7 +41,7 @@ def _connect_to_cluster() -> None:
 
 
 def _start_local() -> None:
-    """One node for this process only; it ends with it. flows/__init__.py has bound it to 127.0.0.1 before Ray was imported."""
+    """One node that ends with this process; flows/__init__.py bound it to 127.0.0.1 before Ray was imported."""
     ray.init(
         address="local",  # never a cluster that another run left a note about
         num_cpus=max(MIN_LOCAL_CPUS, os.cpu_count() or 1),

@@ -1,8 +1,8 @@
 """A stage that DVC started ends with the DVC that started it.
 
-`kill -9` of `dvc repro` leaves the command of the stage running; it would keep writing outputs that the next run has already
-deleted. `die_with_parent` closes that hole: the kernel kills the stage with its parent (Linux), and a thread watches the whole
-chain above it (`make` > shell > `dvc` > shell > stage), because killing a shell's parent does not kill the shell.
+`kill -9` of `dvc repro` leaves the command of the stage running; it would keep writing outputs that the next run has
+already deleted. `die_with_parent` closes that hole: the kernel kills the stage with its parent (Linux), and a thread
+watches the whole chain above it (`make` > shell > `dvc` > shell > stage), because a shell outlives its parent.
 A stage started by hand, under `nohup` or by `ray job submit` has no DVC above it and is left alone.
 """
 
@@ -24,7 +24,7 @@ RUNNERS = {"make", "gmake", "dvc"}
 
 
 def die_with_parent() -> None:
-    """Arrange that this process and its children are killed as soon as the DVC that started it is gone; call it first in a stage."""
+    """Have this process and its children killed as soon as the DVC that started it is gone; call it first in a stage."""
     if "DVC_STAGE" not in os.environ:
         return
     ancestors = watched_ancestors(psutil.Process().parents())
@@ -36,9 +36,9 @@ def die_with_parent() -> None:
 
 
 def watched_ancestors(parents: Sequence[psutil.Process]) -> list[psutil.Process]:
-    """The processes, nearest first, whose death means that nobody waits for this stage; empty when no DVC is among `parents`.
+    """The processes, nearest first, whose death means that nobody waits for this stage; none when no DVC is among them.
 
-    These are everything up to the DVC process, and above it the `make` or outer `dvc` that runs it, but no interactive shell.
+    These are all up to the DVC process, and above it the `make` or outer `dvc` that runs it, but no interactive shell.
     """
     words = [_words(parent) for parent in parents]
     dvc = next((i for i, found in enumerate(words) if "dvc" in found or _is_python(found)), None)

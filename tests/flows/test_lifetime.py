@@ -1,4 +1,4 @@
-"""Processes are started and killed for real: a fake `dvc` (any Python program) runs a stage through a shell, as DVC does."""
+"""Processes are started and killed for real: a Python program stands for `dvc` and runs a stage through a shell."""
 
 import os
 import signal
@@ -45,7 +45,7 @@ def test_stage_and_its_children_end_when_dvc_is_killed(tmp_path: Path, wrapper: 
     dvc, pids = start([*wrapper, sys.executable, "-c", DVC], tmp_path, DVC_STAGE="train")
     top = psutil.Process(dvc.pid)
     (top.children()[0] if wrapper else top).send_signal(signal.SIGKILL)
-    assert all([is_gone(pid) for pid in pids])
+    assert all(is_gone(pid) for pid in pids)
     dvc.wait()
 
 
@@ -54,7 +54,7 @@ def test_stage_ends_when_the_make_above_dvc_is_killed(tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text(f'repro:\n\t@"{sys.executable}" -c "{script.replace("$0", "$$0")}"; true\n')
     make, pids = start(["make"], tmp_path, DVC_STAGE="train")
     make.kill()
-    assert all([is_gone(pid) for pid in pids])
+    assert all(is_gone(pid) for pid in pids)
     make.wait()
 
 
