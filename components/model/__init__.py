@@ -1,0 +1,1 @@
+"""The model: a frozen backbone, one adapter per pass, summary queries, and the two passes."""

@@ -1,5 +1,22 @@
-"""Chat text."""
+"""Conversations as token ids: the model's own chat template, labels on the answers, and no way to smuggle in tokens.
 
+The template is rendered with a stand-in for each text, so that it is known which characters come from the template and
+which from people. The chat is then tokenised in one call, as Hugging Face would; only where a person wrote the name of
+a special token ("</s>", "<image>") is it cut inside that name, which keeps it plain text.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from components.losses.autoregressive import IGNORE_INDEX
+
+Turn = Mapping[str, str]  # {"role": "user" or "assistant", "content": text}
+IMAGE_PLACEHOLDER = "<image>"
+STAND_IN = "\ue000{}\ue001"  # for the text of a turn; private-use characters
 VICUNA_V1_TEMPLATE = (
     "{% for message in messages %}"
     "{{ message['role'].upper() + ': ' }}"
@@ -9,3 +26,134 @@ VICUNA_V1_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
+
+
+class Piece(NamedTuple):
+    """A stretch of the rendered chat and who wrote it: "template", "user" or "assistant"."""
+
+    text: str
+    author: str
+
+
+class Span(NamedTuple):
+    """Characters of the rendered chat, the end excluded."""
+
+    start: int
+    stop: int
+
+    def overlaps(self, other: "Span") -> bool:
+        return max(self.start, other.start) < min(self.stop, other.stop)
+
+
+def encode_conversation(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], num_visual_tokens: int, max_tokens: int
+) -> tuple[list[int], list[int]]:
+    """A finished conversation as input ids and labels, cut at `max_tokens`.
+
+    Labels are the ids of every answer and its end token, IGNORE_INDEX elsewhere. With `num_visual_tokens` > 0 the first
+    user turn must hold the image placeholder, which becomes that many image tokens; with 0 nothing is a placeholder.
+    """
+    pieces = render(tokenizer, turns, num_visual_tokens, add_generation_prompt=False)
+    answers = list(answer_spans(pieces, tokenizer.eos_token))
+    input_ids, spans = tokenize(tokenizer, pieces, add_special_tokens=True)
+    labels = [
+        token if any(span.overlaps(answer) for answer in answers) else IGNORE_INDEX
+        for token, span in zip(input_ids, spans, strict=True)
+    ]
+    return input_ids[:max_tokens], labels[:max_tokens]
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, question: str | Sequence[Turn], num_visual_tokens: int
+) -> list[int]:
+    """Input ids that end where the answer starts.
+
+    A question is plain text throughout and the picture comes before it; of turns, the first user turn must hold the
+    image placeholder when `num_visual_tokens` > 0.
+    """
+    if isinstance(question, str):
+        question = [{"role": "user", "content": IMAGE_PLACEHOLDER * bool(num_visual_tokens) + question}]
+    pieces = render(tokenizer, question, num_visual_tokens, add_generation_prompt=True)
+    return tokenize(tokenizer, pieces, add_special_tokens=True)[0]
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Plain text, such as a caption: special tokens are neither added nor parsed."""
+    return tokenize(tokenizer, [Piece(text, "user")], add_special_tokens=False)[0]
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], num_visual_tokens: int, add_generation_prompt: bool
+) -> list[Piece]:
+    """Fill the chat template; the end token follows every answer, also where the template writes none (LLaVA-1.5's)."""
+    texts = [turn["content"].strip() for turn in turns]
+    content: list[list[dict[str, Any]]] = [[{"type": "text", "text": STAND_IN.format(i)}] for i in range(len(turns))]
+    if num_visual_tokens:
+        first = placeholder_turn(turns)
+        texts[first] = texts[first].replace(IMAGE_PLACEHOLDER, "", 1).strip()
+        content[first].insert(0, {"type": "image"})
+    messages = [{"role": turn["role"], "content": items} for turn, items in zip(turns, content, strict=True)]
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+
+    parts = re.split(STAND_IN.format(r"(\d+)"), rendered)  # template, turn number, template, turn number, …
+    pieces = [Piece(parts[0].replace(IMAGE_PLACEHOLDER, IMAGE_PLACEHOLDER * num_visual_tokens), "template")]
+    for number, following in zip(parts[1::2], parts[2::2], strict=True):
+        author = turns[int(number)]["role"]
+        if author == "assistant" and not following.lstrip().startswith(tokenizer.eos_token):
+            following = tokenizer.eos_token + following.lstrip(" ")
+        pieces += [Piece(texts[int(number)], author), Piece(following, "template")]
+    return pieces
+
+
+def placeholder_turn(turns: Sequence[Turn]) -> int:
+    """The index of the first user turn, which must hold the image placeholder."""
+    first = next((index for index, turn in enumerate(turns) if turn["role"] == "user"), None)
+    if first is None or IMAGE_PLACEHOLDER not in turns[first]["content"]:
+        raise ValueError(
+            f"the first user turn has no {IMAGE_PLACEHOLDER}; put it where the picture belongs, or encode the "
+            "conversation with 0 visual tokens"
+        )
+    return first
+
+
+def answer_spans(pieces: Sequence[Piece], eos_token: str) -> Iterator[Span]:
+    """Where the answers are: from the spaces before the text (tokens swallow them) to the end of the end token."""
+    stops = list(accumulate(len(piece.text) for piece in pieces))
+    for index, piece in enumerate(pieces):
+        if piece.author == "assistant":
+            before, after = pieces[index - 1].text, pieces[index + 1].text
+            start = stops[index - 1] - (len(before) - len(before.rstrip(" ")))
+            yield Span(start, stops[index] + after.index(eos_token) + len(eos_token))
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Piece], add_special_tokens: bool
+) -> tuple[list[int], list[Span]]:
+    """Token ids and their characters; names of special tokens count in the template only."""
+    text = "".join(piece.text for piece in pieces)
+    cuts = [0, *special_name_cuts(tokenizer, pieces), len(text)]
+    has_bos = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+    input_ids: list[int] = []
+    spans: list[Span] = []
+    for start, stop in pairwise(cuts):
+        encoding = tokenizer(
+            text[start:stop],
+            add_special_tokens=add_special_tokens and start == 0 and not has_bos,
+            return_offsets_mapping=True,
+        )
+        input_ids += encoding["input_ids"]
+        spans += [Span(start + first, start + last) for first, last in encoding["offset_mapping"]]
+    return input_ids, spans
+
+
+def special_name_cuts(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Piece]) -> list[int]:
+    """Positions one character into every special token's name that a person wrote."""
+    names = sorted(token.content for token in tokenizer.added_tokens_decoder.values())
+    pattern = re.compile(f"(?={'|'.join(map(re.escape, names))})")  # look ahead: names may overlap
+    cuts = []
+    position = 0
+    for piece in pieces:
+        if piece.author != "template":
+            cuts += [position + match.start() + 1 for match in pattern.finditer(piece.text)]
+        position += len(piece.text)
+    return cuts

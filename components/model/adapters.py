@@ -1,0 +1,94 @@
+"""One LoRA adapter per pass on the language model, and the switch between them (§3.5).
+
+PEFT's `set_adapter` turns off the gradients of the adapter that is not active, and gradient checkpointing recomputes a
+layer when another pass may be active: both train the wrong thing in silence. This switch touches neither gradients nor
+PEFT's state, and tells the checkpoint which adapter a layer ran with.
+"""
+
+import contextlib
+from typing import Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from pydantic import Field
+
+from components.model.backbone import Backbone
+from components.params import Params
+
+COMPRESSION = "compression"
+GENERATION = "generation"
+ADAPTERS = (COMPRESSION, GENERATION)
+Linear = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class AdapterParams(Params):
+    """LoRA settings, the same for both adapters."""
+
+    rank: int = Field(ge=1)
+    alpha: float = Field(gt=0)  # the update is scaled by alpha / rank
+    dropout: float = Field(ge=0, lt=1)  # share of the inputs of an adapter set to zero in training
+    targets: tuple[Linear, ...] = Field(min_length=1)  # linear layers of the language model
+
+
+class AdapterSwitch:
+    """Chooses which adapter the language model runs with; none outside a `with switch.use(...)` block."""
+
+    def __init__(self, peft_model: PeftModel) -> None:
+        self.peft_model = peft_model
+        self.layers = [module for module in peft_model.modules() if isinstance(module, LoraLayer)]
+        self.active: str | None = None
+        self.activate(None)
+
+    def use(self, adapter: str | None) -> "ActiveAdapter":
+        """Run the block with `adapter`, or with the base model alone if None; blocks may be nested."""
+        if adapter not in (None, *ADAPTERS):
+            raise ValueError(
+                f"there is no adapter {adapter!r}; use one of {', '.join(ADAPTERS)} or None for the base model"
+            )
+        return ActiveAdapter(self, adapter)
+
+    def activate(self, adapter: str | None) -> None:
+        self.active = adapter
+        for layer in self.layers:
+            layer._active_adapter = [] if adapter is None else [adapter]  # private: the exact-gradient test guards it
+
+    def context_fn(self) -> tuple[contextlib.AbstractContextManager[None], "ActiveAdapter"]:
+        """For `torch.utils.checkpoint`: recompute with the adapter that was active in the forward pass."""
+        return contextlib.nullcontext(), self.use(self.active)
+
+
+class ActiveAdapter(contextlib.AbstractContextManager[None]):
+    """One choice of the switch; may be entered again, as a second backward pass does."""
+
+    def __init__(self, switch: AdapterSwitch, adapter: str | None) -> None:
+        self.switch = switch
+        self.adapter = adapter
+        self.previous: list[str | None] = []
+
+    def __enter__(self) -> None:
+        self.previous.append(self.switch.active)
+        self.switch.activate(self.adapter)
+
+    def __exit__(self, *exception: object) -> None:
+        self.switch.activate(self.previous.pop())
+
+
+def attach_adapters(backbone: Backbone, params: AdapterParams, seed: int) -> AdapterSwitch:
+    """Put both adapters into the language model, in place, in float32 and trainable; they start as the identity."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        peft_model = get_peft_model(backbone.vlm, lora_config(params), adapter_name=COMPRESSION)
+        peft_model.add_adapter(GENERATION, lora_config(params))
+    peft_model.set_requires_grad(list(ADAPTERS))
+    return AdapterSwitch(peft_model)
+
+
+def lora_config(params: AdapterParams) -> LoraConfig:
+    """PEFT's settings; the pattern keeps LoRA off the vision tower, whose layers have the same names."""
+    return LoraConfig(
+        r=params.rank,
+        lora_alpha=params.alpha,
+        lora_dropout=params.dropout,
+        target_modules=rf"model\.language_model\.layers\.\d+\..*\.({'|'.join(params.targets)})",
+    )

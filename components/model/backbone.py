@@ -1,0 +1,190 @@
+"""The frozen base model: one small interface over a Hugging Face LLaVA.
+
+Weights come from safetensors only and no code is ever fetched. The vision tower, the connector, the token embeddings
+and the LM head stay as they are; what is trained hangs beside them (`adapters`, `summary_queries`).
+"""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from huggingface_hub import snapshot_download
+from PIL import Image
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration
+
+from components.model.chat import IMAGE_PLACEHOLDER, VICUNA_V1_TEMPLATE
+from components.params import Params
+
+SUPPORTED = ("LlavaForConditionalGeneration",)
+
+
+class BackboneParams(Params):
+    """How to load the base model; flows nest it and hand its fields to `load_backbone`."""
+
+    revision: str | None  # commit, tag or branch on the hub; null for a folder
+    dtype: Literal["float32", "bfloat16"]  # of the frozen weights; what is trained stays float32
+    attention: Literal["sdpa", "eager", "flash_attention_2"]
+    pad_to_square: bool  # pad pictures to a square with the processor's mean colour (LLaVA-1.5) instead of cropping
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """`dtype` as PyTorch's object."""
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.dtype]
+
+
+class Backbone(nn.Module):
+    """A frozen LLaVA, taken apart into what the two passes need."""
+
+    def __init__(
+        self,
+        vlm: LlavaForConditionalGeneration,
+        processor: AutoProcessor,
+        folder: Path,
+        name: str,
+        revision: str | None,
+        pad_to_square: bool,
+    ) -> None:
+        super().__init__()
+        self.vlm = vlm.requires_grad_(False).eval()
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.folder = folder
+        self.name = name
+        self.revision = revision
+        self.pad_to_square = pad_to_square
+
+    @property
+    def language_model(self) -> nn.Module:
+        """The decoder without its head; its output is taken after the final norm."""
+        return self.vlm.model.language_model
+
+    @property
+    def lm_head(self) -> nn.Module:
+        return self.vlm.lm_head
+
+    @property
+    def image_token_id(self) -> int:
+        return self.vlm.config.image_token_id
+
+    @property
+    def dim(self) -> int:
+        return self.vlm.config.text_config.hidden_size
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Tokens the connector makes of one picture (576 for LLaVA-1.5)."""
+        vision = self.vlm.config.vision_config
+        has_class_token = self.vlm.config.vision_feature_select_strategy == "full"
+        return (vision.image_size // vision.patch_size) ** 2 + has_class_token
+
+    @property
+    def device(self) -> torch.device:
+        return self.vlm.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.vlm.dtype
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Hash of the stored base weights: independent of sharding, of the loaded dtype and of what is trained."""
+        return weights_sha256(self.folder)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Switch the language model (its LoRA dropout) only; the vision side never leaves evaluation."""
+        super().train(mode)
+        self.vlm.model.vision_tower.eval()
+        return self
+
+    def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
+        """Preprocess RGB pictures of any size: (batch, 3, height, width), float32, on the CPU."""
+        image_processor = self.processor.image_processor
+        if self.pad_to_square:
+            images = [pad_to_square(image, image_processor.image_mean) for image in images]
+        return image_processor(list(images), return_tensors="pt").pixel_values
+
+    @torch.no_grad()
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
+        """Vision tower and connector: (batch, 3, height, width) -> image embeddings (batch, image tokens, dim)."""
+        features = self.vlm.get_image_features(pixel_values.to(self.device, self.dtype))
+        return torch.stack(list(features.pooler_output))
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Token embeddings: (batch, tokens) -> (batch, tokens, dim)."""
+        return self.vlm.get_input_embeddings()(input_ids)
+
+    def embed_chat(self, input_ids: Tensor, visual_tokens: Tensor | None) -> Tensor:
+        """Token embeddings in which visual tokens stand at the image placeholders: (batch, tokens, dim).
+
+        visual_tokens: (rows with placeholders, n, dim) in the order of those rows, or None when no row has any.
+        """
+        embeddings = self.embed(input_ids)
+        is_placeholder = input_ids == self.image_token_id
+        num_placeholders = int(is_placeholder.sum())
+        num_visual = 0 if visual_tokens is None else visual_tokens.shape[0] * visual_tokens.shape[1]
+        if num_placeholders != num_visual:
+            raise ValueError(
+                f"{num_placeholders} image placeholders for {num_visual} visual tokens; encode the chat with the "
+                "number of visual tokens that its pictures have"
+            )
+        if visual_tokens is None:
+            return embeddings
+        return embeddings.masked_scatter(is_placeholder[..., None], visual_tokens.to(embeddings.dtype))
+
+
+def load_backbone(
+    model: str, revision: str | None, dtype: torch.dtype, attention: str, pad_to_square: bool
+) -> Backbone:
+    """Load a LLaVA from a folder or by its hub id; ValueError for any other architecture."""
+    folder = Path(model) if Path(model).is_dir() else download(model, revision)
+    architectures = AutoConfig.from_pretrained(folder).architectures or []
+    if not set(architectures) & set(SUPPORTED):
+        raise ValueError(
+            f"{model} is a {' / '.join(architectures) or 'nameless class'}; supported: {', '.join(SUPPORTED)}"
+        )
+    vlm = LlavaForConditionalGeneration.from_pretrained(
+        folder, dtype=dtype, attn_implementation=attention, use_safetensors=True
+    )
+    processor = AutoProcessor.from_pretrained(folder, backend="pil")
+    tokenizer = processor.tokenizer
+    tokenizer.chat_template = tokenizer.chat_template or processor.chat_template or VICUNA_V1_TEMPLATE
+    if tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER) != vlm.config.image_token_id:
+        raise ValueError(
+            f"{model}: the tokenizer's {IMAGE_PLACEHOLDER} is not the model's image token; use its own processor"
+        )
+    name = Path(model).resolve().name if Path(model).is_dir() else model
+    return Backbone(vlm, processor, folder, name, revision, pad_to_square)
+
+
+def download(model: str, revision: str | None) -> Path:
+    """Fetch a model from the hub, without anything that could hold code."""
+    patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+    return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+
+
+def pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
+    """Centre an RGB picture on a square of the mean colour (`mean` in 0..1), as LLaVA-1.5 does."""
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), tuple(int(channel * 255) for channel in mean))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def weights_sha256(folder: Path) -> str:
+    """Hash all safetensors of a folder: name, type, shape and bytes of every tensor, in the order of the names."""
+    files = {}
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        with safe_open(path, "pt") as tensors:
+            files |= dict.fromkeys(tensors.keys(), path)
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        with safe_open(files[name], "pt") as tensors:
+            tensor = tensors.get_tensor(name)
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

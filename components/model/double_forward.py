@@ -1,0 +1,128 @@
+"""Fwd2Bot: the language model compresses a picture in one pass and reads the result in the next (Eq. 1 and 2).
+
+Both passes share all weights but the adapters. The generation pass gets summary tokens where image tokens stood;
+nothing of the picture reaches it otherwise, and its gradient flows through them into the compression pass.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from components.model.adapters import COMPRESSION, GENERATION, AdapterParams, AdapterSwitch, attach_adapters
+from components.model.backbone import Backbone
+from components.model.chat import encode_text
+from components.model.summary_queries import SummaryQueries
+from components.params import Params
+
+
+class CompressorParams(Params):
+    """What training adds to a base model."""
+
+    num_summary_tokens: int = Field(ge=1)  # k', vectors stored per picture
+    prompt: str  # read between the picture and the summary queries; may be empty
+    initial_logit_scale: float = Field(gt=0)  # multiplier of the cosine similarities, 1 / temperature
+    max_logit_scale: float = Field(gt=0)
+    adapters: AdapterParams
+
+
+class DoubleForward(nn.Module):
+    """A frozen backbone and all that is trained: two adapters, the summary queries, the logit scale."""
+
+    def __init__(
+        self, backbone: Backbone, adapters: AdapterSwitch, queries: SummaryQueries, params: CompressorParams
+    ) -> None:
+        super().__init__()
+        self.params = params
+        self.backbone = backbone
+        self.adapters = adapters
+        self.queries = queries
+        self.log_logit_scale = nn.Parameter(torch.tensor(math.log(params.initial_logit_scale)))
+        prompt_ids = encode_text(backbone.tokenizer, params.prompt)
+        self.register_buffer("prompt_ids", torch.tensor(prompt_ids, dtype=torch.long), persistent=False)
+        self.register_buffer("bos_ids", torch.tensor([backbone.tokenizer.bos_token_id]), persistent=False)
+        self.to(backbone.device)
+
+    @property
+    def num_summary_tokens(self) -> int:
+        return len(self.queries.weight)
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The multiplier of the cosine similarities, a scalar with gradient."""
+        return self.log_logit_scale.exp()
+
+    @torch.no_grad()
+    def clamp_logit_scale(self) -> None:
+        """Keep the multiplier at or below its maximum; to be called after every optimizer step, as in CLIP."""
+        self.log_logit_scale.clamp_(max=math.log(self.params.max_logit_scale))
+
+    def compress_images(self, image_embeddings: Tensor) -> Tensor:
+        """Image embeddings (batch, image tokens, dim) -> summary tokens (batch, summary tokens, dim)."""
+        return self.compression_pass(image_embeddings, mask_of(image_embeddings))
+
+    def compress_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Captions, ids without BOS and padded on either side (batch, tokens) -> (batch, summary tokens, dim)."""
+        return self.compression_pass(self.backbone.embed(input_ids), attention_mask)
+
+    def compression_pass(self, embeddings: Tensor, attention_mask: Tensor) -> Tensor:
+        """Read [BOS; embeddings; prompt; queries] causally; keep the normed last hidden states of the queries (Eq. 1).
+
+        Padding in `embeddings` is masked and takes no position, so it has no effect.
+        """
+        rows = len(embeddings)
+        bos, prompt = (self.backbone.embed(ids).expand(rows, -1, -1) for ids in (self.bos_ids, self.prompt_ids))
+        queries = self.queries(rows).to(embeddings.dtype)
+        mask = torch.cat([mask_of(bos), attention_mask, mask_of(prompt), mask_of(queries)], dim=1)
+        with self.adapters.use(COMPRESSION):
+            hidden = self.read(torch.cat([bos, embeddings, prompt, queries], dim=1), mask)
+        return hidden[:, -self.num_summary_tokens :]
+
+    def generation_hidden(self, visual_tokens: Tensor | None, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Read chats with visual tokens at the image placeholders (Eq. 2); (batch, tokens, dim), before the LM head.
+
+        visual_tokens: (rows with placeholders, n, dim); None if no row has any. The rest: (batch, tokens), any padding.
+        """
+        embeddings = self.backbone.embed_chat(input_ids, visual_tokens)
+        with self.adapters.use(GENERATION):
+            return self.read(embeddings, attention_mask)
+
+    def read(self, embeddings: Tensor, attention_mask: Tensor) -> Tensor:
+        """One causal pass of the language model with the active adapter; positions count unmasked tokens only."""
+        return self.backbone.language_model(
+            inputs_embeds=embeddings,
+            attention_mask=attention_mask,
+            position_ids=position_ids(attention_mask),
+            use_cache=False,
+        ).last_hidden_state
+
+    def embedding(self, summary_tokens: Tensor) -> Tensor:
+        """One vector to search with: the mean of the summary tokens, L2-normalised, float32; (batch, dim)."""
+        return F.normalize(summary_tokens.to(torch.promote_types(summary_tokens.dtype, torch.float32)).mean(1), dim=-1)
+
+
+def build_double_forward(backbone: Backbone, params: CompressorParams, seed: int) -> DoubleForward:
+    """Attach untrained adapters and queries to a backbone, in place."""
+    adapters = attach_adapters(backbone, params.adapters, seed)
+    queries = SummaryQueries(params.num_summary_tokens, backbone.vlm.get_input_embeddings().weight, seed)
+    return DoubleForward(backbone, adapters, queries, params)
+
+
+def enable_gradient_checkpointing(model: DoubleForward) -> None:
+    """Recompute the decoder layers in the backward pass, each with the adapter it ran with."""
+    language_model = model.backbone.language_model
+    language_model.activation_checkpointing_enable(
+        activation_checkpointing_kwargs={"use_reentrant": False, "context_fn": model.adapters.context_fn}
+    )
+
+
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """Positions from 0 over the unmasked tokens: (batch, tokens) -> (batch, tokens)."""
+    return (attention_mask.cumsum(1) - 1).clamp(min=0)
+
+
+def mask_of(embeddings: Tensor) -> Tensor:
+    """Ones for (batch, tokens, dim) that are all there."""
+    return torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)

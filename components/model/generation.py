@@ -1,0 +1,71 @@
+"""Answering: greedy decoding from stored summary tokens, or from whatever visual tokens stand in the chat."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from components.model.backbone import Backbone
+from components.model.double_forward import DoubleForward, position_ids
+
+
+@torch.inference_mode()
+def answer(
+    model: DoubleForward,
+    visual_tokens: Tensor | None,
+    input_ids: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    adapter: str | None,
+) -> list[list[int]]:
+    """The new token ids of each prompt, without the end token.
+
+    visual_tokens: (prompts with placeholders, n, dim), or None if no prompt has any. `adapter` is "generation" for
+    summary tokens, None for the base model (all image tokens, pooled image tokens, no picture). Token for token what
+    `generate` of transformers gives for each prompt alone; the model must be in evaluation mode.
+    """
+    if model.training:
+        raise ValueError("the model is in training mode (dropout, no cache); call model.eval() before answering")
+    backbone = model.backbone
+    end_ids = torch.tensor(end_token_ids(backbone), device=backbone.device)
+    ids, mask = left_pad(input_ids, backbone.device)
+    embeddings = backbone.embed_chat(ids, visual_tokens)
+    cache = DynamicCache(config=backbone.language_model.config)
+    positions = position_ids(mask)
+    is_open = torch.ones(len(ids), dtype=torch.bool, device=backbone.device)
+    steps: list[Tensor] = []
+    with model.adapters.use(adapter):
+        while len(steps) < max_new_tokens and is_open.any():
+            hidden = backbone.language_model(
+                inputs_embeds=embeddings,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+            token = backbone.lm_head(hidden[:, -1]).argmax(-1)  # (batch,)
+            is_open &= ~torch.isin(token, end_ids)
+            steps.append(torch.where(is_open, token, -1))
+            embeddings = backbone.embed(token[:, None])
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            positions = positions[:, -1:] + 1
+    new_tokens = torch.stack(steps, dim=1).tolist() if steps else [[] for _ in input_ids]
+    return [[token for token in row if token >= 0] for row in new_tokens]
+
+
+def left_pad(input_ids: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Prompts of different lengths with their ends aligned: ids and attention mask, (batch, tokens) each.
+
+    The filler is id 0, which is masked and not an image placeholder in any supported model.
+    """
+    width = max(map(len, input_ids))
+    ids = [[0] * (width - len(row)) + list(row) for row in input_ids]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in input_ids]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def end_token_ids(backbone: Backbone) -> list[int]:
+    """The tokens that end an answer: the one that training writes, and what the model's own settings name."""
+    end = backbone.vlm.generation_config.eos_token_id
+    named = end if isinstance(end, list) else [end]
+    return sorted({backbone.tokenizer.eos_token_id, *(token for token in named if token is not None)})
