@@ -1,0 +1,1 @@
+"""Pictures into stored summary tokens: the corpus, the compressor, the codecs, and the Parquet store."""

@@ -1,0 +1,134 @@
+"""The manifest of a store: the list of its files with rows, bytes and SHA-256, written last; a folder without one is no
+store.
+
+Readers trust nothing else: a file that is absent from the manifest, missing, longer or shorter than it says is an
+error.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from components.compression.provenance import SCHEMA_VERSION, Provenance, StoreError
+
+MANIFEST = "manifest.json"
+REJECTS = "rejects.json"
+
+
+class StoredFile(BaseModel):
+    """One file of a store."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What a store holds and what it was made from; `rows_in` = `rows_kept` + all of `rows_rejected`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    provenance: Provenance
+    corpus: dict[str, Any]  # kind, rows and hash of the listing (ids and sizes) of what was compressed
+    files: tuple[StoredFile, ...]
+    rejects: StoredFile
+    rows_in: int
+    rows_kept: int
+    rows_rejected: dict[str, int]  # by reason
+
+
+def build_manifest(
+    provenance: Provenance,
+    corpus: dict[str, Any],
+    files: list[StoredFile],
+    rejects: StoredFile,
+    rejected: dict[str, int],
+) -> Manifest:
+    """The manifest of finished files; asserts that no row was lost or counted twice."""
+    rows_in, rows_kept = corpus["rows"], sum(file.rows for file in files)
+    assert rows_in == rows_kept + sum(rejected.values()), "a row was lost or counted twice"
+    assert rejects.rows == sum(rejected.values())
+    return Manifest(
+        provenance=provenance,
+        corpus=corpus,
+        files=tuple(sorted(files, key=lambda file: file.name)),
+        rejects=rejects,
+        rows_in=rows_in,
+        rows_kept=rows_kept,
+        rows_rejected=dict(sorted(rejected.items())),
+    )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the store in `folder`. Raises StoreError when there is none, or none that this version reads."""
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise StoreError(
+            f"{folder}: there is no such folder; make a store with `python -m flows.compress` or `dvc repro compress`"
+        )
+    if not path.is_file():
+        raise StoreError(
+            f"{folder}: has no {MANIFEST}, so it is no finished store; run `flows.compress` on its pictures again"
+        )
+    text = path.read_bytes()
+    try:
+        found = json.loads(text)["provenance"]["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path}: cannot be read: {error!r}; run `flows.compress` again") from None
+    if found != SCHEMA_VERSION:
+        raise StoreError(
+            f"{path}: has schema version {found}, this version reads {SCHEMA_VERSION}; compress the pictures again"
+        )
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        raise StoreError(f"{path}: is not a manifest: {error}") from None
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Compare names and sizes in `folder` with the manifest. Raises StoreError that names each file that differs.
+
+    Names that begin with `.` or `_` are ignored, as Parquet readers do.
+    """
+    listed = {file.name: file.bytes for file in (*manifest.files, manifest.rejects)}
+    present = {path.name: path.stat().st_size for path in folder.iterdir() if not path.name.startswith((".", "_"))}
+    present.pop(MANIFEST)
+    faults = [f"{name} is missing" for name in sorted(listed.keys() - present.keys())]
+    faults += [f"{name} is not in the manifest" for name in sorted(present.keys() - listed.keys())]
+    faults += [
+        f"{name} has {present[name]} bytes instead of {listed[name]}"
+        for name in sorted(listed.keys() & present.keys())
+        if present[name] != listed[name]
+    ]
+    if faults:
+        raise StoreError(f"{folder}: does not match its {MANIFEST}: {'; '.join(faults)}; restore it or compress again")
+
+
+def describe_file(path: Path, rows: int) -> StoredFile:
+    """The manifest entry of a finished file."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return StoredFile(name=path.name, rows=rows, bytes=path.stat().st_size, sha256=digest)
+
+
+def write_json(path: Path, content: Mapping[str, Any], aside: Path) -> None:
+    """Write JSON so that `path` appears whole or not at all; `aside` is a folder on the same file system."""
+    publish(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode(), aside)
+
+
+def publish(path: Path, data: bytes, aside: Path) -> None:
+    """Write `data` under another name in `aside`, force it to disk, then rename it to `path`."""
+    temporary = aside / f"{path.name}.{os.getpid()}"
+    with temporary.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,76 @@
+"""Where stored tokens come from: written into every file of a store and into its manifest, compared before anything is
+mixed.
+
+Two stores may be read together, and a model may read a store, only if their fingerprints agree: tokens of another
+model, another k' or another preprocessing have the same shape and are silently wrong.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from components.compression.codecs import Codec
+
+SCHEMA_VERSION = 1
+METADATA_KEY = b"fwd2bot.provenance"
+
+
+class StoreError(ValueError):
+    """A store is damaged, incomplete, mixed, or of another model; the message names the file and the way out."""
+
+
+class Provenance(BaseModel):
+    """All that decides the values of stored tokens, apart from the pictures."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    schema_version: int
+    codec: Codec
+    num_summary_tokens: int
+    dim: int
+    base: str  # folder or hub id by which the base model was loaded: for people, never compared
+    model: dict[str, str]  # SHA-256 of the base weights, of each adapter and of the summary queries, and the prompt
+    preprocessing: dict[str, Any]  # how pixels become the input of the vision tower
+    compute: dict[str, str]  # number type and attention of the compression pass
+    libraries: dict[str, str]  # versions, for people, never compared
+
+
+def to_metadata(provenance: Provenance) -> dict[bytes, bytes]:
+    """The provenance as Parquet key-value metadata; equal provenances give equal bytes."""
+    return {METADATA_KEY: json.dumps(provenance.model_dump(), sort_keys=True).encode()}
+
+
+def from_metadata(metadata: Mapping[bytes, bytes] | None, name: str) -> Provenance:
+    """The provenance of the Parquet file `name`. Raises StoreError when it has none or one of another version."""
+    if not metadata or METADATA_KEY not in metadata:
+        raise StoreError(f"{name}: has no provenance; it is not a file of summary tokens written by `flows.compress`")
+    try:
+        return Provenance.model_validate_json(metadata[METADATA_KEY])
+    except ValueError as error:
+        raise StoreError(
+            f"{name}: its provenance cannot be read by this version (schema {SCHEMA_VERSION}): {error}"
+        ) from None
+
+
+def differences(ours: Provenance, theirs: Provenance) -> list[str]:
+    """One line `key: ours != theirs` for each compared value in which two provenances differ."""
+    left, right = dict(_leaves(_compared(ours))), dict(_leaves(_compared(theirs)))
+    keys = sorted(left.keys() | right.keys())
+    absent = "(absent)"
+    return [
+        f"{key}: {left.get(key, absent)} != {right.get(key, absent)}" for key in keys if left.get(key) != right.get(key)
+    ]
+
+
+def _compared(provenance: Provenance) -> dict[str, Any]:
+    return provenance.model_dump(exclude={"base", "libraries"})
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", json.dumps(value)

@@ -1,0 +1,122 @@
+"""One file of a store: summary tokens and their picture ids as Parquet that plain pyarrow and pandas read.
+
+Pages are checksummed, and the tokens are split into byte streams: the sign-and-exponent bytes of neighbours resemble
+each other, so zstd saves about 15 % where it saves 8 % of plain 2-byte floats. It does so only when a page holds 256
+KiB or more, and only when the *leaf* of the column is named: with the column's own name the option is ignored without a
+word.
+"""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components import schema
+from components.compression import codecs
+from components.compression.provenance import Provenance, StoreError, from_metadata, to_metadata
+
+TOKENS_LEAF = f"{schema.SUMMARY_TOKENS}.list.element"
+READ_ROWS = 1024  # rows of a file that are in memory at once
+
+
+class TokenRows(NamedTuple):
+    """Rows of a store in memory."""
+
+    image_ids: list[str]
+    widths: np.ndarray  # int32 (batch,), pixels of the picture after rotation
+    heights: np.ndarray  # int32 (batch,)
+    summary_tokens: np.ndarray  # float32 (batch, summary_tokens, dim)
+
+
+def shard_bytes(rows: TokenRows, provenance: Provenance, rows_per_row_group: int) -> bytes:
+    """The Parquet file of `rows`: equal rows and provenance give equal bytes.
+
+    Raises ValueError for rows the codec cannot hold.
+    """
+    if any(codecs.row_faults(rows.summary_tokens, provenance.codec)):
+        raise ValueError(
+            f"some summary tokens do not fit codec {provenance.codec}; reject such rows before they are written"
+        )
+    stored = codecs.encode(rows.summary_tokens, provenance.codec)
+    target = token_schema(provenance)
+    columns = [
+        pa.array(rows.image_ids, pa.string()),
+        pa.array(rows.widths, pa.int32()),
+        pa.array(rows.heights, pa.int32()),
+        _tensor_column(stored, target.field(schema.SUMMARY_TOKENS).type),
+    ]
+    sink = io.BytesIO()
+    pq.write_table(
+        pa.Table.from_arrays(columns, schema=target.with_metadata(to_metadata(provenance))),
+        sink,
+        row_group_size=rows_per_row_group,
+        compression="zstd",
+        use_dictionary=False,
+        column_encoding={TOKENS_LEAF: "BYTE_STREAM_SPLIT"},
+        write_page_checksum=True,
+    )
+    return sink.getvalue()
+
+
+def token_schema(provenance: Provenance) -> pa.Schema:
+    """The Arrow schema of every file of a store."""
+    return schema.compressed(provenance.num_summary_tokens, provenance.dim, codecs.arrow_type(provenance.codec))
+
+
+def open_shard(path: Path) -> pq.ParquetFile:
+    """A file of a store, with page checksums verified at every read.
+
+    Raises StoreError when it is no Parquet or has another schema.
+    """
+    try:
+        shard = pq.ParquetFile(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{path}: cannot be opened: {error}; restore it or compress again") from None
+    provenance = from_metadata(shard.schema_arrow.metadata, str(path))
+    if not shard.schema_arrow.equals(token_schema(provenance), check_metadata=False):
+        raise StoreError(f"{path}: has the columns {shard.schema_arrow.names} of other types than its provenance says")
+    return shard
+
+
+def read_ids(path: Path) -> list[str]:
+    """The picture ids of one file in its order."""
+    try:
+        with open_shard(path) as shard:
+            return shard.read(columns=[schema.IMAGE_ID])[schema.IMAGE_ID].to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from None
+
+
+def read_rows(path: Path, codec: codecs.Codec, row_groups: list[int] | None = None) -> Iterator[TokenRows]:
+    """The rows of one file in order, of all its row groups or of some, READ_ROWS at a time.
+
+    Raises StoreError for a damaged page.
+    """
+    try:
+        with open_shard(path) as shard:
+            for batch in shard.iter_batches(READ_ROWS, row_groups=row_groups):
+                yield _token_rows(batch, codec)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> StoreError:
+    return StoreError(f"{path}: is damaged: {error}; restore it or compress again")
+
+
+def _token_rows(batch: pa.RecordBatch, codec: codecs.Codec) -> TokenRows:
+    return TokenRows(
+        batch[schema.IMAGE_ID].to_pylist(),
+        batch[schema.WIDTH].to_numpy(),
+        batch[schema.HEIGHT].to_numpy(),
+        codecs.decode(batch[schema.SUMMARY_TOKENS].to_numpy_ndarray(), codec),
+    )
+
+
+def _tensor_column(stored: np.ndarray, kind: pa.DataType) -> pa.ExtensionArray:
+    flat = pa.array(stored.reshape(-1), kind.value_type)
+    return pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(flat, type=kind.storage_type))

@@ -1,0 +1,156 @@
+"""The work folder of one compress run: finished shards survive a killed run, and the store appears by one rename.
+
+`<output>.partial/<fingerprint>/` stands beside the output on the same file system. The fingerprint covers the model,
+the codec, the parameters and the listing of the corpus, so that a run never picks up the shards of another. In it
+    aside/    files that are being written
+    shards/   part-00000.parquet …, each whole; becomes the output folder
+    done/     part-00000.json …, written after the shard: its rows, bytes, SHA-256 and rejects
+A shard counts as done only if its note is there and its bytes still have the noted hash. The manifest is written last.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from components.compression.manifest import (
+    MANIFEST,
+    REJECTS,
+    Manifest,
+    StoredFile,
+    build_manifest,
+    describe_file,
+    publish,
+    write_json,
+)
+from components.compression.provenance import Provenance, StoreError
+from components.compression.rejects import Reject, reject_counts, rejects_json
+
+_ASIDE, _SHARDS, _DONE = "aside", "shards", "done"
+
+
+class ShardReport(NamedTuple):
+    """A finished shard: its file and what it could not take."""
+
+    file: StoredFile
+    rejects: list[Reject]
+
+
+def shard_name(shard: int) -> str:
+    """The file name of a shard, part-00000.parquet and so on."""
+    return f"part-{shard:05d}.parquet"
+
+
+def fingerprint(content: dict[str, Any]) -> str:
+    """A short name for everything that decides the output of a run."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def work_folder(output: Path, name: str) -> Iterator[Path]:
+    """The work folder of a run, with those of other runs into `output` removed; no other run may hold it meanwhile.
+
+    Raises StoreError when another run writes to the same output. A killed run frees its lock with its death.
+    """
+    parent = partial_folder(output)
+    parent.mkdir(parents=True, exist_ok=True)
+    with (parent / "lock").open("w") as lock:
+        _take(lock.fileno(), output)
+        for other in parent.iterdir():
+            if other.name not in (name, "lock"):
+                shutil.rmtree(other)
+        for part in (_ASIDE, _SHARDS, _DONE):
+            (parent / name / part).mkdir(parents=True, exist_ok=True)
+        yield parent / name
+
+
+def partial_folder(output: Path) -> Path:
+    """Where unfinished runs into `output` live."""
+    return output.with_name(f"{output.name}.partial")
+
+
+def finish_shard(work: Path, shard: int, data: bytes, rows: int, rejects: list[Reject]) -> ShardReport:
+    """Put the bytes of a shard in their place, then the note that says so."""
+    path = work / _SHARDS / shard_name(shard)
+    publish(path, data, work / _ASIDE)
+    report = ShardReport(describe_file(path, rows), rejects)
+    note = {"file": report.file.model_dump(), **rejects_json(rejects)}
+    write_json(_note(work, shard), note, work / _ASIDE)
+    return report
+
+
+def finished_shard(work: Path, shard: int) -> ShardReport | None:
+    """The report of a shard that an earlier run finished;
+
+    None if it did not, or if the file is no longer what it wrote.
+    """
+    path, note = work / _SHARDS / shard_name(shard), _note(work, shard)
+    if not (path.is_file() and note.is_file()):
+        return None
+    content = json.loads(note.read_bytes())
+    report = ShardReport(StoredFile(**content["file"]), [Reject(**reject) for reject in content["rejects"]])
+    return report if describe_file(path, report.file.rows) == report.file else None
+
+
+def publish_store(
+    work: Path,
+    output: Path,
+    provenance: Provenance,
+    corpus: dict[str, Any],
+    reports: Iterable[ShardReport],
+    rejects: list[Reject],
+) -> Manifest:
+    """Make the finished shards the store `output`: rejects, then the manifest, then one rename.
+
+    `rejects` are those that the plan of the shards had no place for.
+    """
+    reports = list(reports)
+    folder, aside = work / _SHARDS, work / _ASIDE
+    rejects = sorted([*rejects, *(reject for report in reports for reject in report.rejects)])
+    write_json(folder / REJECTS, rejects_json(rejects), aside)
+    rejects_file = describe_file(folder / REJECTS, len(rejects))
+    manifest = build_manifest(
+        provenance, corpus, [report.file for report in reports], rejects_file, reject_counts(rejects)
+    )
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"), aside)
+    _sync_folder(folder)
+    _rename(folder, output)
+    shutil.rmtree(work)
+    return manifest
+
+
+def _note(work: Path, shard: int) -> Path:
+    return work / _DONE / f"{shard_name(shard)}.json"
+
+
+def _rename(folder: Path, output: Path) -> None:
+    try:
+        os.rename(folder, output)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise StoreError(
+                f"{output}: appeared while the pictures were compressed; remove it and run again"
+            ) from None
+        raise
+    _sync_folder(output.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, output: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StoreError(f"{output}: another run is writing this store; wait for it or choose another folder") from None

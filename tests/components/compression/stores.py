@@ -1,0 +1,44 @@
+"""Small stores for the tests, written through the same functions as the flow writes them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from components.compression import shards, work
+from components.compression.provenance import SCHEMA_VERSION, Provenance
+from components.compression.rejects import Reject
+
+PROVENANCE = Provenance(
+    schema_version=SCHEMA_VERSION,
+    codec="float16",
+    num_summary_tokens=3,
+    dim=8,
+    base="models/some-llava",
+    model={"base_sha256": "b" * 64, "compression_sha256": "c" * 64},
+    preprocessing={"size": 96, "pad_to_square": True},
+    compute={"dtype": "float32"},
+    libraries={"torch": "2.13.0"},
+)
+
+
+def random_rows(image_ids: list[str], seed: int, provenance: Provenance = PROVENANCE) -> shards.TokenRows:
+    """Rows whose tokens are exact in 2 bytes."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.normal(size=(len(image_ids), provenance.num_summary_tokens, provenance.dim)).astype(np.float16)
+    sizes = rng.integers(1, 500, (2, len(image_ids))).astype(np.int32)
+    return shards.TokenRows(image_ids, sizes[0], sizes[1], tokens.astype(np.float32))
+
+
+def write_store(
+    folder: Path, parts: list[shards.TokenRows], provenance: Provenance = PROVENANCE, rejects: tuple[Reject, ...] = ()
+) -> Path:
+    """A finished store of one file for each of `parts`, with two rows to a row group."""
+    total = sum(len(rows.image_ids) for rows in parts) + len(rejects)
+    with work.work_folder(folder, "run") as place:
+        reports = [
+            work.finish_shard(place, number, shards.shard_bytes(rows, provenance, 2), len(rows.image_ids), [])
+            for number, rows in enumerate(parts)
+        ]
+        work.publish_store(place, folder, provenance, {"kind": "folder", "rows": total}, reports, list(rejects))
+    work.partial_folder(folder).joinpath("lock").unlink()
+    return folder

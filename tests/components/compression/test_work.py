@@ -1,0 +1,73 @@
+"""The work folder: only whole shards of the same run are taken over, and a store appears whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from components.compression import shards, work
+from components.compression.provenance import StoreError
+from components.compression.rejects import Reject
+from tests.components.compression.stores import PROVENANCE, random_rows
+
+ROWS = random_rows(["a", "b"], 0)
+REJECTS = [Reject("c", "truncated", "half")]
+
+
+def finish(place: Path, shard: int) -> work.ShardReport:
+    return work.finish_shard(place, shard, shards.shard_bytes(ROWS, PROVENANCE, 2), len(ROWS.image_ids), REJECTS)
+
+
+def test_finished_shard_is_found_again(tmp_path: Path) -> None:
+    with work.work_folder(tmp_path / "out", "run") as place:
+        report = finish(place, 3)
+    with work.work_folder(tmp_path / "out", "run") as place:
+        assert work.finished_shard(place, 3) == report
+        assert work.finished_shard(place, 4) is None
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "no note", "no file"])
+def test_shard_that_is_not_whole_is_not_finished(tmp_path: Path, damage: str) -> None:
+    with work.work_folder(tmp_path / "out", "run") as place:
+        finish(place, 0)
+        path = place / "shards" / "part-00000.parquet"
+        data = path.read_bytes()
+        if damage == "cut":
+            path.write_bytes(data[:-1])
+        if damage == "flip":
+            path.write_bytes(data[:50] + bytes([data[50] ^ 1]) + data[51:])
+        if damage == "no note":
+            (place / "done" / "part-00000.parquet.json").unlink()
+        if damage == "no file":
+            path.unlink()
+        assert work.finished_shard(place, 0) is None
+
+
+def test_shards_of_another_run_are_removed(tmp_path: Path) -> None:
+    with work.work_folder(tmp_path / "out", "one") as place:
+        finish(place, 0)
+    with work.work_folder(tmp_path / "out", "two") as place:
+        assert work.finished_shard(place, 0) is None
+    assert not (tmp_path / "out.partial" / "one").exists()
+
+
+def test_two_runs_into_one_output_are_refused(tmp_path: Path) -> None:
+    with (
+        work.work_folder(tmp_path / "out", "run"),
+        pytest.raises(StoreError, match="another run is writing"),
+        work.work_folder(tmp_path / "out", "run"),
+    ):
+        pass
+
+
+def test_publish_refuses_to_lose_a_row(tmp_path: Path) -> None:
+    with work.work_folder(tmp_path / "out", "run") as place, pytest.raises(AssertionError):
+        work.publish_store(place, tmp_path / "out", PROVENANCE, {"rows": 4}, [finish(place, 0)], [])
+    assert not (tmp_path / "out").exists()
+
+
+def test_publish_refuses_an_output_that_is_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("mine")
+    with work.work_folder(tmp_path / "out", "run") as place, pytest.raises(StoreError, match="appeared while"):
+        work.publish_store(place, tmp_path / "out", PROVENANCE, {"rows": 3}, [finish(place, 0)], [])
+    assert (tmp_path / "out" / "mine").read_text() == "mine"
