@@ -24,7 +24,7 @@ RUNNERS = {"make", "gmake", "dvc"}
 
 
 def die_with_parent() -> None:
-    """Have this process and its children killed as soon as the DVC that started it is gone; call it first in a stage."""
+    """Have this process and its children killed once the DVC that started it is gone; call it first in a stage."""
     if "DVC_STAGE" not in os.environ:
         return
     ancestors = watched_ancestors(psutil.Process().parents())
