@@ -26,7 +26,7 @@ class AdapterParams(Params):
     """LoRA settings, the same for both adapters."""
 
     rank: int = Field(ge=1)
-    alpha: float = Field(gt=0)  # the update is scaled by alpha / rank
+    alpha: int = Field(ge=1)  # the update is scaled by alpha / rank
     dropout: float = Field(ge=0, lt=1)  # share of the inputs of an adapter set to zero in training
     targets: tuple[Linear, ...] = Field(min_length=1)  # linear layers of the language model
 

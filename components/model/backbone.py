@@ -15,7 +15,7 @@ from huggingface_hub import snapshot_download
 from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedModel
 
 from components.model.chat import IMAGE_PLACEHOLDER, VICUNA_V1_TEMPLATE
 from components.params import Params
@@ -43,7 +43,7 @@ class Backbone(nn.Module):
     def __init__(
         self,
         vlm: LlavaForConditionalGeneration,
-        processor: AutoProcessor,
+        processor: LlavaProcessor,
         folder: Path,
         name: str,
         revision: str | None,
@@ -59,7 +59,7 @@ class Backbone(nn.Module):
         self.pad_to_square = pad_to_square
 
     @property
-    def language_model(self) -> nn.Module:
+    def language_model(self) -> PreTrainedModel:
         """The decoder without its head; its output is taken after the final norm."""
         return self.vlm.model.language_model
 
@@ -89,6 +89,17 @@ class Backbone(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.vlm.dtype
+
+    @property
+    def preprocessing(self) -> dict[str, bool | int | tuple[float, ...]]:
+        """What is done to a picture before the vision tower; part of what stored tokens depend on."""
+        image_processor = self.processor.image_processor
+        return {
+            "pad_to_square": self.pad_to_square,
+            "image_size": self.vlm.config.vision_config.image_size,
+            "image_mean": tuple(image_processor.image_mean),
+            "image_std": tuple(image_processor.image_std),
+        }
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -176,9 +187,9 @@ def pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
 
 
 def weights_sha256(folder: Path) -> str:
-    """Hash all safetensors of a folder: name, type, shape and bytes of every tensor, in the order of the names."""
-    files = {}
-    for path in sorted(Path(folder).glob("*.safetensors")):
+    """Hash the safetensors in a folder: name, type, shape and bytes of every tensor, in the order of the names."""
+    files: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as tensors:
             files |= dict.fromkeys(tensors.keys(), path)
     digest = hashlib.sha256()

@@ -87,15 +87,15 @@ def render(
 ) -> list[Piece]:
     """Fill the chat template; the end token follows every answer, also where the template writes none (LLaVA-1.5's)."""
     texts = [turn["content"].strip() for turn in turns]
-    content: list[list[dict[str, Any]]] = [[{"type": "text", "text": STAND_IN.format(i)}] for i in range(len(turns))]
+    content = [[{"type": "text", "text": STAND_IN.format(index)}] for index in range(len(turns))]
     if num_visual_tokens:
         first = placeholder_turn(turns)
         texts[first] = texts[first].replace(IMAGE_PLACEHOLDER, "", 1).strip()
         content[first].insert(0, {"type": "image"})
-    messages = [{"role": turn["role"], "content": items} for turn, items in zip(turns, content, strict=True)]
+    messages: list[Any] = [{"role": turn["role"], "content": it} for turn, it in zip(turns, content, strict=True)]
     rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
 
-    parts = re.split(STAND_IN.format(r"(\d+)"), rendered)  # template, turn number, template, turn number, …
+    parts = re.split(STAND_IN.format(r"(\d+)"), str(rendered))  # template, turn number, template, turn number, …
     pieces = [Piece(parts[0].replace(IMAGE_PLACEHOLDER, IMAGE_PLACEHOLDER * num_visual_tokens), "template")]
     for number, following in zip(parts[1::2], parts[2::2], strict=True):
         author = turns[int(number)]["role"]

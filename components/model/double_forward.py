@@ -31,6 +31,9 @@ class CompressorParams(Params):
 class DoubleForward(nn.Module):
     """A frozen backbone and all that is trained: two adapters, the summary queries, the logit scale."""
 
+    prompt_ids: Tensor
+    bos_ids: Tensor
+
     def __init__(
         self, backbone: Backbone, adapters: AdapterSwitch, queries: SummaryQueries, params: CompressorParams
     ) -> None:

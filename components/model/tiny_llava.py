@@ -108,7 +108,7 @@ def build_config(params: TinyLlavaParams, tokenizer: PreTrainedTokenizerFast) ->
     return LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_token_index=tokenizer.get_vocab()[IMAGE],
         image_seq_length=(params.image_size // params.patch_size) ** 2,
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",

@@ -1,0 +1,155 @@
+"""What training adds to a base model, as a folder that says what it belongs to.
+
+    compression/  generation/      adapters in PEFT's format, each usable with `PeftModel.from_pretrained`
+    summary_queries.safetensors    the queries and the logarithm of the logit scale
+    config.json                    the base model and its hash, all settings, versions
+    README.md                      the model card
+
+Saving the same model twice gives the same bytes. Loading refuses a base model, a preprocessing or a set of tensors
+other than the one that was trained, and says what it found and what it expected.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from components.model.adapters import ADAPTERS
+from components.model.backbone import load_backbone, weights_sha256
+from components.model.double_forward import CompressorParams, DoubleForward, build_double_forward
+from components.params import Params
+
+ADAPTER_FILE = "adapter_model.safetensors"  # PEFT's name
+QUERIES_FILE = "summary_queries.safetensors"
+CONFIG_FILE = "config.json"
+LIBRARIES = ("peft", "torch", "transformers")
+
+CARD = """\
+---
+base_model: {config.base_model}
+library_name: peft
+pipeline_tag: image-text-to-text
+tags: [fwd2bot, visual-token-compression, image-text-retrieval]
+---
+# A compressor for {config.base_model}
+
+It turns a picture into {config.compressor.num_summary_tokens} summary tokens of {config.dim} numbers each, from which
+the same language model answers questions and which, averaged, can be searched with text (Fwd2Bot, arXiv 2503.21757).
+
+```python
+model = load_compressor(folder, base_model, device, dtype)  # components/model/checkpoint.py
+summary_tokens = model.compress_images(model.backbone.encode_images(model.backbone.pixel_values(pictures)))
+```
+The adapters alone: `PeftModel.from_pretrained(base_model, "generation")`. Base weights, SHA-256:
+`{config.base_weights_sha256}`.
+
+| metric | value |
+|---|---|
+{table}
+"""
+
+
+class CompressorConfig(Params):
+    """The contents of config.json."""
+
+    format_version: Literal[1]
+    base_model: str  # hub id, or the name of the folder
+    base_revision: str | None
+    base_weights_sha256: str
+    dim: int  # of a summary token
+    compressor: CompressorParams
+    preprocessing: dict[str, bool | int | tuple[float, ...]]
+    versions: dict[str, str]  # library -> version that trained it
+
+
+def save_compressor(model: DoubleForward, folder: Path, card: Mapping[str, float | str]) -> None:
+    """Write the trained parts into a folder; `card` holds the metrics for the model card's table."""
+    config = compressor_config(model)
+    for adapter in ADAPTERS:
+        settings = model.adapters.peft_model.peft_config[adapter]
+        settings.base_model_name_or_path = config.base_model
+        settings.revision = config.base_revision
+        settings.inference_mode = True
+        settings.save_pretrained(str(folder / adapter))
+        save_tensors(adapter_tensors(model, adapter), folder / adapter / ADAPTER_FILE)
+    save_tensors(query_tensors(model), folder / QUERIES_FILE)
+    (folder / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    table = "\n".join(f"| {name} | {value} |" for name, value in card.items())
+    (folder / "README.md").write_text(CARD.format(config=config, table=table), encoding="utf-8")
+
+
+def load_compressor(folder: Path, base: str, device: torch.device, dtype: torch.dtype) -> DoubleForward:
+    """Load a compressor on its base model (folder or hub id), ready for inference.
+
+    `dtype` is that of the base weights. Raises ValueError if anything is not what the compressor was trained with.
+    """
+    config = CompressorConfig.model_validate_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    pad_to_square = bool(config.preprocessing["pad_to_square"])
+    backbone = load_backbone(base, config.base_revision, dtype, "sdpa", pad_to_square)
+    expect(f"base model {base}: SHA-256 of the weights", backbone.weights_sha256, config.base_weights_sha256)
+    expect(f"base model {base}: preprocessing", backbone.preprocessing, config.preprocessing)
+    model = build_double_forward(backbone, config.compressor, seed=0)
+    for adapter in ADAPTERS:
+        tensors = load_tensors(folder / adapter / ADAPTER_FILE, adapter_tensors(model, adapter))
+        set_peft_model_state_dict(model.adapters.peft_model, tensors, adapter_name=adapter)
+    model.load_state_dict(load_tensors(folder / QUERIES_FILE, query_tensors(model)), strict=False)
+    return model.to(device).eval()
+
+
+def compressor_config(model: DoubleForward) -> CompressorConfig:
+    """Everything that says what a model is."""
+    return CompressorConfig(
+        format_version=1,
+        base_model=model.backbone.name,
+        base_revision=model.backbone.revision,
+        base_weights_sha256=model.backbone.weights_sha256,
+        dim=model.backbone.dim,
+        compressor=model.params,
+        preprocessing=model.backbone.preprocessing,
+        versions={library: version(library) for library in LIBRARIES},
+    )
+
+
+def compressor_sha256(folder: Path) -> str:
+    """One hash of everything trained, the adapters and the queries, for the provenance of stored tokens."""
+    hashes = [weights_sha256(part) for part in (folder, *(folder / adapter for adapter in ADAPTERS))]
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def adapter_tensors(model: DoubleForward, adapter: str) -> dict[str, Tensor]:
+    """The LoRA weights of one adapter, under PEFT's names."""
+    return get_peft_model_state_dict(model.adapters.peft_model, adapter_name=adapter)
+
+
+def query_tensors(model: DoubleForward) -> dict[str, Tensor]:
+    """The trained weights outside the adapters, under the model's own names."""
+    return {"queries.weight": model.queries.weight.detach(), "log_logit_scale": model.log_logit_scale.detach()}
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def load_tensors(path: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Read a safetensors file that must have the names and shapes of `like`."""
+    tensors = load_file(path)
+    found, expected = ({name: tuple(t.shape) for name, t in group.items()} for group in (tensors, like))
+    differing = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    for name in differing[:1]:
+        others = f" (and {len(differing) - 1} more tensors)" if len(differing) > 1 else ""
+        expect(f"{path}: shape of {name}{others}", found.get(name, "missing"), expected.get(name, "missing"))
+    return tensors
+
+
+def expect(what: str, found: object, expected: object) -> None:
+    """Raise ValueError with both values unless they are equal."""
+    if found != expected:
+        raise ValueError(
+            f"{what} is {found}, but the compressor needs {expected}; use the base model it was trained on"
+        )
