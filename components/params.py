@@ -5,11 +5,12 @@ mistyped and duplicate keys are errors that name the file and the key path.
 """
 
 import difflib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails, to_json
 from ruamel.yaml import YAML, MappingNode, Node, SequenceNode
 from ruamel.yaml.error import YAMLError
 
@@ -39,10 +40,11 @@ class Params(BaseModel):
     `Params.model_validate(params.model_dump())` gives the same instance back: this is how params reach a Ray worker.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 Schema = TypeVar("Schema", bound=Params)
+Fault = Mapping[str, Any]  # one error as pydantic describes it
 
 
 def load_params(section: str, schema: type[Schema], path: Path | str = DEFAULT_PATH) -> Schema:
@@ -56,7 +58,7 @@ def load_params(section: str, schema: type[Schema], path: Path | str = DEFAULT_P
     if not isinstance(sections[section], dict):
         raise ParamsError(f"{path}: {section}: {sections[section]!r} is not a mapping")
     try:  # JSON mode: strict, yet a YAML list may fill a tuple
-        return schema.model_validate_json(to_json(sections[section]))
+        return schema.model_validate_json(json.dumps(sections[section], default=str))
     except ValidationError as error:
         faults = error.errors(include_url=False)
         known = _known_keys(sections[section], faults)
@@ -100,7 +102,7 @@ def _duplicate_keys(node: Node | None, loc: tuple[str, ...]) -> list[str]:
     return found
 
 
-def _known_keys(data: dict[str, Any], faults: list[ErrorDetails]) -> dict[tuple[int | str, ...], list[str]]:
+def _known_keys(data: dict[str, Any], faults: list[Fault]) -> dict[tuple[int | str, ...], list[str]]:
     """For the parent of each unknown key: the keys it may have, as far as the file and the faults show them."""
     unknown = {fault["loc"] for fault in faults if fault["type"] == "extra_forbidden"}
     known: dict[tuple[int | str, ...], list[str]] = {}
@@ -114,7 +116,7 @@ def _known_keys(data: dict[str, Any], faults: list[ErrorDetails]) -> dict[tuple[
     return known
 
 
-def _explain(fault: ErrorDetails, known: dict[tuple[int | str, ...], list[str]]) -> str:
+def _explain(fault: Fault, known: dict[tuple[int | str, ...], list[str]]) -> str:
     kind, value, context = fault["type"], fault["input"], fault.get("ctx", {})
     if kind == "missing":
         return "the key is missing"

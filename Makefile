@@ -1,0 +1,58 @@
+# `make repro` and `make test` each work from a fresh clone; they need Python 3.11 or newer, git, bash and make.
+PYTHON ?= python3
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+INSTALLED := .venv/.installed
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Nothing reports to anyone.
+export DVC_NO_ANALYTICS := 1
+export ITERATIVE_DO_NOT_TRACK := 1
+export RAY_USAGE_STATS_ENABLED := 0
+export GX_ANALYTICS_ENABLED := False
+export HF_HUB_DISABLE_TELEMETRY := 1
+# Lines appear when they are written, also in a pipe.
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help install repro test check base clean constraints
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(INSTALLED)  ## .venv with every version of constraints.txt
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("fwd2bot needs Python 3.11 or newer, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+repro: $(INSTALLED)  ## run the stages whose inputs changed; says where the time went
+	dvc repro | python benchmarks/stage_times.py
+
+test: $(INSTALLED)  ## every test
+	OMP_NUM_THREADS=1 python -m pytest
+
+check: $(INSTALLED)  ## format, lint, types, import rules, fast tests
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+	OMP_NUM_THREADS=1 python -m pytest -m "not slow and not gpu"
+
+base: $(INSTALLED)  ## train the tiny base model anew (the stage is frozen: `make repro` uses the one in git)
+	dvc repro curate
+	dvc repro --single-item --force pretrain | python benchmarks/stage_times.py
+
+clean:  ## remove .venv, caches and what a killed run left; what the stages made stays
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -path ./.git -prune -o \( -name __pycache__ -o -name '*.partial' \) -print0 | xargs -0 rm -rf
+
+constraints:  ## write constraints.txt anew from pyproject.toml (needs uv)
+	head -2 constraints.txt > constraints.partial
+	uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 --extra dev \
+		--constraint <(tail -1 constraints.txt) pyproject.toml \
+		| grep -Ev '^(nvidia-(cu|nccl|nv)|triton|cuda-|torch==)' >> constraints.partial
+	tail -1 constraints.txt >> constraints.partial
+	mv constraints.partial constraints.txt

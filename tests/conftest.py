@@ -1,0 +1,56 @@
+"""Every test starts from the same seeds, on one thread, with nothing reporting anywhere."""
+
+import os
+import random
+from collections.abc import Iterator
+
+# Before torch, Ray or DVC is imported, also in the processes that a test starts.
+for variable in ("RAY_ADDRESS", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
+    os.environ.pop(variable, None)
+os.environ |= {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",  # no test uses the network
+    "GIT_CONFIG_GLOBAL": os.devnull,  # nor the settings of whoever runs it
+    "GIT_AUTHOR_NAME": "test",
+    "GIT_AUTHOR_EMAIL": "test@invalid",
+    "GIT_COMMITTER_NAME": "test",
+    "GIT_COMMITTER_EMAIL": "test@invalid",
+}
+import flows  # noqa: E402, F401  # its opt-outs and Ray settings, before Ray reads them
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` are skipped, and listed as skipped, on a machine without one."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One Ray on the loopback interface for the whole test run, started as the flows start it."""
+    import ray
+
+    from flows.cluster import connect
+
+    connect()
+    yield
+    ray.shutdown()

@@ -1,0 +1,132 @@
+"""dvc.yaml, params.yaml, the presets and the code agree."""
+
+import importlib
+import shlex
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import grimp
+import pytest
+from ruamel.yaml import YAML
+
+from components.params import Params, load_params
+
+ROOT = Path(__file__).parents[1]
+
+
+def read_yaml(name: str) -> Any:
+    return YAML(typ="safe", pure=True).load((ROOT / name).read_text(encoding="utf-8"))
+
+
+PIPELINE = read_yaml("dvc.yaml")
+STAGES = PIPELINE["stages"]
+PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+PARAMETER_FILES = [Path("params.yaml"), *(path.relative_to(ROOT) for path in PRESETS)]
+
+
+@cache
+def import_graph() -> grimp.ImportGraph:
+    return grimp.build_graph("flows", "components", cache_dir=None)
+
+
+def source_file(module: str) -> Path:
+    path = Path(*module.split("."))
+    return path / "__init__.py" if (ROOT / path).is_dir() else path.with_suffix(".py")
+
+
+def packages_above(module: str) -> set[str]:
+    """Importing a module runs the `__init__` of every package that it lies in."""
+    parts = module.split(".")
+    return {".".join(parts[:count]) for count in range(1, len(parts))}
+
+
+def written_paths(stage: str, *keys: str) -> list[Path]:
+    """Paths of the deps, outs or metrics of a stage, without their options."""
+    entries = [entry for key in keys for entry in STAGES[stage].get(key, [])]
+    return [Path(next(iter(entry)) if isinstance(entry, dict) else entry) for entry in entries]
+
+
+def schema_of(stage: str) -> type[Params]:
+    """`<Stage>Params` of the flow."""
+    return getattr(importlib.import_module(f"flows.{stage}"), f"{stage.capitalize()}Params")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_deps_cover_every_module_its_flow_imports(stage: str) -> None:
+    imported = {f"flows.{stage}", *import_graph().find_upstream_modules(f"flows.{stage}")}
+    files = {source_file(module) for name in imported for module in (name, *packages_above(name))}
+    deps = written_paths(stage, "deps")
+    assert not sorted(str(file) for file in files if not any(file.is_relative_to(dep) for dep in deps))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_deps_name_no_code_that_its_flow_does_not_import(stage: str) -> None:
+    imported = {f"flows.{stage}", *import_graph().find_upstream_modules(f"flows.{stage}")}
+    files = {source_file(module) for name in imported for module in (name, *packages_above(name))}
+    code = [dep for dep in written_paths(stage, "deps") if dep.parts[0] in ("flows", "components")]
+    assert not sorted(str(dep) for dep in code if not any(file.is_relative_to(dep) for file in files))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_runs_the_flow_of_its_name_with_paths_that_dvc_knows(stage: str) -> None:
+    python, option, module, *paths = shlex.split(STAGES[stage]["cmd"])
+    assert (python, option, module) == ("python", "-m", f"flows.{stage}")
+    known = written_paths(stage, "deps", "outs", "metrics", "plots")
+    assert not [path for path in paths if not any(Path(path) == k or k.is_relative_to(path) for k in known)]
+    outputs = written_paths(stage, "outs", "metrics", "plots")
+    assert not [str(out) for out in outputs if not any(out.is_relative_to(path) for path in paths)]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_depends_on_its_own_params_section_only(stage: str) -> None:
+    assert STAGES[stage]["params"] == [stage]
+
+
+@pytest.mark.parametrize("file", PARAMETER_FILES, ids=str)
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_section_fits_the_schema_of_its_flow(stage: str, file: Path) -> None:
+    load_params(stage, schema_of(stage), ROOT / file)
+
+
+@pytest.mark.parametrize("file", PARAMETER_FILES, ids=str)
+def test_parameter_file_has_a_section_for_every_flow_and_no_other(file: Path) -> None:
+    jobs = {
+        path.stem for path in (ROOT / "flows").glob("*.py") if f"{path.stem.capitalize()}Params(" in path.read_text()
+    }
+    assert set(read_yaml(str(file))) == set(STAGES) | jobs
+
+
+def test_there_are_presets() -> None:
+    assert PRESETS
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_schema_has_no_hidden_defaults(stage: str) -> None:
+    assert not sorted(fields_with_default(schema_of(stage)))
+
+
+def fields_with_default(schema: type[Params]) -> set[str]:
+    own = {f"{schema.__name__}.{name}" for name, field in schema.model_fields.items() if not field.is_required()}
+    nested = [f.annotation for f in schema.model_fields.values()]
+    return own.union(*(fields_with_default(s) for s in nested if isinstance(s, type) and issubclass(s, Params)))
+
+
+def test_every_value_of_params_yaml_has_a_comment() -> None:
+    lines = (ROOT / "params.yaml").read_text(encoding="utf-8").splitlines()
+    values = [
+        line for line in lines if ":" in line and not line.lstrip().startswith(("#", "-")) and not line.endswith(":")
+    ]
+    assert not [line for line in values if "#" not in line]
+
+
+def test_plots_lie_inside_outputs() -> None:
+    outputs = [path for stage in STAGES for path in written_paths(stage, "outs", "metrics", "plots")]
+    shown = [next(iter(plot)) if isinstance(plot, dict) else plot for plot in PIPELINE["plots"]]
+    files = [path for path in shown if "/" in path]
+    assert not [path for path in files if not any(Path(path).is_relative_to(out) for out in outputs)]
+
+
+def test_pretrain_is_frozen_and_its_output_is_in_git_not_in_the_cache() -> None:
+    assert STAGES["pretrain"]["frozen"] is True
+    assert STAGES["pretrain"]["outs"] == [{"models/tiny-llava": {"cache": False}}]
