@@ -16,11 +16,11 @@ os.environ |= {
     "GIT_COMMITTER_NAME": "test",
     "GIT_COMMITTER_EMAIL": "test@invalid",
 }
-import flows  # noqa: E402, F401  # its opt-outs and Ray settings, before Ray reads them
-
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+import flows  # noqa: E402, F401  # its opt-outs and Ray settings, before Ray reads them
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
