@@ -1,0 +1,54 @@
+"""What the tests of the model build: a tiny random LLaVA, and compressors whose adapters do something."""
+
+from pathlib import Path
+
+import torch
+
+from components.model.adapters import AdapterParams
+from components.model.backbone import Backbone, load_backbone
+from components.model.double_forward import CompressorParams, DoubleForward, build_double_forward
+from components.model.tiny_llava import TinyLlavaParams
+
+TINY = TinyLlavaParams(
+    image_size=48,
+    patch_size=16,
+    vision_hidden_size=16,
+    vision_num_layers=3,
+    vision_num_heads=2,
+    position_amplitude=0.5,
+    text_hidden_size=32,
+    text_intermediate_size=48,
+    text_num_layers=3,
+    text_num_heads=4,
+    vocab_size=320,
+)
+COMPRESSOR = CompressorParams(
+    num_summary_tokens=4,
+    prompt="Summarize the image in a few words.",
+    initial_logit_scale=1 / 0.07,
+    max_logit_scale=100.0,
+    adapters=AdapterParams(
+        rank=4,
+        alpha=8,
+        dropout=0.05,
+        targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    ),
+)
+TEXTS = ["USER: what colour is the small circle? ASSISTANT: red", "a large blue square above a green star"] * 10
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> Backbone:
+    return load_backbone(str(folder), None, dtype, "sdpa", pad_to_square=True)
+
+
+def compressor(
+    folder: Path, dtype: torch.dtype = torch.float32, params: CompressorParams = COMPRESSOR
+) -> DoubleForward:
+    """A compressor whose adapters do something: LoRA starts as the identity, so its second matrix is drawn anew."""
+    model = build_double_forward(load(folder, dtype), params, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
