@@ -1,7 +1,7 @@
 """The demo world's deliberately broken inputs: what real downloads contain, planted on purpose and listed.
 
-Every faulty row is listed with what curation must make of it: the reason of its rejection, or `repaired`. The bytes depend
-on the healthy rows and the seed alone.
+Every faulty row is listed with what curation must make of it: the reason of its rejection, or `repaired`. The bytes
+depend on the healthy rows and the seed alone.
 """
 
 import copy

@@ -1,0 +1,168 @@
+"""One raw row in, one candidate out: decoded, checked, hashed, and either accepted or rejected with a reason.
+
+Candidates are rows of the staging files that tasks write: all that can be said about a row without looking at any
+other row. What depends on other rows (duplicates, leaks, splits) is decided later from their small columns.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+import pyarrow as pa
+from pydantic import Field
+
+from components import schema
+from components.curation.deduplication import NearDuplicateParams, perceptual_hash
+from components.curation.filters import TextLimits, caption_of, check_caption, check_conversation
+from components.curation.reasons import Reason, Rejected, Repair, rejected_picture
+from components.curation.sources import PICTURE_EXTENSIONS, Entry, ShardSample, parse_json, read_picture_file
+from components.params import Params
+from components.pictures import PictureError, PictureLimits, decode_with_repairs, encode_png, pixel_sha256
+
+REPAIRS, NEAR_HASH, CONTENT_SHA256 = "repairs", "near_hash", "content_sha256"
+# The format that a file name promises, by Pillow's name.
+FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "tif": "TIFF"}
+FORMATS["tiff"] = FORMATS["tif"]
+
+CANDIDATES = pa.schema(
+    [
+        *(field for field in schema.SAMPLES if field.name != schema.SPLIT),
+        pa.field(schema.REASON, pa.string()),  # null: accepted
+        pa.field(schema.DETAIL, pa.string()),
+        pa.field(REPAIRS, pa.list_(pa.string())),
+        pa.field(NEAR_HASH, pa.string()),  # hexadecimal; null for flat pictures
+        pa.field(CONTENT_SHA256, pa.string()),  # of the text
+    ]
+)
+Candidate = dict[str, Any]
+
+
+class CandidateParams(Params):
+    """How one row is checked."""
+
+    pictures: PictureLimits
+    max_file_bytes: Annotated[int, Field(ge=1)]  # of one picture file or archive member
+    text: TextLimits
+    caption_prompts: tuple[str, ...]  # a conversation of one of these and its answer is a caption too
+    near_duplicates: NearDuplicateParams
+
+
+def instruct_candidate(source: str, root: Path, entry: Entry, params: CandidateParams) -> Candidate:
+    """A row of LLaVA-format instruction data; pictures are looked up below `root`."""
+    row_id = _record_id(entry)
+
+    def fill(row: Candidate) -> None:
+        record = _check_record(entry)
+        reference = _single_reference(record.get("image"))
+        turns, repaired = check_conversation(record.get("conversations"), reference is not None, params.text)
+        row[schema.CONVERSATION] = turns
+        if reference is not None:
+            row[schema.CAPTION] = caption_of(turns, params.caption_prompts, params.text)
+            _add_picture(row, read_picture_file(root, reference, params.max_file_bytes), reference, params)
+        _note_text(row, repaired)
+
+    return _candidate(source, f"{source}/{row_id}", fill)
+
+
+def caption_candidate(source: str, sample: ShardSample, params: CandidateParams) -> Candidate:
+    """A caption pair of a webdataset shard."""
+
+    def fill(row: Candidate) -> None:
+        if sample.problem is not None:
+            raise sample.problem
+        if "json" in sample.members:
+            parse_json(sample.members["json"])  # read by nobody here, but a broken one means a damaged sample
+        if "txt" not in sample.members:
+            raise Rejected(Reason.MISSING_CAPTION, f"{sample.key} has no .txt member")
+        row[schema.CAPTION], repaired = check_caption(_decode(sample.members["txt"]), params.text)
+        extension = next((name for name in PICTURE_EXTENSIONS if name in sample.members), None)
+        if extension is None:
+            raise Rejected(Reason.IMAGE_MISSING, f"{sample.key} has no picture member")
+        _add_picture(row, sample.members[extension], f"{sample.key}.{extension}", params)
+        _note_text(row, repaired)
+
+    return _candidate(source, f"{source}/{sample.key}", fill)
+
+
+def picture_candidate(source: str, root: Path, reference: str, params: CandidateParams) -> Candidate:
+    """A picture of an evaluation corpus; its name below `root` is its id."""
+
+    def fill(row: Candidate) -> None:
+        _add_picture(row, read_picture_file(root, reference, params.max_file_bytes), reference, params)
+        _note_text(row, False)
+
+    return _candidate(source, reference, fill)
+
+
+def _candidate(source: str, row_id: str, fill: Callable[[Candidate], None]) -> Candidate:
+    """An empty candidate, filled; whatever is wrong with it is written into it."""
+    empty: Candidate = dict.fromkeys(CANDIDATES.names)
+    empty |= {schema.SAMPLE_ID: row_id, schema.SOURCE: source, schema.CONVERSATION: [], REPAIRS: []}
+    row = empty | {schema.CONVERSATION: [], REPAIRS: []}
+    try:
+        fill(row)
+    except Rejected as error:
+        # A detail may quote the input: characters that no file can hold are escaped.
+        detail = error.detail.encode("utf-8", "backslashreplace").decode()
+        return empty | {schema.REASON: error.reason.value, schema.DETAIL: detail}
+    return row
+
+
+def _record_id(entry: Entry) -> str:
+    """The record's own id, else its place in the file."""
+    value = entry.value.get("id") if isinstance(entry.value, dict) else None
+    is_id = isinstance(value, str | int) and not isinstance(value, bool) and value != ""
+    return str(value).encode("utf-8", "backslashreplace").decode() if is_id else entry.place
+
+
+def _check_record(entry: Entry) -> dict[str, Any]:
+    if isinstance(entry.value, Rejected):
+        raise entry.value
+    if not isinstance(entry.value, dict):
+        raise Rejected(Reason.BAD_RECORD, f"{entry.place}: {type(entry.value).__name__} where an object belongs")
+    if _record_id(entry) == entry.place:
+        raise Rejected(Reason.BAD_RECORD, f"{entry.place}: no id")
+    return entry.value
+
+
+def _single_reference(image: object) -> str | None:
+    """`image` may be absent, empty, a name, or a list of one name. Raises Rejected."""
+    names = image if isinstance(image, list) else [image]
+    if len(names) > 1:
+        raise Rejected(Reason.MULTIPLE_IMAGES, f"{len(names)} pictures")
+    if not names or names[0] is None or names[0] == "":
+        return None
+    if not isinstance(names[0], str):
+        raise Rejected(Reason.BAD_RECORD, f"image is a {type(names[0]).__name__}")
+    return names[0]
+
+
+def _add_picture(row: Candidate, data: bytes, name: str, params: CandidateParams) -> None:
+    try:
+        picture = decode_with_repairs(data, params.pictures)
+    except PictureError as error:
+        raise rejected_picture(error) from None
+    row[schema.IMAGE] = encode_png(picture.image)
+    row[schema.IMAGE_SHA256] = pixel_sha256(picture.image)
+    row[schema.WIDTH], row[schema.HEIGHT] = picture.image.size
+    row[NEAR_HASH] = perceptual_hash(picture.image, params.near_duplicates)
+    row[REPAIRS] += [Repair(name).value for name in picture.repairs]
+    promised = FORMATS.get(PurePosixPath(name).suffix[1:].lower())
+    if promised is not None and promised != picture.format:
+        row[REPAIRS].append(Repair.WRONG_EXTENSION.value)
+
+
+def _note_text(row: Candidate, repaired: bool) -> None:
+    if repaired:
+        row[REPAIRS].append(Repair.CONTROL_CHARACTERS.value)
+    text = json.dumps([row[schema.CONVERSATION], row[schema.CAPTION]])
+    row[CONTENT_SHA256] = hashlib.sha256(text.encode()).hexdigest()
+
+
+def _decode(text: bytes) -> str:
+    try:
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Rejected(Reason.BAD_ENCODING, f"caption is not UTF-8: {error}") from None

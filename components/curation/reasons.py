@@ -1,0 +1,81 @@
+"""The closed sets of reasons why a row is not kept, and of repairs after which it is.
+
+Every input row ends in exactly one place: kept, perhaps with repairs, or in the reject table with one reason.
+"""
+
+from enum import StrEnum
+
+from components.pictures import PictureError
+
+
+class Reason(StrEnum):
+    """Why a row was rejected. The picture reasons are those of components/pictures.py."""
+
+    # picture bytes
+    EMPTY_FILE = "empty_file"
+    NOT_AN_IMAGE = "not_an_image"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    UNSUPPORTED_MODE = "unsupported_mode"
+    TRUNCATED = "truncated"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    ASPECT_RATIO = "aspect_ratio"
+    TOO_LARGE = "too_large"
+    TOO_SMALL = "too_small"
+    DECODE_ERROR = "decode_error"
+    # files and references
+    IMAGE_MISSING = "image_missing"
+    PATH_ESCAPES_ROOT = "path_escapes_root"
+    NOT_A_FILE = "not_a_file"
+    FILE_TOO_LARGE = "file_too_large"
+    MULTIPLE_IMAGES = "multiple_images"
+    PICTURE_REJECTED = "picture_rejected"  # a question or caption whose evaluation picture is not in the corpus
+    # records
+    BAD_JSON = "bad_json"
+    BAD_RECORD = "bad_record"  # a field is missing or has the wrong type
+    BAD_CONVERSATION = "bad_conversation"
+    PLACEHOLDER_MISMATCH = "placeholder_mismatch"
+    # text
+    EMPTY_TEXT = "empty_text"
+    EMPTY_CAPTION = "empty_caption"
+    TEXT_TOO_LONG = "text_too_long"
+    BAD_ENCODING = "bad_encoding"
+    # archives
+    UNREADABLE_SHARD = "unreadable_shard"  # one row that stands for the lost rest of the shard
+    MISSING_CAPTION = "missing_caption"
+    UNSAFE_KEY = "unsafe_key"
+    DUPLICATE_MEMBER = "duplicate_member"
+    NON_CONTIGUOUS_KEY = "non_contiguous_key"
+    # against other rows
+    DUPLICATE_ID = "duplicate_id"
+    DUPLICATE_SAMPLE = "duplicate_sample"
+    DUPLICATE_PICTURE = "duplicate_picture"
+    NEAR_DUPLICATE_PICTURE = "near_duplicate_picture"
+    LEAKED_FROM_EVALUATION = "leaked_from_evaluation"
+
+
+class Repair(StrEnum):
+    """What was put right in a row that is kept. The picture repairs are those of components/pictures.py."""
+
+    EXIF_ROTATED = "exif_rotated"
+    EXIF_UNREADABLE = "exif_unreadable"
+    FIRST_FRAME = "first_frame"
+    SIXTEEN_BIT = "16_bit"
+    CMYK = "cmyk"
+    ALPHA = "alpha"
+    WRONG_EXTENSION = "wrong_extension"  # the name says another format than the bytes
+    CONTROL_CHARACTERS = "control_characters"  # removed from the text
+    ID_MADE_UNIQUE = "id_made_unique"  # another row had the id already, with other content
+
+
+class Rejected(Exception):
+    """This row cannot be used. `detail` is for people."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def rejected_picture(error: PictureError) -> Rejected:
+    """The picture's own reason as a reason of the row."""
+    return Rejected(Reason(error.reason), error.detail)
