@@ -37,7 +37,8 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     provenance: Provenance
-    corpus: dict[str, Any]  # kind, rows and hash of the listing (ids and sizes) of what was compressed
+    corpus: dict[str, Any]  # kind, rows and hash of the listing (names, sizes, ids) of what was compressed
+    settings: dict[str, Any]  # what else decides the files: batch and file sizes, limits of pictures
     files: tuple[StoredFile, ...]
     rejects: StoredFile
     rows_in: int
@@ -48,6 +49,7 @@ class Manifest(BaseModel):
 def build_manifest(
     provenance: Provenance,
     corpus: dict[str, Any],
+    settings: dict[str, Any],
     files: list[StoredFile],
     rejects: StoredFile,
     rejected: dict[str, int],
@@ -59,6 +61,7 @@ def build_manifest(
     return Manifest(
         provenance=provenance,
         corpus=corpus,
+        settings=settings,
         files=tuple(sorted(files, key=lambda file: file.name)),
         rejects=rejects,
         rows_in=rows_in,

@@ -32,7 +32,7 @@ from components.compression.manifest import (
 from components.compression.provenance import Provenance, StoreError
 from components.compression.rejects import Reject, reject_counts, rejects_json
 
-_ASIDE, _SHARDS, _DONE = "aside", "shards", "done"
+_ASIDE, _SHARDS, _DONE, _LOCK = "aside", "shards", "done", "lock"
 
 
 class ShardReport(NamedTuple):
@@ -60,14 +60,16 @@ def work_folder(output: Path, name: str) -> Iterator[Path]:
     """
     parent = partial_folder(output)
     parent.mkdir(parents=True, exist_ok=True)
-    with (parent / "lock").open("w") as lock:
+    with (parent / _LOCK).open("w") as lock:
         _take(lock.fileno(), output)
         for other in parent.iterdir():
-            if other.name not in (name, "lock"):
+            if other.name not in (name, _LOCK):
                 shutil.rmtree(other)
         for part in (_ASIDE, _SHARDS, _DONE):
             (parent / name / part).mkdir(parents=True, exist_ok=True)
         yield parent / name
+        if not (parent / name).exists():  # it became the output
+            shutil.rmtree(parent)
 
 
 def partial_folder(output: Path) -> Path:
@@ -103,6 +105,7 @@ def publish_store(
     output: Path,
     provenance: Provenance,
     corpus: dict[str, Any],
+    settings: dict[str, Any],
     reports: Iterable[ShardReport],
     rejects: list[Reject],
 ) -> Manifest:
@@ -116,7 +119,7 @@ def publish_store(
     write_json(folder / REJECTS, rejects_json(rejects), aside)
     rejects_file = describe_file(folder / REJECTS, len(rejects))
     manifest = build_manifest(
-        provenance, corpus, [report.file for report in reports], rejects_file, reject_counts(rejects)
+        provenance, corpus, settings, [report.file for report in reports], rejects_file, reject_counts(rejects)
     )
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"), aside)
     _sync_folder(folder)

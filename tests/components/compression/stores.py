@@ -39,6 +39,5 @@ def write_store(
             work.finish_shard(place, number, shards.shard_bytes(rows, provenance, 2), len(rows.image_ids), [])
             for number, rows in enumerate(parts)
         ]
-        work.publish_store(place, folder, provenance, {"kind": "folder", "rows": total}, reports, list(rejects))
-    work.partial_folder(folder).joinpath("lock").unlink()
+        work.publish_store(place, folder, provenance, {"kind": "folder", "rows": total}, {}, reports, list(rejects))
     return folder

@@ -61,7 +61,7 @@ def test_two_runs_into_one_output_are_refused(tmp_path: Path) -> None:
 
 def test_publish_refuses_to_lose_a_row(tmp_path: Path) -> None:
     with work.work_folder(tmp_path / "out", "run") as place, pytest.raises(AssertionError):
-        work.publish_store(place, tmp_path / "out", PROVENANCE, {"rows": 4}, [finish(place, 0)], [])
+        work.publish_store(place, tmp_path / "out", PROVENANCE, {"rows": 4}, {}, [finish(place, 0)], [])
     assert not (tmp_path / "out").exists()
 
 
@@ -69,5 +69,5 @@ def test_publish_refuses_an_output_that_is_not_empty(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("mine")
     with work.work_folder(tmp_path / "out", "run") as place, pytest.raises(StoreError, match="appeared while"):
-        work.publish_store(place, tmp_path / "out", PROVENANCE, {"rows": 3}, [finish(place, 0)], [])
+        work.publish_store(place, tmp_path / "out", PROVENANCE, {"rows": 3}, {}, [finish(place, 0)], [])
     assert (tmp_path / "out" / "mine").read_text() == "mine"

@@ -1,0 +1,123 @@
+"""Pictures into summary tokens: guarded decode, the model's preprocessing, and the compression pass (Eq. 1), batch by
+batch.
+
+Batches are cut from the order of the pictures alone, so the tokens of a picture do not depend on who computes them.
+While the model works on one batch, threads decode the next. A picture that cannot be used takes its own row out and
+nothing else.
+"""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from components.compression.codecs import Codec, row_faults
+from components.compression.corpus import Picture
+from components.compression.rejects import Reject, UnreadablePictureError
+from components.compression.shards import TokenRows
+from components.model.double_forward import DoubleForward
+from components.pictures import PictureError, PictureLimits, decode_picture
+
+
+class Prepared(NamedTuple):
+    """A decoded picture on its way to the model."""
+
+    image_id: str
+    width: int  # pixels, as shown: after rotation
+    height: int
+    pixel_values: Tensor  # (3, height, width) of the vision tower
+
+
+def compress_pictures(
+    model: DoubleForward,
+    pictures: Iterable[Picture],
+    *,
+    limits: PictureLimits,
+    batch_size: int,
+    decode_threads: int,
+    codec: Codec,
+) -> tuple[TokenRows, list[Reject]]:
+    """Compress pictures in batches of `batch_size`: rows sorted by id that `codec` can hold, and the rejects."""
+    batches: list[TokenRows] = [_no_rows(model)]
+    rejects: list[Reject] = []
+    for prepared in _prepare_batches(model, pictures, limits, batch_size, decode_threads):
+        rejects += [item for item in prepared if isinstance(item, Reject)]
+        accepted = [item for item in prepared if isinstance(item, Prepared)]
+        if accepted:
+            batches.append(_compress_batch(model, accepted))
+    return _split_by_codec(_concatenate(batches), codec, rejects)
+
+
+@torch.inference_mode()
+def compress_pixels(model: DoubleForward, pixel_values: Tensor) -> np.ndarray:
+    """The compression pass: (batch, 3, height, width) -> float32 summary tokens (batch, summary_tokens, dim)."""
+    assert not model.training
+    image_embeddings = model.backbone.encode_images(pixel_values)
+    return model.compress_images(image_embeddings).float().cpu().numpy()
+
+
+def prepare(model: DoubleForward, picture: Picture, limits: PictureLimits) -> Prepared | Reject:
+    """Load, decode and preprocess one picture; of a large picture only the small tensor is kept."""
+    try:
+        image = decode_picture(picture.load(), limits)
+    except (PictureError, UnreadablePictureError) as error:
+        return Reject(picture.image_id, error.reason, error.detail)
+    return Prepared(picture.image_id, image.width, image.height, model.backbone.pixel_values([image])[0])
+
+
+def _prepare_batches(
+    model: DoubleForward, pictures: Iterable[Picture], limits: PictureLimits, batch_size: int, decode_threads: int
+) -> Iterator[list[Prepared | Reject]]:
+    """Batches in order; the next one is prepared while the caller works on this one."""
+    source = iter(pictures)
+    with ThreadPoolExecutor(decode_threads, thread_name_prefix="decode") as threads:
+        pending: list[Future[Prepared | Reject]] = []
+        while True:
+            following = [threads.submit(prepare, model, picture, limits) for picture in islice(source, batch_size)]
+            if pending:
+                yield [future.result() for future in pending]
+            if not following:
+                return
+            pending = following
+
+
+def _compress_batch(model: DoubleForward, batch: list[Prepared]) -> TokenRows:
+    return TokenRows(
+        [item.image_id for item in batch],
+        np.array([item.width for item in batch], np.int32),
+        np.array([item.height for item in batch], np.int32),
+        compress_pixels(model, torch.stack([item.pixel_values for item in batch])),
+    )
+
+
+def _split_by_codec(rows: TokenRows, codec: Codec, rejects: list[Reject]) -> tuple[TokenRows, list[Reject]]:
+    """Sort the rows by id and move those that the codec cannot hold to the rejects."""
+    faults = row_faults(rows.summary_tokens, codec)
+    unstorable = [
+        Reject(image_id, fault, f"the summary tokens do not fit {codec}")
+        for image_id, fault in zip(rows.image_ids, faults, strict=True)
+        if fault
+    ]
+    kept = sorted((row for row, fault in enumerate(faults) if not fault), key=rows.image_ids.__getitem__)
+    return _take(rows, kept), sorted([*rejects, *unstorable])
+
+
+def _take(rows: TokenRows, kept: list[int]) -> TokenRows:
+    numbers = np.array(kept, np.int64)
+    image_ids = [rows.image_ids[row] for row in kept]
+    return TokenRows(image_ids, rows.widths[numbers], rows.heights[numbers], rows.summary_tokens[numbers])
+
+
+def _concatenate(batches: list[TokenRows]) -> TokenRows:
+    image_ids = [image_id for batch in batches for image_id in batch.image_ids]
+    return TokenRows(image_ids, *(np.concatenate(arrays) for arrays in list(zip(*batches, strict=True))[1:]))
+
+
+def _no_rows(model: DoubleForward) -> TokenRows:
+    no_sizes = np.empty(0, np.int32)
+    no_tokens = np.empty((0, model.num_summary_tokens, model.backbone.dim), np.float32)
+    return TokenRows([], no_sizes, no_sizes, no_tokens)

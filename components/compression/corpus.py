@@ -1,0 +1,87 @@
+"""What is compressed, listed once without reading a picture and cut into shards by the order of the picture ids alone.
+
+So the shards, and with them every file of the store, are the same however many workers share them and however often a
+killed run is started again.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
+
+from components import schema
+from components.compression.rejects import Reject
+
+FILE, ROW = "file", "row"
+ENTRIES = pa.schema([(schema.IMAGE_ID, pa.string()), (FILE, pa.string()), (ROW, pa.int64())])
+
+
+class Corpus(NamedTuple):
+    """The listing of a corpus."""
+
+    kind: Literal["folder", "parquet"]
+    root: Path
+    entries: pa.Table  # of ENTRIES: where each picture is, `file` below `root`, `row` 0 in a picture file; sorted by id
+    rejects: list[Reject]  # what has no place in the plan: bad and repeated ids, files outside the root
+    skipped: dict[str, int]  # files that are not pictures by their name, counted by suffix
+    files: list[tuple[str, int, int]]  # name, bytes, time of the last change in ns, of every file of the corpus
+
+
+class Picture(NamedTuple):
+    """A picture of a corpus; `load` returns its bytes or raises UnreadablePictureError."""
+
+    image_id: str
+    load: Callable[[], bytes]
+
+
+class Shard(NamedTuple):
+    """Consecutive pictures of a corpus, which become one file of the store."""
+
+    number: int
+    image_ids: list[str]
+    files: list[str]
+    rows: list[int]
+
+
+def build_corpus(
+    kind: Literal["folder", "parquet"],
+    root: Path,
+    entries: pa.Table,
+    rejects: list[Reject],
+    skipped: dict[str, int],
+    files: list[tuple[str, int, int]],
+) -> Corpus:
+    """Sort the entries by id; of an id that occurs more than once the first in (file, row) order counts."""
+    ordered = entries.sort_by([(name, "ascending") for name in (schema.IMAGE_ID, FILE, ROW)])
+    ids = ordered[schema.IMAGE_ID].to_pylist()
+    is_repeated = [row > 0 and ids[row] == ids[row - 1] for row in range(len(ids))]
+    repeated = ordered.filter(pa.array(is_repeated, pa.bool_())).to_pylist()
+    rejects = rejects + [
+        Reject(entry[schema.IMAGE_ID], "duplicate_id", f"again in {entry[FILE]}, row {entry[ROW]}")
+        for entry in repeated
+    ]
+    kept = ordered.filter(pa.array([not again for again in is_repeated], pa.bool_()))
+    return Corpus(kind, root, kept, sorted(rejects), dict(sorted(skipped.items())), sorted(files))
+
+
+def plan_shards(corpus: Corpus, rows_per_shard: int) -> Iterator[Shard]:
+    """Cut the corpus into shards of `rows_per_shard` pictures; the last may be shorter."""
+    for number, start in enumerate(range(0, corpus.entries.num_rows, rows_per_shard)):
+        columns = corpus.entries.slice(start, rows_per_shard).to_pydict()
+        yield Shard(number, columns[schema.IMAGE_ID], columns[FILE], columns[ROW])
+
+
+def corpus_identity(corpus: Corpus) -> dict[str, Any]:
+    """What the manifest says of the corpus; the same for a copy of it elsewhere."""
+    listing = [[(name, size) for name, size, _ in corpus.files], corpus.entries.to_pydict()]
+    digest = hashlib.sha256(json.dumps(listing).encode())
+    rows = corpus.entries.num_rows + len(corpus.rejects)
+    return {"kind": corpus.kind, "rows": rows, "listing_sha256": digest.hexdigest(), "skipped_files": corpus.skipped}
+
+
+def newest_change(corpus: Corpus) -> int:
+    """When a file of the corpus last changed, ns since the epoch."""
+    return max((changed for *_, changed in corpus.files), default=0)

@@ -1,0 +1,78 @@
+"""The identity of a trained compressor: what a store says of the model that wrote it, and who may read the store."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+from components.compression.codecs import Codec
+from components.compression.provenance import SCHEMA_VERSION, Provenance, StoreError, differences
+from components.model.adapters import ADAPTERS
+from components.model.backbone import weights_sha256
+from components.model.checkpoint import CONFIG_FILE, CompressorConfig
+
+LIBRARIES = ("numpy", "peft", "pillow", "pyarrow", "torch", "transformers")
+ATTENTION = "sdpa"  # what `load_compressor` loads
+
+
+def read_config(compressor: Path) -> CompressorConfig:
+    """The settings of a trained compressor. Raises ValueError when the folder holds none."""
+    try:
+        text = (compressor / CONFIG_FILE).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(
+            f"{compressor}: holds no trained compressor (no {CONFIG_FILE}); train one with `dvc repro train`, or fetch "
+            "one with `dvc pull`"
+        ) from None
+    return CompressorConfig.model_validate_json(text)
+
+
+def provenance_of(compressor: Path, codec: Codec, dtype: str) -> Provenance:
+    """The provenance of what the compressor in a folder writes, from its files, without loading the model.
+
+    The hash of the base weights is the one that the compressor was trained on; `load_compressor` refuses any other.
+    """
+    config = read_config(compressor)
+    hashes = {f"{adapter}_adapter_sha256": weights_sha256(compressor / adapter) for adapter in ADAPTERS}
+    return Provenance(
+        schema_version=SCHEMA_VERSION,
+        codec=codec,
+        num_summary_tokens=config.compressor.num_summary_tokens,
+        dim=config.dim,
+        base=config.base_model,
+        model={
+            "base_weights_sha256": config.base_weights_sha256,
+            **hashes,
+            "summary_queries_sha256": weights_sha256(compressor),
+            "prompt": config.compressor.prompt,
+        },
+        preprocessing=config.model_dump(mode="json")["preprocessing"],
+        compute={"dtype": dtype, "attention": ATTENTION},
+        libraries={library: version(library) for library in LIBRARIES},
+    )
+
+
+def find_base(compressor: Path, base: str | None) -> str:
+    """Where the base model is: `base` if given, else the folder of its name beside the compressor, else its hub id.
+
+    Raises ValueError when the name can be neither.
+    """
+    if base is not None:
+        return base
+    name = read_config(compressor).base_model
+    beside = compressor.resolve().parent / name
+    if beside.is_dir():
+        return str(beside)
+    if "/" not in name:
+        raise ValueError(
+            f"{compressor}: its base model {name!r} is not at {beside}; say where it is with --base FOLDER"
+        )
+    return name
+
+
+def check_same_model(store: Provenance, compressor: Path) -> None:
+    """Raises StoreError, with both values, when the compressor in a folder is not the one that wrote a store."""
+    differing = differences(store, provenance_of(compressor, store.codec, store.compute["dtype"]))
+    if differing:
+        raise StoreError(
+            f"the store was written by another model than {compressor} (store != model): {'; '.join(differing)}; "
+            "use the compressor that wrote it, or compress the pictures again"
+        )

@@ -1,0 +1,86 @@
+"""Job `answer`: ask about a picture of a compressed corpus; it is answered from its stored tokens, the picture is not
+opened.
+
+    python -m flows.answer --image-id IMAGE_ID "what colour is the circle?"
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from transformers.utils import logging as transformers_logging
+
+from components.compression.identity import check_same_model, find_base
+from components.compression.store import TokenStore
+from components.model.adapters import GENERATION
+from components.model.chat import encode_prompt
+from components.model.checkpoint import load_compressor
+from components.model.double_forward import DoubleForward
+from components.model.generation import answer as generate_answers
+
+
+def answer(
+    store: TokenStore, compressor: Path, base: str | None, image_id: str, question: str, max_new_tokens: int
+) -> str:
+    """The greedy answer to a question about a stored picture. Raises ValueError."""
+    if max_new_tokens < 1:
+        raise ValueError(f"--max-new-tokens is {max_new_tokens}; an answer has at least one token")
+    check_question(question)
+    tokens = torch.from_numpy(store.tokens([image_id]))  # (1, summary_tokens, dim)
+    check_same_model(store.provenance, compressor)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = getattr(torch, store.provenance.compute["dtype"])
+    model = load_compressor(compressor, find_base(compressor, base), device, dtype)
+    input_ids = encode_prompt(model.backbone.tokenizer, question, model.num_summary_tokens)
+    check_length(model, len(input_ids), max_new_tokens)
+    new_ids = generate_answers(model, tokens.to(device), [input_ids], max_new_tokens, GENERATION)[0]
+    text: str = model.backbone.tokenizer.decode(new_ids, skip_special_tokens=True)
+    return text.strip()
+
+
+def check_question(question: str) -> None:
+    """Raises ValueError for a question without words, or of bytes that are no text."""
+    try:
+        question.encode()
+    except UnicodeEncodeError:
+        raise ValueError("the question is not valid Unicode text") from None
+    if not question.strip():
+        raise ValueError("the question is empty; ask something")
+
+
+def check_length(model: DoubleForward, num_prompt_tokens: int, max_new_tokens: int) -> None:
+    """Raises ValueError when question and answer do not fit the language model."""
+    positions: int = model.backbone.vlm.config.text_config.max_position_embeddings
+    if num_prompt_tokens + max_new_tokens > positions:
+        raise ValueError(
+            f"the question takes {num_prompt_tokens} tokens and the answer up to {max_new_tokens}, but the model reads "
+            f"{positions}; ask a shorter question or lower --max-new-tokens"
+        )
+
+
+def main(
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    image_id: Annotated[str, typer.Option(help="The picture; `python -m flows.search` prints ids.")],
+    store: Annotated[Path, typer.Option(help="Folder that `compress` wrote.")] = Path("data/compressed/test"),
+    compressor: Annotated[Path, typer.Option(help="The compressor that wrote it.")] = Path("models/compressor"),
+    base: Annotated[
+        str | None,
+        typer.Option(help="Base model, folder or hub id. [default: as the compressor says, beside it or on the hub]"),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 32,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the answer alone.")] = False,
+) -> None:
+    """Answer a question about one compressed picture."""
+    transformers_logging.disable_progress_bar()
+    try:
+        text = answer(TokenStore.open(store), compressor, base, image_id, question, max_new_tokens)
+    except (ValueError, OSError) as error:
+        sys.exit(f"answer: {error}")
+    print(json.dumps({"image_id": image_id, "question": question, "answer": text}) if as_json else text)
+
+
+if __name__ == "__main__":
+    typer.run(main)
