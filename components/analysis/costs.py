@@ -5,7 +5,8 @@ products: biases, norms, nonlinearities, embeddings, the LM head and the attenti
 V, K, Q and G are the numbers of image, summary, question and generated tokens.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -40,9 +41,53 @@ def stored_question_flops(size: ModelSize, num_tokens: int, num_question_tokens:
 
 
 def picture_question_flops(
-    size: ModelSize, num_tokens: int, num_question_tokens: float, num_generated: float, num_image_tokens: int
+    size: ModelSize, num_image_tokens: int, num_question_tokens: float, num_generated: float
 ) -> float:
-    """Per question about an opened picture: N_v V + N_llm (tokens + Q + G); plain LLaVA has tokens = V."""
-    return 2 * size.vision * num_image_tokens + stored_question_flops(
-        size, num_tokens, num_question_tokens, num_generated
+    """Per question of plain LLaVA, which opens the picture again: N_v V + N_llm (V + Q + G), in operations."""
+    encoding = 2 * size.vision * num_image_tokens
+    return encoding + stored_question_flops(size, num_image_tokens, num_question_tokens, num_generated)
+
+
+class Workload(NamedTuple):
+    """What is read and written per question."""
+
+    num_image_tokens: int  # V
+    num_summary_tokens: int  # K
+    dim: int  # numbers per token
+    question_tokens: float  # Q, mean tokens of a prompt without visual ones
+    answer_tokens: Mapping[str, float]  # G, mean new tokens per system
+
+
+def cost_table(size: ModelSize, load: Workload) -> dict[str, Any]:
+    """Bytes and operations of the compared systems, each {system: number}.
+
+    `compressed` and `average_pooled` are stored as K vectors and answer without the picture; `uncompressed` is plain
+    LLaVA, which opens the picture for every question (its bytes are what storing all image tokens would take).
+    """
+    visual = {
+        "compressed": load.num_summary_tokens,
+        "uncompressed": load.num_image_tokens,
+        "average_pooled": load.num_summary_tokens,
+        "blind": 0,
+    }
+    per_question = {
+        system: stored_question_flops(size, num_tokens, load.question_tokens, load.answer_tokens[system])
+        for system, num_tokens in visual.items()
+    }
+    per_question["uncompressed"] = picture_question_flops(
+        size, load.num_image_tokens, load.question_tokens, load.answer_tokens["uncompressed"]
     )
+    return {
+        "parameters": size._asdict(),
+        "visual_tokens": visual,
+        "bytes_per_picture": {system: stored_bytes(count, load.dim) for system, count in visual.items()},
+        "flops_per_picture": {
+            "compressed": compression_flops(size, load.num_image_tokens, load.num_summary_tokens),
+            "uncompressed": 0,
+            "average_pooled": 2 * size.vision * load.num_image_tokens,
+            "blind": 0,
+        },
+        "flops_per_question": {system: round(flops) for system, flops in per_question.items()},
+        "question_tokens": round(load.question_tokens, 6),
+        "answer_tokens": {system: round(count, 6) for system, count in sorted(load.answer_tokens.items())},
+    }

@@ -1,9 +1,9 @@
 """Caption scores: CIDEr, BLEU-4 and ROUGE-L by pycocoevalcap, on words cut by `caption_words`.
 
 The official front end is Stanford's PTB tokenizer, a Java program; here words are runs of letters, digits and inner
-apostrophes of the lower-cased caption. The numbers are therefore close to published ones, not equal. METEOR and SPICE need
-Java and are left out. CIDEr has the scale of its code (identical captions reach 10; papers print 100 times it), the others
-lie in 0 … 1.
+apostrophes of the lower-cased caption. The numbers are therefore close to published ones, not equal. METEOR and SPICE
+need Java and are left out. CIDEr has the scale of its code (identical captions reach 10; papers print 100 times it),
+the others lie in 0 … 1.
 """
 
 import re

@@ -1,8 +1,8 @@
 """Confidence intervals by a percentile bootstrap over clusters.
 
-Questions about one picture share its luck, so pictures are drawn, not questions. Every score here is a function of column
-sums (a mean is sum of scores / number of rows; F1 and BLEU are functions of counts), so a resample costs one gather of
-cluster sums.
+Questions about one picture share its luck, so pictures are drawn, not questions. Every score here is a function of
+column sums (a mean is sum of scores / number of rows; F1 and BLEU are functions of counts), so a resample costs one
+gather of cluster sums.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +34,7 @@ class Estimate:
     count: int
 
 
-def mean_estimate(scores: Sequence[float], clusters: Sequence[str], params: BootstrapParams) -> Estimate:
+def mean_estimate(scores: Sequence[float] | np.ndarray, clusters: Sequence[str], params: BootstrapParams) -> Estimate:
     """Mean of `scores`, one per row; rows with the same entry of `clusters` are drawn together."""
     columns = np.stack([np.asarray(scores, dtype=np.float64), np.ones(len(scores))], axis=1)
     return estimate(columns, clusters, lambda sums: sums[..., 0] / sums[..., 1], params)

@@ -4,7 +4,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from components.analysis.costs import (
     ModelSize,
+    Workload,
     compression_flops,
+    cost_table,
     matrix_weights,
     picture_question_flops,
     stored_bytes,
@@ -35,4 +37,14 @@ def test_a_patch_convolution_counts_like_a_linear_layer() -> None:
 def test_the_formulas_by_hand() -> None:
     assert compression_flops(SIZE, 36, 4) == 2 * (100 * 36 + 1000 * 40)
     assert stored_question_flops(SIZE, 4, 10, 2) == 2 * 1000 * 16
-    assert picture_question_flops(SIZE, 36, 10, 2, 36) == 2 * (100 * 36 + 1000 * 48)
+    assert picture_question_flops(SIZE, 36, 10, 2) == 2 * (100 * 36 + 1000 * 48)
+
+
+def test_the_table_compares_like_with_like() -> None:
+    systems = ("compressed", "uncompressed", "average_pooled", "blind")
+    table = cost_table(SIZE, Workload(36, 4, 8, 10.0, dict.fromkeys(systems, 2.0)))
+    assert table["visual_tokens"] == {"compressed": 4, "uncompressed": 36, "average_pooled": 4, "blind": 0}
+    assert table["bytes_per_picture"] == {"compressed": 64, "uncompressed": 576, "average_pooled": 64, "blind": 0}
+    assert table["flops_per_question"]["compressed"] == table["flops_per_question"]["average_pooled"] == 32_000
+    assert table["flops_per_question"]["uncompressed"] == 2 * (100 * 36 + 1000 * 48)
+    assert table["flops_per_picture"]["compressed"] == 2 * (100 * 36 + 1000 * 40)

@@ -1,0 +1,159 @@
+"""One system sits the exam on some pictures; what it said comes back as flat records."""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import torch
+from pydantic import Field
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from components import schema
+from components.evaluation.answering import Reader, Visuals, answers, batches_of_like_length, log_likelihoods
+from components.evaluation.exam import PAIR_ID, Exam, Row
+from components.model.chat import IMAGE_PLACEHOLDER, encode_conversation, encode_prompt, encode_text
+from components.model.double_forward import DoubleForward
+from components.model.generation import left_pad
+from components.params import Params
+
+ANSWER, CAPTION, PAIR, TEXT, TIME, SIZE = "answer", "caption", "pair", "text", "time", "size"
+_NO_CUT = 1 << 30  # tokens; a caption pair is scored whole
+
+# One table for all that workers send back. By `record`:
+#   ANSWER   key = question id, text, first = prompt tokens without visual ones, second = new tokens
+#   CAPTION  key = picture id, text
+#   PAIR     key = pair id, first and second = mean log-likelihood of caption and negative
+#   TEXT     key = the caption, embedding
+#   TIME     first = seconds, second = records
+#   SIZE     key = what, first = how many
+RECORDS = pa.schema(
+    [
+        ("system", pa.string()),
+        ("record", pa.string()),
+        ("key", pa.string()),
+        ("text", pa.string()),
+        ("first", pa.float64()),
+        ("second", pa.float64()),
+        ("embedding", pa.list_(pa.float32())),
+    ]
+)
+
+
+class ExamParams(Params):
+    """How systems are asked."""
+
+    questions_per_batch: int = Field(ge=1)  # prompts decoded together
+    max_answer_tokens: int = Field(ge=1)  # new tokens per answer
+    caption_prompt: str  # the question that a caption answers
+    max_caption_tokens: int = Field(ge=1)  # new tokens per caption
+    max_text_tokens: int = Field(ge=1)  # tokens of a caption that are embedded, as in training
+
+
+class Record(NamedTuple):
+    """A row of RECORDS."""
+
+    system: str
+    record: str
+    key: str
+    text: str | None = None
+    first: float | None = None
+    second: float | None = None
+    embedding: list[float] | None = None
+
+
+class Sitting(NamedTuple):
+    """Who is asked about which pictures."""
+
+    system: str
+    reader: Reader
+    tokenizer: PreTrainedTokenizerBase
+    image_ids: Sequence[str]
+    visual_tokens: Tensor | None  # (len(image_ids), n, dim); None for the blind
+
+    @property
+    def num_visual_tokens(self) -> int:
+        return 0 if self.visual_tokens is None else self.visual_tokens.shape[1]
+
+    def visuals(self, image_ids: Iterable[str]) -> Visuals:
+        """Rows about these pictures, one row each."""
+        places = {image_id: place for place, image_id in enumerate(self.image_ids)}
+        return Visuals(self.visual_tokens, [places[image_id] for image_id in image_ids])
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+
+def answer_questions(sitting: Sitting, exam: Exam, params: ExamParams) -> list[Record]:
+    """One ANSWER per question about the pictures."""
+    rows = [row for image_id in sitting.image_ids for row in exam.questions.get(image_id, [])]
+    num_visual = sitting.num_visual_tokens
+    prompts = [encode_prompt(sitting.tokenizer, row[schema.QUESTION], num_visual) for row in rows]
+    visuals = sitting.visuals(row[schema.IMAGE_ID] for row in rows)
+    found = answers(sitting.reader, visuals, prompts, params.max_answer_tokens, params.questions_per_batch)
+    return [
+        Record(sitting.system, ANSWER, row[schema.QUESTION_ID], sitting.decode(new), len(prompt) - num_visual, len(new))
+        for row, prompt, new in zip(rows, prompts, found, strict=True)
+    ]
+
+
+def describe_pictures(sitting: Sitting, image_ids: Sequence[str], params: ExamParams) -> list[Record]:
+    """One CAPTION per picture of `image_ids`."""
+    prompts = [encode_prompt(sitting.tokenizer, params.caption_prompt, sitting.num_visual_tokens)] * len(image_ids)
+    visuals = sitting.visuals(image_ids)
+    found = answers(sitting.reader, visuals, prompts, params.max_caption_tokens, params.questions_per_batch)
+    return [
+        Record(sitting.system, CAPTION, image_id, sitting.decode(new))
+        for image_id, new in zip(image_ids, found, strict=True)
+    ]
+
+
+def weigh_pairs(sitting: Sitting, exam: Exam, params: ExamParams) -> list[Record]:
+    """One PAIR per compositional pair: how likely each caption is as the answer to the caption prompt, per token.
+
+    A generative model has no similarity of picture and text; this is what can stand in its place.
+    """
+    rows = [row for image_id in sitting.image_ids for row in exam.pairs.get(image_id, [])]
+    found = [
+        log_likelihoods(
+            sitting.reader,
+            sitting.visuals(row[schema.IMAGE_ID] for row in rows),
+            [_caption_conversation(sitting, row, column, params.caption_prompt) for row in rows],
+            params.questions_per_batch,
+        )
+        for column in (schema.CAPTION, schema.NEGATIVE_CAPTION)
+    ]
+    return [
+        Record(sitting.system, PAIR, row[PAIR_ID], None, caption, negative)
+        for row, caption, negative in zip(rows, *found, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def embed_texts(system: str, model: DoubleForward, texts: Sequence[str], params: ExamParams) -> list[Record]:
+    """One TEXT per caption, with its L2-normalised embedding from the compression pass."""
+    ids = [encode_text(model.backbone.tokenizer, text)[: params.max_text_tokens] for text in texts]
+    records: list[Record] = []
+    for rows in batches_of_like_length([len(row) for row in ids], params.questions_per_batch):
+        summary_tokens = model.compress_texts(*left_pad([ids[row] for row in rows], model.backbone.device))
+        vectors = model.embedding(summary_tokens).float().tolist()
+        records += [
+            Record(system, TEXT, texts[row], embedding=vector) for row, vector in zip(rows, vectors, strict=True)
+        ]
+    return records
+
+
+def to_table(records: Sequence[Record], system: str, start: float) -> pa.Table:
+    """Records as a table, with a TIME record of the seconds since `start` (a reading of `time.perf_counter`)."""
+    timed = [*records, Record(system, TIME, system, None, time.perf_counter() - start, len(records))]
+    return pa.Table.from_pylist([row._asdict() for row in timed], RECORDS)
+
+
+def _caption_conversation(sitting: Sitting, row: Row, column: str, prompt: str) -> tuple[list[int], list[int]]:
+    placeholder = f"{IMAGE_PLACEHOLDER}\n" if sitting.num_visual_tokens else ""
+    turns: list[dict[str, Any]] = [
+        {schema.ROLE: schema.USER, schema.CONTENT: placeholder + prompt},
+        {schema.ROLE: schema.ASSISTANT, schema.CONTENT: row[column]},
+    ]
+    return encode_conversation(sitting.tokenizer, turns, sitting.num_visual_tokens, _NO_CUT)

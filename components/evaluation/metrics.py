@@ -1,0 +1,132 @@
+"""From scored rows to the numbers of `results/metrics.json`: every score of a system with its count and interval.
+
+Keys: `short_answer`, `word_reading`, `unanswerable`, `existence`, `relations` are {"accuracy", "low", "high", "count"}
+over questions; `multiple_choice` over circular groups, `relations_pairs` over pairs (MME's acc+),
+`multiple_choice_single` over single passes; `existence_f1` is POPE's mean over its kinds. `…_by_kind` splits by kind.
+A benchmark without a question is left out.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from components.evaluation.captioning import caption_estimates
+from components.evaluation.intervals import BootstrapParams, Estimate, estimate, mean_estimate
+from components.evaluation.retrieval import recall_at_k
+from components.evaluation.scoring import FREE_TEXT, ScoredQuestion, confusion_counts, f1, group_scores
+
+RECALLS = (1, 5, 10)
+_DECIMALS = 6
+
+Questions = Sequence[ScoredQuestion]
+
+
+def question_metrics(questions: Questions, params: BootstrapParams) -> dict[str, Any]:
+    """All question benchmarks of one system."""
+    rows = {name: [question for question in questions if question.benchmark == name] for name in _SCORERS}
+    return {
+        key: value
+        for name, score in _SCORERS.items()
+        if rows[name]
+        for key, value in score(name, rows[name], params).items()
+    }
+
+
+def caption_metrics(
+    image_ids: Sequence[str], captions: Sequence[str], references: Sequence[Sequence[str]], params: BootstrapParams
+) -> dict[str, Any]:
+    """CIDEr, BLEU-4 and ROUGE-L, each as {"score", "low", "high", "count"}."""
+    estimates = caption_estimates(image_ids, captions, references, params)
+    return {name: as_json(found, "score") for name, found in estimates.items()}
+
+
+def pair_metrics(
+    subsets: Sequence[str], image_ids: Sequence[str], scores: np.ndarray, params: BootstrapParams
+) -> dict[str, Any]:
+    """Accuracy per subset of compositional pairs."""
+    rows = {subset: [row for row, name in enumerate(subsets) if name == subset] for subset in sorted(set(subsets))}
+    return {
+        subset: as_json(mean_estimate(scores[index], [image_ids[row] for row in index], params), "accuracy")
+        for subset, index in rows.items()
+    }
+
+
+def recall_metrics(ranks: np.ndarray, image_ids: Sequence[str], params: BootstrapParams) -> dict[str, float]:
+    """Recall at 1, 5 and 10 with intervals; `image_ids` are the pictures of the queries, the gallery stays fixed."""
+    found: dict[str, float] = {}
+    for k in RECALLS:
+        interval = mean_estimate((ranks <= k).astype(np.float64), image_ids, params)
+        found[f"recall_at_{k}"] = round(recall_at_k(ranks, k), _DECIMALS)
+        found[f"recall_at_{k}_low"] = round(interval.low, _DECIMALS)
+        found[f"recall_at_{k}_high"] = round(interval.high, _DECIMALS)
+    return found | {"count": len(ranks)}
+
+
+def as_json(found: Estimate, name: str) -> dict[str, float]:
+    """{name, "low", "high", "count"}, rounded so that no machine-dependent digit is kept."""
+    low, high = round(found.low, _DECIMALS), round(found.high, _DECIMALS)
+    return {name: round(found.value, _DECIMALS), "low": low, "high": high, "count": found.count}
+
+
+def _free_text(name: str, rows: Questions, params: BootstrapParams) -> dict[str, Any]:
+    return {name: _accuracy(rows, params), f"{name}_by_kind": _by_kind(rows, _accuracy, params)}
+
+
+def _existence(name: str, rows: Questions, params: BootstrapParams) -> dict[str, Any]:
+    return {
+        name: _accuracy(rows, params),
+        f"{name}_by_kind": _by_kind(rows, _accuracy, params),
+        f"{name}_f1": _mean_f1(rows, params),
+        f"{name}_f1_by_kind": _by_kind(rows, _mean_f1, params),
+    }
+
+
+def _relations(name: str, rows: Questions, params: BootstrapParams) -> dict[str, Any]:
+    return {
+        name: _accuracy(rows, params),
+        f"{name}_by_kind": _by_kind(rows, _accuracy, params),
+        f"{name}_pairs": _group_accuracy(rows, params),
+    }
+
+
+def _multiple_choice(name: str, rows: Questions, params: BootstrapParams) -> dict[str, Any]:
+    return {
+        name: _group_accuracy(rows, params),
+        f"{name}_by_kind": _by_kind(rows, _group_accuracy, params),
+        f"{name}_single": _accuracy(rows, params),
+    }
+
+
+_SCORERS = dict.fromkeys(FREE_TEXT, _free_text) | {
+    "existence": _existence,
+    "relations": _relations,
+    "multiple_choice": _multiple_choice,
+}
+
+
+def _accuracy(rows: Questions, params: BootstrapParams) -> dict[str, float]:
+    return as_json(mean_estimate([row.score for row in rows], [row.image_id for row in rows], params), "accuracy")
+
+
+def _group_accuracy(rows: Questions, params: BootstrapParams) -> dict[str, float]:
+    image_ids, scores = zip(*group_scores(rows), strict=True)
+    return as_json(mean_estimate(scores, image_ids, params), "accuracy")
+
+
+def _mean_f1(rows: Questions, params: BootstrapParams) -> dict[str, float]:
+    """Unweighted mean over kinds of the F1 of "yes"."""
+    kinds = sorted({row.kind for row in rows})
+    of_kind = np.array([[row.kind == kind for kind in kinds] for row in rows])
+    columns = (of_kind[:, :, None] * confusion_counts(rows)[:, None, :]).reshape(len(rows), -1)
+    found = estimate(
+        columns, [row.image_id for row in rows], lambda sums: f1(sums.reshape(len(sums), -1, 3)).mean(axis=1), params
+    )
+    return as_json(found, "f1")
+
+
+def _by_kind(
+    rows: Questions, score: Callable[[Questions, BootstrapParams], Mapping[str, float]], params: BootstrapParams
+) -> dict[str, Mapping[str, float]]:
+    kinds = sorted({row.kind for row in rows})
+    return {kind: score([row for row in rows if row.kind == kind], params) for kind in kinds}

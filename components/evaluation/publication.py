@@ -1,0 +1,59 @@
+"""The results as files: answers as JSON lines, plot data as CSV, scores and timings as JSON. Each appears whole."""
+
+import csv
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from components.evaluation.answering import SYSTEMS
+from components.evaluation.examination import TIME, Record
+from components.evaluation.scorecard import kind_rows, recall_rows, token_rows
+
+ROWS = ("answers", "captions", "compositionality")
+
+
+def write_folder(folder: Path, results: Mapping[str, Any]) -> None:
+    """`results` holds lists of rows under the names of ROWS, and "metrics"; replaces what is at `folder`."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "plots").mkdir(parents=True)
+    for name in ROWS:
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in results[name]]
+        (partial / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_csv(partial / "plots" / "accuracy_by_kind.csv", kind_rows(results["metrics"]))
+    write_csv(partial / "plots" / "accuracy_against_tokens.csv", token_rows(results["metrics"]))
+    write_csv(partial / "plots" / "recall.csv", recall_rows(results["metrics"]))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows of equal keys with a header line; an empty file for no rows."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Sorted keys, so that equal content is equal bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def timing_table(records: Sequence[Record], seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Seconds of the parts of the run, and per system the workers' seconds and records per second."""
+    table: dict[str, Any] = {name: round(value, 3) for name, value in seconds.items()}
+    for system in SYSTEMS:
+        times = [record for record in records if record.record == TIME and record.system == system]
+        busy, rows = sum(record.first or 0 for record in times), sum(record.second or 0 for record in times)
+        table[system] = {
+            "worker_seconds": round(busy, 3),
+            "records": int(rows),
+            "records_per_second": round(rows / busy, 1),
+        }
+    return table

@@ -1,0 +1,36 @@
+"""A tiny random LLaVA and a compressor on it, shared by the tests that need a model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.model.backbone import Backbone
+from components.model.double_forward import DoubleForward
+from components.model.tiny_llava import build_tiny_llava
+from tests.components.model.tiny import TEXTS, TINY, compressor, load
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny-llava"
+    vlm, processor = build_tiny_llava(TINY, TEXTS, seed=0)
+    vlm.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def base(base_folder: Path) -> Backbone:
+    return load(base_folder).eval()
+
+
+@pytest.fixture(scope="session")
+def model(base_folder: Path) -> DoubleForward:
+    return compressor(base_folder)
+
+
+@pytest.fixture(scope="session")
+def pixel_values() -> torch.Tensor:
+    """Five pictures, (5, 3, 48, 48)."""
+    return torch.randn(5, 3, 48, 48, generator=torch.Generator().manual_seed(3))
