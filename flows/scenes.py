@@ -1,0 +1,147 @@
+"""Stage `scenes`: draw the demo world and write it in the file formats that real downloads come in.
+
+python -m flows.scenes data/raw
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from components.params import Params, load_params
+from components.scenes import ask, formats
+from components.scenes.broken import broken_caption_members, broken_instruct_rows
+from components.scenes.contrast import contrast_pairs
+from components.scenes.converse import picture_turns, text_only_turns
+from components.scenes.describe import captions
+from components.scenes.draw import draw_picture
+from components.scenes.world import Scene, WorldParams, draw_scene, scene_rng
+from flows.lifetime import die_with_parent
+
+
+class ScenesParams(Params):
+    """Sizes of the world."""
+
+    seed: int
+    world: WorldParams
+    num_instruct_pictures: int
+    num_text_only: int  # conversations without a picture
+    num_caption_pairs: int
+    num_validation_pictures: int
+    num_test_pictures: int
+    caption_fraction: float  # of conversations, begin with a description
+    placeholder_last_fraction: float  # of conversations, have <image> behind the first question
+    max_questions: int  # per conversation
+    pairs_per_tar: int
+
+
+def scenes(params: ScenesParams, output: Path) -> None:
+    """Write `output`/{instruct,captions,evaluation} and the list of planted faults."""
+    partial = output.with_name(output.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "instruct/pictures").mkdir(parents=True)
+    faults = write_instruct(params, partial / "instruct") + write_caption_tars(params, partial / "captions")
+    formats.write_json(partial / "broken.json", [asdict(fault) for fault in faults])
+    for split, count in (("validation", params.num_validation_pictures), ("test", params.num_test_pictures)):
+        write_evaluation(params, split, count, partial / "evaluation" / split)
+    shutil.rmtree(output, ignore_errors=True)
+    partial.rename(output)
+
+
+def draw_stream(params: ScenesParams, stream: str, count: int) -> Iterator[tuple[Scene, "object"]]:
+    """Scene and generator, for every index of the stream."""
+    for index in range(count):
+        rng = scene_rng(params.seed, stream, index)
+        yield draw_scene(rng, params.world, allow_held_out=stream == "test"), rng
+        if (index + 1) % 2000 == 0 or index + 1 == count:
+            print(f"scenes: {stream}: {index + 1} of {count} drawn", flush=True)
+
+
+def write_instruct(params: ScenesParams, folder: Path) -> list:
+    """LLaVA-665k: pictures, conversations about them, text-only conversations, and broken rows."""
+    rows = []
+    for index, (scene, rng) in enumerate(draw_stream(params, "instruct", params.num_instruct_pictures)):
+        name = f"pictures/{index:09d}.jpg"
+        (folder / name).write_bytes(formats.jpeg_bytes(draw_picture(scene)))
+        turns = picture_turns(scene, rng, params.caption_fraction, params.max_questions)
+        placeholder_last = rng.random() < params.placeholder_last_fraction
+        rows.append(formats.llava_record(f"{index:09d}", turns, name, placeholder_last))
+    for index in range(params.num_text_only):
+        rng = scene_rng(params.seed, "instruct", params.num_instruct_pictures + index)
+        rows.append(formats.llava_record(f"text-{index:06d}", text_only_turns(rng), None))
+    broken, faults = broken_instruct_rows(folder / "pictures", rows, params.seed)
+    (folder / "instruct.json").write_text(json.dumps(rows + broken, indent=1) + "\n", encoding="utf-8")
+    return faults
+
+
+def write_caption_tars(params: ScenesParams, folder: Path) -> list:
+    """CC3M: one caption per picture, in tars of `pairs_per_tar`; the last tar also holds the broken samples."""
+    folder.mkdir()
+    pairs = []
+    for index, (scene, rng) in enumerate(draw_stream(params, "captions", params.num_caption_pairs)):
+        texts = captions(scene, rng)
+        caption = texts[int(rng.integers(0, len(texts)))]
+        pairs.append((f"{index:09d}", formats.jpeg_bytes(draw_picture(scene)), caption))
+    broken, faults = broken_caption_members(pairs[-20:], params.seed)
+    for number, start in enumerate(range(0, len(pairs), params.pairs_per_tar)):
+        chunk = pairs[start : start + params.pairs_per_tar]
+        members = [member for pair in chunk for member in formats.caption_members(*pair)]
+        is_last = start + params.pairs_per_tar >= len(pairs)
+        formats.write_tar(folder / f"cc3m-train-{number:04d}.tar", members + (broken if is_last else []))
+    return faults
+
+
+def write_evaluation(params: ScenesParams, split: str, count: int, folder: Path) -> None:
+    """Questions, five captions per picture and caption pairs about `count` new pictures."""
+    (folder / "pictures").mkdir(parents=True)
+    drawn = list(draw_stream(params, split, count))
+    popular = ask.popular_pairs((scene for scene, _ in drawn), count=8)
+    questions, texts, pairs = [], {}, {}
+    for index, (scene, rng) in enumerate(drawn):
+        name = f"pictures/{index:09d}.jpg"
+        (folder / name).write_bytes(formats.jpeg_bytes(draw_picture(scene)))
+        questions += question_rows(f"{split}-{index:06d}", name, evaluation_questions(scene, rng, popular))
+        texts[name] = captions(scene, rng)
+        for subset, (caption, negative) in contrast_pairs(scene, rng).items():
+            row = {"filename": name, "caption": caption, "negative_caption": negative}
+            pairs.setdefault(subset, []).append(row)
+    formats.write_json_lines(folder / "questions.jsonl", questions)
+    formats.write_json(folder / "captions.json", formats.coco_captions(texts))
+    numbered = {subset: {str(i): row for i, row in enumerate(rows)} for subset, rows in pairs.items()}
+    formats.write_json(folder / "compositionality.json", numbered)
+
+
+def evaluation_questions(scene: Scene, rng, popular: list[tuple[str, str]]) -> list[ask.Question]:
+    """Every benchmark's questions about one scene."""
+    return [
+        *ask.ask_short_answers(scene, rng),
+        *ask.ask_existence(scene, rng, popular),
+        *ask.ask_relations(scene, rng),
+        *ask.ask_multiple_choice(scene, rng),
+        *ask.ask_word(scene),
+        *ask.ask_unanswerable(scene, rng),
+    ]
+
+
+def question_rows(prefix: str, image: str, questions: list[ask.Question]) -> list[dict]:
+    """Rows of questions.jsonl; a group is named after the picture and the benchmark."""
+    return [
+        {
+            "question_id": f"{prefix}-{number:02d}",
+            "image": image,
+            "benchmark": question.benchmark,
+            "kind": question.kind,
+            "question": question.text,
+            "answers": [question.answer],
+            "choices": list(question.choices) if question.choices else None,
+            "group": None if question.group is None else f"{prefix}-{question.benchmark}-{question.group}",
+        }
+        for number, question in enumerate(questions)
+    ]
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    scenes(load_params("scenes", ScenesParams), *map(Path, sys.argv[1:]))
