@@ -1,0 +1,268 @@
+"""The stage `evaluate` end to end, on a random model and eight noisy pictures, one of which was not stored."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from components import schema
+from components.compression.identity import provenance_of
+from components.compression.shards import TokenRows
+from components.compression.store import TokenStore
+from components.evaluation.answering import SYSTEMS
+from components.evaluation.examination import ExamParams
+from components.evaluation.intervals import BootstrapParams
+from components.model.chat import encode_prompt
+from components.model.checkpoint import save_compressor
+from components.model.double_forward import DoubleForward
+from components.model.generation import answer
+from components.model.tiny_llava import build_tiny_llava
+from components.pictures import PictureLimits, encode_png, pixel_sha256
+from flows.evaluate import EvaluateParams, evaluate
+from tests.components.compression.stores import write_store
+from tests.components.model.tiny import TEXTS, TINY, compressor
+
+IMAGE_IDS = [f"picture {number}" for number in range(8)]
+MISSING = IMAGE_IDS[5]
+PARAMS = EvaluateParams(
+    split="test",
+    pictures=PictureLimits(formats=("PNG",), max_pixels=10_000, max_aspect_ratio=4.0, max_side=200, min_side=8),
+    exam=ExamParams(
+        questions_per_batch=8,
+        max_answer_tokens=4,
+        caption_prompt="what is in the picture?",
+        max_caption_tokens=8,
+        max_text_tokens=77,
+    ),
+    captioned_pictures=6,
+    captions_per_picture=2,
+    bootstrap=BootstrapParams(resamples=50, confidence=0.95, seed=0),
+    pictures_per_task=3,
+    texts_per_task=10,
+    num_workers=2,
+    cpus_per_worker=1,
+    gpus_per_worker=0,
+)
+CAPTIONS = {
+    image_id: [f"a {word} circle", f"the circle is {word}"] for image_id, word in zip(IMAGE_IDS, TEXTS, strict=False)
+}
+
+
+def picture(number: int) -> Image.Image:
+    rng = np.random.default_rng(number)
+    return Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8))
+
+
+def question_rows() -> list[dict[str, Any]]:
+    rows = []
+    for image_id in IMAGE_IDS:
+        asked = [
+            ("short_answer", "colour", "what colour?", ["red"], None, None),
+            ("short_answer", "count", "how many?", ["2"], None, None),
+            ("existence", "random", "is there a star?", ["yes"], None, None),
+            ("existence", "popular", "is there a square?", ["no"], None, None),
+            ("relations", "left", "is it left?", ["yes"], None, f"{image_id} r"),
+            ("relations", "left", "is it right?", ["no"], None, f"{image_id} r"),
+            ("multiple_choice", "colour", "which? A. red B. blue", ["A"], ["red", "blue"], f"{image_id} m"),
+            ("multiple_choice", "colour", "which? A. blue B. red", ["B"], ["blue", "red"], f"{image_id} m"),
+            ("word_reading", "word", "what is written?", ["abc"], None, None),
+            ("unanswerable", "colour", "what colour is the dog?", ["unanswerable"], None, None),
+        ]
+        for number, (benchmark, kind, text, answers, choices, group) in enumerate(asked):
+            question = f"{image_id} q{number}"
+            rows.append(
+                dict(
+                    zip(
+                        schema.QUESTIONS.names,
+                        (question, image_id, "test", benchmark, kind, text, answers, choices, group),
+                        strict=True,
+                    )
+                )
+            )
+    return rows
+
+
+def write_tables(curated: Path) -> None:
+    pictures = [picture(number) for number in range(len(IMAGE_IDS))]
+    images = [
+        dict(zip(schema.IMAGES.names, (image_id, "test", encode_png(image), pixel_sha256(image), 48, 48), strict=True))
+        for image_id, image in zip(IMAGE_IDS, pictures, strict=True)
+    ]
+    captions = [{"image_id": image_id, "split": "test", "captions": texts} for image_id, texts in CAPTIONS.items()]
+    pairs = [
+        {
+            "image_id": image_id,
+            "split": "test",
+            "subset": subset,
+            "caption": CAPTIONS[image_id][0],
+            "negative_caption": f"no {subset}",
+        }
+        for image_id in IMAGE_IDS
+        for subset in ("replace_object", "swap_attribute")
+    ]
+    for path, rows, table_schema in (
+        ("images/test/part-00000.parquet", images, schema.IMAGES),
+        ("questions/test.parquet", question_rows(), schema.QUESTIONS),
+        ("captions/test.parquet", captions, schema.IMAGE_CAPTIONS),
+        ("compositionality/test.parquet", pairs, schema.COMPOSITIONALITY),
+    ):
+        (curated / path).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows, table_schema), curated / path)
+
+
+def write_models(models: Path) -> DoubleForward:
+    vlm, processor = build_tiny_llava(TINY, TEXTS, seed=0)
+    vlm.save_pretrained(models / "tiny-llava")
+    processor.save_pretrained(models / "tiny-llava")
+    model = compressor(models / "tiny-llava")
+    save_compressor(model, models / "compressor", {})
+    return model
+
+
+@torch.inference_mode()
+def compress(model: DoubleForward, models: Path, folder: Path) -> None:
+    stored = [(image_id, picture(number)) for number, image_id in enumerate(IMAGE_IDS) if image_id != MISSING]
+    pixel_values = model.backbone.pixel_values([image for _, image in stored])
+    tokens = model.compress_images(model.backbone.encode_images(pixel_values)).numpy()
+    sizes = np.full(len(stored), 48, np.int32)
+    provenance = provenance_of(models / "compressor", "float16", "float32")
+    write_store(folder, [TokenRows([image_id for image_id, _ in stored], sizes, sizes, tokens)], provenance)
+
+
+class World:
+    """Inputs and, after `run`, outputs below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.curated, self.store = root, root / "curated", root / "store"
+        write_tables(self.curated)
+        self.model = write_models(root / "models")
+        compress(self.model, root / "models", self.store)
+
+    def run(self, name: str, params: EvaluateParams) -> Path:
+        output = self.root / name
+        files = (output / "metrics.json", output / "timings.json")
+        evaluate(params, self.curated, self.root / "models/compressor", self.store, output / "rows", *files)
+        return output
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def output(world: World, local_ray: None) -> Path:
+    return world.run("first", PARAMS)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def metrics_of(output: Path) -> dict[str, Any]:
+    return json.loads((output / "metrics.json").read_text())
+
+
+def test_every_system_has_every_score_with_count_and_interval(output: Path) -> None:
+    metrics = metrics_of(output)
+    counts = {
+        "short_answer": 16,
+        "existence": 16,
+        "relations": 16,
+        "multiple_choice": 8,
+        "word_reading": 8,
+        "unanswerable": 8,
+    }
+    for system in SYSTEMS:
+        for name, count in counts.items():
+            score = metrics[system][name]
+            assert set(score) == {"accuracy", "low", "high", "count"}
+            assert 0 <= score["low"] <= score["accuracy"] <= score["high"] <= 1
+            assert score["count"] == count
+        assert set(metrics[system]["short_answer_by_kind"]) == {"colour", "count"}
+        assert set(metrics[system]["captioning"]) == {"cider", "bleu_4", "rouge_l"}
+        assert {s["count"] for s in metrics[system]["compositionality"].values()} == {8}
+    assert set(metrics["compressed"]["retrieval"]) == {"image_to_text", "text_to_image"}
+    assert metrics["compressed"]["retrieval"]["text_to_image"]["count"] == 16
+    assert "retrieval" not in metrics["blind"]
+
+
+def test_every_answer_is_written_in_order_and_explains_the_score(output: Path) -> None:
+    rows = read_lines(output / "rows/answers.jsonl")
+    assert [(row["system"], row["question_id"]) for row in rows] == sorted(
+        (system, row["question_id"]) for system in SYSTEMS for row in question_rows()
+    )
+    for system in SYSTEMS:
+        scores = [row["score"] for row in rows if row["system"] == system and row["benchmark"] == "existence"]
+        assert metrics_of(output)[system]["existence"]["accuracy"] == pytest.approx(np.mean(scores), abs=1e-6)
+
+
+def test_the_picture_that_is_not_stored_is_wrong_and_counted(output: Path) -> None:
+    metrics = metrics_of(output)
+    assert metrics["compressed"]["missing"] == {"questions": 10, "captions": 1, "pairs": 2}
+    assert metrics["uncompressed"]["missing"] == {"questions": 0, "captions": 0, "pairs": 0}
+    rows = [row for row in read_lines(output / "rows/answers.jsonl") if row["image_id"] == MISSING]
+    assert {(row["answer"], row["score"]) for row in rows if row["system"] == "compressed"} == {(None, 0.0)}
+    assert all(row["answer"] is not None for row in rows if row["system"] != "compressed")
+
+
+def test_answers_are_those_of_the_stored_tokens_and_of_plain_transformers(world: World, output: Path) -> None:
+    told = {(row["system"], row["question_id"]): row["answer"] for row in read_lines(output / "rows/answers.jsonl")}
+    store, backbone, questions = TokenStore.open(world.store), world.model.backbone, question_rows()
+    for row in questions[::7]:
+        if row["image_id"] == MISSING:
+            continue
+        prompt = encode_prompt(backbone.tokenizer, row["question"], 4)
+        tokens = torch.from_numpy(store.tokens([row["image_id"]]))
+        new = answer(world.model, tokens, [prompt], 4, "generation")[0]
+        assert (
+            told["compressed", row["question_id"]] == backbone.tokenizer.decode(new, skip_special_tokens=True).strip()
+        )
+        prompt = encode_prompt(backbone.tokenizer, row["question"], backbone.num_image_tokens)
+        pixel_values = backbone.pixel_values([picture(IMAGE_IDS.index(row["image_id"]))])
+        plain = backbone.vlm.generate(
+            input_ids=torch.tensor([prompt]), pixel_values=pixel_values, max_new_tokens=4, do_sample=False
+        )[0, len(prompt) :]
+        assert (
+            told["uncompressed", row["question_id"]]
+            == backbone.tokenizer.decode(plain, skip_special_tokens=True).strip()
+        )
+
+
+def test_another_number_of_workers_gives_the_same_bytes(world: World, output: Path) -> None:
+    again = world.run("second", PARAMS.model_copy(update={"num_workers": 1}))
+    files = sorted(path.relative_to(output) for path in output.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
+    for file in files:
+        if file.name != "timings.json":
+            assert (output / file).read_bytes() == (again / file).read_bytes(), file
+
+
+def test_plots_and_timings_are_written(output: Path) -> None:
+    for name, columns in {
+        "accuracy_by_kind": ["system", "benchmark", "kind", "accuracy", "low", "high", "count"],
+        "accuracy_against_tokens": ["system", "visual_tokens", "benchmark", "accuracy", "low", "high", "count"],
+        "recall": ["direction", "k", "recall"],
+    }.items():
+        with (output / f"rows/plots/{name}.csv").open(newline="") as stream:
+            rows = list(csv.reader(stream))
+        assert rows[0] == columns
+        assert len(rows) > 4
+    timings = json.loads((output / "timings.json").read_text())
+    assert set(timings) == {"examination", "scoring", *SYSTEMS}
+
+
+def test_a_store_of_other_pictures_is_refused(world: World, tmp_path: Path) -> None:
+    rows = TokenRows(["someone else's"], np.ones(1, np.int32), np.ones(1, np.int32), np.ones((1, 4, 32), np.float32))
+    other = write_store(
+        tmp_path / "store", [rows], provenance_of(world.root / "models/compressor", "float16", "float32")
+    )
+    with pytest.raises(ValueError, match="none of the 8 pictures"):
+        evaluate(PARAMS, world.curated, world.root / "models/compressor", other, *(tmp_path / name for name in "abc"))
