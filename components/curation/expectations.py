@@ -16,6 +16,7 @@ import great_expectations as gx
 import great_expectations.expectations as gxe
 import pandas as pd
 from great_expectations.core.run_identifier import RunIdentifier
+from great_expectations.expectations.metadata_types import FailureSeverity
 
 from components import schema
 from components.curation import frames
@@ -27,7 +28,7 @@ RUN_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 TIME_PATTERN = re.compile(r"\d{8}T\d{6}\.\d{6}Z")
 UUID_PATTERN = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 DROPPED_FIELDS = ("meta", "id", "exception_traceback")  # times, random ids, paths of this machine
-CRITICAL, WARNING = "critical", "warning"
+CRITICAL = FailureSeverity.CRITICAL
 
 
 class Suite(NamedTuple):
@@ -164,7 +165,7 @@ def validate(suites: Sequence[Suite], folder: Path) -> list[str]:
 
     Returns one readable line per failed critical expectation.
     """
-    context = gx.get_context(mode="ephemeral")
+    context: Any = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     context.add_data_docs_site(site_name="curated", site_config=_site(folder / "data_docs"))
     results = {suite.table: _run(context, suite) for suite in suites}
@@ -173,24 +174,26 @@ def validate(suites: Sequence[Suite], folder: Path) -> list[str]:
         page.write_text(_without_chance(page.read_text(encoding="utf-8")), encoding="utf-8")
     text = json.dumps(_plain(results), indent=2, sort_keys=True, default=str)
     (folder / "result.json").write_text(text + "\n", encoding="utf-8")
-    return failures(results, CRITICAL)
+    return critical_failures(results)
 
 
-def failures(results: Mapping[str, Any], severity: str) -> list[str]:
-    """One readable line per failed expectation of this severity."""
+def critical_failures(results: Mapping[str, Any]) -> list[str]:
+    """One readable line per failed critical expectation."""
     return [
         _describe(table, outcome)
         for table, result in results.items()
         for outcome in result["results"]
-        if not outcome["success"] and outcome["expectation_config"]["severity"] == severity
+        if not outcome["success"] and outcome["expectation_config"]["severity"] == CRITICAL.value
     ]
 
 
 def _picture_expectations(limits: PictureLimits) -> list[gxe.Expectation]:
-    sides = {"min_value": limits.min_side, "max_value": limits.max_side, "severity": CRITICAL}
+    low, high = limits.min_side, limits.max_side
     return [
-        gxe.ExpectColumnValuesToBeBetween(column=schema.WIDTH, **sides),
-        gxe.ExpectColumnValuesToBeBetween(column=schema.HEIGHT, **sides),
+        *(
+            gxe.ExpectColumnValuesToBeBetween(column=side, min_value=low, max_value=high, severity=CRITICAL)
+            for side in (schema.WIDTH, schema.HEIGHT)
+        ),
         gxe.ExpectColumnValuesToMatchRegex(column=schema.IMAGE_SHA256, regex="^[0-9a-f]{64}$", severity=CRITICAL),
     ]
 
