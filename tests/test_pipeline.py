@@ -1,6 +1,7 @@
 """dvc.yaml, params.yaml, the presets and the code agree."""
 
 import importlib
+import re
 import shlex
 from functools import cache
 from pathlib import Path
@@ -112,12 +113,12 @@ def fields_with_default(schema: type[Params]) -> set[str]:
     return own.union(*(fields_with_default(s) for s in nested if isinstance(s, type) and issubclass(s, Params)))
 
 
-def test_every_value_of_params_yaml_has_a_comment() -> None:
+def test_every_value_of_params_yaml_says_its_unit() -> None:
+    """By a comment on its line, or by its name."""
     lines = (ROOT / "params.yaml").read_text(encoding="utf-8").splitlines()
-    values = [
-        line for line in lines if ":" in line and not line.lstrip().startswith(("#", "-")) and not line.endswith(":")
-    ]
-    assert not [line for line in values if "#" not in line]
+    values = [line for line in lines if re.fullmatch(r" *(- )?\w+: [^#]+", line)]
+    names = re.compile(r" *(- )?(num_\w+|seed|learning_rate|weight_decay|\w+_fraction|\w+_(pixels|tokens|bytes|ms)): ")
+    assert not [line for line in values if not names.match(line)]
 
 
 def test_plots_lie_inside_outputs() -> None:
