@@ -104,8 +104,12 @@ def pretrain_worker(config: dict) -> None:
     torch.set_num_threads(params.num_threads)
     model, processor = build_tiny_llava(params.model, tokenizer_texts(params), params.seed)
     encoder = Encoder(processor, model.config.image_seq_length)
+    model.model.vision_tower.requires_grad_(False)  # as in LLaVA; its own training is train_tower
     optimizer = torch.optim.AdamW(
-        model.parameters(), params.learning_rate, betas=(0.9, 0.95), weight_decay=params.weight_decay
+        [p for p in model.parameters() if p.requires_grad],
+        params.learning_rate,
+        betas=(0.9, 0.95),
+        weight_decay=params.weight_decay,
     )
     stable = params.num_steps - params.num_warmup_steps - params.num_decay_steps
     schedule = get_wsd_schedule(
@@ -184,7 +188,7 @@ def tokenizer_texts(params: PretrainParams) -> list[str]:
         scene = draw_scene(rng, params.lessons[-1].world, allow_held_out=False)
         turns = [(question.text, question.answer) for question in all_questions(scene, rng)] + text_only_turns(rng)
         texts += [f"USER: \n{question} ASSISTANT: {answer}" for question, answer in turns]
-        texts += captions(scene, rng) + [f"USER: \n{CAPTION_PROMPT} ASSISTANT: {full_caption(scene)}"]
+        texts += [*captions(scene, rng), f"USER: \n{CAPTION_PROMPT} ASSISTANT: {full_caption(scene)}"]
     return texts
 
 

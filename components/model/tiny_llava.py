@@ -37,6 +37,7 @@ class TinyLlavaParams(Params):
     text_intermediate_size: int
     text_num_layers: int
     text_num_heads: int
+    text_initializer_range: float  # standard deviation; Llama's 0.02 suits widths of thousands
     vocab_size: int  # tokens at most; at least 260 (all bytes and four special tokens)
 
 
@@ -100,6 +101,7 @@ def build_config(params: TinyLlavaParams, tokenizer: PreTrainedTokenizerFast) ->
         num_hidden_layers=params.text_num_layers,
         num_attention_heads=params.text_num_heads,
         num_key_value_heads=params.text_num_heads,
+        initializer_range=params.text_initializer_range,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -31,6 +31,7 @@ class Encoder:
 
     def __init__(self, processor: ProcessorMixin, num_image_tokens: int) -> None:
         self.tokenizer: PreTrainedTokenizerBase = processor.tokenizer
+        self.tokenizer.chat_template = processor.chat_template
         self.num_image_tokens = num_image_tokens
         self.blocks: dict[QuestionAnswer, Block] = {}
         mean, std = processor.image_processor.image_mean, processor.image_processor.image_std

@@ -1,8 +1,8 @@
 """A head start for the vision tower: name what each patch shows.
 
-LLaVA starts from a vision tower that CLIP trained; a tower that starts from nothing leaves the language model, which
-sees one patch in thirty-six, without a signal for tens of thousands of pictures (docs/experiments.md). So the tower
-first learns from dense labels, one per patch and attribute, with linear heads that are thrown away.
+LLaVA starts from a vision tower that CLIP trained and keeps it frozen; a tower that starts from nothing leaves the
+language model without a signal for tens of thousands of pictures (docs/experiments.md). So the tower first learns from
+dense labels, one per patch and attribute, with linear heads that are thrown away, and is frozen from then on.
 """
 
 from collections.abc import Iterable, Sequence
@@ -39,7 +39,7 @@ def train_tower(
         batches: pixel values (batch, 3, height, width) and labels (batch, patches, attributes) int64, 0 = nothing.
         num_classes: classes of each attribute, "nothing" included.
     """
-    tower = model.model.vision_tower
+    tower = model.model.vision_tower.requires_grad_(True)
     heads = nn.ModuleList(nn.Linear(model.config.vision_config.hidden_size, count) for count in num_classes)
     optimizer = torch.optim.AdamW([*tower.parameters(), *heads.parameters()], params.learning_rate)
     schedule = get_linear_schedule_with_warmup(optimizer, params.num_warmup_steps, params.num_steps)
@@ -51,6 +51,7 @@ def train_tower(
         loss.backward()
         optimizer.step()
         schedule.step()
+    tower.requires_grad_(False)
     return float(loss.detach())
 
 

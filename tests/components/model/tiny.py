@@ -20,6 +20,7 @@ TINY = TinyLlavaParams(
     text_intermediate_size=48,
     text_num_layers=3,
     text_num_heads=4,
+    text_initializer_range=0.02,
     vocab_size=320,
 )
 COMPRESSOR = CompressorParams(
