@@ -116,8 +116,10 @@ def fields_with_default(schema: type[Params]) -> set[str]:
 def test_every_value_of_params_yaml_says_its_unit() -> None:
     """By a comment on its line, or by its name."""
     lines = (ROOT / "params.yaml").read_text(encoding="utf-8").splitlines()
-    values = [line for line in lines if re.fullmatch(r" *(- )?\w+: [^#]+", line)]
-    names = re.compile(r" *(- )?(num_\w+|seed|learning_rate|weight_decay|\w+_fraction|\w+_(pixels|tokens|bytes|ms)): ")
+    values = [line for line in lines if re.fullmatch(r" *(- )?\w+: [^#{]+", line)]
+    names = re.compile(
+        r" *(- )?(num_\w+|seed|learning_rate|weight_decay|\w+_fraction|\w+_(pixels|tokens|characters|bytes|ms)): "
+    )
     assert not [line for line in values if not names.match(line)]
 
 
