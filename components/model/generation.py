@@ -61,7 +61,7 @@ def left_pad(input_ids: Sequence[Sequence[int]], device: torch.device) -> tuple[
     width = max(map(len, input_ids))
     ids = [[0] * (width - len(row)) + list(row) for row in input_ids]
     mask = [[0] * (width - len(row)) + [1] * len(row) for row in input_ids]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+    return torch.tensor(ids, dtype=torch.long, device=device), torch.tensor(mask, device=device)
 
 
 def end_token_ids(backbone: Backbone) -> list[int]:

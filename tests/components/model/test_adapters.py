@@ -1,0 +1,66 @@
+import contextlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.model.adapters import ADAPTERS, COMPRESSION, GENERATION
+from components.model.backbone import Backbone
+from components.model.double_forward import DoubleForward, build_double_forward
+from tests.components.model.tiny import COMPRESSOR, TINY, load
+
+
+def test_lora_sits_on_every_linear_layer_of_the_language_model_and_nowhere_else(model: DoubleForward) -> None:
+    lora = {name for name, _ in model.named_parameters() if "lora_" in name}
+    assert all(name.startswith("backbone.vlm.model.language_model.layers.") for name in lora)
+    num_matrices = 2  # A and B
+    assert len(lora) == num_matrices * len(ADAPTERS) * len(COMPRESSOR.adapters.targets) * TINY.text_num_layers
+
+
+def test_only_adapters_queries_and_logit_scale_are_trained(model: DoubleForward) -> None:
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name for name in trained if "lora_" not in name} == {"queries.weight", "log_logit_scale"}
+    assert {name for name, _ in model.named_parameters() if "lora_" in name} < trained
+
+
+def test_switching_leaves_gradients_on_for_both_adapters(model: DoubleForward) -> None:
+    for adapter in (*ADAPTERS, None):
+        with model.adapters.use(adapter):
+            assert all(p.requires_grad for name, p in model.named_parameters() if "lora_" in name)
+
+
+def test_blocks_nest_and_end_with_what_was_active_before(model: DoubleForward) -> None:
+    switch = model.adapters
+    with switch.use(COMPRESSION):
+        with contextlib.suppress(RuntimeError), switch.use(GENERATION):
+            assert switch.active == GENERATION
+            raise RuntimeError
+        assert switch.active == COMPRESSION
+        assert all(layer.active_adapters == [COMPRESSION] for layer in switch.layers)
+    assert switch.active is None
+    assert all(layer.active_adapters == [] for layer in switch.layers)
+
+
+def test_an_unknown_adapter_is_refused(model: DoubleForward) -> None:
+    with pytest.raises(ValueError, match="no adapter 'default'"):
+        model.adapters.use("default")
+
+
+@torch.no_grad()
+def test_untrained_adapters_and_no_adapter_are_the_base_model(backbone: Backbone) -> None:
+    embeddings = torch.randn(2, 5, backbone.dim)
+    expected = backbone.language_model(inputs_embeds=embeddings).last_hidden_state
+    model = build_double_forward(backbone, COMPRESSOR, seed=0)
+    for adapter in (*ADAPTERS, None):
+        with model.adapters.use(adapter):
+            assert torch.equal(model.read(embeddings, torch.ones(2, 5, dtype=torch.long)), expected)
+
+
+def test_the_seed_decides_how_training_starts(llava_folder: Path) -> None:
+    torch.manual_seed(5)  # what was drawn before does not matter
+    first, again, other = (build_double_forward(load(llava_folder), COMPRESSOR, seed) for seed in (0, 0, 1))
+    starts = [
+        torch.cat([p.flatten() for p in model.parameters() if p.requires_grad]) for model in (first, again, other)
+    ]
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])

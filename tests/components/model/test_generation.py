@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import LlavaForConditionalGeneration
+
+from components.model.adapters import GENERATION
+from components.model.chat import encode_prompt
+from components.model.double_forward import DoubleForward
+from components.model.generation import answer
+from tests.components.model.tiny import COMPRESSOR, load
+
+NEW_TOKENS = 12
+K = COMPRESSOR.num_summary_tokens
+QUESTIONS = ["what?", "what colour is the small circle above the star?", "is it large?", "how many are there, then?"]
+
+
+@pytest.fixture
+def plain(llava_folder: Path) -> LlavaForConditionalGeneration:
+    return load(llava_folder).vlm
+
+
+def generate(vlm: LlavaForConditionalGeneration, prompt: list[int], pixel_values: torch.Tensor | None) -> list[int]:
+    """What transformers answers to one prompt, up to the first end token."""
+    inputs = {"input_ids": torch.tensor([prompt]), "attention_mask": torch.ones(1, len(prompt), dtype=torch.long)}
+    if pixel_values is not None:
+        inputs["pixel_values"] = pixel_values
+    output = vlm.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+    new = output[0, len(prompt) :].tolist()
+    ends = [index for index, token in enumerate(new) if token in vlm.generation_config.eos_token_id]
+    return new[: ends[0]] if ends else new
+
+
+def end_early(*vlms: LlavaForConditionalGeneration, token: int) -> None:
+    """A random model never ends an answer by itself: let a token that it likes to say be an end token."""
+    for vlm in vlms:
+        vlm.generation_config.eos_token_id = [2, token]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("ends_early", [False, True])
+def test_all_image_tokens_give_what_transformers_generates(
+    model: DoubleForward, plain: LlavaForConditionalGeneration, pictures: list[Image.Image], ends_early: bool
+) -> None:
+    backbone = model.backbone
+    prompts = [encode_prompt(backbone.tokenizer, question, backbone.num_image_tokens) for question in QUESTIONS]
+    pixel_values = backbone.pixel_values(pictures[: len(prompts)])
+    end_early(plain, backbone.vlm, token=2)
+    if ends_early:
+        third = generate(plain, prompts[0], pixel_values[:1])[2]
+        end_early(plain, backbone.vlm, token=third)
+    expected = [generate(plain, prompt, pixel_values[i : i + 1]) for i, prompt in enumerate(prompts)]
+    assert answer(model, backbone.encode_images(pixel_values), prompts, NEW_TOKENS, adapter=None) == expected
+    assert (min(map(len, expected)) < NEW_TOKENS) == ends_early
+
+
+@torch.no_grad()
+def test_no_picture_gives_what_transformers_generates(
+    model: DoubleForward, plain: LlavaForConditionalGeneration
+) -> None:
+    prompts = [encode_prompt(model.backbone.tokenizer, question, 0) for question in QUESTIONS]
+    end_early(plain, model.backbone.vlm, token=2)
+    assert answer(model, None, prompts, NEW_TOKENS, adapter=None) == [generate(plain, p, None) for p in prompts]
+
+
+@torch.no_grad()
+def test_summary_tokens_answer_alone_as_in_a_batch_and_as_without_a_cache(
+    model: DoubleForward, pictures: list[Image.Image]
+) -> None:
+    backbone = model.backbone
+    prompts = [encode_prompt(backbone.tokenizer, question, K) for question in QUESTIONS]
+    summary_tokens = model.compress_images(backbone.encode_images(backbone.pixel_values(pictures[: len(prompts)])))
+    together = answer(model, summary_tokens, prompts, NEW_TOKENS, GENERATION)
+    for row, prompt in enumerate(prompts):
+        visual_tokens = summary_tokens[row : row + 1]
+        assert answer(model, visual_tokens, [prompt], NEW_TOKENS, GENERATION) == [together[row]]
+        written = list(prompt)
+        for _ in range(NEW_TOKENS):
+            ids = torch.tensor([written])
+            hidden = model.generation_hidden(visual_tokens, ids, torch.ones_like(ids))
+            written.append(int(backbone.lm_head(hidden[0, -1]).argmax()))
+        assert written[len(prompt) :] == together[row]
+
+
+def test_no_new_tokens_are_no_answer(model: DoubleForward) -> None:
+    assert answer(model, None, [[1, 5], [1]], 0, adapter=None) == [[], []]
+
+
+def test_a_model_in_training_mode_is_refused(model: DoubleForward) -> None:
+    with pytest.raises(ValueError, match="training mode"):
+        answer(model.train(), None, [[1, 5]], 3, GENERATION)
