@@ -6,7 +6,7 @@ mistyped and duplicate keys are errors that name the file and the key path.
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -102,14 +102,14 @@ def _duplicate_keys(node: Node | None, loc: tuple[str, ...]) -> list[str]:
     return found
 
 
-def _known_keys(data: dict[str, Any], faults: list[Fault]) -> dict[tuple[int | str, ...], list[str]]:
+def _known_keys(data: dict[str, Any], faults: Sequence[Fault]) -> dict[tuple[int | str, ...], list[str]]:
     """For the parent of each unknown key: the keys it may have, as far as the file and the faults show them."""
     unknown = {fault["loc"] for fault in faults if fault["type"] == "extra_forbidden"}
     known: dict[tuple[int | str, ...], list[str]] = {}
     for loc in unknown:
         parent = data
         for key in loc[:-1]:
-            parent = parent[key]  # type: ignore[index]  # a list position is a valid key here too
+            parent = parent[key]  # a key of a mapping or a position in a list
         present = [str(key) for key in parent if (*loc[:-1], key) not in unknown]
         missing = [str(f["loc"][-1]) for f in faults if f["type"] == "missing" and f["loc"][:-1] == loc[:-1]]
         known[loc] = missing + present
