@@ -5,6 +5,7 @@ imported, so the settings stand here, before any flow does that; a value that th
 """
 
 import os
+import sys
 
 SETTINGS = {
     # nothing here reports to anyone
@@ -21,6 +22,7 @@ SETTINGS = {
 ON_A_LAPTOP = {
     # With 0 Ray takes 127.0.0.1 as the address of its node, so nothing listens on a public interface.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 

@@ -23,6 +23,22 @@ def connect() -> None:
     use_plain_ray_data()
 
 
+def check_resources(num_workers: int, cpus_per_worker: int, gpus_per_worker: int) -> None:
+    """Fail at once where Ray would wait for ever: a machine of its own never grows. A cluster may.
+
+    Raises ValueError when the workers do not fit.
+    """
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    for name, wanted in (("CPU", num_workers * cpus_per_worker), ("GPU", num_workers * gpus_per_worker)):
+        found = int(ray.cluster_resources().get(name, 0))
+        if wanted > found:
+            raise ValueError(
+                f"{num_workers} workers want {wanted} {name}s, this machine has {found}; lower num_workers or "
+                f"{name.lower()}s_per_worker in params.yaml, or set RAY_ADDRESS to a larger cluster"
+            )
+
+
 def use_plain_ray_data() -> None:
     """Ray Data for log files and small tables.
 

@@ -36,8 +36,8 @@ class GroupedSampler:
 
     def __init__(
         self,
-        has_conversation: Sequence[bool],
-        has_caption: Sequence[bool],
+        has_conversation: Sequence[bool] | np.ndarray,
+        has_caption: Sequence[bool] | np.ndarray,
         autoregressive_batch_size: int,
         contrastive_batch_size: int,
         seed: int,

@@ -1,0 +1,86 @@
+"""What workers say to each other: gathered embeddings, sums, and one flat average of all gradients.
+
+Every function does nothing when there is no process group, so the same step runs in a plain Python process.
+"""
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+Value = TypeVar("Value")
+
+
+class GatherWithGradient(torch.autograd.Function):
+    """All workers' rows in order of rank; the gradient of a row is the sum over what every worker did with it."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.rows = slice(dist.get_rank() * len(rows), (dist.get_rank() + 1) * len(rows))
+        gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, rows.contiguous())
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total[ctx.rows]
+
+
+def rank() -> int:
+    """Number of this worker, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of workers, 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def gather_with_gradient(rows: Tensor) -> Tensor:
+    """(batch, …) of every worker -> (world_batch, …) on each; all workers bring equally many rows.
+
+    When each worker computes the same loss from the gathered rows and gradients are averaged over workers, the result
+    is the gradient of that loss in one process.
+    """
+    return GatherWithGradient.apply(rows) if world_size() > 1 else rows
+
+
+def sum_over_workers(values: Tensor) -> Tensor:
+    """The sum of a tensor over all workers, without gradient; the argument is left as it is."""
+    total = values.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(total)
+    return total
+
+
+def gather_objects(value: Value) -> list[Value]:
+    """The values of all workers in order of rank; pickled, so for small things between own processes."""
+    values: list[Any] = [value]
+    if world_size() > 1:
+        values *= world_size()
+        dist.all_gather_object(values, value)
+    return values
+
+
+def average_gradients(parameters: Iterable[nn.Parameter], values: Tensor) -> Tensor:
+    """Average over all workers `.grad` of the parameters, in place, and the vector `values`, which is returned.
+
+    One flat message. A parameter without a gradient counts as zeros: every worker must send equally much.
+    """
+    parameters = list(parameters)
+    flat = torch.cat([values, *(_gradient(parameter).flatten() for parameter in parameters)])
+    if world_size() > 1:
+        dist.all_reduce(flat)
+        flat /= world_size()
+    averaged, *gradients = flat.split([len(values), *(parameter.numel() for parameter in parameters)])
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient.view_as(parameter)
+    return averaged
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

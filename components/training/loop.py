@@ -1,0 +1,164 @@
+"""The training loop without any engine: what it needs of the outside world is handed in as functions."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+import torch
+from pydantic import Field
+
+from components.model.double_forward import DoubleForward
+from components.params import Params
+from components.training.collate import TrainBatch
+from components.training.distributed import rank, sum_over_workers, world_size
+from components.training.optimizer import OptimizerParams, learning_rate_at
+from components.training.state import HistoryRow, Progress, TrainingState, seed_step
+from components.training.step import LossParams, train_step
+
+
+class LoopParams(Params):
+    """How long, and how often something else happens; all counted in steps."""
+
+    num_steps: int = Field(ge=1)
+    log_every_steps: int = Field(ge=1)
+    validate_every_steps: int = Field(ge=1)
+    checkpoint_every_steps: int = Field(ge=1)
+    max_skipped_steps: int = Field(ge=0)  # steps whose gradient is not finite; one more ends the run
+
+
+class Outcome(StrEnum):
+    """How a run ended."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"  # on request, after a checkpoint
+    DIVERGED = "diverged"  # too many steps without a finite gradient
+
+
+class Surroundings(NamedTuple):
+    """What the loop asks of its surroundings; all workers call all of them at the same steps."""
+
+    validate: Callable[[], dict[str, float]]  # metrics, among them the "score" by which the best weights are chosen
+    checkpoint: Callable[[], None]  # save the training state
+    publish: Callable[[Sequence[HistoryRow]], None]  # show the whole history so far
+    is_stop_requested: Callable[[], bool]  # may differ between workers: one is enough
+
+
+def run_steps(
+    model: DoubleForward,
+    state: TrainingState,
+    batches: Iterable[TrainBatch],
+    loop: LoopParams,
+    losses: LossParams,
+    optimizer: OptimizerParams,
+    seed: int,
+    surroundings: Surroundings,
+) -> Outcome:
+    """Train from step `state.progress.next_step`, at which `batches` begin, to the end."""
+    model.train()
+    stopwatch = Stopwatch()
+    for batch in batches:
+        step = state.progress.next_step
+        seed_step(seed, step, rank())
+        rate = learning_rate_at(step, loop.num_steps, optimizer.learning_rate, optimizer.warmup_share)
+        batch = batch.to(model.backbone.device)
+        metrics = train_step(model, state.optimizer, batch, losses, rate, optimizer.max_gradient_norm)
+        state.progress = after_step(state.progress, metrics)
+        stopwatch.count(batch)
+        if state.progress.num_skipped_steps > loop.max_skipped_steps:
+            return Outcome.DIVERGED
+        is_stopping = _any_worker(surroundings.is_stop_requested(), model.backbone.device)
+        if after_interval(state, loop, stopwatch, surroundings) or is_stopping:
+            surroundings.checkpoint()
+        if is_stopping:
+            return Outcome.STOPPED
+        stopwatch.go_on()
+    return Outcome.FINISHED
+
+
+def after_interval(state: TrainingState, loop: LoopParams, stopwatch: "Stopwatch", surroundings: Surroundings) -> bool:
+    """Log and validate when it is time; says whether it is time for a checkpoint too."""
+    done = state.progress.next_step
+    is_last = done == loop.num_steps
+    if done % loop.log_every_steps == 0 or is_last:
+        state.progress = with_row(state.progress, stopwatch.timings())
+        surroundings.publish(state.progress.history)
+    if done % loop.validate_every_steps == 0 or is_last:
+        keep_score(state, surroundings.validate())
+        surroundings.publish(state.progress.history)
+    return done % loop.checkpoint_every_steps == 0 or is_last
+
+
+def after_step(progress: Progress, metrics: dict[str, float]) -> Progress:
+    """Count a step and remember its metrics until the next row of the history."""
+    is_skipped = bool(metrics["is_skipped"])
+    return progress.model_copy(
+        update={
+            "next_step": progress.next_step + 1,
+            "num_skipped_steps": progress.num_skipped_steps + is_skipped,
+            "unlogged": progress.unlogged if is_skipped else (*progress.unlogged, metrics),
+        }
+    )
+
+
+def with_row(progress: Progress, timings: dict[str, float]) -> Progress:
+    """Turn the remembered metrics into a row of means."""
+    steps = progress.unlogged
+    names = [name for name in steps[0] if name != "is_skipped"] if steps else []
+    means = {f"train/{name}": sum(step[name] for step in steps) / len(steps) for name in names}
+    metrics = {**means, "train/skipped_steps": float(progress.num_skipped_steps)}
+    row = HistoryRow(step=progress.next_step, metrics=metrics, timings=timings)
+    return progress.model_copy(update={"history": (*progress.history, row), "unlogged": ()})
+
+
+def keep_score(state: TrainingState, metrics: dict[str, float]) -> None:
+    """Add a row for a validation, and keep the weights if no earlier ones were as good."""
+    if state.progress.best_score is None or metrics["score"] > state.progress.best_score:
+        state.keep_as_best(metrics["score"])
+    named = {f"validation/{name}": value for name, value in metrics.items()}
+    assert state.progress.best_score is not None
+    named["validation/best_score"] = state.progress.best_score
+    row = HistoryRow(step=state.progress.next_step, metrics=named, timings={})
+    state.progress = state.progress.model_copy(update={"history": (*state.progress.history, row)})
+
+
+class Stopwatch:
+    """Time spent in steps, waiting for batches included, validation and checkpoints not."""
+
+    def __init__(self) -> None:
+        self.num_steps = self.num_samples = 0
+        self.seconds = 0.0
+        self.go_on()
+
+    def go_on(self) -> None:
+        self.started = time.perf_counter()
+
+    def count(self, batch: TrainBatch) -> None:
+        self.seconds += time.perf_counter() - self.started
+        self.num_steps += 1
+        self.num_samples += (len(batch.conversation_ids) + len(batch.caption_ids)) * world_size()
+
+    def timings(self) -> dict[str, float]:
+        """Means since the last call. A sample is a conversation or a caption, of any worker."""
+        timings = {
+            "seconds_per_step": self.seconds / max(self.num_steps, 1),
+            "samples_per_second": self.num_samples / max(self.seconds, 1e-9),
+            "peak_memory_bytes": float(peak_memory_bytes()),
+        }
+        self.num_steps = self.num_samples = 0
+        self.seconds = 0.0
+        return timings
+
+
+def peak_memory_bytes() -> int:
+    """Of the GPU if there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _any_worker(is_true: bool, device: torch.device) -> bool:
+    return bool(sum_over_workers(torch.tensor(float(is_true), device=device)))

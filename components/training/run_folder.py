@@ -1,0 +1,72 @@
+"""The folder in which an unfinished training run lives: one run at a time, and never somebody else's checkpoint."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from components.training.state import HistoryRow
+
+
+@contextmanager
+def only_run_in(state: Path) -> Iterator[None]:
+    """Hold the lock of a state folder, which ends with its process. Raises RuntimeError when another run holds it."""
+    state.mkdir(parents=True, exist_ok=True)
+    with (state / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(
+                f"{state}: another run is at work there; wait for it, or give this one its own"
+            ) from None
+        yield
+
+
+def fingerprint(settings: Sequence[str], inputs: Iterable[Path]) -> str:
+    """A name for everything that decides the result: change any of it, and old checkpoints no longer fit.
+
+    Files are told apart by name, size and time of change, not by content: a data set may be of any size.
+    """
+    digest = hashlib.sha256("\0".join(settings).encode())
+    for path in inputs:
+        files = sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+        for file in files or [path]:
+            status = file.stat()
+            digest.update(f"\0{file} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]
+
+
+def open_run(state: Path, name: str) -> Path:
+    """The folder of the run called `name`; what runs of another name left in the state folder is removed."""
+    for other in state.iterdir():
+        if other.is_dir() and other.name != name:
+            shutil.rmtree(other)
+    run = state / name
+    run.mkdir(exist_ok=True)
+    return run
+
+
+def publish(folder: Path, output: Path) -> None:
+    """Copy a finished folder to its place; it appears there whole."""
+    aside = output.with_name(f"{output.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(folder, aside)
+    shutil.rmtree(output, ignore_errors=True)
+    os.replace(aside, output)
+
+
+def write_history(rows: Iterable[HistoryRow], path: Path) -> None:
+    """Replace a history file, one JSON row per line."""
+    aside = path.with_name(f"{path.name}.partial")
+    aside.write_text("".join(f"{row.model_dump_json()}\n" for row in rows), encoding="utf-8")
+    os.replace(aside, path)
+
+
+def read_history(path: Path) -> list[HistoryRow]:
+    """The rows written so far; none before the first."""
+    if not path.exists():
+        return []
+    return [HistoryRow.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]

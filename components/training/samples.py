@@ -1,0 +1,68 @@
+"""The curated training samples as one file with random access.
+
+Parquet is read in blocks, a shuffled training step wants single rows from everywhere. The columns that training needs
+are copied once to an uncompressed Arrow file, which all workers of a machine map into memory: opening it costs nothing,
+and its pages are shared.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from components import schema
+from components.pictures import PictureLimits, decode_picture
+from components.training.collate import TrainSample
+
+COLUMNS = [schema.SAMPLE_ID, schema.IMAGE, schema.CONVERSATION, schema.CAPTION]
+ROWS_PER_BATCH = 256  # bounds the memory of the copy
+
+
+def write_sample_file(shards: Iterable[Path], output: Path) -> None:
+    """Copy Parquet shards, in the order given, to an Arrow file that appears whole or not at all."""
+    partial = output.with_name(output.name + ".partial")
+    with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, _stored_schema()) as writer:
+        for shard in shards:
+            for batch in pq.ParquetFile(shard).iter_batches(ROWS_PER_BATCH, columns=COLUMNS):
+                writer.write_batch(batch.select(COLUMNS).cast(_stored_schema()))
+    os.replace(partial, output)
+
+
+class SampleTable:
+    """The rows of a sample file, by position."""
+
+    def __init__(self, path: Path) -> None:
+        self.table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @property
+    def has_conversation(self) -> np.ndarray:
+        """One flag per sample."""
+        return pc.greater(pc.list_value_length(self.table[schema.CONVERSATION]), 0).to_numpy()
+
+    @property
+    def has_caption(self) -> np.ndarray:
+        """One flag per sample; a caption is of use only with its picture."""
+        image, caption = (pc.is_valid(self.table[name]) for name in (schema.IMAGE, schema.CAPTION))
+        return pc.and_(image, caption).to_numpy()
+
+    def sample(self, index: int, limits: PictureLimits) -> TrainSample:
+        """One row with its picture decoded. Raises ValueError naming the sample whose picture is damaged."""
+        sample_id, image, conversation, caption = (self.table[name][index].as_py() for name in COLUMNS)
+        try:
+            picture = None if image is None else decode_picture(image, limits)
+        except ValueError as error:
+            raise ValueError(
+                f"sample {sample_id}: {error}; was data/curated changed by hand? run curate again"
+            ) from error
+        return TrainSample(sample_id, picture, conversation, caption)
+
+
+def _stored_schema() -> pa.Schema:
+    return pa.schema([schema.SAMPLES.field(name) for name in COLUMNS])

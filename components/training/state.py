@@ -1,0 +1,100 @@
+"""A training run that can stop anywhere and go on as if it had not.
+
+What has to be kept: trained weights, the optimizer, and the progress. The schedule, the samples and the random numbers
+of a step are functions of the seed and the number of the step (`learning_rate_at`, `GroupedSampler`, `seed_step`), so
+that number is their whole state.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from components.params import Params
+
+WEIGHTS_FILE = "weights.safetensors"
+BEST_FILE = "best.safetensors"
+OPTIMIZER_FILE = "optimizer.pt"
+PROGRESS_FILE = "progress.json"
+
+
+class HistoryRow(Params):
+    """What was measured after `step` steps. Timings are kept apart: they differ from run to run."""
+
+    step: int
+    metrics: dict[str, float]
+    timings: dict[str, float]
+
+
+class Progress(Params):
+    """Where the run is; replaced, not changed."""
+
+    next_step: int = Field(ge=0)  # = number of steps done
+    num_skipped_steps: int = Field(ge=0)  # because the gradient was not finite
+    best_step: int | None
+    best_score: float | None
+    history: tuple[HistoryRow, ...]
+    unlogged: tuple[dict[str, float], ...]  # metrics of the steps since the last row of the history
+
+
+START = Progress(next_step=0, num_skipped_steps=0, best_step=None, best_score=None, history=(), unlogged=())
+
+
+@dataclass
+class TrainingState:
+    """All that changes in the course of training."""
+
+    parameters: dict[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    progress: Progress
+    best: dict[str, Tensor]  # the weights with the best score so far, on the CPU; empty before the first validation
+
+    def keep_as_best(self, score: float) -> None:
+        """Copy the current weights."""
+        self.best = weights_of(self.parameters)
+        self.progress = self.progress.model_copy(update={"best_step": self.progress.next_step, "best_score": score})
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Make the random numbers of a step (dropout) a function of its number and of the worker."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))
+
+
+def weights_of(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Copies on the CPU."""
+    return {name: parameter.detach().cpu().clone() for name, parameter in parameters.items()}
+
+
+def load_weights(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> None:
+    """Put weights into a model, in place. Raises ValueError when names or shapes differ."""
+    expected, found = ({name: tuple(t.shape) for name, t in group.items()} for group in (parameters, weights))
+    if expected != found:
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise ValueError(
+            f"checkpoint of another model: {wrong[0]} is {found.get(wrong[0])}, expected {expected.get(wrong[0])} "
+            f"({len(wrong)} tensors differ); remove the state folder to start over"
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+
+
+def save_state(state: TrainingState, folder: Path) -> None:
+    """Write everything into a folder."""
+    save_file(weights_of(state.parameters), folder / WEIGHTS_FILE)
+    save_file(state.best, folder / BEST_FILE)
+    torch.save(state.optimizer.state_dict(), folder / OPTIMIZER_FILE)
+    (folder / PROGRESS_FILE).write_text(state.progress.model_dump_json(), encoding="utf-8")
+
+
+def load_state(state: TrainingState, folder: Path) -> None:
+    """Continue from a folder that `save_state` wrote."""
+    load_weights(state.parameters, load_file(folder / WEIGHTS_FILE))
+    state.best = load_file(folder / BEST_FILE)
+    state.optimizer.load_state_dict(torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True))
+    state.progress = Progress.model_validate_json((folder / PROGRESS_FILE).read_text(encoding="utf-8"))

@@ -1,0 +1,286 @@
+"""Stage `train`: curated samples and a frozen base LVLM -> a compressor (two adapters, summary queries, logit scale).
+
+    python -m flows.train CURATED BASE COMPRESSOR METRICS TIMINGS STATE
+
+BASE is a folder or a hub id. COMPRESSOR appears whole or not at all. METRICS are DVCLive files, the same in every run;
+TIMINGS are those that differ from run to run. STATE holds the checkpoints of an unfinished run and nothing else: the
+same command goes on from the last one, whatever ended the run before. SIGTERM or Ctrl-C saves a checkpoint and ends
+with an error. On several machines the folders are shared ones.
+"""
+
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import ray.train
+import torch
+from dvclive import Live
+from pydantic import Field, model_validator
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+
+from components import schema
+from components.model.backbone import BackboneParams, load_backbone
+from components.model.checkpoint import save_compressor
+from components.model.double_forward import (
+    CompressorParams,
+    DoubleForward,
+    build_double_forward,
+    enable_gradient_checkpointing,
+)
+from components.params import Params, load_params
+from components.pictures import PictureLimits
+from components.training.collate import LengthParams, TrainBatch, collate
+from components.training.loader import load_batches
+from components.training.loop import LoopParams, Outcome, Surroundings, run_steps
+from components.training.optimizer import OptimizerParams, build_optimizer, trained_parameters
+from components.training.run_folder import fingerprint, only_run_in, open_run, publish, read_history, write_history
+from components.training.sampler import GroupedSampler
+from components.training.samples import SampleTable, write_sample_file
+from components.training.state import START, HistoryRow, TrainingState, load_state, load_weights, save_state
+from components.training.step import LossParams
+from components.training.validation import ValidationParams, load_validation_set, validate
+from flows.cluster import check_resources, connect
+from flows.lifetime import die_with_parent
+
+# Files of a run folder.
+SAMPLES, HISTORY, STOP, RESULT = "samples.arrow", "history.jsonl", "stop", "compressor"
+CODE = ("components/training", "components/model", "components/losses", "flows/train.py")
+LIBRARIES = ("torch", "transformers", "peft")
+SECONDS_BETWEEN_LOOKS = 1.0
+ENDINGS = {
+    Outcome.STOPPED: "stopped on request at step {step}; run the same command again to go on from there",
+    Outcome.DIVERGED: (
+        "after step {step} too many gradients were not finite; lower train.optimizer.learning_rate, or remove {state} "
+        "and look for a damaged base model"
+    ),
+}
+
+
+class TrainParams(Params):
+    """Everything that decides how a compressor is trained, and on how many workers."""
+
+    seed: int = Field(ge=0)
+    num_workers: int = Field(ge=1)
+    cpus_per_worker: int = Field(ge=1)  # reserved on the cluster
+    gpus_per_worker: int = Field(ge=0, le=1)  # 0: CPUs, joined by gloo; 1: GPUs, joined by NCCL
+    threads_per_worker: int = Field(ge=1)  # CPU threads that compute
+    decoding_threads_per_worker: int = Field(ge=1)  # CPU threads that decode pictures for the next step
+    max_failures: int = Field(ge=0)  # restarts from the last checkpoint when a worker is lost
+    autoregressive_batch_size: int = Field(ge=1)  # conversations per step, over all workers
+    contrastive_batch_size: int = Field(ge=2)  # picture-caption pairs per step, over all workers
+    gradient_checkpointing: bool  # recompute layers in the backward pass: less memory, a third more time
+    backbone: BackboneParams
+    compressor: CompressorParams
+    loop: LoopParams
+    losses: LossParams
+    optimizer: OptimizerParams
+    lengths: LengthParams
+    pictures: PictureLimits
+    validation: ValidationParams
+
+    @model_validator(mode="after")
+    def _workers_share_alike(self) -> Self:
+        for name in ("autoregressive_batch_size", "contrastive_batch_size"):
+            if getattr(self, name) % self.num_workers:
+                raise ValueError(f"{name} {getattr(self, name)} is not a multiple of num_workers {self.num_workers}")
+        return self
+
+
+def train(
+    params: TrainParams, curated: Path, base: str, output: Path, metrics: Path, timings: Path, state: Path
+) -> None:
+    """Run the training to its end. SystemExit with a message when it was stopped or did not converge."""
+    base = str(Path(base).resolve()) if Path(base).is_dir() else base
+    with only_run_in(state):
+        run = prepare_run(params, curated.resolve(), base, state.resolve())
+        connect()
+        check_resources(params.num_workers, params.cpus_per_worker, params.gpus_per_worker)
+        trainer = TorchTrainer(
+            train_worker,  # type: ignore[arg-type]  # what it returns is wanted
+            train_loop_config={"params": params.model_dump(), "curated": curated.resolve(), "base": base, "run": run},
+            scaling_config=ScalingConfig(
+                num_workers=params.num_workers,
+                use_gpu=params.gpus_per_worker > 0,
+                resources_per_worker={"CPU": params.cpus_per_worker, "GPU": params.gpus_per_worker},
+            ),
+            run_config=RunConfig(
+                name=run.name,  # Ray goes on from the last checkpoint of a run of the same name
+                storage_path=str(run.parent),
+                failure_config=FailureConfig(max_failures=params.max_failures),
+                checkpoint_config=CheckpointConfig(num_to_keep=1),
+            ),
+        )
+        outcome, step = watch(trainer, run, MetricFiles(metrics, timings, params.loop.num_steps))
+        if outcome is not Outcome.FINISHED:
+            sys.exit(ENDINGS[outcome].format(step=step, state=state))
+        publish(run / RESULT, output)
+        shutil.rmtree(run)
+
+
+def prepare_run(params: TrainParams, curated: Path, base: str, state: Path) -> Path:
+    """The folder of this run, new or left by an interrupted one, with the samples in random-access form."""
+    code = [Path(__file__).parent.parent / part for part in CODE]
+    inputs = [curated, *code, *([Path(base)] if Path(base).is_dir() else [])]
+    run = open_run(state, fingerprint([params.model_dump_json(), base, *map(version, LIBRARIES)], inputs))
+    for stale in (HISTORY, STOP):
+        (run / stale).unlink(missing_ok=True)
+    if not (run / SAMPLES).exists():
+        write_sample_file(sorted((curated / "samples" / schema.TRAIN).glob("*.parquet")), run / SAMPLES)
+    return run
+
+
+def watch(trainer: TorchTrainer, run: Path, files: "MetricFiles") -> tuple[Outcome, int]:
+    """Run the trainer, show its progress, and turn SIGTERM and Ctrl-C into a request to stop after a checkpoint."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: (run / STOP).touch())
+    with ThreadPoolExecutor(1, "trainer") as pool:  # in the main thread Ray would end a run on Ctrl-C with success
+        training = pool.submit(trainer.fit)
+        while not wait([training], SECONDS_BETWEEN_LOOKS).done:
+            files.follow(read_history(run / HISTORY))
+    files.follow(read_history(run / HISTORY))
+    files.end()
+    result = training.result().return_value  # type: ignore[attr-defined]  # missing in Ray's stubs
+    return Outcome(result["outcome"]), result["step"]
+
+
+class MetricFiles:
+    """DVCLive files and log lines that follow a history, also when it goes back to a checkpoint."""
+
+    def __init__(self, metrics: Path, timings: Path, num_steps: int) -> None:
+        self.folders = (metrics, timings)
+        self.num_steps = num_steps
+        self.shown: list[HistoryRow] = []
+        self.lives = self._start_over()
+
+    def follow(self, history: Sequence[HistoryRow]) -> None:
+        """Write what is new; start over when the history has changed."""
+        if list(history[: len(self.shown)]) != self.shown:
+            self.shown, self.lives = [], self._start_over()
+        for row in history[len(self.shown) :]:
+            for live, values in zip(self.lives, (row.metrics, row.timings), strict=True):
+                live.step = row.step
+                for name, value in values.items():
+                    live.log_metric(name, value)
+                live.make_summary()
+            print(describe(row, self.num_steps), flush=True)
+        self.shown = list(history)
+
+    def end(self) -> None:
+        for live in self.lives:
+            live.end()
+
+    def _start_over(self) -> list[Live]:
+        """Empty folders."""
+        return [
+            Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
+            for folder in self.folders
+        ]
+
+
+def describe(row: HistoryRow, num_steps: int) -> str:
+    """One line for the log."""
+    values = ", ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in row.metrics.items())
+    line = f"step {row.step}/{num_steps}: {values}"
+    if row.timings:
+        seconds = row.timings["seconds_per_step"]
+        line += f"; {seconds:.2f} s a step, {(num_steps - row.step) * seconds / 60:.1f} min of training left"
+    return line
+
+
+def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
+    """What every worker runs; returns how and after which step it ended."""
+    params, run = TrainParams.model_validate(config["params"]), config["run"]
+    torch.set_num_threads(params.threads_per_worker)
+    model = load_model(params, config["base"])
+    trained = trained_parameters(model)
+    state = TrainingState(trained, build_optimizer(trained.values(), params.optimizer), START, {})
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint:
+        with checkpoint.as_directory() as folder:
+            load_state(state, Path(folder))
+    is_first = ray.train.get_context().get_world_rank() == 0
+    data = load_validation_set(config["curated"], params.validation, params.pictures)
+    surroundings = Surroundings(
+        validate=lambda: validate(
+            model,
+            data,
+            params.validation.batch_size,
+            params.validation.max_new_tokens,
+            params.lengths.max_caption_tokens,
+        ),
+        checkpoint=lambda: report_checkpoint(state, is_first),
+        publish=lambda history: write_history(history, run / HISTORY) if is_first else None,
+        is_stop_requested=(run / STOP).exists,
+    )
+    surroundings.publish(state.progress.history)
+    batches = training_batches(params, model, SampleTable(run / SAMPLES), state.progress.next_step)
+    outcome = run_steps(model, state, batches, params.loop, params.losses, params.optimizer, params.seed, surroundings)
+    if outcome is Outcome.FINISHED and is_first:
+        export(model, state, run)
+    return {"outcome": outcome.value, "step": state.progress.next_step}
+
+
+def load_model(params: TrainParams, base: str) -> DoubleForward:
+    """The base model with untrained adapters and queries, on this worker's device."""
+    options = params.backbone
+    backbone = load_backbone(base, options.revision, options.torch_dtype, options.attention, options.pad_to_square)
+    model = build_double_forward(backbone.to(get_device()), params.compressor, params.seed)
+    if params.gradient_checkpointing:
+        enable_gradient_checkpointing(model)
+    return model
+
+
+def training_batches(params: TrainParams, model: DoubleForward, table: SampleTable, step: int) -> Iterator[TrainBatch]:
+    """This worker's batches from `step` on; the samples of a loss of weight 0 are not drawn."""
+    sampler = GroupedSampler(
+        table.has_conversation,
+        table.has_caption,
+        params.autoregressive_batch_size if params.losses.autoregressive_weight else 0,
+        params.contrastive_batch_size if params.losses.contrastive_weight else 0,
+        params.seed,
+    )
+    context = ray.train.get_context()
+    return load_batches(
+        range(step, params.loop.num_steps),
+        lambda step: sampler.samples(step).shard(context.get_world_rank(), context.get_world_size()),
+        lambda index: table.sample(index, params.pictures),
+        lambda samples, groups: collate(samples, groups, model.backbone, model.num_summary_tokens, params.lengths),
+        params.decoding_threads_per_worker,
+    )
+
+
+def report_checkpoint(state: TrainingState, is_first: bool) -> None:
+    """Have Ray keep the training state; all workers call this, the first one brings the files."""
+    step = state.progress.next_step
+    with tempfile.TemporaryDirectory() as folder:
+        if is_first:
+            save_state(state, Path(folder))
+        checkpoint = Checkpoint.from_directory(folder) if is_first else None
+        ray.train.report({"step": step}, checkpoint, checkpoint_dir_name=f"step-{step:08d}")
+
+
+def export(model: DoubleForward, state: TrainingState, run: Path) -> None:
+    """Write the compressor with the best weights into the run folder."""
+    load_weights(state.parameters, state.best)
+    rows = [row.metrics for row in state.progress.history if row.step == state.progress.best_step]
+    figures = {name: value for metrics in rows for name, value in metrics.items() if name.startswith("validation/")}
+    card = {"training steps": state.progress.next_step, "step of these weights": state.progress.best_step or 0}
+    aside = run / "export"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    save_compressor(model, aside, card | {name: f"{value:.4f}" for name, value in figures.items()})
+    shutil.rmtree(run / RESULT, ignore_errors=True)
+    aside.rename(run / RESULT)
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    curated, base, *folders = sys.argv[1:]
+    train(load_params("train", TrainParams), Path(curated), base, *map(Path, folders))

@@ -1,0 +1,12 @@
+from pathlib import Path
+
+import pytest
+
+from components.model.double_forward import DoubleForward
+from tests.components.model.conftest import llava_folder  # noqa: F401
+from tests.components.training.world import build_model
+
+
+@pytest.fixture
+def model(llava_folder: Path) -> DoubleForward:  # noqa: F811
+    return build_model(llava_folder)

@@ -1,0 +1,119 @@
+"""The whole step: the gradient of two workers is that of one, through both losses and both adapters."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.model.double_forward import DoubleForward
+from components.training.collate import TrainBatch, collate
+from components.training.optimizer import OptimizerParams, build_optimizer, trained_parameters
+from components.training.sampler import GroupedSampler, StepSamples
+from components.training.step import LossParams, backward_step, step_losses, train_step
+from tests.components.training.world import LENGTHS, build_model, in_two_processes, samples
+
+BOTH = LossParams(autoregressive_weight=1.0, contrastive_weight=0.5)
+OPTIMIZER = OptimizerParams(
+    learning_rate=1e-2, warmup_share=0.0, betas=(0.9, 0.999), weight_decay=0.0, max_gradient_norm=1.0
+)
+
+
+def batch_of(model: DoubleForward, rank: int, world_size: int, contrastive: int = 8) -> TrainBatch:
+    table = samples(40)
+    conversation = [bool(sample.conversation) for sample in table.values()]
+    caption = [sample.caption is not None for sample in table.values()]
+    groups = GroupedSampler(conversation, caption, 8, contrastive, seed=0).samples(1).shard(rank, world_size)
+    mine = {i: table[i] for i in dict.fromkeys(groups.autoregressive + groups.contrastive)}
+    return collate(mine, groups, model.backbone, model.num_summary_tokens, LENGTHS)
+
+
+def gradients_worker(rank: int, folder: Path, llava_folder: Path, dtype: torch.dtype) -> None:
+    model = build_model(llava_folder).to(dtype)
+    values = backward_step(model, batch_of(model, rank, 2), BOTH)
+    gradients = {name: parameter.grad for name, parameter in trained_parameters(model).items()}
+    torch.save((values, gradients), folder / f"{rank}.pt")
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-9)])
+def test_two_workers_give_the_gradient_of_one(
+    llava_folder: Path, tmp_path: Path, dtype: torch.dtype, tolerance: float
+) -> None:
+    in_two_processes(gradients_worker, tmp_path, llava_folder, dtype)
+    model = build_model(llava_folder).to(dtype)
+    values = backward_step(model, batch_of(model, 0, 1), BOTH)
+    whole = torch.cat([parameter.grad.flatten() for parameter in trained_parameters(model).values()])
+    for rank in range(2):
+        found_values, found = torch.load(tmp_path / f"{rank}.pt")
+        for name, value in values.items():
+            assert float(found_values[name]) == pytest.approx(float(value), rel=tolerance)
+        difference = torch.cat([gradient.flatten() for gradient in found.values()]) - whole
+        assert difference.norm() / whole.norm() < tolerance
+        for name, parameter in trained_parameters(model).items():
+            print(name, float((found[name]-parameter.grad).norm()/parameter.grad.norm()))
+
+
+def test_autoregressive_loss_is_the_mean_over_all_answer_tokens(model: DoubleForward) -> None:
+    batch = batch_of(model, 0, 1)
+    with torch.no_grad():
+        losses = step_losses(model, batch)
+        summary_tokens = model.compress_images(model.backbone.encode_images(batch.pixel_values))
+        hidden = model.generation_hidden(
+            summary_tokens[batch.conversation_pictures], batch.conversation_ids, batch.conversation_mask
+        )
+        logits = model.backbone.lm_head(hidden)
+    expected = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten())
+    torch.testing.assert_close(losses.autoregressive, expected)
+
+
+def test_a_sample_with_both_texts_is_compressed_once(model: DoubleForward) -> None:
+    batch = batch_of(model, 0, 1)
+    shared = set(batch.conversation_pictures.tolist()) & set(batch.caption_pictures.tolist())
+    assert shared
+    assert len(batch.pixel_values) == len(batch.conversation_pictures) + len(batch.caption_pictures) - len(shared)
+
+
+@pytest.mark.parametrize(("autoregressive", "contrastive"), [(1.0, 0.0), (0.0, 1.0)])
+def test_a_loss_of_weight_0_leaves_its_own_parts_alone(
+    model: DoubleForward, autoregressive: float, contrastive: float
+) -> None:
+    weights = LossParams(autoregressive_weight=autoregressive, contrastive_weight=contrastive)
+    backward_step(model, batch_of(model, 0, 1), weights)
+    norms = {name: float(parameter.grad.norm()) for name, parameter in trained_parameters(model).items()}
+    assert norms["queries.weight"] > 0
+    assert all((norm > 0) == bool(autoregressive) for name, norm in norms.items() if "generation" in name.split("."))
+    assert (norms["log_logit_scale"] > 0) == bool(contrastive)
+
+
+def test_training_lowers_the_loss(model: DoubleForward) -> None:
+    optimizer = build_optimizer(trained_parameters(model).values(), OPTIMIZER)
+    batch = batch_of(model, 0, 1)
+    losses = [train_step(model, optimizer, batch, BOTH, 1e-2, 1.0)["loss"] for _ in range(15)]
+    assert losses[-1] < 0.95 * losses[0]
+
+
+def test_a_step_without_a_finite_gradient_changes_nothing(model: DoubleForward) -> None:
+    optimizer = build_optimizer(trained_parameters(model).values(), OPTIMIZER)
+    batch = batch_of(model, 0, 1)
+    before = {name: parameter.detach().clone() for name, parameter in trained_parameters(model).items()}
+    damaged = batch._replace(pixel_values=batch.pixel_values.clone().fill_(torch.nan))
+    assert train_step(model, optimizer, damaged, BOTH, 1e-2, 1.0)["is_skipped"] == 1
+    assert all(torch.equal(parameter, before[name]) for name, parameter in trained_parameters(model).items())
+    metrics = train_step(model, optimizer, batch, BOTH, 1e-2, 1.0)
+    assert metrics["is_skipped"] == 0
+    assert not torch.equal(model.queries.weight, before["queries.weight"])
+
+
+def test_text_only_groups_need_no_picture(model: DoubleForward) -> None:
+    table = {4: samples(5)[4]}
+    batch = collate(table, StepSamples((4,), ()), model.backbone, model.num_summary_tokens, LENGTHS)
+    losses = step_losses(model, batch)
+    assert losses.autoregressive > 0
+    assert losses.contrastive == 0
+
+
+def test_the_logit_scale_is_kept_at_its_maximum(model: DoubleForward) -> None:
+    optimizer = build_optimizer(trained_parameters(model).values(), OPTIMIZER)
+    with torch.no_grad():
+        model.log_logit_scale.fill_(10.0)
+    metrics = train_step(model, optimizer, batch_of(model, 0, 1), BOTH, 1e-2, 1.0)
+    assert metrics["logit_scale"] == pytest.approx(model.params.max_logit_scale)
