@@ -6,6 +6,7 @@ opened.
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -68,13 +69,16 @@ def main(
     compressor: Annotated[Path, typer.Option(help="The compressor that wrote it.")] = Path("models/compressor"),
     base: Annotated[
         str | None,
-        typer.Option(help="Base model, folder or hub id. [default: as the compressor says, beside it or on the hub]"),
+        typer.Option(
+            help="Base model, folder or hub id; otherwise the one the compressor names, beside it or on the hub."
+        ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 32,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the answer alone.")] = False,
 ) -> None:
     """Answer a question about one compressed picture."""
     transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries to each other
     try:
         text = answer(TokenStore.open(store), compressor, base, image_id, question, max_new_tokens)
     except (ValueError, OSError) as error:

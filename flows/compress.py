@@ -20,11 +20,12 @@ import torch
 import typer
 from pydantic import Field
 from ray.data import ActorPoolStrategy
+from transformers.utils import logging as transformers_logging
 
 from components.compression.codecs import Codec
 from components.compression.compressor import compress_pictures
 from components.compression.corpus import Corpus, Shard, corpus_identity, newest_change, plan_shards
-from components.compression.identity import find_base, provenance_of
+from components.compression.identity import check_base, find_base, provenance_of
 from components.compression.manifest import MANIFEST, Manifest
 from components.compression.provenance import Provenance, StoreError, differences
 from components.compression.rejects import Reject, reject_counts
@@ -62,13 +63,14 @@ class CompressParams(Params):
     rows_per_shard: Annotated[int, Field(ge=1)]  # pictures per file
     rows_per_row_group: Annotated[int, Field(ge=1)]
     max_picture_bytes: Annotated[int, Field(ge=1)]
+    max_restarts: Annotated[int, Field(ge=0)]  # of one worker; a picture that crashes the decoder ends the job then
     max_reject_fraction: Annotated[float, Field(ge=0, le=1)]
     picture_suffixes: tuple[str, ...]  # lower case, with the dot
     pictures: PictureLimits
 
     def settings(self) -> dict[str, Any]:
         """What decides the stored values and files; worker counts do not."""
-        indifferent = {"num_workers", "decode_threads", "max_reject_fraction"}
+        indifferent = {"num_workers", "decode_threads", "max_restarts", "max_reject_fraction"}
         return self.model_dump(mode="json", exclude=indifferent)
 
 
@@ -79,6 +81,7 @@ class ImageCompressor:
         self.params = CompressParams.model_validate(params)
         self.kind, self.root, self.work = task["kind"], Path(task["root"]), Path(task["work"])
         self.provenance = Provenance.model_validate(task["provenance"])
+        transformers_logging.disable_progress_bar()
         torch.set_num_threads(self.params.cpus_per_worker)
         device = torch.device("cuda" if self.params.gpus_per_worker else "cpu")
         dtype = getattr(torch, self.params.dtype)
@@ -111,30 +114,36 @@ def compress(params: CompressParams, images: Path, compressor: Path, output: Pat
     corpus = list_corpus(images, params.picture_suffixes)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         return check_finished(params, provenance, corpus, output)
-    name = fingerprint({**_inputs(params, provenance, corpus), "files": corpus.files})
-    with work_folder(output, name) as work:
+    base = find_base(compressor, base)
+    check_base(compressor, base)
+    inputs = _inputs(params, provenance, corpus)
+    with work_folder(output, fingerprint({**inputs, "files": corpus.files})) as work:
         task = {
             "kind": corpus.kind,
             "root": str(corpus.root),
             "work": str(work),
             "provenance": provenance.model_dump(),
             "compressor": str(compressor),
-            "base": find_base(compressor, base),
+            "base": base,
         }
         reports = compress_shards(params, task, list(plan_shards(corpus, params.rows_per_shard)), work)
         if differences(provenance, provenance_of(compressor, params.codec, params.dtype)):
             raise StoreError(f"{compressor}: changed while it was in use; run again")
         check_rejects(corpus, reports, params.max_reject_fraction)
-        inputs = _inputs(params, provenance, corpus)
-        return publish_store(work, output, provenance, inputs["corpus"], inputs["settings"], reports, corpus.rejects)
+        description = {**inputs["corpus"], "skipped_files": corpus.skipped}
+        return publish_store(work, output, provenance, description, inputs["settings"], reports, corpus.rejects)
 
 
 def check_finished(params: CompressParams, provenance: Provenance, corpus: Corpus, output: Path) -> Manifest:
     """The manifest of a store that already is what this run would write. Raises StoreError for anything else."""
     store = TokenStore.open(output)
-    wanted = _inputs(params, provenance, corpus)
-    found = {"corpus": store.manifest.corpus, "settings": store.manifest.settings}
-    differing = [f"{key}: {found[key]} != {wanted[key]}" for key in found if found[key] != wanted[key]]
+    inputs = _inputs(params, provenance, corpus)
+    differing = [
+        f"{key}: {found.get(key)} != {value}"
+        for found, wanted in ((store.manifest.corpus, inputs["corpus"]), (store.manifest.settings, inputs["settings"]))
+        for key, value in wanted.items()
+        if found.get(key) != value
+    ]
     differing += differences(store.provenance, provenance)
     if newest_change(corpus) > (output / MANIFEST).stat().st_mtime_ns:
         differing.append("pictures have changed since")
@@ -172,6 +181,8 @@ def run_workers(params: CompressParams, task: dict[str, Any], shards: list[Shard
         compute=ActorPoolStrategy(size=min(params.num_workers, len(shards))),
         num_cpus=params.cpus_per_worker,
         num_gpus=params.gpus_per_worker,
+        max_restarts=params.max_restarts,
+        max_task_retries=params.max_restarts,
     )
     for row in finished.iter_rows():
         yield int(row["number"])
@@ -201,8 +212,8 @@ def check_rejects(corpus: Corpus, reports: list[ShardReport], max_fraction: floa
         print(f"compress: reject {reject.image_id!r}: {reject.reason}: {reject.detail}", file=sys.stderr)
     if len(rejects) == rows_in or len(rejects) > max_fraction * rows_in:
         raise ValueError(
-            f"{corpus.root}: {len(rejects)} of {rows_in} pictures cannot be compressed {reject_counts(rejects)}, more than "
-            f"compress.max_reject_fraction {max_fraction:g}; repair or remove them, or raise it in params.yaml"
+            f"{corpus.root}: {len(rejects)} of {rows_in} pictures cannot be compressed {reject_counts(rejects)}, more "
+            f"than compress.max_reject_fraction {max_fraction:g}; repair or remove them, or raise it in params.yaml"
         )
 
 
@@ -220,15 +231,20 @@ def main(
     output: Annotated[Path, typer.Argument(help="Folder for the store; must not exist yet.")],
     base: Annotated[
         str | None,
-        typer.Option(help="Base model, folder or hub id. [default: as the compressor says, beside it or on the hub]"),
+        typer.Option(
+            help="Base model, folder or hub id; otherwise the one the compressor names, beside it or on the hub."
+        ),
     ] = None,
 ) -> None:
     """Compress pictures into a store of summary tokens, with the section `compress` of params.yaml."""
     die_with_parent()
     try:
         manifest = compress(load_params("compress", CompressParams), images, compressor, output, base)
-    except (ValueError, ray.exceptions.RayError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"compress: {error}")
+    except ray.exceptions.RayError as error:
+        print(error, file=sys.stderr)
+        sys.exit(f"compress: a worker failed: {str(error).strip().splitlines()[-1]}; run again to go on from here")
     kept = f"{manifest.rows_kept} of {manifest.rows_in} pictures in {len(manifest.files)} files"
     others = f", other files: {manifest.corpus['skipped_files']}" if manifest.corpus["skipped_files"] else ""
     print(f"compress: {output} holds {kept}, rejects: {manifest.rows_rejected or 0}{others}")

@@ -6,6 +6,7 @@ python -m flows.search --like IMAGE_ID --store data/compressed/test
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -70,12 +71,15 @@ def main(
     compressor: Annotated[Path, typer.Option(help="The compressor that wrote it.")] = Path("models/compressor"),
     base: Annotated[
         str | None,
-        typer.Option(help="Base model, folder or hub id. [default: as the compressor says, beside it or on the hub]"),
+        typer.Option(
+            help="Base model, folder or hub id; otherwise the one the compressor names, beside it or on the hub."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Search a compressed corpus; prints the best pictures with their cosine similarity."""
     transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries to each other
     try:
         hits = search(TokenStore.open(store), compressor, base, text, like, k)
     except (ValueError, OSError) as error:

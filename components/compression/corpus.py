@@ -79,7 +79,7 @@ def corpus_identity(corpus: Corpus) -> dict[str, Any]:
     listing = [[(name, size) for name, size, _ in corpus.files], corpus.entries.to_pydict()]
     digest = hashlib.sha256(json.dumps(listing).encode())
     rows = corpus.entries.num_rows + len(corpus.rejects)
-    return {"kind": corpus.kind, "rows": rows, "listing_sha256": digest.hexdigest(), "skipped_files": corpus.skipped}
+    return {"kind": corpus.kind, "rows": rows, "listing_sha256": digest.hexdigest()}
 
 
 def newest_change(corpus: Corpus) -> int:

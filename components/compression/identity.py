@@ -68,6 +68,16 @@ def find_base(compressor: Path, base: str | None) -> str:
     return name
 
 
+def check_base(compressor: Path, base: str) -> None:
+    """Raises ValueError, before any worker starts, when a base model in a folder is not the one of the compressor."""
+    wanted = read_config(compressor).base_weights_sha256
+    if Path(base).is_dir() and (found := weights_sha256(Path(base))) != wanted:
+        raise ValueError(
+            f"base model {base}: SHA-256 of the weights is {found}, but {compressor} needs {wanted}; use the base "
+            "model it was trained on"
+        )
+
+
 def check_same_model(store: Provenance, compressor: Path) -> None:
     """Raises StoreError, with both values, when the compressor in a folder is not the one that wrote a store."""
     differing = differences(store, provenance_of(compressor, store.codec, store.compute["dtype"]))

@@ -1,0 +1,133 @@
+"""Listing and reading corpora: folders and Parquet as people have them, with the odd things in them."""
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.compression.corpus import corpus_identity, plan_shards
+from components.compression.rejects import UnreadablePictureError
+from components.compression.sources import list_corpus, read_pictures
+
+SUFFIXES = (".jpg", ".png")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "my pictures"
+    for name in ("b.jpg", "a.PNG", "sub/é 1.jpg", "notes.txt", "README", ".hidden.jpg", ".cache/x.jpg", "sub/z.jpg"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+    return root
+
+
+def read(path: Path, max_bytes: int = 1000) -> dict[str, bytes | str]:
+    """All pictures of a corpus, each as its bytes or the reason why not."""
+    corpus = list_corpus(path, SUFFIXES)
+    found: dict[str, bytes | str] = {}
+    for shard in plan_shards(corpus, 2):
+        for picture in read_pictures(corpus.kind, corpus.root, shard, max_bytes):
+            try:
+                found[picture.image_id] = picture.load()
+            except UnreadablePictureError as error:
+                found[picture.image_id] = error.reason
+    return found
+
+
+def test_folder_ids_are_sorted_relative_paths(folder: Path) -> None:
+    corpus = list_corpus(folder, SUFFIXES)
+    assert corpus.entries["image_id"].to_pylist() == ["a.PNG", "b.jpg", "sub/z.jpg", "sub/é 1.jpg"]
+    assert corpus.skipped == {".txt": 1, "hidden": 1, "hidden folder": 1, "no suffix": 1}
+    assert read(folder)["sub/é 1.jpg"] == "sub/é 1.jpg".encode()
+
+
+def test_folder_copy_has_the_same_identity_and_a_changed_one_has_not(folder: Path, tmp_path: Path) -> None:
+    first = corpus_identity(list_corpus(folder, SUFFIXES))
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert corpus_identity(list_corpus(moved, SUFFIXES)) == first
+    (moved / "b.jpg").write_bytes(b"longer than it was")
+    assert corpus_identity(list_corpus(moved, SUFFIXES)) != first
+
+
+def test_folder_odd_files_are_rejects(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    (folder / "out.jpg").symlink_to(tmp_path / "secret.jpg")
+    (folder / "inside.jpg").symlink_to(folder / "b.jpg")
+    (folder / "broken.jpg").symlink_to(folder / "nowhere.jpg")
+    (folder / "loop").symlink_to(folder)
+    os.mkfifo(folder / "pipe.jpg")
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.jpg")).write_bytes(b"x")
+    (folder / "big.jpg").write_bytes(bytes(1001))
+    corpus = list_corpus(folder, SUFFIXES)
+    assert [reject[:2] for reject in corpus.rejects] == [("\\xff.jpg", "bad_id"), ("out.jpg", "path_escapes_root")]
+    assert corpus.skipped["linked folder"] == 1
+    found = read(folder)
+    assert found["inside.jpg"] == b"b.jpg"
+    assert (found["broken.jpg"], found["pipe.jpg"]) == ("image_missing", "not_a_file")
+    assert found["big.jpg"] == "too_many_bytes"
+
+
+def test_shards_are_cut_by_sorted_id(folder: Path) -> None:
+    shards = list(plan_shards(list_corpus(folder, SUFFIXES), 3))
+    assert [shard.image_ids for shard in shards] == [["a.PNG", "b.jpg", "sub/z.jpg"], ["sub/é 1.jpg"]]
+    assert [shard.number for shard in shards] == [0, 1]
+
+
+def write_table(path: Path, image_ids: list, images: list, kind: pa.DataType | None = None) -> None:
+    table = pa.table(
+        {"image_id": image_ids, "image": pa.array(images, kind or pa.binary()), "split": ["test"] * len(images)}
+    )
+    pq.write_table(table, path, row_group_size=2)
+
+
+def test_parquet_rows_are_found_wherever_they_are(tmp_path: Path) -> None:
+    ids = [f"p{number:02d}" for number in (7, 3, 9, 1, 5, 0, 8, 2, 6, 4)]
+    write_table(tmp_path / "part-00000.parquet", ids[:7], [image_id.encode() for image_id in ids[:7]])
+    write_table(tmp_path / "part-00001.parquet", ids[7:], [image_id.encode() for image_id in ids[7:]])
+    assert list_corpus(tmp_path, SUFFIXES).entries["image_id"].to_pylist() == sorted(ids)
+    assert read(tmp_path) == {image_id: image_id.encode() for image_id in ids}
+    assert len(read(tmp_path / "part-00001.parquet")) == 3
+
+
+def test_parquet_bad_and_repeated_ids_are_rejects_and_the_first_counts(tmp_path: Path) -> None:
+    write_table(tmp_path / "a.parquet", ["x", None, "", "y", "x"], [b"1", b"2", b"3", None, b"5"])
+    corpus = list_corpus(tmp_path, SUFFIXES)
+    reasons = [reject[:2] for reject in corpus.rejects]
+    assert reasons == [("a.parquet#1", "bad_id"), ("a.parquet#2", "bad_id"), ("x", "duplicate_id")]
+    assert read(tmp_path) == {"x": b"1", "y": "image_missing"}
+    assert corpus_identity(corpus)["rows"] == 5
+
+
+def test_parquet_of_hugging_face_datasets_and_integer_ids(tmp_path: Path) -> None:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = [{"bytes": b"one", "path": "1.png"}, None, {"bytes": None, "path": "3.png"}]
+    write_table(tmp_path / "a.parquet", [1, 2, 3], images, kind)
+    assert read(tmp_path) == {"1": b"one", "2": "image_missing", "3": "image_missing"}
+
+
+def test_parquet_of_other_columns_is_refused_by_name(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": [1], "image": ["x"]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet: has no column image_id; its columns: \['id', 'image'\]"):
+        list_corpus(tmp_path, SUFFIXES)
+    pq.write_table(pa.table({"image_id": [1], "image": ["x"]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="column image has type string"):
+        list_corpus(tmp_path, SUFFIXES)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"a\.parquet: cannot be read as Parquet"):
+        list_corpus(tmp_path, SUFFIXES)
+
+
+def test_nothing_to_compress_is_an_error(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(ValueError, match="no such folder"):
+        list_corpus(tmp_path / "nowhere", SUFFIXES)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "x.txt").write_text("x")
+    with pytest.raises(ValueError, match=r"no pictures \(\.jpg, \.png\); it holds \{'\.txt': 1\}"):
+        list_corpus(tmp_path / "empty", SUFFIXES)
+    with pytest.raises(ValueError, match="neither a folder"):
+        list_corpus(folder / "b.jpg", SUFFIXES)
+    write_table(folder / "a.parquet", ["x"], [b"1"])
+    with pytest.raises(ValueError, match="both"):
+        list_corpus(folder, SUFFIXES)

@@ -1,0 +1,239 @@
+"""The flow on folders and Parquet as users have them, then `search` and `answer` on what it wrote;
+
+killed, it goes on.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from ruamel.yaml import YAML
+from sklearn.datasets import load_sample_images
+
+from components.compression import work as work_module
+from components.compression.provenance import StoreError
+from components.compression.store import TokenStore, UnknownImageError
+from flows.answer import answer
+from flows.compress import CompressParams, compress
+from flows.search import search
+from tests.components.compression.models import LIMITS, write_models
+
+PARAMS = CompressParams(
+    num_workers=2,
+    cpus_per_worker=1,
+    gpus_per_worker=0,
+    dtype="float32",
+    codec="float16",
+    batch_size=2,
+    decode_threads=2,
+    rows_per_shard=3,
+    rows_per_row_group=2,
+    max_picture_bytes=50_000_000,
+    max_restarts=3,
+    max_reject_fraction=0.5,
+    picture_suffixes=(".jpg", ".png", ".gif", ".tif", ".webp"),
+    pictures=LIMITS,
+)
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def compressor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs of many sizes and formats, a broken one, one that is too large, and files that are no pictures."""
+    root = tmp_path_factory.mktemp("photos")
+    for name, pixels in zip(("china", "flower"), load_sample_images().images, strict=True):
+        Image.fromarray(pixels).save(root / f"{name}.jpg")
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 255, (90, 140, 3), dtype=np.uint8))
+    noise.convert("CMYK").save(root / "cmyk.jpg")
+    noise.convert("P").save(root / "palette.gif")
+    noise.convert("LA").save(root / "grey alpha.png")
+    noise.resize((3000, 2000)).save(root / "huge.webp", quality=1)
+    Image.new("I;16", (40, 40), 30000).save(root / "deep.tif")
+    (root / "holiday").mkdir()
+    noise.resize((1, 1)).save(root / "holiday" / "dot.png")
+    (root / "holiday" / "cut.jpg").write_bytes((root / "china.jpg").read_bytes()[:5000])
+    Image.new("1", (9000, 600)).save(root / "wide.png")
+    (root / "README.txt").write_text("mine")
+    return root
+
+
+@pytest.fixture(scope="module")
+def store(photos: Path, compressor: Path, local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("stores") / "photos"
+    compress(PARAMS, photos, compressor, output, None)
+    return output
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_folder_every_picture_is_kept_or_rejected_with_a_reason(store: Path) -> None:
+    reader = TokenStore.open(store)
+    reader.verify()
+    kept = [
+        "china.jpg",
+        "cmyk.jpg",
+        "deep.tif",
+        "flower.jpg",
+        "grey alpha.png",
+        "holiday/dot.png",
+        "huge.webp",
+        "palette.gif",
+    ]
+    assert reader.ids == kept
+    rejects = json.loads((store / "rejects.json").read_text())["rejects"]
+    assert [(reject["image_id"], reject["reason"]) for reject in rejects] == [
+        ("holiday/cut.jpg", "truncated"),
+        ("wide.png", "too_large"),
+    ]
+    assert reader.manifest.corpus["skipped_files"] == {".txt": 1}
+    assert [file.rows for file in reader.manifest.files] == [3, 2, 3, 0]
+    assert not work_module.partial_folder(store).exists()
+
+
+def test_finished_store_is_left_alone_and_another_is_refused(store: Path, photos: Path, compressor: Path) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in store.iterdir()}
+    compress(PARAMS, photos, compressor, store, None)
+    assert {path.name: path.stat().st_mtime_ns for path in store.iterdir()} == before
+    with pytest.raises(StoreError, match=r"holds another store.*batch_size"):
+        compress(PARAMS.model_copy(update={"batch_size": 3}), photos, compressor, store, None)
+
+
+def test_killed_run_goes_on_to_the_same_bytes_with_other_workers(
+    store: Path, photos: Path, compressor: Path, tmp_path: Path
+) -> None:
+    """The state a kill leaves: some shards whole, one cut, one without its note, a file half written."""
+    output, strict = tmp_path / "photos", PARAMS.model_copy(update={"max_reject_fraction": 0.0, "num_workers": 1})
+    with pytest.raises(ValueError, match=r"2 of 10 pictures.*'too_large': 1"):
+        compress(strict, photos, compressor, output, None)
+    assert not output.exists()
+    (partial,) = work_module.partial_folder(output).glob("*/")
+    shards = partial / "shards"
+    (shards / "part-00000.parquet").write_bytes((shards / "part-00000.parquet").read_bytes()[:-100])
+    (partial / "done" / "part-00001.parquet.json").unlink()
+    (partial / "aside" / "part-00003.parquet.1").write_bytes(b"half")
+    untouched = (shards / "part-00002.parquet").stat().st_ino
+    compress(strict.model_copy(update={"max_reject_fraction": 0.5}), photos, compressor, output, None)
+    assert contents(output) == contents(store)
+    assert (output / "part-00002.parquet").stat().st_ino == untouched
+
+
+def test_parquet_corpus_gives_the_tokens_of_the_folder(
+    store: Path, photos: Path, compressor: Path, tmp_path: Path
+) -> None:
+    names = ["huge.webp", "china.jpg", "deep.tif"]
+    table = pa.table({"image_id": names, "image": [(photos / name).read_bytes() for name in names]})
+    pq.write_table(table, tmp_path / "corpus.parquet")
+    compress(PARAMS, tmp_path / "corpus.parquet", compressor, tmp_path / "out", None)
+    ours, theirs = TokenStore.open(tmp_path / "out"), TokenStore.open(store)
+    assert ours.ids == sorted(names)
+    np.testing.assert_allclose(
+        ours.tokens(names), theirs.tokens(names), atol=2e-3
+    )  # other batches: the last bit of 2 bytes
+
+
+def test_search_by_text_and_by_example(store: Path, compressor: Path) -> None:
+    reader = TokenStore.open(store)
+    hits = search(reader, compressor, None, "a red circle", None, 100)
+    assert sorted(hit.image_id for hit in hits) == reader.ids
+    assert all(-1.001 <= hit.score <= 1.001 for hit in hits)
+    similar = search(reader, compressor, None, None, "china.jpg", 3)
+    scores = reader.embeddings() @ reader.embeddings()[0]
+    assert [hit.image_id for hit in similar] == [reader.ids[row] for row in np.argsort(-scores)[1:4]]
+
+
+def test_answer_needs_no_pictures(store: Path, photos: Path, compressor: Path) -> None:
+    hidden = photos.rename(photos.with_name("gone"))
+    try:
+        texts = {answer(TokenStore.open(store), compressor, None, "china.jpg", "what colour?", 5) for _ in range(2)}
+    finally:
+        hidden.rename(photos)
+    assert len(texts) == 1
+
+
+def test_bad_questions_are_errors(store: Path, compressor: Path) -> None:
+    reader = TokenStore.open(store)
+    with pytest.raises(UnknownImageError, match=r"china\.png.*china\.jpg"):
+        answer(reader, compressor, None, "china.png", "what?", 5)
+    with pytest.raises(ValueError, match="empty"):
+        answer(reader, compressor, None, "china.jpg", " ", 5)
+    with pytest.raises(ValueError, match="empty"):
+        search(reader, compressor, None, "", None, 5)
+    with pytest.raises(ValueError, match="either"):
+        search(reader, compressor, None, "x", "china.jpg", 5)
+    with pytest.raises(ValueError, match="at least one"):
+        search(reader, compressor, None, "x", None, 0)
+
+
+def test_store_of_another_model_is_refused(store: Path, compressor: Path, tmp_path: Path) -> None:
+    other = tmp_path / "compressor"
+    shutil.copytree(compressor, other)
+    shutil.copy(other / "generation" / "adapter_model.safetensors", other / "compression" / "adapter_model.safetensors")
+    with pytest.raises(StoreError, match=r"another model.*compression_adapter_sha256"):
+        search(TokenStore.open(store), other, None, "x", None, 1)
+
+
+def test_other_base_model_is_refused_before_any_work(photos: Path, compressor: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    shutil.copy(compressor / "summary_queries.safetensors", base / "model.safetensors")
+    with pytest.raises(ValueError, match=r"SHA-256 of the weights is .* but .* needs"):
+        compress(PARAMS, photos, compressor, tmp_path / "out", str(base))
+    with pytest.raises(ValueError, match="holds no trained compressor"):
+        compress(PARAMS, photos, base, tmp_path / "out", None)
+
+
+@pytest.mark.slow
+def test_killed_worker_and_killed_driver_change_nothing(compressor: Path, local_ray: None, tmp_path: Path) -> None:
+    """SIGKILL to a worker, then to the driver, while shards are written; the next run ends as an undisturbed one."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for number in range(16):
+        pixels = rng.integers(0, 255, (1500, 1500, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{number:02d}.png", compress_level=1)
+    params = PARAMS.model_copy(update={"num_workers": 1, "decode_threads": 1, "rows_per_shard": 1})
+    YAML().dump({"compress": params.model_dump(mode="json")}, tmp_path / "params.yaml")
+    command = [sys.executable, "-m", "flows.compress", "pictures", str(compressor), "out"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    driver = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
+    family = wait_for_notes(driver, tmp_path, 2)
+    for process in family:
+        if any("MapWorker" in word for word in process.cmdline()):
+            process.kill()
+    family += wait_for_notes(driver, tmp_path, 5)
+    driver.send_signal(signal.SIGKILL)
+    assert driver.wait() == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert not alive, "an orphan goes on"
+    finished = {path.name for path in tmp_path.glob("out.partial/*/done/*")}
+    assert 5 <= len(finished) < 16
+    compress(params, tmp_path / "pictures", compressor, tmp_path / "out", None)
+    compress(params, tmp_path / "pictures", compressor, tmp_path / "undisturbed", None)
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
+def wait_for_notes(driver: subprocess.Popen[bytes], folder: Path, count: int) -> list[psutil.Process]:
+    """Wait until `count` shards are finished; returns the processes below the driver."""
+    while len(list(folder.glob("out.partial/*/done/*"))) < count:
+        assert driver.poll() is None, "the run ended too early"
+        time.sleep(0.02)
+    return psutil.Process(driver.pid).children(recursive=True)
