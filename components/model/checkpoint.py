@@ -123,8 +123,8 @@ def compressor_sha256(folder: Path) -> str:
 
 
 def adapter_tensors(model: DoubleForward, adapter: str) -> dict[str, Tensor]:
-    """The LoRA weights of one adapter, under PEFT's names."""
-    return get_peft_model_state_dict(model.adapters.peft_model, adapter_name=adapter)
+    """The LoRA weights of one adapter, under PEFT's names; embeddings are not among them."""
+    return get_peft_model_state_dict(model.adapters.peft_model, adapter_name=adapter, save_embedding_layers=False)
 
 
 def query_tensors(model: DoubleForward) -> dict[str, Tensor]:
