@@ -9,7 +9,6 @@ Saving the same model twice gives the same bytes. Loading refuses a base model, 
 other than the one that was trained, and says what it found and what it expected.
 """
 
-import hashlib
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from components.model.adapters import ADAPTERS
-from components.model.backbone import load_backbone, weights_sha256
+from components.model.backbone import load_backbone
 from components.model.double_forward import CompressorParams, DoubleForward, build_double_forward
 from components.params import Params
 
@@ -114,12 +113,6 @@ def compressor_config(model: DoubleForward) -> CompressorConfig:
         preprocessing=model.backbone.preprocessing,
         versions={library: version(library) for library in LIBRARIES},
     )
-
-
-def compressor_sha256(folder: Path) -> str:
-    """One hash of everything trained, the adapters and the queries, for the provenance of stored tokens."""
-    hashes = [weights_sha256(part) for part in (folder, *(folder / adapter for adapter in ADAPTERS))]
-    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def adapter_tensors(model: DoubleForward, adapter: str) -> dict[str, Tensor]:
