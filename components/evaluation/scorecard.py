@@ -112,7 +112,7 @@ def retrieval_metrics(
 def kind_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Plot data: one row per system, benchmark and kind."""
     return [
-        {"system": system, "benchmark": key.removesuffix("_by_kind"), "kind": kind, **score}
+        {"label": f"{key.removesuffix('_by_kind')} {kind}, {system}", "system": system, "kind": kind, **score}
         for system in SYSTEMS
         for key, kinds in metrics[system].items()
         if key.endswith("_by_kind") and not key.endswith("_f1_by_kind")
@@ -131,12 +131,9 @@ def token_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def recall_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Plot data: recall of the compressor against k, both ways."""
-    return [
-        {"direction": direction, "k": k, "recall": recalls[f"recall_at_{k}"]}
-        for direction, recalls in metrics[COMPRESSED].get("retrieval", {}).items()
-        for k in RECALLS
-    ]
+    """Plot data: recall of the compressor against k, a column for each way."""
+    recalls = metrics[COMPRESSED]["retrieval"]
+    return [{"k": k, **{direction: recalls[direction][f"recall_at_{k}"] for direction in recalls}} for k in RECALLS]
 
 
 def _answer_row(system: str, row: Row, said: Said) -> dict[str, Any]:
