@@ -229,9 +229,10 @@ def score(params: EvaluateParams, exam: Exam, tokens: TokenStore, records: Seque
     metrics = {
         system: scorecard.system_metrics(system, answers, captions, pairs, params.bootstrap) for system in SYSTEMS
     }
-    metrics[COMPRESSED]["retrieval"] = scorecard.retrieval_metrics(
-        exam, embeddings, params.captions_per_picture, params.bootstrap
-    )
+    if exam.captions:
+        metrics[COMPRESSED]["retrieval"] = scorecard.retrieval_metrics(
+            exam, embeddings, params.captions_per_picture, params.bootstrap
+        )
     metrics["costs"] = cost_table(*measured(tokens, records))
     return {"answers": answers, "captions": captions, "compositionality": pairs, "metrics": metrics}
 

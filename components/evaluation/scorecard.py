@@ -132,8 +132,9 @@ def token_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def recall_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Plot data: recall of the compressor against k, a column for each way."""
-    recalls = metrics[COMPRESSED]["retrieval"]
-    return [{"k": k, **{direction: recalls[direction][f"recall_at_{k}"] for direction in recalls}} for k in RECALLS]
+    recalls = metrics[COMPRESSED].get("retrieval", {})
+    rows = [{"k": k, **{direction: recalls[direction][f"recall_at_{k}"] for direction in recalls}} for k in RECALLS]
+    return rows if recalls else []
 
 
 def _answer_row(system: str, row: Row, said: Said) -> dict[str, Any]:
