@@ -9,10 +9,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from components.params import Params, load_params
 from components.scenes import ask, formats
-from components.scenes.broken import broken_caption_members, broken_instruct_rows
+from components.scenes.broken import Fault, broken_caption_members, broken_instruct_rows
 from components.scenes.contrast import contrast_pairs
 from components.scenes.converse import picture_turns, text_only_turns
 from components.scenes.describe import captions
@@ -50,7 +53,7 @@ def scenes(params: ScenesParams, output: Path) -> None:
     partial.rename(output)
 
 
-def draw_stream(params: ScenesParams, stream: str, count: int) -> Iterator[tuple[Scene, "object"]]:
+def draw_stream(params: ScenesParams, stream: str, count: int) -> Iterator[tuple[Scene, np.random.Generator]]:
     """Scene and generator, for every index of the stream."""
     for index in range(count):
         rng = scene_rng(params.seed, stream, index)
@@ -59,7 +62,7 @@ def draw_stream(params: ScenesParams, stream: str, count: int) -> Iterator[tuple
             print(f"scenes: {stream}: {index + 1} of {count} drawn", flush=True)
 
 
-def write_instruct(params: ScenesParams, folder: Path) -> list:
+def write_instruct(params: ScenesParams, folder: Path) -> list[Fault]:
     """LLaVA-665k: pictures, conversations about them, text-only conversations, and broken rows."""
     rows = []
     for index, (scene, rng) in enumerate(draw_stream(params, "instruct", params.num_instruct_pictures)):
@@ -76,7 +79,7 @@ def write_instruct(params: ScenesParams, folder: Path) -> list:
     return faults
 
 
-def write_caption_tars(params: ScenesParams, folder: Path) -> list:
+def write_caption_tars(params: ScenesParams, folder: Path) -> list[Fault]:
     """CC3M: one caption per picture, in tars of `pairs_per_tar`; the last tar also holds the broken samples."""
     folder.mkdir()
     pairs = []
@@ -98,7 +101,9 @@ def write_evaluation(params: ScenesParams, split: str, count: int, folder: Path)
     (folder / "pictures").mkdir(parents=True)
     drawn = list(draw_stream(params, split, count))
     popular = ask.popular_pairs((scene for scene, _ in drawn), count=8)
-    questions, texts, pairs = [], {}, {}
+    questions: list[dict[str, Any]] = []
+    texts: dict[str, list[str]] = {}
+    pairs: dict[str, list[dict[str, str]]] = {}
     for index, (scene, rng) in enumerate(drawn):
         name = f"pictures/{index:09d}.jpg"
         (folder / name).write_bytes(formats.jpeg_bytes(draw_picture(scene)))
@@ -113,7 +118,7 @@ def write_evaluation(params: ScenesParams, split: str, count: int, folder: Path)
     formats.write_json(folder / "compositionality.json", numbered)
 
 
-def evaluation_questions(scene: Scene, rng, popular: list[tuple[str, str]]) -> list[ask.Question]:
+def evaluation_questions(scene: Scene, rng: np.random.Generator, popular: list[tuple[str, str]]) -> list[ask.Question]:
     """Every benchmark's questions about one scene."""
     return [
         *ask.ask_short_answers(scene, rng),
@@ -125,7 +130,7 @@ def evaluation_questions(scene: Scene, rng, popular: list[tuple[str, str]]) -> l
     ]
 
 
-def question_rows(prefix: str, image: str, questions: list[ask.Question]) -> list[dict]:
+def question_rows(prefix: str, image: str, questions: list[ask.Question]) -> list[dict[str, Any]]:
     """Rows of questions.jsonl; a group is named after the picture and the benchmark."""
     return [
         {

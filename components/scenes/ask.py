@@ -40,13 +40,17 @@ def ask_short_answers(scene: Scene, rng: np.random.Generator) -> list[Question]:
 def ask_colour(scene: Scene, rng: np.random.Generator) -> Question | None:
     """Colour of a sprite whose shape no other sprite has."""
     sprite = _pick(rng, _unique(scene, "shape"))
-    return sprite and Question("short_answer", "colour", f"what colour is the {sprite.shape}?", sprite.colour)
+    if sprite is None:
+        return None
+    return Question("short_answer", "colour", f"what colour is the {sprite.shape}?", sprite.colour)
 
 
 def ask_shape(scene: Scene, rng: np.random.Generator) -> Question | None:
     """Shape of a sprite whose colour no other sprite has."""
     sprite = _pick(rng, _unique(scene, "colour"))
-    return sprite and Question("short_answer", "shape", f"what shape is the {sprite.colour} object?", sprite.shape)
+    if sprite is None:
+        return None
+    return Question("short_answer", "shape", f"what shape is the {sprite.colour} object?", sprite.shape)
 
 
 def ask_count(scene: Scene, rng: np.random.Generator) -> Question:

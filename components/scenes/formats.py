@@ -3,7 +3,7 @@
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
             archive.addfile(header, io.BytesIO(content))
 
 
-def coco_captions(captions: dict[str, Sequence[str]]) -> dict[str, Any]:
+def coco_captions(captions: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """COCO caption annotations of pictures by file name."""
     images = [{"id": number, "file_name": name} for number, name in enumerate(captions, start=1)]
     annotations = [

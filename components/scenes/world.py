@@ -1,8 +1,8 @@
 """The demo world: what a scene is and how scenes are drawn at random.
 
-A scene is a 6 × 6 grid of cells. A few sprites stand in cells of their own; some scenes also carry a three-letter word,
-one letter per cell. Every draw comes from `numpy.random.default_rng((seed, stream, index))`: scene `index` of a stream is
-the same whoever draws it and whenever.
+A scene is a grid of 6 × 6 cells. A few sprites stand in cells of their own; some scenes also carry a three-letter word,
+one letter per cell. Every draw comes from `numpy.random.default_rng((seed, stream, index))`: scene `index` of a stream
+is the same whoever draws it and whenever.
 """
 
 from collections.abc import Sequence

@@ -40,7 +40,8 @@ def train_tower(
         num_classes: classes of each attribute, "nothing" included.
     """
     tower = model.model.vision_tower.requires_grad_(True)
-    heads = nn.ModuleList(nn.Linear(model.config.vision_config.hidden_size, count) for count in num_classes)
+    dim = tower.config.hidden_size
+    heads = nn.ModuleList(nn.Linear(dim, count) for count in num_classes)
     optimizer = torch.optim.AdamW([*tower.parameters(), *heads.parameters()], params.learning_rate)
     schedule = get_linear_schedule_with_warmup(optimizer, params.num_warmup_steps, params.num_steps)
     loss = torch.zeros(())
