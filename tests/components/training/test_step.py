@@ -48,8 +48,6 @@ def test_two_workers_give_the_gradient_of_one(
             assert float(found_values[name]) == pytest.approx(float(value), rel=tolerance)
         difference = torch.cat([gradient.flatten() for gradient in found.values()]) - whole
         assert difference.norm() / whole.norm() < tolerance
-        for name, parameter in trained_parameters(model).items():
-            print(name, float((found[name]-parameter.grad).norm()/parameter.grad.norm()))
 
 
 def test_autoregressive_loss_is_the_mean_over_all_answer_tokens(model: DoubleForward) -> None:

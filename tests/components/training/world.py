@@ -7,16 +7,21 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from PIL import Image
 
+from components import schema
 from components.model.double_forward import DoubleForward
+from components.pictures import PictureLimits, encode_png, pixel_sha256
 from components.training.collate import LengthParams, TrainSample
 from tests.components.model.tiny import COMPRESSOR, compressor
 
 LENGTHS = LengthParams(max_caption_tokens=12, max_conversation_tokens=200)
+LIMITS = PictureLimits(formats=("PNG",), max_pixels=10_000, max_aspect_ratio=4.0, max_side=100, min_side=8)
 COLOURS = {"red": (200, 0, 0), "green": (0, 160, 0), "blue": (0, 0, 220), "yellow": (220, 220, 0)}
 
 
@@ -62,3 +67,64 @@ def _worker(rank: int, port: int, function: Callable[..., None], folder: Path, *
     dist.init_process_group("gloo", address, timedelta(seconds=60), world_size=2, rank=rank)
     function(rank, folder, *arguments)
     dist.destroy_process_group()
+
+
+def sample_rows(count: int) -> list[dict[str, Any]]:
+    """The same samples as rows of the curated table."""
+    return [
+        {
+            schema.SAMPLE_ID: sample.sample_id,
+            schema.SOURCE: "test",
+            schema.SPLIT: schema.TRAIN,
+            schema.IMAGE: sample.image and encode_png(sample.image),
+            schema.IMAGE_SHA256: sample.image and pixel_sha256(sample.image),
+            schema.WIDTH: sample.image and sample.image.width,
+            schema.HEIGHT: sample.image and sample.image.height,
+            schema.CONVERSATION: sample.conversation,
+            schema.CAPTION: sample.caption,
+        }
+        for sample in samples(count).values()
+    ]
+
+
+def write_curated(folder: Path, num_samples: int, num_validation: int) -> None:
+    """The curated tables that training reads; validation pictures have one caption and one question each."""
+    write(folder / "samples" / schema.TRAIN / "part-00000.parquet", sample_rows(num_samples), schema.SAMPLES)
+    held_out = {f"picture-{i}": sample(5 * i + 1) for i in range(num_validation)}
+    identity = [{schema.IMAGE_ID: image_id, schema.SPLIT: schema.VALIDATION} for image_id in held_out]
+    pictures = [item.image for item in held_out.values() if item.image]
+    images = [
+        {
+            schema.IMAGE: encode_png(image),
+            schema.IMAGE_SHA256: pixel_sha256(image),
+            schema.WIDTH: image.width,
+            schema.HEIGHT: image.height,
+        }
+        for image in pictures
+    ]
+    captions = [{schema.CAPTIONS: [item.caption, "another caption"]} for item in held_out.values()]
+    questions = [
+        {
+            schema.QUESTION_ID: f"question-{i}",
+            schema.BENCHMARK: "short_answer",
+            schema.KIND: "colour",
+            schema.QUESTION: "what colour is it?",
+            schema.ANSWERS: [item.conversation[1]["content"].strip()],
+            schema.CHOICES: None,
+            schema.GROUP: None,
+        }
+        for i, item in enumerate(held_out.values())
+    ]
+    split = f"{schema.VALIDATION}.parquet"
+    write(folder / "images" / schema.VALIDATION / "part-00000.parquet", joined(identity, images), schema.IMAGES)
+    write(folder / "captions" / split, joined(identity, captions), schema.IMAGE_CAPTIONS)
+    write(folder / "questions" / split, joined(identity, questions), schema.QUESTIONS)
+
+
+def joined(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [a | b for a, b in zip(left, right, strict=True)]
+
+
+def write(path: Path, rows: list[dict[str, Any]], table_schema: pa.Schema) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=table_schema), path)

@@ -1,0 +1,135 @@
+"""The loop in a plain process: stopping and going on changes nothing, with dropout and all."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from components.model.double_forward import DoubleForward
+from components.training.collate import TrainBatch, collate
+from components.training.loop import LoopParams, Outcome, Surroundings, run_steps
+from components.training.sampler import GroupedSampler
+from components.training.state import HistoryRow, TrainingState, load_state, save_state
+from components.training.step import LossParams
+from tests.components.model.tiny import compressor
+from tests.components.training.test_state import OPTIMIZER, build_state
+from tests.components.training.world import LENGTHS, samples
+
+LOOP = LoopParams(num_steps=6, log_every_steps=2, validate_every_steps=3, checkpoint_every_steps=2, max_skipped_steps=1)
+LOSSES = LossParams(autoregressive_weight=1.0, contrastive_weight=1.0)
+SCORES = {3: 0.5, 6: 0.4}
+
+
+def batches_from(model: DoubleForward, step: int) -> Iterator[TrainBatch]:
+    table = samples(20)
+    conversation = [bool(sample.conversation) for sample in table.values()]
+    caption = [sample.caption is not None for sample in table.values()]
+    sampler = GroupedSampler(conversation, caption, 4, 4, seed=0)
+    for number in range(step, LOOP.num_steps):
+        yield collate(table, sampler.samples(number), model.backbone, model.num_summary_tokens, LENGTHS)
+
+
+def run(
+    model: DoubleForward,
+    state: TrainingState,
+    checkpoint: Callable[[], None] = lambda: None,
+    stop_after: int | None = None,
+    damage: Callable[[TrainBatch], TrainBatch] = lambda batch: batch,
+) -> Outcome:
+    shown: list[Sequence[HistoryRow]] = []
+    surroundings = Surroundings(
+        validate=lambda: {"score": SCORES[state.progress.next_step]},
+        checkpoint=checkpoint,
+        publish=shown.append,
+        is_stop_requested=lambda: state.progress.next_step == stop_after,
+    )
+    batches = map(damage, batches_from(model, state.progress.next_step))
+    outcome = run_steps(model, state, batches, LOOP, LOSSES, OPTIMIZER, 0, surroundings)
+    if shown:
+        assert tuple(shown[-1]) == state.progress.history
+    return outcome
+
+
+def measured(state: TrainingState) -> list[tuple[int, dict[str, float]]]:
+    return [(row.step, row.metrics) for row in state.progress.history]
+
+
+def test_a_stopped_run_ends_like_an_undisturbed_one(llava_folder: Path, tmp_path: Path) -> None:
+    model = compressor(llava_folder)  # with dropout
+    whole = build_state(model)
+    assert run(model, whole) is Outcome.FINISHED
+
+    model = compressor(llava_folder)
+    first = build_state(model)
+    assert run(model, first, lambda: save_state(first, tmp_path), stop_after=3) is Outcome.STOPPED
+    model = compressor(llava_folder)
+    second = build_state(model)
+    load_state(second, tmp_path)
+    assert second.progress.next_step == 3
+    assert run(model, second) is Outcome.FINISHED
+
+    assert measured(second) == measured(whole)
+    assert all(torch.equal(weight, whole.parameters[name]) for name, weight in second.parameters.items())
+    assert all(torch.equal(weight, whole.best[name]) for name, weight in second.best.items())
+
+
+def test_history_has_means_of_the_steps_and_every_validation(model: DoubleForward) -> None:
+    state = build_state(model)
+    run(model, state)
+    assert [row.step for row in state.progress.history] == [2, 3, 4, 6, 6]
+    last_losses, last_validation = state.progress.history[-2:]
+    assert {"train/autoregressive_loss", "train/contrastive_loss", "train/logit_scale"} < last_losses.metrics.keys()
+    assert {"seconds_per_step", "samples_per_second"} < last_losses.timings.keys()
+    assert last_validation.metrics == {"validation/score": 0.4, "validation/best_score": 0.5}
+
+
+def test_the_best_weights_are_kept(model: DoubleForward) -> None:
+    state = build_state(model)
+    weights: dict[int, torch.Tensor] = {}
+    original = state.keep_as_best
+
+    def keep(score: float) -> None:
+        original(score)
+        weights[state.progress.next_step] = model.queries.weight.detach().clone()
+
+    state.keep_as_best = keep  # type: ignore[method-assign]
+    run(model, state)
+    assert state.progress.best_step == 3
+    assert torch.equal(state.best["queries.weight"], weights[3])
+    assert not torch.equal(state.best["queries.weight"], model.queries.weight)
+
+
+def test_checkpoints_are_made_in_time_and_at_the_end(model: DoubleForward) -> None:
+    state = build_state(model)
+    steps: list[int] = []
+    run(model, state, lambda: steps.append(state.progress.next_step))
+    assert steps == [2, 4, 6]
+
+
+def test_a_finished_run_has_nothing_left_to_do(model: DoubleForward) -> None:
+    state = build_state(model)
+    run(model, state)
+    done = state.progress
+    assert run(model, state) is Outcome.FINISHED
+    assert state.progress == done
+
+
+def test_steps_without_a_finite_gradient_end_the_run_when_they_are_too_many(model: DoubleForward) -> None:
+    def damage(batch: TrainBatch) -> TrainBatch:
+        return batch._replace(pixel_values=batch.pixel_values * torch.nan)
+
+    state = build_state(model)
+    assert run(model, state, damage=damage) is Outcome.DIVERGED
+    assert (state.progress.next_step, state.progress.num_skipped_steps) == (2, 2)
+
+
+def test_a_skipped_step_is_counted_and_left_out_of_the_means(model: DoubleForward) -> None:
+    seen: list[int] = []
+
+    def damage(batch: TrainBatch) -> TrainBatch:
+        seen.append(1)
+        return batch._replace(pixel_values=batch.pixel_values * torch.nan) if len(seen) == 1 else batch
+
+    state = build_state(model)
+    assert run(model, state, damage=damage) is Outcome.FINISHED
+    assert all(row.metrics["train/skipped_steps"] == 1 for row in state.progress.history if row.timings)

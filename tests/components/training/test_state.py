@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.model.double_forward import DoubleForward
+from components.training.optimizer import OptimizerParams, build_optimizer, trained_parameters
+from components.training.state import (
+    START,
+    HistoryRow,
+    TrainingState,
+    load_state,
+    load_weights,
+    save_state,
+    seed_step,
+    weights_of,
+)
+from tests.components.training.world import build_model
+
+OPTIMIZER = OptimizerParams(
+    learning_rate=1e-2, warmup_share=0.0, betas=(0.9, 0.999), weight_decay=0.0, max_gradient_norm=1.0
+)
+
+
+def build_state(model: DoubleForward) -> TrainingState:
+    trained = trained_parameters(model)
+    return TrainingState(trained, build_optimizer(trained.values(), OPTIMIZER), START, {})
+
+
+def update(state: TrainingState) -> None:
+    for group in state.optimizer.param_groups:
+        group["lr"] = 1e-2
+    for index, parameter in enumerate(state.parameters.values()):
+        parameter.grad = torch.full_like(parameter, 0.1 * (index + 1))
+    state.optimizer.step()
+
+
+def test_a_state_comes_back_bit_for_bit(model: DoubleForward, llava_folder: Path, tmp_path: Path) -> None:
+    state = build_state(model)
+    update(state)
+    state.progress = state.progress.model_copy(update={"next_step": 1, "unlogged": ({"loss": 1 / 3},)})
+    state.keep_as_best(0.1)
+    update(state)
+    row = HistoryRow(step=1, metrics={"loss": 0.1 + 0.2}, timings={"seconds_per_step": 1e-9})
+    state.progress = state.progress.model_copy(update={"next_step": 2, "history": (row,)})
+    save_state(state, tmp_path)
+    other = build_state(build_model(llava_folder))
+    load_state(other, tmp_path)
+    assert other.progress == state.progress
+    assert (other.progress.best_step, other.progress.best_score) == (1, 0.1)
+    assert all(torch.equal(weight, state.best[name]) for name, weight in other.best.items())
+    update(state)
+    update(other)  # so that the moments of the optimizer count
+    assert all(torch.equal(weight, state.parameters[name]) for name, weight in other.parameters.items())
+
+
+def test_all_that_is_trained_is_kept(model: DoubleForward) -> None:
+    names = weights_of(trained_parameters(model)).keys()
+    assert {"queries.weight", "log_logit_scale"} < names
+    assert {name.split(".")[-2] for name in names if "lora" in name} == {"compression", "generation"}
+
+
+def test_weights_of_another_model_are_refused(model: DoubleForward) -> None:
+    trained = trained_parameters(model)
+    weights = weights_of(trained) | {"queries.weight": torch.zeros(8, 32)}
+    with pytest.raises(ValueError, match=r"queries.weight is \(8, 32\), expected \(4, 32\)"):
+        load_weights(trained, weights)
+
+
+def test_random_numbers_of_a_step_are_a_function_of_seed_step_and_worker() -> None:
+    def draw(seed: int, step: int, rank: int) -> list[float]:
+        seed_step(seed, step, rank)
+        return torch.rand(3).tolist()
+
+    first = draw(0, 5, 1)
+    torch.rand(100)
+    assert draw(0, 5, 1) == first
+    assert len({tuple(draw(*key)) for key in [(0, 5, 1), (1, 5, 1), (0, 6, 1), (0, 5, 0)]}) == 4
