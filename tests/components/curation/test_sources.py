@@ -135,7 +135,8 @@ def test_read_shard_never_reads_links_or_pickles(tmp_path: Path) -> None:
         pickled.size = 4
         archive.addfile(pickled, io.BytesIO(b"evil"))
     linked, ignored = read_shard(path, MAX_BYTES)
-    assert linked.problem is not None and linked.problem.reason is Reason.NOT_A_FILE
+    assert linked.problem is not None
+    assert linked.problem.reason is Reason.NOT_A_FILE
     assert (linked.members, ignored.members) == ({}, {})
 
 
@@ -145,7 +146,8 @@ def test_read_shard_of_a_cut_tar_keeps_what_came_before_and_says_so(tmp_path: Pa
     path.write_bytes(path.read_bytes()[:keep_bytes])  # 6 blocks: exactly between two members, where tarfile is silent
     samples = list(read_shard(path, MAX_BYTES))
     assert samples[0].members == {"jpg": b"picture", "txt": b"text"}
-    assert samples[-1].problem is not None and samples[-1].problem.reason is Reason.UNREADABLE_SHARD
+    assert samples[-1].problem is not None
+    assert samples[-1].problem.reason is Reason.UNREADABLE_SHARD
     assert samples[-1].key == "shard.tar"
 
 

@@ -1,0 +1,100 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.curation.benchmarks import caption_rows, compositionality_rows, question_rows
+from components.curation.filters import TextLimits
+
+LIMITS = TextLimits(min_caption_characters=3, max_caption_characters=100, max_turn_characters=100)
+PICTURES = {"a.jpg": True, "b.jpg": True, "lost.jpg": False}
+QUESTION = {
+    "question_id": 7,
+    "image": "pictures/a.jpg",
+    "benchmark": "multiple_choice",
+    "kind": "colour",
+    "question": "what? A. red B. blue",
+    "answers": ["B"],
+    "choices": ["red", "blue"],
+    "group": 3,
+}
+
+
+def read_questions(tmp_path: Path, *changes: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str | None]]:
+    path = tmp_path / "questions.jsonl"
+    lines = [json.dumps({**QUESTION, "question_id": number, **change}) for number, change in enumerate(changes)]
+    path.write_text("\n".join(lines))
+    rows, outcomes = question_rows(path, "evaluation/test/questions", "test", PICTURES, LIMITS)
+    return rows, [outcome.reason for outcome in outcomes]
+
+
+def test_question_rows_keep_a_question_as_it_is_with_ids_as_text(tmp_path: Path) -> None:
+    rows, reasons = read_questions(tmp_path, {})
+    assert reasons == [None]
+    assert rows == [{**{k: v for k, v in QUESTION.items() if k != "image"}, **CHANGED}]
+
+
+CHANGED = {"question_id": "0", "image_id": "a.jpg", "split": "test", "group": "3"}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"image": "pictures/none.jpg"}, "image_missing"),
+        ({"image": "pictures/lost.jpg"}, "picture_rejected"),
+        ({"image": None}, "bad_record"),
+        ({"answers": []}, "bad_record"),
+        ({"answers": "B"}, "bad_record"),
+        ({"answers": [" "]}, "empty_text"),
+        ({"question": ""}, "empty_text"),
+        ({"question": "x" * 101}, "text_too_long"),
+        ({"question": "\ud83d"}, "bad_encoding"),
+        ({"question_id": 0}, "duplicate_id"),
+    ],
+)
+def test_question_rows_reject_what_cannot_be_asked(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    rows, reasons = read_questions(tmp_path, {}, change)
+    assert (len(rows), reasons) == (1, [None, reason])
+
+
+def test_question_rows_reject_a_missing_field_and_a_row_that_is_no_object(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"question_id": 1}\n[1]\n{"question_id": \n')
+    rows, outcomes = question_rows(path, "s", "test", PICTURES, LIMITS)
+    assert [(o.sample_id, o.reason) for o in outcomes] == [
+        ("1", "bad_record"),
+        ("questions.jsonl:2", "bad_record"),
+        ("questions.jsonl:3", "bad_json"),
+    ]
+    assert rows == []
+
+
+def test_caption_rows_gather_the_captions_of_a_picture(tmp_path: Path) -> None:
+    path = tmp_path / "captions.json"
+    images = [{"id": 1, "file_name": "pictures/b.jpg"}, {"id": 2, "file_name": "a.jpg"}]
+    texts = [(1, "one"), (2, "two"), (1, "three\x00"), (9, "nobody's"), (2, " ")]
+    annotations = [{"id": i, "image_id": image, "caption": text} for i, (image, text) in enumerate(texts)]
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    rows, outcomes = caption_rows(path, "s", "test", PICTURES, LIMITS)
+    assert rows == [
+        {"image_id": "a.jpg", "split": "test", "captions": ["two"]},
+        {"image_id": "b.jpg", "split": "test", "captions": ["one", "three"]},
+    ]
+    assert [o.reason for o in outcomes] == [None, None, None, "image_missing", "empty_text"]
+    assert outcomes[2].repairs == ("control_characters",)
+
+
+def test_compositionality_rows_read_sugar_crepe(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.json"
+    pair = {"filename": "a.jpg", "caption": "yes", "negative_caption": "no"}
+    path.write_text(json.dumps({"swap_object": {"0": pair, "1": {**pair, "filename": "lost.jpg"}, "2": 7}}))
+    rows, outcomes = compositionality_rows(path, "s", "test", PICTURES, LIMITS)
+    assert rows == [
+        {"image_id": "a.jpg", "split": "test", "subset": "swap_object", "caption": "yes", "negative_caption": "no"}
+    ]
+    assert [(o.sample_id, o.reason) for o in outcomes] == [
+        ("swap_object/0", None),
+        ("swap_object/1", "picture_rejected"),
+        ("swap_object/2", "bad_record"),
+    ]
