@@ -34,7 +34,7 @@ from components.model.double_forward import (
     build_double_forward,
     enable_gradient_checkpointing,
 )
-from components.params import Params, load_params
+from components.params import load_params
 from components.pictures import PictureLimits
 from components.training.collate import LengthParams, TrainBatch, collate
 from components.training.loader import load_batches
@@ -63,8 +63,8 @@ ENDINGS = {
 }
 
 
-class TrainParams(Params):
-    """Everything that decides how a compressor is trained, and on how many workers."""
+class TrainParams(CompressorParams):
+    """Everything that decides what a compressor is and how it is trained, and on how many workers."""
 
     seed: int = Field(ge=0)
     num_workers: int = Field(ge=1)
@@ -77,13 +77,17 @@ class TrainParams(Params):
     contrastive_batch_size: int = Field(ge=2)  # picture-caption pairs per step, over all workers
     gradient_checkpointing: bool  # recompute layers in the backward pass: less memory, a third more time
     backbone: BackboneParams
-    compressor: CompressorParams
     loop: LoopParams
     losses: LossParams
     optimizer: OptimizerParams
     lengths: LengthParams
     pictures: PictureLimits
     validation: ValidationParams
+
+    @property
+    def compressor(self) -> CompressorParams:
+        """What the compressor is, without how it is trained."""
+        return CompressorParams(**{name: getattr(self, name) for name in CompressorParams.model_fields})
 
     @model_validator(mode="after")
     def _workers_share_alike(self) -> Self:
@@ -100,7 +104,7 @@ def train(
     base = str(Path(base).resolve()) if Path(base).is_dir() else base
     with only_run_in(state):
         run = prepare_run(params, curated.resolve(), base, state.resolve())
-        connect()
+        connect(log_to_driver=False)  # progress comes from the history; Ray Train's own actors repeat themselves
         check_resources(params.num_workers, params.cpus_per_worker, params.gpus_per_worker)
         trainer = TorchTrainer(
             train_worker,  # type: ignore[arg-type]  # what it returns is wanted

@@ -44,7 +44,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, llava_folder: Path) -> Path:
     yaml = YAML()
     params = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["train"] |= MICRO
-    params["train"]["compressor"]["adapters"]["dropout"] = 0.1
+    params["train"]["adapters"]["dropout"] = 0.1
     with (folder / "params.yaml").open("w") as file:
         yaml.dump({"train": params["train"]}, file)
     write_curated(folder / "curated", num_samples=25, num_validation=6)
