@@ -16,10 +16,13 @@ MIN_LOCAL_CPUS = 8
 LOCAL_OBJECT_STORE_BYTES = 1 << 30
 
 
-def connect() -> None:
-    """Connect this process to Ray, unless it is already, and apply the project's Ray Data settings."""
+def connect(log_to_driver: bool = True) -> None:
+    """Connect this process to Ray, unless it is already, and apply the project's Ray Data settings.
+
+    log_to_driver: repeat here what workers print; errors that end the work come out in any case.
+    """
     if not ray.is_initialized():
-        _connect_to_cluster() if os.environ.get("RAY_ADDRESS") else _start_local()
+        _connect_to_cluster(log_to_driver) if os.environ.get("RAY_ADDRESS") else _start_local(log_to_driver)
     use_plain_ray_data()
 
 
@@ -51,17 +54,18 @@ def use_plain_ray_data() -> None:
     context.arrow_fixed_shape_tensor_format = FixedShapeTensorFormat.ARROW_NATIVE
 
 
-def _connect_to_cluster() -> None:
+def _connect_to_cluster(log_to_driver: bool) -> None:
     # No CPU count and no working directory: both belong to the cluster and to `ray job submit`.
-    ray.init(logging_level=logging.WARNING)
+    ray.init(log_to_driver=log_to_driver, logging_level=logging.WARNING)
 
 
-def _start_local() -> None:
+def _start_local(log_to_driver: bool) -> None:
     """One node that ends with this process; flows/__init__.py bound it to 127.0.0.1 before Ray was imported."""
     ray.init(
         address="local",  # never a cluster that another run left a note about
         num_cpus=max(MIN_LOCAL_CPUS, os.cpu_count() or 1),
         object_store_memory=LOCAL_OBJECT_STORE_BYTES,
         include_dashboard=False,
+        log_to_driver=log_to_driver,
         logging_level=logging.WARNING,
     )

@@ -189,8 +189,9 @@ class MetricFiles:
 
 
 def describe(row: HistoryRow, num_steps: int) -> str:
-    """One line for the log."""
-    values = ", ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in row.metrics.items())
+    """One line for the log: losses, or everything from a validation."""
+    shown = {name: value for name, value in row.metrics.items() if name.endswith("loss") or not row.timings}
+    values = ", ".join(f"{name.split('/')[-1].replace('_', ' ')} {value:.4g}" for name, value in shown.items())
     line = f"step {row.step}/{num_steps}: {values}"
     if row.timings:
         seconds = row.timings["seconds_per_step"]
@@ -273,8 +274,8 @@ def report_checkpoint(state: TrainingState, is_first: bool) -> None:
 def export(model: DoubleForward, state: TrainingState, run: Path) -> None:
     """Write the compressor with the best weights into the run folder."""
     load_weights(state.parameters, state.best)
-    rows = [row.metrics for row in state.progress.history if row.step == state.progress.best_step]
-    figures = {name: value for metrics in rows for name, value in metrics.items() if name.startswith("validation/")}
+    rows = [row.metrics for row in state.progress.history if row.step == state.progress.best_step and not row.timings]
+    figures = {name: value for metrics in rows for name, value in metrics.items() if name != "validation/best_score"}
     card = {"training steps": state.progress.next_step, "step of these weights": state.progress.best_step or 0}
     aside = run / "export"
     shutil.rmtree(aside, ignore_errors=True)
