@@ -18,6 +18,7 @@ SETTINGS = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every line a worker prints appears twice
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TOKENIZERS_PARALLELISM": "false",  # tokenizers warns after every fork otherwise
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # a busy laptop needs more than the usual minute to import torch
 }
 ON_A_LAPTOP = {
     # With 0 Ray takes 127.0.0.1 as the address of its node, so nothing listens on a public interface.
