@@ -22,7 +22,7 @@ import ray.train
 import torch
 from dvclive import Live
 from pydantic import Field, model_validator
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer, get_device
 
 from components import schema
@@ -288,4 +288,11 @@ def export(model: DoubleForward, state: TrainingState, run: Path) -> None:
 if __name__ == "__main__":
     die_with_parent()
     curated, base, *folders = sys.argv[1:]
-    train(load_params("train", TrainParams), Path(curated), base, *map(Path, folders))
+    try:
+        train(load_params("train", TrainParams), Path(curated), base, *map(Path, folders))
+    except WorkerGroupError as error:
+        print(error, file=sys.stderr)
+        reasons = {str(failure).strip().splitlines()[-1] for failure in error.worker_failures.values()}
+        sys.exit(f"train: workers failed: {'; '.join(sorted(reasons))}; run again to go on from the checkpoint")
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"train: {error}")
