@@ -126,4 +126,7 @@ if __name__ == "__main__":
     die_with_parent()
     logging.basicConfig(format="%(name)s: %(message)s")
     log.setLevel(logging.INFO)
-    curate(load_params("curate", CurateParams), *map(Path, sys.argv[1:]))
+    try:
+        curate(load_params("curate", CurateParams), *map(Path, sys.argv[1:]))
+    except ValueError as error:  # bad params or bad data, said in words; the tables so far are in <output>.partial
+        sys.exit(f"curate: {error}")
