@@ -8,6 +8,7 @@ same command goes on from the last one, whatever ended the run before. SIGTERM o
 with an error. On several machines the folders are shared ones.
 """
 
+import json
 import shutil
 import signal
 import sys
@@ -40,7 +41,15 @@ from components.training.collate import LengthParams, TrainBatch, collate
 from components.training.loader import load_batches
 from components.training.loop import LoopParams, Outcome, Surroundings, run_steps
 from components.training.optimizer import OptimizerParams, build_optimizer, trained_parameters
-from components.training.run_folder import fingerprint, only_run_in, open_run, publish, read_history, write_history
+from components.training.run_folder import (
+    discard,
+    fingerprint,
+    only_run_in,
+    open_run,
+    publish,
+    read_history,
+    write_history,
+)
 from components.training.sampler import GroupedSampler
 from components.training.samples import SampleTable, write_sample_file
 from components.training.state import START, HistoryRow, TrainingState, load_state, load_weights, save_state
@@ -51,6 +60,7 @@ from flows.lifetime import die_with_parent
 
 # Files of a run folder.
 SAMPLES, HISTORY, STOP, RESULT = "samples.arrow", "history.jsonl", "stop", "compressor"
+CHECKPOINTS = "checkpoint_manager_snapshot.json"  # Ray's
 CODE = ("components/training", "components/model", "components/losses", "flows/train.py")
 LIBRARIES = ("torch", "transformers", "peft")
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -125,19 +135,34 @@ def train(
         if outcome is not Outcome.FINISHED:
             sys.exit(ENDINGS[outcome].format(step=step, state=state))
         publish(run / RESULT, output)
-        shutil.rmtree(run)
+        discard(run)
 
 
 def prepare_run(params: TrainParams, curated: Path, base: str, state: Path) -> Path:
     """The folder of this run, new or left by an interrupted one, with the samples in random-access form."""
     code = [Path(__file__).parent.parent / part for part in CODE]
     inputs = [curated, *code, *([Path(base)] if Path(base).is_dir() else [])]
-    run = open_run(state, fingerprint([params.model_dump_json(), base, *map(version, LIBRARIES)], inputs))
+    name = fingerprint([params.model_dump_json(), base, *map(version, LIBRARIES)], inputs)
+    run = open_run(state, name)
+    if not is_whole(run / CHECKPOINTS):
+        print("train: the list of checkpoints is damaged, training starts over", flush=True)
+        discard(run)
+        run = open_run(state, name)
+    if (run / CHECKPOINTS).exists():
+        print("train: going on from the last whole checkpoint of an interrupted run", flush=True)
     for stale in (HISTORY, STOP):
         (run / stale).unlink(missing_ok=True)
     if not (run / SAMPLES).exists():
         write_sample_file(sorted((curated / "samples" / schema.TRAIN).glob("*.parquet")), run / SAMPLES)
     return run
+
+
+def is_whole(listing: Path) -> bool:
+    """Ray writes its list of checkpoints in place, so that a kill may cut it off."""
+    try:
+        return not listing.exists() or bool(json.loads(listing.read_text(encoding="utf-8")))
+    except ValueError:
+        return False
 
 
 def watch(trainer: TorchTrainer, run: Path, files: "MetricFiles") -> tuple[Outcome, int]:
@@ -192,7 +217,7 @@ def describe(row: HistoryRow, num_steps: int) -> str:
     """One line for the log: losses, or everything from a validation."""
     shown = {name: value for name, value in row.metrics.items() if name.endswith("loss") or not row.timings}
     values = ", ".join(f"{name.split('/')[-1].replace('_', ' ')} {value:.4g}" for name, value in shown.items())
-    line = f"step {row.step}/{num_steps}: {values}"
+    line = f"train: step {row.step}/{num_steps}: {values}"
     if row.timings:
         seconds = row.timings["seconds_per_step"]
         line += f"; {seconds:.2f} s a step, {(num_steps - row.step) * seconds / 60:.1f} min of training left"

@@ -43,10 +43,19 @@ def open_run(state: Path, name: str) -> Path:
     """The folder of the run called `name`; what runs of another name left in the state folder is removed."""
     for other in state.iterdir():
         if other.is_dir() and other.name != name:
-            shutil.rmtree(other)
+            discard(other)
     run = state / name
     run.mkdir(exist_ok=True)
     return run
+
+
+def discard(folder: Path) -> None:
+    """Remove a run; a kill in the middle leaves no run of that name with half its files."""
+    trash = folder.with_name("trash")
+    shutil.rmtree(trash, ignore_errors=True)
+    if folder != trash:
+        folder.rename(trash)
+        shutil.rmtree(trash)
 
 
 def publish(folder: Path, output: Path) -> None:

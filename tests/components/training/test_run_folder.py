@@ -3,7 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from components.training.run_folder import fingerprint, only_run_in, open_run, publish, read_history, write_history
+from components.training.run_folder import (
+    discard,
+    fingerprint,
+    only_run_in,
+    open_run,
+    publish,
+    read_history,
+    write_history,
+)
 from components.training.state import HistoryRow
 
 
@@ -38,6 +46,14 @@ def test_a_run_keeps_its_files_and_removes_those_of_others(tmp_path: Path) -> No
     assert (open_run(tmp_path, "first") / "checkpoint").exists()
     open_run(tmp_path, "second")
     assert [path.name for path in tmp_path.iterdir()] == ["second"]
+
+
+def test_a_discarded_run_is_gone_whatever_a_kill_left_of_another(tmp_path: Path) -> None:
+    for name in ("run", "trash"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "checkpoint").write_text(name)
+    discard(tmp_path / "run")
+    assert not list(tmp_path.iterdir())
 
 
 def test_publish_replaces_the_output_and_what_a_killed_run_left(tmp_path: Path) -> None:
