@@ -62,7 +62,7 @@ def check_reject_fractions(report: Mapping[str, Mapping[str, Any]], max_fraction
             reasons = ", ".join(f"{reason} {count}" for reason, count in _most_common(counts["rejects"]))
             faults.append(f"{source}: {lost} of {counts['rows_in']} rows rejected ({reasons})")
     if faults:
-        way_out = "see rejects.parquet in the .partial folder; mend the source, or raise curate.max_reject_fraction in params.yaml"
+        way_out = "see rejects.parquet in the .partial folder; mend the source or raise curate.max_reject_fraction"
         raise ValueError("\n".join([*faults, f"more than {max_fraction:.1%} of a source is lost: {way_out}"]))
 
 
