@@ -34,7 +34,7 @@ class ScenesParams(Params):
     num_caption_pairs: int
     num_validation_pictures: int
     num_test_pictures: int
-    caption_fraction: float  # of conversations, begin with a description
+    caption_fraction: float  # of conversations, end with a description
     placeholder_last_fraction: float  # of conversations, have <image> behind the first question
     max_questions: int  # per conversation
     pairs_per_tar: int

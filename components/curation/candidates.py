@@ -45,7 +45,7 @@ class CandidateParams(Params):
     pictures: PictureLimits
     max_file_bytes: Annotated[int, Field(ge=1)]  # of one picture file or archive member
     text: TextLimits
-    caption_prompts: tuple[str, ...]  # a conversation of one of these and its answer is a caption too
+    caption_prompts: tuple[str, ...]  # the answer to one of these is a caption too
     near_duplicates: NearDuplicateParams
 
 

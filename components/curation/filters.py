@@ -71,12 +71,12 @@ def check_caption(text: object, limits: TextLimits) -> tuple[str, bool]:
 
 
 def caption_of(turns: list[Turn], prompts: tuple[str, ...], limits: TextLimits) -> str | None:
-    """The answer, when the whole conversation is one caption prompt and its answer."""
-    if len(turns) != 2:
-        return None
-    question = turns[0][schema.CONTENT].replace(schema.IMAGE_PLACEHOLDER, "").strip()
-    answer = turns[1][schema.CONTENT]
-    return answer if question in prompts and len(answer) <= limits.max_caption_characters else None
+    """The answer to the first caption prompt of a conversation, if it is no longer than a caption may be."""
+    for question, answer in zip(turns[::2], turns[1::2], strict=True):
+        if question[schema.CONTENT].replace(schema.IMAGE_PLACEHOLDER, "").strip() in prompts:
+            caption = answer[schema.CONTENT]
+            return caption if len(caption) <= limits.max_caption_characters else None
+    return None
 
 
 def _check_turn(turn: Any, index: int, limits: TextLimits) -> tuple[Turn, bool]:

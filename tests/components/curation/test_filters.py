@@ -86,5 +86,7 @@ def test_caption_of_takes_the_answer_to_a_known_prompt_only() -> None:
     prompts = ("describe.",)
     known, _ = check_conversation(turns("describe.\n<image>", "a cat"), True, LIMITS)
     other, _ = check_conversation(turns("<image>\nwhat?", "a cat"), True, LIMITS)
-    longer, _ = check_conversation(turns("<image>\ndescribe.", "a cat", "sure?", "yes"), True, LIMITS)
-    assert [caption_of(rows, prompts, LIMITS) for rows in (known, other, longer)] == ["a cat", None, None]
+    last, _ = check_conversation(turns("<image>\nwhat?", "a pet", "describe.", "a cat"), True, LIMITS)
+    long, _ = check_conversation(turns("<image>\ndescribe.", "a cat " * 5), True, LIMITS)
+    found = [caption_of(rows, prompts, LIMITS) for rows in (known, other, last, long)]
+    assert found == ["a cat", None, "a cat", None]

@@ -168,7 +168,7 @@ def test_conversations_respect_their_length_and_repeat_nothing() -> None:
     for index in range(100):
         scene, rng = scene_and_rng(index)
         turns = picture_turns(scene, rng, caption_fraction=1.0, max_questions=5)
-        assert turns[0] == (ask.CAPTION_PROMPT, full_caption(scene))
+        assert turns[-1] == (ask.CAPTION_PROMPT, full_caption(scene))
         assert 2 <= len(turns) <= 6
         assert len(set(turns)) == len(turns)
         assert 1 <= len(text_only_turns(rng)) <= 3
