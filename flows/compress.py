@@ -5,7 +5,7 @@
 The pictures are a folder of any common formats and sizes, or Parquet with the columns image_id and image. Ray Data
 hands whole shards, planned by the order of the ids, to workers that load the model once; each writes its shard and a
 note of it. A run that was killed goes on from the noted shards, and the store appears by one rename:
-docs/decisions/0009-compress-writes-its-own-shards.md.
+docs/decisions/0007-compress-writes-its-own-shards.md.
 """
 
 import json

@@ -42,7 +42,7 @@ from flows.lifetime import die_with_parent
 
 LOG_EVERY = 20  # steps
 VALIDATION_BATCH = 32  # pictures
-STATE = Path(".state/pretrain")
+STATE = Path(".cache/pretrain")
 Row = tuple[np.ndarray, list[QuestionAnswer], list[str]]  # picture, questions with answers, their kinds
 
 
