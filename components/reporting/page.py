@@ -1,0 +1,70 @@
+"""The page itself: templates to one HTML file that loads nothing and runs nothing.
+
+What is shown comes from data and models that nobody vouches for, so every value is escaped, characters that hide or
+reorder text are spelled out, and the page's own policy forbids scripts and all loading, whatever slipped through.
+"""
+
+import base64
+import hashlib
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from components.reporting import formats
+
+POLICY = "default-src 'none'; img-src data:; style-src '{style}'; base-uri 'none'; form-action 'none'"
+# Categories of characters without a shape of their own: controls, format, surrogates, private use, unassigned.
+INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn")
+FILTERS = ("count", "data_size", "interval", "number", "operations", "percent", "plain", "short")
+SHOWN_AS_THEY_ARE = "\n\t\u200c\u200d"  # the last two join and part letters of many scripts, and emoji
+
+
+def render(content: Mapping[str, Any]) -> str:
+    """The page. Raises jinja2.UndefinedError for content that is missing."""
+    templates = build_environment()
+    style = Markup(templates.get_template("style.css.jinja").render())
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
+    policy = POLICY.format(style=f"sha256-{digest}")
+    return templates.get_template("page.html.jinja").render(content, style=style, policy=policy)
+
+
+def write_page(path: Path, page: str) -> None:
+    """The file appears whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(page, encoding="utf-8", newline="\n")
+    partial.replace(path)
+
+
+def build_environment() -> Environment:
+    """Escaping is on for every template, and an unknown name is an error."""
+    environment = Environment(
+        loader=PackageLoader("components.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=readable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {name: getattr(formats, name) for name in FILTERS}
+    return environment
+
+
+def readable(value: Any) -> Any:
+    """Text in which nothing is invisible: such characters are written as their escapes."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return "".join(character if is_visible(character) else escaped(character) for character in value)
+
+
+def is_visible(character: str) -> bool:
+    return character in SHOWN_AS_THEY_ARE or unicodedata.category(character) not in INVISIBLE
+
+
+def escaped(character: str) -> str:
+    """As Python writes it."""
+    return character.encode("unicode_escape").decode("ascii")

@@ -1,0 +1,62 @@
+"""Pictures inside the page: as data URIs, made smaller when they are large; and stored tokens as pictures."""
+
+import base64
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image
+
+from components import schema
+from components.pictures import PictureError, PictureLimits, decode_picture, encode_png
+
+# Negative, zero, positive: readable on white and on black, and by the colour-blind.
+STRIP_COLOURS = np.array([[217, 119, 6], [247, 245, 240], [79, 70, 229]], np.float64)
+STRIP_QUANTILE = 0.98  # of the magnitudes; larger ones get the full colour
+
+
+class Thumbnail(NamedTuple):
+    """A picture that needs no file; size in pixels."""
+
+    uri: str
+    width: int
+    height: int
+
+
+def read_thumbnails(
+    folder: Path, image_ids: Collection[str], limits: PictureLimits, max_side: int
+) -> dict[str, Thumbnail]:
+    """Those of the pictures that are in the corpus and can be opened, at most `max_side` pixels high and wide."""
+    columns, wanted = [schema.IMAGE_ID, schema.IMAGE], [(schema.IMAGE_ID, "in", sorted(image_ids))]
+    found = {}
+    for row in pq.read_table(folder, columns=columns, filters=wanted).to_pylist() if image_ids else []:
+        with suppress(PictureError):
+            found[row[schema.IMAGE_ID]] = thumbnail(decode_picture(row[schema.IMAGE], limits), max_side)
+    return found
+
+
+def thumbnail(image: Image.Image, max_side: int) -> Thumbnail:
+    """An RGB picture, scaled down if it is larger."""
+    small = image.copy()
+    small.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    uri = "data:image/png;base64," + base64.b64encode(encode_png(small)).decode("ascii")
+    return Thumbnail(uri, *small.size)
+
+
+def token_strip(tokens: np.ndarray) -> Thumbnail:
+    """Stored tokens (k, dim) as k rows of dim coloured pixels: orange below zero, violet above."""
+    scale = float(np.quantile(np.abs(tokens), STRIP_QUANTILE)) or 1.0
+    place = 1 + np.clip(np.nan_to_num(tokens.astype(np.float64)) / scale, -1, 1)  # 0 … 2
+    channels = [np.interp(place, [0, 1, 2], STRIP_COLOURS[:, channel]) for channel in range(3)]
+    pixels = np.stack(channels, axis=-1).round().astype(np.uint8)  # (k, dim, 3)
+    return thumbnail(Image.fromarray(pixels), max(pixels.shape[:2]))
+
+
+def mean_file_bytes(folder: Path) -> float:
+    """Bytes of a picture file of the corpus, on average."""
+    files = pq.read_table(folder, columns=[schema.IMAGE])[schema.IMAGE]
+    return float(pc.mean(pc.binary_length(files)).as_py())

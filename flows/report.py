@@ -1,0 +1,109 @@
+"""Stage `report`: everything that a run found, as one HTML page that loads nothing and runs nothing.
+
+    python -m flows.report CURATED PICTURES STORE EVALUATION METRICS COMPRESSOR BASE TRAINING PAGE
+
+PICTURES is the corpus that STORE was compressed from: the page shows them, no model sees them again. Texts are searched
+for in STORE by COMPRESSOR, as users do. No time and no path of this machine is on the page.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pydantic import Field
+
+from components.compression.identity import check_same_model
+from components.compression.store import TokenStore
+from components.model.checkpoint import load_compressor
+from components.params import Params, load_params
+from components.pictures import PictureLimits
+from components.reporting.content import page_content
+from components.reporting.examples import (
+    Found,
+    Query,
+    draw_descriptions,
+    draw_queries,
+    found,
+    outcome_boxes,
+    sample,
+)
+from components.reporting.inputs import read_inputs
+from components.reporting.page import render, write_page
+from components.reporting.thumbnails import mean_file_bytes, read_thumbnails, token_strip
+from components.retrieval.index import EmbeddingIndex
+from components.retrieval.query import embed_text
+from flows.lifetime import die_with_parent
+
+
+class ReportParams(Params):
+    """How much is shown; what is shown is drawn by the seed."""
+
+    seed: int
+    pictures: PictureLimits
+    max_thumbnail_side: int = Field(ge=16)  # pixels
+    pictures_with_tokens: int = Field(ge=0)  # at the top
+    examples_per_box: int = Field(ge=1)  # answered questions
+    descriptions: int = Field(ge=0)  # pictures with their captions
+    queries: tuple[str, ...]  # texts to search for
+    drawn_queries: int = Field(ge=0)  # captions of stored pictures to search for
+    hits_per_query: int = Field(ge=1)  # pictures
+    num_threads: int = Field(ge=1)  # CPU threads of the model
+
+
+def report(
+    params: ReportParams,
+    curated: Path,
+    pictures: Path,
+    store: Path,
+    evaluation: Path,
+    metrics: Path,
+    compressor: Path,
+    base: Path,
+    training: Path,
+    page: Path,
+) -> None:
+    """Write the page, whole or not at all."""
+    inputs, tokens = read_inputs(curated, evaluation, metrics, compressor, base, training), TokenStore.open(store)
+    boxes = outcome_boxes(inputs.answers, params.seed, params.examples_per_box)
+    descriptions = draw_descriptions(inputs.captions, params.seed, params.descriptions)
+    drawn = draw_queries(inputs.captions, tokens.ids, params.seed, params.drawn_queries)
+    searched = search(params, [*(Query(text, None) for text in params.queries), *drawn], tokens, compressor, base)
+    opened = sample(tokens.ids, f"{params.seed} tokens", params.pictures_with_tokens)
+    shown = {example.image_id for box in boxes for example in box.drawn}
+    shown |= {image_id for result in searched for image_id, _ in result.hits}
+    shown |= {description.image_id for description in descriptions} | set(opened)
+    content = page_content(
+        inputs,
+        tokens.manifest.model_dump(),
+        boxes,
+        descriptions,
+        searched,
+        read_thumbnails(pictures, shown, params.pictures, params.max_thumbnail_side),
+        {image_id: token_strip(tokens.tokens([image_id])[0]) for image_id in opened},
+        mean_file_bytes(pictures),
+        params.seed,
+    )
+    write_page(page, render(content))
+    print(f"report: {page}, {page.stat().st_size / 1e6:.1f} MB", flush=True)
+
+
+def search(
+    params: ReportParams, queries: Sequence[Query], tokens: TokenStore, compressor: Path, base: Path
+) -> list[Found]:
+    """What each query finds in the store."""
+    torch.set_num_threads(params.num_threads)
+    check_same_model(tokens.provenance, compressor)
+    dtype = getattr(torch, tokens.provenance.compute["dtype"])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_compressor(compressor, str(base), device, dtype)
+    index = EmbeddingIndex(tokens.ids, tokens.embeddings())
+    return [
+        found(query, index.search(embed_text(model, query.text)[0], len(tokens)), params.hits_per_query)
+        for query in queries
+    ]
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    report(load_params("report", ReportParams), *map(Path, sys.argv[1:]))
