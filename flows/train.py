@@ -37,7 +37,7 @@ from components.model.double_forward import (
 )
 from components.params import load_params
 from components.pictures import PictureLimits
-from components.training.collate import LengthParams, TrainBatch, collate
+from components.training.collate import TextParams, TrainBatch, collate
 from components.training.loader import load_batches
 from components.training.loop import LoopParams, Outcome, Surroundings, run_steps
 from components.training.optimizer import OptimizerParams, build_optimizer, trained_parameters
@@ -90,7 +90,7 @@ class TrainParams(CompressorParams):
     loop: LoopParams
     losses: LossParams
     optimizer: OptimizerParams
-    lengths: LengthParams
+    texts: TextParams
     pictures: PictureLimits
     validation: ValidationParams
 
@@ -133,7 +133,7 @@ def train(
         )
         outcome, step = watch(trainer, run, MetricFiles(metrics, timings, params.loop.num_steps))
         if outcome is not Outcome.FINISHED:
-            sys.exit(ENDINGS[outcome].format(step=step, state=state))
+            sys.exit(f"train: {ENDINGS[outcome].format(step=step, state=state)}")
         publish(run / RESULT, output)
         discard(run)
 
@@ -243,7 +243,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
             data,
             params.validation.batch_size,
             params.validation.max_new_tokens,
-            params.lengths.max_caption_tokens,
+            params.texts.max_caption_tokens,
         ),
         checkpoint=lambda: report_checkpoint(state, is_first),
         publish=lambda history: write_history(history, run / HISTORY) if is_first else None,
@@ -281,7 +281,7 @@ def training_batches(params: TrainParams, model: DoubleForward, table: SampleTab
         range(step, params.loop.num_steps),
         lambda step: sampler.samples(step).shard(context.get_world_rank(), context.get_world_size()),
         lambda index: table.sample(index, params.pictures),
-        lambda samples, groups: collate(samples, groups, model.backbone, model.num_summary_tokens, params.lengths),
+        lambda samples, groups: collate(samples, groups, model.backbone, model.num_summary_tokens, params.texts),
         params.decoding_threads_per_worker,
     )
 

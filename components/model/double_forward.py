@@ -83,21 +83,28 @@ class DoubleForward(nn.Module):
             hidden = self.read(torch.cat([bos, embeddings, prompt, queries], dim=1), mask)
         return hidden[:, -self.num_summary_tokens :]
 
-    def generation_hidden(self, visual_tokens: Tensor | None, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def generation_hidden(
+        self,
+        visual_tokens: Tensor | None,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        positions: Tensor | None = None,
+    ) -> Tensor:
         """Read chats with visual tokens at the image placeholders (Eq. 2); (batch, tokens, dim), before the LM head.
 
         visual_tokens: (rows with placeholders, n, dim); None if no row has any. The rest: (batch, tokens), any padding.
+        Packed rows come with a mask (batch, 1, tokens, tokens), True = attends, and with their positions.
         """
         embeddings = self.backbone.embed_chat(input_ids, visual_tokens)
         with self.adapters.use(GENERATION):
-            return self.read(embeddings, attention_mask)
+            return self.read(embeddings, attention_mask, positions)
 
-    def read(self, embeddings: Tensor, attention_mask: Tensor) -> Tensor:
-        """One causal pass of the language model with the active adapter; positions count unmasked tokens only."""
+    def read(self, embeddings: Tensor, attention_mask: Tensor, positions: Tensor | None = None) -> Tensor:
+        """One pass of the language model with the active adapter; positions count unmasked tokens if not given."""
         return self.backbone.language_model(
             inputs_embeds=embeddings,
             attention_mask=attention_mask,
-            position_ids=position_ids(attention_mask),
+            position_ids=position_ids(attention_mask) if positions is None else positions,
             use_cache=False,
         ).last_hidden_state
 

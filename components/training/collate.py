@@ -1,8 +1,10 @@
 """Rows of the sample table -> the tensors of one worker's step."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from pydantic import Field
@@ -10,16 +12,19 @@ from torch import Tensor
 
 from components.losses.autoregressive import IGNORE_INDEX
 from components.model.backbone import Backbone
-from components.model.chat import Turn, encode_conversation, encode_text
+from components.model.chat import IMAGE_PLACEHOLDER, Turn, encode_conversation, encode_text
+from components.model.double_forward import position_ids
 from components.params import Params
+from components.training.packing import Block, PackedBatch, pack
 from components.training.sampler import StepSamples
 
 PADDING_ID = 0  # masked, and not an image placeholder in any supported model
 
 
-class LengthParams(Params):
-    """Where texts are cut."""
+class TextParams(Params):
+    """What is read of a text, and how."""
 
+    turns: Literal["together", "apart"]  # each question of a conversation after all before it, or on its own
     max_caption_tokens: int = Field(ge=1)
     max_conversation_tokens: int = Field(ge=1)  # summary tokens included
 
@@ -38,7 +43,8 @@ class TrainBatch(NamedTuple):
 
     pixel_values: Tensor  # (pictures, 3, height, width); (0,) when all rows are text-only
     conversation_ids: Tensor  # (conversations, tokens)
-    conversation_mask: Tensor  # (conversations, tokens)
+    conversation_mask: Tensor  # (conversations, tokens), or (conversations, 1, tokens, tokens) for turns apart
+    conversation_positions: Tensor  # (conversations, tokens)
     labels: Tensor  # (conversations, tokens)
     conversation_pictures: Tensor  # (conversations with a picture,)
     caption_ids: Tensor  # (captions, tokens)
@@ -55,7 +61,7 @@ def collate(
     groups: StepSamples,
     backbone: Backbone,
     num_summary_tokens: int,
-    lengths: LengthParams,
+    texts: TextParams,
 ) -> TrainBatch:
     """The batch of one worker; `groups` name conversations and captions among `samples`, which are given by index.
 
@@ -63,15 +69,16 @@ def collate(
     """
     pictures = {index: sample.image for index, sample in samples.items() if sample.image is not None}
     row_of = {index: row for row, index in enumerate(pictures)}
-    chats = [encode_chat(samples[i], backbone, num_summary_tokens, lengths) for i in groups.autoregressive]
+    encode = {"together": encode_together, "apart": encode_apart}[texts.turns]
+    chats = encode([samples[i] for i in groups.autoregressive], backbone, num_summary_tokens, texts)
     captions = [encode_text(backbone.tokenizer, samples[i].caption or "") for i in groups.contrastive]
-    conversation_ids, conversation_mask = pad([ids for ids, _ in chats], PADDING_ID)
-    caption_ids, caption_mask = pad([ids[: lengths.max_caption_tokens] for ids in captions], PADDING_ID)
+    caption_ids, caption_mask = pad([ids[: texts.max_caption_tokens] for ids in captions], PADDING_ID)
     return TrainBatch(
         pixel_values=backbone.pixel_values(list(pictures.values())) if pictures else torch.empty(0),
-        conversation_ids=conversation_ids,
-        conversation_mask=conversation_mask,
-        labels=pad([labels for _, labels in chats], IGNORE_INDEX)[0],
+        conversation_ids=chats.input_ids,
+        conversation_mask=chats.attention_mask,
+        conversation_positions=chats.position_ids,
+        labels=chats.labels,
         conversation_pictures=torch.tensor([row_of[i] for i in groups.autoregressive if i in row_of], dtype=torch.long),
         caption_ids=caption_ids,
         caption_mask=caption_mask,
@@ -79,15 +86,52 @@ def collate(
     )
 
 
+def encode_together(
+    samples: Sequence[TrainSample], backbone: Backbone, num_summary_tokens: int, texts: TextParams
+) -> PackedBatch:
+    """One ordinary chat per row, cut at the maximum length."""
+    chats = [encode_chat(sample, sample.conversation, backbone, num_summary_tokens) for sample in samples]
+    input_ids, mask = pad([ids[: texts.max_conversation_tokens] for ids, _ in chats], PADDING_ID)
+    labels, _ = pad([labels[: texts.max_conversation_tokens] for _, labels in chats], IGNORE_INDEX)
+    return PackedBatch(input_ids, labels, position_ids(mask), mask)
+
+
+def encode_apart(
+    samples: Sequence[TrainSample], backbone: Backbone, num_summary_tokens: int, texts: TextParams
+) -> PackedBatch:
+    """One row per conversation, in which no question sees another; questions beyond the maximum length are left out."""
+    prefixes, blocks = [], []
+    for sample in samples:
+        chats = [encode_chat(sample, turns, backbone, num_summary_tokens) for turns in single_questions(sample)]
+        first = chats[0][0] if chats else []
+        start = 1 + max((at for at, token in enumerate(first) if token == backbone.image_token_id), default=0)
+        lengths = np.cumsum([len(ids) - start for ids, _ in chats])
+        kept = [
+            chat for chat, length in zip(chats, lengths, strict=True) if length + start <= texts.max_conversation_tokens
+        ]
+        prefixes.append(first[:start])
+        blocks.append([Block(ids[start:], sum(label != IGNORE_INDEX for label in labels)) for ids, labels in kept])
+    if not samples:
+        return PackedBatch(*(torch.empty(0, 0, dtype=torch.long) for _ in range(4)))
+    return pack(prefixes, blocks, PADDING_ID)
+
+
+def single_questions(sample: TrainSample) -> Iterator[list[Turn]]:
+    """Each question with its answer as a conversation of its own, about the same picture."""
+    turns = sample.conversation
+    for question, answer in zip(turns[::2], turns[1::2], strict=True):
+        text = question["content"].replace(IMAGE_PLACEHOLDER, "").strip()
+        placeholder = "" if sample.image is None else f"{IMAGE_PLACEHOLDER}\n"
+        yield [{"role": question["role"], "content": placeholder + text}, answer]
+
+
 def encode_chat(
-    sample: TrainSample, backbone: Backbone, num_summary_tokens: int, lengths: LengthParams
+    sample: TrainSample, turns: Sequence[Turn], backbone: Backbone, num_summary_tokens: int
 ) -> tuple[list[int], list[int]]:
-    """Input ids and labels of a conversation in which the picture, if there is one, is `num_summary_tokens` long."""
+    """Input ids and labels of a chat in which the picture, if there is one, is `num_summary_tokens` long."""
     num_visual_tokens = 0 if sample.image is None else num_summary_tokens
     try:
-        return encode_conversation(
-            backbone.tokenizer, sample.conversation, num_visual_tokens, lengths.max_conversation_tokens
-        )
+        return encode_conversation(backbone.tokenizer, turns, num_visual_tokens, max_tokens=sys.maxsize)
     except ValueError as error:
         raise ValueError(f"sample {sample.sample_id}: {error}") from error
 

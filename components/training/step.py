@@ -54,7 +54,9 @@ def autoregressive_part(model: DoubleForward, batch: TrainBatch, summary_tokens:
     else:
         assert summary_tokens is not None
         visual_tokens = summary_tokens[batch.conversation_pictures]
-    hidden = model.generation_hidden(visual_tokens, batch.conversation_ids, batch.conversation_mask)
+    hidden = model.generation_hidden(
+        visual_tokens, batch.conversation_ids, batch.conversation_mask, batch.conversation_positions
+    )
     loss_sum, num_tokens = autoregressive_loss_sum(hidden, model.backbone.lm_head, batch.labels)
     return loss_sum * world_size() / sum_over_workers(num_tokens).clamp(min=1)
 

@@ -3,12 +3,13 @@ import torch
 
 from components.losses.autoregressive import IGNORE_INDEX
 from components.model.double_forward import DoubleForward
-from components.training.collate import LengthParams, TrainBatch, TrainSample, collate, pad
+from components.training.collate import TextParams, TrainBatch, TrainSample, collate, pad, single_questions
 from components.training.sampler import StepSamples
+from components.training.step import step_losses
 from tests.components.training.world import LENGTHS, samples
 
 
-def batch_of(model: DoubleForward, groups: StepSamples, lengths: LengthParams = LENGTHS) -> TrainBatch:
+def batch_of(model: DoubleForward, groups: StepSamples, lengths: TextParams = LENGTHS) -> TrainBatch:
     return collate(samples(10), groups, model.backbone, model.num_summary_tokens, lengths)
 
 
@@ -43,7 +44,7 @@ def test_labels_are_the_answers_and_padding_is_ignored(model: DoubleForward) -> 
 
 
 def test_texts_are_cut(model: DoubleForward) -> None:
-    lengths = LengthParams(max_caption_tokens=3, max_conversation_tokens=10)
+    lengths = TextParams(turns="together", max_caption_tokens=3, max_conversation_tokens=10)
     full, cut = (batch_of(model, StepSamples((0, 1), (0, 1)), given) for given in (LENGTHS, lengths))
     assert cut.caption_ids.shape == (2, 3)
     assert cut.conversation_ids.shape == cut.labels.shape == (2, 10)
@@ -67,3 +68,72 @@ def test_a_conversation_that_does_not_fit_is_named(model: DoubleForward) -> None
     sample = TrainSample("sample-x", picture, [{"role": "assistant", "content": "red"}], None)
     with pytest.raises(ValueError, match="sample sample-x: "):
         collate({0: sample}, StepSamples((0,), ()), model.backbone, model.num_summary_tokens, LENGTHS)
+
+
+def conversations() -> dict[int, TrainSample]:
+    """With a picture and three questions, with a picture and one, and three questions without a picture."""
+    more = [("is it large?", "no"), ("what is it called?", "a spot on a ground")]
+    turns = [
+        {"role": role, "content": text} for pair in more for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+    rows = samples(5)
+    return {i: rows[i]._replace(conversation=[*rows[i].conversation, *(turns if i != 1 else [])]) for i in (0, 1, 4)}
+
+
+def test_turns_apart_give_the_loss_of_each_question_asked_alone(model: DoubleForward) -> None:
+    """The oracle asks one question at a time, in rows of their own; gradients of the queries agree too."""
+    rows = conversations()
+    alone = {
+        100 * index + number: sample._replace(conversation=turns)
+        for index, sample in rows.items()
+        for number, turns in enumerate(single_questions(sample))
+    }
+    results = []
+    for given, turns in ((rows, "apart"), (alone, "together")):
+        texts = LENGTHS.model_copy(update={"turns": turns})
+        batch = collate(given, StepSamples(tuple(given), ()), model.backbone, model.num_summary_tokens, texts)
+        assert len(batch.conversation_ids) == len(given)
+        model.zero_grad()
+        loss = step_losses(model.eval(), batch).autoregressive
+        loss.backward()
+        assert model.queries.weight.grad is not None
+        results.append((loss.detach(), model.queries.weight.grad.clone()))
+    torch.testing.assert_close(results[0][0], results[1][0])
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-4, atol=1e-7)
+
+
+def test_turns_together_see_what_was_said_before_and_apart_do_not(model: DoubleForward) -> None:
+    row = conversations()[0]
+    changed = [row.conversation[0], {"role": "assistant", "content": "something else"}, *row.conversation[2:]]
+    for turns, sees in (("together", True), ("apart", False)):
+        texts = LENGTHS.model_copy(update={"turns": turns})
+        given = {0: row, 1: row._replace(conversation=changed)}
+        batches = [
+            collate({i: given[i]}, StepSamples((i,), ()), model.backbone, model.num_summary_tokens, texts)
+            for i in given
+        ]
+        visual = torch.ones(1, model.num_summary_tokens, model.backbone.dim)
+        hidden = [
+            model.generation_hidden(
+                visual, batch.conversation_ids, batch.conversation_mask, batch.conversation_positions
+            )[0, -1]
+            for batch in batches
+        ]
+        assert torch.allclose(*hidden, atol=1e-5) != sees
+
+
+def test_turns_apart_beyond_the_maximum_length_are_left_out_whole(model: DoubleForward) -> None:
+    rows = {0: conversations()[0]}
+    full, cut = (
+        collate(
+            rows,
+            StepSamples((0,), ()),
+            model.backbone,
+            model.num_summary_tokens,
+            TextParams(turns="apart", max_caption_tokens=12, max_conversation_tokens=longest),
+        )
+        for longest in (500, 60)
+    )
+    width = cut.conversation_ids.shape[1]
+    assert model.num_summary_tokens < width <= 60 < full.conversation_ids.shape[1]
+    torch.testing.assert_close(cut.conversation_ids, full.conversation_ids[:, :width])

@@ -17,10 +17,10 @@ from PIL import Image
 from components import schema
 from components.model.double_forward import DoubleForward
 from components.pictures import PictureLimits, encode_png, pixel_sha256
-from components.training.collate import LengthParams, TrainSample
+from components.training.collate import TextParams, TrainSample
 from tests.components.model.tiny import COMPRESSOR, compressor
 
-LENGTHS = LengthParams(max_caption_tokens=12, max_conversation_tokens=200)
+LENGTHS = TextParams(turns="together", max_caption_tokens=12, max_conversation_tokens=200)
 LIMITS = PictureLimits(formats=("PNG",), max_pixels=10_000, max_aspect_ratio=4.0, max_side=100, min_side=8)
 COLOURS = {"red": (200, 0, 0), "green": (0, 160, 0), "blue": (0, 0, 220), "yellow": (220, 220, 0)}
 
