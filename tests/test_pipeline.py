@@ -75,7 +75,7 @@ def test_stage_runs_the_flow_of_its_name_with_paths_that_dvc_knows(stage: str) -
     assert (python, option, module) == ("python", "-m", f"flows.{stage}")
     known = written_paths(stage, "deps", "outs", "metrics", "plots")
     undeclared = [path for path in paths if not any(Path(path) == k or k.is_relative_to(path) for k in known)]
-    # Timings differ from run to run (decision 0008); an unfinished run keeps its checkpoints in the cache (0013).
+    # Timings differ from run to run (decision 0008); an unfinished run keeps its checkpoints in the cache (0011).
     assert not [path for path in undeclared if "timings" not in path and Path(path).parts[0] != ".cache"]
     outputs = written_paths(stage, "outs", "metrics", "plots")
     assert not [str(out) for out in outputs if not any(out.is_relative_to(path) for path in paths)]
