@@ -8,6 +8,7 @@ import base64
 import hashlib
 import unicodedata
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def write_page(path: Path, page: str) -> None:
     partial.replace(path)
 
 
+@cache
 def build_environment() -> Environment:
     """Escaping is on for every template, and an unknown name is an error."""
     environment = Environment(
@@ -56,7 +58,7 @@ def build_environment() -> Environment:
 
 def readable(value: Any) -> Any:
     """Text in which nothing is invisible: such characters are written as their escapes."""
-    if isinstance(value, Markup) or not isinstance(value, str):
+    if isinstance(value, Markup) or not isinstance(value, str) or value.isprintable():
         return value
     return "".join(character if is_visible(character) else escaped(character) for character in value)
 

@@ -1,0 +1,158 @@
+"""The stage `report` end to end: what the other stages write about eight noisy pictures, and one page of it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from dvclive import Live
+
+from components import schema
+from components.compression.provenance import StoreError
+from components.compression.store import TokenStore
+from components.evaluation import publication
+from components.evaluation.answering import COMPRESSED, SYSTEMS
+from components.evaluation.exam import PAIR_ID, read_exam
+from components.evaluation.examination import ANSWER, CAPTION, PAIR, SIZE, TEXT, TIME, Record
+from components.params import load_params
+from flows.evaluate import score
+from flows.report import ReportParams, report
+from tests.components.compression.stores import random_rows, write_store
+from tests.components.reporting.pages import PageReader
+from tests.flows.test_evaluate import IMAGE_IDS, MISSING, compress, write_models, write_tables
+from tests.flows.test_evaluate import PARAMS as EVALUATE
+
+ROOT = Path(__file__).parents[2]
+EVIL = "<script>alert(1)</script>"
+PARAMS = """
+report:
+  seed: 0
+  pictures: {formats: [PNG], max_pixels: 10000, max_aspect_ratio: 4.0, max_side: 200, min_side: 8}
+  max_thumbnail_side: 32
+  pictures_with_tokens: 2
+  examples_per_box: 3
+  descriptions: 2
+  queries: [a red circle, <b>bold</b>]
+  drawn_queries: 2
+  hits_per_query: 3
+  num_threads: 1
+"""
+ARGUMENTS = (
+    "curated",
+    "curated/images/test",
+    "store",
+    "evaluation",
+    "metrics.json",
+    "models/compressor",
+    "models/tiny-llava",
+    "training",
+)
+
+
+def write_evaluation(root: Path) -> None:
+    """What `evaluate` writes: its own scores and files, of answers that are made up."""
+    exam, tokens = read_exam(root / "curated", "test"), TokenStore.open(root / "store")
+    rng = np.random.default_rng(0)
+    records = [Record("uncompressed", SIZE, key, None, 1000.0) for key in ("language_model", "vision", "image_tokens")]
+    for system in SYSTEMS:
+        for row in exam.all_questions():
+            text = row[schema.ANSWERS][0] if rng.random() < 0.5 else EVIL
+            records.append(Record(system, ANSWER, row[schema.QUESTION_ID], text, 9, 2))
+        records += [Record(system, CAPTION, image_id, f"{EVIL} of {image_id}") for image_id in exam.captions]
+        records += [Record(system, PAIR, row[PAIR_ID], None, -1.0, -2.0) for row in exam.all_pairs()]
+        records.append(Record(system, TIME, system, None, 1.0, 1))
+    vectors = rng.normal(size=(len(exam.texts(2)), tokens.provenance.dim))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    for text, vector in zip(exam.texts(2), vectors, strict=True):
+        records.append(Record(COMPRESSED, TEXT, text, embedding=vector.tolist()))
+    results = score(EVALUATE, exam, tokens, records)
+    publication.write_folder(root / "evaluation", results)
+    publication.write_json(root / "metrics.json", results["metrics"])
+
+
+def write_curation(curated: Path) -> None:
+    rejects = [{"sample_id": EVIL, "source": "captions", "reason": "bad_json", "detail": "line 1\u202e"}]
+    pq.write_table(pa.Table.from_pylist(rejects, schema.REJECTS), curated / "rejects.parquet")
+    counts = {"rows_in": 3, "rows_kept": 2, "rejects": {"bad_json": 1}, "repaired": {}}
+    (curated / "report.json").write_text(json.dumps({"captions": counts}))
+    (curated / "expectations").mkdir()
+    (curated / "expectations/result.json").write_text("{}")
+
+
+def write_training(folder: Path) -> None:
+    live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
+    for live.step in (10, 20):
+        for name in ("train/autoregressive_loss", "validation/score", "validation/short_answer_accuracy"):
+            live.log_metric(name, 1 / live.step)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("report")
+    write_tables(root / "curated")
+    compress(write_models(root / "models"), root / "models", root / "store")
+    write_evaluation(root)
+    write_curation(root / "curated")
+    write_training(root / "training")
+    (root / "params.yaml").write_text(PARAMS)
+    return root
+
+
+def write_page(root: Path, name: str, **places: Path) -> str:
+    arguments = [places.get(argument, root / argument) for argument in ARGUMENTS]
+    report(load_params("report", ReportParams, root / "params.yaml"), *arguments, root / name)
+    return (root / name).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(world: Path) -> str:
+    return write_page(world, "first.html")
+
+
+def test_page_shows_pictures_questions_and_what_was_found(page: str) -> None:
+    read = PageReader(page)
+    text = " ".join(read.text.split())
+    assert "4 vectors in the place of" in text
+    for shown in (
+        "what colour?",
+        "a red circle",
+        "<b>bold</b>",
+        EVIL,
+        "line 1\\u202e",
+        "Autoregressive loss",
+    ):
+        assert shown in text
+    sources = {element.attributes["src"] for element in read.elements if element.tag == "img"}
+    assert len(sources) >= 5
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+
+
+def test_page_runs_nothing_and_names_no_path_of_this_machine(world: Path, page: str) -> None:
+    assert "script" not in {element.tag for element in PageReader(page).elements}
+    assert str(world) not in page
+    assert str(ROOT) not in page
+
+
+def test_picture_that_was_not_stored_counts_as_wrong_and_is_never_found(world: Path, page: str) -> None:
+    hits = [element.attributes.get("title") for element in PageReader(page).elements if element.tag == "img"]
+    assert set(hits) - {None} <= set(IMAGE_IDS)
+    assert MISSING not in TokenStore.open(world / "store")
+
+
+def test_same_inputs_give_the_same_bytes_in_another_process(world: Path, page: str) -> None:
+    command = [sys.executable, "-m", "flows.report", *ARGUMENTS, "results/second.html"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
+    subprocess.run(command, cwd=world, env=environment, check=True, timeout=300)
+    assert (world / "results/second.html").read_bytes() == page.encode()
+
+
+def test_store_of_another_model_is_refused(world: Path) -> None:
+    write_store(world / "foreign", [random_rows(IMAGE_IDS, seed=0)])
+    with pytest.raises(StoreError, match="another model"):
+        write_page(world, "third.html", store=world / "foreign")
+    assert not (world / "third.html").exists()
