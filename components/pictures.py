@@ -135,6 +135,7 @@ def pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Ima
 
 def _open(data: bytes, limits: PictureLimits) -> Image.Image:
     """Parse the header with the parsers of the allowed formats only."""
+    Image.init()  # Pillow knows only a few formats by name until then
     try:
         return Image.open(io.BytesIO(data), formats=limits.formats)
     except UnidentifiedImageError:
@@ -156,7 +157,6 @@ def _format_by_magic(prefix: bytes, allowed: tuple[str, ...]) -> str | None:
     """Name of a format that is not allowed, from the first bytes alone: its parser never runs."""
     if len(prefix) < 16:  # the shortest that every test of Pillow can read
         return None
-    Image.init()
     for name, (_, accepts) in Image.OPEN.items():
         if name not in allowed and accepts is not None and accepts(prefix) is True:
             return name

@@ -3,6 +3,8 @@
 import io
 import pickle
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -343,3 +345,19 @@ def test_no_module_allows_truncated_pictures() -> None:
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
     sources = [path for folder in ("components", "flows") for path in Path(folder).rglob("*.py")]
     assert not [path for path in sources if "LOAD_TRUNCATED" in path.read_text(encoding="utf-8")]
+
+
+def test_every_allowed_format_is_known_in_a_fresh_process() -> None:
+    """Pillow loads most parsers late; a process that has opened nothing yet knew no MPO."""
+    code = """
+import io
+from PIL import Image
+from components.pictures import PictureLimits, decode_picture
+data = io.BytesIO()
+Image.new("RGB", (20, 20), (255, 0, 0)).save(data, "PNG")
+formats = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+limits = PictureLimits(formats=formats, max_pixels=10**6, max_aspect_ratio=9.0, max_side=1000, min_side=1)
+print(decode_picture(data.getvalue(), limits).size)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "(20, 20)", done.stderr
