@@ -222,7 +222,7 @@ def test_killed_worker_and_killed_driver_change_nothing(compressor: Path, local_
     driver.send_signal(signal.SIGKILL)
     assert driver.wait() == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
-    _, alive = psutil.wait_procs(family, timeout=60)
+    _, alive = psutil.wait_procs(family, timeout=240)  # Ray's own agents look for their raylet now and then
     assert not alive, "an orphan goes on"
     finished = {path.name for path in tmp_path.glob("out.partial/*/done/*")}
     assert 5 <= len(finished) < 16
