@@ -33,7 +33,8 @@ def is_gone(pid: int, seconds: float = 10) -> bool:
 
 def start(command: list[str], folder: Path, **variables: str) -> tuple[subprocess.Popen[str], list[int]]:
     (folder / "stage.py").write_text(STAGE)
-    environment = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"} | variables
+    ours = ("DVC_STAGE", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")  # a make inside `make test` would announce its folder
+    environment = {key: value for key, value in os.environ.items() if key not in ours} | variables
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
