@@ -50,6 +50,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     yaml.dump(stages, folder / "dvc.yaml")
     run(folder, "git", "init", "--quiet")
     run(folder, "dvc", "init", "--quiet")
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "--quiet", "-m", "start")  # DVCLive asks for the last commit
     return folder
 
 
