@@ -13,7 +13,7 @@ from typing import Annotated, Literal, NamedTuple, NoReturn, get_args
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from components.params import Params
 
@@ -55,11 +55,20 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 class PictureLimits(Params):
     """What is accepted. Checked in this order: format, pixels, aspect ratio, longest side, shortest side."""
 
-    formats: tuple[str, ...]  # Pillow names: JPEG, PNG, WEBP, GIF, BMP, TIFF
+    formats: tuple[str, ...]  # Pillow's names, of those that it opens (JPEG covers MPO)
     max_pixels: Annotated[int, Field(ge=1, le=PILLOW_MAX_PIXELS)]  # width × height
     max_aspect_ratio: Annotated[float, Field(ge=1)]  # longest side / shortest side
     max_side: Annotated[int, Field(ge=1)]  # pixels
     min_side: Annotated[int, Field(ge=1)]  # pixels
+
+    @field_validator("formats")
+    @classmethod
+    def _known_to_pillow(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
+        """A misspelt name would reject every picture of that format; parsers of other formats never run."""
+        Image.init()
+        if unknown := sorted(set(formats) - set(Image.OPEN)):
+            raise ValueError(f"Pillow opens no {', '.join(unknown)}; choose from {', '.join(sorted(Image.OPEN))}")
+        return formats
 
 
 class PictureError(ValueError):

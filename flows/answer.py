@@ -5,22 +5,18 @@ opened.
 """
 
 import json
-import sys
-import warnings
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from transformers.utils import logging as transformers_logging
 
-from components.compression.identity import check_same_model, find_base
 from components.compression.store import TokenStore
 from components.model.adapters import GENERATION
 from components.model.chat import encode_prompt
-from components.model.checkpoint import load_compressor
 from components.model.double_forward import DoubleForward
 from components.model.generation import answer as generate_answers
+from flows.corpus import COMPRESSOR, STORE, BaseOption, CompressorOption, StoreOption, load_model_of, run_job
 
 
 def answer(
@@ -31,13 +27,10 @@ def answer(
         raise ValueError(f"--max-new-tokens is {max_new_tokens}; an answer has at least one token")
     check_question(question)
     tokens = torch.from_numpy(store.tokens([image_id]))  # (1, summary_tokens, dim)
-    check_same_model(store.provenance, compressor)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = getattr(torch, store.provenance.compute["dtype"])
-    model = load_compressor(compressor, find_base(compressor, base), device, dtype)
+    model = load_model_of(store, compressor, base)
     input_ids = encode_prompt(model.backbone.tokenizer, question, model.num_summary_tokens)
     check_length(model, len(input_ids), max_new_tokens)
-    new_ids = generate_answers(model, tokens.to(device), [input_ids], max_new_tokens, GENERATION)[0]
+    new_ids = generate_answers(model, tokens.to(model.backbone.device), [input_ids], max_new_tokens, GENERATION)[0]
     text: str = model.backbone.tokenizer.decode(new_ids, skip_special_tokens=True)
     return text.strip()
 
@@ -65,24 +58,16 @@ def check_length(model: DoubleForward, num_prompt_tokens: int, max_new_tokens: i
 def main(
     question: Annotated[str, typer.Argument(help="What to ask.")],
     image_id: Annotated[str, typer.Option(help="The picture; `python -m flows.search` prints ids.")],
-    store: Annotated[Path, typer.Option(help="Folder that `compress` wrote.")] = Path("data/compressed/test"),
-    compressor: Annotated[Path, typer.Option(help="The compressor that wrote it.")] = Path("models/compressor"),
-    base: Annotated[
-        str | None,
-        typer.Option(
-            help="Base model, folder or hub id; otherwise the one the compressor names, beside it or on the hub."
-        ),
-    ] = None,
+    store: StoreOption = STORE,
+    compressor: CompressorOption = COMPRESSOR,
+    base: BaseOption = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 32,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the answer alone.")] = False,
 ) -> None:
     """Answer a question about one compressed picture."""
-    transformers_logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries to each other
-    try:
-        text = answer(TokenStore.open(store), compressor, base, image_id, question, max_new_tokens)
-    except (ValueError, OSError) as error:
-        sys.exit(f"answer: {error}")
+    text = run_job(
+        "answer", lambda: answer(TokenStore.open(store), compressor, base, image_id, question, max_new_tokens)
+    )
     print(json.dumps({"image_id": image_id, "question": question, "answer": text}) if as_json else text)
 
 

@@ -36,6 +36,7 @@ class ScenesParams(Params):
     num_test_pictures: int
     caption_fraction: float  # of conversations, end with a description
     placeholder_last_fraction: float  # of conversations, have <image> behind the first question
+    min_questions: int  # per conversation, before equal ones are left out
     max_questions: int  # per conversation
     pairs_per_tar: int
 
@@ -68,7 +69,7 @@ def write_instruct(params: ScenesParams, folder: Path) -> list[Fault]:
     for index, (scene, rng) in enumerate(draw_stream(params, "instruct", params.num_instruct_pictures)):
         name = f"pictures/{index:09d}.jpg"
         (folder / name).write_bytes(formats.jpeg_bytes(draw_picture(scene)))
-        turns = picture_turns(scene, rng, params.caption_fraction, params.max_questions)
+        turns = picture_turns(scene, rng, params.caption_fraction, params.min_questions, params.max_questions)
         placeholder_last = rng.random() < params.placeholder_last_fraction
         rows.append(formats.llava_record(f"{index:09d}", turns, name, placeholder_last))
     for index in range(params.num_text_only):

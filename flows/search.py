@@ -6,20 +6,16 @@ python -m flows.search --like IMAGE_ID --store data/compressed/test
 
 import json
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 import typer
-from transformers.utils import logging as transformers_logging
 
-from components.compression.identity import check_same_model, find_base
 from components.compression.store import TokenStore, normalise
-from components.model.checkpoint import load_compressor
 from components.retrieval.index import EmbeddingIndex, Hit
 from components.retrieval.query import checked_text, embed_text
+from flows.corpus import COMPRESSOR, STORE, BaseOption, CompressorOption, StoreOption, load_model_of, run_job
 
 
 def search(
@@ -44,11 +40,7 @@ def embed_image(store: TokenStore, image_id: str) -> np.ndarray:
 def embed_query(store: TokenStore, compressor: Path, base: str | None, text: str) -> np.ndarray:
     """The embedding (dim,) of a text by the model that wrote the store."""
     text = checked_text(text)
-    check_same_model(store.provenance, compressor)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = getattr(torch, store.provenance.compute["dtype"])
-    model = load_compressor(compressor, find_base(compressor, base), device, dtype)
-    embedding, num_cut = embed_text(model, text)
+    embedding, num_cut = embed_text(load_model_of(store, compressor, base), text)
     if num_cut:
         print(f"search: the last {num_cut} tokens of the query do not fit the model and were left out", file=sys.stderr)
     return embedding
@@ -67,23 +59,13 @@ def main(
     text: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
     like: Annotated[str | None, typer.Option(help="Look for pictures like this one of the store.")] = None,
     k: Annotated[int, typer.Option(help="How many pictures.")] = 10,
-    store: Annotated[Path, typer.Option(help="Folder that `compress` wrote.")] = Path("data/compressed/test"),
-    compressor: Annotated[Path, typer.Option(help="The compressor that wrote it.")] = Path("models/compressor"),
-    base: Annotated[
-        str | None,
-        typer.Option(
-            help="Base model, folder or hub id; otherwise the one the compressor names, beside it or on the hub."
-        ),
-    ] = None,
+    store: StoreOption = STORE,
+    compressor: CompressorOption = COMPRESSOR,
+    base: BaseOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Search a compressed corpus; prints the best pictures with their cosine similarity."""
-    transformers_logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries to each other
-    try:
-        hits = search(TokenStore.open(store), compressor, base, text, like, k)
-    except (ValueError, OSError) as error:
-        sys.exit(f"search: {error}")
+    hits = run_job("search", lambda: search(TokenStore.open(store), compressor, base, text, like, k))
     print(json.dumps([hit._asdict() for hit in hits]) if as_json else show(hits))
 
 

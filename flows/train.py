@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,6 @@ from typing import Any, Self
 
 import ray.train
 import torch
-from dvclive import Live
 from pydantic import Field, model_validator
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer, get_device
@@ -52,11 +51,12 @@ from components.training.run_folder import (
 )
 from components.training.sampler import GroupedSampler
 from components.training.samples import SampleTable, write_sample_file
-from components.training.state import START, HistoryRow, TrainingState, load_state, load_weights, save_state
+from components.training.state import START, TrainingState, load_state, load_weights, save_state
 from components.training.step import LossParams
 from components.training.validation import ValidationParams, load_validation_set, validate
 from flows.cluster import check_resources, connect
 from flows.lifetime import die_with_parent
+from flows.metric_files import MetricFiles
 
 # Files of a run folder.
 SAMPLES, HISTORY, STOP, RESULT = "samples.arrow", "history.jsonl", "stop", "compressor"
@@ -165,7 +165,7 @@ def is_whole(listing: Path) -> bool:
         return False
 
 
-def watch(trainer: TorchTrainer, run: Path, files: "MetricFiles") -> tuple[Outcome, int]:
+def watch(trainer: TorchTrainer, run: Path, files: MetricFiles) -> tuple[Outcome, int]:
     """Run the trainer, show its progress, and turn SIGTERM and Ctrl-C into a request to stop after a checkpoint."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: (run / STOP).touch())
@@ -177,51 +177,6 @@ def watch(trainer: TorchTrainer, run: Path, files: "MetricFiles") -> tuple[Outco
     files.end()
     result = training.result().return_value  # type: ignore[attr-defined]  # missing in Ray's stubs
     return Outcome(result["outcome"]), result["step"]
-
-
-class MetricFiles:
-    """DVCLive files and log lines that follow a history, also when it goes back to a checkpoint."""
-
-    def __init__(self, metrics: Path, timings: Path, num_steps: int) -> None:
-        self.folders = (metrics, timings)
-        self.num_steps = num_steps
-        self.shown: list[HistoryRow] = []
-        self.lives = self._start_over()
-
-    def follow(self, history: Sequence[HistoryRow]) -> None:
-        """Write what is new; start over when the history has changed."""
-        if list(history[: len(self.shown)]) != self.shown:
-            self.shown, self.lives = [], self._start_over()
-        for row in history[len(self.shown) :]:
-            for live, values in zip(self.lives, (row.metrics, row.timings), strict=True):
-                live.step = row.step
-                for name, value in values.items():
-                    live.log_metric(name, value)
-                live.make_summary()
-            print(describe(row, self.num_steps), flush=True)
-        self.shown = list(history)
-
-    def end(self) -> None:
-        for live in self.lives:
-            live.end()
-
-    def _start_over(self) -> list[Live]:
-        """Empty folders."""
-        return [
-            Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
-            for folder in self.folders
-        ]
-
-
-def describe(row: HistoryRow, num_steps: int) -> str:
-    """One line for the log: losses, or everything from a validation."""
-    shown = {name: value for name, value in row.metrics.items() if name.endswith("loss") or not row.timings}
-    values = ", ".join(f"{name.split('/')[-1].replace('_', ' ')} {value:.4g}" for name, value in shown.items())
-    line = f"train: step {row.step}/{num_steps}: {values}"
-    if row.timings:
-        seconds = row.timings["seconds_per_step"]
-        line += f"; {seconds:.2f} s a step, {(num_steps - row.step) * seconds / 60:.1f} min of training left"
-    return line
 
 
 def train_worker(config: dict[str, Any]) -> dict[str, str | int]:

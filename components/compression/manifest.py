@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.compression.provenance import SCHEMA_VERSION, Provenance, StoreError
 
-MANIFEST = "manifest.json"
-REJECTS = "rejects.json"
+MANIFEST = "_manifest.json"  # names that readers of Parquet folders leave out
+REJECTS = "_rejects.json"
 
 
 class StoredFile(BaseModel):
@@ -99,11 +99,14 @@ def read_manifest(folder: Path) -> Manifest:
 def check_files(folder: Path, manifest: Manifest) -> None:
     """Compare names and sizes in `folder` with the manifest. Raises StoreError that names each file that differs.
 
-    Names that begin with `.` or `_` are ignored, as Parquet readers do.
+    Other names that begin with `.` or `_` are ignored, as Parquet readers do.
     """
     listed = {file.name: file.bytes for file in (*manifest.files, manifest.rejects)}
-    present = {path.name: path.stat().st_size for path in folder.iterdir() if not path.name.startswith((".", "_"))}
-    present.pop(MANIFEST)
+    present = {
+        path.name: path.stat().st_size
+        for path in folder.iterdir()
+        if path.name in listed or not path.name.startswith((".", "_"))
+    }
     faults = [f"{name} is missing" for name in sorted(listed.keys() - present.keys())]
     faults += [f"{name} is not in the manifest" for name in sorted(present.keys() - listed.keys())]
     faults += [

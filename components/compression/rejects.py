@@ -40,5 +40,5 @@ def reject_counts(rejects: list[Reject]) -> dict[str, int]:
 
 
 def rejects_json(rejects: list[Reject]) -> dict[str, Any]:
-    """The content of `rejects.json`, sorted by picture id."""
+    """The content of `_rejects.json`, sorted by picture id."""
     return {"rejects": [reject._asdict() for reject in sorted(rejects)]}

@@ -10,13 +10,17 @@ Turn = tuple[str, str]  # question, answer
 SIDES = {"triangle": "three", "square": "four"}
 
 
-def picture_turns(scene: Scene, rng: np.random.Generator, caption_fraction: float, max_questions: int) -> list[Turn]:
-    """Up to `max_questions` questions of all kinds in random order; some conversations end with a description.
+def picture_turns(
+    scene: Scene, rng: np.random.Generator, caption_fraction: float, min_questions: int, max_questions: int
+) -> list[Turn]:
+    """Questions of all kinds in random order, equal ones once; some conversations end with a description.
 
     It comes last, because whoever has described the picture can answer the rest without looking at it again.
     """
     questions = all_questions(scene, rng)
-    chosen = [questions[i] for i in rng.permutation(len(questions))[: int(rng.integers(1, max_questions + 1))]]
+    chosen = [
+        questions[i] for i in rng.permutation(len(questions))[: int(rng.integers(min_questions, max_questions + 1))]
+    ]
     turns = list(dict.fromkeys((question.text, question.answer) for question in chosen))
     if rng.random() < caption_fraction:
         turns.append((ask.CAPTION_PROMPT, full_caption(scene)))

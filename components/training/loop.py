@@ -62,7 +62,7 @@ def run_steps(
     for batch in batches:
         step = state.progress.next_step
         seed_step(seed, step, rank())
-        rate = learning_rate_at(step, loop.num_steps, optimizer.learning_rate, optimizer.warmup_share)
+        rate = learning_rate_at(step, loop.num_steps, optimizer)
         batch = batch.to(model.backbone.device)
         metrics = train_step(model, state.optimizer, batch, losses, rate, optimizer.max_gradient_norm)
         state.progress = after_step(state.progress, metrics)

@@ -15,6 +15,7 @@ class OptimizerParams(Params):
 
     learning_rate: float = Field(gt=0)  # at the end of the warm-up
     warmup_share: float = Field(ge=0, lt=1)  # of all steps, linear from 0
+    decay_share: float = Field(gt=0, le=1)  # of all steps, half a cosine down to 0; the rate is constant in between
     betas: tuple[float, float]  # decay of AdamW's two running means
     weight_decay: float = Field(ge=0)
     max_gradient_norm: float = Field(gt=0)  # gradients with a longer global norm are scaled down to it
@@ -30,12 +31,17 @@ def build_optimizer(parameters: Iterable[nn.Parameter], params: OptimizerParams)
     return torch.optim.AdamW(parameters, lr=0.0, betas=params.betas, weight_decay=params.weight_decay, fused=True)
 
 
-def learning_rate_at(step: int, num_steps: int, peak: float, warmup_share: float) -> float:
-    """Linear warm-up to `peak`, then half a cosine down to 0 at `num_steps`; `step` counts from 0."""
-    num_warmup_steps = math.ceil(warmup_share * num_steps)
+def learning_rate_at(step: int, num_steps: int, params: OptimizerParams) -> float:
+    """Linear warm-up to the peak, constant, then half a cosine down to 0 at `num_steps`; `step` counts from 0.
+
+    Shares of warm-up and decay that add up to 1 are the paper's plain cosine.
+    """
+    num_warmup_steps = math.ceil(params.warmup_share * num_steps)
     if step < num_warmup_steps:
-        return peak * (step + 1) / num_warmup_steps
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - num_warmup_steps) / (num_steps - num_warmup_steps)))
+        return params.learning_rate * (step + 1) / num_warmup_steps
+    num_decay_steps = min(math.ceil(params.decay_share * num_steps), num_steps - num_warmup_steps)
+    share_done = max(0, step - (num_steps - num_decay_steps)) / num_decay_steps
+    return params.learning_rate * 0.5 * (1 + math.cos(math.pi * share_done))
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:

@@ -361,3 +361,8 @@ print(decode_picture(data.getvalue(), limits).size)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "(20, 20)", done.stderr
+
+
+def test_a_format_that_pillow_does_not_open_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"Pillow opens no JPG; choose from .*JPEG"):
+        PictureLimits(formats=("JPG", "PNG"), max_pixels=10**6, max_aspect_ratio=9.0, max_side=1000, min_side=1)

@@ -99,7 +99,7 @@ def test_folder_every_picture_is_kept_or_rejected_with_a_reason(store: Path) -> 
         "palette.gif",
     ]
     assert reader.ids == kept
-    rejects = json.loads((store / "rejects.json").read_text())["rejects"]
+    rejects = json.loads((store / "_rejects.json").read_text())["rejects"]
     assert [(reject["image_id"], reject["reason"]) for reject in rejects] == [
         ("holiday/cut.jpg", "truncated"),
         ("wide.png", "too_large"),

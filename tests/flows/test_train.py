@@ -17,8 +17,7 @@ from ruamel.yaml import YAML
 
 from components.model.checkpoint import load_compressor
 from components.params import load_params
-from components.training.state import HistoryRow
-from flows.train import MetricFiles, TrainParams
+from flows.train import TrainParams
 from tests.components.model.conftest import llava_folder  # noqa: F401
 from tests.components.training.world import write_curated
 
@@ -128,22 +127,6 @@ def test_a_run_killed_in_every_way_ends_like_an_undisturbed_one(undisturbed: Pat
     assert start(world, run.name).wait() == 0
     assert_same_files(run / "compressor", undisturbed / "compressor")
     assert_same_files(run / "metrics", undisturbed / "metrics")
-
-
-def history(steps: range, loss: float) -> list[HistoryRow]:
-    return [HistoryRow(step=n, metrics={"train/loss": loss / n}, timings={"seconds_per_step": 1.0}) for n in steps]
-
-
-def test_metric_files_follow_a_history_that_went_back(tmp_path: Path) -> None:
-    rows = history(range(1, 6), 3.0)
-    straight = MetricFiles(tmp_path / "straight", tmp_path / "timings-1", 5)
-    straight.follow(rows)
-    straight.end()
-    disturbed = MetricFiles(tmp_path / "disturbed", tmp_path / "timings-2", 5)
-    for known in (rows[:2], rows[:4] + history(range(5, 6), 7.0), rows[:2], rows):
-        disturbed.follow(known)
-    disturbed.end()
-    assert_same_files(tmp_path / "straight", tmp_path / "disturbed")
 
 
 @pytest.mark.parametrize("section", [{"num_workers": 3}, {"num_workers": 2, "contrastive_batch_size": 33}])

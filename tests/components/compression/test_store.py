@@ -61,7 +61,7 @@ def test_embeddings_are_normalised_means(store: Path) -> None:
 
 
 def test_store_opens_in_plain_pyarrow_and_pandas(store: Path) -> None:
-    table = pq.read_table(sorted(store.glob("*.parquet")), filters=[("image_id", "=", "c")])
+    table = pq.read_table(store, filters=[("image_id", "=", "c")])
     np.testing.assert_array_equal(table["summary_tokens"].combine_chunks().to_numpy_ndarray()[0], TOKENS[2])
     frame = pd.read_parquet(store / "part-00000.parquet")
     np.testing.assert_array_equal(frame["summary_tokens"][1], TOKENS[1].reshape(-1))
@@ -74,10 +74,10 @@ def test_token_column_is_split_into_byte_streams_and_checksummed(store: Path) ->
 
 
 def test_manifest_counts_every_row(store: Path) -> None:
-    manifest = json.loads((store / "manifest.json").read_text())
+    manifest = json.loads((store / "_manifest.json").read_text())
     assert (manifest["rows_in"], manifest["rows_kept"]) == (10, 8)
     assert manifest["rows_rejected"] == {"non_finite": 1, "truncated": 1}
-    assert [reject["image_id"] for reject in json.loads((store / "rejects.json").read_text())["rejects"]] == ["w", "x"]
+    assert [reject["image_id"] for reject in json.loads((store / "_rejects.json").read_text())["rejects"]] == ["w", "x"]
 
 
 def test_same_rows_give_the_same_bytes(tmp_path: Path, store: Path) -> None:
@@ -131,7 +131,7 @@ def test_missing_and_stray_files_are_refused_and_hidden_ones_ignored(store: Path
 
 
 def test_folder_without_manifest_is_no_store(store: Path, tmp_path: Path) -> None:
-    (store / "manifest.json").unlink()
+    (store / "_manifest.json").unlink()
     with pytest.raises(StoreError, match="no finished store"):
         TokenStore.open(store)
     with pytest.raises(StoreError, match="no such folder"):
@@ -139,7 +139,7 @@ def test_folder_without_manifest_is_no_store(store: Path, tmp_path: Path) -> Non
 
 
 def test_manifest_of_another_schema_version_is_refused(store: Path) -> None:
-    path = store / "manifest.json"
+    path = store / "_manifest.json"
     path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 2'))
     with pytest.raises(StoreError, match="schema version 2, this version reads 1"):
         TokenStore.open(store)
@@ -149,9 +149,9 @@ def test_file_of_another_model_is_refused_with_the_difference(store: Path) -> No
     other = PROVENANCE.model_copy(update={"model": {**PROVENANCE.model, "compression_sha256": "d" * 64}})
     path = store / "part-00000.parquet"
     path.write_bytes(shard_bytes(PARTS[0], other, 2))
-    manifest = json.loads((store / "manifest.json").read_text())
+    manifest = json.loads((store / "_manifest.json").read_text())
     manifest["files"][0]["bytes"] = path.stat().st_size
-    (store / "manifest.json").write_text(json.dumps(manifest))
+    (store / "_manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(StoreError, match=f'model.compression_sha256: "{"c" * 64}" != "{"d" * 64}"'):
         TokenStore.open(store)
 

@@ -160,14 +160,14 @@ def test_training_conversations_never_name_a_held_out_pair() -> None:
     for index in range(300):
         rng = scene_rng(0, "instruct", index)
         scene = draw_scene(rng, WORLD, allow_held_out=False)
-        said = " ".join(text for turn in picture_turns(scene, rng, 0.5, 8) for text in turn)
+        said = " ".join(text for turn in picture_turns(scene, rng, 0.5, 1, 8) for text in turn)
         assert not any(name in said for name in names)
 
 
 def test_conversations_respect_their_length_and_repeat_nothing() -> None:
     for index in range(100):
         scene, rng = scene_and_rng(index)
-        turns = picture_turns(scene, rng, caption_fraction=1.0, max_questions=5)
+        turns = picture_turns(scene, rng, caption_fraction=1.0, min_questions=1, max_questions=5)
         assert turns[-1] == (ask.CAPTION_PROMPT, full_caption(scene))
         assert 2 <= len(turns) <= 6
         assert len(set(turns)) == len(turns)

@@ -14,7 +14,7 @@ from tests.components.training.world import LENGTHS, build_model, in_two_process
 
 BOTH = LossParams(autoregressive_weight=1.0, contrastive_weight=0.5)
 OPTIMIZER = OptimizerParams(
-    learning_rate=1e-2, warmup_share=0.0, betas=(0.9, 0.999), weight_decay=0.0, max_gradient_norm=1.0
+    learning_rate=1e-2, warmup_share=0.0, decay_share=1.0, betas=(0.9, 0.999), weight_decay=0.0, max_gradient_norm=1.0
 )
 
 

@@ -1,0 +1,43 @@
+"""What the jobs on a compressed corpus share: their options, the model that wrote the corpus, and how errors end."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import torch
+import typer
+from transformers.utils import logging as transformers_logging
+
+from components.compression.identity import check_same_model, find_base
+from components.compression.store import TokenStore
+from components.model.checkpoint import load_compressor
+from components.model.double_forward import DoubleForward
+
+Result = TypeVar("Result")
+StoreOption = Annotated[Path, typer.Option(help="Folder that `compress` wrote.")]
+CompressorOption = Annotated[Path, typer.Option(help="The compressor that wrote it.")]
+BaseOption = Annotated[
+    str | None,
+    typer.Option(help="Base model, folder or hub id; otherwise the one the compressor names, beside it or on the hub."),
+]
+STORE, COMPRESSOR = Path("data/compressed/test"), Path("models/compressor")
+
+
+def load_model_of(store: TokenStore, compressor: Path, base: str | None) -> DoubleForward:
+    """The model that wrote the store, on a GPU if there is one. Raises ValueError when the compressor is another."""
+    check_same_model(store.provenance, compressor)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = getattr(torch, store.provenance.compute["dtype"])
+    return load_compressor(compressor, find_base(compressor, base), device, dtype)
+
+
+def run_job(name: str, job: Callable[[], Result]) -> Result:
+    """The result of `job`; an error that the user can mend ends the process with one line."""
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries to each other
+    try:
+        return job()
+    except (ValueError, OSError) as error:
+        sys.exit(f"{name}: {error}")
