@@ -85,6 +85,7 @@ class TrainParams(CompressorParams):
     max_failures: int = Field(ge=0)  # restarts from the last checkpoint when a worker is lost
     autoregressive_batch_size: int = Field(ge=1)  # conversations per step, over all workers
     contrastive_batch_size: int = Field(ge=2)  # picture-caption pairs per step, over all workers
+    length_window_steps: int = Field(ge=1)  # steps whose samples are sorted by length, so that less is padding
     gradient_checkpointing: bool  # recompute layers in the backward pass: less memory, a third more time
     backbone: BackboneParams
     loop: LoopParams
@@ -185,7 +186,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
     torch.set_num_threads(params.threads_per_worker)
     model = load_model(params, config["base"])
     trained = trained_parameters(model)
-    state = TrainingState(trained, build_optimizer(trained.values(), params.optimizer), START, {})
+    state = TrainingState(trained, build_optimizer(trained, params.optimizer), START, {})
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as folder:
@@ -227,8 +228,10 @@ def training_batches(params: TrainParams, model: DoubleForward, table: SampleTab
     sampler = GroupedSampler(
         table.has_conversation,
         table.has_caption,
+        table.text_lengths,
         params.autoregressive_batch_size if params.losses.autoregressive_weight else 0,
         params.contrastive_batch_size if params.losses.contrastive_weight else 0,
+        params.length_window_steps,
         params.seed,
     )
     context = ray.train.get_context()

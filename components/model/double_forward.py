@@ -23,6 +23,8 @@ class CompressorParams(Params):
 
     num_summary_tokens: int = Field(ge=1)  # k', vectors stored per picture
     prompt: str  # read between the picture and the summary queries; may be empty
+    initial_queries: str  # words whose embeddings the summary queries start from; empty: random ones
+    summary_scale: float = Field(gt=0)  # factor of the summary tokens; 1 leaves them as the language model's norm does
     initial_logit_scale: float = Field(gt=0)  # multiplier of the cosine similarities, 1 / temperature
     max_logit_scale: float = Field(gt=0)
     adapters: AdapterParams
@@ -73,6 +75,7 @@ class DoubleForward(nn.Module):
     def compression_pass(self, embeddings: Tensor, attention_mask: Tensor) -> Tensor:
         """Read [BOS; embeddings; prompt; queries] causally; keep the normed last hidden states of the queries (Eq. 1).
 
+        They are scaled to about the length of the image embeddings, which the second pass was trained to read there.
         Padding in `embeddings` is masked and takes no position, so it has no effect.
         """
         rows = len(embeddings)
@@ -81,7 +84,7 @@ class DoubleForward(nn.Module):
         mask = torch.cat([mask_of(bos), attention_mask, mask_of(prompt), mask_of(queries)], dim=1)
         with self.adapters.use(COMPRESSION):
             hidden = self.read(torch.cat([bos, embeddings, prompt, queries], dim=1), mask)
-        return hidden[:, -self.num_summary_tokens :]
+        return self.params.summary_scale * hidden[:, -self.num_summary_tokens :]
 
     def generation_hidden(
         self,
@@ -116,7 +119,8 @@ class DoubleForward(nn.Module):
 def build_double_forward(backbone: Backbone, params: CompressorParams, seed: int) -> DoubleForward:
     """Attach untrained adapters and queries to a backbone, in place."""
     adapters = attach_adapters(backbone, params.adapters, seed)
-    queries = SummaryQueries(params.num_summary_tokens, backbone.vlm.get_input_embeddings().weight, seed)
+    words = encode_text(backbone.tokenizer, params.initial_queries)
+    queries = SummaryQueries(params.num_summary_tokens, backbone.vlm.get_input_embeddings().weight, words, seed)
     return DoubleForward(backbone, adapters, queries, params)
 
 

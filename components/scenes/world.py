@@ -24,8 +24,9 @@ HELD_OUT_PAIRS = (("purple", "star"), ("green", "triangle"), ("orange", "circle"
 # One random stream per purpose, so that no scene of one serves another.
 STREAMS = {"instruct": 0, "captions": 1, "validation": 2, "test": 3, "pretrain": 4, "tower": 5}
 LETTERS = tuple(sorted(set("".join(WORDS))))
-# What a cell shows, attribute by attribute; 0 stands for nothing.
-CELL_ATTRIBUTES = (COLOURS, SHAPES, SIZES, LETTERS)
+PLACES = tuple(str(place + 1) for place in range(GRID))
+# What a cell shows and where it is (row, column), attribute by attribute; 0 stands for nothing.
+CELL_ATTRIBUTES = (COLOURS, SHAPES, SIZES, LETTERS, PLACES, PLACES)
 
 
 class WorldParams(Params):
@@ -114,8 +115,9 @@ def _draw_pairs(rng: np.random.Generator, count: int, allow_held_out: bool) -> l
 
 
 def cell_labels(scene: Scene) -> np.ndarray:
-    """What each cell shows: (cells, attributes) int64, indices into CELL_ATTRIBUTES from 1, 0 for nothing."""
+    """What each cell shows and where: (cells, attributes) int64, indices into CELL_ATTRIBUTES from 1, 0 for nothing."""
     labels = np.zeros((GRID, GRID, len(CELL_ATTRIBUTES)), dtype=np.int64)
+    labels[..., 4], labels[..., 5] = np.indices((GRID, GRID)) + 1
     for sprite in scene.sprites:
         values = (sprite.colour, sprite.shape, sprite.size)
         labels[sprite.row, sprite.column, :3] = [

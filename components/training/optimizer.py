@@ -1,7 +1,8 @@
-"""AdamW over what is trained, a cosine schedule as a pure function of the step, and clipping by the global norm."""
+"""Muon or AdamW over what is trained, a schedule as a pure function of the step, and clipping by the global norm."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -13,10 +14,12 @@ from components.params import Params
 class OptimizerParams(Params):
     """One setting for everything that is trained: both adapters, the summary queries, the logit scale."""
 
+    matrices: Literal["muon", "adamw"]  # what moves the matrices of the adapters; AdamW moves the rest
     learning_rate: float = Field(gt=0)  # at the end of the warm-up
     warmup_share: float = Field(ge=0, lt=1)  # of all steps, linear from 0
     decay_share: float = Field(gt=0, le=1)  # of all steps, half a cosine down to 0; the rate is constant in between
     betas: tuple[float, float]  # decay of AdamW's two running means
+    momentum: float = Field(ge=0, lt=1)  # of Muon
     weight_decay: float = Field(ge=0)
     max_gradient_norm: float = Field(gt=0)  # gradients with a longer global norm are scaled down to it
 
@@ -26,9 +29,57 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], params: OptimizerParams) -> torch.optim.AdamW:
-    """AdamW in one fused kernel, which for hundreds of small tensors is several times as fast, also on a CPU."""
-    return torch.optim.AdamW(parameters, lr=0.0, betas=params.betas, weight_decay=params.weight_decay, fused=True)
+class Optimizer(Protocol):
+    """What training needs of an optimizer."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]: ...
+
+    def step(self) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Together:
+    """Several optimizers, each for parameters of its own, as one."""
+
+    def __init__(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+        self.optimizers = optimizers
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
+
+    def step(self) -> None:
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state[name])
+
+
+def build_optimizer(parameters: Mapping[str, nn.Parameter], params: OptimizerParams) -> Optimizer:
+    """Muon (Jordan et al., 2024) for the LoRA matrices, with updates as long as AdamW's, and AdamW; or AdamW alone.
+
+    AdamW in one fused kernel, which for hundreds of small tensors is several times as fast, also on a CPU.
+    """
+    is_matrix = {name: "lora_" in name and params.matrices == "muon" for name in parameters}
+    matrices = [parameter for name, parameter in parameters.items() if is_matrix[name]]
+    others = [parameter for name, parameter in parameters.items() if not is_matrix[name]]
+    decay = params.weight_decay
+    adamw = torch.optim.AdamW(others, lr=0.0, betas=params.betas, weight_decay=decay, fused=True)
+    if not matrices:
+        return Together({"adamw": adamw})
+    muon = torch.optim.Muon(
+        matrices, lr=0.0, momentum=params.momentum, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return Together({"muon": muon, "adamw": adamw})
 
 
 def learning_rate_at(step: int, num_steps: int, params: OptimizerParams) -> float:

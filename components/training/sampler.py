@@ -4,9 +4,12 @@ A step has an autoregressive group, drawn from all samples with a conversation, 
 paper, §3.4). A sample of the first group that also has a caption is "paired": it stands in both groups, so that its
 picture is compressed once and feeds both losses. Samples with a caption only fill up the contrastive group. Nothing but
 the number of the step has to be saved to resume.
+
+Steps are grouped by length: the samples of a window of steps are sorted by the length of their text and dealt out in
+consecutive parts, in random order, so that little of a batch is padding and the workers have equally much to do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
@@ -14,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 PAIRED, CONVERSATION_ONLY, CAPTION_ONLY = range(3)
+WINDOW = 3  # random stream of the order of the steps in a window
 
 
 class StepSamples(NamedTuple):
@@ -30,16 +34,19 @@ class StepSamples(NamedTuple):
 class GroupedSampler:
     """Gives the samples of any step; each pool is shuffled anew per epoch and used once per epoch.
 
-    has_conversation, has_caption: one flag per sample. The batch sizes are global; 0 turns a group off.
-    Raises ValueError when no sample fits a group that is wanted.
+    has_conversation, has_caption: one flag per sample. lengths: one per sample, of its text, in any unit.
+    The batch sizes are global; 0 turns a group off. window_steps: steps whose samples are sorted by length; 1 is not
+    at all. Raises ValueError when no sample fits a group that is wanted.
     """
 
     def __init__(
         self,
         has_conversation: Sequence[bool] | np.ndarray,
         has_caption: Sequence[bool] | np.ndarray,
+        lengths: Sequence[int] | np.ndarray,
         autoregressive_batch_size: int,
         contrastive_batch_size: int,
+        window_steps: int,
         seed: int,
     ) -> None:
         conversation = np.asarray(has_conversation, bool) & (autoregressive_batch_size > 0)
@@ -53,19 +60,43 @@ class GroupedSampler:
         self.contrastive_batch_size = contrastive_batch_size
         share = Fraction(int(paired.sum()), max(int(conversation.sum()), 1))
         self.paired_per_step = share * autoregressive_batch_size  # on average; a step has the integer below or above
+        self.lengths = np.asarray(lengths)
+        self.window_steps = window_steps
         self.seed = seed
+        self._window = lru_cache(maxsize=2)(self._draw_window)
         self._order = lru_cache(maxsize=6)(self._shuffle)  # a step touches at most two epochs of each pool
 
     def samples(self, step: int) -> StepSamples:
         """The samples of one step, counted from 0, over all workers."""
-        before, after = int(self.paired_per_step * step), int(self.paired_per_step * (step + 1))
-        paired = self._take(PAIRED, before, after)
-        size = self.autoregressive_batch_size
-        others = self._take(CONVERSATION_ONLY, size * step - before, size * (step + 1) - after)
-        shared = paired[: self.contrastive_batch_size]
-        size = self.contrastive_batch_size
-        fillers = self._take(CAPTION_ONLY, max(0, size * step - before), max(0, size * (step + 1) - after))
-        return StepSamples(_interleave(paired, others), _interleave(shared, fillers))
+        window, place = divmod(step, self.window_steps)
+        paired, others, fillers = (steps[place] for steps in self._window(window))
+        return StepSamples(_interleave(paired, others), _interleave(paired[: self.contrastive_batch_size], fillers))
+
+    def _draw_window(self, window: int) -> list[list[list[int]]]:
+        """For each pool the samples of each step of a window."""
+        ranks = np.random.default_rng([self.seed, WINDOW, window]).permutation(self.window_steps)  # 0: shortest texts
+        return [self._deal(pool, taken, window, ranks) for pool, taken in enumerate(self._taken_before())]
+
+    def _taken_before(self) -> list[Callable[[int], int]]:
+        """For each pool: how many of its samples are used before a step."""
+
+        def paired(step: int) -> int:
+            return int(self.paired_per_step * step)
+
+        return [
+            paired,
+            lambda step: self.autoregressive_batch_size * step - paired(step),
+            lambda step: max(0, self.contrastive_batch_size * step - paired(step)),
+        ]
+
+    def _deal(self, pool: int, taken: Callable[[int], int], window: int, ranks: np.ndarray) -> list[list[int]]:
+        """The samples of a pool for each step of a window: the step of the lowest rank gets the shortest."""
+        steps = range(window * self.window_steps, (window + 1) * self.window_steps)
+        sizes = np.array([taken(step + 1) - taken(step) for step in steps])
+        stream = np.array(self._take(pool, taken(steps[0]), taken(steps[-1] + 1)), dtype=int)
+        by_length = np.argsort(self.lengths[stream], kind="stable")
+        parts = np.split(by_length, np.cumsum(sizes[np.argsort(ranks)])[:-1])
+        return [stream[np.sort(parts[rank])].tolist() for rank in ranks]  # within a step in random order again
 
     def _take(self, pool: int, start: int, stop: int) -> list[int]:
         """Entries start … stop - 1 of the endless stream of a pool."""

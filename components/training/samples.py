@@ -52,6 +52,11 @@ class SampleTable:
         image, caption = (pc.is_valid(self.table[name]) for name in (schema.IMAGE, schema.CAPTION))
         return pc.and_(image, caption).to_numpy()
 
+    @property
+    def text_lengths(self) -> np.ndarray:
+        """Characters of each sample's conversation, or of its caption when it has no conversation; (rows,) int64."""
+        return np.concatenate([_text_lengths(batch) for batch in self.table.to_batches()])
+
     def sample(self, index: int, limits: PictureLimits) -> TrainSample:
         """One row with its picture decoded. Raises ValueError naming the sample whose picture is damaged."""
         sample_id, image, conversation, caption = (self.table[name][index].as_py() for name in COLUMNS)
@@ -66,3 +71,12 @@ class SampleTable:
 
 def _stored_schema() -> pa.Schema:
     return pa.schema([schema.SAMPLES.field(name) for name in COLUMNS])
+
+
+def _text_lengths(batch: pa.RecordBatch) -> np.ndarray:
+    conversations = batch[schema.CONVERSATION]
+    characters = pc.utf8_length(pc.struct_field(pc.list_flatten(conversations), schema.CONTENT)).to_numpy()
+    rows = pc.list_parent_indices(conversations).to_numpy()
+    lengths = np.bincount(rows, weights=characters, minlength=batch.num_rows).astype(np.int64)
+    captions = pc.fill_null(pc.utf8_length(batch[schema.CAPTION]), 0).to_numpy()
+    return np.where(lengths > 0, lengths, captions)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from components.params import Params
+from components.training.optimizer import Optimizer
 
 WEIGHTS_FILE = "weights.safetensors"
 BEST_FILE = "best.safetensors"
@@ -50,7 +51,7 @@ class TrainingState:
     """All that changes in the course of training."""
 
     parameters: dict[str, nn.Parameter]
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     progress: Progress
     best: dict[str, Tensor]  # the weights with the best score so far, on the CPU; empty before the first validation
 

@@ -17,7 +17,7 @@ from components.model.double_forward import DoubleForward
 from components.params import Params
 from components.training.collate import TrainBatch
 from components.training.distributed import average_gradients, gather_with_gradient, sum_over_workers, world_size
-from components.training.optimizer import clip_gradients, gradient_norm, trained_parameters
+from components.training.optimizer import Optimizer, clip_gradients, gradient_norm, trained_parameters
 
 
 class LossParams(Params):
@@ -87,7 +87,7 @@ def backward_step(model: DoubleForward, batch: TrainBatch, params: LossParams) -
 
 def train_step(
     model: DoubleForward,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     batch: TrainBatch,
     losses: LossParams,
     learning_rate: float,

@@ -77,7 +77,8 @@ def reference_losses(
     def compress(content: Tensor) -> Tensor:
         bos = torch.tensor([model.backbone.tokenizer.bos_token_id])
         prompt = torch.tensor(encode_text(model.backbone.tokenizer, COMPRESSOR.prompt))
-        return read("compression", torch.cat([embed(bos), content, embed(prompt), leaves["queries.weight"]]))[-K:]
+        hidden = read("compression", torch.cat([embed(bos), content, embed(prompt), leaves["queries.weight"]]))
+        return COMPRESSOR.summary_scale * hidden[-K:]
 
     features = vlm.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states[-2][:, 1:]
     images = [compress(row) for row in vlm.model.multi_modal_projector(features)]

@@ -24,7 +24,7 @@ def batches_from(model: DoubleForward, step: int) -> Iterator[TrainBatch]:
     table = samples(20)
     conversation = [bool(sample.conversation) for sample in table.values()]
     caption = [sample.caption is not None for sample in table.values()]
-    sampler = GroupedSampler(conversation, caption, 4, 4, seed=0)
+    sampler = GroupedSampler(conversation, caption, [1] * len(caption), 4, 4, window_steps=1, seed=0)
     for number in range(step, LOOP.num_steps):
         yield collate(table, sampler.samples(number), model.backbone, model.num_summary_tokens, LENGTHS)
 

@@ -4,11 +4,20 @@ import pytest
 import torch
 from torch import nn
 
-from components.training.optimizer import OptimizerParams, clip_gradients, gradient_norm, learning_rate_at
+from components.training.optimizer import (
+    Optimizer,
+    OptimizerParams,
+    build_optimizer,
+    clip_gradients,
+    gradient_norm,
+    learning_rate_at,
+)
 
 
 def schedule(peak: float, warmup_share: float, decay_share: float) -> OptimizerParams:
     return OptimizerParams(
+        matrices="adamw",
+        momentum=0.95,
         learning_rate=peak,
         warmup_share=warmup_share,
         decay_share=decay_share,
@@ -54,3 +63,64 @@ def test_gradient_norm_is_taken_over_all_parameters() -> None:
     for parameter in parameters:
         parameter.grad = torch.ones(3)
     assert float(gradient_norm(parameters)) == pytest.approx(math.sqrt(6))
+
+
+def parameters() -> dict[str, nn.Parameter]:
+    torch.manual_seed(0)
+    return {
+        "layer.lora_A.compression.weight": nn.Parameter(torch.randn(4, 32)),
+        "layer.lora_B.compression.weight": nn.Parameter(torch.randn(32, 4)),
+        "queries.weight": nn.Parameter(torch.randn(3, 32)),
+        "log_logit_scale": nn.Parameter(torch.tensor(2.0)),
+    }
+
+
+def moved(matrices: str, gradients: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """By how much one step changes each parameter."""
+    params = schedule(1.0, 0.0, 1.0).model_copy(update={"matrices": matrices})
+    trained = parameters()
+    optimizer = build_optimizer(trained, params)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01
+    for name, parameter in trained.items():
+        parameter.grad = gradients[name]
+    optimizer.step()
+    return {name: (parameter - parameters()[name]).detach() for name, parameter in trained.items()}
+
+
+def test_muon_moves_the_matrices_of_the_adapters_in_all_directions_alike_and_adamw_the_rest() -> None:
+    gradients = {name: torch.randn_like(parameter) for name, parameter in parameters().items()}
+    u, _, v = torch.linalg.svd(gradients["layer.lora_A.compression.weight"], full_matrices=False)
+    gradients["layer.lora_A.compression.weight"] = u @ torch.diag(torch.tensor([9.0, 3.0, 1.0, 0.5])) @ v
+    muon, adamw = moved("muon", gradients), moved("adamw", gradients)
+    for name in ("queries.weight", "log_logit_scale"):
+        torch.testing.assert_close(muon[name], adamw[name])
+        torch.testing.assert_close(adamw[name], -0.01 * gradients[name].sign())  # AdamW's first step
+    strengths = torch.linalg.svdvals(muon["layer.lora_A.compression.weight"])
+    assert strengths.max() / strengths.min() < 2  # Newton and Schulz come close to 1, the gradient has 18
+    assert torch.linalg.svdvals(adamw["layer.lora_A.compression.weight"]).max() / strengths.max() < 5  # of a length
+
+
+@pytest.mark.parametrize("matrices", ["muon", "adamw"])
+def test_an_optimizer_goes_on_from_its_saved_state(matrices: str) -> None:
+    params = schedule(1.0, 0.0, 1.0).model_copy(update={"matrices": matrices})
+    straight, resumed = parameters(), parameters()
+    first = build_optimizer(straight, params)
+    gradients = [{name: torch.randn_like(p) for name, p in straight.items()} for _ in range(4)]
+
+    def steps(trained: dict[str, nn.Parameter], optimizer: Optimizer, which: slice) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01
+        for step in gradients[which]:
+            for name, parameter in trained.items():
+                parameter.grad = step[name]
+            optimizer.step()
+
+    steps(straight, first, slice(0, 4))
+    before = build_optimizer(resumed, params)
+    steps(resumed, before, slice(0, 2))
+    after = build_optimizer(resumed, params)
+    after.load_state_dict(before.state_dict())
+    steps(resumed, after, slice(2, 4))
+    for name, parameter in straight.items():
+        assert torch.equal(parameter, resumed[name])

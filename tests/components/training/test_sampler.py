@@ -1,5 +1,7 @@
 from collections import Counter
+from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from components.training.sampler import GroupedSampler, StepSamples
@@ -9,9 +11,14 @@ HAS_CONVERSATION = [True] * 40 + [False] * 15
 HAS_CAPTION = [True] * 10 + [False] * 30 + [True] * 15
 
 
-def build(autoregressive: int = 8, contrastive: int = 8, seed: int = 0, **flags: list[bool]) -> GroupedSampler:
+LENGTHS = np.random.default_rng(0).integers(1, 100, 55)
+
+
+def build(
+    autoregressive: int = 8, contrastive: int = 8, seed: int = 0, window: int = 5, **flags: list[bool]
+) -> GroupedSampler:
     conversation, caption = flags.get("conversation", HAS_CONVERSATION), flags.get("caption", HAS_CAPTION)
-    return GroupedSampler(conversation, caption, autoregressive, contrastive, seed)
+    return GroupedSampler(conversation, caption, LENGTHS[: len(caption)], autoregressive, contrastive, window, seed)
 
 
 def test_every_step_has_both_groups_in_the_wanted_sizes() -> None:
@@ -49,6 +56,28 @@ def test_a_step_depends_on_nothing_but_seed_and_step() -> None:
     sampler = build()
     assert [sampler.samples(step) for step in reversed(range(20))] == forward[::-1]
     assert build(seed=1).samples(0) != forward[0]
+
+
+def test_a_window_has_the_samples_that_it_would_have_without_grouping() -> None:
+    grouped, plain = build(window=10), build(window=1)
+    for start in (0, 10, 20):
+        for group in range(2):
+            used = [
+                sorted(i for step in range(start, start + 10) for i in sampler.samples(step)[group])
+                for sampler in (grouped, plain)
+            ]
+            assert used[0] == used[1]
+
+
+def test_the_steps_of_a_window_divide_the_lengths_among_them_in_random_order() -> None:
+    sampler = build(window=10, conversation=[True] * 55, caption=[False] * 55, contrastive=0)
+    shortest = []
+    for start in range(0, 100, 10):
+        ranges = [sorted(LENGTHS[list(sampler.samples(step).autoregressive)]) for step in range(start, start + 10)]
+        by_length = sorted(ranges, key=lambda lengths: (lengths[0], lengths[-1]))
+        assert all(a[-1] <= b[0] for a, b in pairwise(by_length))
+        shortest.append(ranges.index(by_length[0]))
+    assert len(set(shortest)) > 3
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])

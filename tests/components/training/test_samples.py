@@ -35,6 +35,13 @@ def test_flags_say_what_a_sample_can_be_used_for(table: SampleTable) -> None:
     assert table.has_caption.tolist() == [True, True, False, True, False] * 2
 
 
+def test_the_length_of_a_text_is_that_of_the_conversation_or_else_of_the_caption(table: SampleTable) -> None:
+    lengths = table.text_lengths.tolist()
+    for index, sample in samples(10).items():
+        characters = sum(len(turn["content"]) for turn in sample.conversation)
+        assert lengths[index] == (characters or len(sample.caption or ""))
+
+
 def test_a_caption_without_a_picture_is_of_no_use(tmp_path: Path) -> None:
     row = sample_rows(1)[0] | {schema.IMAGE: None}
     pq.write_table(pa.Table.from_pylist([row], schema=schema.SAMPLES), tmp_path / "part.parquet")

@@ -18,13 +18,20 @@ from components.training.state import (
 from tests.components.training.world import build_model
 
 OPTIMIZER = OptimizerParams(
-    learning_rate=1e-2, warmup_share=0.0, decay_share=1.0, betas=(0.9, 0.999), weight_decay=0.0, max_gradient_norm=1.0
+    matrices="muon",
+    momentum=0.95,
+    learning_rate=1e-2,
+    warmup_share=0.0,
+    decay_share=1.0,
+    betas=(0.9, 0.999),
+    weight_decay=0.0,
+    max_gradient_norm=1.0,
 )
 
 
 def build_state(model: DoubleForward) -> TrainingState:
     trained = trained_parameters(model)
-    return TrainingState(trained, build_optimizer(trained.values(), OPTIMIZER), START, {})
+    return TrainingState(trained, build_optimizer(trained, OPTIMIZER), START, {})
 
 
 def update(state: TrainingState) -> None:

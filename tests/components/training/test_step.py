@@ -14,7 +14,14 @@ from tests.components.training.world import LENGTHS, build_model, in_two_process
 
 BOTH = LossParams(autoregressive_weight=1.0, contrastive_weight=0.5)
 OPTIMIZER = OptimizerParams(
-    learning_rate=1e-2, warmup_share=0.0, decay_share=1.0, betas=(0.9, 0.999), weight_decay=0.0, max_gradient_norm=1.0
+    matrices="muon",
+    momentum=0.95,
+    learning_rate=1e-2,
+    warmup_share=0.0,
+    decay_share=1.0,
+    betas=(0.9, 0.999),
+    weight_decay=0.0,
+    max_gradient_norm=1.0,
 )
 
 
@@ -22,7 +29,11 @@ def batch_of(model: DoubleForward, rank: int, world_size: int, contrastive: int 
     table = samples(40)
     conversation = [bool(sample.conversation) for sample in table.values()]
     caption = [sample.caption is not None for sample in table.values()]
-    groups = GroupedSampler(conversation, caption, 8, contrastive, seed=0).samples(1).shard(rank, world_size)
+    groups = (
+        GroupedSampler(conversation, caption, [1] * len(caption), 8, contrastive, window_steps=1, seed=0)
+        .samples(1)
+        .shard(rank, world_size)
+    )
     mine = {i: table[i] for i in dict.fromkeys(groups.autoregressive + groups.contrastive)}
     return collate(mine, groups, model.backbone, model.num_summary_tokens, LENGTHS)
 
@@ -83,14 +94,14 @@ def test_a_loss_of_weight_0_leaves_its_own_parts_alone(
 
 
 def test_training_lowers_the_loss(model: DoubleForward) -> None:
-    optimizer = build_optimizer(trained_parameters(model).values(), OPTIMIZER)
+    optimizer = build_optimizer(trained_parameters(model), OPTIMIZER)
     batch = batch_of(model, 0, 1)
     losses = [train_step(model, optimizer, batch, BOTH, 1e-2, 1.0)["loss"] for _ in range(15)]
     assert losses[-1] < 0.95 * losses[0]
 
 
 def test_a_step_without_a_finite_gradient_changes_nothing(model: DoubleForward) -> None:
-    optimizer = build_optimizer(trained_parameters(model).values(), OPTIMIZER)
+    optimizer = build_optimizer(trained_parameters(model), OPTIMIZER)
     batch = batch_of(model, 0, 1)
     before = {name: parameter.detach().clone() for name, parameter in trained_parameters(model).items()}
     damaged = batch._replace(pixel_values=batch.pixel_values.clone().fill_(torch.nan))
@@ -110,7 +121,7 @@ def test_text_only_groups_need_no_picture(model: DoubleForward) -> None:
 
 
 def test_the_logit_scale_is_kept_at_its_maximum(model: DoubleForward) -> None:
-    optimizer = build_optimizer(trained_parameters(model).values(), OPTIMIZER)
+    optimizer = build_optimizer(trained_parameters(model), OPTIMIZER)
     with torch.no_grad():
         model.log_logit_scale.fill_(10.0)
     metrics = train_step(model, optimizer, batch_of(model, 0, 1), BOTH, 1e-2, 1.0)
