@@ -98,7 +98,8 @@ def test_muon_moves_the_matrices_of_the_adapters_in_all_directions_alike_and_ada
         torch.testing.assert_close(adamw[name], -0.01 * gradients[name].sign())  # AdamW's first step
     strengths = torch.linalg.svdvals(muon["layer.lora_A.compression.weight"])
     assert strengths.max() / strengths.min() < 2  # Newton and Schulz come close to 1, the gradient has 18
-    assert torch.linalg.svdvals(adamw["layer.lora_A.compression.weight"]).max() / strengths.max() < 5  # of a length
+    step = muon["layer.lora_A.compression.weight"].square().mean().sqrt()
+    assert 0.7 < step / (0.2 * 0.01) < 1.3  # as long as AdamW's are in practice (arXiv 2502.16982, §2.2)
 
 
 @pytest.mark.parametrize("matrices", ["muon", "adamw"])
