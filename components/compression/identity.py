@@ -43,6 +43,7 @@ def provenance_of(compressor: Path, codec: Codec, dtype: str) -> Provenance:
             **hashes,
             "summary_queries_sha256": weights_sha256(compressor),
             "prompt": config.compressor.prompt,
+            "summary_scale": str(config.compressor.summary_scale),
         },
         preprocessing=config.model_dump(mode="json")["preprocessing"],
         compute={"dtype": dtype, "attention": ATTENTION},

@@ -31,7 +31,7 @@ class Provenance(BaseModel):
     num_summary_tokens: int
     dim: int
     base: str  # folder or hub id by which the base model was loaded: for people, never compared
-    model: dict[str, str]  # SHA-256 of the base weights, of each adapter and of the summary queries, and the prompt
+    model: dict[str, str]  # SHA-256 of base weights, adapters and summary queries; the prompt and the scale
     preprocessing: dict[str, Any]  # how pixels become the input of the vision tower
     compute: dict[str, str]  # number type and attention of the compression pass
     libraries: dict[str, str]  # versions, for people, never compared

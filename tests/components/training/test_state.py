@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from components.model.double_forward import DoubleForward
-from components.training.optimizer import OptimizerParams, build_optimizer, trained_parameters
+from components.training.optimizer import build_optimizer, trained_parameters
 from components.training.state import (
     START,
     HistoryRow,
@@ -15,18 +15,7 @@ from components.training.state import (
     seed_step,
     weights_of,
 )
-from tests.components.training.world import build_model
-
-OPTIMIZER = OptimizerParams(
-    matrices="muon",
-    momentum=0.95,
-    learning_rate=1e-2,
-    warmup_share=0.0,
-    decay_share=1.0,
-    betas=(0.9, 0.999),
-    weight_decay=0.0,
-    max_gradient_norm=1.0,
-)
+from tests.components.training.world import OPTIMIZER, build_model
 
 
 def build_state(model: DoubleForward) -> TrainingState:

@@ -7,22 +7,12 @@ import torch
 
 from components.model.double_forward import DoubleForward
 from components.training.collate import TrainBatch, collate
-from components.training.optimizer import OptimizerParams, build_optimizer, trained_parameters
+from components.training.optimizer import build_optimizer, trained_parameters
 from components.training.sampler import GroupedSampler, StepSamples
 from components.training.step import LossParams, backward_step, step_losses, train_step
-from tests.components.training.world import LENGTHS, build_model, in_two_processes, samples
+from tests.components.training.world import LENGTHS, OPTIMIZER, build_model, in_two_processes, samples
 
 BOTH = LossParams(autoregressive_weight=1.0, contrastive_weight=0.5)
-OPTIMIZER = OptimizerParams(
-    matrices="muon",
-    momentum=0.95,
-    learning_rate=1e-2,
-    warmup_share=0.0,
-    decay_share=1.0,
-    betas=(0.9, 0.999),
-    weight_decay=0.0,
-    max_gradient_norm=1.0,
-)
 
 
 def batch_of(model: DoubleForward, rank: int, world_size: int, contrastive: int = 8) -> TrainBatch:

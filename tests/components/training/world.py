@@ -18,9 +18,20 @@ from components import schema
 from components.model.double_forward import DoubleForward
 from components.pictures import PictureLimits, encode_png, pixel_sha256
 from components.training.collate import TextParams, TrainSample
+from components.training.optimizer import OptimizerParams
 from tests.components.model.tiny import COMPRESSOR, compressor
 
 LENGTHS = TextParams(turns="together", max_caption_tokens=12, max_conversation_tokens=200)
+OPTIMIZER = OptimizerParams(
+    matrices="muon",
+    momentum=0.95,
+    learning_rate=1e-2,
+    warmup_share=0.0,
+    decay_share=1.0,
+    betas=(0.9, 0.999),
+    weight_decay=0.0,
+    max_gradient_norm=1.0,
+)
 LIMITS = PictureLimits(formats=("PNG",), max_pixels=10_000, max_aspect_ratio=4.0, max_side=100, min_side=8)
 COLOURS = {"red": (200, 0, 0), "green": (0, 160, 0), "blue": (0, 0, 220), "yellow": (220, 220, 0)}
 
