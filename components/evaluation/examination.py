@@ -19,7 +19,6 @@ from components.model.generation import left_pad
 from components.params import Params
 
 ANSWER, CAPTION, PAIR, TEXT, TIME, SIZE = "answer", "caption", "pair", "text", "time", "size"
-_NO_CUT = 1 << 30  # tokens; a caption pair is scored whole
 
 # One table for all that workers send back. By `record`:
 #   ANSWER   key = question id, text, first = prompt tokens without visual ones, second = new tokens
@@ -156,4 +155,4 @@ def _caption_conversation(sitting: Sitting, row: Row, column: str, prompt: str) 
         {schema.ROLE: schema.USER, schema.CONTENT: placeholder + prompt},
         {schema.ROLE: schema.ASSISTANT, schema.CONTENT: row[column]},
     ]
-    return encode_conversation(sitting.tokenizer, turns, sitting.num_visual_tokens, _NO_CUT)
+    return encode_conversation(sitting.tokenizer, turns, sitting.num_visual_tokens)

@@ -46,9 +46,9 @@ class Span(NamedTuple):
 
 
 def encode_conversation(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], num_visual_tokens: int, max_tokens: int
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], num_visual_tokens: int
 ) -> tuple[list[int], list[int]]:
-    """A finished conversation as input ids and labels, cut at `max_tokens`.
+    """A finished conversation as input ids and labels, as long as it is.
 
     Labels are the ids of every answer and its end token, IGNORE_INDEX elsewhere. With `num_visual_tokens` > 0 the first
     user turn must hold the image placeholder, which becomes that many image tokens; with 0 nothing is a placeholder.
@@ -60,7 +60,7 @@ def encode_conversation(
         token if any(span.overlaps(answer) for answer in answers) else IGNORE_INDEX
         for token, span in zip(input_ids, spans, strict=True)
     ]
-    return input_ids[:max_tokens], labels[:max_tokens]
+    return input_ids, labels
 
 
 def encode_prompt(

@@ -117,7 +117,7 @@ def _draw_pairs(rng: np.random.Generator, count: int, allow_held_out: bool) -> l
 def cell_labels(scene: Scene) -> np.ndarray:
     """What each cell shows and where: (cells, attributes) int64, indices into CELL_ATTRIBUTES from 1, 0 for nothing."""
     labels = np.zeros((GRID, GRID, len(CELL_ATTRIBUTES)), dtype=np.int64)
-    labels[..., 4], labels[..., 5] = np.indices((GRID, GRID)) + 1
+    labels[..., -2:] = np.moveaxis(np.indices((GRID, GRID)), 0, -1) + 1  # row, column
     for sprite in scene.sprites:
         values = (sprite.colour, sprite.shape, sprite.size)
         labels[sprite.row, sprite.column, :3] = [

@@ -1,6 +1,5 @@
 """Rows of the sample table -> the tensors of one worker's step."""
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -131,7 +130,7 @@ def encode_chat(
     """Input ids and labels of a chat in which the picture, if there is one, is `num_summary_tokens` long."""
     num_visual_tokens = 0 if sample.image is None else num_summary_tokens
     try:
-        return encode_conversation(backbone.tokenizer, turns, num_visual_tokens, max_tokens=sys.maxsize)
+        return encode_conversation(backbone.tokenizer, turns, num_visual_tokens)
     except ValueError as error:
         raise ValueError(f"sample {sample.sample_id}: {error}") from error
 

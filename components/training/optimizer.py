@@ -42,7 +42,7 @@ class Optimizer(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-class Together:
+class CombinedOptimizer:
     """Several optimizers, each for parameters of its own, as one."""
 
     def __init__(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
@@ -75,11 +75,11 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], params: OptimizerPar
     decay = params.weight_decay
     adamw = torch.optim.AdamW(others, lr=0.0, betas=params.betas, weight_decay=decay, fused=True)
     if not matrices:
-        return Together({"adamw": adamw})
+        return CombinedOptimizer({"adamw": adamw})
     muon = torch.optim.Muon(
         matrices, lr=0.0, momentum=params.momentum, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
     )
-    return Together({"muon": muon, "adamw": adamw})
+    return CombinedOptimizer({"muon": muon, "adamw": adamw})
 
 
 def learning_rate_at(step: int, num_steps: int, params: OptimizerParams) -> float:

@@ -64,7 +64,7 @@ class Encoder:
             {"role": "user", "content": IMAGE_PLACEHOLDER * shown + pair[0]},
             {"role": "assistant", "content": pair[1]},
         ]
-        return encode_conversation(self.tokenizer, turns, self.num_image_tokens * shown, max_tokens=10_000)
+        return encode_conversation(self.tokenizer, turns, self.num_image_tokens * shown)
 
     def _prefix(self, shown: bool) -> list[int]:
         """What all questions begin with: the tokens before two different questions part ways."""

@@ -94,7 +94,6 @@ def test_log_likelihoods_equal_a_loop_over_full_logits(
             base.tokenizer,
             [{"role": "user", "content": start + "describe"}, {"role": "assistant", "content": text}],
             num_visual,
-            1000,
         )
         for text in QUESTIONS
     ]

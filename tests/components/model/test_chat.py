@@ -77,7 +77,7 @@ def labelled_texts(tokenizer: PreTrainedTokenizerBase, labels: list[int]) -> lis
 
 @tokenizers
 def test_a_conversation_reads_as_vicuna_v1(tokenizer: PreTrainedTokenizerBase) -> None:
-    input_ids, _ = encode_conversation(tokenizer, CONVERSATION, 2, 1000)
+    input_ids, _ = encode_conversation(tokenizer, CONVERSATION, 2)
     expected = (
         "<s>USER: <image><image>\nwhat colour is it? ASSISTANT: red\nor blue</s>USER: how many? ASSISTANT: 日本 3</s>"
     )
@@ -88,14 +88,14 @@ def test_a_conversation_reads_as_vicuna_v1(tokenizer: PreTrainedTokenizerBase) -
 
 @tokenizers
 def test_labels_are_the_answers_with_their_end_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
-    input_ids, labels = encode_conversation(tokenizer, CONVERSATION, 2, 1000)
+    input_ids, labels = encode_conversation(tokenizer, CONVERSATION, 2)
     assert labelled_texts(tokenizer, labels) == ["red\nor blue</s>", "日本 3</s>"]
     assert all(label in (IGNORE_INDEX, token) for token, label in zip(input_ids, labels, strict=True))
 
 
 @tokenizers
 def test_a_prompt_is_what_training_shows_before_the_labels(tokenizer: PreTrainedTokenizerBase) -> None:
-    input_ids, labels = encode_conversation(tokenizer, CONVERSATION[:2], 2, 1000)
+    input_ids, labels = encode_conversation(tokenizer, CONVERSATION[:2], 2)
     first_label = next(index for index, label in enumerate(labels) if label != IGNORE_INDEX)
     assert encode_prompt(tokenizer, "what colour is it?", 2) == input_ids[:first_label]
     assert encode_prompt(tokenizer, CONVERSATION[:1], 2) == input_ids[:first_label]
@@ -103,7 +103,7 @@ def test_a_prompt_is_what_training_shows_before_the_labels(tokenizer: PreTrained
 
 @tokenizers
 def test_a_prompt_after_earlier_turns_is_what_training_shows(tokenizer: PreTrainedTokenizerBase) -> None:
-    input_ids, labels = encode_conversation(tokenizer, CONVERSATION, 2, 1000)
+    input_ids, labels = encode_conversation(tokenizer, CONVERSATION, 2)
     prompt = encode_prompt(tokenizer, CONVERSATION[:3], 2)
     assert prompt == input_ids[: len(prompt)]
     assert labels[len(prompt) - 1] == IGNORE_INDEX
@@ -136,7 +136,7 @@ def test_a_prompt_equals_what_the_processor_makes_of_it() -> None:
 def test_people_cannot_write_special_tokens(tokenizer: PreTrainedTokenizerBase, parts: list[str]) -> None:
     text = "q" + "".join(parts) + "q"
     turns = [{"role": "user", "content": f"<image>\n{text}"}, {"role": "assistant", "content": text}]
-    input_ids, labels = encode_conversation(tokenizer, turns, 3, 10_000)
+    input_ids, labels = encode_conversation(tokenizer, turns, 3)
     counts = {name: input_ids.count(tokenizer.get_vocab()[name]) for name in (IMAGE, EOS, BOS, PAD)}
     assert counts == {IMAGE: 3, EOS: 1, BOS: 1, PAD: 0}
     assert encode_prompt(tokenizer, text, 3).count(image_id(tokenizer)) == 3
@@ -152,12 +152,6 @@ def test_plain_text_survives_byte_for_byte() -> None:
 
 
 @tokenizers
-def test_long_conversations_are_cut(tokenizer: PreTrainedTokenizerBase) -> None:
-    input_ids, labels = encode_conversation(tokenizer, CONVERSATION, 2, 1000)
-    assert encode_conversation(tokenizer, CONVERSATION, 2, 20) == (input_ids[:20], labels[:20])
-
-
-@tokenizers
 def test_a_missing_placeholder_is_named(tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(ValueError, match="first user turn has no <image>"):
-        encode_conversation(tokenizer, CONVERSATION[2:], 2, 1000)
+        encode_conversation(tokenizer, CONVERSATION[2:], 2)

@@ -32,7 +32,7 @@ def chats(model: DoubleForward) -> list[tuple[list[int], list[int]]]:
     conversations = [
         [{"role": "user", "content": question}, {"role": "assistant", "content": answer}] for question, answer in turns
     ]
-    return [encode_conversation(model.backbone.tokenizer, conversation, K, 100) for conversation in conversations]
+    return [encode_conversation(model.backbone.tokenizer, conversation, K) for conversation in conversations]
 
 
 def right_pad(rows: list[list[int]], filler: int) -> Tensor:
