@@ -37,6 +37,7 @@ from components.model.double_forward import (
 from components.params import load_params
 from components.pictures import PictureLimits
 from components.training.collate import TextParams, TrainBatch, collate
+from components.training.forward import LossParams
 from components.training.loader import load_batches
 from components.training.loop import LoopParams, Outcome, Surroundings, run_steps
 from components.training.optimizer import OptimizerParams, build_optimizer, trained_parameters
@@ -52,7 +53,6 @@ from components.training.run_folder import (
 from components.training.sampler import GroupedSampler
 from components.training.samples import SampleTable, write_sample_file
 from components.training.state import START, TrainingState, load_state, load_weights, save_state
-from components.training.step import LossParams
 from components.training.validation import ValidationParams, load_validation_set, validate
 from flows.cluster import check_resources, connect
 from flows.lifetime import die_with_parent
@@ -86,6 +86,7 @@ class TrainParams(CompressorParams):
     autoregressive_batch_size: int = Field(ge=1)  # conversations per step, over all workers
     contrastive_batch_size: int = Field(ge=2)  # picture-caption pairs per step, over all workers
     length_window_steps: int = Field(ge=1)  # steps whose samples are sorted by length, so that less is padding
+    samples_per_chunk: int = Field(ge=1)  # of a worker, computed at once; more take gradient caching
     gradient_checkpointing: bool  # recompute layers in the backward pass: less memory, a third more time
     backbone: BackboneParams
     loop: LoopParams
@@ -206,8 +207,8 @@ def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
         is_stop_requested=(run / STOP).exists,
     )
     surroundings.publish(state.progress.history)
-    batches = training_batches(params, model, SampleTable(run / SAMPLES), state.progress.next_step)
-    outcome = run_steps(model, state, batches, params.loop, params.losses, params.optimizer, params.seed, surroundings)
+    steps = training_steps(params, model, SampleTable(run / SAMPLES), state.progress.next_step)
+    outcome = run_steps(model, state, steps, params.loop, params.losses, params.optimizer, params.seed, surroundings)
     if outcome is Outcome.FINISHED and is_first:
         export(model, state, run)
     return {"outcome": outcome.value, "step": state.progress.next_step}
@@ -223,8 +224,10 @@ def load_model(params: TrainParams, base: str) -> DoubleForward:
     return model
 
 
-def training_batches(params: TrainParams, model: DoubleForward, table: SampleTable, step: int) -> Iterator[TrainBatch]:
-    """This worker's batches from `step` on; the samples of a loss of weight 0 are not drawn."""
+def training_steps(
+    params: TrainParams, model: DoubleForward, table: SampleTable, step: int
+) -> Iterator[list[TrainBatch]]:
+    """This worker's chunks of each step from `step` on; the samples of a loss of weight 0 are not drawn."""
     sampler = GroupedSampler(
         table.has_conversation,
         table.has_caption,
@@ -237,7 +240,11 @@ def training_batches(params: TrainParams, model: DoubleForward, table: SampleTab
     context = ray.train.get_context()
     return load_batches(
         range(step, params.loop.num_steps),
-        lambda step: sampler.samples(step).shard(context.get_world_rank(), context.get_world_size()),
+        lambda step: (
+            sampler.samples(step)
+            .shard(context.get_world_rank(), context.get_world_size())
+            .chunks(params.samples_per_chunk)
+        ),
         lambda index: table.sample(index, params.pictures),
         lambda samples, groups: collate(samples, groups, model.backbone, model.num_summary_tokens, params.texts),
         params.decoding_threads_per_worker,

@@ -1,10 +1,13 @@
-"""The next-token loss of the generation pass (Eq. 2), with logits at label positions only."""
+"""The next-token loss of the generation pass (Eq. 2), with logits at label positions only, a chunk at a time."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 IGNORE_INDEX = -100  # the label of a token that is not to be learned (PyTorch's and Hugging Face's value)
+POSITIONS_PER_CHUNK = 1024  # times 32,000 words in float32: 131 MB of logits at a time
 
 
 def autoregressive_loss(hidden: Tensor, lm_head: nn.Module, labels: Tensor) -> Tensor:
@@ -12,14 +15,48 @@ def autoregressive_loss(hidden: Tensor, lm_head: nn.Module, labels: Tensor) -> T
 
     hidden (batch, tokens, dim); labels (batch, tokens), one per input token: hidden at t predicts label t + 1.
     """
-    loss_sum, num_tokens = autoregressive_loss_sum(hidden, lm_head, labels)
-    return loss_sum / num_tokens.clamp(min=1)
-
-
-def autoregressive_loss_sum(hidden: Tensor, lm_head: nn.Module, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum and the number of labelled tokens, for an exact mean over several workers or micro-batches."""
     targets = labels[:, 1:]
-    is_labelled = targets != IGNORE_INDEX
-    logits = lm_head(hidden[:, :-1][is_labelled])  # (labelled tokens, vocab)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(logits, targets[is_labelled], reduction="sum"), is_labelled.sum()
+    return answer_loss_sum(hidden[:, :-1], lm_head, targets) / (targets != IGNORE_INDEX).sum().clamp(min=1)
+
+
+def answer_loss_sum(hidden: Tensor, lm_head: nn.Module, targets: Tensor) -> Tensor:
+    """Summed cross-entropy of what `hidden` (batch, positions, dim) predicts against `targets` (batch, positions).
+
+    A sum, for an exact mean over several workers or chunks. Positions of target IGNORE_INDEX do not count.
+    """
+    is_wanted = targets != IGNORE_INDEX
+    trained = [weight for weight in lm_head.parameters() if weight.requires_grad]
+    return HeadCrossEntropy.apply(hidden[is_wanted], targets[is_wanted], lm_head, POSITIONS_PER_CHUNK, *trained)
+
+
+class HeadCrossEntropy(torch.autograd.Function):
+    """Summed cross-entropy of a head's logits, of which no more than a chunk exists at any time.
+
+    The gradients, as large as the hidden states and the trained weights of the head, are computed at once in the
+    forward pass from the logits of the chunk: nothing of the size of the vocabulary is kept or computed twice.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, targets: Tensor, lm_head: nn.Module, chunk_size: int, *trained: Tensor
+    ) -> Tensor:
+        """Of hidden (positions, dim) and targets (positions,); `trained` weights of the head get a gradient too."""
+        total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        by_chunk = []
+        for rows, row_targets in zip(hidden.split(chunk_size), targets.split(chunk_size), strict=True):
+            with torch.set_grad_enabled(any(ctx.needs_input_grad)):
+                rows = rows.detach().requires_grad_(torch.is_grad_enabled())
+                loss = F.cross_entropy(lm_head(rows).to(total.dtype), row_targets, reduction="sum")
+            total += loss.detach()
+            if loss.requires_grad:
+                by_chunk.append(torch.autograd.grad(loss, [rows, *trained]))
+        if by_chunk:
+            of_rows, *of_weights = zip(*by_chunk, strict=True)
+            ctx.save_for_backward(torch.cat(of_rows), *(torch.stack(parts).sum(0) for parts in of_weights))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """What was saved, times the gradient of the sum."""
+        of_rows, *of_weights = (saved * gradients[0].to(saved.dtype) for saved in ctx.saved_tensors)
+        return of_rows, None, None, None, *of_weights

@@ -51,6 +51,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.vlm = vlm.requires_grad_(False).eval()
+        skip_unread_layers(vlm)
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.folder = folder
@@ -170,6 +171,22 @@ def load_backbone(
         )
     name = Path(model).resolve().name if Path(model).is_dir() else model
     return Backbone(vlm, processor, folder, name, revision, pad_to_square)
+
+
+def skip_unread_layers(vlm: LlavaForConditionalGeneration) -> None:
+    """Let the layers of the vision tower above the last one that the connector reads pass on what they get."""
+    layers = vlm.model.vision_tower.encoder.layers
+    read = vlm.config.vision_feature_layer
+    highest = max(
+        (index + len(layers) + 1) % (len(layers) + 1) for index in ([read] if isinstance(read, int) else read)
+    )
+    for layer in layers[highest:]:
+        layer.forward = pass_on
+
+
+def pass_on(hidden_states: Tensor, *_: object, **__: object) -> Tensor:
+    """The identity, in place of a layer whose output nobody reads."""
+    return hidden_states
 
 
 def download(model: str, revision: str | None) -> Path:

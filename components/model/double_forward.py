@@ -5,6 +5,7 @@ nothing of the picture reaches it otherwise, and its gradient flows through them
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from components.model.adapters import COMPRESSION, GENERATION, AdapterParams, AdapterSwitch, attach_adapters
 from components.model.backbone import Backbone
 from components.model.chat import encode_text
+from components.model.last_layer import hidden_states_at
 from components.model.summary_queries import SummaryQueries
 from components.params import Params
 
@@ -83,8 +85,10 @@ class DoubleForward(nn.Module):
         queries = self.queries(rows).to(embeddings.dtype)
         mask = torch.cat([mask_of(bos), attention_mask, mask_of(prompt), mask_of(queries)], dim=1)
         with self.adapters.use(COMPRESSION):
-            hidden = self.read(torch.cat([bos, embeddings, prompt, queries], dim=1), mask)
-        return self.params.summary_scale * hidden[:, -self.num_summary_tokens :]
+            hidden = self.read(
+                torch.cat([bos, embeddings, prompt, queries], dim=1), mask, places=last_places(queries, mask)
+            )
+        return self.params.summary_scale * hidden
 
     def generation_hidden(
         self,
@@ -92,24 +96,36 @@ class DoubleForward(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor,
         positions: Tensor | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
         """Read chats with visual tokens at the image placeholders (Eq. 2); (batch, tokens, dim), before the LM head.
 
         visual_tokens: (rows with placeholders, n, dim); None if no row has any. The rest: (batch, tokens), any padding.
-        Packed rows come with a mask (batch, 1, tokens, tokens), True = attends, and with their positions.
+        Packed rows come with a mask (batch, 1, tokens, tokens), True = attends, and with their positions. With
+        `places` (batch, kept) only the hidden states there come back, (batch, kept, dim), for less work.
         """
         embeddings = self.backbone.embed_chat(input_ids, visual_tokens)
         with self.adapters.use(GENERATION):
-            return self.read(embeddings, attention_mask, positions)
+            return self.read(embeddings, attention_mask, positions, places)
 
-    def read(self, embeddings: Tensor, attention_mask: Tensor, positions: Tensor | None = None) -> Tensor:
+    def read(
+        self,
+        embeddings: Tensor,
+        attention_mask: Tensor,
+        positions: Tensor | None = None,
+        places: Tensor | None = None,
+    ) -> Tensor:
         """One pass of the language model with the active adapter; positions count unmasked tokens if not given."""
-        return self.backbone.language_model(
-            inputs_embeds=embeddings,
-            attention_mask=attention_mask,
-            position_ids=position_ids(attention_mask) if positions is None else positions,
-            use_cache=False,
-        ).last_hidden_state
+        inputs = {
+            "inputs_embeds": embeddings,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids(attention_mask) if positions is None else positions,
+            "use_cache": False,
+        }
+        language_model = self.backbone.language_model
+        if places is None:
+            return language_model(**inputs).last_hidden_state
+        return hidden_states_at(language_model, places, **inputs)
 
     def embedding(self, summary_tokens: Tensor) -> Tensor:
         """One vector to search with: the mean of the summary tokens, L2-normalised, float32; (batch, dim)."""
@@ -130,11 +146,20 @@ def enable_gradient_checkpointing(model: DoubleForward) -> None:
     language_model.activation_checkpointing_enable(
         activation_checkpointing_kwargs={"use_reentrant": False, "context_fn": model.adapters.context_fn}
     )
+    # The backward pass starts with the last layer: to recompute it frees nothing. Nor may it be (`last_layer`).
+    last: Any = language_model.layers[-1]  # type: ignore[index]  # a ModuleList
+    last.gradient_checkpointing = False
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
     """Positions from 0 over the unmasked tokens: (batch, tokens) -> (batch, tokens)."""
     return (attention_mask.cumsum(1) - 1).clamp(min=0)
+
+
+def last_places(queries: Tensor, attention_mask: Tensor) -> Tensor:
+    """The places of (batch, summary tokens, dim) at the end of sequences: (batch, summary tokens)."""
+    num_tokens = attention_mask.shape[1]
+    return torch.arange(num_tokens - queries.shape[1], num_tokens, device=queries.device).expand(len(queries), -1)
 
 
 def mask_of(embeddings: Tensor) -> Tensor:

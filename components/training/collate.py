@@ -44,7 +44,8 @@ class TrainBatch(NamedTuple):
     conversation_ids: Tensor  # (conversations, tokens)
     conversation_mask: Tensor  # (conversations, tokens), or (conversations, 1, tokens, tokens) for turns apart
     conversation_positions: Tensor  # (conversations, tokens)
-    labels: Tensor  # (conversations, tokens)
+    predicting: Tensor  # (conversations, answer tokens): places in the row whose next token is to be learned
+    targets: Tensor  # (conversations, answer tokens): these tokens, IGNORE_INDEX in rows that have fewer
     conversation_pictures: Tensor  # (conversations with a picture,)
     caption_ids: Tensor  # (captions, tokens)
     caption_mask: Tensor  # (captions, tokens)
@@ -72,12 +73,14 @@ def collate(
     chats = encode([samples[i] for i in groups.autoregressive], backbone, num_summary_tokens, texts)
     captions = [encode_text(backbone.tokenizer, samples[i].caption or "") for i in groups.contrastive]
     caption_ids, caption_mask = pad([ids[: texts.max_caption_tokens] for ids in captions], PADDING_ID)
+    predicting, targets = answer_positions(chats.labels)
     return TrainBatch(
         pixel_values=backbone.pixel_values(list(pictures.values())) if pictures else torch.empty(0),
         conversation_ids=chats.input_ids,
         conversation_mask=chats.attention_mask,
         conversation_positions=chats.position_ids,
-        labels=chats.labels,
+        predicting=predicting,
+        targets=targets,
         conversation_pictures=torch.tensor([row_of[i] for i in groups.autoregressive if i in row_of], dtype=torch.long),
         caption_ids=caption_ids,
         caption_mask=caption_mask,
@@ -133,6 +136,17 @@ def encode_chat(
         return encode_conversation(backbone.tokenizer, turns, num_visual_tokens)
     except ValueError as error:
         raise ValueError(f"sample {sample.sample_id}: {error}") from error
+
+
+def answer_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the next token is a label, and that label: (batch, most of any row) each, from labels (batch, tokens).
+
+    Rows with fewer are filled up with other places and IGNORE_INDEX.
+    """
+    next_labels = labels[:, 1:]
+    is_label = next_labels != IGNORE_INDEX
+    places = is_label.int().argsort(dim=1, descending=True, stable=True)[:, : max(is_label.sum(1).tolist(), default=0)]
+    return places, next_labels.gather(1, places)
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> tuple[Tensor, Tensor]:

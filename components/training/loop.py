@@ -14,9 +14,10 @@ from components.model.double_forward import DoubleForward
 from components.params import Params
 from components.training.collate import TrainBatch
 from components.training.distributed import rank, sum_over_workers, world_size
+from components.training.forward import LossParams
 from components.training.optimizer import OptimizerParams, learning_rate_at
 from components.training.state import HistoryRow, Progress, TrainingState, seed_step
-from components.training.step import LossParams, train_step
+from components.training.step import train_step
 
 
 class LoopParams(Params):
@@ -49,24 +50,24 @@ class Surroundings(NamedTuple):
 def run_steps(
     model: DoubleForward,
     state: TrainingState,
-    batches: Iterable[TrainBatch],
+    steps: Iterable[Sequence[TrainBatch]],
     loop: LoopParams,
     losses: LossParams,
     optimizer: OptimizerParams,
     seed: int,
     surroundings: Surroundings,
 ) -> Outcome:
-    """Train from step `state.progress.next_step`, at which `batches` begin, to the end."""
+    """Train from step `state.progress.next_step`, at which `steps` (the chunks of each) begin, to the end."""
     model.train()
     stopwatch = Stopwatch()
-    for batch in batches:
+    for chunks in steps:
         step = state.progress.next_step
         seed_step(seed, step, rank())
         rate = learning_rate_at(step, loop.num_steps, optimizer)
-        batch = batch.to(model.backbone.device)
-        metrics = train_step(model, state.optimizer, batch, losses, rate, optimizer.max_gradient_norm)
+        chunks = [chunk.to(model.backbone.device) for chunk in chunks]
+        metrics = train_step(model, state.optimizer, chunks, losses, rate, optimizer.max_gradient_norm)
         state.progress = after_step(state.progress, metrics)
-        stopwatch.count(batch)
+        stopwatch.count(chunks)
         if state.progress.num_skipped_steps > loop.max_skipped_steps:
             return Outcome.DIVERGED
         is_stopping = _any_worker(surroundings.is_stop_requested(), model.backbone.device)
@@ -135,10 +136,10 @@ class Stopwatch:
     def go_on(self) -> None:
         self.started = time.perf_counter()
 
-    def count(self, batch: TrainBatch) -> None:
+    def count(self, chunks: Sequence[TrainBatch]) -> None:
         self.seconds += time.perf_counter() - self.started
         self.num_steps += 1
-        self.num_samples += (len(batch.conversation_ids) + len(batch.caption_ids)) * world_size()
+        self.num_samples += sum(len(chunk.conversation_ids) + len(chunk.caption_ids) for chunk in chunks) * world_size()
 
     def timings(self) -> dict[str, float]:
         """Means since the last call. A sample is a conversation or a caption, of any worker."""

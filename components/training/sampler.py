@@ -30,6 +30,25 @@ class StepSamples(NamedTuple):
         """The contiguous slice of one worker; `world_size` divides both group sizes."""
         return StepSamples(*(_slice(group, rank, world_size) for group in self))
 
+    def chunks(self, num_pictures: int) -> list["StepSamples"]:
+        """Parts of at most that many samples; the whole if it is no larger.
+
+        First the contrastive group, each sample with its conversation, then the conversations that are left: only the
+        first need gradient caching.
+        """
+        if len(set(self.autoregressive + self.contrastive)) <= num_pictures:
+            return [self]
+        pairs = [self.contrastive[at : at + num_pictures] for at in range(0, len(self.contrastive), num_pictures)]
+        chunk_of = {index: number for number, part in reversed(list(enumerate(pairs))) for index in part}
+        chats: list[list[int]] = [[] for _ in pairs]
+        rest: list[int] = []
+        for index in self.autoregressive:
+            (chats[chunk_of[index]] if index in chunk_of else rest).append(index)
+        others = [rest[at : at + num_pictures] for at in range(0, len(rest), num_pictures)]
+        return [StepSamples(tuple(c), p) for c, p in zip(chats, pairs, strict=True)] + [
+            StepSamples(tuple(part), ()) for part in others
+        ]
+
 
 class GroupedSampler:
     """Gives the samples of any step; each pool is shuffled anew per epoch and used once per epoch.

@@ -3,7 +3,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.losses.autoregressive import IGNORE_INDEX, autoregressive_loss, autoregressive_loss_sum
+from components.losses import autoregressive
+from components.losses.autoregressive import IGNORE_INDEX, answer_loss_sum, autoregressive_loss
 
 BATCH, TOKENS, DIM, VOCAB = 3, 7, 4, 11
 
@@ -27,9 +28,11 @@ def labels() -> Tensor:
     return labels
 
 
+@pytest.mark.parametrize("chunk_size", [1, 3, 100])
 def test_value_and_gradients_equal_cross_entropy_over_full_logits(
-    hidden: Tensor, lm_head: nn.Linear, labels: Tensor
+    hidden: Tensor, lm_head: nn.Linear, labels: Tensor, chunk_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(autoregressive, "POSITIONS_PER_CHUNK", chunk_size)
     logits = lm_head(hidden)[:, :-1]
     expected = functional.cross_entropy(logits.reshape(-1, VOCAB), labels[:, 1:].reshape(-1), ignore_index=IGNORE_INDEX)
     loss = autoregressive_loss(hidden, lm_head, labels)
@@ -40,8 +43,9 @@ def test_value_and_gradients_equal_cross_entropy_over_full_logits(
 
 
 def test_sums_of_parts_give_the_mean_of_the_whole(hidden: Tensor, lm_head: nn.Linear, labels: Tensor) -> None:
-    parts = [autoregressive_loss_sum(hidden[row : row + 1], lm_head, labels[row : row + 1]) for row in range(BATCH)]
-    mean = sum(loss for loss, _ in parts) / sum(num_tokens for _, num_tokens in parts)
+    targets = labels[:, 1:]
+    parts = [answer_loss_sum(hidden[row : row + 1, :-1], lm_head, targets[row : row + 1]) for row in range(BATCH)]
+    mean = sum(parts) / (targets != IGNORE_INDEX).sum()
     torch.testing.assert_close(mean, autoregressive_loss(hidden, lm_head, labels))
 
 
@@ -56,3 +60,19 @@ def test_a_batch_without_labels_costs_nothing_and_has_a_gradient(hidden: Tensor,
 def test_the_loss_of_half_precision_is_computed_in_float32(lm_head: nn.Linear, labels: Tensor) -> None:
     loss = autoregressive_loss(torch.randn(BATCH, TOKENS, DIM, dtype=torch.bfloat16), lm_head.bfloat16(), labels)
     assert loss.dtype == torch.float32
+
+
+def test_a_frozen_head_gets_no_gradient(hidden: Tensor, lm_head: nn.Linear, labels: Tensor) -> None:
+    loss = autoregressive_loss(hidden, lm_head.requires_grad_(False), labels)
+    loss.backward()
+    assert lm_head.weight.grad is None
+    assert hidden.grad is not None
+
+
+def test_no_tensor_of_all_logits_is_ever_made(lm_head: nn.Linear, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autoregressive, "POSITIONS_PER_CHUNK", 5)
+    sizes = []
+    lm_head.register_forward_hook(lambda _, __, logits: sizes.append(len(logits)))
+    hidden = torch.randn(4, 10, DIM, dtype=torch.float64, requires_grad=True)
+    autoregressive_loss(hidden, lm_head, torch.full((4, 10), 3)).backward()
+    assert sizes == [5] * 7 + [1]

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 
-from components.losses.autoregressive import IGNORE_INDEX, autoregressive_loss
+from components.losses.autoregressive import IGNORE_INDEX, answer_loss_sum
 from components.losses.contrastive import contrastive_loss
 from components.model.chat import encode_conversation, encode_text
 from components.model.double_forward import DoubleForward, enable_gradient_checkpointing
+from components.training.collate import answer_positions
 from tests.components.model.tiny import COMPRESSOR, compressor, load
 
 BATCH = 3
@@ -48,12 +49,13 @@ def losses(model: DoubleForward, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
     text_summary_tokens = model.compress_texts(right_pad(captions, 0), mask)
     input_ids, labels = zip(*chats(model), strict=True)
     mask = right_pad([[1] * len(row) for row in input_ids], 0)
-    hidden = model.generation_hidden(summary_tokens, right_pad(list(input_ids), 0), mask)
+    predicting, targets = answer_positions(right_pad(list(labels), IGNORE_INDEX))
+    hidden = model.generation_hidden(summary_tokens, right_pad(list(input_ids), 0), mask, places=predicting)
     contrastive = contrastive_loss(
         model.embedding(summary_tokens), model.embedding(text_summary_tokens), model.logit_scale
     )
-    padded_labels = right_pad(list(labels), IGNORE_INDEX)
-    return autoregressive_loss(hidden, model.backbone.lm_head, padded_labels), contrastive
+    num_answer_tokens = (targets != IGNORE_INDEX).sum()
+    return answer_loss_sum(hidden, model.backbone.lm_head, targets) / num_answer_tokens, contrastive
 
 
 def reference_losses(
@@ -101,12 +103,18 @@ def reference_losses(
     return per_token.sum() / (per_token != 0).sum(), contrastive
 
 
+@pytest.mark.parametrize("is_checkpointed", [False, True])
 @pytest.mark.parametrize(("autoregressive_weight", "contrastive_weight"), [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0)])
 def test_every_gradient_equals_the_plain_reference(
-    llava_folder: Path, pixel_values: Tensor, autoregressive_weight: float, contrastive_weight: float
+    llava_folder: Path,
+    pixel_values: Tensor,
+    autoregressive_weight: float,
+    contrastive_weight: float,
+    is_checkpointed: bool,
 ) -> None:
     model = compressor(llava_folder, torch.float64, NO_DROPOUT).double().train()
-    enable_gradient_checkpointing(model)
+    if is_checkpointed:
+        enable_gradient_checkpointing(model)
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     leaves = {name: parameter.detach().clone().requires_grad_() for name, parameter in trainable.items()}
     plain = load(llava_folder, torch.float64).vlm

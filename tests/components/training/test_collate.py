@@ -4,8 +4,8 @@ import torch
 from components.losses.autoregressive import IGNORE_INDEX
 from components.model.double_forward import DoubleForward
 from components.training.collate import TextParams, TrainBatch, TrainSample, collate, pad, single_questions
+from components.training.forward import step_losses
 from components.training.sampler import StepSamples
-from components.training.step import step_losses
 from tests.components.training.world import LENGTHS, samples
 
 
@@ -34,20 +34,21 @@ def test_placeholders_stand_where_there_is_a_picture(model: DoubleForward) -> No
     assert placeholders.tolist() == [model.num_summary_tokens, 0]
 
 
-def test_labels_are_the_answers_and_padding_is_ignored(model: DoubleForward) -> None:
+def test_targets_are_the_answers_and_padding_is_ignored(model: DoubleForward) -> None:
     batch = batch_of(model, StepSamples((2, 0), ()))
-    for ids, mask, labels in zip(batch.conversation_ids, batch.conversation_mask, batch.labels, strict=True):
-        labelled = labels != IGNORE_INDEX
-        assert torch.equal(ids[labelled], labels[labelled])
-        assert not labelled[mask == 0].any()
-    assert decoded(model, batch.labels[1][batch.labels[1] != IGNORE_INDEX]).strip() == "it is red</s>"
+    rows = zip(batch.conversation_ids, batch.conversation_mask, batch.predicting, batch.targets, strict=True)
+    for ids, mask, predicting, targets in rows:
+        wanted = targets != IGNORE_INDEX
+        assert torch.equal(ids[predicting[wanted] + 1], targets[wanted])
+        assert mask[predicting[wanted] + 1].all()
+    assert decoded(model, batch.targets[1][batch.targets[1] != IGNORE_INDEX]).strip() == "it is red</s>"
 
 
 def test_texts_are_cut(model: DoubleForward) -> None:
     lengths = TextParams(turns="together", max_caption_tokens=3, max_conversation_tokens=10)
     full, cut = (batch_of(model, StepSamples((0, 1), (0, 1)), given) for given in (LENGTHS, lengths))
     assert cut.caption_ids.shape == (2, 3)
-    assert cut.conversation_ids.shape == cut.labels.shape == (2, 10)
+    assert cut.conversation_ids.shape == (2, 10)
     assert torch.equal(cut.caption_ids, full.caption_ids[:, :3])
     assert torch.equal(cut.conversation_ids, full.conversation_ids[:, :10])
 

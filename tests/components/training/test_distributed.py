@@ -14,7 +14,7 @@ from components.training.distributed import (
     sum_over_workers,
     world_size,
 )
-from tests.components.training.world import in_two_processes
+from tests.components.training.world import in_processes
 
 NUM_PAIRS, DIM = 6, 5
 
@@ -46,7 +46,7 @@ def contrastive_worker(number: int, folder: Path) -> None:
 
 
 def test_gathered_contrastive_gradient_equals_that_of_one_process(tmp_path: Path) -> None:
-    in_two_processes(contrastive_worker, tmp_path)
+    in_processes(2, contrastive_worker, tmp_path)
     first, second, left, right = tower()
     scale = nn.Parameter(torch.tensor(3.0, dtype=torch.float64))
     loss = loss_of(left @ first, right @ second, scale)  # one process: nothing is gathered

@@ -8,8 +8,8 @@ from components.training.loader import load_batches
 from components.training.sampler import StepSamples
 
 
-def groups_of(step: int) -> StepSamples:
-    return StepSamples((step, step + 1), (step + 1, step + 2))
+def chunks_of(step: int) -> list[StepSamples]:
+    return [StepSamples((step, step + 1), (step + 1, step + 2)), StepSamples((step,), ())]
 
 
 def read(index: int) -> TrainSample:
@@ -23,22 +23,24 @@ def collate(samples: Mapping[int, TrainSample], groups: StepSamples) -> TrainBat
 
 
 def load(steps: range, num_threads: int = 2) -> list[Any]:
-    return list(load_batches(steps, groups_of, read, collate, num_threads))
+    return list(load_batches(steps, chunks_of, read, collate, num_threads))
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])
-def test_batches_come_in_order_with_each_sample_read_once(num_threads: int) -> None:
-    for step, (samples, groups) in zip(range(4, 9), load(range(4, 9), num_threads), strict=True):
-        assert groups == groups_of(step)
-        assert [sample.sample_id for sample in samples.values()] == [str(step), str(step + 1), str(step + 2)]
+def test_steps_come_in_order_and_each_chunk_has_its_samples(num_threads: int) -> None:
+    for step, chunks in zip(range(4, 9), load(range(4, 9), num_threads), strict=True):
+        assert [groups for _, groups in chunks] == chunks_of(step)
+        (first, _), (second, _) = chunks
+        assert [sample.sample_id for sample in first.values()] == [str(step), str(step + 1), str(step + 2)]
+        assert second == {step: first[step]}
 
 
-def test_no_steps_give_no_batches() -> None:
+def test_no_steps_give_nothing() -> None:
     assert load(range(5, 5)) == []
 
 
 def test_damage_comes_out_where_the_batch_is_wanted() -> None:
-    batches = load_batches(range(95, 99), groups_of, read, collate, 1)
+    batches = load_batches(range(95, 99), chunks_of, read, collate, 1)
     assert next(batches)
     assert next(batches)
     with pytest.raises(ValueError, match="sample 99 is damaged"):

@@ -7,10 +7,10 @@ import torch
 
 from components.model.double_forward import DoubleForward
 from components.training.collate import TrainBatch, collate
+from components.training.forward import LossParams
 from components.training.loop import LoopParams, Outcome, Surroundings, run_steps
 from components.training.sampler import GroupedSampler
 from components.training.state import HistoryRow, TrainingState, load_state, save_state
-from components.training.step import LossParams
 from tests.components.model.tiny import compressor
 from tests.components.training.test_state import OPTIMIZER, build_state
 from tests.components.training.world import LENGTHS, samples
@@ -20,13 +20,13 @@ LOSSES = LossParams(autoregressive_weight=1.0, contrastive_weight=1.0)
 SCORES = {3: 0.5, 6: 0.4}
 
 
-def batches_from(model: DoubleForward, step: int) -> Iterator[TrainBatch]:
+def steps_from(model: DoubleForward, step: int) -> Iterator[list[TrainBatch]]:
     table = samples(20)
     conversation = [bool(sample.conversation) for sample in table.values()]
     caption = [sample.caption is not None for sample in table.values()]
     sampler = GroupedSampler(conversation, caption, [1] * len(caption), 4, 4, window_steps=1, seed=0)
     for number in range(step, LOOP.num_steps):
-        yield collate(table, sampler.samples(number), model.backbone, model.num_summary_tokens, LENGTHS)
+        yield [collate(table, sampler.samples(number), model.backbone, model.num_summary_tokens, LENGTHS)]
 
 
 def run(
@@ -43,8 +43,8 @@ def run(
         publish=shown.append,
         is_stop_requested=lambda: state.progress.next_step == stop_after,
     )
-    batches = map(damage, batches_from(model, state.progress.next_step))
-    outcome = run_steps(model, state, batches, LOOP, LOSSES, OPTIMIZER, 0, surroundings)
+    steps = ([damage(chunk) for chunk in chunks] for chunks in steps_from(model, state.progress.next_step))
+    outcome = run_steps(model, state, steps, LOOP, LOSSES, OPTIMIZER, 0, surroundings)
     if shown:
         assert tuple(shown[-1]) == state.progress.history
     return outcome

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from components.losses.autoregressive import autoregressive_loss_sum
+from components.losses.autoregressive import answer_loss_sum
 from components.model.tiny_llava import build_tiny_llava
 from components.training.pretraining import Encoder, answered_right, packed_hidden
 from components.training.tower import TowerParams, patch_features, train_tower
@@ -39,7 +39,7 @@ def test_packed_loss_is_the_sum_over_single_chats_through_the_whole_model(built,
     model, processor = built
     encoder = Encoder(processor, model.config.image_seq_length)
     batch = encoder.batch(pictures, PAIRS, [True, True])
-    packed, _ = autoregressive_loss_sum(packed_hidden(model, batch), model.lm_head, batch.packed.labels)
+    packed = answer_loss_sum(packed_hidden(model, batch)[:, :-1], model.lm_head, batch.packed.labels[:, 1:])
     alone = 0.0
     for picture, row in zip(pictures, PAIRS, strict=True):
         for question, answer in row:

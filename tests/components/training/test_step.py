@@ -7,10 +7,11 @@ import torch
 
 from components.model.double_forward import DoubleForward
 from components.training.collate import TrainBatch, collate
+from components.training.forward import LossParams, step_losses
 from components.training.optimizer import build_optimizer, trained_parameters
 from components.training.sampler import GroupedSampler, StepSamples
-from components.training.step import LossParams, backward_step, step_losses, train_step
-from tests.components.training.world import LENGTHS, OPTIMIZER, build_model, in_two_processes, samples
+from components.training.step import backward_step, train_step
+from tests.components.training.world import LENGTHS, OPTIMIZER, build_model, in_processes, samples
 
 BOTH = LossParams(autoregressive_weight=1.0, contrastive_weight=0.5)
 
@@ -30,7 +31,7 @@ def batch_of(model: DoubleForward, rank: int, world_size: int, contrastive: int 
 
 def gradients_worker(rank: int, folder: Path, llava_folder: Path, dtype: torch.dtype) -> None:
     model = build_model(llava_folder).to(dtype)
-    values = backward_step(model, batch_of(model, rank, 2), BOTH)
+    values = backward_step(model, [batch_of(model, rank, 2)], BOTH)
     gradients = {name: parameter.grad for name, parameter in trained_parameters(model).items()}
     torch.save((values, gradients), folder / f"{rank}.pt")
 
@@ -39,9 +40,9 @@ def gradients_worker(rank: int, folder: Path, llava_folder: Path, dtype: torch.d
 def test_two_workers_give_the_gradient_of_one(
     llava_folder: Path, tmp_path: Path, dtype: torch.dtype, tolerance: float
 ) -> None:
-    in_two_processes(gradients_worker, tmp_path, llava_folder, dtype)
+    in_processes(2, gradients_worker, tmp_path, llava_folder, dtype)
     model = build_model(llava_folder).to(dtype)
-    values = backward_step(model, batch_of(model, 0, 1), BOTH)
+    values = backward_step(model, [batch_of(model, 0, 1)], BOTH)
     whole = torch.cat([parameter.grad.flatten() for parameter in trained_parameters(model).values()])
     for rank in range(2):
         found_values, found = torch.load(tmp_path / f"{rank}.pt")
@@ -60,7 +61,8 @@ def test_autoregressive_loss_is_the_mean_over_all_answer_tokens(model: DoubleFor
             summary_tokens[batch.conversation_pictures], batch.conversation_ids, batch.conversation_mask
         )
         logits = model.backbone.lm_head(hidden)
-    expected = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten())
+    predicted = logits.take_along_dim(batch.predicting[..., None], dim=1)
+    expected = torch.nn.functional.cross_entropy(predicted.flatten(0, 1), batch.targets.flatten())
     torch.testing.assert_close(losses.autoregressive, expected)
 
 
@@ -76,7 +78,7 @@ def test_a_loss_of_weight_0_leaves_its_own_parts_alone(
     model: DoubleForward, autoregressive: float, contrastive: float
 ) -> None:
     weights = LossParams(autoregressive_weight=autoregressive, contrastive_weight=contrastive)
-    backward_step(model, batch_of(model, 0, 1), weights)
+    backward_step(model, [batch_of(model, 0, 1)], weights)
     norms = {name: float(parameter.grad.norm()) for name, parameter in trained_parameters(model).items()}
     assert norms["queries.weight"] > 0
     assert all((norm > 0) == bool(autoregressive) for name, norm in norms.items() if "generation" in name.split("."))
@@ -86,7 +88,7 @@ def test_a_loss_of_weight_0_leaves_its_own_parts_alone(
 def test_training_lowers_the_loss(model: DoubleForward) -> None:
     optimizer = build_optimizer(trained_parameters(model), OPTIMIZER)
     batch = batch_of(model, 0, 1)
-    losses = [train_step(model, optimizer, batch, BOTH, 1e-2, 1.0)["loss"] for _ in range(15)]
+    losses = [train_step(model, optimizer, [batch], BOTH, 1e-2, 1.0)["loss"] for _ in range(15)]
     assert losses[-1] < 0.95 * losses[0]
 
 
@@ -95,9 +97,9 @@ def test_a_step_without_a_finite_gradient_changes_nothing(model: DoubleForward) 
     batch = batch_of(model, 0, 1)
     before = {name: parameter.detach().clone() for name, parameter in trained_parameters(model).items()}
     damaged = batch._replace(pixel_values=batch.pixel_values.clone().fill_(torch.nan))
-    assert train_step(model, optimizer, damaged, BOTH, 1e-2, 1.0)["is_skipped"] == 1
+    assert train_step(model, optimizer, [damaged], BOTH, 1e-2, 1.0)["is_skipped"] == 1
     assert all(torch.equal(parameter, before[name]) for name, parameter in trained_parameters(model).items())
-    metrics = train_step(model, optimizer, batch, BOTH, 1e-2, 1.0)
+    metrics = train_step(model, optimizer, [batch], BOTH, 1e-2, 1.0)
     assert metrics["is_skipped"] == 0
     assert not torch.equal(model.queries.weight, before["queries.weight"])
 
@@ -114,5 +116,5 @@ def test_the_logit_scale_is_kept_at_its_maximum(model: DoubleForward) -> None:
     optimizer = build_optimizer(trained_parameters(model), OPTIMIZER)
     with torch.no_grad():
         model.log_logit_scale.fill_(10.0)
-    metrics = train_step(model, optimizer, batch_of(model, 0, 1), BOTH, 1e-2, 1.0)
+    metrics = train_step(model, optimizer, [batch_of(model, 0, 1)], BOTH, 1e-2, 1.0)
     assert metrics["logit_scale"] == pytest.approx(model.params.max_logit_scale)

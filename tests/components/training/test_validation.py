@@ -20,7 +20,7 @@ from components.training.validation import (
     spread,
     validate,
 )
-from tests.components.training.world import LIMITS, in_two_processes, sample, write, write_curated
+from tests.components.training.world import LIMITS, in_processes, sample, write, write_curated
 
 PARAMS = ValidationParams(num_pictures=3, num_questions=2, batch_size=2, max_new_tokens=4)
 
@@ -61,7 +61,7 @@ def validation_worker(rank: int, folder: Path, model: DoubleForward, data: Valid
 
 def test_two_workers_share_the_work_and_agree(model: DoubleForward, tmp_path: Path) -> None:
     data = build_set(model.eval())
-    in_two_processes(validation_worker, tmp_path, model, data)
+    in_processes(2, validation_worker, tmp_path, model, data)
     expected = validate(model, data, 2, 4, 20)
     assert torch.load(tmp_path / "0.pt") == torch.load(tmp_path / "1.pt") == expected
 

@@ -63,19 +63,23 @@ def sample(index: int) -> TrainSample:
     return TrainSample(f"sample-{index}", image, [] if kind == 3 else with_picture, None if kind == 2 else caption)
 
 
-def in_two_processes(function: Callable[..., None], folder: Path, *arguments: Any) -> None:
-    """Run `function(rank, folder, *arguments)` in two worker processes joined by gloo."""
+def in_processes(world_size: int, function: Callable[..., None], folder: Path, *arguments: Any) -> None:
+    """Run `function(rank, folder, *arguments)` in worker processes joined by gloo."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.start_processes(_worker, (port, function, folder, *arguments), nprocs=2, start_method="fork")
+    mp.start_processes(
+        _worker, (port, world_size, function, folder, *arguments), nprocs=world_size, start_method="fork"
+    )
 
 
-def _worker(rank: int, port: int, function: Callable[..., None], folder: Path, *arguments: Any) -> None:
+def _worker(
+    rank: int, port: int, world_size: int, function: Callable[..., None], folder: Path, *arguments: Any
+) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", address, timedelta(seconds=60), world_size=2, rank=rank)
+    dist.init_process_group("gloo", address, timedelta(seconds=60), world_size=world_size, rank=rank)
     function(rank, folder, *arguments)
     dist.destroy_process_group()
 

@@ -1,0 +1,96 @@
+"""The two losses of a worker's samples, from one compression of each picture.
+
+The gradient does not depend on how the global batch is spread over workers: the autoregressive loss is a mean over the
+labelled tokens of all workers, and the contrastive loss is computed over the gathered pairs of all workers.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from components.losses.autoregressive import IGNORE_INDEX, answer_loss_sum
+from components.losses.contrastive import contrastive_loss
+from components.model.double_forward import DoubleForward
+from components.params import Params
+from components.training.collate import TrainBatch
+from components.training.distributed import gather_with_gradient, sum_over_workers, world_size
+
+
+class LossParams(Params):
+    """Weights of the two losses (Eq. 4 has 1 and 1); a loss of weight 0 is not computed."""
+
+    autoregressive_weight: float = Field(ge=0)
+    contrastive_weight: float = Field(ge=0)
+
+
+class StepLosses(NamedTuple):
+    """Scalars whose mean over workers is the loss of the global batch."""
+
+    autoregressive: Tensor
+    contrastive: Tensor
+
+    def weighted(self, params: LossParams) -> Tensor:
+        """Eq. (4)."""
+        return params.autoregressive_weight * self.autoregressive + params.contrastive_weight * self.contrastive
+
+
+class Pairs(NamedTuple):
+    """Vectors to search with, of pictures and of their captions: (pairs, dim) each."""
+
+    images: Tensor
+    texts: Tensor
+
+
+def step_losses(model: DoubleForward, batch: TrainBatch) -> StepLosses:
+    """Both losses of this worker's slice, read at once; a group without samples counts 0."""
+    summary_tokens = summary_tokens_of(model, batch)
+    num_answer_tokens = count_answer_tokens([batch])
+    zero = model.log_logit_scale.new_zeros(())
+    pairs = embed_pairs(model, batch, summary_tokens) if len(batch.caption_ids) else None
+    autoregressive = autoregressive_part(model, batch, summary_tokens, num_answer_tokens)
+    return StepLosses(autoregressive, zero if pairs is None else global_contrastive_loss(model, pairs))
+
+
+def summary_tokens_of(model: DoubleForward, batch: TrainBatch) -> Tensor | None:
+    """The pictures of a batch, compressed: (pictures, summary tokens, dim); None if it has none."""
+    if not len(batch.pixel_values):
+        return None
+    return model.compress_images(model.backbone.encode_images(batch.pixel_values))
+
+
+def count_answer_tokens(batches: Sequence[TrainBatch]) -> Tensor:
+    """The labelled tokens of a step over all workers."""
+    return sum_over_workers(torch.stack([(batch.targets != IGNORE_INDEX).sum() for batch in batches]).sum())
+
+
+def autoregressive_part(
+    model: DoubleForward, batch: TrainBatch, summary_tokens: Tensor | None, num_answer_tokens: Tensor
+) -> Tensor:
+    """Eq. (2): a batch's share of the mean over the labelled tokens of all workers."""
+    if not len(batch.conversation_ids):
+        return model.log_logit_scale.new_zeros(())
+    if not len(batch.conversation_pictures):
+        visual_tokens = None
+    else:
+        assert summary_tokens is not None
+        visual_tokens = summary_tokens[batch.conversation_pictures]
+    hidden = model.generation_hidden(
+        visual_tokens, batch.conversation_ids, batch.conversation_mask, batch.conversation_positions, batch.predicting
+    )
+    loss_sum = answer_loss_sum(hidden, model.backbone.lm_head, batch.targets)
+    return loss_sum * world_size() / num_answer_tokens.clamp(min=1)
+
+
+def embed_pairs(model: DoubleForward, batch: TrainBatch, summary_tokens: Tensor | None) -> Pairs:
+    """Both sides of the contrastive group of a batch."""
+    assert summary_tokens is not None
+    texts = model.compress_texts(batch.caption_ids, batch.caption_mask)
+    return Pairs(model.embedding(summary_tokens[batch.caption_pictures]), model.embedding(texts))
+
+
+def global_contrastive_loss(model: DoubleForward, pairs: Pairs) -> Tensor:
+    """Eq. (3) over the pairs of all workers; the same value on each."""
+    return contrastive_loss(gather_with_gradient(pairs.images), gather_with_gradient(pairs.texts), model.logit_scale)
