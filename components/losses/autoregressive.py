@@ -46,7 +46,8 @@ class HeadCrossEntropy(torch.autograd.Function):
         for rows, row_targets in zip(hidden.split(chunk_size), targets.split(chunk_size), strict=True):
             with torch.set_grad_enabled(any(ctx.needs_input_grad)):
                 rows = rows.detach().requires_grad_(torch.is_grad_enabled())
-                loss = F.cross_entropy(lm_head(rows).to(total.dtype), row_targets, reduction="sum")
+                logits = lm_head(rows.view_as(rows))  # a view, because module hooks cannot follow a leaf
+                loss = F.cross_entropy(logits.to(total.dtype), row_targets, reduction="sum")
             total += loss.detach()
             if loss.requires_grad:
                 by_chunk.append(torch.autograd.grad(loss, [rows, *trained]))

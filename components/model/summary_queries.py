@@ -25,4 +25,4 @@ class SummaryQueries(nn.Module):
 
     def forward(self, num_rows: int) -> Tensor:
         """The same queries for every row: (num_rows, summary tokens, dim)."""
-        return self.weight.expand(num_rows, -1, -1)
+        return self.weight.repeat(num_rows, 1, 1)

@@ -1,0 +1,120 @@
+"""The double-forward step as one would write it from Hugging Face's parts, to be measured against.
+
+A batch of conversations and a batch of pairs, each read for itself; all rows padded to the longest; every layer and
+all logits at every position; no picture shared, no chunks. The losses are those of the project's own step.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from components.losses.autoregressive import IGNORE_INDEX
+from components.model.adapters import COMPRESSION, GENERATION
+from components.model.chat import encode_text
+from components.model.double_forward import DoubleForward
+from components.training.collate import PADDING_ID, TextParams, TrainSample, encode_chat, pad, single_questions
+from components.training.forward import LossParams
+from components.training.optimizer import Optimizer, OptimizerParams, trained_parameters
+from components.training.sampler import StepSamples
+
+
+class PlainBatch(NamedTuple):
+    """Padded rows, one per question (turns apart) or conversation (turns together), and padded captions."""
+
+    chat_pixels: Tensor  # (conversations with a picture, 3, height, width)
+    chat_pictures: Tensor  # (rows with a picture,): their places in chat_pixels
+    chat_ids: Tensor  # (rows, tokens)
+    chat_mask: Tensor  # (rows, tokens)
+    labels: Tensor  # (rows, tokens)
+    pair_pixels: Tensor  # (pairs, 3, height, width)
+    caption_ids: Tensor  # (pairs, tokens)
+    caption_mask: Tensor  # (pairs, tokens)
+
+    def to(self, device: torch.device) -> "PlainBatch":
+        return PlainBatch(*(tensor.to(device) for tensor in self))
+
+
+def plain_batch(
+    samples: Mapping[int, TrainSample], groups: StepSamples, model: DoubleForward, texts: TextParams
+) -> PlainBatch:
+    """The samples of a step; a conversation that training would cut is cut at the same token."""
+    backbone = model.backbone
+    rows, pictures, images = [], [], []
+    for index in groups.autoregressive:
+        sample = samples[index]
+        if sample.image is not None:
+            images.append(sample.image)
+        parts = list(single_questions(sample)) if texts.turns == "apart" else [sample.conversation]
+        for turns in parts:
+            rows.append(encode_chat(sample, turns, backbone, model.num_summary_tokens))
+            pictures += [len(images) - 1] * (sample.image is not None)
+    chat_ids, chat_mask = pad([ids[: texts.max_conversation_tokens] for ids, _ in rows], PADDING_ID)
+    labels, _ = pad([labels[: texts.max_conversation_tokens] for _, labels in rows], IGNORE_INDEX)
+    captions = [encode_text(backbone.tokenizer, samples[i].caption or "") for i in groups.contrastive]
+    caption_ids, caption_mask = pad([ids[: texts.max_caption_tokens] for ids in captions], PADDING_ID)
+    pair_images = [image for i in groups.contrastive if (image := samples[i].image) is not None]
+    return PlainBatch(
+        backbone.pixel_values(images),
+        torch.tensor(pictures),
+        chat_ids,
+        chat_mask,
+        labels,
+        backbone.pixel_values(pair_images),
+        caption_ids,
+        caption_mask,
+    )
+
+
+def plain_losses(model: DoubleForward, batch: PlainBatch) -> tuple[Tensor, Tensor]:
+    """Both losses of the batch."""
+    backbone = model.backbone
+    summary_tokens = plain_compress(model, backbone.encode_images(batch.chat_pixels))
+    embeddings = backbone.embed_chat(batch.chat_ids, summary_tokens[batch.chat_pictures])
+    with model.adapters.use(GENERATION):
+        output = backbone.vlm(inputs_embeds=embeddings, attention_mask=batch.chat_mask, labels=batch.labels)
+    images = plain_compress(model, backbone.encode_images(batch.pair_pixels))
+    texts = plain_compress(model, backbone.embed(batch.caption_ids), batch.caption_mask)
+    vectors = [F.normalize(tokens.float().mean(1), dim=-1) for tokens in (images, texts)]
+    logits = model.logit_scale * vectors[0] @ vectors[1].T
+    targets = torch.arange(len(logits), device=logits.device)
+    return output.loss, (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+
+
+def plain_compress(model: DoubleForward, embeddings: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The compression pass, whole: (rows, tokens, dim) -> (rows, summary tokens, dim)."""
+    rows = len(embeddings)
+    bos, prompt = (model.backbone.embed(ids).expand(rows, -1, -1) for ids in (model.bos_ids, model.prompt_ids))
+    queries = model.queries(rows).to(embeddings.dtype)
+    inputs = torch.cat([bos, embeddings, prompt, queries], dim=1)
+    if mask is not None:
+        ones = mask.new_ones
+        mask = torch.cat([ones(rows, 1), mask, ones(rows, prompt.shape[1] + queries.shape[1])], dim=1)
+    positions = None if mask is None else (mask.cumsum(1) - 1).clamp(min=0)
+    with model.adapters.use(COMPRESSION):
+        hidden = model.backbone.language_model(
+            inputs_embeds=inputs, attention_mask=mask, position_ids=positions, use_cache=False
+        ).last_hidden_state
+    return model.params.summary_scale * hidden[:, -model.num_summary_tokens :]
+
+
+def plain_step(
+    model: DoubleForward,
+    optimizer: Optimizer,
+    batch: PlainBatch,
+    losses: LossParams,
+    settings: OptimizerParams,
+) -> dict[str, float]:
+    """One update; returns the losses."""
+    model.zero_grad(set_to_none=True)
+    autoregressive, contrastive = plain_losses(model, batch)
+    loss = losses.autoregressive_weight * autoregressive + losses.contrastive_weight * contrastive
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(trained_parameters(model).values(), settings.max_gradient_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = settings.learning_rate
+    optimizer.step()
+    model.clamp_logit_scale()
+    return {"autoregressive_loss": float(autoregressive), "contrastive_loss": float(contrastive)}

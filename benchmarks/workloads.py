@@ -1,0 +1,162 @@
+"""What the training step is measured on: a model and steps of samples, per preset."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from components.model.backbone import Backbone, load_backbone
+from components.model.double_forward import DoubleForward, build_double_forward
+from components.params import load_params
+from components.scenes.ask import CAPTION_PROMPT
+from components.scenes.converse import picture_turns
+from components.scenes.describe import captions
+from components.scenes.draw import draw_picture
+from components.scenes.world import BACKGROUNDS, COLOURS, SHAPES, SIZES, WorldParams, draw_scene, scene_rng
+from components.training.collate import TrainSample
+from components.training.sampler import GroupedSampler, StepSamples
+from flows.scenes import ScenesParams
+from flows.train import TrainParams
+
+ROOT = Path(__file__).parents[1]
+TINY_BASE = ROOT / "models" / "tiny-llava"
+NUM_DRAWN = 400  # pictures with a conversation, and as many with a caption
+
+
+class Workload(NamedTuple):
+    """Parameters, samples by index, and the groups of each step."""
+
+    params: TrainParams
+    samples: Mapping[int, TrainSample]
+    steps: list[StepSamples]
+
+
+def demo_workload(num_steps: int, contrastive_batch_size: int | None) -> Workload:
+    """Steps of the demo's default training, on freshly drawn scenes."""
+    path = ROOT / "presets" / "demo.yaml"
+    params, scenes = load_params("train", TrainParams, path), load_params("scenes", ScenesParams, path)
+    samples = dict(enumerate(draw_samples(scenes)))
+    rows = list(samples.values())
+    sampler = GroupedSampler(
+        [bool(row.conversation) for row in rows],
+        [row.caption is not None for row in rows],
+        [sum(len(turn["content"]) for turn in row.conversation) or len(row.caption or "") for row in rows],
+        params.autoregressive_batch_size,
+        contrastive_batch_size or params.contrastive_batch_size,
+        params.length_window_steps,
+        params.seed,
+    )
+    return Workload(params, samples, [sampler.samples(step) for step in range(num_steps)])
+
+
+def draw_samples(scenes: ScenesParams) -> list[TrainSample]:
+    """Conversations about pictures, as `scenes` writes them, then pairs."""
+    rows = []
+    for index in range(NUM_DRAWN):
+        rng = scene_rng(scenes.seed, "instruct", index)
+        scene = draw_scene(rng, scenes.world, allow_held_out=False)
+        turns = picture_turns(scene, rng, scenes.caption_fraction, scenes.min_questions, scenes.max_questions)
+        rows.append(conversation_sample(index, draw_picture(scene), turns))
+    return rows + [caption_sample(scenes.world, scenes.seed, index) for index in range(NUM_DRAWN)]
+
+
+def conversation_sample(index: int, picture: Image.Image, turns: list[tuple[str, str]]) -> TrainSample:
+    """A conversation that starts with the picture; a description in it is a caption too, as in curation."""
+    messages = []
+    for number, (question, answer) in enumerate(turns):
+        placeholder = "<image>\n" if number == 0 else ""
+        messages += [{"role": "user", "content": placeholder + question}, {"role": "assistant", "content": answer}]
+    caption = next((answer for question, answer in turns if question == CAPTION_PROMPT), None)
+    return TrainSample(f"conversation-{index}", picture, messages, caption)
+
+
+def caption_sample(world: WorldParams, seed: int, index: int) -> TrainSample:
+    """A picture with one of its captions."""
+    rng = scene_rng(seed, "captions", index)
+    scene = draw_scene(rng, world, allow_held_out=False)
+    texts = captions(scene, rng)
+    return TrainSample(f"caption-{index}", draw_picture(scene), [], texts[int(rng.integers(0, len(texts)))])
+
+
+def demo_model(params: TrainParams) -> DoubleForward:
+    """The demo's base with untrained adapters."""
+    options = params.backbone
+    backbone = load_backbone(
+        str(TINY_BASE), None, options.torch_dtype, options.attention, pad_to_square=options.pad_to_square
+    )
+    return build_double_forward(backbone, params.compressor, params.seed).train()
+
+
+def large_workload(num_steps: int, contrastive_batch_size: int | None, spread: float) -> Workload:
+    """Steps of the 7B preset on one GPU: noise for pictures, words for texts.
+
+    Conversations have 250 words in the mean; `spread` is the standard deviation of the logarithm of their length (0:
+    all equal). Captions have 12 words. Every word is one to three tokens.
+    """
+    params = load_params("train", TrainParams, ROOT / "presets" / "llava-1.5-7b.yaml")
+    update = {"num_workers": 1, "autoregressive_batch_size": 32}
+    params = params.model_copy(update=update | {"contrastive_batch_size": contrastive_batch_size or 32})
+    rng = np.random.default_rng(0)
+    count = num_steps * max(params.autoregressive_batch_size, params.contrastive_batch_size)
+    lengths = 250 * np.exp(spread * rng.standard_normal(count) - spread**2 / 2)
+    rows = [noise_sample(rng, f"conversation-{i}", round(lengths[i] / 2), 0) for i in range(count)]
+    rows += [noise_sample(rng, f"caption-{i}", 0, 12) for i in range(count)]
+    sampler = GroupedSampler(
+        [bool(row.conversation) for row in rows],
+        [row.caption is not None for row in rows],
+        [sum(len(turn["content"]) for turn in row.conversation) or len(row.caption or "") for row in rows],
+        params.autoregressive_batch_size,
+        params.contrastive_batch_size,
+        params.length_window_steps,
+        params.seed,
+    )
+    return Workload(params, dict(enumerate(rows)), [sampler.samples(step) for step in range(num_steps)])
+
+
+def noise_sample(rng: np.random.Generator, name: str, words_per_turn: int, caption_words: int) -> TrainSample:
+    """A picture of noise with a question and an answer of so many words, or with a caption."""
+    picture = Image.fromarray(rng.integers(0, 256, (336, 336, 3), dtype=np.uint8))
+    if caption_words:
+        return TrainSample(name, picture, [], words(rng, caption_words))
+    question, answer = words(rng, words_per_turn), words(rng, words_per_turn)
+    return conversation_sample(0, picture, [(question, answer)])._replace(sample_id=name)
+
+
+def words(rng: np.random.Generator, count: int) -> str:
+    vocabulary = (*COLOURS, *SHAPES, *SIZES, *BACKGROUNDS)
+    return " ".join(vocabulary[i] for i in rng.integers(0, len(vocabulary), max(count, 1)))
+
+
+def large_model(params: TrainParams) -> DoubleForward:
+    """The exact shape of LLaVA-1.5-7B with random weights in bfloat16, on the GPU, with the demo's tokenizer."""
+    processor = AutoProcessor.from_pretrained(TINY_BASE, backend="pil")
+    processor.image_processor.size = {"shortest_edge": 336}
+    processor.image_processor.crop_size = {"height": 336, "width": 336}
+    vision = CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=336,
+        patch_size=14,
+    )
+    image_id = processor.tokenizer.convert_tokens_to_ids("<image>")
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=LlamaConfig(vocab_size=32064),
+        image_token_index=image_id,
+        image_seq_length=576,
+    )
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda"):
+        vlm = LlavaForConditionalGeneration(config)
+    torch.set_default_dtype(torch.float32)
+    vlm.set_attn_implementation(params.backbone.attention)
+    processor.tokenizer.chat_template = processor.chat_template
+    backbone = Backbone(vlm, processor, TINY_BASE, "llava-1.5-7b-random", None, pad_to_square=True)
+    return build_double_forward(backbone, params.compressor, params.seed).train()
