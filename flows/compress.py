@@ -57,6 +57,7 @@ class CompressParams(Params):
     cpus_per_worker: Annotated[int, Field(ge=1)]  # also threads of the model
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)]
     dtype: Literal["float32", "bfloat16"]  # of the base model's weights
+    num_summary_tokens: Annotated[int, Field(ge=1)] | None  # the first of the compressor's; all if null
     codec: Codec
     batch_size: Annotated[int, Field(ge=1)]  # pictures
     decode_threads: Annotated[int, Field(ge=1)]
@@ -85,7 +86,8 @@ class ImageCompressor:
         torch.set_num_threads(self.params.cpus_per_worker)
         device = torch.device("cuda" if self.params.gpus_per_worker else "cpu")
         dtype = getattr(torch, self.params.dtype)
-        self.model = load_compressor(Path(task["compressor"]), task["base"], device, dtype)
+        num_summary_tokens = self.provenance.num_summary_tokens
+        self.model = load_compressor(Path(task["compressor"]), task["base"], device, dtype, num_summary_tokens)
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
         """{"shard": JSON of a Shard} -> {"report": JSON of its number}; the shard lies finished in the work folder."""
@@ -110,7 +112,7 @@ def compress(params: CompressParams, images: Path, compressor: Path, output: Pat
     Raises ValueError (StoreError): bad corpus, no compressor, a different store in the way, too many rejects.
     """
     images, compressor, output = images.resolve(), compressor.resolve(), output.resolve()
-    provenance = provenance_of(compressor, params.codec, params.dtype)
+    provenance = provenance_of(compressor, params.codec, params.dtype, params.num_summary_tokens)
     corpus = list_corpus(images, params.picture_suffixes)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         return check_finished(params, provenance, corpus, output)
@@ -127,7 +129,7 @@ def compress(params: CompressParams, images: Path, compressor: Path, output: Pat
             "base": base,
         }
         reports = compress_shards(params, task, list(plan_shards(corpus, params.rows_per_shard)), work)
-        if differences(provenance, provenance_of(compressor, params.codec, params.dtype)):
+        if differences(provenance, provenance_of(compressor, params.codec, params.dtype, params.num_summary_tokens)):
             raise StoreError(f"{compressor}: changed while it was in use; run again")
         check_rejects(corpus, reports, params.max_reject_fraction)
         description = {**inputs["corpus"], "skipped_files": corpus.skipped}

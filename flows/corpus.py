@@ -30,7 +30,8 @@ def load_model_of(store: TokenStore, compressor: Path, base: str | None) -> Doub
     check_same_model(store.provenance, compressor)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, store.provenance.compute["dtype"])
-    return load_compressor(compressor, find_base(compressor, base), device, dtype)
+    num_summary_tokens = store.provenance.num_summary_tokens
+    return load_compressor(compressor, find_base(compressor, base), device, dtype, num_summary_tokens)
 
 
 def run_job(name: str, job: Callable[[], Result]) -> Result:

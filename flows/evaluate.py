@@ -174,7 +174,8 @@ class Examiner:
 
     def _examine_compressor(self, task: Task) -> list[Record]:
         if not isinstance(self.model, DoubleForward):
-            self.model = load_compressor(self.compressor, self.base, self.device, self.dtype)
+            num_summary_tokens = self.store.provenance.num_summary_tokens
+            self.model = load_compressor(self.compressor, self.base, self.device, self.dtype, num_summary_tokens)
         image_ids = [image_id for image_id in task["image_ids"] if image_id in self.store]
         tokens = torch.from_numpy(self.store.tokens(image_ids))
         sitting = Sitting(COMPRESSED, compressed_reader(self.model), self.model.backbone.tokenizer, image_ids, tokens)

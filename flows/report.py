@@ -96,7 +96,7 @@ def search(
     check_same_model(tokens.provenance, compressor)
     dtype = getattr(torch, tokens.provenance.compute["dtype"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_compressor(compressor, str(base), device, dtype)
+    model = load_compressor(compressor, str(base), device, dtype, tokens.provenance.num_summary_tokens)
     index = EmbeddingIndex(tokens.ids, tokens.embeddings())
     return [
         found(query, index.search(embed_text(model, query.text)[0], len(tokens)), params.hits_per_query)

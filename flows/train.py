@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import ray.train
 import torch
@@ -36,6 +36,7 @@ from components.model.double_forward import (
 )
 from components.params import load_params
 from components.pictures import PictureLimits
+from components.training.budgets import budget_of_step
 from components.training.collate import TextParams, TrainBatch, collate
 from components.training.forward import LossParams
 from components.training.loader import load_batches
@@ -77,6 +78,7 @@ class TrainParams(CompressorParams):
     """Everything that decides what a compressor is and how it is trained, and on how many workers."""
 
     seed: int = Field(ge=0)
+    nested_budgets: tuple[Annotated[int, Field(ge=1)], ...]  # numbers of summary tokens, one per step; none: all
     num_workers: int = Field(ge=1)
     cpus_per_worker: int = Field(ge=1)  # reserved on the cluster
     gpus_per_worker: int = Field(ge=0, le=1)  # 0: CPUs, joined by gloo; 1: GPUs, joined by NCCL
@@ -97,9 +99,22 @@ class TrainParams(CompressorParams):
     validation: ValidationParams
 
     @property
+    def budgets(self) -> tuple[int, ...]:
+        """How many summary tokens a step may train."""
+        return self.nested_budgets or (self.num_summary_tokens,)
+
+    @property
     def compressor(self) -> CompressorParams:
         """What the compressor is, without how it is trained."""
         return CompressorParams(**{name: getattr(self, name) for name in CompressorParams.model_fields})
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if max(self.budgets) > self.num_summary_tokens:
+            raise ValueError(f"nested_budgets {self.budgets} exceed num_summary_tokens {self.num_summary_tokens}")
+        if self.attention == "bidirectional" and self.backbone.attention == "flash_attention_2":
+            raise ValueError("attention: bidirectional needs backbone.attention sdpa or eager")
+        return self
 
     @model_validator(mode="after")
     def _workers_share_alike(self) -> Self:
@@ -246,7 +261,9 @@ def training_steps(
             .chunks(params.samples_per_chunk)
         ),
         lambda index: table.sample(index, params.pictures),
-        lambda samples, groups: collate(samples, groups, model.backbone, model.num_summary_tokens, params.texts),
+        lambda step, samples, groups: collate(
+            samples, groups, model.backbone, budget_of_step(params.seed, step, params.budgets), params.texts
+        ),
         params.decoding_threads_per_worker,
     )
 

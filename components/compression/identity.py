@@ -5,7 +5,6 @@ from pathlib import Path
 
 from components.compression.codecs import Codec
 from components.compression.provenance import SCHEMA_VERSION, Provenance, StoreError, differences
-from components.model.adapters import ADAPTERS
 from components.model.backbone import weights_sha256
 from components.model.checkpoint import CONFIG_FILE, CompressorConfig
 
@@ -25,17 +24,20 @@ def read_config(compressor: Path) -> CompressorConfig:
     return CompressorConfig.model_validate_json(text)
 
 
-def provenance_of(compressor: Path, codec: Codec, dtype: str) -> Provenance:
+def provenance_of(compressor: Path, codec: Codec, dtype: str, num_summary_tokens: int | None = None) -> Provenance:
     """The provenance of what the compressor in a folder writes, from its files, without loading the model.
+
+    `num_summary_tokens` of its queries are asked, all if not given.
 
     The hash of the base weights is the one that the compressor was trained on; `load_compressor` refuses any other.
     """
     config = read_config(compressor)
-    hashes = {f"{adapter}_adapter_sha256": weights_sha256(compressor / adapter) for adapter in ADAPTERS}
+    names = config.compressor.adapters.names
+    hashes = {f"{adapter}_adapter_sha256": weights_sha256(compressor / adapter) for adapter in names}
     return Provenance(
         schema_version=SCHEMA_VERSION,
         codec=codec,
-        num_summary_tokens=config.compressor.num_summary_tokens,
+        num_summary_tokens=num_summary_tokens or config.compressor.num_summary_tokens,
         dim=config.dim,
         base=config.base_model,
         model={
@@ -43,6 +45,7 @@ def provenance_of(compressor: Path, codec: Codec, dtype: str) -> Provenance:
             **hashes,
             "summary_queries_sha256": weights_sha256(compressor),
             "prompt": config.compressor.prompt,
+            "attention": config.compressor.attention,
             "summary_scale": str(config.compressor.summary_scale),
         },
         preprocessing=config.model_dump(mode="json")["preprocessing"],
@@ -81,7 +84,9 @@ def check_base(compressor: Path, base: str) -> None:
 
 def check_same_model(store: Provenance, compressor: Path) -> None:
     """Raises StoreError, with both values, when the compressor in a folder is not the one that wrote a store."""
-    differing = differences(store, provenance_of(compressor, store.codec, store.compute["dtype"]))
+    differing = differences(
+        store, provenance_of(compressor, store.codec, store.compute["dtype"], store.num_summary_tokens)
+    )
     if differing:
         raise StoreError(
             f"the store was written by another model than {compressor} (store != model): {'; '.join(differing)}; "

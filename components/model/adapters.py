@@ -1,4 +1,4 @@
-"""One LoRA adapter per pass on the language model, and the switch between them (§3.5).
+"""One LoRA adapter per pass on the language model, or one for both, and the switch between them (§3.5, Table 6).
 
 PEFT's `set_adapter` turns off the gradients of the adapter that is not active, and gradient checkpointing recomputes a
 layer when another pass may be active: both train the wrong thing in silence. This switch touches neither gradients nor
@@ -6,6 +6,7 @@ PEFT's state, and tells the checkpoint which adapter a layer ran with.
 """
 
 import contextlib
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -18,35 +19,48 @@ from components.params import Params
 
 COMPRESSION = "compression"
 GENERATION = "generation"
-ADAPTERS = (COMPRESSION, GENERATION)
+PASSES = (COMPRESSION, GENERATION)
+SHARED = "shared"
 Linear = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 class AdapterParams(Params):
     """LoRA settings, the same for both adapters."""
 
+    sharing: Literal["per_pass", "shared"]  # an adapter for each pass, or one for both
     rank: int = Field(ge=1)
     alpha: int = Field(ge=1)  # the update is scaled by alpha / rank
     dropout: float = Field(ge=0, lt=1)  # share of the inputs of an adapter set to zero in training
     targets: tuple[Linear, ...] = Field(min_length=1)  # linear layers of the language model
 
+    @property
+    def adapter_of(self) -> dict[str, str]:
+        """The name of the adapter that each pass runs with."""
+        return {name: name if self.sharing == "per_pass" else SHARED for name in PASSES}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All adapters."""
+        return tuple(dict.fromkeys(self.adapter_of.values()))
+
 
 class AdapterSwitch:
-    """Chooses which adapter the language model runs with; none outside a `with switch.use(...)` block."""
+    """Chooses for which pass the language model is adapted; for none outside a `with switch.use(...)` block."""
 
-    def __init__(self, peft_model: PeftModel) -> None:
+    def __init__(self, peft_model: PeftModel, adapter_of: Mapping[str, str]) -> None:
         self.peft_model = peft_model
+        self.adapter_of = adapter_of
         self.layers = [module for module in peft_model.modules() if isinstance(module, LoraLayer)]
         self.active: str | None = None
         self.activate(None)
 
-    def use(self, adapter: str | None) -> "ActiveAdapter":
-        """Run the block with `adapter`, or with the base model alone if None; blocks may be nested."""
-        if adapter not in (None, *ADAPTERS):
+    def use(self, name: str | None) -> "ActiveAdapter":
+        """Run the block with the adapter of a pass, or with the base model alone if None; blocks may be nested."""
+        if name not in (None, *self.adapter_of):
             raise ValueError(
-                f"there is no adapter {adapter!r}; use one of {', '.join(ADAPTERS)} or None for the base model"
+                f"there is no pass {name!r}; use one of {', '.join(self.adapter_of)} or None for the base model"
             )
-        return ActiveAdapter(self, adapter)
+        return ActiveAdapter(self, None if name is None else self.adapter_of[name])
 
     def activate(self, adapter: str | None) -> None:
         self.active = adapter
@@ -55,7 +69,7 @@ class AdapterSwitch:
 
     def context_fn(self) -> tuple[contextlib.AbstractContextManager[None], "ActiveAdapter"]:
         """For `torch.utils.checkpoint`: recompute with the adapter that was active in the forward pass."""
-        return contextlib.nullcontext(), self.use(self.active)
+        return contextlib.nullcontext(), ActiveAdapter(self, self.active)
 
 
 class ActiveAdapter(contextlib.AbstractContextManager[None]):
@@ -75,13 +89,15 @@ class ActiveAdapter(contextlib.AbstractContextManager[None]):
 
 
 def attach_adapters(backbone: Backbone, params: AdapterParams, seed: int) -> AdapterSwitch:
-    """Put both adapters into the language model, in place, in float32 and trainable; they start as the identity."""
+    """Put the adapters into the language model, in place, in float32 and trainable; they start as the identity."""
+    first, *others = params.names
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        peft_model = get_peft_model(backbone.vlm, lora_config(params), adapter_name=COMPRESSION)
-        peft_model.add_adapter(GENERATION, lora_config(params))
-    peft_model.set_requires_grad(list(ADAPTERS))
-    return AdapterSwitch(peft_model)
+        peft_model = get_peft_model(backbone.vlm, lora_config(params), adapter_name=first)
+        for name in others:
+            peft_model.add_adapter(name, lora_config(params))
+    peft_model.set_requires_grad(list(params.names))
+    return AdapterSwitch(peft_model, params.adapter_of)
 
 
 def lora_config(params: AdapterParams) -> LoraConfig:

@@ -120,11 +120,18 @@ class Backbone(nn.Module):
             images = [pad_to_square(image, image_processor.image_mean) for image in images]
         return image_processor(list(images), return_tensors="pt").pixel_values
 
-    @torch.no_grad()
     def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """Vision tower and connector: (batch, 3, height, width) -> image embeddings (batch, image tokens, dim)."""
+        """Vision tower and connector: (batch, 3, height, width) -> image embeddings (batch, image tokens, dim).
+
+        Without a graph as long as the connector is frozen: nothing in it asks for a gradient.
+        """
         features = self.vlm.get_image_features(pixel_values.to(self.device, self.dtype))
-        return torch.stack(list(features.pooler_output))
+        return torch.stack(list(features.pooler_output)).to(self.dtype)
+
+    def train_connector(self) -> None:
+        """Let the connector learn, in float32."""
+        connector = self.vlm.model.multi_modal_projector.float().requires_grad_(True)
+        connector.register_forward_pre_hook(lambda _, features: tuple(part.float() for part in features))
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Token embeddings: (batch, tokens) -> (batch, tokens, dim)."""

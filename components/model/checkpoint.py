@@ -1,7 +1,8 @@
 """What training adds to a base model, as a folder that says what it belongs to.
 
-    compression/  generation/      adapters in PEFT's format, each usable with `PeftModel.from_pretrained`
-    summary_queries.safetensors    the queries and the logarithm of the logit scale
+    compression/  generation/      adapters in PEFT's format, each usable with `PeftModel.from_pretrained`; or shared/
+    summary_queries.safetensors    the queries, the logarithm of the logit scale and, if learned, the prompt
+    connector.safetensors          the connector, if it was trained
     config.json                    the base model and its hash, all settings, versions
     README.md                      the model card
 
@@ -19,13 +20,13 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from components.model.adapters import ADAPTERS
 from components.model.backbone import load_backbone
 from components.model.double_forward import CompressorParams, DoubleForward, build_double_forward
 from components.params import Params
 
 ADAPTER_FILE = "adapter_model.safetensors"  # PEFT's name
 QUERIES_FILE = "summary_queries.safetensors"
+CONNECTOR_FILE = "connector.safetensors"
 CONFIG_FILE = "config.json"
 LIBRARIES = ("peft", "torch", "transformers")
 
@@ -45,8 +46,8 @@ the same language model answers questions and which, averaged, can be searched w
 model = load_compressor(folder, base_model, device, dtype)  # components/model/checkpoint.py
 summary_tokens = model.compress_images(model.backbone.encode_images(model.backbone.pixel_values(pictures)))
 ```
-The adapters alone: `PeftModel.from_pretrained(base_model, "generation")`. Base weights, SHA-256:
-`{config.base_weights_sha256}`.
+The adapters alone: `PeftModel.from_pretrained(base_model, "{adapter}")`.
+Base weights, SHA-256: `{config.base_weights_sha256}`.
 
 | metric | value |
 |---|---|
@@ -70,7 +71,7 @@ class CompressorConfig(Params):
 def save_compressor(model: DoubleForward, folder: Path, card: Mapping[str, float | str]) -> None:
     """Write the trained parts into a folder; `card` holds the metrics for the model card's table."""
     config = compressor_config(model)
-    for adapter in ADAPTERS:
+    for adapter in model.params.adapters.names:
         settings = model.adapters.peft_model.peft_config[adapter]
         settings.base_model_name_or_path = config.base_model
         settings.revision = config.base_revision
@@ -78,15 +79,22 @@ def save_compressor(model: DoubleForward, folder: Path, card: Mapping[str, float
         settings.save_pretrained(str(folder / adapter))
         save_tensors(adapter_tensors(model, adapter), folder / adapter / ADAPTER_FILE)
     save_tensors(query_tensors(model), folder / QUERIES_FILE)
+    if connector := connector_tensors(model):
+        save_tensors(connector, folder / CONNECTOR_FILE)
     (folder / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     table = "\n".join(f"| {name} | {value} |" for name, value in card.items())
-    (folder / "README.md").write_text(CARD.format(config=config, table=table), encoding="utf-8")
+    (folder / "README.md").write_text(
+        CARD.format(config=config, adapter=model.params.adapters.names[-1], table=table), encoding="utf-8"
+    )
 
 
-def load_compressor(folder: Path, base: str, device: torch.device, dtype: torch.dtype) -> DoubleForward:
+def load_compressor(
+    folder: Path, base: str, device: torch.device, dtype: torch.dtype, num_summary_tokens: int | None = None
+) -> DoubleForward:
     """Load a compressor on its base model (folder or hub id), ready for inference.
 
-    `dtype` is that of the base weights. Raises ValueError if anything is not what the compressor was trained with.
+    `dtype` is that of the base weights; `num_summary_tokens` keeps the first queries only, all if not given. Raises
+    ValueError if anything is not what the compressor was trained with.
     """
     config = CompressorConfig.model_validate_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     pad_to_square = bool(config.preprocessing["pad_to_square"])
@@ -94,10 +102,14 @@ def load_compressor(folder: Path, base: str, device: torch.device, dtype: torch.
     expect(f"base model {base}: SHA-256 of the weights", backbone.weights_sha256, config.base_weights_sha256)
     expect(f"base model {base}: preprocessing", backbone.preprocessing, config.preprocessing)
     model = build_double_forward(backbone, config.compressor, seed=0)
-    for adapter in ADAPTERS:
+    for adapter in config.compressor.adapters.names:
         tensors = load_tensors(folder / adapter / ADAPTER_FILE, adapter_tensors(model, adapter))
         set_peft_model_state_dict(model.adapters.peft_model, tensors, adapter_name=adapter)
     model.load_state_dict(load_tensors(folder / QUERIES_FILE, query_tensors(model)), strict=False)
+    if connector := connector_tensors(model):
+        model.load_state_dict(load_tensors(folder / CONNECTOR_FILE, connector), strict=False)
+    if num_summary_tokens is not None:
+        model.queries.keep_first(num_summary_tokens)
     return model.to(device).eval()
 
 
@@ -121,8 +133,17 @@ def adapter_tensors(model: DoubleForward, adapter: str) -> dict[str, Tensor]:
 
 
 def query_tensors(model: DoubleForward) -> dict[str, Tensor]:
-    """The trained weights outside the adapters, under the model's own names."""
-    return {"queries.weight": model.queries.weight.detach(), "log_logit_scale": model.log_logit_scale.detach()}
+    """Queries, logit scale and learned prompt, under the model's own names."""
+    tensors = {"queries.weight": model.queries.weight, "log_logit_scale": model.log_logit_scale}
+    if model.prompt_embeddings is not None:
+        tensors["prompt_embeddings"] = model.prompt_embeddings
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def connector_tensors(model: DoubleForward) -> dict[str, Tensor]:
+    """The weights of the connector, under the model's own names, if they were trained; else nothing."""
+    part = ".multi_modal_projector."
+    return {name: p.detach() for name, p in model.named_parameters() if part in name and p.requires_grad}
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -5,7 +5,7 @@ nothing of the picture reaches it otherwise, and its gradient flows through them
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +25,12 @@ class CompressorParams(Params):
 
     num_summary_tokens: int = Field(ge=1)  # k', vectors stored per picture
     prompt: str  # read between the picture and the summary queries; may be empty
+    prompt_embeddings: Literal["frozen", "learned"]  # those of the words, or learned ones that start there
     initial_queries: str  # words whose embeddings the summary queries start from; empty: random ones
     summary_scale: float = Field(gt=0)  # factor of the summary tokens; 1 leaves them as the language model's norm does
+    attention: Literal["causal", "bidirectional"]  # of the compression pass (Table 12)
+    connector: Literal["frozen", "trained"]  # between vision tower and language model
+    logit_scale: Literal["learned", "fixed"]
     initial_logit_scale: float = Field(gt=0)  # multiplier of the cosine similarities, 1 / temperature
     max_logit_scale: float = Field(gt=0)
     adapters: AdapterParams
@@ -46,10 +50,15 @@ class DoubleForward(nn.Module):
         self.backbone = backbone
         self.adapters = adapters
         self.queries = queries
-        self.log_logit_scale = nn.Parameter(torch.tensor(math.log(params.initial_logit_scale)))
+        self.log_logit_scale = nn.Parameter(
+            torch.tensor(math.log(params.initial_logit_scale)), requires_grad=params.logit_scale == "learned"
+        )
         prompt_ids = encode_text(backbone.tokenizer, params.prompt)
         self.register_buffer("prompt_ids", torch.tensor(prompt_ids, dtype=torch.long), persistent=False)
         self.register_buffer("bos_ids", torch.tensor([backbone.tokenizer.bos_token_id]), persistent=False)
+        self.prompt_embeddings = self._learned_prompt() if params.prompt_embeddings == "learned" else None
+        if params.connector == "trained":
+            backbone.train_connector()
         self.to(backbone.device)
 
     @property
@@ -66,29 +75,43 @@ class DoubleForward(nn.Module):
         """Keep the multiplier at or below its maximum; to be called after every optimizer step, as in CLIP."""
         self.log_logit_scale.clamp_(max=math.log(self.params.max_logit_scale))
 
-    def compress_images(self, image_embeddings: Tensor) -> Tensor:
-        """Image embeddings (batch, image tokens, dim) -> summary tokens (batch, summary tokens, dim)."""
-        return self.compression_pass(image_embeddings, mask_of(image_embeddings))
+    def _learned_prompt(self) -> nn.Parameter:
+        if not len(self.prompt_ids):
+            raise ValueError("prompt_embeddings: learned ones need a prompt to start from; `prompt` has no words")
+        return nn.Parameter(self.backbone.embed(self.prompt_ids.to(self.backbone.device)).detach().float())
 
-    def compress_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def compress_images(self, image_embeddings: Tensor, num_summary_tokens: int | None = None) -> Tensor:
+        """Image embeddings (batch, image tokens, dim) -> summary tokens (batch, summary tokens, dim).
+
+        `num_summary_tokens`: how many of the queries are asked, the first ones; all if not given.
+        """
+        return self.compression_pass(image_embeddings, mask_of(image_embeddings), num_summary_tokens)
+
+    def compress_texts(
+        self, input_ids: Tensor, attention_mask: Tensor, num_summary_tokens: int | None = None
+    ) -> Tensor:
         """Captions, ids without BOS and padded on either side (batch, tokens) -> (batch, summary tokens, dim)."""
-        return self.compression_pass(self.backbone.embed(input_ids), attention_mask)
+        return self.compression_pass(self.backbone.embed(input_ids), attention_mask, num_summary_tokens)
 
-    def compression_pass(self, embeddings: Tensor, attention_mask: Tensor) -> Tensor:
-        """Read [BOS; embeddings; prompt; queries] causally; keep the normed last hidden states of the queries (Eq. 1).
+    def compression_pass(self, embeddings: Tensor, attention_mask: Tensor, num_summary_tokens: int | None) -> Tensor:
+        """Read [BOS; embeddings; prompt; queries]; keep the normed last hidden states of the queries (Eq. 1).
 
         They are scaled to about the length of the image embeddings, which the second pass was trained to read there.
         Padding in `embeddings` is masked and takes no position, so it has no effect.
         """
         rows = len(embeddings)
-        bos, prompt = (self.backbone.embed(ids).expand(rows, -1, -1) for ids in (self.bos_ids, self.prompt_ids))
-        queries = self.queries(rows).to(embeddings.dtype)
+        bos, prompt = self.backbone.embed(self.bos_ids), self.backbone.embed(self.prompt_ids)
+        if self.prompt_embeddings is not None:
+            prompt = self.prompt_embeddings.to(prompt.dtype)
+        bos, prompt = bos.expand(rows, -1, -1), prompt.expand(rows, -1, -1)
+        queries = self.queries(rows, num_summary_tokens or self.num_summary_tokens).to(embeddings.dtype)
+        inputs = torch.cat([bos, embeddings, prompt, queries], dim=1)
         mask = torch.cat([mask_of(bos), attention_mask, mask_of(prompt), mask_of(queries)], dim=1)
+        positions, places = position_ids(mask), last_places(queries, mask)
+        if self.params.attention == "bidirectional":
+            mask = mask[:, None, None].bool().expand(-1, 1, mask.shape[1], -1)  # every token sees all that are there
         with self.adapters.use(COMPRESSION):
-            hidden = self.read(
-                torch.cat([bos, embeddings, prompt, queries], dim=1), mask, places=last_places(queries, mask)
-            )
-        return self.params.summary_scale * hidden
+            return self.params.summary_scale * self.read(inputs, mask, positions, places)
 
     def generation_hidden(
         self,

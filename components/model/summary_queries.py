@@ -23,6 +23,12 @@ class SummaryQueries(nn.Module):
         noise = torch.randn(num_summary_tokens, table.shape[1], generator=torch.Generator().manual_seed(seed))
         self.weight = nn.Parameter(table.mean(0) + table.std(0) * noise.to(table.device))
 
-    def forward(self, num_rows: int) -> Tensor:
-        """The same queries for every row: (num_rows, summary tokens, dim)."""
-        return self.weight.repeat(num_rows, 1, 1)
+    def keep_first(self, num_summary_tokens: int) -> None:
+        """Drop the other queries. Raises ValueError when there are fewer than that."""
+        if not 1 <= num_summary_tokens <= len(self.weight):
+            raise ValueError(f"{num_summary_tokens} summary tokens of a compressor with {len(self.weight)}")
+        self.weight = nn.Parameter(self.weight.detach()[:num_summary_tokens].clone())
+
+    def forward(self, num_rows: int, num_summary_tokens: int) -> Tensor:
+        """The first queries, the same for every row: (num_rows, num_summary_tokens, dim)."""
+        return self.weight[:num_summary_tokens].repeat(num_rows, 1, 1)

@@ -50,10 +50,12 @@ class TrainBatch(NamedTuple):
     caption_ids: Tensor  # (captions, tokens)
     caption_mask: Tensor  # (captions, tokens)
     caption_pictures: Tensor  # (captions,)
+    num_summary_tokens: int  # of every picture and caption
 
     def to(self, device: torch.device) -> "TrainBatch":
         """The same batch on another device."""
-        return TrainBatch(*(tensor.to(device) for tensor in self))
+        *tensors, num_summary_tokens = self
+        return TrainBatch(*(tensor.to(device) for tensor in tensors), num_summary_tokens)  # type: ignore[call-arg,arg-type]
 
 
 def collate(
@@ -85,6 +87,7 @@ def collate(
         caption_ids=caption_ids,
         caption_mask=caption_mask,
         caption_pictures=torch.tensor([row_of[i] for i in groups.contrastive], dtype=torch.long),
+        num_summary_tokens=num_summary_tokens,
     )
 
 

@@ -58,7 +58,7 @@ def summary_tokens_of(model: DoubleForward, batch: TrainBatch) -> Tensor | None:
     """The pictures of a batch, compressed: (pictures, summary tokens, dim); None if it has none."""
     if not len(batch.pixel_values):
         return None
-    return model.compress_images(model.backbone.encode_images(batch.pixel_values))
+    return model.compress_images(model.backbone.encode_images(batch.pixel_values), batch.num_summary_tokens)
 
 
 def count_answer_tokens(batches: Sequence[TrainBatch]) -> Tensor:
@@ -87,7 +87,7 @@ def autoregressive_part(
 def embed_pairs(model: DoubleForward, batch: TrainBatch, summary_tokens: Tensor | None) -> Pairs:
     """Both sides of the contrastive group of a batch."""
     assert summary_tokens is not None
-    texts = model.compress_texts(batch.caption_ids, batch.caption_mask)
+    texts = model.compress_texts(batch.caption_ids, batch.caption_mask, batch.num_summary_tokens)
     return Pairs(model.embedding(summary_tokens[batch.caption_pictures]), model.embedding(texts))
 
 

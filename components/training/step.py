@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from components.model.adapters import ADAPTERS
 from components.model.double_forward import DoubleForward
 from components.training.collate import TrainBatch
 from components.training.distributed import average_gradients
@@ -46,7 +45,7 @@ def train_step(
     """
     metrics = backward_step(model, chunks, losses)
     trained = trained_parameters(model)
-    for part in (*ADAPTERS, "queries"):
+    for part in (*model.params.adapters.names, "queries"):
         metrics[f"gradient_norm_{part}"] = gradient_norm(p for name, p in trained.items() if part in name.split("."))
     metrics["gradient_norm"] = clip_gradients(trained.values(), max_gradient_norm)
     is_finite = torch.isfinite(metrics["gradient_norm"] + metrics["loss"])

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.model.adapters import ADAPTERS, COMPRESSION, GENERATION
+from components.model.adapters import COMPRESSION, GENERATION, PASSES
 from components.model.backbone import Backbone
 from components.model.double_forward import DoubleForward, build_double_forward
 from tests.components.model.tiny import COMPRESSOR, TINY, load
@@ -14,7 +14,7 @@ def test_lora_sits_on_every_linear_layer_of_the_language_model_and_nowhere_else(
     lora = {name for name, _ in model.named_parameters() if "lora_" in name}
     assert all(name.startswith("backbone.vlm.model.language_model.layers.") for name in lora)
     num_matrices = 2  # A and B
-    assert len(lora) == num_matrices * len(ADAPTERS) * len(COMPRESSOR.adapters.targets) * TINY.text_num_layers
+    assert len(lora) == num_matrices * len(PASSES) * len(COMPRESSOR.adapters.targets) * TINY.text_num_layers
 
 
 def test_only_adapters_queries_and_logit_scale_are_trained(model: DoubleForward) -> None:
@@ -24,7 +24,7 @@ def test_only_adapters_queries_and_logit_scale_are_trained(model: DoubleForward)
 
 
 def test_switching_leaves_gradients_on_for_both_adapters(model: DoubleForward) -> None:
-    for adapter in (*ADAPTERS, None):
+    for adapter in (*PASSES, None):
         with model.adapters.use(adapter):
             assert all(p.requires_grad for name, p in model.named_parameters() if "lora_" in name)
 
@@ -42,7 +42,7 @@ def test_blocks_nest_and_end_with_what_was_active_before(model: DoubleForward) -
 
 
 def test_an_unknown_adapter_is_refused(model: DoubleForward) -> None:
-    with pytest.raises(ValueError, match="no adapter 'default'"):
+    with pytest.raises(ValueError, match="no pass 'default'"):
         model.adapters.use("default")
 
 
@@ -51,7 +51,7 @@ def test_untrained_adapters_and_no_adapter_are_the_base_model(backbone: Backbone
     embeddings = torch.randn(2, 5, backbone.dim)
     expected = backbone.language_model(inputs_embeds=embeddings).last_hidden_state
     model = build_double_forward(backbone, COMPRESSOR, seed=0)
-    for adapter in (*ADAPTERS, None):
+    for adapter in (*PASSES, None):
         with model.adapters.use(adapter):
             assert torch.equal(model.read(embeddings, torch.ones(2, 5, dtype=torch.long)), expected)
 

@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from components.model.adapters import ADAPTERS
+from components.model.adapters import PASSES
 from components.model.checkpoint import load_compressor, save_compressor
 from components.model.double_forward import DoubleForward
 from components.model.tiny_llava import build_tiny_llava
@@ -40,7 +40,7 @@ def test_a_loaded_compressor_is_the_one_that_was_saved(model: DoubleForward, sav
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("adapter", PASSES)
 def test_peft_loads_each_adapter_by_itself(model: DoubleForward, saved: Path, llava_folder: Path, adapter: str) -> None:
     theirs = PeftModel.from_pretrained(load(llava_folder).vlm, str(saved / adapter))
     embeddings = torch.randn(1, 6, model.backbone.dim)

@@ -18,8 +18,8 @@ def read(index: int) -> TrainSample:
     return TrainSample(str(index), None, [], None)
 
 
-def collate(samples: Mapping[int, TrainSample], groups: StepSamples) -> TrainBatch:
-    return cast(TrainBatch, (dict(samples), groups))
+def collate(step: int, samples: Mapping[int, TrainSample], groups: StepSamples) -> TrainBatch:
+    return cast(TrainBatch, (step, dict(samples), groups))
 
 
 def load(steps: range, num_threads: int = 2) -> list[Any]:
@@ -29,8 +29,8 @@ def load(steps: range, num_threads: int = 2) -> list[Any]:
 @pytest.mark.parametrize("num_threads", [1, 3])
 def test_steps_come_in_order_and_each_chunk_has_its_samples(num_threads: int) -> None:
     for step, chunks in zip(range(4, 9), load(range(4, 9), num_threads), strict=True):
-        assert [groups for _, groups in chunks] == chunks_of(step)
-        (first, _), (second, _) = chunks
+        assert [(number, groups) for number, _, groups in chunks] == [(step, groups) for groups in chunks_of(step)]
+        (_, first, _), (_, second, _) = chunks
         assert [sample.sample_id for sample in first.values()] == [str(step), str(step + 1), str(step + 2)]
         assert second == {step: first[step]}
 
