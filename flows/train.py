@@ -8,7 +8,6 @@ same command goes on from the last one, whatever ended the run before. SIGTERM o
 with an error. On several machines the folders are shared ones.
 """
 
-import json
 import shutil
 import signal
 import sys
@@ -38,6 +37,7 @@ from components.params import load_params
 from components.pictures import PictureLimits
 from components.training.budgets import budget_of_step
 from components.training.collate import TextParams, TrainBatch, collate
+from components.training.distributed import gather_objects
 from components.training.forward import LossParams
 from components.training.loader import load_batches
 from components.training.loop import LoopParams, Outcome, Surroundings, run_steps
@@ -53,7 +53,7 @@ from components.training.run_folder import (
 )
 from components.training.sampler import GroupedSampler
 from components.training.samples import SampleTable, write_sample_file
-from components.training.state import START, TrainingState, load_state, load_weights, save_state
+from components.training.state import START, TrainingState, is_whole, load_state, load_weights, save_state
 from components.training.validation import ValidationParams, load_validation_set, validate
 from flows.cluster import check_resources, connect
 from flows.lifetime import die_with_parent
@@ -62,6 +62,17 @@ from flows.metric_files import MetricFiles
 # Files of a run folder.
 SAMPLES, HISTORY, STOP, RESULT = "samples.arrow", "history.jsonl", "stop", "compressor"
 CHECKPOINTS = "checkpoint_manager_snapshot.json"  # Ray's
+CHECKPOINT = "step-{step:08d}"
+KEPT_CHECKPOINTS = 2  # the last one may turn out to be damaged
+# Where and how fast a run computes, not what: a run may go on with other values.
+PLACEMENT = {
+    "num_workers",
+    "cpus_per_worker",
+    "gpus_per_worker",
+    "threads_per_worker",
+    "decoding_threads_per_worker",
+    "max_failures",
+}
 CODE = ("components/training", "components/model", "components/losses", "flows/train.py")
 LIBRARIES = ("torch", "transformers", "peft")
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -142,10 +153,10 @@ def train(
                 resources_per_worker={"CPU": params.cpus_per_worker, "GPU": params.gpus_per_worker},
             ),
             run_config=RunConfig(
-                name=run.name,  # Ray goes on from the last checkpoint of a run of the same name
+                name=run.name,
                 storage_path=str(run.parent),
                 failure_config=FailureConfig(max_failures=params.max_failures),
-                checkpoint_config=CheckpointConfig(num_to_keep=1),
+                checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
             ),
         )
         outcome, step = watch(trainer, run, MetricFiles(metrics, timings, params.loop.num_steps))
@@ -159,27 +170,34 @@ def prepare_run(params: TrainParams, curated: Path, base: str, state: Path) -> P
     """The folder of this run, new or left by an interrupted one, with the samples in random-access form."""
     code = [Path(__file__).parent.parent / part for part in CODE]
     inputs = [curated, *code, *([Path(base)] if Path(base).is_dir() else [])]
-    name = fingerprint([params.model_dump_json(), base, *map(version, LIBRARIES)], inputs)
+    name = fingerprint([params.model_dump_json(exclude=PLACEMENT), base, *map(version, LIBRARIES)], inputs)
     run = open_run(state, name)
-    if not is_whole(run / CHECKPOINTS):
-        print("train: the list of checkpoints is damaged, training starts over", flush=True)
-        discard(run)
-        run = open_run(state, name)
-    if (run / CHECKPOINTS).exists():
-        print("train: going on from the last whole checkpoint of an interrupted run", flush=True)
     for stale in (HISTORY, STOP):
         (run / stale).unlink(missing_ok=True)
+    forget_damaged_checkpoints(run)
     if not (run / SAMPLES).exists():
         write_sample_file(sorted((curated / "samples" / schema.TRAIN).glob("*.parquet")), run / SAMPLES)
     return run
 
 
-def is_whole(listing: Path) -> bool:
-    """Ray writes its list of checkpoints in place, so that a kill may cut it off."""
-    try:
-        return not listing.exists() or bool(json.loads(listing.read_text(encoding="utf-8")))
-    except ValueError:
-        return False
+def forget_damaged_checkpoints(run: Path) -> None:
+    """Leave a run folder with whole checkpoints only, and say from which one training goes on.
+
+    Ray's own list is dropped with them: it is written in place, so that a kill may cut it off, and it goes by the order
+    of reports. Ray then starts a run of the same name, and the workers find the checkpoint by themselves.
+    """
+    (run / CHECKPOINTS).unlink(missing_ok=True)
+    for folder in sorted(run.glob("step-*")):
+        if not is_whole(folder):
+            print(f"train: checkpoint {folder.name} is damaged and left out", flush=True)
+            discard(folder)
+    if newest := last_checkpoint(run):
+        print(f"train: going on from checkpoint {newest.name} of an interrupted run", flush=True)
+
+
+def last_checkpoint(run: Path) -> Path | None:
+    """The newest whole checkpoint; a worker may have died while it wrote one."""
+    return next((folder for folder in sorted(run.glob("step-*"), reverse=True) if is_whole(folder)), None)
 
 
 def watch(trainer: TorchTrainer, run: Path, files: MetricFiles) -> tuple[Outcome, int]:
@@ -203,11 +221,10 @@ def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
     model = load_model(params, config["base"])
     trained = trained_parameters(model)
     state = TrainingState(trained, build_optimizer(trained, params.optimizer), START, {})
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint:
-        with checkpoint.as_directory() as folder:
-            load_state(state, Path(folder))
     is_first = ray.train.get_context().get_world_rank() == 0
+    folder = gather_objects(last_checkpoint(run) if is_first else None)[0]
+    if folder:
+        load_state(state, folder)
     data = load_validation_set(config["curated"], params.validation, params.pictures)
     surroundings = Surroundings(
         validate=lambda: validate(
@@ -275,7 +292,7 @@ def report_checkpoint(state: TrainingState, is_first: bool) -> None:
         if is_first:
             save_state(state, Path(folder))
         checkpoint = Checkpoint.from_directory(folder) if is_first else None
-        ray.train.report({"step": step}, checkpoint, checkpoint_dir_name=f"step-{step:08d}")
+        ray.train.report({"step": step}, checkpoint, checkpoint_dir_name=CHECKPOINT.format(step=step))
 
 
 def export(model: DoubleForward, state: TrainingState, run: Path) -> None:

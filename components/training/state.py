@@ -5,6 +5,8 @@ of a step are functions of the seed and the number of the step (`learning_rate_a
 that number is their whole state.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ WEIGHTS_FILE = "weights.safetensors"
 BEST_FILE = "best.safetensors"
 OPTIMIZER_FILE = "optimizer.pt"
 PROGRESS_FILE = "progress.json"
+CHECKSUMS_FILE = "checksums.json"  # SHA-256 of the others; written last
 
 
 class HistoryRow(Params):
@@ -91,6 +94,22 @@ def save_state(state: TrainingState, folder: Path) -> None:
     save_file(state.best, folder / BEST_FILE)
     torch.save(state.optimizer.state_dict(), folder / OPTIMIZER_FILE)
     (folder / PROGRESS_FILE).write_text(state.progress.model_dump_json(), encoding="utf-8")
+    checksums = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+    (folder / CHECKSUMS_FILE).write_text(json.dumps(checksums), encoding="utf-8")
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a checkpoint is as `save_state` left it: neither half-written nor cut off nor changed since."""
+    try:
+        checksums = json.loads((folder / CHECKSUMS_FILE).read_text(encoding="utf-8"))
+        return bool(checksums) and all(sha256_of(folder / name) == value for name, value in checksums.items())
+    except (OSError, ValueError):
+        return False
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_state(state: TrainingState, folder: Path) -> None:

@@ -34,6 +34,7 @@ PARAMS = CompressParams(
     cpus_per_worker=1,
     gpus_per_worker=0,
     dtype="float32",
+    num_summary_tokens=None,
     codec="float16",
     batch_size=2,
     decode_threads=2,
@@ -158,6 +159,19 @@ def test_search_by_text_and_by_example(store: Path, compressor: Path) -> None:
     similar = search(reader, compressor, None, None, "china.jpg", 3)
     scores = reader.embeddings() @ reader.embeddings()[0]
     assert [hit.image_id for hit in similar] == [reader.ids[row] for row in np.argsort(-scores)[1:4]]
+
+
+def test_a_store_of_fewer_tokens_holds_the_first_ones_and_opens_too(
+    store: Path, photos: Path, compressor: Path, local_ray: None, tmp_path: Path
+) -> None:
+    fewer = tmp_path / "fewer"
+    compress(PARAMS.model_copy(update={"num_summary_tokens": 2}), photos, compressor, fewer, None)
+    whole, part = TokenStore.open(store), TokenStore.open(fewer)
+    assert part.provenance.num_summary_tokens == 2
+    ids = list(whole.ids)
+    np.testing.assert_allclose(part.tokens(ids), whole.tokens(ids)[:, :2], rtol=2e-3, atol=2e-3)
+    assert len(search(part, compressor, None, "a red circle", None, 3)) == 3
+    assert isinstance(answer(part, compressor, None, "china.jpg", "what colour?", 5), str)
 
 
 def test_answer_needs_no_pictures(store: Path, photos: Path, compressor: Path) -> None:

@@ -3,30 +3,34 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import pytest
 import torch
 
 from components.model.double_forward import DoubleForward
 from components.training.collate import TrainBatch, collate
+from components.training.distributed import rank, world_size
 from components.training.forward import LossParams
 from components.training.loop import LoopParams, Outcome, Surroundings, run_steps
 from components.training.sampler import GroupedSampler
 from components.training.state import HistoryRow, TrainingState, load_state, save_state
 from tests.components.model.tiny import compressor
 from tests.components.training.test_state import OPTIMIZER, build_state
-from tests.components.training.world import LENGTHS, samples
+from tests.components.training.world import LENGTHS, build_model, in_processes, samples
 
 LOOP = LoopParams(num_steps=6, log_every_steps=2, validate_every_steps=3, checkpoint_every_steps=2, max_skipped_steps=1)
 LOSSES = LossParams(autoregressive_weight=1.0, contrastive_weight=1.0)
 SCORES = {3: 0.5, 6: 0.4}
 
 
-def steps_from(model: DoubleForward, step: int) -> Iterator[list[TrainBatch]]:
+def steps_from(model: DoubleForward, step: int, rank: int = 0, world_size: int = 1) -> Iterator[list[TrainBatch]]:
     table = samples(20)
     conversation = [bool(sample.conversation) for sample in table.values()]
     caption = [sample.caption is not None for sample in table.values()]
     sampler = GroupedSampler(conversation, caption, [1] * len(caption), 4, 4, window_steps=1, seed=0)
     for number in range(step, LOOP.num_steps):
-        yield [collate(table, sampler.samples(number), model.backbone, model.num_summary_tokens, LENGTHS)]
+        groups = sampler.samples(number).shard(rank, world_size)
+        mine = {index: table[index] for group in groups for index in group}
+        yield [collate(mine, groups, model.backbone, model.num_summary_tokens, LENGTHS)]
 
 
 def run(
@@ -43,7 +47,8 @@ def run(
         publish=shown.append,
         is_stop_requested=lambda: state.progress.next_step == stop_after,
     )
-    steps = ([damage(chunk) for chunk in chunks] for chunks in steps_from(model, state.progress.next_step))
+    given = steps_from(model, state.progress.next_step, rank(), world_size())
+    steps = ([damage(chunk) for chunk in chunks] for chunks in given)
     outcome = run_steps(model, state, steps, LOOP, LOSSES, OPTIMIZER, 0, surroundings)
     if shown:
         assert tuple(shown[-1]) == state.progress.history
@@ -71,6 +76,30 @@ def test_a_stopped_run_ends_like_an_undisturbed_one(llava_folder: Path, tmp_path
     assert measured(second) == measured(whole)
     assert all(torch.equal(weight, whole.parameters[name]) for name, weight in second.parameters.items())
     assert all(torch.equal(weight, whole.best[name]) for name, weight in second.best.items())
+
+
+def half_a_run(number: int, folder: Path, llava_folder: Path) -> None:
+    model = build_model(llava_folder)
+    state = build_state(model)
+    run(model, state, (lambda: save_state(state, folder)) if number == 0 else (lambda: None), stop_after=3)
+
+
+def test_another_number_of_workers_goes_on_with_the_same_samples(llava_folder: Path, tmp_path: Path) -> None:
+    """Without dropout, whose random numbers are a worker's own: the same up to the order of sums."""
+    in_processes(2, half_a_run, tmp_path, llava_folder)
+    model = build_model(llava_folder)
+    state = build_state(model)
+    load_state(state, tmp_path)
+    assert state.progress.next_step == 3
+    assert run(model, state) is Outcome.FINISHED
+
+    model = build_model(llava_folder)
+    whole = build_state(model)
+    assert run(model, whole) is Outcome.FINISHED
+    mine, theirs = (torch.cat([weight.flatten() for weight in it.parameters.values()]) for it in (state, whole))
+    assert (mine - theirs).norm() / theirs.norm() < 1e-3
+    for found, expected in zip(state.progress.history, whole.progress.history, strict=True):
+        assert found.metrics == pytest.approx(expected.metrics, rel=2e-2)
 
 
 def test_history_has_means_of_the_steps_and_every_validation(model: DoubleForward) -> None:

@@ -1,3 +1,6 @@
+import os
+import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -6,9 +9,12 @@ import torch
 from components.model.double_forward import DoubleForward
 from components.training.optimizer import build_optimizer, trained_parameters
 from components.training.state import (
+    CHECKSUMS_FILE,
     START,
+    WEIGHTS_FILE,
     HistoryRow,
     TrainingState,
+    is_whole,
     load_state,
     load_weights,
     save_state,
@@ -48,6 +54,49 @@ def test_a_state_comes_back_bit_for_bit(model: DoubleForward, llava_folder: Path
     update(state)
     update(other)  # so that the moments of the optimizer count
     assert all(torch.equal(weight, state.parameters[name]) for name, weight in other.parameters.items())
+
+
+def damage_missing(folder: Path) -> None:
+    (folder / WEIGHTS_FILE).unlink()
+
+
+def damage_cut(folder: Path) -> None:
+    os.truncate(folder / WEIGHTS_FILE, 100)
+
+
+def damage_changed(folder: Path) -> None:
+    content = bytearray((folder / WEIGHTS_FILE).read_bytes())
+    content[-1] ^= 1
+    (folder / WEIGHTS_FILE).write_bytes(content)
+
+
+def damage_unfinished(folder: Path) -> None:
+    (folder / CHECKSUMS_FILE).unlink()
+
+
+def damage_empty(folder: Path) -> None:
+    (folder / CHECKSUMS_FILE).write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "damage", [damage_missing, damage_cut, damage_changed, damage_unfinished, damage_empty], ids=lambda it: it.__name__
+)
+def test_damage_to_a_checkpoint_is_seen(model: DoubleForward, tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    save_state(build_state(model), tmp_path)
+    assert is_whole(tmp_path)
+    damage(tmp_path)
+    assert not is_whole(tmp_path)
+
+
+def test_a_full_disk_leaves_no_checkpoint_that_passes_for_whole(model: DoubleForward, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(Exception, match=r"File too large|I/O error|os error 27"):
+            save_state(build_state(model), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not is_whole(tmp_path)
 
 
 def test_all_that_is_trained_is_kept(model: DoubleForward) -> None:
