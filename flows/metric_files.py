@@ -1,19 +1,24 @@
-"""The progress of a training run as DVCLive files, which `dvc plots` and the report draw, and as lines of a log."""
+"""The progress of a training run as DVCLive files, which `dvc plots` and the report draw, and as lines of a log.
+
+Signs of trouble are among the lines, once each.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from dvclive import Live
 
+from components.training.diagnostics import Run, findings
 from components.training.state import HistoryRow
 
 
 class MetricFiles:
     """DVCLive files and log lines that follow a history, also when it goes back to a checkpoint."""
 
-    def __init__(self, metrics: Path, timings: Path, num_steps: int) -> None:
+    def __init__(self, metrics: Path, timings: Path, run: Run) -> None:
         self.folders = (metrics, timings)
-        self.num_steps = num_steps
+        self.run = run
+        self.warned: set[str] = set()
         self.shown: list[HistoryRow] = []
         self.lives = self._start_over()
 
@@ -27,8 +32,12 @@ class MetricFiles:
                 for name, value in values.items():
                     live.log_metric(name, value)
                 live.make_summary()
-            print(describe(row, self.num_steps), flush=True)
+            print(describe(row, self.run.num_steps), flush=True)
         self.shown = list(history)
+        for finding in findings(history, self.run):
+            if finding.name not in self.warned:
+                self.warned.add(finding.name)
+                print(f"train: warning: {finding.message}", flush=True)
 
     def end(self) -> None:
         for live in self.lives:

@@ -37,6 +37,7 @@ from components.params import load_params
 from components.pictures import PictureLimits
 from components.training.budgets import budget_of_step
 from components.training.collate import TextParams, TrainBatch, collate
+from components.training.diagnostics import Run
 from components.training.distributed import gather_objects
 from components.training.forward import LossParams
 from components.training.loader import load_batches
@@ -54,7 +55,7 @@ from components.training.run_folder import (
 from components.training.sampler import GroupedSampler
 from components.training.samples import SampleTable, write_sample_file
 from components.training.state import START, TrainingState, is_whole, load_state, load_weights, save_state
-from components.training.validation import ValidationParams, load_validation_set, validate
+from components.training.validation import ValidationParams, ValidationSet, load_validation_set, validate
 from flows.cluster import check_resources, connect
 from flows.lifetime import die_with_parent
 from flows.metric_files import MetricFiles
@@ -115,6 +116,13 @@ class TrainParams(CompressorParams):
         return self.nested_budgets or (self.num_summary_tokens,)
 
     @property
+    def what_to_expect(self) -> Run:
+        """What the diagnostics have to know."""
+        return Run(
+            self.loop.num_steps, self.contrastive_batch_size, self.losses.contrastive_weight, self.max_logit_scale
+        )
+
+    @property
     def compressor(self) -> CompressorParams:
         """What the compressor is, without how it is trained."""
         return CompressorParams(**{name: getattr(self, name) for name in CompressorParams.model_fields})
@@ -159,7 +167,7 @@ def train(
                 checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
             ),
         )
-        outcome, step = watch(trainer, run, MetricFiles(metrics, timings, params.loop.num_steps))
+        outcome, step = watch(trainer, run, MetricFiles(metrics, timings, params.what_to_expect))
         if outcome is not Outcome.FINISHED:
             sys.exit(f"train: {ENDINGS[outcome].format(step=step, state=state)}")
         publish(run / RESULT, output)
@@ -227,13 +235,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
         load_state(state, folder)
     data = load_validation_set(config["curated"], params.validation, params.pictures)
     surroundings = Surroundings(
-        validate=lambda: validate(
-            model,
-            data,
-            params.validation.batch_size,
-            params.validation.max_new_tokens,
-            params.texts.max_caption_tokens,
-        ),
+        validate=lambda: judge(model, data, params),
         checkpoint=lambda: report_checkpoint(state, is_first),
         publish=lambda history: write_history(history, run / HISTORY) if is_first else None,
         is_stop_requested=(run / STOP).exists,
@@ -244,6 +246,14 @@ def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
     if outcome is Outcome.FINISHED and is_first:
         export(model, state, run)
     return {"outcome": outcome.value, "step": state.progress.next_step}
+
+
+def judge(model: DoubleForward, data: ValidationSet, params: TrainParams) -> dict[str, float]:
+    """The metrics of a validation, and whether the adapters have parted."""
+    slice_params, max_caption_tokens = params.validation, params.texts.max_caption_tokens
+    metrics = validate(model, data, slice_params.batch_size, slice_params.max_new_tokens, max_caption_tokens)
+    are_two = len(params.adapters.names) > 1
+    return metrics | ({"adapter_cosine": model.adapters.cosine()} if are_two else {})
 
 
 def load_model(params: TrainParams, base: str) -> DoubleForward:

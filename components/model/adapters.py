@@ -6,6 +6,7 @@ PEFT's state, and tells the checkpoint which adapter a layer ran with.
 """
 
 import contextlib
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -66,6 +67,25 @@ class AdapterSwitch:
         self.active = adapter
         for layer in self.layers:
             layer._active_adapter = [] if adapter is None else [adapter]  # private: the exact-gradient test guards it
+
+    @torch.no_grad()
+    def cosine(self) -> float:
+        """How alike the updates B A of the two adapters are, over all layers: 1 the same, 0 unrelated or not begun.
+
+        Of the products only inner ones are formed: <B A, D C> = tr((D'B)(A C')), which are as small as the rank.
+        """
+        first, second = self.adapter_of.values()
+        products = [[self._inner(a, b) for b in (first, second)] for a in (first, second)]
+        scale = math.sqrt(products[0][0] * products[1][1])
+        return products[0][1] / scale if scale else 0.0
+
+    def _inner(self, first: str, second: str) -> float:
+        """The inner product of two adapters' updates, as if all layers were one vector."""
+        total = 0.0
+        for layer in self.layers:
+            (a, b), (c, d) = ((layer.lora_A[name].weight, layer.lora_B[name].weight) for name in (first, second))
+            total += float(((d.T @ b) * (c @ a.T)).sum())
+        return total
 
     def context_fn(self) -> tuple[contextlib.AbstractContextManager[None], "ActiveAdapter"]:
         """For `torch.utils.checkpoint`: recompute with the adapter that was active in the forward pass."""

@@ -61,6 +61,7 @@ def run_steps(
     model.train()
     stopwatch = Stopwatch()
     for chunks in steps:
+        stopwatch.note_arrival()
         step = state.progress.next_step
         seed_step(seed, step, rank())
         rate = learning_rate_at(step, loop.num_steps, optimizer)
@@ -130,11 +131,15 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.num_steps = self.num_samples = 0
-        self.seconds = 0.0
+        self.seconds = self.waited = 0.0
         self.go_on()
 
     def go_on(self) -> None:
         self.started = time.perf_counter()
+
+    def note_arrival(self) -> None:
+        """The samples of a step are there."""
+        self.waited += time.perf_counter() - self.started
 
     def count(self, chunks: Sequence[TrainBatch]) -> None:
         self.seconds += time.perf_counter() - self.started
@@ -142,14 +147,15 @@ class Stopwatch:
         self.num_samples += sum(len(chunk.conversation_ids) + len(chunk.caption_ids) for chunk in chunks) * world_size()
 
     def timings(self) -> dict[str, float]:
-        """Means since the last call. A sample is a conversation or a caption, of any worker."""
+        """Means since the last call. A sample is a conversation or a caption, of any worker; waiting is for samples."""
         timings = {
             "seconds_per_step": self.seconds / max(self.num_steps, 1),
             "samples_per_second": self.num_samples / max(self.seconds, 1e-9),
+            "data_wait_share": self.waited / max(self.seconds, 1e-9),
             "peak_memory_bytes": float(peak_memory_bytes()),
         }
         self.num_steps = self.num_samples = 0
-        self.seconds = 0.0
+        self.seconds = self.waited = 0.0
         return timings
 
 

@@ -12,7 +12,7 @@ from components.model.adapters import COMPRESSION, GENERATION, SHARED
 from components.model.backbone import weights_sha256
 from components.model.chat import encode_text
 from components.model.checkpoint import load_compressor, save_compressor
-from components.model.double_forward import DoubleForward
+from components.model.double_forward import DoubleForward, build_double_forward
 from components.training.collate import pad
 from components.training.optimizer import trained_parameters
 from tests.components.model.tiny import COMPRESSOR, compressor, load
@@ -170,3 +170,15 @@ def test_one_shared_adapter_serves_both_passes(llava_folder: Path, embeddings: T
         theirs = PeftModel.from_pretrained(load(llava_folder).vlm, str(tmp_path / "shared" / SHARED))
         reference = theirs.base_model.model.model.language_model(inputs_embeds=embeddings).last_hidden_state
     torch.testing.assert_close(hidden[0], reference)
+
+
+def test_the_cosine_of_two_adapters_is_that_of_their_updates(model: DoubleForward, llava_folder: Path) -> None:
+    updates = []
+    for name in (COMPRESSION, GENERATION):
+        pairs = [(layer.lora_A[name].weight, layer.lora_B[name].weight) for layer in model.adapters.layers]
+        updates.append(torch.cat([(b @ a).flatten() for a, b in pairs]))
+    expected = torch.nn.functional.cosine_similarity(*updates, dim=0).item()
+    assert model.adapters.cosine() == pytest.approx(expected, abs=1e-6)
+    assert shared(llava_folder).adapters.cosine() == pytest.approx(1)
+    untrained = build_double_forward(load(llava_folder), COMPRESSOR, seed=0)
+    assert untrained.adapters.cosine() == 0

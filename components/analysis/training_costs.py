@@ -1,0 +1,175 @@
+"""What a training step costs: operations, counted as PyTorch counts them (one multiply and one add are two).
+
+Matrix products only: norms, activations and the optimizer are left out. Frozen weights want the gradient of their input
+and no more; LoRA matrices want both. Attention is counted whole, also where it is causal.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from components.model.double_forward import DoubleForward
+
+KEPT = ("q_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # in the last layer at the kept places only
+FIRST = ("q_proj", "k_proj", "v_proj")  # read what comes into the layer
+LAST = "down_proj"
+
+
+class Linear(NamedTuple):
+    """A linear layer of a decoder layer; `rank` is that of its adapter, 0 without one."""
+
+    name: str
+    inputs: int
+    outputs: int
+    rank: int
+
+    def forward(self, tokens: int) -> int:
+        return 2 * tokens * (self.inputs * self.outputs + self.rank * (self.inputs + self.outputs))
+
+    def backward(self, tokens: int, wants_input: bool) -> int:
+        """The gradient of both LoRA matrices and, unless nobody wants it, of the input."""
+        lora = 2 * tokens * self.rank * (self.inputs + 2 * self.outputs)
+        return lora + wants_input * 2 * tokens * self.inputs * (self.outputs + self.rank)
+
+
+class ModelShape(NamedTuple):
+    """The sizes that decide the cost of a step."""
+
+    linears: tuple[Linear, ...]  # of one decoder layer
+    num_layers: int
+    num_heads: int
+    head_dim: int
+    dim: int
+    vocab_size: int
+    vision_flops: int  # of vision tower and connector, per picture
+    num_image_tokens: int
+    num_prompt_tokens: int
+
+
+class Pass(NamedTuple):
+    """One forward pass of the language model over padded rows, of which `kept` places each are read."""
+
+    rows: int
+    tokens: int
+    kept: int
+
+
+class Step(NamedTuple):
+    """The shapes of one chunk of a step."""
+
+    pictures: Pass  # rows are pictures
+    captions: Pass
+    conversations: Pass
+    num_answer_tokens: int
+
+
+def model_shape(model: DoubleForward) -> ModelShape:
+    """Read the sizes off a model."""
+    backbone = model.backbone
+    text = backbone.vlm.config.text_config
+    layer: Any = backbone.language_model.layers[0]  # type: ignore[index]  # a ModuleList
+    linears = {**dict(layer.self_attn.named_children()), **dict(layer.mlp.named_children())}
+    adapters = model.params.adapters
+    return ModelShape(
+        linears=tuple(
+            Linear(name, part.in_features, part.out_features, adapters.rank * (name in adapters.targets))
+            for name, part in linears.items()
+            if name.endswith("_proj")
+        ),
+        num_layers=text.num_hidden_layers,
+        num_heads=text.num_attention_heads,
+        head_dim=layer.self_attn.head_dim,
+        dim=backbone.dim,
+        vocab_size=text.vocab_size,
+        vision_flops=vision_flops(backbone.vlm.config),
+        num_image_tokens=backbone.num_image_tokens,
+        num_prompt_tokens=model.prompt_ids.numel(),
+    )
+
+
+def vision_flops(config: Any) -> int:
+    """Operations of one picture through a CLIP tower, up to the layer that is read, and a two-layer connector."""
+    vision, text = config.vision_config, config.text_config
+    patches = (vision.image_size // vision.patch_size) ** 2
+    tokens, width = patches + 1, vision.hidden_size
+    read = config.vision_feature_layer
+    num_layers = read if read >= 0 else vision.num_hidden_layers + 1 + read
+    convolution = 2 * patches * vision.num_channels * vision.patch_size**2 * width
+    layer = 2 * tokens * (4 * width**2 + 2 * width * vision.intermediate_size) + 4 * tokens**2 * width
+    read_tokens = patches + (config.vision_feature_select_strategy == "full")
+    connector = 2 * read_tokens * (width * text.hidden_size + text.hidden_size**2)
+    return convolution + num_layers * layer + connector
+
+
+def forward_flops(shape: ModelShape, size: Pass) -> int:
+    """Operations of the language model without its head."""
+    return sum(layer_flops(shape, size, last) for last in layers(shape))
+
+
+def backward_flops(shape: ModelShape, size: Pass, wants_input: bool) -> int:
+    """Operations of its backward pass; `wants_input`: whether anything before the first layer is trained."""
+    total = 0
+    for number, last in enumerate(layers(shape)):
+        for linear, tokens in work(shape, size, last):
+            total += linear.backward(tokens, wants_input or number > 0 or linear.name not in FIRST)
+        total += 2 * attention_flops(shape, size, last)
+    return total
+
+
+def layers(shape: ModelShape) -> list[bool]:
+    """For each layer whether it is the last."""
+    return [False] * (shape.num_layers - 1) + [True]
+
+
+def layer_flops(shape: ModelShape, size: Pass, last: bool) -> int:
+    """The forward pass of one layer."""
+    linear = sum(linear.forward(tokens) for linear, tokens in work(shape, size, last))
+    return linear + attention_flops(shape, size, last)
+
+
+def work(shape: ModelShape, size: Pass, last: bool) -> list[tuple[Linear, int]]:
+    """The linear parts of a layer with the number of tokens that each sees."""
+    whole, kept = size.rows * size.tokens, size.rows * size.kept
+    return [(linear, kept if last and linear.name in KEPT else whole) for linear in shape.linears]
+
+
+def attention_flops(shape: ModelShape, size: Pass, last: bool) -> int:
+    """Queries times keys, and weights times values."""
+    queries = size.kept if last else size.tokens
+    return 4 * size.rows * queries * size.tokens * shape.num_heads * shape.head_dim
+
+
+def recomputed_flops(shape: ModelShape, size: Pass) -> int:
+    """What checkpointing runs again: all layers but the last, each up to the last product whose inputs were kept."""
+    skipped = sum(
+        2 * tokens * part.rank * part.outputs for part, tokens in work(shape, size, False) if part.name == LAST
+    )
+    return (shape.num_layers - 1) * (layer_flops(shape, size, last=False) - skipped)
+
+
+def step_flops(shape: ModelShape, chunks: Sequence[Step], checkpointing: bool) -> int:
+    """Operations of the forward and backward passes of a step of one worker.
+
+    More than one chunk means gradient caching: the pairs are read once more.
+    """
+    total = sum(chunk_flops(shape, chunk, checkpointing) for chunk in chunks)
+    num_pairs = sum(chunk.captions.rows for chunk in chunks)
+    if len(chunks) > 1:
+        total += sum(reading_flops(shape, chunk) for chunk in chunks if chunk.captions.rows)
+    return total + 6 * num_pairs**2 * shape.dim
+
+
+def reading_flops(shape: ModelShape, chunk: Step) -> int:
+    """Embedding the pairs of a chunk, without a graph."""
+    vision = chunk.pictures.rows * shape.vision_flops
+    return vision + sum(forward_flops(shape, size) for size in (chunk.pictures, chunk.captions))
+
+
+def chunk_flops(shape: ModelShape, chunk: Step, checkpointing: bool) -> int:
+    """Both losses of a chunk and their gradient, but for the similarities of the pairs."""
+    total = chunk.pictures.rows * shape.vision_flops + 4 * chunk.num_answer_tokens * shape.dim * shape.vocab_size
+    for size in chunk[:3]:
+        wants_input = size is not chunk.conversations or chunk.pictures.rows > 0
+        total += forward_flops(shape, size) + backward_flops(shape, size, wants_input)
+        if checkpointing:
+            total += recomputed_flops(shape, size)
+    return total
