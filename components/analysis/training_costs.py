@@ -168,7 +168,8 @@ def chunk_flops(shape: ModelShape, chunk: Step, checkpointing: bool) -> int:
     """Both losses of a chunk and their gradient, but for the similarities of the pairs."""
     total = chunk.pictures.rows * shape.vision_flops + 4 * chunk.num_answer_tokens * shape.dim * shape.vocab_size
     for size in chunk[:3]:
-        wants_input = size is not chunk.conversations or chunk.pictures.rows > 0
+        # With checkpointing Hugging Face lets the embeddings ask for a gradient, needed or not.
+        wants_input = checkpointing or size is not chunk.conversations or chunk.pictures.rows > 0
         total += forward_flops(shape, size) + backward_flops(shape, size, wants_input)
         if checkpointing:
             total += recomputed_flops(shape, size)
