@@ -1,0 +1,63 @@
+"""What a training step keeps in memory: weights, and the activations that wait for the backward pass.
+
+Counted are tensors that autograd saves, each once. Hugging Face's norms and PEFT's adapters compute in float32, so with
+bfloat16 weights they save float32 copies of what they read; in float32 all of them share one.
+"""
+
+from typing import NamedTuple
+
+from components.analysis.training_costs import KEPT, ModelShape, Pass, Step
+
+FLOAT32, BFLOAT16 = 4, 2  # bytes of a number
+INDEX = 8  # bytes
+OPTIMIZER_NUMBERS = 3  # per trained weight: gradient and two running means, float32
+
+
+class Memory(NamedTuple):
+    """Bytes of one worker."""
+
+    base_weights: int
+    trained: int  # weights, gradients and the optimizer
+    activations: int  # of the largest chunk
+    largest_logits: int
+
+
+def activation_bytes(shape: ModelShape, chunk: Step, number: int) -> int:
+    """What is saved between the forward and the backward pass of a chunk; `number`: bytes of a number of the base."""
+    return sum(pass_bytes(shape, size, number) for size in chunk[:3])
+
+
+def pass_bytes(shape: ModelShape, size: Pass, number: int) -> int:
+    """What one pass of the language model saves."""
+    tokens, kept = size.rows * size.tokens, size.rows * size.kept
+    whole = (shape.num_layers - 1) * tokens * sum(layer_bytes(shape, number))
+    incoming, rest = layer_bytes(shape, number)
+    final_norm = kept * (shape.dim + 1) * FLOAT32
+    rotations = 2 * size.rows * (size.tokens + 2 * size.kept) * shape.head_dim * number
+    mask = size.rows * (size.tokens + size.kept) * size.tokens * number
+    indices = 3 * kept * INDEX
+    return whole + tokens * incoming + kept * rest + final_norm + rotations + mask + indices
+
+
+def layer_bytes(shape: ModelShape, number: int) -> tuple[int, int]:
+    """Per token of one layer: what keys and values need of every token, and the rest."""
+    width = {linear.name: linear for linear in shape.linears}
+    adapted = {name: linear.inputs for name, linear in width.items() if linear.rank}
+    queries, keys = width["q_proj"].outputs, width["k_proj"].outputs
+    middle = width["down_proj"].inputs
+    if number == FLOAT32:
+        copies = {"k_proj": shape.dim, "o_proj": 0, "gate_proj": shape.dim, "down_proj": middle}
+        copies = {name: inputs for name, inputs in copies.items() if name in adapted}
+    else:
+        copies = adapted
+    ranks = {name: linear.rank for name, linear in width.items()}
+    norm = (shape.dim + 1) * FLOAT32
+    incoming = norm + 2 * keys * number
+    rest = (queries + queries + 3 * middle) * number + shape.num_heads * FLOAT32 + norm
+    for name in width:
+        saved = (copies.get(name, 0) + ranks[name]) * FLOAT32
+        if name in KEPT:
+            rest += saved
+        else:
+            incoming += saved
+    return incoming, rest
