@@ -12,12 +12,13 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import numpy as np
 import ray.train
 import torch
 from pydantic import Field, model_validator
@@ -25,6 +26,8 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer, get_device
 
 from components import schema
+from components.analysis.training_costs import Pass, Step, model_shape, step_flops
+from components.losses.autoregressive import IGNORE_INDEX
 from components.model.backbone import BackboneParams, load_backbone
 from components.model.checkpoint import save_compressor
 from components.model.double_forward import (
@@ -36,12 +39,13 @@ from components.model.double_forward import (
 from components.params import load_params
 from components.pictures import PictureLimits
 from components.training.budgets import budget_of_step
-from components.training.collate import TextParams, TrainBatch, collate
+from components.training.collate import TextParams, TrainBatch, TrainSample, collate
 from components.training.diagnostics import Run
 from components.training.distributed import gather_objects
 from components.training.forward import LossParams
 from components.training.loader import load_batches
 from components.training.loop import LoopParams, Outcome, Surroundings, run_steps
+from components.training.negatives import hard_negative
 from components.training.optimizer import OptimizerParams, build_optimizer, trained_parameters
 from components.training.run_folder import (
     discard,
@@ -64,6 +68,7 @@ from flows.metric_files import MetricFiles
 SAMPLES, HISTORY, STOP, RESULT = "samples.arrow", "history.jsonl", "stop", "compressor"
 CHECKPOINTS = "checkpoint_manager_snapshot.json"  # Ray's
 CHECKPOINT = "step-{step:08d}"
+HARD_NEGATIVES = 5  # random stream; 0 to 3 are the sampler's, 4 is that of the budgets
 KEPT_CHECKPOINTS = 2  # the last one may turn out to be damaged
 # Where and how fast a run computes, not what: a run may go on with other values.
 PLACEMENT = {
@@ -239,6 +244,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
         checkpoint=lambda: report_checkpoint(state, is_first),
         publish=lambda history: write_history(history, run / HISTORY) if is_first else None,
         is_stop_requested=(run / STOP).exists,
+        flops=lambda chunks: flops_of(model, chunks, params.gradient_checkpointing),
     )
     surroundings.publish(state.progress.history)
     steps = training_steps(params, model, SampleTable(run / SAMPLES), state.progress.next_step)
@@ -254,6 +260,25 @@ def judge(model: DoubleForward, data: ValidationSet, params: TrainParams) -> dic
     metrics = validate(model, data, slice_params.batch_size, slice_params.max_new_tokens, max_caption_tokens)
     are_two = len(params.adapters.names) > 1
     return metrics | ({"adapter_cosine": model.adapters.cosine()} if are_two else {})
+
+
+def flops_of(model: DoubleForward, chunks: Sequence[TrainBatch], checkpointing: bool) -> int:
+    """Operations of a worker's part of a step, by the formula for the double pass under adapters."""
+    shape = model_shape(model.backbone.vlm.config, model.params.adapters, model.prompt_ids.numel())
+    return step_flops(shape, [chunk_shape(model, chunk) for chunk in chunks], checkpointing)
+
+
+def chunk_shape(model: DoubleForward, chunk: TrainBatch) -> Step:
+    """The sizes of a chunk that decide what it costs."""
+    kept = chunk.num_summary_tokens
+    others = 1 + model.prompt_ids.numel() + kept
+    return Step(
+        pictures=Pass(len(chunk.pixel_values), others + model.backbone.num_image_tokens, kept),
+        captions=Pass(len(chunk.caption_ids), others + chunk.caption_ids.shape[1], kept),
+        conversations=Pass(*chunk.conversation_ids.shape, kept=chunk.predicting.shape[1]),  # type: ignore[misc]
+        num_answer_tokens=int((chunk.targets != IGNORE_INDEX).sum()),
+        num_pairs=len(chunk.caption_pictures),
+    )
 
 
 def load_model(params: TrainParams, base: str) -> DoubleForward:
@@ -287,12 +312,21 @@ def training_steps(
             .shard(context.get_world_rank(), context.get_world_size())
             .chunks(params.samples_per_chunk)
         ),
-        lambda index: table.sample(index, params.pictures),
+        lambda index: with_hard_negative(table.sample(index, params.pictures), index, params),
         lambda step, samples, groups: collate(
             samples, groups, model.backbone, budget_of_step(params.seed, step, params.budgets), params.texts
         ),
         params.decoding_threads_per_worker,
     )
+
+
+def with_hard_negative(sample: TrainSample, index: int, params: TrainParams) -> TrainSample:
+    """The sample with a wrong caption, always the same one, if such are wanted and it has one."""
+    groups = params.texts.hard_negatives
+    if not groups or sample.caption is None:
+        return sample
+    rng = np.random.default_rng([params.seed, HARD_NEGATIVES, index])
+    return sample._replace(hard_negative=hard_negative(sample.caption, groups, rng))
 
 
 def report_checkpoint(state: TrainingState, is_first: bool) -> None:

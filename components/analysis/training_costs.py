@@ -7,7 +7,7 @@ and no more; LoRA matrices want both. Attention is counted whole, also where it 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from components.model.double_forward import DoubleForward
+from components.model.adapters import AdapterParams
 
 KEPT = ("q_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # in the last layer at the kept places only
 FIRST = ("q_proj", "k_proj", "v_proj")  # read what comes into the layer
@@ -57,33 +57,43 @@ class Step(NamedTuple):
     """The shapes of one chunk of a step."""
 
     pictures: Pass  # rows are pictures
-    captions: Pass
+    captions: Pass  # hard negatives included
     conversations: Pass
     num_answer_tokens: int
+    num_pairs: int
 
 
-def model_shape(model: DoubleForward) -> ModelShape:
-    """Read the sizes off a model."""
-    backbone = model.backbone
-    text = backbone.vlm.config.text_config
-    layer: Any = backbone.language_model.layers[0]  # type: ignore[index]  # a ModuleList
-    linears = {**dict(layer.self_attn.named_children()), **dict(layer.mlp.named_children())}
-    adapters = model.params.adapters
+def model_shape(config: Any, adapters: AdapterParams, num_prompt_tokens: int) -> ModelShape:
+    """The sizes of a LLaVA, from its configuration (Hugging Face's `LlavaConfig` around a Llama-like decoder)."""
+    text = config.text_config
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    queries, keys = text.num_attention_heads * head_dim, text.num_key_value_heads * head_dim
+    sizes = {
+        "q_proj": (text.hidden_size, queries),
+        "k_proj": (text.hidden_size, keys),
+        "v_proj": (text.hidden_size, keys),
+        "o_proj": (queries, text.hidden_size),
+        "gate_proj": (text.hidden_size, text.intermediate_size),
+        "up_proj": (text.hidden_size, text.intermediate_size),
+        "down_proj": (text.intermediate_size, text.hidden_size),
+    }
     return ModelShape(
-        linears=tuple(
-            Linear(name, part.in_features, part.out_features, adapters.rank * (name in adapters.targets))
-            for name, part in linears.items()
-            if name.endswith("_proj")
-        ),
+        linears=tuple(Linear(name, *size, adapters.rank * (name in adapters.targets)) for name, size in sizes.items()),
         num_layers=text.num_hidden_layers,
         num_heads=text.num_attention_heads,
-        head_dim=layer.self_attn.head_dim,
-        dim=backbone.dim,
+        head_dim=head_dim,
+        dim=text.hidden_size,
         vocab_size=text.vocab_size,
-        vision_flops=vision_flops(backbone.vlm.config),
-        num_image_tokens=backbone.num_image_tokens,
-        num_prompt_tokens=model.prompt_ids.numel(),
+        vision_flops=vision_flops(config),
+        num_image_tokens=num_image_tokens(config),
+        num_prompt_tokens=num_prompt_tokens,
     )
+
+
+def num_image_tokens(config: Any) -> int:
+    """Patches of a picture, and the class token where the connector reads it."""
+    vision = config.vision_config
+    return (vision.image_size // vision.patch_size) ** 2 + (config.vision_feature_select_strategy == "full")
 
 
 def vision_flops(config: Any) -> int:
@@ -95,8 +105,7 @@ def vision_flops(config: Any) -> int:
     num_layers = read if read >= 0 else vision.num_hidden_layers + 1 + read
     convolution = 2 * patches * vision.num_channels * vision.patch_size**2 * width
     layer = 2 * tokens * (4 * width**2 + 2 * width * vision.intermediate_size) + 4 * tokens**2 * width
-    read_tokens = patches + (config.vision_feature_select_strategy == "full")
-    connector = 2 * read_tokens * (width * text.hidden_size + text.hidden_size**2)
+    connector = 2 * num_image_tokens(config) * (width * text.hidden_size + text.hidden_size**2)
     return convolution + num_layers * layer + connector
 
 
@@ -152,10 +161,11 @@ def step_flops(shape: ModelShape, chunks: Sequence[Step], checkpointing: bool) -
     More than one chunk means gradient caching: the pairs are read once more.
     """
     total = sum(chunk_flops(shape, chunk, checkpointing) for chunk in chunks)
-    num_pairs = sum(chunk.captions.rows for chunk in chunks)
+    num_pairs = sum(chunk.num_pairs for chunk in chunks)
+    num_texts = sum(chunk.captions.rows for chunk in chunks)
     if len(chunks) > 1:
         total += sum(reading_flops(shape, chunk) for chunk in chunks if chunk.captions.rows)
-    return total + 6 * num_pairs**2 * shape.dim
+    return total + 6 * num_pairs * num_texts * shape.dim
 
 
 def reading_flops(shape: ModelShape, chunk: Step) -> int:

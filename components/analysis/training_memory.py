@@ -4,9 +4,11 @@ Counted are tensors that autograd saves, each once. Hugging Face's norms and PEF
 bfloat16 weights they save float32 copies of what they read; in float32 all of them share one.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from components.analysis.training_costs import KEPT, ModelShape, Pass, Step
+from components.analysis.training_costs import KEPT, ModelShape, Pass, Step, model_shape
+from components.losses.autoregressive import POSITIONS_PER_CHUNK
+from components.model.adapters import AdapterParams
 
 FLOAT32, BFLOAT16 = 4, 2  # bytes of a number
 INDEX = 8  # bytes
@@ -14,12 +16,31 @@ OPTIMIZER_NUMBERS = 3  # per trained weight: gradient and two running means, flo
 
 
 class Memory(NamedTuple):
-    """Bytes of one worker."""
+    """Bytes of one worker at the height of a step."""
 
-    base_weights: int
-    trained: int  # weights, gradients and the optimizer
-    activations: int  # of the largest chunk
-    largest_logits: int
+    base_weights: int  # frozen
+    trained: int  # adapters with gradients and the optimizer's means
+    activations: int  # of one chunk
+    logits: int  # of the positions that the head takes at once, and their gradient
+
+
+def worker_memory(
+    config: Any, adapters: AdapterParams, chunk: Step, num_prompt_tokens: int, number: int, num_shards: int
+) -> Memory:
+    """What a worker needs, from the configuration of a LLaVA; the frozen weights are shared by `num_shards` workers."""
+    shape = model_shape(config, adapters, num_prompt_tokens)
+    decoder = shape.num_layers * sum(linear.inputs * linear.outputs for linear in shape.linears)
+    vision = config.vision_config
+    tower = vision.num_hidden_layers * (4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size)
+    base = decoder + tower + 2 * shape.vocab_size * shape.dim + vision.hidden_size * shape.dim + shape.dim**2
+    lora = shape.num_layers * sum(linear.rank * (linear.inputs + linear.outputs) for linear in shape.linears)
+    positions = min(chunk.num_answer_tokens, POSITIONS_PER_CHUNK)
+    return Memory(
+        base_weights=base * number // num_shards,
+        trained=len(adapters.names) * lora * (1 + OPTIMIZER_NUMBERS) * FLOAT32,
+        activations=activation_bytes(shape, chunk, number),
+        logits=positions * shape.vocab_size * (number + 2 * FLOAT32),
+    )
 
 
 def activation_bytes(shape: ModelShape, chunk: Step, number: int) -> int:

@@ -56,8 +56,7 @@ def compress_pictures(
 def compress_pixels(model: DoubleForward, pixel_values: Tensor) -> np.ndarray:
     """The compression pass: (batch, 3, height, width) -> float32 summary tokens (batch, summary_tokens, dim)."""
     assert not model.training
-    image_embeddings = model.backbone.encode_images(pixel_values)
-    return model.compress_images(image_embeddings).float().cpu().numpy()
+    return model.compress_pictures(pixel_values).float().cpu().numpy()
 
 
 def prepare(model: DoubleForward, picture: Picture, limits: PictureLimits) -> Prepared | Reject:

@@ -46,6 +46,7 @@ def provenance_of(compressor: Path, codec: Codec, dtype: str, num_summary_tokens
             "summary_queries_sha256": weights_sha256(compressor),
             "prompt": config.compressor.prompt,
             "attention": config.compressor.attention,
+            "passes": config.compressor.passes,
             "summary_scale": str(config.compressor.summary_scale),
         },
         preprocessing=config.model_dump(mode="json")["preprocessing"],

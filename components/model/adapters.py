@@ -8,50 +8,52 @@ PEFT's state, and tells the checkpoint which adapter a layer ran with.
 import contextlib
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from pydantic import Field
+from torch import nn
 
-from components.model.backbone import Backbone
+from components.model.backbone import Backbone, num_read_layers
 from components.params import Params
 
 COMPRESSION = "compression"
 GENERATION = "generation"
 PASSES = (COMPRESSION, GENERATION)
 SHARED = "shared"
+TOWER_LINEARS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")  # of a CLIP layer
 Linear = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 class AdapterParams(Params):
     """LoRA settings, the same for both adapters."""
 
-    sharing: Literal["per_pass", "shared"]  # an adapter for each pass, or one for both
+    sharing: Literal["per_pass", "shared", "none"]  # an adapter for each pass, one for both, or the layers' own weights
     rank: int = Field(ge=1)
     alpha: int = Field(ge=1)  # the update is scaled by alpha / rank
     dropout: float = Field(ge=0, lt=1)  # share of the inputs of an adapter set to zero in training
     targets: tuple[Linear, ...] = Field(min_length=1)  # linear layers of the language model
 
     @property
-    def adapter_of(self) -> dict[str, str]:
-        """The name of the adapter that each pass runs with."""
-        return {name: name if self.sharing == "per_pass" else SHARED for name in PASSES}
+    def adapter_of(self) -> dict[str, str | None]:
+        """The name of the adapter that each pass runs with; None: its own layers are trained."""
+        return {name: {"per_pass": name, "shared": SHARED, "none": None}[self.sharing] for name in PASSES}
 
     @property
     def names(self) -> tuple[str, ...]:
         """All adapters."""
-        return tuple(dict.fromkeys(self.adapter_of.values()))
+        return tuple(dict.fromkeys(name for name in self.adapter_of.values() if name))
 
 
 class AdapterSwitch:
     """Chooses for which pass the language model is adapted; for none outside a `with switch.use(...)` block."""
 
-    def __init__(self, peft_model: PeftModel, adapter_of: Mapping[str, str]) -> None:
-        self.peft_model = peft_model
+    def __init__(self, model: nn.Module, adapter_of: Mapping[str, str | None]) -> None:
+        self.model: Any = model  # a PeftModel, or a bare model without adapters
         self.adapter_of = adapter_of
-        self.layers = [module for module in peft_model.modules() if isinstance(module, LoraLayer)]
+        self.layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
         self.active: str | None = None
         self.activate(None)
 
@@ -74,7 +76,7 @@ class AdapterSwitch:
 
         Of the products only inner ones are formed: <B A, D C> = tr((D'B)(A C')), which are as small as the rank.
         """
-        first, second = self.adapter_of.values()
+        first, second = (name or "" for name in self.adapter_of.values())
         products = [[self._inner(a, b) for b in (first, second)] for a in (first, second)]
         scale = math.sqrt(products[0][0] * products[1][1])
         return products[0][1] / scale if scale else 0.0
@@ -83,8 +85,8 @@ class AdapterSwitch:
         """The inner product of two adapters' updates, as if all layers were one vector."""
         total = 0.0
         for layer in self.layers:
-            (a, b), (c, d) = ((layer.lora_A[name].weight, layer.lora_B[name].weight) for name in (first, second))
-            total += float(((d.T @ b) * (c @ a.T)).sum())
+            a, b, c, d = (part[name].weight for name in (first, second) for part in (layer.lora_A, layer.lora_B))
+            total += float(((d.T @ b) * (c @ a.T)).sum())  # type: ignore[operator]  # tensors
         return total
 
     def context_fn(self) -> tuple[contextlib.AbstractContextManager[None], "ActiveAdapter"]:
@@ -108,23 +110,34 @@ class ActiveAdapter(contextlib.AbstractContextManager[None]):
         self.switch.activate(self.previous.pop())
 
 
-def attach_adapters(backbone: Backbone, params: AdapterParams, seed: int) -> AdapterSwitch:
-    """Put the adapters into the language model, in place, in float32 and trainable; they start as the identity."""
+def attach_adapters(backbone: Backbone, params: AdapterParams, seed: int, in_tower: bool) -> AdapterSwitch:
+    """Put the adapters into the language model, in place, in float32 and trainable; they start as the identity.
+
+    With `in_tower` the first one is also in the vision tower. Without adapters the decoder layers and the final norm
+    become trainable, which raises ValueError unless they are float32.
+    """
+    if not params.names:
+        return AdapterSwitch(backbone.train_decoder(), params.adapter_of)
     first, *others = params.names
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        peft_model = get_peft_model(backbone.vlm, lora_config(params), adapter_name=first)
+        tower_layers = num_read_layers(backbone.vlm) if in_tower else 0
+        peft_model = get_peft_model(backbone.vlm, lora_config(params, tower_layers), adapter_name=first)
         for name in others:
-            peft_model.add_adapter(name, lora_config(params))
+            peft_model.add_adapter(name, lora_config(params, 0))
     peft_model.set_requires_grad(list(params.names))
     return AdapterSwitch(peft_model, params.adapter_of)
 
 
-def lora_config(params: AdapterParams) -> LoraConfig:
-    """PEFT's settings; the pattern keeps LoRA off the vision tower, whose layers have the same names."""
+def lora_config(params: AdapterParams, num_tower_layers: int) -> LoraConfig:
+    """PEFT's settings; the pattern keeps LoRA off the vision tower, whose layers have the same names, as a rule."""
+    patterns = [rf"model\.language_model\.layers\.\d+\..*\.({'|'.join(params.targets)})"]
+    if num_tower_layers:
+        numbers = "|".join(map(str, range(num_tower_layers)))
+        patterns.append(rf"model\.vision_tower\.encoder\.layers\.({numbers})\..*\.({'|'.join(TOWER_LINEARS)})")
     return LoraConfig(
         r=params.rank,
         lora_alpha=params.alpha,
         lora_dropout=params.dropout,
-        target_modules=rf"model\.language_model\.layers\.\d+\..*\.({'|'.join(params.targets)})",
+        target_modules="|".join(f"({pattern})" for pattern in patterns),
     )

@@ -128,6 +128,26 @@ class Backbone(nn.Module):
         features = self.vlm.get_image_features(pixel_values.to(self.device, self.dtype))
         return torch.stack(list(features.pooler_output)).to(self.dtype)
 
+    def compress_in_tower(self, pixel_values: Tensor, queries: Tensor) -> Tensor:
+        """Let the vision tower read queries behind the patches: (batch, n, vision dim) -> (batch, n, dim).
+
+        The connector takes the tower's outputs at the queries into the language model's input space.
+        """
+        tower = self.vlm.model.vision_tower
+        patches = tower.embeddings(pixel_values.to(self.device, self.dtype))
+        hidden = tower.pre_layrnorm(torch.cat([patches, queries.to(self.dtype)], dim=1))
+        for layer in tower.encoder.layers[: num_read_layers(self.vlm)]:
+            hidden = layer(hidden, attention_mask=None)
+        return self.vlm.model.multi_modal_projector(hidden[:, -queries.shape[1] :]).to(self.dtype)
+
+    def train_decoder(self) -> nn.Module:
+        """Let the decoder layers and the final norm learn, themselves; returns the whole model."""
+        if self.dtype != torch.float32:
+            raise ValueError(f"weights of {self.dtype} cannot be trained; set backbone.dtype to float32")
+        self.language_model.layers.requires_grad_(True)
+        self.language_model.norm.requires_grad_(True)
+        return self.vlm
+
     def train_connector(self) -> None:
         """Let the connector learn, in float32."""
         connector = self.vlm.model.multi_modal_projector.float().requires_grad_(True)
@@ -182,13 +202,15 @@ def load_backbone(
 
 def skip_unread_layers(vlm: LlavaForConditionalGeneration) -> None:
     """Let the layers of the vision tower above the last one that the connector reads pass on what they get."""
-    layers = vlm.model.vision_tower.encoder.layers
-    read = vlm.config.vision_feature_layer
-    highest = max(
-        (index + len(layers) + 1) % (len(layers) + 1) for index in ([read] if isinstance(read, int) else read)
-    )
-    for layer in layers[highest:]:
+    for layer in vlm.model.vision_tower.encoder.layers[num_read_layers(vlm) :]:
         layer.forward = pass_on
+
+
+def num_read_layers(vlm: LlavaForConditionalGeneration) -> int:
+    """Layers of the vision tower up to the highest that the connector reads."""
+    num_states = len(vlm.model.vision_tower.encoder.layers) + 1
+    read = vlm.config.vision_feature_layer
+    return max(index % num_states for index in ([read] if isinstance(read, int) else read))
 
 
 def pass_on(hidden_states: Tensor, *_: object, **__: object) -> Tensor:

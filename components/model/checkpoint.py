@@ -2,7 +2,7 @@
 
     compression/  generation/      adapters in PEFT's format, each usable with `PeftModel.from_pretrained`; or shared/
     summary_queries.safetensors    the queries, the logarithm of the logit scale and, if learned, the prompt
-    connector.safetensors          the connector, if it was trained
+    trained_base.safetensors       weights of the base that were trained: the connector, the decoder without adapters
     config.json                    the base model and its hash, all settings, versions
     README.md                      the model card
 
@@ -26,7 +26,7 @@ from components.params import Params
 
 ADAPTER_FILE = "adapter_model.safetensors"  # PEFT's name
 QUERIES_FILE = "summary_queries.safetensors"
-CONNECTOR_FILE = "connector.safetensors"
+BASE_FILE = "trained_base.safetensors"
 CONFIG_FILE = "config.json"
 LIBRARIES = ("peft", "torch", "transformers")
 
@@ -44,10 +44,9 @@ the same language model answers questions and which, averaged, can be searched w
 
 ```python
 model = load_compressor(folder, base_model, device, dtype)  # components/model/checkpoint.py
-summary_tokens = model.compress_images(model.backbone.encode_images(model.backbone.pixel_values(pictures)))
+summary_tokens = model.compress_pictures(model.backbone.pixel_values(pictures))
 ```
-The adapters alone: `PeftModel.from_pretrained(base_model, "{adapter}")`.
-Base weights, SHA-256: `{config.base_weights_sha256}`.
+{usage}Base weights, SHA-256: `{config.base_weights_sha256}`.
 
 | metric | value |
 |---|---|
@@ -71,21 +70,23 @@ class CompressorConfig(Params):
 def save_compressor(model: DoubleForward, folder: Path, card: Mapping[str, float | str]) -> None:
     """Write the trained parts into a folder; `card` holds the metrics for the model card's table."""
     config = compressor_config(model)
-    for adapter in model.params.adapters.names:
-        settings = model.adapters.peft_model.peft_config[adapter]
+    names = model.params.adapters.names
+    for adapter in names:
+        settings = model.adapters.model.peft_config[adapter]
         settings.base_model_name_or_path = config.base_model
         settings.revision = config.base_revision
         settings.inference_mode = True
         settings.save_pretrained(str(folder / adapter))
         save_tensors(adapter_tensors(model, adapter), folder / adapter / ADAPTER_FILE)
     save_tensors(query_tensors(model), folder / QUERIES_FILE)
-    if connector := connector_tensors(model):
-        save_tensors(connector, folder / CONNECTOR_FILE)
+    if base := base_tensors(model):
+        save_tensors(base, folder / BASE_FILE)
     (folder / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    table = "\n".join(f"| {name} | {value} |" for name, value in card.items())
-    (folder / "README.md").write_text(
-        CARD.format(config=config, adapter=model.params.adapters.names[-1], table=table), encoding="utf-8"
+    usage = "".join(
+        f'- the adapter {name} alone: `PeftModel.from_pretrained(base_model, "{name}")`\n' for name in names
     )
+    table = "\n".join(f"| {name} | {value} |" for name, value in card.items())
+    (folder / "README.md").write_text(CARD.format(config=config, usage=usage, table=table), encoding="utf-8")
 
 
 def load_compressor(
@@ -104,12 +105,12 @@ def load_compressor(
     model = build_double_forward(backbone, config.compressor, seed=0)
     for adapter in config.compressor.adapters.names:
         tensors = load_tensors(folder / adapter / ADAPTER_FILE, adapter_tensors(model, adapter))
-        set_peft_model_state_dict(model.adapters.peft_model, tensors, adapter_name=adapter)
+        set_peft_model_state_dict(model.adapters.model, tensors, adapter_name=adapter)
     model.load_state_dict(load_tensors(folder / QUERIES_FILE, query_tensors(model)), strict=False)
-    if connector := connector_tensors(model):
-        model.load_state_dict(load_tensors(folder / CONNECTOR_FILE, connector), strict=False)
+    if trained := base_tensors(model):
+        model.load_state_dict(load_tensors(folder / BASE_FILE, trained), strict=False)
     if num_summary_tokens is not None:
-        model.queries.keep_first(num_summary_tokens)
+        model.keep_first(num_summary_tokens)
     return model.to(device).eval()
 
 
@@ -129,7 +130,7 @@ def compressor_config(model: DoubleForward) -> CompressorConfig:
 
 def adapter_tensors(model: DoubleForward, adapter: str) -> dict[str, Tensor]:
     """The LoRA weights of one adapter, under PEFT's names; embeddings are not among them."""
-    return get_peft_model_state_dict(model.adapters.peft_model, adapter_name=adapter, save_embedding_layers=False)
+    return get_peft_model_state_dict(model.adapters.model, adapter_name=adapter, save_embedding_layers=False)
 
 
 def query_tensors(model: DoubleForward) -> dict[str, Tensor]:
@@ -137,13 +138,15 @@ def query_tensors(model: DoubleForward) -> dict[str, Tensor]:
     tensors = {"queries.weight": model.queries.weight, "log_logit_scale": model.log_logit_scale}
     if model.prompt_embeddings is not None:
         tensors["prompt_embeddings"] = model.prompt_embeddings
+    if model.vision_queries is not None:
+        tensors["vision_queries.weight"] = model.vision_queries.weight
     return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
-def connector_tensors(model: DoubleForward) -> dict[str, Tensor]:
-    """The weights of the connector, under the model's own names, if they were trained; else nothing."""
-    part = ".multi_modal_projector."
-    return {name: p.detach() for name, p in model.named_parameters() if part in name and p.requires_grad}
+def base_tensors(model: DoubleForward) -> dict[str, Tensor]:
+    """The weights of the base model that were trained, under the model's own names: none, as a rule."""
+    trained = {name: p.detach() for name, p in model.backbone.named_parameters(prefix="backbone") if p.requires_grad}
+    return {name: tensor for name, tensor in trained.items() if ".lora_" not in name}
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -28,6 +28,7 @@ class CompressorParams(Params):
     prompt_embeddings: Literal["frozen", "learned"]  # those of the words, or learned ones that start there
     initial_queries: str  # words whose embeddings the summary queries start from; empty: random ones
     summary_scale: float = Field(gt=0)  # factor of the summary tokens; 1 leaves them as the language model's norm does
+    passes: Literal["double", "single"]  # who compresses: the language model, or the vision tower (Table 7)
     attention: Literal["causal", "bidirectional"]  # of the compression pass (Table 12)
     connector: Literal["frozen", "trained"]  # between vision tower and language model
     logit_scale: Literal["learned", "fixed"]
@@ -43,13 +44,19 @@ class DoubleForward(nn.Module):
     bos_ids: Tensor
 
     def __init__(
-        self, backbone: Backbone, adapters: AdapterSwitch, queries: SummaryQueries, params: CompressorParams
+        self,
+        backbone: Backbone,
+        adapters: AdapterSwitch,
+        queries: SummaryQueries,
+        vision_queries: SummaryQueries | None,
+        params: CompressorParams,
     ) -> None:
         super().__init__()
         self.params = params
         self.backbone = backbone
         self.adapters = adapters
         self.queries = queries
+        self.vision_queries = vision_queries  # of the single pass
         self.log_logit_scale = nn.Parameter(
             torch.tensor(math.log(params.initial_logit_scale)), requires_grad=params.logit_scale == "learned"
         )
@@ -80,11 +87,25 @@ class DoubleForward(nn.Module):
             raise ValueError("prompt_embeddings: learned ones need a prompt to start from; `prompt` has no words")
         return nn.Parameter(self.backbone.embed(self.prompt_ids.to(self.backbone.device)).detach().float())
 
-    def compress_images(self, image_embeddings: Tensor, num_summary_tokens: int | None = None) -> Tensor:
-        """Image embeddings (batch, image tokens, dim) -> summary tokens (batch, summary tokens, dim).
+    def compress_pictures(self, pixel_values: Tensor, num_summary_tokens: int | None = None) -> Tensor:
+        """Preprocessed pictures (batch, 3, height, width) -> summary tokens (batch, summary tokens, dim).
 
         `num_summary_tokens`: how many of the queries are asked, the first ones; all if not given.
         """
+        if self.vision_queries is None:
+            return self.compress_images(self.backbone.encode_images(pixel_values), num_summary_tokens)
+        queries = self.vision_queries(len(pixel_values), num_summary_tokens or self.num_summary_tokens)
+        with self.adapters.use(COMPRESSION):
+            return self.backbone.compress_in_tower(pixel_values, queries)
+
+    def keep_first(self, num_summary_tokens: int) -> None:
+        """Drop the other queries, for good."""
+        for queries in (self.queries, self.vision_queries):
+            if queries is not None:
+                queries.keep_first(num_summary_tokens)
+
+    def compress_images(self, image_embeddings: Tensor, num_summary_tokens: int | None = None) -> Tensor:
+        """The compression pass over image embeddings (batch, image tokens, dim) -> (batch, summary tokens, dim)."""
         return self.compression_pass(image_embeddings, mask_of(image_embeddings), num_summary_tokens)
 
     def compress_texts(
@@ -157,10 +178,15 @@ class DoubleForward(nn.Module):
 
 def build_double_forward(backbone: Backbone, params: CompressorParams, seed: int) -> DoubleForward:
     """Attach untrained adapters and queries to a backbone, in place."""
-    adapters = attach_adapters(backbone, params.adapters, seed)
+    is_single = params.passes == "single"
+    if is_single and params.adapters.sharing != "per_pass":
+        raise ValueError(f"passes: single needs adapters.sharing per_pass, not {params.adapters.sharing}")
+    adapters = attach_adapters(backbone, params.adapters, seed, in_tower=is_single)
     words = encode_text(backbone.tokenizer, params.initial_queries)
     queries = SummaryQueries(params.num_summary_tokens, backbone.vlm.get_input_embeddings().weight, words, seed)
-    return DoubleForward(backbone, adapters, queries, params)
+    positions = backbone.vlm.model.vision_tower.embeddings.position_embedding.weight
+    vision_queries = SummaryQueries(params.num_summary_tokens, positions, [], seed) if is_single else None
+    return DoubleForward(backbone, adapters, queries, vision_queries, params)
 
 
 def enable_gradient_checkpointing(model: DoubleForward) -> None:

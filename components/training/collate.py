@@ -1,7 +1,7 @@
 """Rows of the sample table -> the tensors of one worker's step."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from components.model.backbone import Backbone
 from components.model.chat import IMAGE_PLACEHOLDER, Turn, encode_conversation, encode_text
 from components.model.double_forward import position_ids
 from components.params import Params
-from components.training.packing import Block, PackedBatch, pack
+from components.training.packing import Block, Chat, PackedBatch, pack
 from components.training.sampler import StepSamples
 
 PADDING_ID = 0  # masked, and not an image placeholder in any supported model
@@ -23,9 +23,11 @@ PADDING_ID = 0  # masked, and not an image placeholder in any supported model
 class TextParams(Params):
     """What is read of a text, and how."""
 
+    hard_negatives: tuple[tuple[str, ...], ...]  # groups of words that stand in for one another; none: no negatives
     turns: Literal["together", "apart"]  # each question of a conversation after all before it, or on its own
     max_caption_tokens: int = Field(ge=1)
     max_conversation_tokens: int = Field(ge=1)  # summary tokens included
+    max_row_tokens: Annotated[int, Field(ge=1)] | None  # rows are filled with conversations up to this; null: one a row
 
 
 class TrainSample(NamedTuple):
@@ -35,6 +37,7 @@ class TrainSample(NamedTuple):
     image: Image.Image | None
     conversation: Sequence[Turn]
     caption: str | None
+    hard_negative: str | None = None  # a caption that is wrong by a word or two
 
 
 class TrainBatch(NamedTuple):
@@ -47,8 +50,8 @@ class TrainBatch(NamedTuple):
     predicting: Tensor  # (conversations, answer tokens): places in the row whose next token is to be learned
     targets: Tensor  # (conversations, answer tokens): these tokens, IGNORE_INDEX in rows that have fewer
     conversation_pictures: Tensor  # (conversations with a picture,)
-    caption_ids: Tensor  # (captions, tokens)
-    caption_mask: Tensor  # (captions, tokens)
+    caption_ids: Tensor  # (captions, tokens); with hard negatives one more row for each, behind all captions
+    caption_mask: Tensor  # the same; all zeros for a caption without a hard negative
     caption_pictures: Tensor  # (captions,)
     num_summary_tokens: int  # of every picture and caption
 
@@ -71,9 +74,12 @@ def collate(
     """
     pictures = {index: sample.image for index, sample in samples.items() if sample.image is not None}
     row_of = {index: row for row, index in enumerate(pictures)}
-    encode = {"together": encode_together, "apart": encode_apart}[texts.turns]
-    chats = encode([samples[i] for i in groups.autoregressive], backbone, num_summary_tokens, texts)
-    captions = [encode_text(backbone.tokenizer, samples[i].caption or "") for i in groups.contrastive]
+    chats = encode_chats([samples[i] for i in groups.autoregressive], backbone, num_summary_tokens, texts)
+    chat_order = [groups.autoregressive[place] for place in chats.order]
+    texts_read = [samples[i].caption for i in groups.contrastive]
+    if texts.hard_negatives:
+        texts_read += [samples[i].hard_negative for i in groups.contrastive]
+    captions = [encode_text(backbone.tokenizer, text or "") for text in texts_read]
     caption_ids, caption_mask = pad([ids[: texts.max_caption_tokens] for ids in captions], PADDING_ID)
     predicting, targets = answer_positions(chats.labels)
     return TrainBatch(
@@ -83,7 +89,7 @@ def collate(
         conversation_positions=chats.position_ids,
         predicting=predicting,
         targets=targets,
-        conversation_pictures=torch.tensor([row_of[i] for i in groups.autoregressive if i in row_of], dtype=torch.long),
+        conversation_pictures=torch.tensor([row_of[i] for i in chat_order if i in row_of], dtype=torch.long),
         caption_ids=caption_ids,
         caption_mask=caption_mask,
         caption_pictures=torch.tensor([row_of[i] for i in groups.contrastive], dtype=torch.long),
@@ -91,34 +97,34 @@ def collate(
     )
 
 
-def encode_together(
+def encode_chats(
     samples: Sequence[TrainSample], backbone: Backbone, num_summary_tokens: int, texts: TextParams
 ) -> PackedBatch:
-    """One ordinary chat per row, cut at the maximum length."""
-    chats = [encode_chat(sample, sample.conversation, backbone, num_summary_tokens) for sample in samples]
-    input_ids, mask = pad([ids[: texts.max_conversation_tokens] for ids, _ in chats], PADDING_ID)
-    labels, _ = pad([labels[: texts.max_conversation_tokens] for _, labels in chats], IGNORE_INDEX)
-    return PackedBatch(input_ids, labels, position_ids(mask), mask)
+    """The conversations as padded rows: each for itself and read causally, or packed."""
+    encode = {"together": whole_chat, "apart": questions_apart}[texts.turns]
+    chats = [encode(sample, backbone, num_summary_tokens, texts.max_conversation_tokens) for sample in samples]
+    if texts.turns == "apart" or texts.max_row_tokens is not None:
+        return pack(chats, PADDING_ID, texts.max_row_tokens)
+    blocks = [block for chat in chats for block in chat.blocks]
+    input_ids, mask = pad([block.input_ids for block in blocks], PADDING_ID)
+    labels, _ = pad([block.labels for block in blocks], IGNORE_INDEX)
+    return PackedBatch(input_ids, labels, position_ids(mask), mask, range(len(blocks)))
 
 
-def encode_apart(
-    samples: Sequence[TrainSample], backbone: Backbone, num_summary_tokens: int, texts: TextParams
-) -> PackedBatch:
-    """One row per conversation, in which no question sees another; questions beyond the maximum length are left out."""
-    prefixes, blocks = [], []
-    for sample in samples:
-        chats = [encode_chat(sample, turns, backbone, num_summary_tokens) for turns in single_questions(sample)]
-        first = chats[0][0] if chats else []
-        start = 1 + max((at for at, token in enumerate(first) if token == backbone.image_token_id), default=0)
-        lengths = np.cumsum([len(ids) - start for ids, _ in chats])
-        kept = [
-            chat for chat, length in zip(chats, lengths, strict=True) if length + start <= texts.max_conversation_tokens
-        ]
-        prefixes.append(first[:start])
-        blocks.append([Block(ids[start:], sum(label != IGNORE_INDEX for label in labels)) for ids, labels in kept])
-    if not samples:
-        return PackedBatch(*(torch.empty(0, 0, dtype=torch.long) for _ in range(4)))
-    return pack(prefixes, blocks, PADDING_ID)
+def whole_chat(sample: TrainSample, backbone: Backbone, num_summary_tokens: int, max_tokens: int) -> Chat:
+    """An ordinary chat, in which each question sees what was said before it; cut at the maximum length."""
+    ids, labels = encode_chat(sample, sample.conversation, backbone, num_summary_tokens)
+    return Chat([], [Block(ids[:max_tokens], labels[:max_tokens])])
+
+
+def questions_apart(sample: TrainSample, backbone: Backbone, num_summary_tokens: int, max_tokens: int) -> Chat:
+    """Questions that do not see each other; those that do not fit into the maximum length are left out."""
+    chats = [encode_chat(sample, turns, backbone, num_summary_tokens) for turns in single_questions(sample)]
+    first = chats[0][0] if chats else []
+    start = 1 + max((at for at, token in enumerate(first) if token == backbone.image_token_id), default=0)
+    lengths = np.cumsum([len(ids) - start for ids, _ in chats])
+    kept = [chat for chat, length in zip(chats, lengths, strict=True) if length + start <= max_tokens]
+    return Chat(first[:start], [Block(ids[start:], labels[start:]) for ids, labels in kept])
 
 
 def single_questions(sample: TrainSample) -> Iterator[list[Turn]]:

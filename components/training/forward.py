@@ -38,10 +38,11 @@ class StepLosses(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Vectors to search with, of pictures and of their captions: (pairs, dim) each."""
+    """Vectors to search with: (pairs, dim) each."""
 
     images: Tensor
     texts: Tensor
+    hard_negatives: Tensor  # zeros where a pair has none; (0, dim) when none are wanted
 
 
 def step_losses(model: DoubleForward, batch: TrainBatch) -> StepLosses:
@@ -58,7 +59,7 @@ def summary_tokens_of(model: DoubleForward, batch: TrainBatch) -> Tensor | None:
     """The pictures of a batch, compressed: (pictures, summary tokens, dim); None if it has none."""
     if not len(batch.pixel_values):
         return None
-    return model.compress_images(model.backbone.encode_images(batch.pixel_values), batch.num_summary_tokens)
+    return model.compress_pictures(batch.pixel_values, batch.num_summary_tokens)
 
 
 def count_answer_tokens(batches: Sequence[TrainBatch]) -> Tensor:
@@ -87,10 +88,14 @@ def autoregressive_part(
 def embed_pairs(model: DoubleForward, batch: TrainBatch, summary_tokens: Tensor | None) -> Pairs:
     """Both sides of the contrastive group of a batch."""
     assert summary_tokens is not None
-    texts = model.compress_texts(batch.caption_ids, batch.caption_mask, batch.num_summary_tokens)
-    return Pairs(model.embedding(summary_tokens[batch.caption_pictures]), model.embedding(texts))
+    texts = model.embedding(model.compress_texts(batch.caption_ids, batch.caption_mask, batch.num_summary_tokens))
+    num_pairs = len(batch.caption_pictures)
+    hard_negatives = texts[num_pairs:] * batch.caption_mask[num_pairs:].any(1)[:, None]  # no words: there is none
+    return Pairs(model.embedding(summary_tokens[batch.caption_pictures]), texts[:num_pairs], hard_negatives)
 
 
 def global_contrastive_loss(model: DoubleForward, pairs: Pairs) -> Tensor:
     """Eq. (3) over the pairs of all workers; the same value on each."""
-    return contrastive_loss(gather_with_gradient(pairs.images), gather_with_gradient(pairs.texts), model.logit_scale)
+    images, texts = gather_with_gradient(pairs.images), gather_with_gradient(pairs.texts)
+    negatives = gather_with_gradient(pairs.hard_negatives) if len(pairs.hard_negatives) else None
+    return contrastive_loss(images, texts, model.logit_scale, negatives)

@@ -92,8 +92,8 @@ def backward_chunk(
     total = model.log_logit_scale.new_zeros(())
     if cached:
         for side, first in zip(embed_pairs(model, chunk, summary_tokens), cached.pairs, strict=True):
-            assert first.grad is not None
-            total = total + (side * first.grad).sum()  # its gradient is the cached one
+            if first.grad is not None:  # there may be no hard negatives
+                total = total + (side * first.grad).sum()  # its gradient is the cached one
     autoregressive = autoregressive_part(model, chunk, summary_tokens, num_answer_tokens)
     total = total + autoregressive_weight * autoregressive
     if total.requires_grad:

@@ -45,6 +45,7 @@ class Surroundings(NamedTuple):
     checkpoint: Callable[[], None]  # save the training state
     publish: Callable[[Sequence[HistoryRow]], None]  # show the whole history so far
     is_stop_requested: Callable[[], bool]  # may differ between workers: one is enough
+    flops: Callable[[Sequence[TrainBatch]], int]  # operations of this worker's part of a step, for the timings
 
 
 def run_steps(
@@ -59,7 +60,7 @@ def run_steps(
 ) -> Outcome:
     """Train from step `state.progress.next_step`, at which `steps` (the chunks of each) begin, to the end."""
     model.train()
-    stopwatch = Stopwatch()
+    stopwatch = Stopwatch(surroundings.flops)
     for chunks in steps:
         stopwatch.note_arrival()
         step = state.progress.next_step
@@ -129,8 +130,9 @@ def keep_score(state: TrainingState, metrics: dict[str, float]) -> None:
 class Stopwatch:
     """Time spent in steps, waiting for batches included, validation and checkpoints not."""
 
-    def __init__(self) -> None:
-        self.num_steps = self.num_samples = 0
+    def __init__(self, flops: Callable[[Sequence[TrainBatch]], int]) -> None:
+        self.flops_of = flops
+        self.num_steps = self.num_samples = self.flops = 0
         self.seconds = self.waited = 0.0
         self.go_on()
 
@@ -144,7 +146,10 @@ class Stopwatch:
     def count(self, chunks: Sequence[TrainBatch]) -> None:
         self.seconds += time.perf_counter() - self.started
         self.num_steps += 1
-        self.num_samples += sum(len(chunk.conversation_ids) + len(chunk.caption_ids) for chunk in chunks) * world_size()
+        self.flops += self.flops_of(chunks)
+        self.num_samples += (
+            sum(len(chunk.conversation_ids) + len(chunk.caption_pictures) for chunk in chunks) * world_size()
+        )
 
     def timings(self) -> dict[str, float]:
         """Means since the last call. A sample is a conversation or a caption, of any worker; waiting is for samples."""
@@ -152,9 +157,10 @@ class Stopwatch:
             "seconds_per_step": self.seconds / max(self.num_steps, 1),
             "samples_per_second": self.num_samples / max(self.seconds, 1e-9),
             "data_wait_share": self.waited / max(self.seconds, 1e-9),
+            "flops_per_second_and_worker": self.flops / max(self.seconds, 1e-9),
             "peak_memory_bytes": float(peak_memory_bytes()),
         }
-        self.num_steps = self.num_samples = 0
+        self.num_steps = self.num_samples = self.flops = 0
         self.seconds = self.waited = 0.0
         return timings
 

@@ -14,7 +14,7 @@ from components.params import Params
 class OptimizerParams(Params):
     """One setting for everything that is trained: both adapters, the summary queries, the logit scale."""
 
-    matrices: Literal["muon", "adamw"]  # what moves the matrices of the adapters; AdamW moves the rest
+    matrices: Literal["muon", "adamw"]  # what moves the matrices of adapters or layers; AdamW moves the rest
     learning_rate: float = Field(gt=0)  # at the end of the warm-up
     warmup_share: float = Field(ge=0, lt=1)  # of all steps, linear from 0
     decay_share: float = Field(gt=0, le=1)  # of all steps, half a cosine down to 0; the rate is constant in between
@@ -65,11 +65,15 @@ class CombinedOptimizer:
 
 
 def build_optimizer(parameters: Mapping[str, nn.Parameter], params: OptimizerParams) -> Optimizer:
-    """Muon (Jordan et al., 2024) for the LoRA matrices, with updates as long as AdamW's, and AdamW; or AdamW alone.
+    """Muon (Jordan et al., 2024) for matrices of layers, with updates as long as AdamW's, and AdamW; or AdamW alone.
 
     AdamW in one fused kernel, which for hundreds of small tensors is several times as fast, also on a CPU.
     """
-    is_matrix = {name: "lora_" in name and params.matrices == "muon" for name in parameters}
+    layers = ("lora_", ".layers.")  # of adapters, or of a decoder that is trained itself
+    is_matrix = {
+        name: params.matrices == "muon" and parameter.ndim == 2 and any(part in name for part in layers)
+        for name, parameter in parameters.items()
+    }
     matrices = [parameter for name, parameter in parameters.items() if is_matrix[name]]
     others = [parameter for name, parameter in parameters.items() if not is_matrix[name]]
     decay = params.weight_decay

@@ -1,8 +1,9 @@
-"""Many questions about one picture in one sequence, none of which sees another.
+"""Many questions about one picture in one sequence, and many such chats in one row; none of them sees another.
 
-A sequence is a shared prefix (the beginning of the chat with the image tokens) and blocks, one per question with its
-answer. A block attends to the prefix and to itself, and its positions go on from the prefix: each answer is learnt just
-as if it had been asked alone, while the picture is read once.
+A chat is a shared prefix (its beginning with the image tokens) and blocks, one per question with its answer. A block
+attends to the prefix of its chat and to itself, and its positions go on from the prefix: each answer is learnt just as
+if it had been asked alone, while the picture is read once. Chats in the same row see nothing of each other, and each
+one's positions start at 0.
 """
 
 from collections.abc import Sequence
@@ -13,55 +14,89 @@ from torch import Tensor
 
 from components.losses.autoregressive import IGNORE_INDEX
 
+PADDING = -1  # number of the chat that padding belongs to
+
 
 class Block(NamedTuple):
-    """One question with its answer: token ids, and how many of them at the end are the answer."""
+    """A question with its answer, or a whole conversation: token ids and labels, IGNORE_INDEX outside answers."""
 
     input_ids: Sequence[int]
-    num_answer_tokens: int
+    labels: Sequence[int]
+
+
+class Chat(NamedTuple):
+    """What blocks share, and the blocks."""
+
+    prefix: Sequence[int]
+    blocks: Sequence[Block]
 
 
 class PackedBatch(NamedTuple):
-    """Right-padded sequences of a prefix and its blocks."""
+    """Right-padded rows of chats."""
 
     input_ids: Tensor  # (batch, tokens) int64
     labels: Tensor  # (batch, tokens) int64, IGNORE_INDEX outside answers; not shifted
     position_ids: Tensor  # (batch, tokens) int64
-    attention_mask: Tensor  # (batch, 1, tokens, tokens) bool, True = attends
+    attention_mask: Tensor  # (batch, 1, tokens, tokens) bool, True = attends; or (batch, tokens) for plain rows
+    order: Sequence[int]  # the chats, as they follow each other row by row
 
 
-def pack(prefixes: Sequence[Sequence[int]], blocks: Sequence[Sequence[Block]], pad_id: int) -> PackedBatch:
-    """Pack row i's blocks behind its prefix; `prefixes[i]` ends where a question starts."""
-    lengths = [len(p) + sum(len(b.input_ids) for b in row) for p, row in zip(prefixes, blocks, strict=True)]
-    shape = (len(prefixes), max(lengths))
+def pack(chats: Sequence[Chat], pad_id: int, row_tokens: int | None) -> PackedBatch:
+    """Put chats into rows of at most `row_tokens` tokens; None: each into a row of its own, in the order given."""
+    lengths = [size_of(chat) for chat in chats]
+    rows = [[index] for index in range(len(chats))] if row_tokens is None else fill_rows(lengths, row_tokens)
+    shape = (len(rows), max((sum(lengths[index] for index in row) for row in rows), default=0))
     input_ids = torch.full(shape, pad_id)
     labels = torch.full(shape, IGNORE_INDEX)
     position_ids = torch.zeros(shape, dtype=torch.int64)
-    block_ids = torch.full(shape, -1)  # 0 = prefix, 1.. = blocks, -1 = padding
-    for row, (prefix, row_blocks) in enumerate(zip(prefixes, blocks, strict=True)):
-        start = len(prefix)
-        input_ids[row, :start] = torch.tensor(prefix)
-        position_ids[row, :start] = torch.arange(start)
-        block_ids[row, :start] = 0
-        for number, block in enumerate(row_blocks, start=1):
-            end = start + len(block.input_ids)
-            input_ids[row, start:end] = torch.tensor(block.input_ids)
-            labels[row, end - block.num_answer_tokens : end] = input_ids[row, end - block.num_answer_tokens : end]
-            position_ids[row, start:end] = torch.arange(len(prefix), len(prefix) + len(block.input_ids))
-            block_ids[row, start:end] = number
-            start = end
-    return PackedBatch(input_ids, labels, position_ids, shared_prefix_mask(block_ids))
+    chat_ids, block_ids = torch.full(shape, PADDING), torch.zeros(shape, dtype=torch.int64)
+    for row, members in enumerate(rows):
+        start = 0
+        for number in members:
+            prefix, blocks = chats[number]
+            parts = [Block(prefix, [IGNORE_INDEX] * len(prefix)), *blocks]
+            chat_ids[row, start : start + lengths[number]] = number
+            for block_number, block in enumerate(parts):
+                here = slice(start, start + len(block.input_ids))
+                first = len(prefix) if block_number else 0
+                input_ids[row, here] = torch.tensor(block.input_ids, dtype=torch.int64)
+                labels[row, here] = torch.tensor(block.labels, dtype=torch.int64)
+                position_ids[row, here] = torch.arange(first, first + len(block.input_ids))
+                block_ids[row, here] = block_number
+                start = here.stop
+    order = [number for row in rows for number in row]
+    return PackedBatch(input_ids, labels, position_ids, chat_mask(chat_ids, block_ids), order)
 
 
-def shared_prefix_mask(block_ids: Tensor) -> Tensor:
-    """Causal mask in which a token sees the prefix (block 0) and its own block.
+def size_of(chat: Chat) -> int:
+    """Tokens."""
+    return len(chat.prefix) + sum(len(block.input_ids) for block in chat.blocks)
+
+
+def fill_rows(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
+    """Indices by row: the longest first, each into the first row with room; one longer than a row stands alone."""
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        row = next((row for row, free in enumerate(room) if free >= lengths[index]), len(rows))
+        if row == len(rows):
+            rows.append([])
+            room.append(row_tokens)
+        rows[row].append(index)
+        room[row] -= lengths[index]
+    return rows
+
+
+def chat_mask(chat_ids: Tensor, block_ids: Tensor) -> Tensor:
+    """Causal mask in which a token sees the prefix (block 0) of its own chat and its own block.
 
     Args:
-        block_ids: (batch, tokens) int64; padding has a number of its own.
+        chat_ids, block_ids: (batch, tokens) int64; padding is a chat of its own.
 
     Returns:
         (batch, 1, tokens, tokens) bool, True where the row attends to the column.
     """
+    is_same_chat = chat_ids[:, :, None] == chat_ids[:, None, :]
     queries, keys = block_ids[:, :, None], block_ids[:, None, :]
-    causal = torch.ones(block_ids.shape[1], block_ids.shape[1], dtype=torch.bool).tril()
-    return (((keys == 0) | (keys == queries)) & causal)[:, None]
+    causal = torch.ones(chat_ids.shape[1], chat_ids.shape[1], dtype=torch.bool).tril()
+    return (is_same_chat & ((keys == 0) | (keys == queries)) & causal)[:, None]

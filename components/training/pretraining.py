@@ -14,7 +14,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase,
 
 from components.losses.autoregressive import IGNORE_INDEX
 from components.model.chat import IMAGE_PLACEHOLDER, encode_conversation
-from components.training.packing import Block, PackedBatch, pack
+from components.training.packing import Block, Chat, PackedBatch, pack
 
 QuestionAnswer = tuple[str, str]
 
@@ -48,9 +48,11 @@ class Encoder:
             pictures: uint8 (height, width, 3) of the side that the vision tower reads.
         """
         kept = [picture for picture, is_shown in zip(pictures, shown, strict=True) if is_shown]
-        prefixes = [self.prefixes[is_shown] for is_shown in shown]
-        blocks = [[self._block(pair) for pair in row] for row in pairs]
-        return PretrainBatch(self.pixel_values(kept), pack(prefixes, blocks, self.tokenizer.pad_token_id))
+        chats = [
+            Chat(self.prefixes[is_shown], [self._block(pair) for pair in row])
+            for is_shown, row in zip(shown, pairs, strict=True)
+        ]
+        return PretrainBatch(self.pixel_values(kept), pack(chats, self.tokenizer.pad_token_id, row_tokens=None))
 
     def pixel_values(self, pictures: Sequence[np.ndarray]) -> Tensor:
         """What the image processor gives for pictures that need no resizing, all at once."""
@@ -75,7 +77,7 @@ class Encoder:
         if pair not in self.blocks:
             input_ids, labels = self._encode(pair, shown=True)
             length = len(self.prefixes[True])
-            self.blocks[pair] = Block(input_ids[length:], sum(label != IGNORE_INDEX for label in labels))
+            self.blocks[pair] = Block(input_ids[length:], labels[length:])
         return self.blocks[pair]
 
 

@@ -102,7 +102,7 @@ def validate(
 def compress(model: DoubleForward, pictures: Sequence[Image.Image]) -> Tensor:
     """Summary tokens on the CPU, (pictures, summary_tokens, dim)."""
     pixel_values = model.backbone.pixel_values(pictures)
-    return model.compress_images(model.backbone.encode_images(pixel_values)).cpu()
+    return model.compress_pictures(pixel_values).cpu()
 
 
 def compress_captions(model: DoubleForward, texts: Sequence[list[int]]) -> Tensor:

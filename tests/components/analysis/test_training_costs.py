@@ -6,24 +6,13 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-from components.analysis.training_costs import Pass, Step, model_shape, step_flops, vision_flops
-from components.losses.autoregressive import IGNORE_INDEX
-from components.model.double_forward import DoubleForward, enable_gradient_checkpointing
-from components.training.collate import TrainBatch
+from components.analysis.training_costs import vision_flops
+from components.model.double_forward import enable_gradient_checkpointing
 from components.training.step import backward_step
+from flows.train import flops_of
 from tests.components.model.conftest import llava_folder  # noqa: F401
 from tests.components.training.test_gradient_caching import BOTH, GROUPS, chunks_of
 from tests.components.training.world import build_model
-
-
-def shape_of(model: DoubleForward, chunk: TrainBatch) -> Step:
-    num_others = 1 + model.prompt_ids.numel() + chunk.num_summary_tokens
-    return Step(
-        pictures=Pass(len(chunk.pixel_values), num_others + model.backbone.num_image_tokens, chunk.num_summary_tokens),
-        captions=Pass(len(chunk.caption_ids), num_others + chunk.caption_ids.shape[1], chunk.num_summary_tokens),
-        conversations=Pass(*chunk.conversation_ids.shape, chunk.predicting.shape[1]),
-        num_answer_tokens=int((chunk.targets != IGNORE_INDEX).sum()),
-    )
 
 
 @pytest.mark.parametrize("is_checkpointed", [False, True])
@@ -42,8 +31,7 @@ def test_the_operations_of_a_step_are_what_pytorch_counts(
     chunks = chunks_of(model, size, turns, GROUPS)
     with FlopCounterMode(display=False) as counter:
         backward_step(model, chunks, BOTH)
-    expected = step_flops(model_shape(model), [shape_of(model, chunk) for chunk in chunks], is_checkpointed)
-    assert counter.get_total_flops() == expected
+    assert counter.get_total_flops() == flops_of(model, chunks, is_checkpointed)
 
 
 def test_the_vision_side_of_llava_1_5() -> None:

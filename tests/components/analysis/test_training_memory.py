@@ -10,7 +10,7 @@ from components.analysis.training_costs import model_shape
 from components.analysis.training_memory import activation_bytes
 from components.model.double_forward import DoubleForward
 from components.training.forward import step_losses
-from tests.components.analysis.test_training_costs import shape_of
+from flows.train import chunk_shape
 from tests.components.model.conftest import llava_folder  # noqa: F401
 from tests.components.model.tiny import COMPRESSOR, compressor
 from tests.components.training.test_gradient_caching import chunks_of
@@ -44,5 +44,6 @@ def test_saved_activations_are_within_ten_percent_of_the_formula(
     adapters = COMPRESSOR.adapters.model_copy(update={"dropout": 0.0})
     model = compressor(llava_folder, dtype, COMPRESSOR.model_copy(update={"adapters": adapters})).train()
     (chunk,) = chunks_of(model, 100, turns)
-    expected = activation_bytes(model_shape(model), shape_of(model, chunk), dtype.itemsize)
+    shape = model_shape(model.backbone.vlm.config, model.params.adapters, model.prompt_ids.numel())
+    expected = activation_bytes(shape, chunk_shape(model, chunk), dtype.itemsize)
     assert saved_bytes(model, chunk) == pytest.approx(expected, rel=0.1)

@@ -58,3 +58,22 @@ def test_loss_is_symmetric_in_images_and_texts() -> None:
 def test_perfect_pairs_at_a_large_scale_cost_nothing() -> None:
     images = torch.eye(BATCH)
     assert contrastive_loss(images, images, torch.tensor(100.0)).item() < 1e-6
+
+
+def test_hard_negatives_are_further_columns_for_pictures_and_zeros_are_none() -> None:
+    images, texts = embeddings(0), embeddings(1)
+    negatives, scale = embeddings(2), torch.tensor(14.3, dtype=torch.float64)
+    leaves = [tensor.clone().requires_grad_() for tensor in (images, texts, negatives)]
+    some = torch.cat([leaves[2][:2], torch.zeros_like(negatives[2:])])
+    loss = contrastive_loss(leaves[0], leaves[1], scale, some)
+    expected = torch.zeros((), dtype=torch.float64)
+    for i in range(BATCH):
+        to_texts = torch.stack([torch.exp(scale * images[i] @ text) for text in [*texts, *negatives[:2]]])
+        to_images = torch.stack([torch.exp(scale * image @ texts[i]) for image in images])
+        expected -= torch.log(to_texts[i] / to_texts.sum()) + torch.log(to_images[i] / to_images.sum())
+    torch.testing.assert_close(loss, expected / (2 * BATCH))
+    loss.backward()
+    gradient = leaves[2].grad
+    assert gradient is not None
+    assert gradient[:2].any(1).all()
+    assert not gradient[2:].any()

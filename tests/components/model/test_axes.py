@@ -153,6 +153,26 @@ def test_a_frozen_connector_builds_no_graph(model: DoubleForward) -> None:
     assert not model.backbone.encode_images(torch.randn(1, 3, 48, 48)).requires_grad
 
 
+def test_without_adapters_the_decoder_itself_is_trained(llava_folder: Path, embeddings: Tensor, tmp_path: Path) -> None:
+    full = COMPRESSOR.model_copy(update={"adapters": COMPRESSOR.adapters.model_copy(update={"sharing": "none"})})
+    model = compressor(llava_folder, params=full)
+    trained = trained_parameters(model)
+    decoder = dict(model.backbone.language_model.named_parameters(prefix="backbone.vlm.model.language_model"))
+    assert trained.keys() - {"queries.weight", "log_logit_scale"} == {
+        name for name in decoder if not name.endswith("embed_tokens.weight")
+    }
+    model.compress_images(embeddings).square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for name, p in trained.items() if ".layers." in name)
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            if ".layers." in name:
+                parameter.mul_(1.1)
+        loaded = saved_and_loaded(model, llava_folder, tmp_path / "full")
+        assert torch.equal(loaded.compress_images(embeddings), model.compress_images(embeddings))
+    with pytest.raises(ValueError, match=r"set backbone\.dtype to float32"):
+        compressor(llava_folder, torch.bfloat16, full)
+
+
 def test_one_shared_adapter_serves_both_passes(llava_folder: Path, embeddings: Tensor, tmp_path: Path) -> None:
     model = shared(llava_folder)
     lora = [name for name in trained_parameters(model) if "lora_" in name]
@@ -182,3 +202,25 @@ def test_the_cosine_of_two_adapters_is_that_of_their_updates(model: DoubleForwar
     assert shared(llava_folder).adapters.cosine() == pytest.approx(1)
     untrained = build_double_forward(load(llava_folder), COMPRESSOR, seed=0)
     assert untrained.adapters.cosine() == 0
+
+
+def test_in_a_single_pass_the_vision_tower_compresses(llava_folder: Path, tmp_path: Path) -> None:
+    model = build(llava_folder, passes="single")
+    pixels = torch.randn(2, 3, 48, 48)
+    ran = []
+    model.backbone.language_model.register_forward_pre_hook(lambda *_: ran.append(1))
+    summary_tokens = model.compress_pictures(pixels)
+    assert summary_tokens.shape == (2, K, model.backbone.dim)
+    assert not ran
+    summary_tokens.square().sum().backward()
+    grads = {name: p.grad for name, p in trained_parameters(model).items() if p.grad is not None and p.grad.any()}
+    assert "vision_queries.weight" in grads
+    assert {name.split(".")[3] for name in grads if "lora_" in name} == {"vision_tower"}
+    assert all(f".{COMPRESSION}." in name for name in trained_parameters(model) if "vision_tower" in name)
+    base = load(llava_folder)
+    with torch.no_grad():
+        torch.testing.assert_close(model.backbone.encode_images(pixels), base.encode_images(pixels))
+        loaded = saved_and_loaded(model, llava_folder, tmp_path / "single")
+        assert torch.equal(loaded.compress_pictures(pixels), summary_tokens)
+    with pytest.raises(ValueError, match=r"single needs adapters\.sharing per_pass"):
+        build(llava_folder, passes="single", adapters=COMPRESSOR.adapters.model_copy(update={"sharing": "shared"}))

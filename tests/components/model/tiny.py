@@ -29,6 +29,7 @@ COMPRESSOR = CompressorParams(
     prompt_embeddings="frozen",
     initial_queries="a large blue square",
     summary_scale=3.0,
+    passes="double",
     attention="causal",
     connector="frozen",
     logit_scale="learned",

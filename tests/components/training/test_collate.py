@@ -1,3 +1,5 @@
+from typing import Literal
+
 import pytest
 import torch
 
@@ -45,7 +47,7 @@ def test_targets_are_the_answers_and_padding_is_ignored(model: DoubleForward) ->
 
 
 def test_texts_are_cut(model: DoubleForward) -> None:
-    lengths = TextParams(turns="together", max_caption_tokens=3, max_conversation_tokens=10)
+    lengths = LENGTHS.model_copy(update={"max_caption_tokens": 3, "max_conversation_tokens": 10})
     full, cut = (batch_of(model, StepSamples((0, 1), (0, 1)), given) for given in (LENGTHS, lengths))
     assert cut.caption_ids.shape == (2, 3)
     assert cut.conversation_ids.shape == (2, 10)
@@ -131,10 +133,33 @@ def test_turns_apart_beyond_the_maximum_length_are_left_out_whole(model: DoubleF
             StepSamples((0,), ()),
             model.backbone,
             model.num_summary_tokens,
-            TextParams(turns="apart", max_caption_tokens=12, max_conversation_tokens=longest),
+            LENGTHS.model_copy(update={"turns": "apart", "max_conversation_tokens": longest}),
         )
         for longest in (500, 60)
     )
     width = cut.conversation_ids.shape[1]
     assert model.num_summary_tokens < width <= 60 < full.conversation_ids.shape[1]
     torch.testing.assert_close(cut.conversation_ids, full.conversation_ids[:, :width])
+
+
+@pytest.mark.parametrize("turns", ["together", "apart"])
+@pytest.mark.parametrize("row_tokens", [1, 90, 1000])
+def test_packed_rows_give_the_loss_and_gradients_of_rows_of_their_own(
+    model: DoubleForward, turns: Literal["together", "apart"], row_tokens: int
+) -> None:
+    table = {**samples(10), **conversations()}
+    groups = StepSamples(autoregressive=(2, 4, 0, 1, 6, 7, 9), contrastive=())
+    results = []
+    model.double().eval()
+    for longest in (None, row_tokens):
+        texts = LENGTHS.model_copy(update={"turns": turns, "max_row_tokens": longest})
+        batch = collate(table, groups, model.backbone, model.num_summary_tokens, texts)
+        assert (len(batch.conversation_ids) < len(groups.autoregressive)) == (longest in (90, 1000))
+        model.zero_grad()
+        loss = step_losses(model, batch).autoregressive
+        loss.backward()
+        gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        results.append((loss.detach(), torch.cat(gradients)))
+    (alone, expected), (packed, found) = results
+    torch.testing.assert_close(packed, alone, rtol=1e-8, atol=0)
+    assert (found - expected).norm() / expected.norm() < 1e-8

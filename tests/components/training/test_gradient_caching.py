@@ -57,6 +57,30 @@ def test_every_chunk_size_gives_the_gradient_of_the_whole(
     assert (gradient(model) - reference).norm() / reference.norm() < 1e-8
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_hard_negatives_pass_through_chunks_too(llava_folder: Path, size: int) -> None:
+    model = build_model(llava_folder).double()
+    texts = LENGTHS.model_copy(update={"hard_negatives": (("red", "green"),)})
+    table = {
+        index: sample._replace(hard_negative=f"a wrong one, {index}" if index % 2 else None)
+        for index, sample in samples(40).items()
+    }
+
+    def chunks(size: int) -> list[TrainBatch]:
+        return [
+            collate({i: table[i] for group in chunk for i in group}, chunk, model.backbone, 4, texts)
+            for chunk in GROUPS.chunks(size)
+        ]
+
+    (whole,) = chunks(100)
+    plain = backward_step(model, chunks_of(model, 100), BOTH)
+    expected = backward_step(model, [whole], BOTH)
+    assert expected["contrastive_loss"] > plain["contrastive_loss"]
+    reference = gradient(model)
+    torch.testing.assert_close(backward_step(model, chunks(size), BOTH), expected, rtol=1e-10, atol=0)
+    assert (gradient(model) - reference).norm() / reference.norm() < 1e-8
+
+
 def test_dropout_drops_the_same_in_both_readings(llava_folder: Path) -> None:
     """The reference keeps the graphs of all chunks and draws its random numbers in the same order."""
     model = compressor(llava_folder, torch.float64).double().train()

@@ -46,6 +46,7 @@ def run(
         checkpoint=checkpoint,
         publish=shown.append,
         is_stop_requested=lambda: state.progress.next_step == stop_after,
+        flops=lambda chunks: len(chunks),
     )
     given = steps_from(model, state.progress.next_step, rank(), world_size())
     steps = ([damage(chunk) for chunk in chunks] for chunks in given)
@@ -108,7 +109,9 @@ def test_history_has_means_of_the_steps_and_every_validation(model: DoubleForwar
     assert [row.step for row in state.progress.history] == [2, 3, 4, 6, 6]
     last_losses, last_validation = state.progress.history[-2:]
     assert {"train/autoregressive_loss", "train/contrastive_loss", "train/logit_scale"} < last_losses.metrics.keys()
-    assert {"seconds_per_step", "samples_per_second"} < last_losses.timings.keys()
+    assert {"seconds_per_step", "samples_per_second", "data_wait_share"} < last_losses.timings.keys()
+    seconds = last_losses.timings["seconds_per_step"]
+    assert last_losses.timings["flops_per_second_and_worker"] == pytest.approx(1 / seconds)
     assert last_validation.metrics == {"validation/score": 0.4, "validation/best_score": 0.5}
 
 

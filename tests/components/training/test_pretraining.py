@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from components.losses.autoregressive import answer_loss_sum
+from components.losses.autoregressive import IGNORE_INDEX, answer_loss_sum
 from components.model.tiny_llava import build_tiny_llava
+from components.training.packing import Block
 from components.training.pretraining import Encoder, answered_right, packed_hidden
 from components.training.tower import TowerParams, patch_features, train_tower
 from tests.components.model.tiny import TEXTS, TINY
@@ -76,11 +77,12 @@ def test_answered_right_is_what_greedy_decoding_says(pictures: list[np.ndarray])
     )
     said = model.generate(**prompt, max_new_tokens=3, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     block = encoder._block(("what is it?", "x"))
-    question_ids = list(block.input_ids[: len(block.input_ids) - block.num_answer_tokens])
-    right = block._replace(input_ids=[*question_ids, *said.tolist()], num_answer_tokens=len(said))
-    wrong = block._replace(
-        input_ids=[*question_ids, *said.tolist()[:-1], (int(said[-1]) + 7) % 300], num_answer_tokens=len(said)
-    )
+    question_ids = [token for token, label in zip(*block, strict=True) if label == IGNORE_INDEX]
+
+    def answered(answer: list[int]) -> Block:
+        return Block([*question_ids, *answer], [IGNORE_INDEX] * len(question_ids) + answer)
+
+    right, wrong = answered(said.tolist()), answered([*said.tolist()[:-1], (int(said[-1]) + 7) % 300])
     encoder.blocks = {("q", "right"): right, ("q", "wrong"): wrong}
     rows = [[("q", "right"), ("q", "wrong")], [("q", "wrong"), ("q", "right")]]
     batch = encoder.batch([pictures[0], pictures[0]], rows, [True, True])

@@ -21,7 +21,9 @@ from components.training.collate import TextParams, TrainSample
 from components.training.optimizer import OptimizerParams
 from tests.components.model.tiny import COMPRESSOR, compressor
 
-LENGTHS = TextParams(turns="together", max_caption_tokens=12, max_conversation_tokens=200)
+LENGTHS = TextParams(
+    hard_negatives=(), turns="together", max_caption_tokens=12, max_conversation_tokens=200, max_row_tokens=None
+)
 OPTIMIZER = OptimizerParams(
     matrices="muon",
     momentum=0.95,

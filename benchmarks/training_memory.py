@@ -1,0 +1,93 @@
+"""What a GPU needs to train LLaVA-1.5 of 7B and 13B, from the formulas of `components/analysis`: a table.
+
+    python -m benchmarks.training_memory
+
+The formulas are tested against what autograd saves of a small model. The allocator's own losses, the workspace of the
+kernels and NCCL's buffers come on top: leave a tenth.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+
+from components.analysis.training_costs import Pass, Step, num_image_tokens
+from components.analysis.training_memory import BFLOAT16, Memory, worker_memory
+from components.model.adapters import AdapterParams
+from components.params import load_params
+from flows.train import TrainParams
+
+ROOT = Path(__file__).parents[1]
+PROMPT_TOKENS, CAPTION_TOKENS = 10, 20
+CONVERSATION_TOKENS, ANSWER_TOKENS = 250, 100  # without the picture's
+CHUNKS = (4, 8, 16, 32)
+SHARDS = (1, 8)
+
+
+class Size(NamedTuple):
+    """A language model of LLaVA-1.5."""
+
+    name: str
+    dim: int
+    intermediate: int
+    num_layers: int
+    num_heads: int
+
+
+SIZES = (Size("7B", 4096, 11008, 32, 32), Size("13B", 5120, 13824, 40, 40))
+
+
+def llava_config(size: Size) -> LlavaConfig:
+    """The configuration of the published checkpoint, as far as sizes go."""
+    vision = CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=336,
+        patch_size=14,
+    )
+    text = LlamaConfig(
+        vocab_size=32064,
+        hidden_size=size.dim,
+        intermediate_size=size.intermediate,
+        num_hidden_layers=size.num_layers,
+        num_attention_heads=size.num_heads,
+    )
+    return LlavaConfig(vision_config=vision, text_config=text)
+
+
+def chunk_of(config: LlavaConfig, num_samples: int, num_summary_tokens: int) -> Step:
+    """Pictures that have both a conversation and a caption: the most that a chunk of so many samples can be."""
+    others = 1 + PROMPT_TOKENS + num_summary_tokens
+    return Step(
+        Pass(num_samples, num_image_tokens(config) + others, num_summary_tokens),
+        Pass(num_samples, CAPTION_TOKENS + others, num_summary_tokens),
+        Pass(num_samples, CONVERSATION_TOKENS + num_summary_tokens, ANSWER_TOKENS),
+        num_samples * ANSWER_TOKENS,
+        num_samples,
+    )
+
+
+def memory_of(size: Size, adapters: AdapterParams, num_samples: int, num_summary_tokens: int, shards: int) -> Memory:
+    config = llava_config(size)
+    chunk = chunk_of(config, num_samples, num_summary_tokens)
+    return worker_memory(config, adapters, chunk, PROMPT_TOKENS, BFLOAT16, shards)
+
+
+def main() -> None:
+    params = load_params("train", TrainParams, ROOT / "presets" / "llava-1.5-7b.yaml")
+    print("GB per GPU; bfloat16 base, float32 adapters, no checkpointing")
+    print(f"{'model':<6}{'shards':>7}{'chunk':>7}{'weights':>9}{'trained':>9}{'saved':>8}{'logits':>8}{'all':>8}")
+    for size in SIZES:
+        for shards in SHARDS:
+            for num_samples in CHUNKS:
+                memory = memory_of(size, params.adapters, num_samples, params.num_summary_tokens, shards)
+                cells = [*memory, sum(memory)]
+                widths = (9, 9, 8, 8, 8)
+                values = "".join(f"{value / 1e9:>{width}.1f}" for value, width in zip(cells, widths, strict=True))
+                print(f"{size.name:<6}{shards:>7}{num_samples:>7}{values}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.training.negatives import hard_negative
+
+GROUPS = (("red", "green", "blue"), ("left", "right"))
+
+
+def all_of(caption: str) -> set[str | None]:
+    return {hard_negative(caption, GROUPS, np.random.default_rng(seed)) for seed in range(60)}
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("a red dot and a blue star", {"a blue dot and a red star"}),
+        ("a red dot.", {"a green dot.", "a blue dot."}),
+        ("Red, left of the other", {"green, left of the other", "blue, left of the other", "Red, right of the other"}),
+        ("a red dot, red", {"a green dot, red", "a blue dot, red", "a red dot, green", "a red dot, blue"}),
+        ("a dot", {None}),
+        ("", {None}),
+    ],
+)
+def test_words_of_a_group_change_places_or_are_replaced(caption: str, expected: set[str | None]) -> None:
+    assert all_of(caption) == expected
+
+
+@given(st.text(alphabet="red lft,.", max_size=40), st.integers(0, 9))
+def test_a_negative_is_another_caption(caption: str, seed: int) -> None:
+    negative = hard_negative(caption, GROUPS, np.random.default_rng(seed))
+    assert negative is None or negative != caption
