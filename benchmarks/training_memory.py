@@ -20,8 +20,7 @@ from flows.train import TrainParams
 ROOT = Path(__file__).parents[1]
 PROMPT_TOKENS, CAPTION_TOKENS = 10, 20
 CONVERSATION_TOKENS, ANSWER_TOKENS = 250, 100  # without the picture's
-CHUNKS = (4, 8, 16, 32)
-SHARDS = (1, 8)
+CHUNKS = (1, 2, 4, 8, 16)
 
 
 class Size(NamedTuple):
@@ -69,24 +68,21 @@ def chunk_of(config: LlavaConfig, num_samples: int, num_summary_tokens: int) -> 
     )
 
 
-def memory_of(size: Size, adapters: AdapterParams, num_samples: int, num_summary_tokens: int, shards: int) -> Memory:
+def memory_of(size: Size, adapters: AdapterParams, num_samples: int, num_summary_tokens: int) -> Memory:
     config = llava_config(size)
     chunk = chunk_of(config, num_samples, num_summary_tokens)
-    return worker_memory(config, adapters, chunk, PROMPT_TOKENS, BFLOAT16, shards)
+    return worker_memory(config, adapters, chunk, PROMPT_TOKENS, BFLOAT16)
 
 
 def main() -> None:
     params = load_params("train", TrainParams, ROOT / "presets" / "llava-1.5-7b.yaml")
     print("GB per GPU; bfloat16 base, float32 adapters, no checkpointing")
-    print(f"{'model':<6}{'shards':>7}{'chunk':>7}{'weights':>9}{'trained':>9}{'saved':>8}{'logits':>8}{'all':>8}")
+    print(f"{'model':<6}{'chunk':>7}{'weights':>9}{'trained':>9}{'saved':>8}{'logits':>8}{'all':>8}")
     for size in SIZES:
-        for shards in SHARDS:
-            for num_samples in CHUNKS:
-                memory = memory_of(size, params.adapters, num_samples, params.num_summary_tokens, shards)
-                cells = [*memory, sum(memory)]
-                widths = (9, 9, 8, 8, 8)
-                values = "".join(f"{value / 1e9:>{width}.1f}" for value, width in zip(cells, widths, strict=True))
-                print(f"{size.name:<6}{shards:>7}{num_samples:>7}{values}")
+        for num_samples in CHUNKS:
+            memory = memory_of(size, params.adapters, num_samples, params.num_summary_tokens)
+            cells = zip([*memory, sum(memory)], (9, 9, 8, 8, 8), strict=True)
+            print(f"{size.name:<6}{num_samples:>7}" + "".join(f"{value / 1e9:>{width}.1f}" for value, width in cells))
 
 
 if __name__ == "__main__":

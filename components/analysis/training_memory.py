@@ -24,10 +24,8 @@ class Memory(NamedTuple):
     logits: int  # of the positions that the head takes at once, and their gradient
 
 
-def worker_memory(
-    config: Any, adapters: AdapterParams, chunk: Step, num_prompt_tokens: int, number: int, num_shards: int
-) -> Memory:
-    """What a worker needs, from the configuration of a LLaVA; the frozen weights are shared by `num_shards` workers."""
+def worker_memory(config: Any, adapters: AdapterParams, chunk: Step, num_prompt_tokens: int, number: int) -> Memory:
+    """What a worker needs, from the configuration of a LLaVA; dropout's masks come on top."""
     shape = model_shape(config, adapters, num_prompt_tokens)
     decoder = shape.num_layers * sum(linear.inputs * linear.outputs for linear in shape.linears)
     vision = config.vision_config
@@ -36,7 +34,7 @@ def worker_memory(
     lora = shape.num_layers * sum(linear.rank * (linear.inputs + linear.outputs) for linear in shape.linears)
     positions = min(chunk.num_answer_tokens, POSITIONS_PER_CHUNK)
     return Memory(
-        base_weights=base * number // num_shards,
+        base_weights=base * number,
         trained=len(adapters.names) * lora * (1 + OPTIMIZER_NUMBERS) * FLOAT32,
         activations=activation_bytes(shape, chunk, number),
         logits=positions * shape.vocab_size * (number + 2 * FLOAT32),
