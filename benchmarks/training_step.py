@@ -56,6 +56,9 @@ def build_model(preset: Preset, workload: Workload, way: Way) -> DoubleForward:
     model = demo_model(workload.params) if preset == "demo" else large_model(workload.params)
     if workload.params.gradient_checkpointing or (way == "plain" and preset != "demo"):
         enable_gradient_checkpointing(model)
+    if way == "plain":
+        for layer in model.adapters.layers:
+            del layer.forward  # PEFT's own again
     return model
 
 

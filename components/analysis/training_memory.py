@@ -1,7 +1,6 @@
 """What a training step keeps in memory: weights, and the activations that wait for the backward pass.
 
-Counted are tensors that autograd saves, each once. Hugging Face's norms and PEFT's adapters compute in float32, so with
-bfloat16 weights they save float32 copies of what they read; in float32 all of them share one.
+Counted are tensors that autograd saves, each once. Hugging Face's norms compute in float32 and keep what they read so.
 """
 
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from components.model.adapters import AdapterParams
 
 FLOAT32, BFLOAT16 = 4, 2  # bytes of a number
 INDEX = 8  # bytes
+READERS = {"attention": ("q_proj", "k_proj", "v_proj"), "mlp": ("gate_proj", "up_proj"), "down": ("down_proj",)}
 OPTIMIZER_NUMBERS = 3  # per trained weight: gradient and two running means, float32
 
 
@@ -59,24 +59,18 @@ def pass_bytes(shape: ModelShape, size: Pass, number: int) -> int:
 
 
 def layer_bytes(shape: ModelShape, number: int) -> tuple[int, int]:
-    """Per token of one layer: what keys and values need of every token, and the rest."""
+    """Per token of one layer: what keys and values need of every token, and the rest.
+
+    An adapter keeps what its layer reads, and layers that read the same share it: q, k and v; gate and up. What the
+    output projection reads is kept by the attention anyway, and the input of the norms in float32.
+    """
     width = {linear.name: linear for linear in shape.linears}
-    adapted = {name: linear.inputs for name, linear in width.items() if linear.rank}
-    queries, keys = width["q_proj"].outputs, width["k_proj"].outputs
-    middle = width["down_proj"].inputs
-    if number == FLOAT32:
-        copies = {"k_proj": shape.dim, "o_proj": 0, "gate_proj": shape.dim, "down_proj": middle}
-        copies = {name: inputs for name, inputs in copies.items() if name in adapted}
-    else:
-        copies = adapted
-    ranks = {name: linear.rank for name, linear in width.items()}
+    is_read = {name: any(width[part].rank for part in parts) for name, parts in READERS.items()}
     norm = (shape.dim + 1) * FLOAT32
-    incoming = norm + 2 * keys * number
-    rest = (queries + queries + 3 * middle) * number + shape.num_heads * FLOAT32 + norm
-    for name in width:
-        saved = (copies.get(name, 0) + ranks[name]) * FLOAT32
-        if name in KEPT:
-            rest += saved
-        else:
-            incoming += saved
+    ranks = {name: linear.rank * number for name, linear in width.items()}
+    incoming = norm + (is_read["attention"] * shape.dim + 2 * width["k_proj"].outputs) * number
+    incoming += sum(ranks[name] for name in width if name not in KEPT)
+    middle = (3 + is_read["down"]) * width["down_proj"].inputs
+    kept = 2 * width["q_proj"].outputs + middle + is_read["mlp"] * shape.dim
+    rest = norm + kept * number + shape.num_heads * FLOAT32 + sum(ranks[name] for name in width if name in KEPT)
     return incoming, rest

@@ -8,6 +8,7 @@ PEFT's state, and tells the checkpoint which adapter a layer ran with.
 import contextlib
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from pydantic import Field
 from torch import nn
 
 from components.model.backbone import Backbone, num_read_layers
+from components.model.lora import lora_forward
 from components.params import Params
 
 COMPRESSION = "compression"
@@ -54,6 +56,8 @@ class AdapterSwitch:
         self.model: Any = model  # a PeftModel, or a bare model without adapters
         self.adapter_of = adapter_of
         self.layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+        for layer in self.layers:
+            layer.forward = partial(lora_forward, layer)
         self.active: str | None = None
         self.activate(None)
 
