@@ -1,0 +1,73 @@
+"""Job `graft`: a LLaVA whose language model is replaced by another one of the same shape.
+
+    python -m flows.graft BASE LANGUAGE_MODEL OUTPUT
+
+Table 13 of the paper trains from the bare language model (Vicuna) instead of the instruction-tuned LLaVA around it:
+graft it, and give OUTPUT to `train` as the base. BASE and LANGUAGE_MODEL are folders or hub ids. Vision tower,
+connector, processor and chat template are those of BASE, and so are the embeddings of tokens that LANGUAGE_MODEL does
+not have, such as the image placeholder.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from components.model.backbone import Backbone, load_backbone
+from flows.corpus import run_job
+from flows.lifetime import die_with_parent
+
+
+def graft(base: str, language_model: str, output: Path) -> Path:
+    """Write the folder `output`. Raises ValueError when the two do not have the same shape, or the folder exists."""
+    if output.exists():
+        raise ValueError(f"{output}: exists already; choose another folder")
+    backbone = load_backbone(base, None, torch.float32, "sdpa", pad_to_square=True)
+    donor = AutoModelForCausalLM.from_pretrained(language_model, dtype=torch.float32, use_safetensors=True)
+    replace_language_model(backbone, donor)
+    partial = output.with_name(f"{output.name}.partial")
+    backbone.vlm.save_pretrained(partial)
+    backbone.processor.save_pretrained(partial)
+    partial.rename(output)
+    return output
+
+
+@torch.no_grad()
+def replace_language_model(backbone: Backbone, donor: nn.Module) -> None:
+    """Copy every weight of a causal language model into the one inside a LLaVA, in place."""
+    parts = {"model": backbone.language_model, "lm_head": backbone.lm_head}
+    for part, target in parts.items():
+        own, given = target.state_dict(), donor.get_submodule(part).state_dict()
+        if own.keys() != given.keys():
+            odd = sorted(own.keys() ^ given.keys())[0]
+            raise ValueError(f"{part}.{odd} is in one of the two models only; graft a language model of the same class")
+        for name, tensor in own.items():
+            copy_rows(f"{part}.{name}", given[name], tensor)
+
+
+def copy_rows(name: str, source: Tensor, target: Tensor) -> None:
+    """Copy a weight; of embeddings and head the donor may have fewer rows."""
+    is_table = name in ("model.embed_tokens.weight", "lm_head.weight")
+    rows = len(source) if is_table and len(source) <= len(target) else len(target)
+    if source.shape != target[:rows].shape:
+        raise ValueError(f"{name} is {tuple(source.shape)} in the language model, {tuple(target.shape)} in the base")
+    target[:rows] = source
+
+
+def main(
+    base: Annotated[str, typer.Argument(help="A LLaVA, folder or hub id.")],
+    language_model: Annotated[str, typer.Argument(help="A causal language model of the same shape, folder or hub id.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the result; must not exist yet.")],
+) -> None:
+    """Replace the language model inside a LLaVA."""
+    die_with_parent()
+    print(
+        f"graft: {run_job('graft', lambda: graft(base, language_model, output))} holds {base} around {language_model}"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

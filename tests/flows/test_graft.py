@@ -1,0 +1,57 @@
+"""A LLaVA around another language model: its own sight, the other's words."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from flows.graft import graft
+from tests.components.model.conftest import llava_folder  # noqa: F401
+from tests.components.model.tiny import TINY, load
+
+
+def write_language_model(folder: Path, vocab_size: int, **changes: int) -> LlamaForCausalLM:
+    torch.manual_seed(7)
+    sizes = {
+        "hidden_size": TINY.text_hidden_size,
+        "intermediate_size": TINY.text_intermediate_size,
+        "num_hidden_layers": TINY.text_num_layers,
+        "num_attention_heads": TINY.text_num_heads,
+        "num_key_value_heads": TINY.text_num_heads,
+    }
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=vocab_size, **(sizes | changes))).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("num_missing", [0, 5])
+def test_the_result_sees_as_before_and_speaks_like_the_other(
+    llava_folder: Path,  # noqa: F811
+    tmp_path: Path,
+    num_missing: int,
+) -> None:
+    before = load(llava_folder)
+    vocab_size = before.vlm.config.text_config.vocab_size - num_missing
+    donor = write_language_model(tmp_path / "llm", vocab_size)
+    after = load(graft(str(llava_folder), str(tmp_path / "llm"), tmp_path / "grafted"))
+    pixels = torch.randn(2, 3, 48, 48)
+    assert torch.equal(after.encode_images(pixels), before.encode_images(pixels))
+    ids = torch.randint(0, vocab_size, (2, 7))
+    logits = after.lm_head(after.language_model(ids).last_hidden_state)
+    torch.testing.assert_close(logits[..., :vocab_size], donor(ids).logits)
+    last = torch.tensor([[vocab_size + num_missing - 1]])
+    assert torch.equal(after.embed(last), before.embed(last)) == bool(num_missing)
+
+
+def test_another_shape_is_refused(llava_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    write_language_model(tmp_path / "llm", 300, intermediate_size=64)
+    with pytest.raises(ValueError, match=r"mlp\.gate_proj\.weight is \(64, 32\) in the language model, \(48, 32\)"):
+        graft(str(llava_folder), str(tmp_path / "llm"), tmp_path / "grafted")
+    assert not (tmp_path / "grafted").exists()
+
+
+def test_a_folder_that_exists_is_left_alone(llava_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    with pytest.raises(ValueError, match="exists already"):
+        graft(str(llava_folder), str(llava_folder), tmp_path)
