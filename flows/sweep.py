@@ -25,6 +25,7 @@ from components.params import Params
 # Two-sided 95 % points of Student's t by degrees of freedom; of the normal distribution beyond.
 T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 SEED = "train.seed"
+UNFINISHED = ("Queued", "Running", "Failed")  # states of an experiment
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 SweepFile = Annotated[Path, typer.Argument(help="A file of sweeps/.", exists=True, dir_okay=False)]
 Value = str | float | int | bool
@@ -68,8 +69,11 @@ def queue_command(experiment: Experiment) -> list[str]:
 
 
 def scores(rows: Sequence[Mapping[str, Any]], sweep: Sweep, name: str) -> dict[str, dict[str, list[float]]]:
-    """{run: {column: a score per seed}} from the rows of `dvc exp show`; experiments without scores are left out."""
-    found = {row["Experiment"]: row for row in rows if row.get("Experiment")}
+    """{run: {column: a score per seed}} from the rows of `dvc exp show`, of experiments that have ended well.
+
+    Of others DVC shows the scores of the commit that they started from.
+    """
+    found = {row["Experiment"]: row for row in rows if row.get("Experiment") and row.get("State") not in UNFINISHED}
     table: dict[str, dict[str, list[float]]] = {run: {column: [] for column in sweep.metrics} for run in sweep.runs}
     for experiment in experiments(sweep, name):
         for column, key in sweep.metrics.items():

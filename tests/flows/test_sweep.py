@@ -36,6 +36,7 @@ def test_the_table_has_means_with_intervals_of_what_has_ended() -> None:
         {"Experiment": "ablations-plain-1", key: 0.6},
         {"Experiment": "ablations-table-6-shared-0", key: ""},
         {"Experiment": "another", key: 0.9},
+        {"Experiment": "ablations-table-6-shared-1", "State": "Running", key: 0.8},
     ]
     found = scores(rows, SWEEP, "ablations")
     assert found == {"plain": {"answers": [0.4, 0.6]}, "Table 6: shared": {"answers": []}}
