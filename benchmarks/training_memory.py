@@ -15,7 +15,7 @@ from components.analysis.training_costs import Pass, Step, num_image_tokens
 from components.analysis.training_memory import BFLOAT16, Memory, worker_memory
 from components.model.adapters import AdapterParams
 from components.params import load_params
-from flows.train import TrainParams
+from components.training.settings import TrainParams
 
 ROOT = Path(__file__).parents[1]
 PROMPT_TOKENS, CAPTION_TOKENS = 10, 20

@@ -19,8 +19,8 @@ from components.scenes.draw import draw_picture
 from components.scenes.world import BACKGROUNDS, COLOURS, SHAPES, SIZES, WorldParams, draw_scene, scene_rng
 from components.training.collate import TrainSample
 from components.training.sampler import GroupedSampler, StepSamples
+from components.training.settings import TrainParams
 from flows.scenes import ScenesParams
-from flows.train import TrainParams
 
 ROOT = Path(__file__).parents[1]
 TINY_BASE = ROOT / "models" / "tiny-llava"

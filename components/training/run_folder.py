@@ -8,7 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from components.training.state import HistoryRow
+from components.training.state import HistoryRow, is_whole
+
+# What lies in the folder of a run.
+SAMPLES, HISTORY, STOP, RESULT = "samples.arrow", "history.jsonl", "stop", "compressor"
+CHECKPOINTS = "checkpoint_manager_snapshot.json"  # Ray's list
+CHECKPOINT = "step-{step:08d}"
 
 
 @contextmanager
@@ -79,3 +84,23 @@ def read_history(path: Path) -> list[HistoryRow]:
     if not path.exists():
         return []
     return [HistoryRow.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def forget_damaged_checkpoints(run: Path) -> None:
+    """Leave a run folder with whole checkpoints only, and say from which one training goes on.
+
+    Ray's own list is dropped with them: it is written in place, so that a kill may cut it off, and it goes by the order
+    of reports. Ray then starts a run of the same name, and the workers find the checkpoint by themselves.
+    """
+    (run / CHECKPOINTS).unlink(missing_ok=True)
+    for folder in sorted(run.glob("step-*")):
+        if not is_whole(folder):
+            print(f"train: checkpoint {folder.name} is damaged and left out", flush=True)
+            discard(folder)
+    if newest := last_checkpoint(run):
+        print(f"train: going on from checkpoint {newest.name} of an interrupted run", flush=True)
+
+
+def last_checkpoint(run: Path) -> Path | None:
+    """The newest whole checkpoint; a worker may have died while it wrote one."""
+    return next((folder for folder in sorted(run.glob("step-*"), reverse=True) if is_whole(folder)), None)

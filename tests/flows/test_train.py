@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 from components.model.checkpoint import load_compressor
 from components.params import load_params
-from flows.train import TrainParams
+from components.training.settings import TrainParams
 from tests.components.model.conftest import llava_folder  # noqa: F401
 from tests.components.training.world import write_curated
 

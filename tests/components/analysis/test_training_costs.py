@@ -9,7 +9,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 from components.analysis.training_costs import vision_flops
 from components.model.double_forward import enable_gradient_checkpointing
 from components.training.step import backward_step
-from flows.train import flops_of
+from flows.train_worker import flops_of
 from tests.components.model.conftest import llava_folder  # noqa: F401
 from tests.components.training.test_gradient_caching import BOTH, GROUPS, chunks_of
 from tests.components.training.world import build_model

@@ -10,7 +10,7 @@ from components.analysis.training_costs import model_shape
 from components.analysis.training_memory import activation_bytes
 from components.model.double_forward import DoubleForward
 from components.training.forward import step_losses
-from flows.train import chunk_shape
+from flows.train_worker import chunk_shape
 from tests.components.model.conftest import llava_folder  # noqa: F401
 from tests.components.model.tiny import COMPRESSOR, compressor
 from tests.components.training.test_gradient_caching import chunks_of

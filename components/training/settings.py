@@ -1,0 +1,82 @@
+"""The section `train` of params.yaml."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from components.model.backbone import BackboneParams
+from components.model.double_forward import CompressorParams
+from components.pictures import PictureLimits
+from components.training.collate import TextParams
+from components.training.diagnostics import Run
+from components.training.forward import LossParams
+from components.training.loop import LoopParams
+from components.training.optimizer import OptimizerParams
+from components.training.validation import ValidationParams
+
+# Where and how fast a run computes, not what: a run may go on with other values.
+PLACEMENT = {
+    "num_workers",
+    "cpus_per_worker",
+    "gpus_per_worker",
+    "threads_per_worker",
+    "decoding_threads_per_worker",
+    "max_failures",
+}
+
+
+class TrainParams(CompressorParams):
+    """Everything that decides what a compressor is and how it is trained, and on how many workers."""
+
+    seed: int = Field(ge=0)
+    nested_budgets: tuple[Annotated[int, Field(ge=1)], ...]  # numbers of summary tokens, one per step; none: all
+    num_workers: int = Field(ge=1)
+    cpus_per_worker: int = Field(ge=1)  # reserved on the cluster
+    gpus_per_worker: int = Field(ge=0, le=1)  # 0: CPUs, joined by gloo; 1: GPUs, joined by NCCL
+    threads_per_worker: int = Field(ge=1)  # CPU threads that compute
+    decoding_threads_per_worker: int = Field(ge=1)  # CPU threads that decode pictures for the next step
+    max_failures: int = Field(ge=0)  # restarts from the last checkpoint when a worker is lost
+    autoregressive_batch_size: int = Field(ge=1)  # conversations per step, over all workers
+    contrastive_batch_size: int = Field(ge=2)  # picture-caption pairs per step, over all workers
+    length_window_steps: int = Field(ge=1)  # steps whose samples are sorted by length, so that less is padding
+    samples_per_chunk: int = Field(ge=1)  # of a worker, computed at once; more take gradient caching
+    gradient_checkpointing: bool  # recompute layers in the backward pass: less memory, a third more time
+    backbone: BackboneParams
+    loop: LoopParams
+    losses: LossParams
+    optimizer: OptimizerParams
+    texts: TextParams
+    pictures: PictureLimits
+    validation: ValidationParams
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """How many summary tokens a step may train."""
+        return self.nested_budgets or (self.num_summary_tokens,)
+
+    @property
+    def what_to_expect(self) -> Run:
+        """What the diagnostics have to know."""
+        return Run(
+            self.loop.num_steps, self.contrastive_batch_size, self.losses.contrastive_weight, self.max_logit_scale
+        )
+
+    @property
+    def compressor(self) -> CompressorParams:
+        """What the compressor is, without how it is trained."""
+        return CompressorParams(**{name: getattr(self, name) for name in CompressorParams.model_fields})
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if max(self.budgets) > self.num_summary_tokens:
+            raise ValueError(f"nested_budgets {self.budgets} exceed num_summary_tokens {self.num_summary_tokens}")
+        if self.attention == "bidirectional" and self.backbone.attention == "flash_attention_2":
+            raise ValueError("attention: bidirectional needs backbone.attention sdpa or eager")
+        return self
+
+    @model_validator(mode="after")
+    def _workers_share_alike(self) -> Self:
+        for name in ("autoregressive_batch_size", "contrastive_batch_size"):
+            if getattr(self, name) % self.num_workers:
+                raise ValueError(f"{name} {getattr(self, name)} is not a multiple of num_workers {self.num_workers}")
+        return self

@@ -1,0 +1,160 @@
+"""What every worker of the stage `train` runs: its model, its samples, the loop, and what the first worker writes."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray.train
+import torch
+from ray.train import Checkpoint
+from ray.train.torch import get_device
+
+from components.analysis.training_costs import Pass, Step, model_shape, step_flops
+from components.losses.autoregressive import IGNORE_INDEX
+from components.model.backbone import load_backbone
+from components.model.checkpoint import save_compressor
+from components.model.double_forward import DoubleForward, build_double_forward, enable_gradient_checkpointing
+from components.training.budgets import budget_of_step
+from components.training.collate import TrainBatch, TrainSample, collate
+from components.training.distributed import gather_objects
+from components.training.loader import load_batches
+from components.training.loop import Outcome, Surroundings, run_steps
+from components.training.negatives import hard_negative
+from components.training.optimizer import build_optimizer, trained_parameters
+from components.training.run_folder import CHECKPOINT, HISTORY, RESULT, SAMPLES, STOP, last_checkpoint, write_history
+from components.training.sampler import GroupedSampler
+from components.training.samples import SampleTable
+from components.training.settings import TrainParams
+from components.training.state import START, TrainingState, load_state, load_weights, save_state
+from components.training.validation import ValidationSet, load_validation_set, validate
+
+HARD_NEGATIVES = 5  # random stream; 0 to 3 are the sampler's, 4 is that of the budgets
+
+
+def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
+    """What every worker runs; returns how and after which step it ended."""
+    params, run = TrainParams.model_validate(config["params"]), config["run"]
+    torch.set_num_threads(params.threads_per_worker)
+    model = load_model(params, config["base"])
+    trained = trained_parameters(model)
+    state = TrainingState(trained, build_optimizer(trained, params.optimizer), START, {})
+    is_first = ray.train.get_context().get_world_rank() == 0
+    folder = gather_objects(last_checkpoint(run) if is_first else None)[0]
+    if folder:
+        load_state(state, folder)
+    data = load_validation_set(config["curated"], params.validation, params.pictures)
+    surroundings = Surroundings(
+        validate=lambda: judge(model, data, params),
+        checkpoint=lambda: report_checkpoint(state, is_first),
+        publish=lambda history: write_history(history, run / HISTORY) if is_first else None,
+        is_stop_requested=(run / STOP).exists,
+        flops=lambda chunks: flops_of(model, chunks, params.gradient_checkpointing),
+    )
+    surroundings.publish(state.progress.history)
+    steps = training_steps(params, model, SampleTable(run / SAMPLES), state.progress.next_step)
+    outcome = run_steps(model, state, steps, params.loop, params.losses, params.optimizer, params.seed, surroundings)
+    if outcome is Outcome.FINISHED and is_first:
+        export(model, state, run)
+    return {"outcome": outcome.value, "step": state.progress.next_step}
+
+
+def judge(model: DoubleForward, data: ValidationSet, params: TrainParams) -> dict[str, float]:
+    """The metrics of a validation, and whether the adapters have parted."""
+    slice_params, max_caption_tokens = params.validation, params.texts.max_caption_tokens
+    metrics = validate(model, data, slice_params.batch_size, slice_params.max_new_tokens, max_caption_tokens)
+    are_two = len(params.adapters.names) > 1
+    return metrics | ({"adapter_cosine": model.adapters.cosine()} if are_two else {})
+
+
+def flops_of(model: DoubleForward, chunks: Sequence[TrainBatch], checkpointing: bool) -> int:
+    """Operations of a worker's part of a step, by the formula for the double pass under adapters."""
+    shape = model_shape(model.backbone.vlm.config, model.params.adapters, model.prompt_ids.numel())
+    return step_flops(shape, [chunk_shape(model, chunk) for chunk in chunks], checkpointing)
+
+
+def chunk_shape(model: DoubleForward, chunk: TrainBatch) -> Step:
+    """The sizes of a chunk that decide what it costs."""
+    kept = chunk.num_summary_tokens
+    others = 1 + model.prompt_ids.numel() + kept
+    return Step(
+        pictures=Pass(len(chunk.pixel_values), others + model.backbone.num_image_tokens, kept),
+        captions=Pass(len(chunk.caption_ids), others + chunk.caption_ids.shape[1], kept),
+        conversations=Pass(*chunk.conversation_ids.shape, kept=chunk.predicting.shape[1]),  # type: ignore[misc]
+        num_answer_tokens=int((chunk.targets != IGNORE_INDEX).sum()),
+        num_pairs=len(chunk.caption_pictures),
+    )
+
+
+def load_model(params: TrainParams, base: str) -> DoubleForward:
+    """The base model with untrained adapters and queries, on this worker's device."""
+    options = params.backbone
+    backbone = load_backbone(base, options.revision, options.torch_dtype, options.attention, options.pad_to_square)
+    model = build_double_forward(backbone.to(get_device()), params.compressor, params.seed)
+    if params.gradient_checkpointing:
+        enable_gradient_checkpointing(model)
+    return model
+
+
+def training_steps(
+    params: TrainParams, model: DoubleForward, table: SampleTable, step: int
+) -> Iterator[list[TrainBatch]]:
+    """This worker's chunks of each step from `step` on; the samples of a loss of weight 0 are not drawn."""
+    sampler = GroupedSampler(
+        table.has_conversation,
+        table.has_caption,
+        table.text_lengths,
+        params.autoregressive_batch_size if params.losses.autoregressive_weight else 0,
+        params.contrastive_batch_size if params.losses.contrastive_weight else 0,
+        params.length_window_steps,
+        params.seed,
+    )
+    context = ray.train.get_context()
+    return load_batches(
+        range(step, params.loop.num_steps),
+        lambda step: (
+            sampler.samples(step)
+            .shard(context.get_world_rank(), context.get_world_size())
+            .chunks(params.samples_per_chunk)
+        ),
+        lambda index: with_hard_negative(table.sample(index, params.pictures), index, params),
+        lambda step, samples, groups: collate(
+            samples, groups, model.backbone, budget_of_step(params.seed, step, params.budgets), params.texts
+        ),
+        params.decoding_threads_per_worker,
+    )
+
+
+def with_hard_negative(sample: TrainSample, index: int, params: TrainParams) -> TrainSample:
+    """The sample with a wrong caption, always the same one, if such are wanted and it has one."""
+    groups = params.texts.hard_negatives
+    if not groups or sample.caption is None:
+        return sample
+    rng = np.random.default_rng([params.seed, HARD_NEGATIVES, index])
+    return sample._replace(hard_negative=hard_negative(sample.caption, groups, rng))
+
+
+def report_checkpoint(state: TrainingState, is_first: bool) -> None:
+    """Have Ray keep the training state; all workers call this, the first one brings the files."""
+    step = state.progress.next_step
+    with tempfile.TemporaryDirectory() as folder:
+        if is_first:
+            save_state(state, Path(folder))
+        checkpoint = Checkpoint.from_directory(folder) if is_first else None
+        ray.train.report({"step": step}, checkpoint, checkpoint_dir_name=CHECKPOINT.format(step=step))
+
+
+def export(model: DoubleForward, state: TrainingState, run: Path) -> None:
+    """Write the compressor with the best weights into the run folder."""
+    load_weights(state.parameters, state.best)
+    rows = [row.metrics for row in state.progress.history if row.step == state.progress.best_step and not row.timings]
+    figures = {name: value for metrics in rows for name, value in metrics.items() if name != "validation/best_score"}
+    card = {"training steps": state.progress.next_step, "step of these weights": state.progress.best_step or 0}
+    aside = run / "export"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    save_compressor(model, aside, card | {name: f"{value:.4f}" for name, value in figures.items()})
+    shutil.rmtree(run / RESULT, ignore_errors=True)
+    aside.rename(run / RESULT)
