@@ -7,13 +7,14 @@ kernels and NCCL's buffers come on top: leave a tenth.
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+from transformers import LlavaConfig
 
-from components.analysis.training_costs import Pass, Step, num_image_tokens
+from benchmarks.shapes import SIZES, Size, llava_config
+from components.analysis.training_costs import Pass, Step
 from components.analysis.training_memory import BFLOAT16, Memory, worker_memory
 from components.model.adapters import AdapterParams
+from components.model.backbone import num_image_tokens
 from components.params import load_params
 from components.training.settings import TrainParams
 
@@ -21,39 +22,6 @@ ROOT = Path(__file__).parents[1]
 PROMPT_TOKENS, CAPTION_TOKENS = 10, 20
 CONVERSATION_TOKENS, ANSWER_TOKENS = 250, 100  # without the picture's
 CHUNKS = (1, 2, 4, 8, 16)
-
-
-class Size(NamedTuple):
-    """A language model of LLaVA-1.5."""
-
-    name: str
-    dim: int
-    intermediate: int
-    num_layers: int
-    num_heads: int
-
-
-SIZES = (Size("7B", 4096, 11008, 32, 32), Size("13B", 5120, 13824, 40, 40))
-
-
-def llava_config(size: Size) -> LlavaConfig:
-    """The configuration of the published checkpoint, as far as sizes go."""
-    vision = CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        image_size=336,
-        patch_size=14,
-    )
-    text = LlamaConfig(
-        vocab_size=32064,
-        hidden_size=size.dim,
-        intermediate_size=size.intermediate,
-        num_hidden_layers=size.num_layers,
-        num_attention_heads=size.num_heads,
-    )
-    return LlavaConfig(vision_config=vision, text_config=text)
 
 
 def chunk_of(config: LlavaConfig, num_samples: int, num_summary_tokens: int) -> Step:
@@ -71,7 +39,7 @@ def chunk_of(config: LlavaConfig, num_samples: int, num_summary_tokens: int) -> 
 def memory_of(size: Size, adapters: AdapterParams, num_samples: int, num_summary_tokens: int) -> Memory:
     config = llava_config(size)
     chunk = chunk_of(config, num_samples, num_summary_tokens)
-    return worker_memory(config, adapters, chunk, PROMPT_TOKENS, BFLOAT16)
+    return worker_memory(config, adapters, chunk, BFLOAT16)
 
 
 def main() -> None:

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from benchmarks.shapes import SEVEN_B, llava_config
 from components.model.backbone import Backbone, load_backbone
 from components.model.double_forward import DoubleForward, build_double_forward
 from components.params import load_params
@@ -136,21 +137,8 @@ def large_model(params: TrainParams) -> DoubleForward:
     processor = AutoProcessor.from_pretrained(TINY_BASE, backend="pil")
     processor.image_processor.size = {"shortest_edge": 336}
     processor.image_processor.crop_size = {"height": 336, "width": 336}
-    vision = CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        image_size=336,
-        patch_size=14,
-    )
-    image_id = processor.tokenizer.convert_tokens_to_ids("<image>")
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=LlamaConfig(vocab_size=32064),
-        image_token_index=image_id,
-        image_seq_length=576,
-    )
+    config = llava_config(SEVEN_B)
+    config.image_token_id = processor.tokenizer.convert_tokens_to_ids("<image>")
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda"):

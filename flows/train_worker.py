@@ -71,7 +71,7 @@ def judge(model: DoubleForward, data: ValidationSet, params: TrainParams) -> dic
 
 def flops_of(model: DoubleForward, chunks: Sequence[TrainBatch], checkpointing: bool) -> int:
     """Operations of a worker's part of a step, by the formula for the double pass under adapters."""
-    shape = model_shape(model.backbone.vlm.config, model.params.adapters, model.prompt_ids.numel())
+    shape = model_shape(model.backbone.vlm.config, model.params.adapters)
     return step_flops(shape, [chunk_shape(model, chunk) for chunk in chunks], checkpointing)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from components.model.adapters import AdapterParams
+from components.model.backbone import num_image_tokens
 
 KEPT = ("q_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # in the last layer at the kept places only
 FIRST = ("q_proj", "k_proj", "v_proj")  # read what comes into the layer
@@ -41,8 +42,6 @@ class ModelShape(NamedTuple):
     dim: int
     vocab_size: int
     vision_flops: int  # of vision tower and connector, per picture
-    num_image_tokens: int
-    num_prompt_tokens: int
 
 
 class Pass(NamedTuple):
@@ -63,7 +62,7 @@ class Step(NamedTuple):
     num_pairs: int
 
 
-def model_shape(config: Any, adapters: AdapterParams, num_prompt_tokens: int) -> ModelShape:
+def model_shape(config: Any, adapters: AdapterParams) -> ModelShape:
     """The sizes of a LLaVA, from its configuration (Hugging Face's `LlavaConfig` around a Llama-like decoder)."""
     text = config.text_config
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -85,15 +84,7 @@ def model_shape(config: Any, adapters: AdapterParams, num_prompt_tokens: int) ->
         dim=text.hidden_size,
         vocab_size=text.vocab_size,
         vision_flops=vision_flops(config),
-        num_image_tokens=num_image_tokens(config),
-        num_prompt_tokens=num_prompt_tokens,
     )
-
-
-def num_image_tokens(config: Any) -> int:
-    """Patches of a picture, and the class token where the connector reads it."""
-    vision = config.vision_config
-    return (vision.image_size // vision.patch_size) ** 2 + (config.vision_feature_select_strategy == "full")
 
 
 def vision_flops(config: Any) -> int:

@@ -24,9 +24,9 @@ class Memory(NamedTuple):
     logits: int  # of the positions that the head takes at once, and their gradient
 
 
-def worker_memory(config: Any, adapters: AdapterParams, chunk: Step, num_prompt_tokens: int, number: int) -> Memory:
+def worker_memory(config: Any, adapters: AdapterParams, chunk: Step, number: int) -> Memory:
     """What a worker needs, from the configuration of a LLaVA; dropout's masks come on top."""
-    shape = model_shape(config, adapters, num_prompt_tokens)
+    shape = model_shape(config, adapters)
     decoder = shape.num_layers * sum(linear.inputs * linear.outputs for linear in shape.linears)
     vision = config.vision_config
     tower = vision.num_hidden_layers * (4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size)

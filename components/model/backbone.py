@@ -8,14 +8,20 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
 from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoProcessor,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedModel,
+)
 
 from components.model.chat import IMAGE_PLACEHOLDER, VICUNA_V1_TEMPLATE
 from components.params import Params
@@ -79,9 +85,7 @@ class Backbone(nn.Module):
     @property
     def num_image_tokens(self) -> int:
         """Tokens the connector makes of one picture (576 for LLaVA-1.5)."""
-        vision = self.vlm.config.vision_config
-        has_class_token = self.vlm.config.vision_feature_select_strategy == "full"
-        return (vision.image_size // vision.patch_size) ** 2 + has_class_token
+        return num_image_tokens(self.vlm.config)
 
     @property
     def device(self) -> torch.device:
@@ -198,6 +202,12 @@ def load_backbone(
         )
     name = Path(model).resolve().name if Path(model).is_dir() else model
     return Backbone(vlm, processor, folder, name, revision, pad_to_square)
+
+
+def num_image_tokens(config: Any) -> int:
+    """Of a picture, by the configuration of a LLaVA: its patches, and the class token if the connector reads it."""
+    vision = config.vision_config
+    return (vision.image_size // vision.patch_size) ** 2 + (config.vision_feature_select_strategy == "full")
 
 
 def skip_unread_layers(vlm: LlavaForConditionalGeneration) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
+from benchmarks.shapes import SEVEN_B, llava_config
 from components.analysis.training_costs import vision_flops
 from components.model.double_forward import enable_gradient_checkpointing
 from components.training.step import backward_step
@@ -36,13 +36,4 @@ def test_the_operations_of_a_step_are_what_pytorch_counts(
 
 def test_the_vision_side_of_llava_1_5() -> None:
     """23 of 24 layers of CLIP ViT-L/14 at 336 pixels, and the connector of the 7B model: 0.366 and 0.024 TFLOP."""
-    vision = CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        image_size=336,
-        patch_size=14,
-    )
-    config = LlavaConfig(vision_config=vision, text_config=LlamaConfig())
-    assert vision_flops(config) == pytest.approx(0.366e12 + 0.0242e12, rel=5e-3)
+    assert vision_flops(llava_config(SEVEN_B)) == pytest.approx(0.366e12 + 0.0242e12, rel=5e-3)
