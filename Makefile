@@ -47,7 +47,7 @@ base: $(INSTALLED)  ## train the tiny base model anew (the stage is frozen: `mak
 	cp dvc.yaml .dvc/tmp/dvc.yaml; trap 'mv .dvc/tmp/dvc.yaml dvc.yaml' EXIT; dvc unfreeze pretrain; \
 		dvc repro --single-item --force pretrain | python benchmarks/stage_times.py
 
-ablations: $(INSTALLED)  ## Tables 5, 6, 7 and 12 on the demo world, three seeds each: hours; then the table
+ablations: $(INSTALLED)  ## Tables 5, 6, 7, 12 and 13 on the demo world, three seeds each: hours; then the table
 	python -m flows.sweep queue sweeps/ablations.yaml
 	dvc queue start < /dev/null > /dev/null 2>&1
 	@echo 'running: `dvc queue status`; scores so far: `python -m flows.sweep table sweeps/ablations.yaml`'

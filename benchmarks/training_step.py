@@ -32,7 +32,7 @@ from benchmarks.workloads import Workload, demo_model, demo_workload, large_mode
 from components.model.double_forward import DoubleForward, enable_gradient_checkpointing
 from components.training.collate import collate
 from components.training.optimizer import build_optimizer, trained_parameters
-from components.training.step import train_step
+from components.training.step import backward_step, train_step
 
 Preset = Literal["demo", "llava-1.5-7b-random"]
 Way = Literal["ours", "plain"]
@@ -83,7 +83,9 @@ def steps_of(way: Way, model: DoubleForward, workload: Workload) -> list[Step]:
             for chunk in groups.chunks(params.samples_per_chunk)
         ]
         rate, norm = params.optimizer.learning_rate, params.optimizer.max_gradient_norm
-        calls.append(partial(train_step, model, optimizer, chunks, params.losses, rate, norm))
+        calls.append(
+            partial(train_step, model, optimizer, partial(backward_step, model, chunks, params.losses), rate, norm)
+        )
     return calls
 
 

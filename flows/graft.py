@@ -3,20 +3,20 @@
     python -m flows.graft BASE LANGUAGE_MODEL OUTPUT
 
 Table 13 of the paper trains from the bare language model (Vicuna) instead of the instruction-tuned LLaVA around it:
-graft it, and give OUTPUT to `train` as the base. BASE and LANGUAGE_MODEL are folders or hub ids. Vision tower,
-connector, processor and chat template are those of BASE, and so are the embeddings of tokens that LANGUAGE_MODEL does
-not have, such as the image placeholder.
+graft it, and make OUTPUT the `base_model`. BASE and LANGUAGE_MODEL are folders or hub ids; of a LLaVA as LANGUAGE_MODEL
+the one inside is taken. Vision tower, connector, processor and chat template are those of BASE, and so are the
+embeddings of tokens that LANGUAGE_MODEL does not have, such as the image placeholder.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from components.model.backbone import Backbone, load_backbone
+from components.model.backbone import SUPPORTED, Backbone, load_backbone
 from flows.corpus import run_job
 from flows.lifetime import die_with_parent
 
@@ -26,8 +26,7 @@ def graft(base: str, language_model: str, output: Path) -> Path:
     if output.exists():
         raise ValueError(f"{output}: exists already; choose another folder")
     backbone = load_backbone(base, None, torch.float32, "sdpa", pad_to_square=True)
-    donor = AutoModelForCausalLM.from_pretrained(language_model, dtype=torch.float32, use_safetensors=True)
-    replace_language_model(backbone, donor)
+    replace_language_model(backbone, *load_language_model(language_model))
     partial = output.with_name(f"{output.name}.partial")
     backbone.vlm.save_pretrained(partial)
     backbone.processor.save_pretrained(partial)
@@ -35,12 +34,21 @@ def graft(base: str, language_model: str, output: Path) -> Path:
     return output
 
 
+def load_language_model(model: str) -> tuple[nn.Module, nn.Module]:
+    """Decoder and head of a causal language model, or of the one inside a LLaVA."""
+    if set(AutoConfig.from_pretrained(model).architectures or []) & set(SUPPORTED):
+        backbone = load_backbone(model, None, torch.float32, "sdpa", pad_to_square=True)
+        return backbone.language_model, backbone.lm_head
+    donor: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, use_safetensors=True)
+    return donor.model, donor.lm_head
+
+
 @torch.no_grad()
-def replace_language_model(backbone: Backbone, donor: nn.Module) -> None:
-    """Copy every weight of a causal language model into the one inside a LLaVA, in place."""
-    parts = {"model": backbone.language_model, "lm_head": backbone.lm_head}
-    for part, target in parts.items():
-        own, given = target.state_dict(), donor.get_submodule(part).state_dict()
+def replace_language_model(backbone: Backbone, decoder: nn.Module, head: nn.Module) -> None:
+    """Copy every weight of a decoder and its head into those inside a LLaVA, in place."""
+    parts = {"model": (backbone.language_model, decoder), "lm_head": (backbone.lm_head, head)}
+    for part, (target, donor) in parts.items():
+        own, given = target.state_dict(), donor.state_dict()
         if own.keys() != given.keys():
             odd = sorted(own.keys() ^ given.keys())[0]
             raise ValueError(f"{part}.{odd} is in one of the two models only; graft a language model of the same class")
@@ -59,7 +67,9 @@ def copy_rows(name: str, source: Tensor, target: Tensor) -> None:
 
 def main(
     base: Annotated[str, typer.Argument(help="A LLaVA, folder or hub id.")],
-    language_model: Annotated[str, typer.Argument(help="A causal language model of the same shape, folder or hub id.")],
+    language_model: Annotated[
+        str, typer.Argument(help="A causal language model of the same shape, or a LLaVA around one.")
+    ],
     output: Annotated[Path, typer.Argument(help="Folder for the result; must not exist yet.")],
 ) -> None:
     """Replace the language model inside a LLaVA."""

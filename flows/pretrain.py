@@ -1,6 +1,6 @@
 """Stage `pretrain`: train the tiny base LVLM of the demo world from scratch. Frozen: its result is in git.
 
-    make base        (or: python -m flows.pretrain data/curated models/tiny-llava)
+    make base        (or: python -m flows.pretrain data/curated models/tiny-llava [PARAMS])
 
 Training scenes are drawn without end from a random stream of their own; the validation questions are the curated ones.
 A run that was interrupted goes on from its last checkpoint.
@@ -241,4 +241,5 @@ def write_curve(curve: list[dict[str, float]], path: Path) -> None:
 
 if __name__ == "__main__":
     die_with_parent()
-    pretrain(load_params("pretrain", PretrainParams), *map(Path, sys.argv[1:]))
+    curated, output, *params_file = map(Path, sys.argv[1:])
+    pretrain(load_params("pretrain", PretrainParams, *params_file), curated, output)

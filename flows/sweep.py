@@ -54,9 +54,9 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def experiments(sweep: Sweep, name: str) -> Iterator[Experiment]:
-    """Every run with every seed; names have only letters, digits and hyphens."""
-    for run, changes in sweep.runs.items():
-        for seed in sweep.seeds:
+    """All runs with one seed, then with the next; names have only letters, digits and hyphens."""
+    for seed in sweep.seeds:
+        for run, changes in sweep.runs.items():
             slug = re.sub(r"[^a-z0-9]+", "-", run.lower()).strip("-")
             overrides = {**sweep.params, **(changes or {}), SEED: seed}
             yield Experiment(name=f"{name}-{slug}-{seed}", run=run, overrides=overrides)

@@ -55,7 +55,8 @@ def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
     )
     surroundings.publish(state.progress.history)
     steps = training_steps(params, model, SampleTable(run / SAMPLES), state.progress.next_step)
-    outcome = run_steps(model, state, steps, params.loop, params.losses, params.optimizer, params.seed, surroundings)
+    loop, alignment, losses = params.loop, params.alignment, params.losses
+    outcome = run_steps(model, state, steps, loop, alignment, losses, params.optimizer, params.seed, surroundings)
     if outcome is Outcome.FINISHED and is_first:
         export(model, state, run)
     return {"outcome": outcome.value, "step": state.progress.next_step}

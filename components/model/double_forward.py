@@ -128,11 +128,30 @@ class DoubleForward(nn.Module):
         queries = self.queries(rows, num_summary_tokens or self.num_summary_tokens).to(embeddings.dtype)
         inputs = torch.cat([bos, embeddings, prompt, queries], dim=1)
         mask = torch.cat([mask_of(bos), attention_mask, mask_of(prompt), mask_of(queries)], dim=1)
-        positions, places = position_ids(mask), last_places(queries, mask)
+        return self.params.summary_scale * self.read_to_compress(inputs, mask, last_places(queries, mask))
+
+    def read_to_compress(self, inputs: Tensor, mask: Tensor, places: Tensor) -> Tensor:
+        """The compression adapter's hidden states of inputs (batch, tokens, dim) at `places` (batch, kept)."""
+        positions = position_ids(mask)
         if self.params.attention == "bidirectional":
             mask = mask[:, None, None].bool().expand(-1, 1, mask.shape[1], -1)  # every token sees all that are there
         with self.adapters.use(COMPRESSION):
-            return self.params.summary_scale * self.read(inputs, mask, positions, places)
+            return self.read(inputs, mask, positions, places)
+
+    def masked_hidden(
+        self, image_embeddings: Tensor, input_ids: Tensor, attention_mask: Tensor, is_hidden: Tensor
+    ) -> Tensor:
+        """Read [BOS; picture; caption] as the compression pass does, without some of the words.
+
+        A hidden word is the mean of all embeddings. Returns the hidden states that predict the caption, (batch, caption
+        tokens, dim): those of the positions before its tokens. Captions are ids and a mask, (batch, caption tokens).
+        """
+        table = self.backbone.vlm.get_input_embeddings().weight
+        caption = torch.where(is_hidden[..., None], table.mean(0), self.backbone.embed(input_ids))
+        bos = self.backbone.embed(self.bos_ids).expand(len(caption), -1, -1)
+        inputs = torch.cat([bos, image_embeddings, caption], dim=1)
+        mask = torch.cat([mask_of(bos), mask_of(image_embeddings), attention_mask], dim=1)
+        return self.read_to_compress(inputs, mask, last_places(caption, mask) - 1)
 
     def generation_hidden(
         self,

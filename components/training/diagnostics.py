@@ -34,6 +34,8 @@ def findings(history: Sequence[HistoryRow], run: Run) -> Iterator[Finding]:
     seen: set[str] = set()
     latest: dict[str, float] = {}
     for row in history:
+        if "train/alignment_loss" in row.metrics:  # a phase of its own, for one adapter
+            continue
         latest |= row.metrics
         for finding in signs(row.step, latest, run):
             if finding.name not in seen:

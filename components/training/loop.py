@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,12 +13,13 @@ from pydantic import Field
 
 from components.model.double_forward import DoubleForward
 from components.params import Params
+from components.training.alignment import AlignmentParams, backward_alignment
 from components.training.collate import TrainBatch
 from components.training.distributed import rank, sum_over_workers, world_size
 from components.training.forward import LossParams
 from components.training.optimizer import OptimizerParams, learning_rate_at
 from components.training.state import HistoryRow, Progress, TrainingState, seed_step
-from components.training.step import train_step
+from components.training.step import backward_step, train_step
 
 
 class LoopParams(Params):
@@ -53,6 +55,7 @@ def run_steps(
     state: TrainingState,
     steps: Iterable[Sequence[TrainBatch]],
     loop: LoopParams,
+    alignment: AlignmentParams,
     losses: LossParams,
     optimizer: OptimizerParams,
     seed: int,
@@ -60,16 +63,20 @@ def run_steps(
 ) -> Outcome:
     """Train from step `state.progress.next_step`, at which `steps` (the chunks of each) begin, to the end."""
     model.train()
-    stopwatch = Stopwatch(surroundings.flops)
+    stopwatch = Stopwatch()
     for chunks in steps:
         stopwatch.note_arrival()
         step = state.progress.next_step
         seed_step(seed, step, rank())
         rate = learning_rate_at(step, loop.num_steps, optimizer)
         chunks = [chunk.to(model.backbone.device) for chunk in chunks]
-        metrics = train_step(model, state.optimizer, chunks, losses, rate, optimizer.max_gradient_norm)
+        if step < alignment.num_steps:
+            backward = partial(backward_alignment, model, chunks, alignment.masked_share)
+        else:
+            backward = partial(backward_step, model, chunks, losses)
+        metrics = train_step(model, state.optimizer, backward, rate, optimizer.max_gradient_norm)
         state.progress = after_step(state.progress, metrics)
-        stopwatch.count(chunks)
+        stopwatch.count(chunks, surroundings.flops(chunks) if step >= alignment.num_steps else 0)
         if state.progress.num_skipped_steps > loop.max_skipped_steps:
             return Outcome.DIVERGED
         is_stopping = _any_worker(surroundings.is_stop_requested(), model.backbone.device)
@@ -109,8 +116,9 @@ def after_step(progress: Progress, metrics: dict[str, float]) -> Progress:
 def with_row(progress: Progress, timings: dict[str, float]) -> Progress:
     """Turn the remembered metrics into a row of means."""
     steps = progress.unlogged
-    names = [name for name in steps[0] if name != "is_skipped"] if steps else []
-    means = {f"train/{name}": sum(step[name] for step in steps) / len(steps) for name in names}
+    names = [name for name in steps[-1] if name != "is_skipped"] if steps else []
+    values = {name: [step[name] for step in steps if name in step] for name in names}  # phases have losses of their own
+    means = {f"train/{name}": sum(of_steps) / len(of_steps) for name, of_steps in values.items()}
     metrics = {**means, "train/skipped_steps": float(progress.num_skipped_steps)}
     row = HistoryRow(step=progress.next_step, metrics=metrics, timings=timings)
     return progress.model_copy(update={"history": (*progress.history, row), "unlogged": ()})
@@ -130,8 +138,7 @@ def keep_score(state: TrainingState, metrics: dict[str, float]) -> None:
 class Stopwatch:
     """Time spent in steps, waiting for batches included, validation and checkpoints not."""
 
-    def __init__(self, flops: Callable[[Sequence[TrainBatch]], int]) -> None:
-        self.flops_of = flops
+    def __init__(self) -> None:
         self.num_steps = self.num_samples = self.flops = 0
         self.seconds = self.waited = 0.0
         self.go_on()
@@ -143,10 +150,10 @@ class Stopwatch:
         """The samples of a step are there."""
         self.waited += time.perf_counter() - self.started
 
-    def count(self, chunks: Sequence[TrainBatch]) -> None:
+    def count(self, chunks: Sequence[TrainBatch], flops: int) -> None:
         self.seconds += time.perf_counter() - self.started
         self.num_steps += 1
-        self.flops += self.flops_of(chunks)
+        self.flops += flops
         self.num_samples += (
             sum(len(chunk.conversation_ids) + len(chunk.caption_pictures) for chunk in chunks) * world_size()
         )

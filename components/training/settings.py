@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from components.model.backbone import BackboneParams
 from components.model.double_forward import CompressorParams
 from components.pictures import PictureLimits
+from components.training.alignment import AlignmentParams
 from components.training.collate import TextParams
 from components.training.diagnostics import Run
 from components.training.forward import LossParams
@@ -43,6 +44,7 @@ class TrainParams(CompressorParams):
     gradient_checkpointing: bool  # recompute layers in the backward pass: less memory, a third more time
     backbone: BackboneParams
     loop: LoopParams
+    alignment: AlignmentParams
     losses: LossParams
     optimizer: OptimizerParams
     texts: TextParams
@@ -72,6 +74,13 @@ class TrainParams(CompressorParams):
             raise ValueError(f"nested_budgets {self.budgets} exceed num_summary_tokens {self.num_summary_tokens}")
         if self.attention == "bidirectional" and self.backbone.attention == "flash_attention_2":
             raise ValueError("attention: bidirectional needs backbone.attention sdpa or eager")
+        if self.alignment.num_steps > self.loop.num_steps:
+            raise ValueError(f"alignment.num_steps exceeds loop.num_steps {self.loop.num_steps}")
+        if self.alignment.num_steps and not (self.losses.contrastive_weight and self.passes == "double"):
+            raise ValueError(
+                "alignment reads the captions of the contrastive loss, by the language model: it needs "
+                "losses.contrastive_weight > 0 and passes: double"
+            )
         return self
 
     @model_validator(mode="after")

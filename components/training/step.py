@@ -1,6 +1,6 @@
 """One step of the double-forward training: the gradient of both losses, averaged over the workers, and one update."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -34,16 +34,16 @@ def backward_step(model: DoubleForward, chunks: Sequence[TrainBatch], params: Lo
 def train_step(
     model: DoubleForward,
     optimizer: Optimizer,
-    chunks: Sequence[TrainBatch],
-    losses: LossParams,
+    backward: Callable[[], dict[str, Tensor]],
     learning_rate: float,
     max_gradient_norm: float,
 ) -> dict[str, float]:
     """One update, the same on every worker; with a gradient that is not finite, nothing changes and `is_skipped` is 1.
 
-    Returns losses, gradient norms before clipping (all, and per part), logit scale and learning rate.
+    `backward` leaves the gradient in `.grad` and returns the losses, "loss" their weighted sum. Returns losses,
+    gradient norms before clipping (all, and per part), logit scale and learning rate.
     """
-    metrics = backward_step(model, chunks, losses)
+    metrics = backward()
     trained = trained_parameters(model)
     for part in (*model.params.adapters.names, "queries"):
         metrics[f"gradient_norm_{part}"] = gradient_norm(p for name, p in trained.items() if part in name.split("."))

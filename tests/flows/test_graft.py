@@ -6,9 +6,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from components.model.tiny_llava import build_tiny_llava
 from flows.graft import graft
 from tests.components.model.conftest import llava_folder  # noqa: F401
-from tests.components.model.tiny import TINY, load
+from tests.components.model.tiny import TEXTS, TINY, load
 
 
 def write_language_model(folder: Path, vocab_size: int, **changes: int) -> LlamaForCausalLM:
@@ -43,6 +44,18 @@ def test_the_result_sees_as_before_and_speaks_like_the_other(
     torch.testing.assert_close(logits[..., :vocab_size], donor(ids).logits)
     last = torch.tensor([[vocab_size + num_missing - 1]])
     assert torch.equal(after.embed(last), before.embed(last)) == bool(num_missing)
+
+
+@torch.no_grad()
+def test_of_a_llava_the_language_model_is_taken(llava_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    donor, processor = build_tiny_llava(TINY, TEXTS, seed=9)
+    donor.save_pretrained(tmp_path / "other")
+    processor.save_pretrained(tmp_path / "other")
+    before = load(llava_folder)
+    after = load(graft(str(llava_folder), str(tmp_path / "other"), tmp_path / "grafted"))
+    assert torch.equal(after.lm_head.weight[:5], donor.lm_head.weight[:5])
+    pixels = torch.randn(2, 3, 48, 48)
+    assert torch.equal(after.encode_images(pixels), before.encode_images(pixels))
 
 
 def test_another_shape_is_refused(llava_folder: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -20,8 +20,8 @@ def test_every_run_is_queued_with_every_seed_under_a_name_of_its_own() -> None:
     planned = list(experiments(SWEEP, "ablations"))
     assert [it.name for it in planned] == [
         "ablations-plain-0",
-        "ablations-plain-1",
         "ablations-table-6-shared-0",
+        "ablations-plain-1",
         "ablations-table-6-shared-1",
     ]
     command = "dvc exp run --queue --name ablations-table-6-shared-1 -S train.loop.num_steps=10"

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from components.model.double_forward import DoubleForward
+from components.training.alignment import AlignmentParams
 from components.training.collate import TrainBatch, collate
 from components.training.distributed import rank, world_size
 from components.training.forward import LossParams
@@ -19,6 +20,7 @@ from tests.components.training.world import LENGTHS, build_model, in_processes, 
 
 LOOP = LoopParams(num_steps=6, log_every_steps=2, validate_every_steps=3, checkpoint_every_steps=2, max_skipped_steps=1)
 LOSSES = LossParams(autoregressive_weight=1.0, contrastive_weight=1.0)
+NO_ALIGNMENT = AlignmentParams(num_steps=0, masked_share=0.5)
 SCORES = {3: 0.5, 6: 0.4}
 
 
@@ -39,6 +41,7 @@ def run(
     checkpoint: Callable[[], None] = lambda: None,
     stop_after: int | None = None,
     damage: Callable[[TrainBatch], TrainBatch] = lambda batch: batch,
+    alignment: AlignmentParams = NO_ALIGNMENT,
 ) -> Outcome:
     shown: list[Sequence[HistoryRow]] = []
     surroundings = Surroundings(
@@ -50,7 +53,7 @@ def run(
     )
     given = steps_from(model, state.progress.next_step, rank(), world_size())
     steps = ([damage(chunk) for chunk in chunks] for chunks in given)
-    outcome = run_steps(model, state, steps, LOOP, LOSSES, OPTIMIZER, 0, surroundings)
+    outcome = run_steps(model, state, steps, LOOP, alignment, LOSSES, OPTIMIZER, 0, surroundings)
     if shown:
         assert tuple(shown[-1]) == state.progress.history
     return outcome
@@ -113,6 +116,17 @@ def test_history_has_means_of_the_steps_and_every_validation(model: DoubleForwar
     seconds = last_losses.timings["seconds_per_step"]
     assert last_losses.timings["flops_per_second_and_worker"] == pytest.approx(1 / seconds)
     assert last_validation.metrics == {"validation/score": 0.4, "validation/best_score": 0.5}
+
+
+def test_alignment_comes_first_with_a_loss_of_its_own(model: DoubleForward) -> None:
+    state = build_state(model)
+    run(model, state, alignment=AlignmentParams(num_steps=3, masked_share=0.5))
+    shown = {row.step: row for row in state.progress.history if "validation/score" not in row.metrics}
+    assert "train/alignment_loss" in shown[2].metrics
+    assert "train/autoregressive_loss" not in shown[2].metrics
+    assert shown[2].timings["flops_per_second_and_worker"] == 0
+    assert {"train/autoregressive_loss", "train/loss"} < shown[4].metrics.keys()  # the mean of step 4 alone
+    assert "train/alignment_loss" not in shown[4].metrics | shown[6].metrics
 
 
 def test_the_best_weights_are_kept(model: DoubleForward) -> None:

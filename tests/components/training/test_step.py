@@ -1,5 +1,6 @@
 """The whole step: the gradient of two workers is that of one, through both losses and both adapters."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from components.model.double_forward import DoubleForward
 from components.training.collate import TrainBatch, collate
 from components.training.forward import LossParams, step_losses
-from components.training.optimizer import build_optimizer, trained_parameters
+from components.training.optimizer import Optimizer, build_optimizer, trained_parameters
 from components.training.sampler import GroupedSampler, StepSamples
 from components.training.step import backward_step, train_step
 from tests.components.training.world import LENGTHS, OPTIMIZER, build_model, in_processes, samples
@@ -27,6 +28,10 @@ def batch_of(model: DoubleForward, rank: int, world_size: int, contrastive: int 
     )
     mine = {i: table[i] for i in dict.fromkeys(groups.autoregressive + groups.contrastive)}
     return collate(mine, groups, model.backbone, model.num_summary_tokens, LENGTHS)
+
+
+def one_step(model: DoubleForward, optimizer: Optimizer, batch: TrainBatch) -> dict[str, float]:
+    return train_step(model, optimizer, partial(backward_step, model, [batch], BOTH), 1e-2, 1.0)
 
 
 def gradients_worker(rank: int, folder: Path, llava_folder: Path, dtype: torch.dtype) -> None:
@@ -88,7 +93,7 @@ def test_a_loss_of_weight_0_leaves_its_own_parts_alone(
 def test_training_lowers_the_loss(model: DoubleForward) -> None:
     optimizer = build_optimizer(trained_parameters(model), OPTIMIZER)
     batch = batch_of(model, 0, 1)
-    losses = [train_step(model, optimizer, [batch], BOTH, 1e-2, 1.0)["loss"] for _ in range(15)]
+    losses = [one_step(model, optimizer, batch)["loss"] for _ in range(15)]
     assert losses[-1] < 0.95 * losses[0]
 
 
@@ -97,9 +102,9 @@ def test_a_step_without_a_finite_gradient_changes_nothing(model: DoubleForward) 
     batch = batch_of(model, 0, 1)
     before = {name: parameter.detach().clone() for name, parameter in trained_parameters(model).items()}
     damaged = batch._replace(pixel_values=batch.pixel_values.clone().fill_(torch.nan))
-    assert train_step(model, optimizer, [damaged], BOTH, 1e-2, 1.0)["is_skipped"] == 1
+    assert one_step(model, optimizer, damaged)["is_skipped"] == 1
     assert all(torch.equal(parameter, before[name]) for name, parameter in trained_parameters(model).items())
-    metrics = train_step(model, optimizer, [batch], BOTH, 1e-2, 1.0)
+    metrics = one_step(model, optimizer, batch)
     assert metrics["is_skipped"] == 0
     assert not torch.equal(model.queries.weight, before["queries.weight"])
 
@@ -116,5 +121,5 @@ def test_the_logit_scale_is_kept_at_its_maximum(model: DoubleForward) -> None:
     optimizer = build_optimizer(trained_parameters(model), OPTIMIZER)
     with torch.no_grad():
         model.log_logit_scale.fill_(10.0)
-    metrics = train_step(model, optimizer, [batch_of(model, 0, 1)], BOTH, 1e-2, 1.0)
+    metrics = one_step(model, optimizer, batch_of(model, 0, 1))
     assert metrics["logit_scale"] == pytest.approx(model.params.max_logit_scale)

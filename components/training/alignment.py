@@ -1,0 +1,70 @@
+"""A first phase that teaches the compression adapter to read in both directions before it compresses.
+
+A causal language model has never seen a token from its right, and the paper leaves open whether a phase of its own
+makes up for it (Table 12). This is masked next-token prediction (LLM2Vec, BehnamGhader et al., 2024, arXiv 2404.05961,
+§2.2) with the picture in front: words of a caption are hidden, and the position before each tells which it was.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from components.losses.autoregressive import IGNORE_INDEX, answer_loss_sum
+from components.model.double_forward import DoubleForward
+from components.params import Params
+from components.training.collate import TrainBatch
+from components.training.distributed import average_gradients, sum_over_workers, world_size
+from components.training.optimizer import trained_parameters
+
+
+class AlignmentParams(Params):
+    """A first phase on the captions of the contrastive group, with the schedule and the optimizer of what follows."""
+
+    num_steps: int = Field(ge=0)  # of loop.num_steps, the first; 0: no such phase
+    masked_share: float = Field(gt=0, lt=1)  # of the tokens of a caption
+
+
+class Masked(NamedTuple):
+    """Captions with hidden tokens."""
+
+    is_hidden: Tensor  # (captions, tokens) bool
+    targets: Tensor  # (captions, tokens): the ids of hidden tokens, IGNORE_INDEX elsewhere
+
+
+def backward_alignment(model: DoubleForward, chunks: Sequence[TrainBatch], masked_share: float) -> dict[str, Tensor]:
+    """Leave the global gradient in `.grad` of everything trained; returns the global loss.
+
+    The loss is the mean over the hidden tokens of all workers, whatever the chunks. Which tokens are hidden follows
+    from PyTorch's random numbers, which are those of the step.
+    """
+    model.zero_grad(set_to_none=True)
+    masked = [hide(chunk, masked_share) for chunk in chunks]
+    num_hidden = sum_over_workers(torch.stack([part.is_hidden.sum() for part in masked]).sum()).clamp(min=1)
+    total = model.log_logit_scale.new_zeros(())
+    for chunk, part in zip(chunks, masked, strict=True):
+        if len(chunk.caption_pictures):
+            loss = alignment_loss_sum(model, chunk, part) * world_size() / num_hidden
+            loss.backward()
+            total = total + loss.detach()
+    averaged = average_gradients(trained_parameters(model).values(), torch.stack([total, total]))
+    return dict(zip(("loss", "alignment_loss"), averaged, strict=True))
+
+
+def hide(chunk: TrainBatch, masked_share: float) -> Masked:
+    """Choose tokens of the captions of a chunk, each for itself."""
+    input_ids, mask = (rows[: len(chunk.caption_pictures)] for rows in (chunk.caption_ids, chunk.caption_mask))
+    is_hidden = (torch.rand(input_ids.shape) < masked_share).to(input_ids.device) & mask.bool()
+    return Masked(is_hidden, input_ids.masked_fill(~is_hidden, IGNORE_INDEX))
+
+
+def alignment_loss_sum(model: DoubleForward, chunk: TrainBatch, masked: Masked) -> Tensor:
+    """Summed cross-entropy of the hidden tokens, each read at the position before it."""
+    rows = len(chunk.caption_pictures)
+    image_embeddings = model.backbone.encode_images(chunk.pixel_values)[chunk.caption_pictures]
+    hidden = model.masked_hidden(
+        image_embeddings, chunk.caption_ids[:rows], chunk.caption_mask[:rows], masked.is_hidden
+    )
+    return answer_loss_sum(hidden, model.backbone.lm_head, masked.targets)
