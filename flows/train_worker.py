@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ from components.training.loop import Outcome, Surroundings, run_steps
 from components.training.negatives import hard_negative
 from components.training.optimizer import build_optimizer, trained_parameters
 from components.training.run_folder import CHECKPOINT, HISTORY, RESULT, SAMPLES, STOP, last_checkpoint, write_history
-from components.training.sampler import GroupedSampler
+from components.training.sampler import GroupedSampler, StepSamples
 from components.training.samples import SampleTable
 from components.training.settings import TrainParams
+from components.training.sharding import even_chunks, shard_decoder, whole_decoder, with_placeholder
 from components.training.state import START, TrainingState, load_state, load_weights, save_state
 from components.training.validation import ValidationSet, load_validation_set, validate
 
@@ -65,7 +66,8 @@ def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
 def judge(model: DoubleForward, data: ValidationSet, params: TrainParams) -> dict[str, float]:
     """The metrics of a validation, and whether the adapters have parted."""
     slice_params, max_caption_tokens = params.validation, params.texts.max_caption_tokens
-    metrics = validate(model, data, slice_params.batch_size, slice_params.max_new_tokens, max_caption_tokens)
+    with whole_decoder(model):
+        metrics = validate(model, data, slice_params.batch_size, slice_params.max_new_tokens, max_caption_tokens)
     are_two = len(params.adapters.names) > 1
     return metrics | ({"adapter_cosine": model.adapters.cosine()} if are_two else {})
 
@@ -96,6 +98,8 @@ def load_model(params: TrainParams, base: str) -> DoubleForward:
     model = build_double_forward(backbone.to(get_device()), params.compressor, params.seed)
     if params.gradient_checkpointing:
         enable_gradient_checkpointing(model)
+    if params.parallelism == "fsdp":
+        shard_decoder(model)
     return model
 
 
@@ -113,17 +117,25 @@ def training_steps(
         params.seed,
     )
     context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    is_even = params.parallelism == "fsdp" and params.losses.autoregressive_weight > 0
+
+    def chunks_of(step: int) -> list[StepSamples]:
+        if is_even:
+            return even_chunks(sampler.samples(step), rank, world_size, params.samples_per_chunk)
+        return sampler.samples(step).shard(rank, world_size).chunks(params.samples_per_chunk)
+
+    def batch_of(step: int, samples: Mapping[int, TrainSample], groups: StepSamples) -> TrainBatch:
+        if is_even:
+            samples, groups = with_placeholder(samples, groups)
+        budget = budget_of_step(params.seed, step, params.budgets)
+        return collate(samples, groups, model.backbone, budget, params.texts)
+
     return load_batches(
         range(step, params.loop.num_steps),
-        lambda step: (
-            sampler.samples(step)
-            .shard(context.get_world_rank(), context.get_world_size())
-            .chunks(params.samples_per_chunk)
-        ),
+        chunks_of,
         lambda index: with_hard_negative(table.sample(index, params.pictures), index, params),
-        lambda step, samples, groups: collate(
-            samples, groups, model.backbone, budget_of_step(params.seed, step, params.budgets), params.texts
-        ),
+        batch_of,
         params.decoding_threads_per_worker,
     )
 

@@ -38,6 +38,7 @@ class TrainSample(NamedTuple):
     conversation: Sequence[Turn]
     caption: str | None
     hard_negative: str | None = None  # a caption that is wrong by a word or two
+    is_learned: bool = True  # whether the answers have labels
 
 
 class TrainBatch(NamedTuple):
@@ -142,19 +143,21 @@ def encode_chat(
     """Input ids and labels of a chat in which the picture, if there is one, is `num_summary_tokens` long."""
     num_visual_tokens = 0 if sample.image is None else num_summary_tokens
     try:
-        return encode_conversation(backbone.tokenizer, turns, num_visual_tokens)
+        input_ids, labels = encode_conversation(backbone.tokenizer, turns, num_visual_tokens)
     except ValueError as error:
         raise ValueError(f"sample {sample.sample_id}: {error}") from error
+    return input_ids, labels if sample.is_learned else [IGNORE_INDEX] * len(labels)
 
 
 def answer_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Where the next token is a label, and that label: (batch, most of any row) each, from labels (batch, tokens).
 
-    Rows with fewer are filled up with other places and IGNORE_INDEX.
+    Rows with fewer are filled up with other places and IGNORE_INDEX; there is at least one place.
     """
     next_labels = labels[:, 1:]
     is_label = next_labels != IGNORE_INDEX
-    places = is_label.int().argsort(dim=1, descending=True, stable=True)[:, : max(is_label.sum(1).tolist(), default=0)]
+    most = max([1, *is_label.sum(1).tolist()])
+    places = is_label.int().argsort(dim=1, descending=True, stable=True)[:, :most]
     return places, next_labels.gather(1, places)
 
 

@@ -31,13 +31,15 @@ class StepSamples(NamedTuple):
         return StepSamples(*(_slice(group, rank, world_size) for group in self))
 
     def chunks(self, num_pictures: int) -> list["StepSamples"]:
-        """Parts of at most that many samples; the whole if it is no larger.
+        """Parts of at most that many samples; the whole if it is no larger."""
+        is_small = len(set(self.autoregressive + self.contrastive)) <= num_pictures
+        return [self] if is_small else self.split(num_pictures)
 
-        First the contrastive group, each sample with its conversation, then the conversations that are left: only the
-        first need gradient caching.
+    def split(self, num_pictures: int) -> list["StepSamples"]:
+        """First the contrastive group, each sample with its conversation, then the conversations that are left.
+
+        Only the first parts need gradient caching.
         """
-        if len(set(self.autoregressive + self.contrastive)) <= num_pictures:
-            return [self]
         pairs = [self.contrastive[at : at + num_pictures] for at in range(0, len(self.contrastive), num_pictures)]
         chunk_of = {index: number for number, part in reversed(list(enumerate(pairs))) for index in part}
         chats: list[list[int]] = [[] for _ in pairs]

@@ -1,6 +1,6 @@
 """The section `train` of params.yaml."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,7 @@ PLACEMENT = {
     "threads_per_worker",
     "decoding_threads_per_worker",
     "max_failures",
+    "parallelism",
 }
 
 
@@ -41,6 +42,7 @@ class TrainParams(CompressorParams):
     contrastive_batch_size: int = Field(ge=2)  # picture-caption pairs per step, over all workers
     length_window_steps: int = Field(ge=1)  # steps whose samples are sorted by length, so that less is padding
     samples_per_chunk: int = Field(ge=1)  # of a worker, computed at once; more take gradient caching
+    parallelism: Literal["ddp", "fsdp"]  # the frozen decoder layers on every worker, or spread over them (FSDP2)
     gradient_checkpointing: bool  # recompute layers in the backward pass: less memory, a third more time
     backbone: BackboneParams
     loop: LoopParams
@@ -80,6 +82,10 @@ class TrainParams(CompressorParams):
             raise ValueError(
                 "alignment reads the captions of the contrastive loss, by the language model: it needs "
                 "losses.contrastive_weight > 0 and passes: double"
+            )
+        if self.parallelism == "fsdp" and self.adapters.sharing == "none":
+            raise ValueError(
+                "parallelism: fsdp spreads frozen layers; with adapters.sharing none there are none, use ddp"
             )
         return self
 

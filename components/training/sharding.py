@@ -1,0 +1,79 @@
+"""Decoder layers spread over the workers (FSDP2), for base models that do not fit beside their activations.
+
+Each worker keeps a part of every frozen layer; a layer is gathered when it is read, forwards or backwards, and let go
+of afterwards. What is trained stays whole on every worker, and its gradients travel as they always do
+(`average_gradients`), so that the weights, the checkpoints and the losses are those of unsharded training.
+
+To gather a layer takes all workers. They must therefore read the model equally often and in the same order: equally
+many chunks, each with a conversation about a picture, if need be a placeholder that teaches nothing.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from PIL import Image
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+from components.model.chat import IMAGE_PLACEHOLDER
+from components.model.double_forward import DoubleForward
+from components.training.collate import TrainSample
+from components.training.distributed import world_size
+from components.training.sampler import StepSamples
+
+PLACEHOLDER = -1  # index of the sample that fills a place
+PLACEHOLDER_SAMPLE = TrainSample(
+    sample_id="placeholder",
+    image=Image.new("RGB", (32, 32)),
+    conversation=[{"role": "user", "content": IMAGE_PLACEHOLDER}, {"role": "assistant", "content": "."}],
+    caption=None,
+    is_learned=False,
+)
+
+
+def shard_decoder(model: DoubleForward) -> None:
+    """Spread the frozen weights of the decoder layers over the workers, in place; nothing trained is touched."""
+    language_model = model.backbone.language_model
+    mesh = init_device_mesh(model.backbone.device.type, (world_size(),))
+    for layer in language_model.layers:  # type: ignore[union-attr]  # a ModuleList
+        fully_shard(layer, mesh=mesh, ignored_params={p for p in layer.parameters() if p.requires_grad})
+    others = set(language_model.embed_tokens.parameters()) | set(language_model.norm.parameters())  # type: ignore[union-attr]
+    trained = {parameter for parameter in language_model.parameters() if parameter.requires_grad}
+    fully_shard(language_model, mesh=mesh, ignored_params=others | trained)  # has the next layer gathered in time
+
+
+@contextmanager
+def whole_decoder(model: DoubleForward) -> Iterator[None]:
+    """Keep all layers whole for the time of the block, in which workers may read the model as often as they like."""
+    layers = [layer for layer in model.backbone.language_model.layers if isinstance(layer, FSDPModule)]  # type: ignore[union-attr]
+    for layer in layers:
+        layer.set_reshard_after_forward(False)
+        layer.unshard()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.set_reshard_after_forward(True)
+            layer.reshard()
+
+
+def even_chunks(step: StepSamples, rank: int, world_size: int, num_pictures: int) -> list[StepSamples]:
+    """The chunks of one worker's slice of a step, as many as every other worker has; the last ones may be empty."""
+    slices = [step.shard(worker, world_size) for worker in range(world_size)]
+    count = max(len(part.chunks(num_pictures)) for part in slices)
+    mine = slices[rank].chunks(num_pictures) if count == 1 else slices[rank].split(num_pictures)
+    return mine + [StepSamples((), ())] * (count - len(mine))
+
+
+def with_placeholder(
+    samples: Mapping[int, TrainSample], groups: StepSamples
+) -> tuple[Mapping[int, TrainSample], StepSamples]:
+    """A chunk with a conversation about a picture: one that has none gets a placeholder.
+
+    Text alone would not do: no gradient would leave its generation pass, and FSDP2 would let go of the first layer
+    later than on other workers. It then gathers what it should not, and says nothing.
+    """
+    if any(samples[index].image is not None for index in groups.autoregressive):
+        return samples, groups
+    filled = groups._replace(autoregressive=(*groups.autoregressive, PLACEHOLDER))
+    return {**samples, PLACEHOLDER: PLACEHOLDER_SAMPLE}, filled
