@@ -87,7 +87,7 @@ def plain_compress(model: DoubleForward, embeddings: Tensor, mask: Tensor | None
     """The compression pass, whole: (rows, tokens, dim) -> (rows, summary tokens, dim)."""
     rows = len(embeddings)
     bos, prompt = (model.backbone.embed(ids).expand(rows, -1, -1) for ids in (model.bos_ids, model.prompt_ids))
-    queries = model.queries(rows, model.num_summary_tokens).to(embeddings.dtype)
+    queries = model.queries(rows).to(embeddings.dtype)
     inputs = torch.cat([bos, embeddings, prompt, queries], dim=1)
     if mask is not None:
         ones = mask.new_ones

@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.plain_step import plain_batch, plain_step
 from benchmarks.workloads import Workload, demo_model, demo_workload, large_model, large_workload
 from components.model.double_forward import DoubleForward, enable_gradient_checkpointing
+from components.training.budgets import all_tokens
 from components.training.collate import collate
 from components.training.optimizer import build_optimizer, trained_parameters
 from components.training.step import backward_step, train_step
@@ -77,7 +78,7 @@ def steps_of(way: Way, model: DoubleForward, workload: Workload) -> list[Step]:
                 {i: workload.samples[i] for group in chunk for i in group},
                 chunk,
                 model.backbone,
-                model.num_summary_tokens,
+                all_tokens(model.num_summary_tokens),
                 params.texts,
             ).to(device)
             for chunk in groups.chunks(params.samples_per_chunk)

@@ -17,7 +17,7 @@ from components.losses.autoregressive import IGNORE_INDEX
 from components.model.backbone import load_backbone
 from components.model.checkpoint import save_compressor
 from components.model.double_forward import DoubleForward, build_double_forward, enable_gradient_checkpointing
-from components.training.budgets import budget_of_step
+from components.training.budgets import Budgets
 from components.training.collate import TrainBatch, TrainSample, collate
 from components.training.distributed import gather_objects
 from components.training.loader import load_batches
@@ -80,7 +80,7 @@ def flops_of(model: DoubleForward, chunks: Sequence[TrainBatch], checkpointing: 
 
 def chunk_shape(model: DoubleForward, chunk: TrainBatch) -> Step:
     """The sizes of a chunk that decide what it costs."""
-    kept = chunk.num_summary_tokens
+    kept = model.num_summary_tokens
     others = 1 + model.prompt_ids.numel() + kept
     return Step(
         pictures=Pass(len(chunk.pixel_values), others + model.backbone.num_image_tokens, kept),
@@ -128,8 +128,7 @@ def training_steps(
     def batch_of(step: int, samples: Mapping[int, TrainSample], groups: StepSamples) -> TrainBatch:
         if is_even:
             samples, groups = with_placeholder(samples, groups)
-        budget = budget_of_step(params.seed, step, params.budgets)
-        return collate(samples, groups, model.backbone, budget, params.texts)
+        return collate(samples, groups, model.backbone, Budgets(params.budgets, params.seed, step), params.texts)
 
     return load_batches(
         range(step, params.loop.num_steps),

@@ -164,12 +164,12 @@ class Backbone(nn.Module):
     def embed_chat(self, input_ids: Tensor, visual_tokens: Tensor | None) -> Tensor:
         """Token embeddings in which visual tokens stand at the image placeholders: (batch, tokens, dim).
 
-        visual_tokens: (rows with placeholders, n, dim) in the order of those rows, or None when no row has any.
+        visual_tokens: (…, dim) in the order of the placeholders, or None when no row has any.
         """
         embeddings = self.embed(input_ids)
         is_placeholder = input_ids == self.image_token_id
         num_placeholders = int(is_placeholder.sum())
-        num_visual = 0 if visual_tokens is None else visual_tokens.shape[0] * visual_tokens.shape[1]
+        num_visual = 0 if visual_tokens is None else visual_tokens.shape[:-1].numel()
         if num_placeholders != num_visual:
             raise ValueError(
                 f"{num_placeholders} image placeholders for {num_visual} visual tokens; encode the chat with the "

@@ -87,34 +87,35 @@ class DoubleForward(nn.Module):
             raise ValueError("prompt_embeddings: learned ones need a prompt to start from; `prompt` has no words")
         return nn.Parameter(self.backbone.embed(self.prompt_ids.to(self.backbone.device)).detach().float())
 
-    def compress_pictures(self, pixel_values: Tensor, num_summary_tokens: int | None = None) -> Tensor:
-        """Preprocessed pictures (batch, 3, height, width) -> summary tokens (batch, summary tokens, dim).
-
-        `num_summary_tokens`: how many of the queries are asked, the first ones; all if not given.
-        """
+    def compress_pictures(self, pixel_values: Tensor) -> Tensor:
+        """Preprocessed pictures (batch, 3, height, width) -> summary tokens (batch, summary tokens, dim)."""
         if self.vision_queries is None:
-            return self.compress_images(self.backbone.encode_images(pixel_values), num_summary_tokens)
-        queries = self.vision_queries(len(pixel_values), num_summary_tokens or self.num_summary_tokens)
+            return self.compress_images(self.backbone.encode_images(pixel_values))
+        queries = self.vision_queries(len(pixel_values))
         with self.adapters.use(COMPRESSION):
             return self.backbone.compress_in_tower(pixel_values, queries)
 
     def keep_first(self, num_summary_tokens: int) -> None:
-        """Drop the other queries, for good."""
+        """Drop the other queries, for good. Raises ValueError when the summary tokens of the first depend on them."""
+        is_prefix = self.params.attention == "causal" and self.params.passes == "double"
+        if num_summary_tokens < self.num_summary_tokens and not is_prefix:
+            raise ValueError(
+                "of these summary tokens none can be left out, since each depends on all: only a causal pass of the "
+                "language model gives prefixes"
+            )
         for queries in (self.queries, self.vision_queries):
             if queries is not None:
                 queries.keep_first(num_summary_tokens)
 
-    def compress_images(self, image_embeddings: Tensor, num_summary_tokens: int | None = None) -> Tensor:
+    def compress_images(self, image_embeddings: Tensor) -> Tensor:
         """The compression pass over image embeddings (batch, image tokens, dim) -> (batch, summary tokens, dim)."""
-        return self.compression_pass(image_embeddings, mask_of(image_embeddings), num_summary_tokens)
+        return self.compression_pass(image_embeddings, mask_of(image_embeddings))
 
-    def compress_texts(
-        self, input_ids: Tensor, attention_mask: Tensor, num_summary_tokens: int | None = None
-    ) -> Tensor:
+    def compress_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Captions, ids without BOS and padded on either side (batch, tokens) -> (batch, summary tokens, dim)."""
-        return self.compression_pass(self.backbone.embed(input_ids), attention_mask, num_summary_tokens)
+        return self.compression_pass(self.backbone.embed(input_ids), attention_mask)
 
-    def compression_pass(self, embeddings: Tensor, attention_mask: Tensor, num_summary_tokens: int | None) -> Tensor:
+    def compression_pass(self, embeddings: Tensor, attention_mask: Tensor) -> Tensor:
         """Read [BOS; embeddings; prompt; queries]; keep the normed last hidden states of the queries (Eq. 1).
 
         They are scaled to about the length of the image embeddings, which the second pass was trained to read there.
@@ -125,7 +126,7 @@ class DoubleForward(nn.Module):
         if self.prompt_embeddings is not None:
             prompt = self.prompt_embeddings.to(prompt.dtype)
         bos, prompt = bos.expand(rows, -1, -1), prompt.expand(rows, -1, -1)
-        queries = self.queries(rows, num_summary_tokens or self.num_summary_tokens).to(embeddings.dtype)
+        queries = self.queries(rows).to(embeddings.dtype)
         inputs = torch.cat([bos, embeddings, prompt, queries], dim=1)
         mask = torch.cat([mask_of(bos), attention_mask, mask_of(prompt), mask_of(queries)], dim=1)
         return self.params.summary_scale * self.read_to_compress(inputs, mask, last_places(queries, mask))
@@ -163,7 +164,8 @@ class DoubleForward(nn.Module):
     ) -> Tensor:
         """Read chats with visual tokens at the image placeholders (Eq. 2); (batch, tokens, dim), before the LM head.
 
-        visual_tokens: (rows with placeholders, n, dim); None if no row has any. The rest: (batch, tokens), any padding.
+        visual_tokens: (…, dim) in the order of the placeholders; None if there are none. The rest: (batch, tokens), any
+        padding.
         Packed rows come with a mask (batch, 1, tokens, tokens), True = attends, and with their positions. With
         `places` (batch, kept) only the hidden states there come back, (batch, kept, dim), for less work.
         """

@@ -29,6 +29,6 @@ class SummaryQueries(nn.Module):
             raise ValueError(f"{num_summary_tokens} summary tokens of a compressor with {len(self.weight)}")
         self.weight = nn.Parameter(self.weight.detach()[:num_summary_tokens].clone())
 
-    def forward(self, num_rows: int, num_summary_tokens: int) -> Tensor:
-        """The first queries, the same for every row: (num_rows, num_summary_tokens, dim)."""
-        return self.weight[:num_summary_tokens].repeat(num_rows, 1, 1)
+    def forward(self, num_rows: int) -> Tensor:
+        """The queries, the same for every row: (num_rows, num_summary_tokens, dim)."""
+        return self.weight.repeat(num_rows, 1, 1)

@@ -1,16 +1,30 @@
-"""One set of weights for several numbers of summary tokens: each step trains a prefix of the queries.
+"""One set of weights for several numbers of summary tokens: each conversation reads a prefix of its picture's.
 
 The queries are read causally, so the first k' summary tokens are the same however many follow. Training prefixes makes
 them useful by themselves, the coarse first (Matryoshka representations, Kusupati et al., 2022, arXiv 2205.13147).
 """
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 STREAM = 4  # of the random numbers of training; 0 to 3 are the sampler's
 
 
-def budget_of_step(seed: int, step: int, budgets: Sequence[int]) -> int:
-    """The number of summary tokens of a step, the same on every worker."""
-    return int(np.random.default_rng([seed, STREAM, step]).choice(budgets))
+class Budgets(NamedTuple):
+    """The prefixes of one step: the contrastive loss trains all of them, each conversation one."""
+
+    sizes: tuple[int, ...]  # numbers of summary tokens
+    seed: int
+    step: int
+
+    def of_conversation(self, index: int) -> int:
+        """How many summary tokens the conversation of a sample reads, whichever worker has it."""
+        if len(self.sizes) == 1:
+            return self.sizes[0]
+        return int(np.random.default_rng([self.seed, STREAM, self.step, index]).choice(self.sizes))
+
+
+def all_tokens(num_summary_tokens: int) -> Budgets:
+    """Every conversation reads all."""
+    return Budgets((num_summary_tokens,), 0, 0)

@@ -14,6 +14,7 @@ from components.model.backbone import Backbone
 from components.model.chat import IMAGE_PLACEHOLDER, Turn, encode_conversation, encode_text
 from components.model.double_forward import position_ids
 from components.params import Params
+from components.training.budgets import Budgets
 from components.training.packing import Block, Chat, PackedBatch, pack
 from components.training.sampler import StepSamples
 
@@ -51,22 +52,23 @@ class TrainBatch(NamedTuple):
     predicting: Tensor  # (conversations, answer tokens): places in the row whose next token is to be learned
     targets: Tensor  # (conversations, answer tokens): these tokens, IGNORE_INDEX in rows that have fewer
     conversation_pictures: Tensor  # (conversations with a picture,)
+    conversation_budgets: Tensor  # (conversations with a picture,): how many summary tokens each of them reads
     caption_ids: Tensor  # (captions, tokens); with hard negatives one more row for each, behind all captions
     caption_mask: Tensor  # the same; all zeros for a caption without a hard negative
     caption_pictures: Tensor  # (captions,)
-    num_summary_tokens: int  # of every picture and caption
+    budgets: tuple[int, ...]  # prefixes of the summary tokens that pairs are told apart by
 
     def to(self, device: torch.device) -> "TrainBatch":
         """The same batch on another device."""
-        *tensors, num_summary_tokens = self
-        return TrainBatch(*(tensor.to(device) for tensor in tensors), num_summary_tokens)  # type: ignore[call-arg,arg-type]
+        *tensors, budgets = self
+        return TrainBatch(*(tensor.to(device) for tensor in tensors), budgets)  # type: ignore[call-arg,arg-type]
 
 
 def collate(
     samples: Mapping[int, TrainSample],
     groups: StepSamples,
     backbone: Backbone,
-    num_summary_tokens: int,
+    budgets: Budgets,
     texts: TextParams,
 ) -> TrainBatch:
     """The batch of one worker; `groups` name conversations and captions among `samples`, which are given by index.
@@ -75,7 +77,8 @@ def collate(
     """
     pictures = {index: sample.image for index, sample in samples.items() if sample.image is not None}
     row_of = {index: row for row, index in enumerate(pictures)}
-    chats = encode_chats([samples[i] for i in groups.autoregressive], backbone, num_summary_tokens, texts)
+    read = {i: budgets.of_conversation(i) for i in groups.autoregressive}
+    chats = encode_chats([(samples[i], read[i]) for i in groups.autoregressive], backbone, texts)
     chat_order = [groups.autoregressive[place] for place in chats.order]
     texts_read = [samples[i].caption for i in groups.contrastive]
     if texts.hard_negatives:
@@ -91,19 +94,18 @@ def collate(
         predicting=predicting,
         targets=targets,
         conversation_pictures=torch.tensor([row_of[i] for i in chat_order if i in row_of], dtype=torch.long),
+        conversation_budgets=torch.tensor([read[i] for i in chat_order if i in row_of], dtype=torch.long),
         caption_ids=caption_ids,
         caption_mask=caption_mask,
         caption_pictures=torch.tensor([row_of[i] for i in groups.contrastive], dtype=torch.long),
-        num_summary_tokens=num_summary_tokens,
+        budgets=budgets.sizes,
     )
 
 
-def encode_chats(
-    samples: Sequence[TrainSample], backbone: Backbone, num_summary_tokens: int, texts: TextParams
-) -> PackedBatch:
-    """The conversations as padded rows: each for itself and read causally, or packed."""
+def encode_chats(samples: Sequence[tuple[TrainSample, int]], backbone: Backbone, texts: TextParams) -> PackedBatch:
+    """Conversations, each with its number of summary tokens, as padded rows: one a row and causal, or packed."""
     encode = {"together": whole_chat, "apart": questions_apart}[texts.turns]
-    chats = [encode(sample, backbone, num_summary_tokens, texts.max_conversation_tokens) for sample in samples]
+    chats = [encode(sample, backbone, budget, texts.max_conversation_tokens) for sample, budget in samples]
     if texts.turns == "apart" or texts.max_row_tokens is not None:
         return pack(chats, PADDING_ID, texts.max_row_tokens)
     blocks = [block for chat in chats for block in chat.blocks]

@@ -38,11 +38,11 @@ class StepLosses(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Vectors to search with: (pairs, dim) each."""
+    """Vectors to search with, one for each prefix of the summary tokens: (pairs, budgets, dim) each."""
 
     images: Tensor
     texts: Tensor
-    hard_negatives: Tensor  # zeros where a pair has none; (0, dim) when none are wanted
+    hard_negatives: Tensor  # zeros where a pair has none; (0, budgets, dim) when none are wanted
 
 
 def step_losses(model: DoubleForward, batch: TrainBatch) -> StepLosses:
@@ -59,7 +59,7 @@ def summary_tokens_of(model: DoubleForward, batch: TrainBatch) -> Tensor | None:
     """The pictures of a batch, compressed: (pictures, summary tokens, dim); None if it has none."""
     if not len(batch.pixel_values):
         return None
-    return model.compress_pictures(batch.pixel_values, batch.num_summary_tokens)
+    return model.compress_pictures(batch.pixel_values)
 
 
 def count_answer_tokens(batches: Sequence[TrainBatch]) -> Tensor:
@@ -77,7 +77,9 @@ def autoregressive_part(
         visual_tokens = None
     else:
         assert summary_tokens is not None
-        visual_tokens = summary_tokens[batch.conversation_pictures]
+        tokens = summary_tokens[batch.conversation_pictures]
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        visual_tokens = tokens[places < batch.conversation_budgets[:, None]]
     hidden = model.generation_hidden(
         visual_tokens, batch.conversation_ids, batch.conversation_mask, batch.conversation_positions, batch.predicting
     )
@@ -88,14 +90,21 @@ def autoregressive_part(
 def embed_pairs(model: DoubleForward, batch: TrainBatch, summary_tokens: Tensor | None) -> Pairs:
     """Both sides of the contrastive group of a batch."""
     assert summary_tokens is not None
-    texts = model.embedding(model.compress_texts(batch.caption_ids, batch.caption_mask, batch.num_summary_tokens))
+    texts = prefix_embeddings(model, model.compress_texts(batch.caption_ids, batch.caption_mask), batch.budgets)
     num_pairs = len(batch.caption_pictures)
-    hard_negatives = texts[num_pairs:] * batch.caption_mask[num_pairs:].any(1)[:, None]  # no words: there is none
-    return Pairs(model.embedding(summary_tokens[batch.caption_pictures]), texts[:num_pairs], hard_negatives)
+    hard_negatives = texts[num_pairs:] * batch.caption_mask[num_pairs:].any(1)[:, None, None]  # no words: there is none
+    images = prefix_embeddings(model, summary_tokens[batch.caption_pictures], batch.budgets)
+    return Pairs(images, texts[:num_pairs], hard_negatives)
+
+
+def prefix_embeddings(model: DoubleForward, summary_tokens: Tensor, budgets: Sequence[int]) -> Tensor:
+    """What a store of the first summary tokens would be searched with: (rows, budgets, dim)."""
+    return torch.stack([model.embedding(summary_tokens[:, :budget]) for budget in budgets], dim=1)
 
 
 def global_contrastive_loss(model: DoubleForward, pairs: Pairs) -> Tensor:
-    """Eq. (3) over the pairs of all workers; the same value on each."""
-    images, texts = gather_with_gradient(pairs.images), gather_with_gradient(pairs.texts)
-    negatives = gather_with_gradient(pairs.hard_negatives) if len(pairs.hard_negatives) else None
-    return contrastive_loss(images, texts, model.logit_scale, negatives)
+    """Eq. (3) over the pairs of all workers, its mean over the budgets; the same value on each."""
+    sides = [gather_with_gradient(side).unbind(1) if len(side) else None for side in pairs]
+    by_budget = zip(*(side for side in sides if side), strict=True)
+    losses = [contrastive_loss(images, texts, model.logit_scale, *negatives) for images, texts, *negatives in by_budget]
+    return torch.stack(losses).mean()

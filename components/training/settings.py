@@ -31,7 +31,9 @@ class TrainParams(CompressorParams):
     """Everything that decides what a compressor is and how it is trained, and on how many workers."""
 
     seed: int = Field(ge=0)
-    nested_budgets: tuple[Annotated[int, Field(ge=1)], ...]  # numbers of summary tokens, one per step; none: all
+    nested_budgets: tuple[
+        Annotated[int, Field(ge=1)], ...
+    ]  # numbers of summary tokens that are to be enough; none: all
     num_workers: int = Field(ge=1)
     cpus_per_worker: int = Field(ge=1)  # reserved on the cluster
     gpus_per_worker: int = Field(ge=0, le=1)  # 0: CPUs, joined by gloo; 1: GPUs, joined by NCCL
@@ -74,6 +76,10 @@ class TrainParams(CompressorParams):
     def _fits_together(self) -> Self:
         if max(self.budgets) > self.num_summary_tokens:
             raise ValueError(f"nested_budgets {self.budgets} exceed num_summary_tokens {self.num_summary_tokens}")
+        if self.nested_budgets and not (self.attention == "causal" and self.passes == "double"):
+            raise ValueError(
+                "nested_budgets need attention: causal and passes: double; otherwise all summary tokens depend on all"
+            )
         if self.attention == "bidirectional" and self.backbone.attention == "flash_attention_2":
             raise ValueError("attention: bidirectional needs backbone.attention sdpa or eager")
         if self.alignment.num_steps > self.loop.num_steps:

@@ -47,13 +47,16 @@ def test_the_first_summary_tokens_do_not_depend_on_the_others(
     model: DoubleForward, embeddings: Tensor, num_tokens: int
 ) -> None:
     whole = model.compress_images(embeddings)
-    torch.testing.assert_close(model.compress_images(embeddings, num_tokens), whole[:, :num_tokens])
+    model.keep_first(num_tokens)
+    torch.testing.assert_close(model.compress_images(embeddings), whole[:, :num_tokens])
 
 
-def test_a_prefix_trains_its_own_queries_only(model: DoubleForward, embeddings: Tensor) -> None:
-    model.compress_images(embeddings, 2).square().sum().backward()
-    assert model.queries.weight.grad is not None
-    assert model.queries.weight.grad.any(1).tolist() == [True, True, False, False]
+@pytest.mark.parametrize(("axis", "value"), [("attention", "bidirectional"), ("passes", "single")])
+def test_tokens_that_depend_on_all_cannot_be_left_out(llava_folder: Path, axis: str, value: str) -> None:
+    model = compressor(llava_folder, params=COMPRESSOR.model_copy(update={axis: value}))
+    model.keep_first(K)
+    with pytest.raises(ValueError, match="each depends on all"):
+        model.keep_first(2)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import Tensor
 from components.model.adapters import COMPRESSION
 from components.model.double_forward import DoubleForward
 from components.training.alignment import alignment_loss_sum, backward_alignment, hide
+from components.training.budgets import all_tokens
 from components.training.collate import TrainBatch, collate
 from components.training.optimizer import trained_parameters
 from components.training.sampler import StepSamples
@@ -29,7 +30,7 @@ def build(llava_folder: Path, attention: str = "bidirectional") -> DoubleForward
 def chunks_of(model: DoubleForward, size: int, groups: StepSamples = PAIRS) -> list[TrainBatch]:
     table = samples(20)
     return [
-        collate({i: table[i] for group in chunk for i in group}, chunk, model.backbone, 4, LENGTHS)
+        collate({i: table[i] for group in chunk for i in group}, chunk, model.backbone, all_tokens(4), LENGTHS)
         for chunk in groups.chunks(size)
     ]
 

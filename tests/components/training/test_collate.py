@@ -5,14 +5,18 @@ import torch
 
 from components.losses.autoregressive import IGNORE_INDEX
 from components.model.double_forward import DoubleForward
+from components.training.budgets import all_tokens
 from components.training.collate import TextParams, TrainBatch, TrainSample, collate, pad, single_questions
 from components.training.forward import step_losses
 from components.training.sampler import StepSamples
+from tests.components.model.tiny import COMPRESSOR
 from tests.components.training.world import LENGTHS, samples
+
+BUDGETS = all_tokens(COMPRESSOR.num_summary_tokens)
 
 
 def batch_of(model: DoubleForward, groups: StepSamples, lengths: TextParams = LENGTHS) -> TrainBatch:
-    return collate(samples(10), groups, model.backbone, model.num_summary_tokens, lengths)
+    return collate(samples(10), groups, model.backbone, BUDGETS, lengths)
 
 
 def decoded(model: DoubleForward, ids: torch.Tensor) -> str:
@@ -62,7 +66,7 @@ def test_padding_is_on_the_right() -> None:
 
 
 def test_no_rows_make_an_empty_batch(model: DoubleForward) -> None:
-    batch = collate({}, StepSamples((), ()), model.backbone, model.num_summary_tokens, LENGTHS)
+    batch = collate({}, StepSamples((), ()), model.backbone, BUDGETS, LENGTHS)
     assert [len(part) for part in batch if isinstance(part, torch.Tensor)] == [0] * (len(batch) - 1)
 
 
@@ -70,7 +74,7 @@ def test_a_conversation_that_does_not_fit_is_named(model: DoubleForward) -> None
     picture = samples(1)[0].image
     sample = TrainSample("sample-x", picture, [{"role": "assistant", "content": "red"}], None)
     with pytest.raises(ValueError, match="sample sample-x: "):
-        collate({0: sample}, StepSamples((0,), ()), model.backbone, model.num_summary_tokens, LENGTHS)
+        collate({0: sample}, StepSamples((0,), ()), model.backbone, BUDGETS, LENGTHS)
 
 
 def conversations() -> dict[int, TrainSample]:
@@ -94,7 +98,7 @@ def test_turns_apart_give_the_loss_of_each_question_asked_alone(model: DoubleFor
     results = []
     for given, turns in ((rows, "apart"), (alone, "together")):
         texts = LENGTHS.model_copy(update={"turns": turns})
-        batch = collate(given, StepSamples(tuple(given), ()), model.backbone, model.num_summary_tokens, texts)
+        batch = collate(given, StepSamples(tuple(given), ()), model.backbone, BUDGETS, texts)
         assert len(batch.conversation_ids) == len(given)
         model.zero_grad()
         loss = step_losses(model.eval(), batch).autoregressive
@@ -111,10 +115,7 @@ def test_turns_together_see_what_was_said_before_and_apart_do_not(model: DoubleF
     for turns, sees in (("together", True), ("apart", False)):
         texts = LENGTHS.model_copy(update={"turns": turns})
         given = {0: row, 1: row._replace(conversation=changed)}
-        batches = [
-            collate({i: given[i]}, StepSamples((i,), ()), model.backbone, model.num_summary_tokens, texts)
-            for i in given
-        ]
+        batches = [collate({i: given[i]}, StepSamples((i,), ()), model.backbone, BUDGETS, texts) for i in given]
         visual = torch.ones(1, model.num_summary_tokens, model.backbone.dim)
         hidden = [
             model.generation_hidden(
@@ -132,7 +133,7 @@ def test_turns_apart_beyond_the_maximum_length_are_left_out_whole(model: DoubleF
             rows,
             StepSamples((0,), ()),
             model.backbone,
-            model.num_summary_tokens,
+            BUDGETS,
             LENGTHS.model_copy(update={"turns": "apart", "max_conversation_tokens": longest}),
         )
         for longest in (500, 60)
@@ -153,7 +154,7 @@ def test_packed_rows_give_the_loss_and_gradients_of_rows_of_their_own(
     model.double().eval()
     for longest in (None, row_tokens):
         texts = LENGTHS.model_copy(update={"turns": turns, "max_row_tokens": longest})
-        batch = collate(table, groups, model.backbone, model.num_summary_tokens, texts)
+        batch = collate(table, groups, model.backbone, BUDGETS, texts)
         assert (len(batch.conversation_ids) < len(groups.autoregressive)) == (longest in (90, 1000))
         model.zero_grad()
         loss = step_losses(model, batch).autoregressive

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from components.model.double_forward import DoubleForward, enable_gradient_checkpointing
+from components.training.budgets import all_tokens
 from components.training.collate import TrainBatch, collate
 from components.training.forward import LossParams, Pairs, embed_pairs, global_contrastive_loss, summary_tokens_of
 from components.training.gradient_caching import backward_in_chunks
@@ -29,7 +30,13 @@ def chunks_of(
     table = samples(40)
     texts = LENGTHS.model_copy(update={"turns": turns})
     return [
-        collate({i: table[i] for group in chunk for i in group}, chunk, model.backbone, model.num_summary_tokens, texts)
+        collate(
+            {i: table[i] for group in chunk for i in group},
+            chunk,
+            model.backbone,
+            all_tokens(model.num_summary_tokens),
+            texts,
+        )
         for chunk in groups.chunks(size)
     ]
 
@@ -68,7 +75,7 @@ def test_hard_negatives_pass_through_chunks_too(llava_folder: Path, size: int) -
 
     def chunks(size: int) -> list[TrainBatch]:
         return [
-            collate({i: table[i] for group in chunk for i in group}, chunk, model.backbone, 4, texts)
+            collate({i: table[i] for group in chunk for i in group}, chunk, model.backbone, all_tokens(4), texts)
             for chunk in GROUPS.chunks(size)
         ]
 

@@ -8,6 +8,7 @@ import torch
 
 from components.model.double_forward import DoubleForward
 from components.training.alignment import AlignmentParams
+from components.training.budgets import all_tokens
 from components.training.collate import TrainBatch, collate
 from components.training.distributed import rank, world_size
 from components.training.forward import LossParams
@@ -32,7 +33,7 @@ def steps_from(model: DoubleForward, step: int, rank: int = 0, world_size: int =
     for number in range(step, LOOP.num_steps):
         groups = sampler.samples(number).shard(rank, world_size)
         mine = {index: table[index] for group in groups for index in group}
-        yield [collate(mine, groups, model.backbone, model.num_summary_tokens, LENGTHS)]
+        yield [collate(mine, groups, model.backbone, all_tokens(model.num_summary_tokens), LENGTHS)]
 
 
 def run(

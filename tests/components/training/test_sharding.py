@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.distributed.tensor import DTensor
 
 from components.model.double_forward import DoubleForward, enable_gradient_checkpointing
+from components.training.budgets import all_tokens
 from components.training.collate import TrainBatch, collate
 from components.training.forward import LossParams
 from components.training.optimizer import trained_parameters
@@ -26,7 +27,7 @@ def chunks_of(model: DoubleForward, rank: int, world_size: int, size: int) -> li
     table, batches = samples(40), []
     for groups in even_chunks(UNEVEN, rank, world_size, size):
         mine, filled = with_placeholder({i: table[i] for group in groups for i in group}, groups)
-        batches.append(collate(mine, filled, model.backbone, model.num_summary_tokens, LENGTHS))
+        batches.append(collate(mine, filled, model.backbone, all_tokens(model.num_summary_tokens), LENGTHS))
     return batches
 
 
@@ -55,7 +56,7 @@ def test_the_gradient_is_that_of_one_process(
     model = build_model(llava_folder).double()
     table = samples(40)
     mine = {i: table[i] for group in UNEVEN for i in group}
-    expected = backward_step(model, [collate(mine, UNEVEN, model.backbone, 4, LENGTHS)], BOTH)
+    expected = backward_step(model, [collate(mine, UNEVEN, model.backbone, all_tokens(4), LENGTHS)], BOTH)
     whole = gradient(model)
     for rank in range(world_size):
         values, found = torch.load(tmp_path / f"{rank}.pt")

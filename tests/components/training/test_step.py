@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from components.model.double_forward import DoubleForward
+from components.training.budgets import all_tokens
 from components.training.collate import TrainBatch, collate
 from components.training.forward import LossParams, step_losses
 from components.training.optimizer import Optimizer, build_optimizer, trained_parameters
@@ -27,7 +28,7 @@ def batch_of(model: DoubleForward, rank: int, world_size: int, contrastive: int 
         .shard(rank, world_size)
     )
     mine = {i: table[i] for i in dict.fromkeys(groups.autoregressive + groups.contrastive)}
-    return collate(mine, groups, model.backbone, model.num_summary_tokens, LENGTHS)
+    return collate(mine, groups, model.backbone, all_tokens(model.num_summary_tokens), LENGTHS)
 
 
 def one_step(model: DoubleForward, optimizer: Optimizer, batch: TrainBatch) -> dict[str, float]:
@@ -111,7 +112,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing(model: DoubleForward) 
 
 def test_text_only_groups_need_no_picture(model: DoubleForward) -> None:
     table = {4: samples(5)[4]}
-    batch = collate(table, StepSamples((4,), ()), model.backbone, model.num_summary_tokens, LENGTHS)
+    batch = collate(table, StepSamples((4,), ()), model.backbone, all_tokens(model.num_summary_tokens), LENGTHS)
     losses = step_losses(model, batch)
     assert losses.autoregressive > 0
     assert losses.contrastive == 0
