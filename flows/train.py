@@ -62,9 +62,11 @@ def train(
         run = prepare_run(params, curated.resolve(), base, state.resolve())
         connect(log_to_driver=False)  # progress comes from the history; Ray Train's own actors repeat themselves
         check_resources(params.num_workers, params.cpus_per_worker, params.gpus_per_worker)
+        cache = params.feature_cache and str(Path(params.feature_cache).resolve())
+        settings = {**params.model_dump(), "feature_cache": cache}
         trainer = TorchTrainer(
             train_worker,  # type: ignore[arg-type]  # what it returns is wanted
-            train_loop_config={"params": params.model_dump(), "curated": curated.resolve(), "base": base, "run": run},
+            train_loop_config={"params": settings, "curated": curated.resolve(), "base": base, "run": run},
             scaling_config=ScalingConfig(
                 num_workers=params.num_workers,
                 use_gpu=params.gpus_per_worker > 0,

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from components.model.double_forward import DoubleForward, build_double_forward,
 from components.training.budgets import Budgets
 from components.training.collate import TrainBatch, TrainSample, collate
 from components.training.distributed import gather_objects
+from components.training.feature_cache import FeatureCache
 from components.training.loader import load_batches
 from components.training.loop import Outcome, Surroundings, run_steps
 from components.training.negatives import hard_negative
@@ -83,11 +84,13 @@ def chunk_shape(model: DoubleForward, chunk: TrainBatch) -> Step:
     kept = model.num_summary_tokens
     others = 1 + model.prompt_ids.numel() + kept
     return Step(
-        pictures=Pass(len(chunk.pixel_values), others + model.backbone.num_image_tokens, kept),
+        pictures=Pass(chunk.num_pictures, others + model.backbone.num_image_tokens, kept),
         captions=Pass(len(chunk.caption_ids), others + chunk.caption_ids.shape[1], kept),
         conversations=Pass(*chunk.conversation_ids.shape, kept=chunk.predicting.shape[1]),  # type: ignore[misc]
+        num_encoded=len(chunk.pixel_values),
         num_answer_tokens=int((chunk.targets != IGNORE_INDEX).sum()),
         num_pairs=len(chunk.caption_pictures),
+        num_budgets=len(chunk.budgets),
     )
 
 
@@ -130,13 +133,24 @@ def training_steps(
             samples, groups = with_placeholder(samples, groups)
         return collate(samples, groups, model.backbone, Budgets(params.budgets, params.seed, step), params.texts)
 
+    read = sample_reader(params, model, table)
     return load_batches(
         range(step, params.loop.num_steps),
         chunks_of,
-        lambda index: with_hard_negative(table.sample(index, params.pictures), index, params),
+        lambda index: with_hard_negative(read(index), index, params),
         batch_of,
         params.decoding_threads_per_worker,
     )
+
+
+def sample_reader(params: TrainParams, model: DoubleForward, table: SampleTable) -> Callable[[int], TrainSample]:
+    """Reads a row with its picture, or with its features, which are all computed first."""
+    if params.feature_cache is None:
+        return lambda index: table.sample(index, params.pictures)
+    cache, rows = FeatureCache(Path(params.feature_cache), model.backbone), table.first_of_pictures
+    places = list(rows.values())
+    cache.fill(list(rows), lambda place: table.picture(places[place], params.pictures))
+    return lambda index: table.encoded_sample(index, cache)
 
 
 def with_hard_negative(sample: TrainSample, index: int, params: TrainParams) -> TrainSample:

@@ -41,7 +41,8 @@ class ModelShape(NamedTuple):
     head_dim: int
     dim: int
     vocab_size: int
-    vision_flops: int  # of vision tower and connector, per picture
+    tower_flops: int  # of the vision tower, per picture
+    connector_flops: int  # per picture
 
 
 class Pass(NamedTuple):
@@ -58,8 +59,10 @@ class Step(NamedTuple):
     pictures: Pass  # rows are pictures
     captions: Pass  # hard negatives included
     conversations: Pass
+    num_encoded: int  # pictures that the vision tower reads; the features of the others are known
     num_answer_tokens: int
     num_pairs: int
+    num_budgets: int  # prefixes by which the pairs are told apart
 
 
 def model_shape(config: Any, adapters: AdapterParams) -> ModelShape:
@@ -83,21 +86,28 @@ def model_shape(config: Any, adapters: AdapterParams) -> ModelShape:
         head_dim=head_dim,
         dim=text.hidden_size,
         vocab_size=text.vocab_size,
-        vision_flops=vision_flops(config),
+        tower_flops=tower_flops(config),
+        connector_flops=connector_flops(config),
     )
 
 
-def vision_flops(config: Any) -> int:
-    """Operations of one picture through a CLIP tower, up to the layer that is read, and a two-layer connector."""
-    vision, text = config.vision_config, config.text_config
+def tower_flops(config: Any) -> int:
+    """Operations of one picture through a CLIP tower, up to the highest layer that is read."""
+    vision = config.vision_config
     patches = (vision.image_size // vision.patch_size) ** 2
     tokens, width = patches + 1, vision.hidden_size
     read = config.vision_feature_layer
-    num_layers = read if read >= 0 else vision.num_hidden_layers + 1 + read
+    num_layers = max(layer % (vision.num_hidden_layers + 1) for layer in ([read] if isinstance(read, int) else read))
     convolution = 2 * patches * vision.num_channels * vision.patch_size**2 * width
     layer = 2 * tokens * (4 * width**2 + 2 * width * vision.intermediate_size) + 4 * tokens**2 * width
-    connector = 2 * num_image_tokens(config) * (width * text.hidden_size + text.hidden_size**2)
-    return convolution + num_layers * layer + connector
+    return convolution + num_layers * layer
+
+
+def connector_flops(config: Any) -> int:
+    """Operations of one picture through a two-layer connector."""
+    text, read = config.text_config, config.vision_feature_layer
+    width = config.vision_config.hidden_size * (1 if isinstance(read, int) else len(read))
+    return 2 * num_image_tokens(config) * (width * text.hidden_size + text.hidden_size**2)
 
 
 def forward_flops(shape: ModelShape, size: Pass) -> int:
@@ -152,7 +162,7 @@ def step_flops(shape: ModelShape, chunks: Sequence[Step], checkpointing: bool) -
     More than one chunk means gradient caching: the pairs are read once more.
     """
     total = sum(chunk_flops(shape, chunk, checkpointing) for chunk in chunks)
-    num_pairs = sum(chunk.num_pairs for chunk in chunks)
+    num_pairs = sum(chunk.num_pairs * chunk.num_budgets for chunk in chunks)
     num_texts = sum(chunk.captions.rows for chunk in chunks)
     if len(chunks) > 1:
         total += sum(reading_flops(shape, chunk) for chunk in chunks if chunk.captions.rows)
@@ -161,13 +171,17 @@ def step_flops(shape: ModelShape, chunks: Sequence[Step], checkpointing: bool) -
 
 def reading_flops(shape: ModelShape, chunk: Step) -> int:
     """Embedding the pairs of a chunk, without a graph."""
-    vision = chunk.pictures.rows * shape.vision_flops
-    return vision + sum(forward_flops(shape, size) for size in (chunk.pictures, chunk.captions))
+    return vision_flops(shape, chunk) + sum(forward_flops(shape, size) for size in (chunk.pictures, chunk.captions))
+
+
+def vision_flops(shape: ModelShape, chunk: Step) -> int:
+    """Encoding the pictures of a chunk."""
+    return chunk.num_encoded * shape.tower_flops + chunk.pictures.rows * shape.connector_flops
 
 
 def chunk_flops(shape: ModelShape, chunk: Step, checkpointing: bool) -> int:
     """Both losses of a chunk and their gradient, but for the similarities of the pairs."""
-    total = chunk.pictures.rows * shape.vision_flops + 4 * chunk.num_answer_tokens * shape.dim * shape.vocab_size
+    total = vision_flops(shape, chunk) + 4 * chunk.num_answer_tokens * shape.dim * shape.vocab_size
     for size in chunk[:3]:
         # With checkpointing Hugging Face lets the embeddings ask for a gradient, needed or not.
         wants_input = checkpointing or size is not chunk.conversations or chunk.pictures.rows > 0

@@ -129,8 +129,20 @@ class Backbone(nn.Module):
 
         Without a graph as long as the connector is frozen: nothing in it asks for a gradient.
         """
-        features = self.vlm.get_image_features(pixel_values.to(self.device, self.dtype))
-        return torch.stack(list(features.pooler_output)).to(self.dtype)
+        return self.connect(self.vision_features(pixel_values))
+
+    def vision_features(self, pixel_values: Tensor) -> Tensor:
+        """What the connector reads: (batch, 3, height, width) -> (batch, image tokens, vision dim)."""
+        config = self.vlm.config
+        tower = self.vlm.model.vision_tower
+        states = tower(pixel_values.to(self.device, self.dtype), output_hidden_states=True).hidden_states
+        first = 1 if config.vision_feature_select_strategy == "default" else 0  # without the class token
+        read = config.vision_feature_layer
+        return torch.cat([states[layer][:, first:] for layer in ([read] if isinstance(read, int) else read)], dim=-1)
+
+    def connect(self, vision_features: Tensor) -> Tensor:
+        """The connector: (batch, image tokens, vision dim) -> image embeddings (batch, image tokens, dim)."""
+        return self.vlm.model.multi_modal_projector(vision_features.to(self.device, self.dtype)).to(self.dtype)
 
     def compress_in_tower(self, pixel_values: Tensor, queries: Tensor) -> Tensor:
         """Let the vision tower read queries behind the patches: (batch, n, vision dim) -> (batch, n, dim).

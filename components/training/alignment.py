@@ -17,6 +17,7 @@ from components.model.double_forward import DoubleForward
 from components.params import Params
 from components.training.collate import TrainBatch
 from components.training.distributed import average_gradients, sum_over_workers, world_size
+from components.training.forward import image_embeddings_of
 from components.training.optimizer import trained_parameters
 
 
@@ -63,7 +64,7 @@ def hide(chunk: TrainBatch, masked_share: float) -> Masked:
 def alignment_loss_sum(model: DoubleForward, chunk: TrainBatch, masked: Masked) -> Tensor:
     """Summed cross-entropy of the hidden tokens, each read at the position before it."""
     rows = len(chunk.caption_pictures)
-    image_embeddings = model.backbone.encode_images(chunk.pixel_values)[chunk.caption_pictures]
+    image_embeddings = image_embeddings_of(model, chunk)[chunk.caption_pictures]
     hidden = model.masked_hidden(
         image_embeddings, chunk.caption_ids[:rows], chunk.caption_mask[:rows], masked.is_hidden
     )

@@ -35,7 +35,7 @@ class TrainSample(NamedTuple):
     """One row: conversation empty and caption None where the row has none; no picture makes it a text-only row."""
 
     sample_id: str
-    image: Image.Image | None
+    image: Image.Image | Tensor | None  # or its vision features (image tokens, vision dim)
     conversation: Sequence[Turn]
     caption: str | None
     hard_negative: str | None = None  # a caption that is wrong by a word or two
@@ -43,9 +43,10 @@ class TrainSample(NamedTuple):
 
 
 class TrainBatch(NamedTuple):
-    """Pictures occur once and are referred to by their row in `pixel_values`; rows are padded on the right."""
+    """Pictures occur once and are referred to by their row, those with pixels first; rows are padded on the right."""
 
-    pixel_values: Tensor  # (pictures, 3, height, width); (0,) when all rows are text-only
+    pixel_values: Tensor  # (pictures, 3, height, width); (0,) when there are none
+    vision_features: Tensor  # (pictures, image tokens, vision dim) of those that were encoded before; (0,) the same
     conversation_ids: Tensor  # (conversations, tokens)
     conversation_mask: Tensor  # (conversations, tokens), or (conversations, 1, tokens, tokens) for turns apart
     conversation_positions: Tensor  # (conversations, tokens)
@@ -57,6 +58,10 @@ class TrainBatch(NamedTuple):
     caption_mask: Tensor  # the same; all zeros for a caption without a hard negative
     caption_pictures: Tensor  # (captions,)
     budgets: tuple[int, ...]  # prefixes of the summary tokens that pairs are told apart by
+
+    @property
+    def num_pictures(self) -> int:
+        return len(self.pixel_values) + len(self.vision_features)
 
     def to(self, device: torch.device) -> "TrainBatch":
         """The same batch on another device."""
@@ -75,8 +80,9 @@ def collate(
 
     Raises ValueError naming the sample whose conversation does not fit the chat template.
     """
-    pictures = {index: sample.image for index, sample in samples.items() if sample.image is not None}
-    row_of = {index: row for row, index in enumerate(pictures)}
+    pictures = {index: sample.image for index, sample in samples.items() if isinstance(sample.image, Image.Image)}
+    encoded = {index: sample.image for index, sample in samples.items() if isinstance(sample.image, Tensor)}
+    row_of = {index: row for row, index in enumerate([*pictures, *encoded])}
     read = {i: budgets.of_conversation(i) for i in groups.autoregressive}
     chats = encode_chats([(samples[i], read[i]) for i in groups.autoregressive], backbone, texts)
     chat_order = [groups.autoregressive[place] for place in chats.order]
@@ -88,6 +94,7 @@ def collate(
     predicting, targets = answer_positions(chats.labels)
     return TrainBatch(
         pixel_values=backbone.pixel_values(list(pictures.values())) if pictures else torch.empty(0),
+        vision_features=torch.stack(list(encoded.values())) if encoded else torch.empty(0),
         conversation_ids=chats.input_ids,
         conversation_mask=chats.attention_mask,
         conversation_positions=chats.position_ids,

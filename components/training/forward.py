@@ -57,9 +57,18 @@ def step_losses(model: DoubleForward, batch: TrainBatch) -> StepLosses:
 
 def summary_tokens_of(model: DoubleForward, batch: TrainBatch) -> Tensor | None:
     """The pictures of a batch, compressed: (pictures, summary tokens, dim); None if it has none."""
-    if not len(batch.pixel_values):
+    if not batch.num_pictures:
         return None
-    return model.compress_pictures(batch.pixel_values)
+    if model.vision_queries is not None:
+        return model.compress_pictures(batch.pixel_values)
+    return model.compress_images(image_embeddings_of(model, batch))
+
+
+def image_embeddings_of(model: DoubleForward, batch: TrainBatch) -> Tensor:
+    """What the language model reads of the pictures of a batch: (pictures, image tokens, dim)."""
+    parts = [model.backbone.encode_images(batch.pixel_values)] if len(batch.pixel_values) else []
+    parts += [model.backbone.connect(batch.vision_features)] if len(batch.vision_features) else []
+    return torch.cat(parts)
 
 
 def count_answer_tokens(batches: Sequence[TrainBatch]) -> Tensor:

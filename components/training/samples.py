@@ -8,17 +8,21 @@ and its pages are shared.
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from PIL import Image
 
 from components import schema
+from components.model.chat import Turn
 from components.pictures import PictureLimits, decode_picture
 from components.training.collate import TrainSample
+from components.training.feature_cache import FeatureCache
 
-COLUMNS = [schema.SAMPLE_ID, schema.IMAGE, schema.CONVERSATION, schema.CAPTION]
+COLUMNS = [schema.SAMPLE_ID, schema.IMAGE, schema.IMAGE_SHA256, schema.CONVERSATION, schema.CAPTION]
 ROWS_PER_BATCH = 256  # bounds the memory of the copy
 
 
@@ -57,16 +61,39 @@ class SampleTable:
         """Characters of each sample's conversation, or of its caption when it has no conversation; (rows,) int64."""
         return np.concatenate([_text_lengths(batch) for batch in self.table.to_batches()])
 
+    @property
+    def first_of_pictures(self) -> dict[str, int]:
+        """The SHA-256 of each picture's pixels, in their order -> the first row that has it."""
+        hashes = self.table[schema.IMAGE_SHA256].to_pylist()
+        first = {pixel_sha256: row for row, pixel_sha256 in reversed(list(enumerate(hashes))) if pixel_sha256}
+        return dict(sorted(first.items()))
+
     def sample(self, index: int, limits: PictureLimits) -> TrainSample:
         """One row with its picture decoded. Raises ValueError naming the sample whose picture is damaged."""
-        sample_id, image, conversation, caption = (self.table[name][index].as_py() for name in COLUMNS)
+        picture = None if self._value(schema.IMAGE_SHA256, index) is None else self.picture(index, limits)
+        return TrainSample(self._value(schema.SAMPLE_ID, index), picture, *self._texts(index))
+
+    def encoded_sample(self, index: int, cache: FeatureCache) -> TrainSample:
+        """One row with the vision features of its picture, which the cache must have."""
+        pixel_sha256 = self._value(schema.IMAGE_SHA256, index)
+        features = None if pixel_sha256 is None else cache.read(pixel_sha256)
+        return TrainSample(self._value(schema.SAMPLE_ID, index), features, *self._texts(index))
+
+    def picture(self, index: int, limits: PictureLimits) -> Image.Image:
+        """The picture of a row that has one. Raises ValueError naming the sample whose picture is damaged."""
         try:
-            picture = None if image is None else decode_picture(image, limits)
+            return decode_picture(self._value(schema.IMAGE, index), limits)
         except ValueError as error:
             raise ValueError(
-                f"sample {sample_id}: {error}; was data/curated changed by hand? run curate again"
+                f"sample {self._value(schema.SAMPLE_ID, index)}: {error}; was data/curated changed by hand? run curate "
+                "again"
             ) from error
-        return TrainSample(sample_id, picture, conversation, caption)
+
+    def _texts(self, index: int) -> tuple[list[Turn], str | None]:
+        return self._value(schema.CONVERSATION, index), self._value(schema.CAPTION, index)
+
+    def _value(self, column: str, index: int) -> Any:
+        return self.table[column][index].as_py()
 
 
 def _stored_schema() -> pa.Schema:

@@ -24,6 +24,7 @@ PLACEMENT = {
     "decoding_threads_per_worker",
     "max_failures",
     "parallelism",
+    "feature_cache",
 }
 
 
@@ -45,6 +46,7 @@ class TrainParams(CompressorParams):
     length_window_steps: int = Field(ge=1)  # steps whose samples are sorted by length, so that less is padding
     samples_per_chunk: int = Field(ge=1)  # of a worker, computed at once; more take gradient caching
     parallelism: Literal["ddp", "fsdp"]  # the frozen decoder layers on every worker, or spread over them (FSDP2)
+    feature_cache: str | None  # folder for the vision tower's features of every picture; null: computed in each step
     gradient_checkpointing: bool  # recompute layers in the backward pass: less memory, a third more time
     backbone: BackboneParams
     loop: LoopParams
@@ -82,6 +84,8 @@ class TrainParams(CompressorParams):
             )
         if self.attention == "bidirectional" and self.backbone.attention == "flash_attention_2":
             raise ValueError("attention: bidirectional needs backbone.attention sdpa or eager")
+        if self.feature_cache and self.passes == "single":
+            raise ValueError("feature_cache: the vision tower is trained in passes: single, so it cannot be read ahead")
         if self.alignment.num_steps > self.loop.num_steps:
             raise ValueError(f"alignment.num_steps exceeds loop.num_steps {self.loop.num_steps}")
         if self.alignment.num_steps and not (self.losses.contrastive_weight and self.passes == "double"):

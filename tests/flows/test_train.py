@@ -8,14 +8,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
 from pydantic import ValidationError
+from ray.cluster_utils import Cluster
 from ruamel.yaml import YAML
+from safetensors.torch import load_file
 
-from components.model.checkpoint import load_compressor
+from components.model.checkpoint import QUERIES_FILE, load_compressor
 from components.params import load_params
 from components.training.settings import TrainParams
 from tests.components.model.conftest import llava_folder  # noqa: F401
@@ -51,11 +54,25 @@ def world(tmp_path_factory: pytest.TempPathFactory, llava_folder: Path) -> Path:
     return folder
 
 
-def start(world: Path, name: str) -> subprocess.Popen[bytes]:
+def start(
+    world: Path, name: str, stderr: int | None = None, folder: Path | None = None, **environment: str
+) -> subprocess.Popen[bytes]:
+    """The stage with the params of `folder`, those of the world if not given."""
     outputs = [world / name / part for part in ("compressor", "metrics", "timings", "state")]
-    command = [sys.executable, "-m", "flows.train", "curated", "base", *map(str, outputs)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=world, env=environment)
+    command = [sys.executable, "-m", "flows.train", str(world / "curated"), str(world / "base"), *map(str, outputs)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.Popen(command, cwd=folder or world, env=environment, stderr=stderr)
+
+
+def write_params(folder: Path, world: Path, **changes: Any) -> Path:
+    """A folder with the params of the world but for some of the section `train`."""
+    yaml = YAML()
+    params = yaml.load((world / "params.yaml").read_text(encoding="utf-8"))
+    params["train"] |= changes
+    folder.mkdir()
+    with (folder / "params.yaml").open("w") as file:
+        yaml.dump(params, file)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +146,69 @@ def test_a_run_killed_in_every_way_ends_like_an_undisturbed_one(undisturbed: Pat
     assert start(world, run.name).wait() == 0
     assert_same_files(run / "compressor", undisturbed / "compressor")
     assert_same_files(run / "metrics", undisturbed / "metrics")
+
+
+@pytest.mark.slow
+def test_a_run_outlives_the_loss_of_a_node(undisturbed: Path, world: Path) -> None:
+    node = {"num_cpus": 1, "object_store_memory": 80_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    try:
+        lost, run = cluster.add_node(**node), world / "lost-node"
+        stage = start(world, run.name, RAY_ADDRESS=cluster.address, GLOO_SOCKET_IFNAME="lo")
+        wait_until(lambda: bool(checkpoints(run)), stage)
+        cluster.remove_node(lost, allow_graceful=False)
+        cluster.add_node(**node)  # as a cluster's autoscaler would
+        assert stage.wait() == 0
+    finally:
+        cluster.shutdown()
+    assert_same_files(run / "compressor", undisturbed / "compressor")
+    assert_same_files(run / "metrics", undisturbed / "metrics")
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_a_run_with_the_reason_and_harms_no_checkpoint(undisturbed: Path, world: Path) -> None:
+    run = world / "full-disk"
+    (run / "state").mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(run / "state")]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a small file system")
+    try:
+        stage = start(world, run.name, stderr=subprocess.PIPE)
+        said = stage.communicate()[1].decode()
+        assert stage.returncode != 0
+        assert "No space left on device" in said.splitlines()[-1]
+        assert not (run / "compressor").exists()
+        subprocess.run([*mount[:4], "remount,size=100m", *mount[5:]], check=True)
+        assert start(world, run.name).wait() == 0
+    finally:
+        subprocess.run(["umount", str(run / "state")], check=True)
+    assert_same_files(run / "compressor", undisturbed / "compressor")
+
+
+@pytest.mark.slow
+def test_a_sharded_run_from_stored_features_goes_on_as_an_ordinary_one(world: Path, tmp_path: Path) -> None:
+    """To rounding: the sums of a gradient have another order, and vision features were computed in other batches."""
+    adapters = load_params("train", TrainParams, world / "params.yaml").adapters.model_dump(mode="json")
+    common = {"adapters": adapters | {"dropout": 0.0}, "samples_per_chunk": 1}
+    sharded = write_params(tmp_path / "sharded", world, **common, parallelism="fsdp", feature_cache="features")
+    whole = write_params(tmp_path / "whole", world, **common)
+    stage, run = start(world, "sharded", folder=sharded), world / "sharded"
+    wait_until(lambda: len(checkpoints(run)) == 2, stage)
+    stage.send_signal(signal.SIGTERM)
+    assert stage.wait() != 0
+    assert checkpoints(run)
+    assert start(world, "sharded", folder=whole).wait() == 0
+    assert start(world, "whole", folder=whole).wait() == 0
+    found, expected = (
+        torch.cat([tensor.flatten() for tensor in load_file(world / name / "compressor" / QUERIES_FILE).values()])
+        for name in ("sharded", "whole")
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+    loss = "metrics/plots/metrics/train/loss.tsv"
+    lines = [(world / name / loss).read_text().splitlines()[1:] for name in ("sharded", "whole")]
+    curves = [[float(line.split("\t")[1]) for line in of_run] for of_run in lines]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-2)
+    assert list((sharded / "features").glob("*/*/*.safetensors"))
 
 
 @pytest.mark.parametrize("section", [{"num_workers": 3}, {"num_workers": 2, "contrastive_batch_size": 33}])
