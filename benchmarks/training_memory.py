@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 PROMPT_TOKENS, CAPTION_TOKENS = 10, 20
 CONVERSATION_TOKENS, ANSWER_TOKENS = 250, 100  # without the picture's
 CHUNKS = (1, 2, 4, 8, 16)
+NUM_SHARDS = 8  # workers over which `train.parallelism: fsdp` spreads the decoder
 
 
 def chunk_of(config: LlavaConfig, num_samples: int, num_summary_tokens: int) -> Step:
@@ -38,20 +39,23 @@ def chunk_of(config: LlavaConfig, num_samples: int, num_summary_tokens: int) -> 
     )
 
 
-def memory_of(size: Size, adapters: AdapterParams, num_samples: int, num_summary_tokens: int) -> Memory:
+def memory_of(size: Size, adapters: AdapterParams, num_samples: int, num_summary_tokens: int, num_shards: int) -> Memory:
     config = llava_config(size)
     chunk = chunk_of(config, num_samples, num_summary_tokens)
-    return worker_memory(config, adapters, chunk, BFLOAT16)
+    return worker_memory(config, adapters, chunk, BFLOAT16, num_shards)
 
 
 def main() -> None:
     params = load_params("train", TrainParams, ROOT / "presets" / "llava-1.5-7b.yaml")
     print("GB per GPU; bfloat16 base, float32 adapters, no checkpointing")
-    print(f"{'model':<6}{'chunk':>7}{'weights':>9}{'trained':>9}{'saved':>8}{'logits':>8}{'all':>8}")
+    print(f"{'model':<6}{'chunk':>7}{'weights':>9}{'trained':>9}{'saved':>8}{'logits':>8}{'all':>8}{'all, fsdp 8':>13}")
     for size in SIZES:
         for num_samples in CHUNKS:
-            memory = memory_of(size, params.adapters, num_samples, params.num_summary_tokens)
-            cells = zip([*memory, sum(memory)], (9, 9, 8, 8, 8), strict=True)
+            memory, sharded = (
+                memory_of(size, params.adapters, num_samples, params.num_summary_tokens, num_shards)
+                for num_shards in (1, NUM_SHARDS)
+            )
+            cells = zip([*memory, sum(memory), sum(sharded)], (9, 9, 8, 8, 8, 13), strict=True)
             print(f"{size.name:<6}{num_samples:>7}" + "".join(f"{value / 1e9:>{width}.1f}" for value, width in cells))
 
 

@@ -12,6 +12,7 @@ from components.model.adapters import AdapterParams
 FLOAT32, BFLOAT16 = 4, 2  # bytes of a number
 INDEX = 8  # bytes
 READERS = {"attention": ("q_proj", "k_proj", "v_proj"), "mlp": ("gate_proj", "up_proj"), "down": ("down_proj",)}
+GATHERED_LAYERS = 2  # of a sharded decoder: the one that is read and the next
 OPTIMIZER_NUMBERS = 3  # per trained weight: gradient and two running means, float32
 
 
@@ -24,10 +25,14 @@ class Memory(NamedTuple):
     logits: int  # of the positions that the head takes at once, and their gradient
 
 
-def worker_memory(config: Any, adapters: AdapterParams, chunk: Step, number: int) -> Memory:
-    """What a worker needs, from the configuration of a LLaVA; dropout's masks come on top."""
+def worker_memory(config: Any, adapters: AdapterParams, chunk: Step, number: int, num_shards: int) -> Memory:
+    """What a worker needs, from the configuration of a LLaVA; dropout's masks come on top.
+
+    `num_shards`: over how many workers the frozen decoder layers are spread; 1: they are not.
+    """
     shape = model_shape(config, adapters)
-    decoder = shape.num_layers * sum(linear.inputs * linear.outputs for linear in shape.linears)
+    layer = sum(linear.inputs * linear.outputs for linear in shape.linears)
+    decoder = shape.num_layers * layer // num_shards + (num_shards > 1) * GATHERED_LAYERS * layer
     vision = config.vision_config
     tower = vision.num_hidden_layers * (4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size)
     base = decoder + tower + 2 * shape.vocab_size * shape.dim + vision.hidden_size * shape.dim + shape.dim**2
