@@ -13,7 +13,6 @@ from transformers import LlavaConfig
 from benchmarks.shapes import SIZES, Size, llava_config
 from components.analysis.training_costs import Pass, Step
 from components.analysis.training_memory import BFLOAT16, Memory, worker_memory
-from components.model.adapters import AdapterParams
 from components.model.backbone import num_image_tokens
 from components.params import load_params
 from components.training.settings import TrainParams
@@ -39,10 +38,10 @@ def chunk_of(config: LlavaConfig, num_samples: int, num_summary_tokens: int) -> 
     )
 
 
-def memory_of(size: Size, adapters: AdapterParams, num_samples: int, num_summary_tokens: int, num_shards: int) -> Memory:
+def memory_of(size: Size, params: TrainParams, num_samples: int, num_shards: int) -> Memory:
     config = llava_config(size)
-    chunk = chunk_of(config, num_samples, num_summary_tokens)
-    return worker_memory(config, adapters, chunk, BFLOAT16, num_shards)
+    chunk = chunk_of(config, num_samples, params.num_summary_tokens)
+    return worker_memory(config, params.adapters, chunk, BFLOAT16, num_shards)
 
 
 def main() -> None:
@@ -51,10 +50,7 @@ def main() -> None:
     print(f"{'model':<6}{'chunk':>7}{'weights':>9}{'trained':>9}{'saved':>8}{'logits':>8}{'all':>8}{'all, fsdp 8':>13}")
     for size in SIZES:
         for num_samples in CHUNKS:
-            memory, sharded = (
-                memory_of(size, params.adapters, num_samples, params.num_summary_tokens, num_shards)
-                for num_shards in (1, NUM_SHARDS)
-            )
+            memory, sharded = (memory_of(size, params, num_samples, num_shards) for num_shards in (1, NUM_SHARDS))
             cells = zip([*memory, sum(memory), sum(sharded)], (9, 9, 8, 8, 8, 13), strict=True)
             print(f"{size.name:<6}{num_samples:>7}" + "".join(f"{value / 1e9:>{width}.1f}" for value, width in cells))
 

@@ -42,7 +42,8 @@ class HeadCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         """Of hidden (positions, dim) and targets (positions,); `trained` weights of the head get a gradient too."""
         total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
-        by_chunk = []
+        by_chunk: list[Tensor] = []
+        of_weights = [torch.zeros_like(weight) for weight in trained]
         for rows, row_targets in zip(hidden.split(chunk_size), targets.split(chunk_size), strict=True):
             with torch.set_grad_enabled(any(ctx.needs_input_grad)):
                 rows = rows.detach().requires_grad_(torch.is_grad_enabled())
@@ -50,10 +51,12 @@ class HeadCrossEntropy(torch.autograd.Function):
                 loss = F.cross_entropy(logits.to(total.dtype), row_targets, reduction="sum")
             total += loss.detach()
             if loss.requires_grad:
-                by_chunk.append(torch.autograd.grad(loss, [rows, *trained]))
+                of_rows, *of_trained = torch.autograd.grad(loss, [rows, *trained])
+                by_chunk.append(of_rows)
+                for so_far, part in zip(of_weights, of_trained, strict=True):
+                    so_far += part
         if by_chunk:
-            of_rows, *of_weights = zip(*by_chunk, strict=True)
-            ctx.save_for_backward(torch.cat(of_rows), *(torch.stack(parts).sum(0) for parts in of_weights))
+            ctx.save_for_backward(torch.cat(by_chunk), *of_weights)
         return total
 
     @staticmethod

@@ -81,9 +81,8 @@ class AdapterSwitch:
         Of the products only inner ones are formed: <B A, D C> = tr((D'B)(A C')), which are as small as the rank.
         """
         first, second = (name or "" for name in self.adapter_of.values())
-        products = [[self._inner(a, b) for b in (first, second)] for a in (first, second)]
-        scale = math.sqrt(products[0][0] * products[1][1])
-        return products[0][1] / scale if scale else 0.0
+        scale = math.sqrt(self._inner(first, first) * self._inner(second, second))
+        return self._inner(first, second) / scale if scale else 0.0
 
     def _inner(self, first: str, second: str) -> float:
         """The inner product of two adapters' updates, as if all layers were one vector."""
@@ -118,7 +117,7 @@ def attach_adapters(backbone: Backbone, params: AdapterParams, seed: int, in_tow
     """Put the adapters into the language model, in place, in float32 and trainable; they start as the identity.
 
     With `in_tower` the first one is also in the vision tower. Without adapters the decoder layers and the final norm
-    become trainable, which raises ValueError unless they are float32.
+    become trainable.
     """
     if not params.names:
         return AdapterSwitch(backbone.train_decoder(), params.adapter_of)

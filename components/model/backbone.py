@@ -158,8 +158,6 @@ class Backbone(nn.Module):
 
     def train_decoder(self) -> nn.Module:
         """Let the decoder layers and the final norm learn, themselves; returns the whole model."""
-        if self.dtype != torch.float32:
-            raise ValueError(f"weights of {self.dtype} cannot be trained; set backbone.dtype to float32")
         self.language_model.layers.requires_grad_(True)
         self.language_model.norm.requires_grad_(True)
         return self.vlm

@@ -93,6 +93,11 @@ class TrainParams(CompressorParams):
                 "alignment reads the captions of the contrastive loss, by the language model: it needs "
                 "losses.contrastive_weight > 0 and passes: double"
             )
+        if self.adapters.sharing == "none" and self.backbone.dtype != "float32":
+            raise ValueError(
+                f"adapters.sharing: none trains the decoder, and {self.backbone.dtype} is too coarse for "
+                "small updates; set backbone.dtype to float32"
+            )
         if self.parallelism == "fsdp" and self.adapters.sharing == "none":
             raise ValueError(
                 "parallelism: fsdp spreads frozen layers; with adapters.sharing none there are none, use ddp"

@@ -13,7 +13,6 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from pydantic import ValidationError
 from ray.cluster_utils import Cluster
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
@@ -209,10 +208,3 @@ def test_a_sharded_run_from_stored_features_goes_on_as_an_ordinary_one(world: Pa
     curves = [[float(line.split("\t")[1]) for line in of_run] for of_run in lines]
     assert curves[0] == pytest.approx(curves[1], rel=1e-2)
     assert list((sharded / "features").glob("*/*/*.safetensors"))
-
-
-@pytest.mark.parametrize("section", [{"num_workers": 3}, {"num_workers": 2, "contrastive_batch_size": 33}])
-def test_batches_that_workers_cannot_share_are_refused(section: dict[str, int]) -> None:
-    params = load_params("train", TrainParams, ROOT / "params.yaml")
-    with pytest.raises(ValidationError, match="is not a multiple of num_workers"):
-        TrainParams.model_validate(params.model_dump() | section)

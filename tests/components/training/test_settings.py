@@ -1,0 +1,43 @@
+"""Values that do not go together are refused before anything is loaded."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from components.params import load_params
+from components.training.settings import TrainParams
+
+ROOT = Path(__file__).parents[3]
+
+
+def merged(section: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    parts = {k: merged(section[k], v) if isinstance(v, dict) else v for k, v in changes.items()}
+    return section | parts
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"nested_budgets": (1, 8)}, r"exceed num_summary_tokens 4"),
+        ({"nested_budgets": (1, 2), "attention": "bidirectional"}, "need attention: causal and passes: double"),
+        ({"nested_budgets": (1, 2), "passes": "single"}, "need attention: causal and passes: double"),
+        (
+            {"attention": "bidirectional", "backbone": {"attention": "flash_attention_2"}},
+            "needs backbone.attention sdpa",
+        ),
+        ({"adapters": {"sharing": "none"}, "backbone": {"dtype": "bfloat16"}}, "set backbone.dtype to float32"),
+        ({"adapters": {"sharing": "none"}, "parallelism": "fsdp"}, "use ddp"),
+        ({"passes": "single", "feature_cache": "folder"}, "the vision tower is trained"),
+        ({"alignment": {"num_steps": 2000}}, "exceeds loop.num_steps 1000"),
+        ({"alignment": {"num_steps": 10}, "losses": {"contrastive_weight": 0.0}}, "contrastive_weight > 0"),
+        ({"alignment": {"num_steps": 10}, "passes": "single"}, "passes: double"),
+        ({"num_workers": 3}, "is not a multiple of num_workers"),
+        ({"num_workers": 2, "contrastive_batch_size": 33}, "is not a multiple of num_workers"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes: dict[str, Any], message: str) -> None:
+    params = load_params("train", TrainParams, ROOT / "params.yaml")
+    with pytest.raises(ValidationError, match=message):
+        TrainParams.model_validate(merged(params.model_dump(), changes))
