@@ -25,10 +25,14 @@ SIZES = [1, 3, 5, 100]
 
 
 def chunks_of(
-    model: DoubleForward, size: int, turns: str = "together", groups: StepSamples = GROUPS
+    model: DoubleForward,
+    size: int,
+    turns: str = "together",
+    groups: StepSamples = GROUPS,
+    max_row_tokens: int | None = None,
 ) -> list[TrainBatch]:
     table = samples(40)
-    texts = LENGTHS.model_copy(update={"turns": turns})
+    texts = LENGTHS.model_copy(update={"turns": turns, "max_row_tokens": max_row_tokens})
     return [
         collate(
             {i: table[i] for group in chunk for i in group},
@@ -46,19 +50,23 @@ def gradient(model: DoubleForward) -> Tensor:
 
 
 @pytest.mark.parametrize("is_checkpointed", [False, True])
+@pytest.mark.parametrize("max_row_tokens", [None, 120])
 @pytest.mark.parametrize("turns", ["together", "apart"])
-@pytest.mark.parametrize("size", SIZES[:-1])
-def test_every_chunk_size_gives_the_gradient_of_the_whole(
-    llava_folder: Path, size: int, turns: str, is_checkpointed: bool
+@pytest.mark.parametrize("size", SIZES)
+def test_chunks_packing_and_checkpoints_give_the_gradient_of_the_whole(
+    llava_folder: Path, size: int, turns: str, max_row_tokens: int | None, is_checkpointed: bool
 ) -> None:
+    """The whole, a conversation a row, is compared with a model without PEFT in tests/components/model."""
     model = build_model(llava_folder).double()
     (whole,) = chunks_of(model, 100, turns)
     expected = backward_step(model, [whole], BOTH)
     reference = gradient(model)
     if is_checkpointed:
         enable_gradient_checkpointing(model)
-    chunks = chunks_of(model, size, turns)
-    assert len(chunks) > 1
+    chunks = chunks_of(model, size, turns, max_row_tokens=max_row_tokens)
+    num_rows = sum(len(chunk.conversation_ids) for chunk in chunks)
+    assert (len(chunks) > 1) == (size < 100)
+    assert (num_rows < len(GROUPS.autoregressive)) == (max_row_tokens is not None and size > 1)
     values = backward_step(model, chunks, BOTH)
     torch.testing.assert_close(values, expected, rtol=1e-10, atol=0)
     assert (gradient(model) - reference).norm() / reference.norm() < 1e-8
