@@ -53,6 +53,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
         checkpoint=lambda: report_checkpoint(state, is_first),
         publish=lambda history: write_history(history, run / HISTORY) if is_first else None,
         is_stop_requested=(run / STOP).exists,
+        is_loss_announced=preemption_watch(),
         flops=lambda chunks: flops_of(model, chunks, params.gradient_checkpointing),
     )
     surroundings.publish(state.progress.history)
@@ -170,6 +171,20 @@ def report_checkpoint(state: TrainingState, is_first: bool) -> None:
             save_state(state, Path(folder))
         checkpoint = Checkpoint.from_directory(folder) if is_first else None
         ray.train.report({"step": step}, checkpoint, checkpoint_dir_name=CHECKPOINT.format(step=step))
+
+
+def preemption_watch() -> Callable[[], bool]:
+    """Says, once for each set of nodes, that they are being taken away; all workers call it equally often."""
+    seen: set[tuple[str, ...]] = set()
+
+    def is_announced() -> bool:
+        notice = ray.train.get_preemption_info()
+        nodes = tuple(notice.preempted_node_ids) if notice else ()
+        is_new = bool(nodes) and nodes not in seen
+        seen.add(nodes)
+        return is_new
+
+    return is_announced
 
 
 def export(model: DoubleForward, state: TrainingState, run: Path) -> None:

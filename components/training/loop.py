@@ -47,6 +47,7 @@ class Surroundings(NamedTuple):
     checkpoint: Callable[[], None]  # save the training state
     publish: Callable[[Sequence[HistoryRow]], None]  # show the whole history so far
     is_stop_requested: Callable[[], bool]  # may differ between workers: one is enough
+    is_loss_announced: Callable[[], bool]  # a machine is about to be taken away; the same on all, true once per notice
     flops: Callable[[Sequence[TrainBatch]], int]  # operations of this worker's part of a step, for the timings
 
 
@@ -92,13 +93,15 @@ def after_interval(state: TrainingState, loop: LoopParams, stopwatch: "Stopwatch
     """Log and validate when it is time; says whether it is time for a checkpoint too."""
     done = state.progress.next_step
     is_last = done == loop.num_steps
+    is_urgent = False
     if done % loop.log_every_steps == 0 or is_last:
         state.progress = with_row(state.progress, stopwatch.timings())
         surroundings.publish(state.progress.history)
+        is_urgent = surroundings.is_loss_announced()
     if done % loop.validate_every_steps == 0 or is_last:
         keep_score(state, surroundings.validate())
         surroundings.publish(state.progress.history)
-    return done % loop.checkpoint_every_steps == 0 or is_last
+    return done % loop.checkpoint_every_steps == 0 or is_last or is_urgent
 
 
 def after_step(progress: Progress, metrics: dict[str, float]) -> Progress:

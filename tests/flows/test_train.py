@@ -147,6 +147,13 @@ def test_a_run_killed_in_every_way_ends_like_an_undisturbed_one(undisturbed: Pat
     assert_same_files(run / "metrics", undisturbed / "metrics")
 
 
+def announce_loss(address: str, node_id: str) -> None:
+    """What a cloud's notice of preemption becomes in Ray."""
+    command = ["ray", "drain-node", "--address", address, "--node-id", node_id, "--deadline-remaining-seconds", "60"]
+    reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot capacity is gone"]
+    subprocess.run([str(Path(sys.executable).with_name("ray")), *command[1:], *reason], check=True)
+
+
 @pytest.mark.slow
 def test_a_run_outlives_the_loss_of_a_node(undisturbed: Path, world: Path) -> None:
     node = {"num_cpus": 1, "object_store_memory": 80_000_000}
@@ -155,6 +162,8 @@ def test_a_run_outlives_the_loss_of_a_node(undisturbed: Path, world: Path) -> No
         lost, run = cluster.add_node(**node), world / "lost-node"
         stage = start(world, run.name, RAY_ADDRESS=cluster.address, GLOO_SOCKET_IFNAME="lo")
         wait_until(lambda: bool(checkpoints(run)), stage)
+        announce_loss(cluster.address, lost.node_id)
+        wait_until(lambda: any(name.endswith("5") for name in checkpoints(run)), stage)  # earlier than its time
         cluster.remove_node(lost, allow_graceful=False)
         cluster.add_node(**node)  # as a cluster's autoscaler would
         assert stage.wait() == 0

@@ -43,6 +43,8 @@ def run(
     stop_after: int | None = None,
     damage: Callable[[TrainBatch], TrainBatch] = lambda batch: batch,
     alignment: AlignmentParams = NO_ALIGNMENT,
+    loss_announced_after: int | None = None,
+    loop: LoopParams = LOOP,
 ) -> Outcome:
     shown: list[Sequence[HistoryRow]] = []
     surroundings = Surroundings(
@@ -50,11 +52,12 @@ def run(
         checkpoint=checkpoint,
         publish=shown.append,
         is_stop_requested=lambda: state.progress.next_step == stop_after,
+        is_loss_announced=lambda: state.progress.next_step == loss_announced_after,
         flops=lambda chunks: len(chunks),
     )
     given = steps_from(model, state.progress.next_step, rank(), world_size())
     steps = ([damage(chunk) for chunk in chunks] for chunks in given)
-    outcome = run_steps(model, state, steps, LOOP, alignment, LOSSES, OPTIMIZER, 0, surroundings)
+    outcome = run_steps(model, state, steps, loop, alignment, LOSSES, OPTIMIZER, 0, surroundings)
     if shown:
         assert tuple(shown[-1]) == state.progress.history
     return outcome
@@ -128,6 +131,18 @@ def test_alignment_comes_first_with_a_loss_of_its_own(model: DoubleForward) -> N
     assert shown[2].timings["flops_per_second_and_worker"] == 0
     assert {"train/autoregressive_loss", "train/loss"} < shown[4].metrics.keys()  # the mean of step 4 alone
     assert "train/alignment_loss" not in shown[4].metrics | shown[6].metrics
+
+
+def test_a_notice_of_a_loss_brings_a_checkpoint_forward(model: DoubleForward) -> None:
+    def steps_saved(loss_announced_after: int | None) -> list[int]:
+        state, saved = build_state(model), list[int]()
+        loop = LOOP.model_copy(update={"checkpoint_every_steps": 4})
+        checkpoint = lambda: saved.append(state.progress.next_step)  # noqa: E731
+        assert run(model, state, checkpoint, loss_announced_after=loss_announced_after, loop=loop) is Outcome.FINISHED
+        return saved
+
+    assert steps_saved(None) == [4, 6]
+    assert steps_saved(2) == [2, 4, 6]
 
 
 def test_the_best_weights_are_kept(model: DoubleForward) -> None:
