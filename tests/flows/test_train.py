@@ -24,6 +24,8 @@ from tests.components.model.conftest import llava_folder  # noqa: F401
 from tests.components.training.world import write_curated
 
 ROOT = Path(__file__).parents[2]
+ON_A_CLUSTER = {"GLOO_SOCKET_IFNAME": "lo", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1"}
+SECONDS_UNTIL_NOTICED = 12  # Ray Train looks for nodes that go every five seconds
 MICRO = {
     "autoregressive_batch_size": 4,
     "contrastive_batch_size": 4,
@@ -86,8 +88,8 @@ def wait_until(is_true: Callable[[], bool], process: subprocess.Popen[bytes]) ->
         time.sleep(0.05)
 
 
-def workers_of(stage: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    children = psutil.Process(stage.pid).children(recursive=True)
+def workers_of(process: psutil.Process) -> list[psutil.Process]:
+    children = process.children(recursive=True)
     return [child for child in children if any("RayTrainWorker" in word for word in child.cmdline())]
 
 
@@ -131,10 +133,10 @@ def test_a_run_killed_in_every_way_ends_like_an_undisturbed_one(undisturbed: Pat
     stage = start(world, run.name)
     before = checkpoints(run)
     wait_until(lambda: bool(checkpoints(run) - before), stage)
-    workers_of(stage)[-1].kill()
+    workers_of(psutil.Process(stage.pid))[-1].kill()
     before = checkpoints(run)
     wait_until(lambda: bool(checkpoints(run) - before), stage)
-    workers = workers_of(stage)
+    workers = workers_of(psutil.Process(stage.pid))
     stage.kill()
     stage.wait()
     assert not (run / "compressor").exists()
@@ -160,9 +162,15 @@ def test_a_run_outlives_the_loss_of_a_node(undisturbed: Path, world: Path) -> No
     cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     try:
         lost, run = cluster.add_node(**node), world / "lost-node"
-        stage = start(world, run.name, RAY_ADDRESS=cluster.address, GLOO_SOCKET_IFNAME="lo")
+        stage = start(world, run.name, RAY_ADDRESS=cluster.address, **ON_A_CLUSTER)
         wait_until(lambda: bool(checkpoints(run)), stage)
+        workers = workers_of(psutil.Process())
+        for worker in workers:
+            worker.suspend()  # these steps take a tenth of a second
         announce_loss(cluster.address, lost.node_id)
+        time.sleep(SECONDS_UNTIL_NOTICED)
+        for worker in workers:
+            worker.resume()
         wait_until(lambda: any(name.endswith("5") for name in checkpoints(run)), stage)  # earlier than its time
         cluster.remove_node(lost, allow_graceful=False)
         cluster.add_node(**node)  # as a cluster's autoscaler would
@@ -174,18 +182,22 @@ def test_a_run_outlives_the_loss_of_a_node(undisturbed: Path, world: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_a_run_with_the_reason_and_harms_no_checkpoint(undisturbed: Path, world: Path) -> None:
+def test_a_full_disk_ends_a_run_with_the_reason_and_harms_no_checkpoint(
+    undisturbed: Path, world: Path, tmp_path: Path
+) -> None:
     run = world / "full-disk"
     (run / "state").mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(run / "state")]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(run / "state")]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("no right to mount a small file system")
     try:
-        stage = start(world, run.name, stderr=subprocess.PIPE)
+        once = write_params(tmp_path / "once", world, max_failures=0)
+        stage = start(world, run.name, stderr=subprocess.PIPE, folder=once)
         said = stage.communicate()[1].decode()
         assert stage.returncode != 0
         assert "No space left on device" in said.splitlines()[-1]
         assert not (run / "compressor").exists()
+        assert checkpoints(run)
         subprocess.run([*mount[:4], "remount,size=100m", *mount[5:]], check=True)
         assert start(world, run.name).wait() == 0
     finally:
