@@ -22,6 +22,7 @@ from components.params import load_params
 from components.training.loop import Outcome
 from components.training.run_folder import (
     HISTORY,
+    NOTES,
     RESULT,
     SAMPLES,
     STOP,
@@ -92,7 +93,7 @@ def prepare_run(params: TrainParams, curated: Path, base: str, state: Path) -> P
     inputs = [curated, *code, *([Path(base)] if Path(base).is_dir() else [])]
     name = fingerprint([params.model_dump_json(exclude=PLACEMENT), base, *map(version, LIBRARIES)], inputs)
     run = open_run(state, name)
-    for stale in (HISTORY, STOP):
+    for stale in (HISTORY, NOTES, STOP):
         (run / stale).unlink(missing_ok=True)
     forget_damaged_checkpoints(run)
     if not (run / SAMPLES).exists():
@@ -106,12 +107,22 @@ def watch(trainer: TorchTrainer, run: Path, files: MetricFiles) -> tuple[Outcome
         signal.signal(number, lambda *_: (run / STOP).touch())
     with ThreadPoolExecutor(1, "trainer") as pool:  # in the main thread Ray would end a run on Ctrl-C with success
         training = pool.submit(trainer.fit)
+        said = ""
         while not wait([training], SECONDS_BETWEEN_LOOKS).done:
             files.follow(read_history(run / HISTORY))
+            said = say_anew(run / NOTES, said)
     files.follow(read_history(run / HISTORY))
     files.end()
     result = training.result().return_value  # type: ignore[attr-defined]  # missing in Ray's stubs
     return Outcome(result["outcome"]), result["step"]
+
+
+def say_anew(notes: Path, said: str) -> str:
+    """Print what a worker has noted unless it was `said` before; returns it."""
+    note = notes.read_text(encoding="utf-8") if notes.exists() else ""
+    if note not in ("", said):
+        print(f"train: {note}", flush=True)
+    return note
 
 
 if __name__ == "__main__":

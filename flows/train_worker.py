@@ -25,7 +25,16 @@ from components.training.loader import load_batches
 from components.training.loop import Outcome, Surroundings, run_steps
 from components.training.negatives import hard_negative
 from components.training.optimizer import build_optimizer, trained_parameters
-from components.training.run_folder import CHECKPOINT, HISTORY, RESULT, SAMPLES, STOP, last_checkpoint, write_history
+from components.training.run_folder import (
+    CHECKPOINT,
+    HISTORY,
+    NOTES,
+    RESULT,
+    SAMPLES,
+    STOP,
+    last_checkpoint,
+    write_history,
+)
 from components.training.sampler import GroupedSampler, StepSamples
 from components.training.samples import SampleTable
 from components.training.settings import TrainParams
@@ -57,7 +66,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
         flops=lambda chunks: flops_of(model, chunks, params.gradient_checkpointing),
     )
     surroundings.publish(state.progress.history)
-    steps = training_steps(params, model, SampleTable(run / SAMPLES), state.progress.next_step)
+    steps = training_steps(params, model, SampleTable(run / SAMPLES), state.progress.next_step, run / NOTES)
     loop, alignment, losses = params.loop, params.alignment, params.losses
     outcome = run_steps(model, state, steps, loop, alignment, losses, params.optimizer, params.seed, surroundings)
     if outcome is Outcome.FINISHED and is_first:
@@ -108,7 +117,7 @@ def load_model(params: TrainParams, base: str) -> DoubleForward:
 
 
 def training_steps(
-    params: TrainParams, model: DoubleForward, table: SampleTable, step: int
+    params: TrainParams, model: DoubleForward, table: SampleTable, step: int, notes: Path
 ) -> Iterator[list[TrainBatch]]:
     """This worker's chunks of each step from `step` on; the samples of a loss of weight 0 are not drawn."""
     sampler = GroupedSampler(
@@ -122,19 +131,19 @@ def training_steps(
     )
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    is_even = params.parallelism == "fsdp" and params.losses.autoregressive_weight > 0
+    is_sharded = params.parallelism == "fsdp"
 
     def chunks_of(step: int) -> list[StepSamples]:
-        if is_even:
+        if is_sharded:
             return even_chunks(sampler.samples(step), rank, world_size, params.samples_per_chunk)
         return sampler.samples(step).shard(rank, world_size).chunks(params.samples_per_chunk)
 
     def batch_of(step: int, samples: Mapping[int, TrainSample], groups: StepSamples) -> TrainBatch:
-        if is_even:
+        if is_sharded and params.losses.autoregressive_weight:
             samples, groups = with_placeholder(samples, groups)
         return collate(samples, groups, model.backbone, Budgets(params.budgets, params.seed, step), params.texts)
 
-    read = sample_reader(params, model, table)
+    read = sample_reader(params, model, table, notes)
     return load_batches(
         range(step, params.loop.num_steps),
         chunks_of,
@@ -144,13 +153,21 @@ def training_steps(
     )
 
 
-def sample_reader(params: TrainParams, model: DoubleForward, table: SampleTable) -> Callable[[int], TrainSample]:
+def sample_reader(
+    params: TrainParams, model: DoubleForward, table: SampleTable, notes: Path
+) -> Callable[[int], TrainSample]:
     """Reads a row with its picture, or with its features, which are all computed first."""
     if params.feature_cache is None:
         return lambda index: table.sample(index, params.pictures)
     cache, rows = FeatureCache(Path(params.feature_cache), model.backbone), table.first_of_pictures
     places = list(rows.values())
-    cache.fill(list(rows), lambda place: table.picture(places[place], params.pictures))
+    is_first = ray.train.get_context().get_world_rank() == 0
+
+    def say(text: str) -> None:
+        if is_first:
+            notes.write_text(text, encoding="utf-8")
+
+    cache.fill(list(rows), lambda place: table.picture(places[place], params.pictures), say)
     return lambda index: table.encoded_sample(index, cache)
 
 

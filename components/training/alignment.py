@@ -36,7 +36,7 @@ class Masked(NamedTuple):
 
 
 def backward_alignment(model: DoubleForward, chunks: Sequence[TrainBatch], masked_share: float) -> dict[str, Tensor]:
-    """Leave the global gradient in `.grad` of everything trained; returns the global loss.
+    """Leave the global gradient in `.grad` of what takes part; returns the global loss.
 
     The loss is the mean over the hidden tokens of all workers, whatever the chunks. Which tokens are hidden follows
     from PyTorch's random numbers, which are those of the step.
@@ -50,7 +50,9 @@ def backward_alignment(model: DoubleForward, chunks: Sequence[TrainBatch], maske
             loss = alignment_loss_sum(model, chunk, part) * world_size() / num_hidden
             loss.backward()
             total = total + loss.detach()
-    averaged = average_gradients(trained_parameters(model).values(), torch.stack([total, total]))
+    # What takes no part has no gradient on any worker and keeps none, so that no optimizer counts a step for it.
+    learning = [parameter for parameter in trained_parameters(model).values() if parameter.grad is not None]
+    averaged = average_gradients(learning, torch.stack([total, total]))
     return dict(zip(("loss", "alignment_loss"), averaged, strict=True))
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from components.model.backbone import Backbone
 from components.training.distributed import gather_objects, rank, world_size
 
+LIBRARIES = ("torch", "transformers", "pillow")
 NAME = "features"  # of the only tensor of a file
 PICTURES_PER_BATCH = 64
 SECONDS_BETWEEN_LINES = 10.0
@@ -33,6 +35,7 @@ class FeatureCache:
         config = backbone.vlm.config
         parts = [backbone.weights_sha256, backbone.preprocessing, str(backbone.dtype)]
         parts += [config.vision_feature_layer, config.vision_feature_select_strategy]
+        parts += [backbone.processor.image_processor.to_json_string(), *map(version, LIBRARIES)]
         self.folder = folder / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
         self.backbone = backbone
 
@@ -56,25 +59,30 @@ class FeatureCache:
         os.replace(partial, path)
 
     @torch.no_grad()
-    def fill(self, pictures: Sequence[str], open_picture: Callable[[int], Image.Image]) -> None:
+    def fill(
+        self, pictures: Sequence[str], open_picture: Callable[[int], Image.Image], say: Callable[[str], None]
+    ) -> None:
         """Compute what is missing, the workers in turns; returns on each when all is there.
 
-        `pictures` are hashes; `open_picture` gives one by its place among them. A batch is computed whole if any of it
-        is missing, so that the last bits of the features do not depend on where an earlier run was interrupted.
+        `pictures` are hashes; `open_picture` gives one by its place among them, and `say` hears now and then how far
+        this worker is. A batch is computed whole if any of it is missing, so that the last bits of the features do not
+        depend on where an earlier run was interrupted.
         """
-        batches = [
-            range(at, min(at + PICTURES_PER_BATCH, len(pictures))) for at in range(0, len(pictures), PICTURES_PER_BATCH)
-        ]
-        mine = [places for places in batches if any(not self.path(pictures[place]).exists() for place in places)]
+        starts = range(0, len(pictures), PICTURES_PER_BATCH)[rank() :: world_size()]
         started = shown = time.monotonic()
-        for done, places in enumerate(mine[rank() :: world_size()], start=1):
-            pixel_values = self.backbone.pixel_values([open_picture(place) for place in places])
-            for place, features in zip(places, self.backbone.vision_features(pixel_values).cpu(), strict=True):
-                self.write(pictures[place], features)
-            if rank() == 0 and time.monotonic() - shown > SECONDS_BETWEEN_LINES:
+        for done, start in enumerate(starts):
+            self._fill_batch(pictures, range(start, min(start + PICTURES_PER_BATCH, len(pictures))), open_picture)
+            if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
                 shown = time.monotonic()
-                pace = (shown - started) / done
-                left = pace * (len(mine) / world_size() - done) / 60
+                pace = (shown - started) / (done + 1)
+                left = pace * (len(starts) - done - 1) / 60
                 rate = PICTURES_PER_BATCH * world_size() / pace
-                print(f"train: vision features: {rate:.0f} pictures/s, {left:.1f} min left", flush=True)
+                say(f"vision features of {len(pictures)} pictures: {rate:.0f} pictures/s, {left:.1f} min left")
         gather_objects(None)
+
+    def _fill_batch(self, pictures: Sequence[str], places: range, open_picture: Callable[[int], Image.Image]) -> None:
+        if all(self.path(pictures[place]).exists() for place in places):
+            return
+        pixel_values = self.backbone.pixel_values([open_picture(place) for place in places])
+        for place, features in zip(places, self.backbone.vision_features(pixel_values).cpu(), strict=True):
+            self.write(pictures[place], features)

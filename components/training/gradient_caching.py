@@ -51,9 +51,9 @@ class CachedPairs(NamedTuple):
 
 def backward_in_chunks(model: DoubleForward, chunks: Sequence[TrainBatch], params: LossParams) -> StepLosses:
     """Add this worker's gradient of both losses to `.grad`, one chunk's graph at a time; returns the losses."""
+    num_answer_tokens = count_answer_tokens(chunks)  # first, as in `step_losses`, which another worker may be in
     cached = [embed_without_graph(model, chunk) if len(chunk.caption_ids) else None for chunk in chunks]
     contrastive = cache_gradients(model, [part.pairs for part in cached if part], params.contrastive_weight)
-    num_answer_tokens = count_answer_tokens(chunks)
     parts = [
         backward_chunk(model, chunk, part, num_answer_tokens, params.autoregressive_weight)
         for chunk, part in zip(chunks, cached, strict=True)

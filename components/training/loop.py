@@ -118,10 +118,9 @@ def after_step(progress: Progress, metrics: dict[str, float]) -> Progress:
 
 def with_row(progress: Progress, timings: dict[str, float]) -> Progress:
     """Turn the remembered metrics into a row of means."""
-    steps = progress.unlogged
+    steps = [step for step in progress.unlogged if step.keys() == progress.unlogged[-1].keys()]  # of the same phase
     names = [name for name in steps[-1] if name != "is_skipped"] if steps else []
-    values = {name: [step[name] for step in steps if name in step] for name in names}  # phases have losses of their own
-    means = {f"train/{name}": sum(of_steps) / len(of_steps) for name, of_steps in values.items()}
+    means = {f"train/{name}": sum(step[name] for step in steps) / len(steps) for name in names}
     metrics = {**means, "train/skipped_steps": float(progress.num_skipped_steps)}
     row = HistoryRow(step=progress.next_step, metrics=metrics, timings=timings)
     return progress.model_copy(update={"history": (*progress.history, row), "unlogged": ()})

@@ -109,4 +109,6 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The L2 norm over the gradients of several parameters, a scalar."""
-    return torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    parameters = list(parameters)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients) if gradients else parameters[0].new_zeros(())

@@ -11,7 +11,7 @@ from pathlib import Path
 from components.training.state import HistoryRow, is_whole
 
 # What lies in the folder of a run.
-SAMPLES, HISTORY, STOP, RESULT = "samples.arrow", "history.jsonl", "stop", "compressor"
+SAMPLES, HISTORY, NOTES, STOP, RESULT = "samples.arrow", "history.jsonl", "notes.txt", "stop", "compressor"
 CHECKPOINTS = "checkpoint_manager_snapshot.json"  # Ray's list
 CHECKPOINT = "step-{step:08d}"
 

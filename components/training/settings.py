@@ -76,8 +76,10 @@ class TrainParams(CompressorParams):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if max(self.budgets) > self.num_summary_tokens:
-            raise ValueError(f"nested_budgets {self.budgets} exceed num_summary_tokens {self.num_summary_tokens}")
+        if max(self.budgets) != self.num_summary_tokens:
+            raise ValueError(
+                f"the largest of nested_budgets {self.budgets} is not num_summary_tokens {self.num_summary_tokens}"
+            )
         if self.nested_budgets and not (self.attention == "causal" and self.passes == "double"):
             raise ValueError(
                 "nested_budgets need attention: causal and passes: double; otherwise all summary tokens depend on all"

@@ -21,7 +21,7 @@ from components.training.collate import TrainSample
 from components.training.distributed import world_size
 from components.training.sampler import StepSamples
 
-PLACEHOLDER = -1  # index of the sample that fills a place
+PLACEHOLDER = 2**31 - 1  # index of the sample that fills a place; no table has as many rows
 PLACEHOLDER_SAMPLE = TrainSample(
     sample_id="placeholder",
     image=Image.new("RGB", (32, 32)),
@@ -45,7 +45,8 @@ def shard_decoder(model: DoubleForward) -> None:
 @contextmanager
 def whole_decoder(model: DoubleForward) -> Iterator[None]:
     """Keep all layers whole for the time of the block, in which workers may read the model as often as they like."""
-    layers = [layer for layer in model.backbone.language_model.layers if isinstance(layer, FSDPModule)]  # type: ignore[union-attr]
+    language_model = model.backbone.language_model
+    layers = [layer for layer in language_model.layers if isinstance(layer, FSDPModule)]  # type: ignore[union-attr]
     for layer in layers:
         layer.set_reshard_after_forward(False)
         layer.unshard()
@@ -55,14 +56,17 @@ def whole_decoder(model: DoubleForward) -> Iterator[None]:
         for layer in layers:
             layer.set_reshard_after_forward(True)
             layer.reshard()
+        if isinstance(language_model, FSDPModule):
+            language_model.reset_iter_state()  # else the next step would gather ahead by what this worker has read here
 
 
 def even_chunks(step: StepSamples, rank: int, world_size: int, num_pictures: int) -> list[StepSamples]:
     """The chunks of one worker's slice of a step, as many as every other worker has; the last ones may be empty."""
     slices = [step.shard(worker, world_size) for worker in range(world_size)]
-    count = max(len(part.chunks(num_pictures)) for part in slices)
-    mine = slices[rank].chunks(num_pictures) if count == 1 else slices[rank].split(num_pictures)
-    return mine + [StepSamples((), ())] * (count - len(mine))
+    if all(len(part.chunks(num_pictures)) == 1 for part in slices):
+        return [slices[rank]]
+    parts = [part.split(num_pictures) for part in slices]
+    return parts[rank] + [StepSamples((), ())] * (max(map(len, parts)) - len(parts[rank]))
 
 
 def with_placeholder(

@@ -26,7 +26,7 @@ HASHES = sorted(PICTURES)
 
 def filled(folder: Path, model: DoubleForward) -> FeatureCache:
     cache = FeatureCache(folder, model.backbone)
-    cache.fill(HASHES, lambda place: PICTURES[HASHES[place]])
+    cache.fill(HASHES, lambda place: PICTURES[HASHES[place]], print)
     return cache
 
 
@@ -67,7 +67,7 @@ def test_what_is_there_is_not_computed_again(model: DoubleForward, tmp_path: Pat
     before = {path: path.stat().st_mtime_ns for path in filled(tmp_path, model).folder.rglob("*.safetensors")}
     assert len(before) == len(HASHES)
     cache = FeatureCache(tmp_path, model.backbone)
-    cache.fill(HASHES, lambda place: pytest.fail("a picture was opened"))
+    cache.fill(HASHES, lambda place: pytest.fail("a picture was opened"), print)
     assert {path: path.stat().st_mtime_ns for path in cache.folder.rglob("*") if path.is_file()} == before
 
 

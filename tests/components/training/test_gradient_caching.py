@@ -147,6 +147,27 @@ class Kept:
         self.now[0] -= self.num_bytes
 
 
+# The first worker of two has eight samples, the second four that stand in both groups.
+UNEVEN = StepSamples(autoregressive=(4, 9, 14, 19, 0, 1, 5, 6), contrastive=(3, 8, 13, 18, 0, 1, 5, 6))
+
+
+def uneven_worker(rank: int, folder: Path, llava_folder: Path) -> None:
+    model = build_model(llava_folder).double()
+    chunks = chunks_of(model, 5, groups=UNEVEN.shard(rank, 2))
+    assert (len(chunks) == 1) == (rank == 1)
+    backward_step(model, chunks, BOTH)
+    torch.save(gradient(model), folder / f"{rank}.pt")
+
+
+def test_one_worker_may_need_chunks_and_another_none(llava_folder: Path, tmp_path: Path) -> None:
+    in_processes(2, uneven_worker, tmp_path, llava_folder)
+    model = build_model(llava_folder).double()
+    backward_step(model, chunks_of(model, 100, groups=UNEVEN), BOTH)
+    whole = gradient(model)
+    for rank in range(2):
+        assert (torch.load(tmp_path / f"{rank}.pt") - whole).norm() / whole.norm() < 1e-8
+
+
 def worker(rank: int, folder: Path, llava_folder: Path, world_size: int, dtype: torch.dtype) -> None:
     model = build_model(llava_folder).to(dtype)
     backward_step(model, chunks_of(model, 2, groups=GROUPS.shard(rank, world_size)), BOTH)

@@ -20,9 +20,10 @@ def merged(section: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"nested_budgets": (1, 8)}, r"exceed num_summary_tokens 4"),
-        ({"nested_budgets": (1, 2), "attention": "bidirectional"}, "need attention: causal and passes: double"),
-        ({"nested_budgets": (1, 2), "passes": "single"}, "need attention: causal and passes: double"),
+        ({"nested_budgets": (1, 8)}, r"is not num_summary_tokens 4"),
+        ({"nested_budgets": (1, 2)}, r"is not num_summary_tokens 4"),
+        ({"nested_budgets": (1, 4), "attention": "bidirectional"}, "need attention: causal and passes: double"),
+        ({"nested_budgets": (1, 4), "passes": "single"}, "need attention: causal and passes: double"),
         (
             {"attention": "bidirectional", "backbone": {"attention": "flash_attention_2"}},
             "needs backbone.attention sdpa",
