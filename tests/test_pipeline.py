@@ -51,6 +51,12 @@ def packages_above(module: str) -> set[str]:
     return {".".join(parts[:count]) for count in range(1, len(parts))}
 
 
+def imported_files(module: str) -> set[Path]:
+    """The source files of a module and of all that it imports, also indirectly."""
+    imported = {module, *import_graph().find_upstream_modules(module)}
+    return {source_file(part) for name in imported for part in (name, *packages_above(name))}
+
+
 def written_paths(stage: str, *keys: str) -> list[Path]:
     """Paths of the deps, outs or metrics of a stage, without their options."""
     entries = [entry for key in keys for entry in STAGES[stage].get(key, [])]
@@ -64,16 +70,20 @@ def schema_of(stage: str) -> type[Params]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_deps_cover_every_module_its_flow_imports(stage: str) -> None:
-    imported = {f"flows.{stage}", *import_graph().find_upstream_modules(f"flows.{stage}")}
-    files = {source_file(module) for name in imported for module in (name, *packages_above(name))}
+    files = imported_files(f"flows.{stage}")
     deps = written_paths(stage, "deps")
+    assert not sorted(str(file) for file in files if not any(file.is_relative_to(dep) for dep in deps))
+
+
+def test_the_base_of_table_13_depends_on_every_module_that_makes_it() -> None:
+    deps = [Path(dep) for dep in read_yaml("sweeps/bare/dvc.yaml")["stages"]["bare"]["deps"]]
+    files = imported_files("flows.pretrain") | imported_files("flows.graft")
     assert not sorted(str(file) for file in files if not any(file.is_relative_to(dep) for dep in deps))
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_deps_name_no_code_that_its_flow_does_not_import(stage: str) -> None:
-    imported = {f"flows.{stage}", *import_graph().find_upstream_modules(f"flows.{stage}")}
-    files = {source_file(module) for name in imported for module in (name, *packages_above(name))}
+    files = imported_files(f"flows.{stage}")
     code = [dep for dep in written_paths(stage, "deps") if dep.parts[0] in ("flows", "components")]
     assert not sorted(str(dep) for dep in code if not any(file.is_relative_to(dep) for file in files))
 
