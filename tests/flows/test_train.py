@@ -26,7 +26,7 @@ from tests.components.training.world import write_curated
 ROOT = Path(__file__).parents[2]
 ON_A_CLUSTER = {"GLOO_SOCKET_IFNAME": "lo", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1"}
 SECONDS_UNTIL_NOTICED = 12  # Ray Train looks for nodes that go every five seconds
-MICRO = {
+MICRO: dict[str, Any] = {
     "autoregressive_batch_size": 4,
     "contrastive_batch_size": 4,
     "loop": {
@@ -209,11 +209,12 @@ def test_a_full_disk_ends_a_run_with_the_reason_and_harms_no_checkpoint(
 def test_a_sharded_run_from_stored_features_goes_on_as_an_ordinary_one(world: Path, tmp_path: Path) -> None:
     """To rounding: the sums of a gradient have another order, and vision features were computed in other batches."""
     adapters = load_params("train", TrainParams, world / "params.yaml").adapters.model_dump(mode="json")
-    common = {"adapters": adapters | {"dropout": 0.0}, "samples_per_chunk": 1}
+    loop = MICRO["loop"] | {"num_steps": 20, "validate_every_steps": 10, "checkpoint_every_steps": 5}
+    common = {"adapters": adapters | {"dropout": 0.0}, "samples_per_chunk": 1, "loop": loop}
     sharded = write_params(tmp_path / "sharded", world, **common, parallelism="fsdp", feature_cache="features")
     whole = write_params(tmp_path / "whole", world, **common)
     stage, run = start(world, "sharded", folder=sharded), world / "sharded"
-    wait_until(lambda: len(checkpoints(run)) == 2, stage)
+    wait_until(lambda: bool(checkpoints(run)), stage)
     stage.send_signal(signal.SIGTERM)
     assert stage.wait() != 0
     assert checkpoints(run)
