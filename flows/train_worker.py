@@ -2,11 +2,10 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray.train
 import torch
 from ray.train import Checkpoint
@@ -17,13 +16,9 @@ from components.losses.autoregressive import IGNORE_INDEX
 from components.model.backbone import load_backbone
 from components.model.checkpoint import save_compressor
 from components.model.double_forward import DoubleForward, build_double_forward, enable_gradient_checkpointing
-from components.training.budgets import Budgets
-from components.training.collate import TrainBatch, TrainSample, collate
+from components.training.collate import TrainBatch
 from components.training.distributed import gather_objects
-from components.training.feature_cache import FeatureCache
-from components.training.loader import load_batches
 from components.training.loop import Outcome, Surroundings, run_steps
-from components.training.negatives import hard_negative
 from components.training.optimizer import build_optimizer, trained_parameters
 from components.training.run_folder import (
     CHECKPOINT,
@@ -35,14 +30,12 @@ from components.training.run_folder import (
     last_checkpoint,
     write_history,
 )
-from components.training.sampler import GroupedSampler, StepSamples
 from components.training.samples import SampleTable
 from components.training.settings import TrainParams
-from components.training.sharding import even_chunks, shard_decoder, whole_decoder, with_placeholder
+from components.training.sharding import shard_decoder, whole_decoder
 from components.training.state import START, TrainingState, load_state, load_weights, save_state
+from components.training.steps import training_steps
 from components.training.validation import ValidationSet, load_validation_set, validate
-
-HARD_NEGATIVES = 5  # random stream; 0 to 3 are the sampler's, 4 is that of the budgets
 
 
 def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
@@ -57,6 +50,11 @@ def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
     if folder:
         load_state(state, folder)
     data = load_validation_set(config["curated"], params.validation, params.pictures)
+
+    def say(text: str) -> None:
+        if is_first:
+            (run / NOTES).write_text(text, encoding="utf-8")
+
     surroundings = Surroundings(
         validate=lambda: judge(model, data, params),
         checkpoint=lambda: report_checkpoint(state, is_first),
@@ -66,7 +64,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
         flops=lambda chunks: flops_of(model, chunks, params.gradient_checkpointing),
     )
     surroundings.publish(state.progress.history)
-    steps = training_steps(params, model, SampleTable(run / SAMPLES), state.progress.next_step, run / NOTES)
+    steps = training_steps(params, model, SampleTable(run / SAMPLES), state.progress.next_step, say)
     loop, alignment, losses = params.loop, params.alignment, params.losses
     outcome = run_steps(model, state, steps, loop, alignment, losses, params.optimizer, params.seed, surroundings)
     if outcome is Outcome.FINISHED and is_first:
@@ -114,70 +112,6 @@ def load_model(params: TrainParams, base: str) -> DoubleForward:
     if params.parallelism == "fsdp":
         shard_decoder(model)
     return model
-
-
-def training_steps(
-    params: TrainParams, model: DoubleForward, table: SampleTable, step: int, notes: Path
-) -> Iterator[list[TrainBatch]]:
-    """This worker's chunks of each step from `step` on; the samples of a loss of weight 0 are not drawn."""
-    sampler = GroupedSampler(
-        table.has_conversation,
-        table.has_caption,
-        table.text_lengths,
-        params.autoregressive_batch_size if params.losses.autoregressive_weight else 0,
-        params.contrastive_batch_size if params.losses.contrastive_weight else 0,
-        params.length_window_steps,
-        params.seed,
-    )
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    is_sharded = params.parallelism == "fsdp"
-
-    def chunks_of(step: int) -> list[StepSamples]:
-        if is_sharded:
-            return even_chunks(sampler.samples(step), rank, world_size, params.samples_per_chunk)
-        return sampler.samples(step).shard(rank, world_size).chunks(params.samples_per_chunk)
-
-    def batch_of(step: int, samples: Mapping[int, TrainSample], groups: StepSamples) -> TrainBatch:
-        if is_sharded and params.losses.autoregressive_weight:
-            samples, groups = with_placeholder(samples, groups)
-        return collate(samples, groups, model.backbone, Budgets(params.budgets, params.seed, step), params.texts)
-
-    read = sample_reader(params, model, table, notes)
-    return load_batches(
-        range(step, params.loop.num_steps),
-        chunks_of,
-        lambda index: with_hard_negative(read(index), index, params),
-        batch_of,
-        params.decoding_threads_per_worker,
-    )
-
-
-def sample_reader(
-    params: TrainParams, model: DoubleForward, table: SampleTable, notes: Path
-) -> Callable[[int], TrainSample]:
-    """Reads a row with its picture, or with its features, which are all computed first."""
-    if params.feature_cache is None:
-        return lambda index: table.sample(index, params.pictures)
-    cache, rows = FeatureCache(Path(params.feature_cache), model.backbone), table.first_of_pictures
-    places = list(rows.values())
-    is_first = ray.train.get_context().get_world_rank() == 0
-
-    def say(text: str) -> None:
-        if is_first:
-            notes.write_text(text, encoding="utf-8")
-
-    cache.fill(list(rows), lambda place: table.picture(places[place], params.pictures), say)
-    return lambda index: table.encoded_sample(index, cache)
-
-
-def with_hard_negative(sample: TrainSample, index: int, params: TrainParams) -> TrainSample:
-    """The sample with a wrong caption, always the same one, if such are wanted and it has one."""
-    groups = params.texts.hard_negatives
-    if not groups or sample.caption is None:
-        return sample
-    rng = np.random.default_rng([params.seed, HARD_NEGATIVES, index])
-    return sample._replace(hard_negative=hard_negative(sample.caption, groups, rng))
 
 
 def report_checkpoint(state: TrainingState, is_first: bool) -> None:

@@ -52,6 +52,18 @@ class StepSamples(NamedTuple):
         ]
 
 
+def even_chunks(step: StepSamples, rank: int, world_size: int, num_pictures: int) -> list[StepSamples]:
+    """The chunks of one worker's slice of a step, as many as every other worker has; the last ones may be empty.
+
+    So all take the same road through a step, and meet each other's messages in the same order.
+    """
+    slices = [step.shard(worker, world_size) for worker in range(world_size)]
+    if all(len(part.chunks(num_pictures)) == 1 for part in slices):
+        return [slices[rank]]
+    parts = [part.split(num_pictures) for part in slices]
+    return parts[rank] + [StepSamples((), ())] * (max(map(len, parts)) - len(parts[rank]))
+
+
 class GroupedSampler:
     """Gives the samples of any step; each pool is shuffled anew per epoch and used once per epoch.
 

@@ -60,15 +60,6 @@ def whole_decoder(model: DoubleForward) -> Iterator[None]:
             language_model.reset_iter_state()  # else the next step would gather ahead by what this worker has read here
 
 
-def even_chunks(step: StepSamples, rank: int, world_size: int, num_pictures: int) -> list[StepSamples]:
-    """The chunks of one worker's slice of a step, as many as every other worker has; the last ones may be empty."""
-    slices = [step.shard(worker, world_size) for worker in range(world_size)]
-    if all(len(part.chunks(num_pictures)) == 1 for part in slices):
-        return [slices[rank]]
-    parts = [part.split(num_pictures) for part in slices]
-    return parts[rank] + [StepSamples((), ())] * (max(map(len, parts)) - len(parts[rank]))
-
-
 def with_placeholder(
     samples: Mapping[int, TrainSample], groups: StepSamples
 ) -> tuple[Mapping[int, TrainSample], StepSamples]:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from components.model.checkpoint import QUERIES_FILE, load_compressor
 from components.params import load_params
 from components.training.settings import TrainParams
+from flows.train import say_anew
 from tests.components.model.conftest import llava_folder  # noqa: F401
 from tests.components.training.world import write_curated
 
@@ -230,3 +231,11 @@ def test_a_sharded_run_from_stored_features_goes_on_as_an_ordinary_one(world: Pa
     curves = [[float(line.split("\t")[1]) for line in of_run] for of_run in lines]
     assert curves[0] == pytest.approx(curves[1], rel=1e-2)
     assert list((sharded / "features").glob("*/*/*.safetensors"))
+
+
+def test_a_note_of_a_worker_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = say_anew(tmp_path / "notes.txt", "")
+    for note in ("half", "half", "done"):
+        (tmp_path / "notes.txt").write_text(note)
+        said = say_anew(tmp_path / "notes.txt", said)
+    assert capsys.readouterr().out == "train: half\ntrain: done\n"

@@ -3,8 +3,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from components.training.sampler import GroupedSampler, StepSamples
+from components.training.sampler import GroupedSampler, StepSamples, even_chunks
 
 # 10 paired, 30 with a conversation only, 15 with a caption only
 HAS_CONVERSATION = [True] * 40 + [False] * 15
@@ -124,3 +126,22 @@ def test_a_group_can_be_turned_off() -> None:
 def test_data_without_a_needed_text_is_refused(flags: dict[str, list[bool]], missing: str) -> None:
     with pytest.raises(ValueError, match=f"no training sample has a {missing}"):
         build(**flags)
+
+
+@given(
+    world_size=st.sampled_from([1, 2, 4]),
+    size=st.integers(1, 6),
+    pairs=st.integers(0, 3),
+    chats=st.integers(1, 3),
+    order=st.randoms(use_true_random=False),
+)
+def test_all_workers_have_equally_many_chunks(world_size: int, size: int, pairs: int, chats: int, order) -> None:  # type: ignore[no-untyped-def]
+    contrastive = tuple(order.choices(range(20), k=pairs * world_size))  # one may come twice at the end of an epoch
+    autoregressive = tuple(order.choices(range(10, 30), k=chats * world_size))
+    step = StepSamples(autoregressive, contrastive)
+    by_worker = [even_chunks(step, rank, world_size, size) for rank in range(world_size)]
+    assert len({len(chunks) for chunks in by_worker}) == 1
+    for chunks in zip(*by_worker, strict=True):
+        assert len({len(chunk.contrastive) for chunk in chunks}) == 1
+    assert sorted(i for chunks in by_worker for chunk in chunks for i in chunk.autoregressive) == sorted(autoregressive)
+    assert sorted(i for chunks in by_worker for chunk in chunks for i in chunk.contrastive) == sorted(contrastive)

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.distributed.tensor import DTensor
 
 from components.model.double_forward import DoubleForward, enable_gradient_checkpointing
@@ -13,8 +11,8 @@ from components.training.budgets import Budgets
 from components.training.collate import TrainBatch, collate
 from components.training.forward import LossParams
 from components.training.optimizer import trained_parameters
-from components.training.sampler import StepSamples
-from components.training.sharding import PLACEHOLDER, even_chunks, shard_decoder, whole_decoder, with_placeholder
+from components.training.sampler import StepSamples, even_chunks
+from components.training.sharding import PLACEHOLDER, shard_decoder, whole_decoder, with_placeholder
 from components.training.step import backward_step
 from tests.components.training.world import LENGTHS, build_model, in_processes, samples
 
@@ -108,25 +106,6 @@ def uneven_reader(rank: int, folder: Path, llava_folder: Path) -> None:
 def test_whole_layers_can_be_read_unevenly(llava_folder: Path, tmp_path: Path) -> None:
     in_processes(2, uneven_reader, tmp_path, llava_folder)
     assert len(list(tmp_path.iterdir())) == 2
-
-
-@given(
-    world_size=st.sampled_from([1, 2, 4]),
-    size=st.integers(1, 6),
-    pairs=st.integers(0, 3),
-    chats=st.integers(1, 3),
-    order=st.randoms(use_true_random=False),
-)
-def test_all_workers_have_equally_many_chunks(world_size: int, size: int, pairs: int, chats: int, order) -> None:  # type: ignore[no-untyped-def]
-    contrastive = tuple(order.choices(range(20), k=pairs * world_size))  # one may come twice at the end of an epoch
-    autoregressive = tuple(order.choices(range(10, 30), k=chats * world_size))
-    step = StepSamples(autoregressive, contrastive)
-    by_worker = [even_chunks(step, rank, world_size, size) for rank in range(world_size)]
-    assert len({len(chunks) for chunks in by_worker}) == 1
-    for chunks in zip(*by_worker, strict=True):
-        assert len({len(chunk.contrastive) for chunk in chunks}) == 1
-    assert sorted(i for chunks in by_worker for chunk in chunks for i in chunk.autoregressive) == sorted(autoregressive)
-    assert sorted(i for chunks in by_worker for chunk in chunks for i in chunk.contrastive) == sorted(contrastive)
 
 
 def test_a_placeholder_stands_where_no_conversation_is_about_a_picture() -> None:
