@@ -15,6 +15,7 @@ from components.losses.autoregressive import IGNORE_INDEX
 from components.model.adapters import COMPRESSION, GENERATION
 from components.model.chat import encode_text
 from components.model.double_forward import DoubleForward
+from components.model.prepared import PreparedPictures
 from components.training.collate import PADDING_ID, TextParams, TrainSample, encode_chat, pad, single_questions
 from components.training.forward import LossParams
 from components.training.optimizer import Optimizer, OptimizerParams, trained_parameters
@@ -24,12 +25,12 @@ from components.training.sampler import StepSamples
 class PlainBatch(NamedTuple):
     """Padded rows, one per question (turns apart) or conversation (turns together), and padded captions."""
 
-    chat_pixels: Tensor  # (conversations with a picture, 3, height, width)
+    chat_pixels: PreparedPictures  # of each conversation with a picture
     chat_pictures: Tensor  # (rows with a picture,): their places in chat_pixels
     chat_ids: Tensor  # (rows, tokens)
     chat_mask: Tensor  # (rows, tokens)
     labels: Tensor  # (rows, tokens)
-    pair_pixels: Tensor  # (pairs, 3, height, width)
+    pair_pixels: PreparedPictures
     caption_ids: Tensor  # (pairs, tokens)
     caption_mask: Tensor  # (pairs, tokens)
 
@@ -57,12 +58,12 @@ def plain_batch(
     caption_ids, caption_mask = pad([ids[: texts.max_caption_tokens] for ids in captions], PADDING_ID)
     pair_images = [image for i in groups.contrastive if (image := samples[i].image) is not None]
     return PlainBatch(
-        backbone.pixel_values(images),
+        backbone.prepare(images),
         torch.tensor(pictures),
         chat_ids,
         chat_mask,
         labels,
-        backbone.pixel_values(pair_images),
+        backbone.prepare(pair_images),
         caption_ids,
         caption_mask,
     )
@@ -71,11 +72,11 @@ def plain_batch(
 def plain_losses(model: DoubleForward, batch: PlainBatch) -> tuple[Tensor, Tensor]:
     """Both losses of the batch."""
     backbone = model.backbone
-    summary_tokens = plain_compress(model, backbone.encode_images(batch.chat_pixels))
+    summary_tokens = plain_compress(model, backbone.encode_images(batch.chat_pixels).embeddings)
     embeddings = backbone.embed_chat(batch.chat_ids, summary_tokens[batch.chat_pictures])
     with model.adapters.use(GENERATION):
         output = backbone.vlm(inputs_embeds=embeddings, attention_mask=batch.chat_mask, labels=batch.labels)
-    images = plain_compress(model, backbone.encode_images(batch.pair_pixels))
+    images = plain_compress(model, backbone.encode_images(batch.pair_pixels).embeddings)
     texts = plain_compress(model, backbone.embed(batch.caption_ids), batch.caption_mask)
     vectors = [F.normalize(tokens.float().mean(1), dim=-1) for tokens in (images, texts)]
     logits = model.logit_scale * vectors[0] @ vectors[1].T

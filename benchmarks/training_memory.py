@@ -13,7 +13,7 @@ from transformers import LlavaConfig
 from benchmarks.shapes import SIZES, Size, llava_config
 from components.analysis.training_costs import Pass, Step
 from components.analysis.training_memory import BFLOAT16, Memory, worker_memory
-from components.model.backbone import num_image_tokens
+from components.model.families.llava import num_image_tokens
 from components.params import load_params
 from components.training.settings import TrainParams
 

@@ -10,8 +10,11 @@ from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from benchmarks.shapes import SEVEN_B, llava_config
-from components.model.backbone import Backbone, load_backbone
+from components.model.backbone import Source
+from components.model.chat import ChatFormat
 from components.model.double_forward import DoubleForward, build_double_forward
+from components.model.families.llava import LlavaBackbone
+from components.model.loading import load_backbone
 from components.params import load_params
 from components.scenes.ask import CAPTION_PROMPT
 from components.scenes.converse import picture_turns
@@ -146,5 +149,6 @@ def large_model(params: TrainParams) -> DoubleForward:
     torch.set_default_dtype(torch.float32)
     vlm.set_attn_implementation(params.backbone.attention)
     processor.tokenizer.chat_template = processor.chat_template
-    backbone = Backbone(vlm, processor, TINY_BASE, "llava-1.5-7b-random", None, pad_to_square=True)
+    source = Source(TINY_BASE, "llava-1.5-7b-random", None)
+    backbone = LlavaBackbone(vlm, ChatFormat(processor.tokenizer), processor.image_processor, source, True)
     return build_double_forward(backbone, params.compressor, params.seed).train()

@@ -12,7 +12,6 @@ import torch
 import typer
 
 from components.compression.store import TokenStore
-from components.model.adapters import GENERATION
 from components.model.chat import encode_prompt
 from components.model.double_forward import DoubleForward
 from components.model.generation import answer as generate_answers
@@ -28,9 +27,9 @@ def answer(
     check_question(question)
     tokens = torch.from_numpy(store.tokens([image_id]))  # (1, summary_tokens, dim)
     model = load_model_of(store, compressor, base)
-    input_ids = encode_prompt(model.backbone.tokenizer, question, model.num_summary_tokens)
+    input_ids = encode_prompt(model.backbone.chat, question, model.num_summary_tokens)
     check_length(model, len(input_ids), max_new_tokens)
-    new_ids = generate_answers(model, tokens.to(model.backbone.device), [input_ids], max_new_tokens, GENERATION)[0]
+    new_ids = generate_answers(model, tokens.to(model.backbone.device), [input_ids], max_new_tokens)[0]
     text: str = model.backbone.tokenizer.decode(new_ids, skip_special_tokens=True)
     return text.strip()
 
@@ -47,7 +46,7 @@ def check_question(question: str) -> None:
 
 def check_length(model: DoubleForward, num_prompt_tokens: int, max_new_tokens: int) -> None:
     """Raises ValueError when question and answer do not fit the language model."""
-    positions: int = model.backbone.vlm.config.text_config.max_position_embeddings
+    positions: int = model.backbone.max_positions
     if num_prompt_tokens + max_new_tokens > positions:
         raise ValueError(
             f"the question takes {num_prompt_tokens} tokens and the answer up to {max_new_tokens}, but the model reads "

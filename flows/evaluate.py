@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 import ray
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from components import schema
 from components.analysis.costs import ModelSize, Workload, cost_table, matrix_weights
@@ -39,6 +38,7 @@ from components.evaluation.answering import (
 from components.evaluation.exam import Exam, read_exam
 from components.evaluation.examination import (
     ANSWER,
+    LENGTH,
     SIZE,
     TEXT,
     TIME,
@@ -53,9 +53,11 @@ from components.evaluation.examination import (
 )
 from components.evaluation.intervals import BootstrapParams
 from components.evaluation.pooling import average_pool
-from components.model.backbone import Backbone, load_backbone
+from components.model.backbone import Backbone
 from components.model.checkpoint import load_compressor
 from components.model.double_forward import DoubleForward
+from components.model.loading import load_backbone
+from components.model.segments import Segment, text_segment
 from components.params import Params, load_params
 from components.pictures import PictureError, PictureLimits, decode_picture
 from flows.cluster import connect
@@ -177,8 +179,8 @@ class Examiner:
             num_summary_tokens = self.store.provenance.num_summary_tokens
             self.model = load_compressor(self.compressor, self.base, self.device, self.dtype, num_summary_tokens)
         image_ids = [image_id for image_id in task["image_ids"] if image_id in self.store]
-        tokens = torch.from_numpy(self.store.tokens(image_ids))
-        sitting = Sitting(COMPRESSED, compressed_reader(self.model), self.model.backbone.tokenizer, image_ids, tokens)
+        tokens = text_segment(torch.from_numpy(self.store.tokens(image_ids)))
+        sitting = Sitting(COMPRESSED, compressed_reader(self.model), self.model.backbone.chat, image_ids, tokens)
         said = self._answers_and_captions(sitting)
         return said + embed_texts(COMPRESSED, self.model, task["texts"], self.params.exam)
 
@@ -192,11 +194,12 @@ class Examiner:
         image_ids, tokens = task["image_ids"], None
         if task["system"] != BLIND:
             image_ids, tokens = self._image_embeddings(backbone, image_ids)
-            if task["system"] == AVERAGE_POOLED:
+            if task["system"] == AVERAGE_POOLED and tokens is not None:
                 tokens = average_pool(tokens, self.store.provenance.num_summary_tokens)
-        sitting = Sitting(task["system"], base_reader(backbone), backbone.tokenizer, image_ids, tokens)
+        sitting = Sitting(task["system"], base_reader(backbone), backbone.chat, image_ids, tokens)
         said = self._answers_and_captions(sitting) + weigh_pairs(sitting, self.exam, self.params.exam)
-        return [*said, *sizes(backbone)]
+        lengths = [Record(task["system"], LENGTH, key, None, length) for key, length in sitting.lengths.items()]
+        return [*said, *lengths, *sizes(backbone)]
 
     def _answers_and_captions(self, sitting: Sitting) -> list[Record]:
         described = [image_id for image_id in sitting.image_ids if image_id in self.described]
@@ -205,8 +208,8 @@ class Examiner:
             *describe_pictures(sitting, described, self.params.exam),
         ]
 
-    def _image_embeddings(self, backbone: Backbone, image_ids: Sequence[str]) -> tuple[list[str], Tensor]:
-        """The pictures that can be opened, and their image embeddings (pictures, image_tokens, dim)."""
+    def _image_embeddings(self, backbone: Backbone, image_ids: Sequence[str]) -> tuple[list[str], Segment | None]:
+        """The pictures that can be opened, and what the language model reads of them; None if there are none."""
         folder = self.curated / "images" / self.params.split
         columns, wanted = [schema.IMAGE_ID, schema.IMAGE], [(schema.IMAGE_ID, "in", list(image_ids))]
         opened = {}
@@ -215,8 +218,8 @@ class Examiner:
                 opened[row[schema.IMAGE_ID]] = decode_picture(row[schema.IMAGE], self.params.pictures)
         found = [image_id for image_id in image_ids if image_id in opened]
         if not found:
-            return [], torch.empty(0, backbone.num_image_tokens, backbone.dim)
-        return found, backbone.encode_images(backbone.pixel_values([opened[image_id] for image_id in found]))
+            return [], None
+        return found, backbone.encode_images(backbone.prepare([opened[image_id] for image_id in found]))
 
 
 def score(params: EvaluateParams, exam: Exam, tokens: TokenStore, records: Sequence[Record]) -> dict[str, Any]:
@@ -248,17 +251,19 @@ def measured(tokens: TokenStore, records: Sequence[Record]) -> tuple[ModelSize, 
     }
     question_tokens = float(np.mean([record.first for record in answers if record.system == BLIND] or [0]))
     provenance = tokens.provenance
-    load = Workload(size["image_tokens"], provenance.num_summary_tokens, provenance.dim, question_tokens, answer_tokens)
+    lengths = [record.first or 0 for record in records if (record.system, record.record) == (UNCOMPRESSED, LENGTH)]
+    if not lengths:
+        raise ValueError("none of the exam's pictures can be opened, so that nothing can be compared; curate again")
+    image_tokens = round(float(np.mean(lengths)))
+    load = Workload(image_tokens, provenance.num_summary_tokens, provenance.dim, question_tokens, answer_tokens)
     return ModelSize(size["language_model"], size["vision"]), load
 
 
 def sizes(backbone: Backbone) -> list[Record]:
     """SIZE records of a base model."""
-    model = backbone.vlm.model
     counts = {
         "language_model": matrix_weights(backbone.language_model),
-        "vision": matrix_weights(model.vision_tower) + matrix_weights(model.multi_modal_projector),
-        "image_tokens": backbone.num_image_tokens,
+        "vision": sum(map(matrix_weights, backbone.vision_modules)),
     }
     return [Record(UNCOMPRESSED, SIZE, key, None, float(count)) for key, count in counts.items()]
 

@@ -8,6 +8,7 @@ the one inside is taken. Vision tower, connector, processor and chat template ar
 embeddings of tokens that LANGUAGE_MODEL does not have, such as the image placeholder.
 """
 
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,9 @@ import typer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from components.model.backbone import SUPPORTED, Backbone, load_backbone
+from components.model.backbone import Backbone
+from components.model.families.llava import LlavaBackbone
+from components.model.loading import load_backbone
 from flows.corpus import run_job
 from flows.lifetime import die_with_parent
 
@@ -29,14 +32,21 @@ def graft(base: str, language_model: str, output: Path) -> Path:
     replace_language_model(backbone, *load_language_model(language_model))
     partial = output.with_name(f"{output.name}.partial")
     backbone.vlm.save_pretrained(partial)
-    backbone.processor.save_pretrained(partial)
+    for path in backbone.source.folder.iterdir():  # tokenizer, image processor, chat template
+        if path.suffix in (".json", ".jinja", ".model") and not (partial / path.name).exists() and not is_index(path):
+            shutil.copy(path, partial)
     partial.rename(output)
     return output
 
 
+def is_index(path: Path) -> bool:
+    """Whether a file says in which shard each weight is."""
+    return path.name.endswith(".index.json")
+
+
 def load_language_model(model: str) -> tuple[nn.Module, nn.Module]:
     """Decoder and head of a causal language model, or of the one inside a LLaVA."""
-    if set(AutoConfig.from_pretrained(model).architectures or []) & set(SUPPORTED):
+    if set(AutoConfig.from_pretrained(model).architectures or []) & set(LlavaBackbone.architectures):
         backbone = load_backbone(model, None, torch.float32, "sdpa", pad_to_square=True)
         return backbone.language_model, backbone.lm_head
     donor: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, use_safetensors=True)

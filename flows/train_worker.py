@@ -13,9 +13,10 @@ from ray.train.torch import get_device
 
 from components.analysis.training_costs import Pass, Step, model_shape, step_flops
 from components.losses.autoregressive import IGNORE_INDEX
-from components.model.backbone import load_backbone
 from components.model.checkpoint import save_compressor
 from components.model.double_forward import DoubleForward, build_double_forward, enable_gradient_checkpointing
+from components.model.families.llava import LlavaBackbone
+from components.model.loading import load_backbone
 from components.training.collate import TrainBatch
 from components.training.distributed import gather_objects
 from components.training.loop import Outcome, Surroundings, run_steps
@@ -82,20 +83,26 @@ def judge(model: DoubleForward, data: ValidationSet, params: TrainParams) -> dic
 
 
 def flops_of(model: DoubleForward, chunks: Sequence[TrainBatch], checkpointing: bool) -> int:
-    """Operations of a worker's part of a step, by the formula for the double pass under adapters."""
+    """Operations of a worker's part of a step, by the formula for the double pass of a LLaVA-1.5 under adapters.
+
+    0 for other families, whose vision sides have no formula here.
+    """
+    if not isinstance(model.backbone, LlavaBackbone):
+        return 0
     shape = model_shape(model.backbone.vlm.config, model.params.adapters)
-    return step_flops(shape, [chunk_shape(model, chunk) for chunk in chunks], checkpointing)
+    image_tokens = model.backbone.num_image_tokens
+    return step_flops(shape, [chunk_shape(model, chunk, image_tokens) for chunk in chunks], checkpointing)
 
 
-def chunk_shape(model: DoubleForward, chunk: TrainBatch) -> Step:
+def chunk_shape(model: DoubleForward, chunk: TrainBatch, num_image_tokens: int) -> Step:
     """The sizes of a chunk that decide what it costs."""
     kept = model.num_summary_tokens
     others = 1 + model.prompt_ids.numel() + kept
     return Step(
-        pictures=Pass(chunk.num_pictures, others + model.backbone.num_image_tokens, kept),
+        pictures=Pass(chunk.num_pictures, others + num_image_tokens, kept),
         captions=Pass(len(chunk.caption_ids), others + chunk.caption_ids.shape[1], kept),
         conversations=Pass(*chunk.conversation_ids.shape, kept=chunk.predicting.shape[1]),  # type: ignore[misc]
-        num_encoded=len(chunk.pixel_values),
+        num_encoded=len(chunk.pictures),
         num_answer_tokens=int((chunk.targets != IGNORE_INDEX).sum()),
         num_pairs=len(chunk.caption_pictures),
         num_budgets=len(chunk.budgets),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from components.model.adapters import AdapterParams
-from components.model.backbone import num_image_tokens
+from components.model.families.llava import num_image_tokens
 
 KEPT = ("q_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # in the last layer at the kept places only
 FIRST = ("q_proj", "k_proj", "v_proj")  # read what comes into the layer

@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from components.compression.codecs import Codec, row_faults
 from components.compression.corpus import Picture
 from components.compression.rejects import Reject, UnreadablePictureError
 from components.compression.shards import TokenRows
 from components.model.double_forward import DoubleForward
+from components.model.prepared import PreparedPictures, merge
 from components.pictures import PictureError, PictureLimits, decode_picture
 
 
@@ -29,7 +29,7 @@ class Prepared(NamedTuple):
     image_id: str
     width: int  # pixels, as shown: after rotation
     height: int
-    pixel_values: Tensor  # (3, height, width) of the vision tower
+    pixels: PreparedPictures  # of this picture alone
 
 
 def compress_pictures(
@@ -53,10 +53,10 @@ def compress_pictures(
 
 
 @torch.inference_mode()
-def compress_pixels(model: DoubleForward, pixel_values: Tensor) -> np.ndarray:
-    """The compression pass: (batch, 3, height, width) -> float32 summary tokens (batch, summary_tokens, dim)."""
+def compress_prepared(model: DoubleForward, pictures: PreparedPictures) -> np.ndarray:
+    """The compression pass: float32 summary tokens (pictures, summary_tokens, dim)."""
     assert not model.training
-    return model.compress_pictures(pixel_values).float().cpu().numpy()
+    return model.compress_pictures(pictures).float().cpu().numpy()
 
 
 def prepare(model: DoubleForward, picture: Picture, limits: PictureLimits) -> Prepared | Reject:
@@ -65,7 +65,7 @@ def prepare(model: DoubleForward, picture: Picture, limits: PictureLimits) -> Pr
         image = decode_picture(picture.load(), limits)
     except (PictureError, UnreadablePictureError) as error:
         return Reject(picture.image_id, error.reason, error.detail)
-    return Prepared(picture.image_id, image.width, image.height, model.backbone.pixel_values([image])[0])
+    return Prepared(picture.image_id, image.width, image.height, model.backbone.prepare([image]))
 
 
 def _prepare_batches(
@@ -89,7 +89,7 @@ def _compress_batch(model: DoubleForward, batch: list[Prepared]) -> TokenRows:
         [item.image_id for item in batch],
         np.array([item.width for item in batch], np.int32),
         np.array([item.height for item in batch], np.int32),
-        compress_pixels(model, torch.stack([item.pixel_values for item in batch])),
+        compress_prepared(model, merge([item.pixels for item in batch])),
     )
 
 

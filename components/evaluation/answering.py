@@ -3,7 +3,7 @@
 | system | what stands where the image tokens stood | who decodes |
 |---|---|---|
 | `compressed` | the stored summary tokens | this project's generation pass, adapter `generation` |
-| `uncompressed` | all image tokens | the base model, plain transformers `generate` |
+| `uncompressed` | all image tokens | the base model, as transformers' `generate` would |
 | `average_pooled` | the image tokens, averaged down to as many as there are summary tokens | the same |
 | `blind` | nothing, not even a placeholder | the same |
 
@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from components.losses.autoregressive import IGNORE_INDEX
-from components.model.adapters import GENERATION
 from components.model.backbone import Backbone
-from components.model.double_forward import DoubleForward, position_ids
-from components.model.generation import answer, end_token_ids, left_pad
+from components.model.double_forward import DoubleForward
+from components.model.generation import answer, base_answer, left_pad
+from components.model.segments import Segment
 
 COMPRESSED, UNCOMPRESSED, AVERAGE_POOLED, BLIND = "compressed", "uncompressed", "average_pooled", "blind"
 SYSTEMS = (COMPRESSED, UNCOMPRESSED, AVERAGE_POOLED, BLIND)
@@ -30,19 +30,19 @@ SYSTEMS = (COMPRESSED, UNCOMPRESSED, AVERAGE_POOLED, BLIND)
 class Visuals(NamedTuple):
     """The visual tokens of some pictures, and which picture each row (a prompt, a conversation) is about."""
 
-    tokens: Tensor | None  # (pictures, n, dim); None: rows have no picture
+    tokens: Segment | None  # one row per picture; None: there are no pictures
     pictures: Sequence[int]  # per row, its picture's place in `tokens`
 
-    def of_rows(self, rows: Sequence[int], device: torch.device) -> Tensor | None:
-        """(rows, n, dim)"""
-        return None if self.tokens is None else self.tokens[[self.pictures[row] for row in rows]].to(device)
+    def of_rows(self, rows: Sequence[int], device: torch.device) -> Segment | None:
+        """The visual tokens of some rows, one picture each."""
+        return None if self.tokens is None else self.tokens.rows([self.pictures[row] for row in rows]).to(device)
 
 
 class Reader(NamedTuple):
     """A language model that reads visual tokens: the generation pass, or the base model."""
 
-    generate: Callable[[Tensor | None, list[list[int]], int], list[list[int]]]  # visual tokens, prompts, new tokens
-    hidden: Callable[[Tensor | None, Tensor, Tensor], Tensor]  # visual tokens, input ids, attention mask
+    generate: Callable[[Segment | None, list[list[int]], int], list[list[int]]]  # visual tokens, prompts, new tokens
+    hidden: Callable[[Segment | None, Tensor, Tensor], Tensor]  # visual tokens, input ids, attention mask
     lm_head: torch.nn.Module
     device: torch.device
 
@@ -50,50 +50,27 @@ class Reader(NamedTuple):
 def compressed_reader(model: DoubleForward) -> Reader:
     """The generation pass of a trained compressor."""
 
-    def generate(visual_tokens: Tensor | None, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
-        return answer(model, visual_tokens, prompts, max_new_tokens, GENERATION)
+    def generate(visuals: Segment | None, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+        return answer(model, None if visuals is None else visuals.embeddings, prompts, max_new_tokens)
+
+    def hidden(visuals: Segment | None, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return model.generation_hidden(None if visuals is None else visuals.embeddings, input_ids, attention_mask)
 
     backbone = model.backbone
-    return Reader(generate, model.generation_hidden, backbone.lm_head, backbone.device)
+    return Reader(generate, hidden, backbone.lm_head, backbone.device)
 
 
 def base_reader(backbone: Backbone) -> Reader:
     """A base model as it comes, without adapters."""
 
-    def generate(visual_tokens: Tensor | None, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
-        return base_answer(backbone, visual_tokens, prompts, max_new_tokens)
+    def generate(pictures: Segment | None, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+        return base_answer(backbone, pictures, prompts, max_new_tokens)
 
-    def hidden(visual_tokens: Tensor | None, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return backbone.language_model(
-            inputs_embeds=backbone.embed_chat(input_ids, visual_tokens),
-            attention_mask=attention_mask,
-            position_ids=position_ids(attention_mask),
-            use_cache=False,
-        ).last_hidden_state
+    def hidden(pictures: Segment | None, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        chats = backbone.chat_segment(input_ids, attention_mask, pictures)
+        return backbone.language_model(**backbone.arguments(chats), use_cache=False).last_hidden_state
 
     return Reader(generate, hidden, backbone.lm_head, backbone.device)
-
-
-@torch.inference_mode()
-def base_answer(
-    backbone: Backbone, visual_tokens: Tensor | None, prompts: Sequence[Sequence[int]], max_new_tokens: int
-) -> list[list[int]]:
-    """Greedy answers by transformers' own `generate`, without end tokens; visual_tokens (prompts, n, dim) or None."""
-    input_ids, attention_mask = left_pad(prompts, backbone.device)
-    ends = end_token_ids(backbone)
-    output = backbone.vlm.generate(
-        inputs_embeds=backbone.embed_chat(input_ids, visual_tokens),
-        attention_mask=attention_mask,
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        eos_token_id=ends,
-        pad_token_id=ends[0],
-    )
-    return [_until(row, ends) for row in output.tolist()]
 
 
 def answers(
@@ -145,7 +122,3 @@ def _mean_log_probability(hidden: Tensor, lm_head: torch.nn.Module, labels: Tens
     sums = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
     sums.index_add_(0, is_target.nonzero()[:, 0], losses.double())
     return (-sums / is_target.sum(dim=1)).tolist()
-
-
-def _until(tokens: list[int], ends: list[int]) -> list[int]:
-    return tokens[: next((index for index, token in enumerate(tokens) if token in ends), len(tokens))]

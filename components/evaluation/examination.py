@@ -7,18 +7,17 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import torch
 from pydantic import Field
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from components import schema
 from components.evaluation.answering import Reader, Visuals, answers, batches_of_like_length, log_likelihoods
 from components.evaluation.exam import PAIR_ID, Exam, Row
-from components.model.chat import IMAGE_PLACEHOLDER, encode_conversation, encode_prompt, encode_text
+from components.model.chat import IMAGE_PLACEHOLDER, ChatFormat, encode_conversation, encode_prompt, encode_text
 from components.model.double_forward import DoubleForward
 from components.model.generation import left_pad
+from components.model.segments import Segment
 from components.params import Params
 
-ANSWER, CAPTION, PAIR, TEXT, TIME, SIZE = "answer", "caption", "pair", "text", "time", "size"
+ANSWER, CAPTION, PAIR, TEXT, TIME, SIZE, LENGTH = "answer", "caption", "pair", "text", "time", "size", "length"
 
 # One table for all that workers send back. By `record`:
 #   ANSWER   key = question id, text, first = prompt tokens without visual ones, second = new tokens
@@ -27,6 +26,7 @@ ANSWER, CAPTION, PAIR, TEXT, TIME, SIZE = "answer", "caption", "pair", "text", "
 #   TEXT     key = the caption, embedding
 #   TIME     first = seconds, second = records
 #   SIZE     key = what, first = how many
+#   LENGTH   key = picture id, first = its image tokens
 RECORDS = pa.schema(
     [
         ("system", pa.string()),
@@ -67,13 +67,17 @@ class Sitting(NamedTuple):
 
     system: str
     reader: Reader
-    tokenizer: PreTrainedTokenizerBase
+    chat: ChatFormat
     image_ids: Sequence[str]
-    visual_tokens: Tensor | None  # (len(image_ids), n, dim); None for the blind
+    visual_tokens: Segment | None  # of each picture; None for the blind
 
     @property
-    def num_visual_tokens(self) -> int:
-        return 0 if self.visual_tokens is None else self.visual_tokens.shape[1]
+    def lengths(self) -> dict[str, int]:
+        """The number of visual tokens of each picture."""
+        none = [0] * len(self.image_ids)
+        return dict(
+            zip(self.image_ids, none if self.visual_tokens is None else self.visual_tokens.lengths, strict=True)
+        )
 
     def visuals(self, image_ids: Iterable[str]) -> Visuals:
         """Rows about these pictures, one row each."""
@@ -81,25 +85,27 @@ class Sitting(NamedTuple):
         return Visuals(self.visual_tokens, [places[image_id] for image_id in image_ids])
 
     def decode(self, tokens: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+        return str(self.chat.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
 
 def answer_questions(sitting: Sitting, exam: Exam, params: ExamParams) -> list[Record]:
     """One ANSWER per question about the pictures."""
     rows = [row for image_id in sitting.image_ids for row in exam.questions.get(image_id, [])]
-    num_visual = sitting.num_visual_tokens
-    prompts = [encode_prompt(sitting.tokenizer, row[schema.QUESTION], num_visual) for row in rows]
+    lengths = sitting.lengths
+    num_visual = [lengths[row[schema.IMAGE_ID]] for row in rows]
+    prompts = [encode_prompt(sitting.chat, row[schema.QUESTION], n) for row, n in zip(rows, num_visual, strict=True)]
     visuals = sitting.visuals(row[schema.IMAGE_ID] for row in rows)
     found = answers(sitting.reader, visuals, prompts, params.max_answer_tokens, params.questions_per_batch)
     return [
-        Record(sitting.system, ANSWER, row[schema.QUESTION_ID], sitting.decode(new), len(prompt) - num_visual, len(new))
-        for row, prompt, new in zip(rows, prompts, found, strict=True)
+        Record(sitting.system, ANSWER, row[schema.QUESTION_ID], sitting.decode(new), len(prompt) - n, len(new))
+        for row, prompt, n, new in zip(rows, prompts, num_visual, found, strict=True)
     ]
 
 
 def describe_pictures(sitting: Sitting, image_ids: Sequence[str], params: ExamParams) -> list[Record]:
     """One CAPTION per picture of `image_ids`."""
-    prompts = [encode_prompt(sitting.tokenizer, params.caption_prompt, sitting.num_visual_tokens)] * len(image_ids)
+    lengths = sitting.lengths
+    prompts = [encode_prompt(sitting.chat, params.caption_prompt, lengths[image_id]) for image_id in image_ids]
     visuals = sitting.visuals(image_ids)
     found = answers(sitting.reader, visuals, prompts, params.max_caption_tokens, params.questions_per_batch)
     return [
@@ -150,9 +156,10 @@ def to_table(records: Sequence[Record], system: str, start: float) -> pa.Table:
 
 
 def _caption_conversation(sitting: Sitting, row: Row, column: str, prompt: str) -> tuple[list[int], list[int]]:
-    placeholder = f"{IMAGE_PLACEHOLDER}\n" if sitting.num_visual_tokens else ""
+    num_visual = sitting.lengths[row[schema.IMAGE_ID]]
+    placeholder = f"{IMAGE_PLACEHOLDER}\n" if num_visual else ""
     turns: list[dict[str, Any]] = [
         {schema.ROLE: schema.USER, schema.CONTENT: placeholder + prompt},
         {schema.ROLE: schema.ASSISTANT, schema.CONTENT: row[column]},
     ]
-    return encode_conversation(sitting.tokenizer, turns, sitting.num_visual_tokens)
+    return encode_conversation(sitting.chat, turns, num_visual)

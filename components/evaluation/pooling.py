@@ -2,11 +2,20 @@
 
 import math
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
+from components.model.segments import Segment, text_segment
 
-def average_pool(image_embeddings: Tensor, num_tokens: int) -> Tensor:
+
+def average_pool(pictures: Segment, num_tokens: int) -> Segment:
+    """What is read of pictures -> as many plain visual tokens of each."""
+    rows = zip(pictures.embeddings, pictures.lengths, strict=True)
+    return text_segment(torch.cat([pool(row[None, :length], num_tokens) for row, length in rows]))
+
+
+def pool(image_embeddings: Tensor, num_tokens: int) -> Tensor:
     """(batch, image_tokens, dim) -> (batch, num_tokens, dim).
 
     Over the square grid of patches if both counts are square numbers (36 -> 4 averages quadrants), else over runs of

@@ -7,6 +7,7 @@ PEFT's state, and tells the checkpoint which adapter a layer ran with.
 
 import contextlib
 import math
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
@@ -17,7 +18,8 @@ from peft.tuners.lora import LoraLayer
 from pydantic import Field
 from torch import nn
 
-from components.model.backbone import Backbone, num_read_layers
+from components.model.backbone import Backbone
+from components.model.families.llava import num_read_layers
 from components.model.lora import lora_forward
 from components.params import Params
 
@@ -125,16 +127,20 @@ def attach_adapters(backbone: Backbone, params: AdapterParams, seed: int, in_tow
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         tower_layers = num_read_layers(backbone.vlm) if in_tower else 0
-        peft_model = get_peft_model(backbone.vlm, lora_config(params, tower_layers), adapter_name=first)
+        decoder = backbone.decoder_name
+        peft_model = get_peft_model(backbone.vlm, lora_config(params, decoder, tower_layers), adapter_name=first)
         for name in others:
-            peft_model.add_adapter(name, lora_config(params, 0))
+            peft_model.add_adapter(name, lora_config(params, decoder, 0))
     peft_model.set_requires_grad(list(params.names))
     return AdapterSwitch(peft_model, params.adapter_of)
 
 
-def lora_config(params: AdapterParams, num_tower_layers: int) -> LoraConfig:
-    """PEFT's settings; the pattern keeps LoRA off the vision tower, whose layers have the same names, as a rule."""
-    patterns = [rf"model\.language_model\.layers\.\d+\..*\.({'|'.join(params.targets)})"]
+def lora_config(params: AdapterParams, decoder: str, num_tower_layers: int) -> LoraConfig:
+    """PEFT's settings; the pattern keeps LoRA off the vision tower, whose layers have the same names, as a rule.
+
+    `decoder`: the language model's name in the whole model.
+    """
+    patterns = [rf"{re.escape(decoder)}\.layers\.\d+\..*\.({'|'.join(params.targets)})"]
     if num_tower_layers:
         numbers = "|".join(map(str, range(num_tower_layers)))
         patterns.append(rf"model\.vision_tower\.encoder\.layers\.({numbers})\..*\.({'|'.join(TOWER_LINEARS)})")

@@ -1,72 +1,78 @@
-"""The frozen base model: one small interface over a Hugging Face LLaVA.
+"""The frozen base model: one small interface over transformers' vision-language models.
 
-Weights come from safetensors only and no code is ever fetched. The vision tower, the connector, the token embeddings
-and the LM head stay as they are; what is trained hangs beside them (`adapters`, `summary_queries`).
+A family of models (`families/`, one file each) says how it prepares a picture, what its language model then reads of
+it, and how a picture stands in a chat. The vision side, the token embeddings and the LM head stay as they are; what is
+trained hangs beside them (`adapters`, `summary_queries`).
 """
 
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from huggingface_hub import snapshot_download
 from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoProcessor,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
-from components.model.chat import IMAGE_PLACEHOLDER, VICUNA_V1_TEMPLATE
-from components.params import Params
+from components.model.chat import ChatFormat, Markup
+from components.model.prepared import PreparedPictures
+from components.model.segments import Segment, insert, picture_segment, text_segment
 
-SUPPORTED = ("LlavaForConditionalGeneration",)
+IMAGE_INPUTS = ("pixel_values",)
+Preprocessing = dict[str, bool | int | str | tuple[float, ...]]
 
 
-class BackboneParams(Params):
-    """How to load the base model; flows nest it and hand its fields to `load_backbone`."""
+class Source(NamedTuple):
+    """Where a base model comes from."""
 
-    revision: str | None  # commit, tag or branch on the hub; null for a folder
-    dtype: Literal["float32", "bfloat16"]  # of the frozen weights; what is trained stays float32
-    attention: Literal["sdpa", "eager", "flash_attention_2"]
-    pad_to_square: bool  # pad pictures to a square with the processor's mean colour (LLaVA-1.5) instead of cropping
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """`dtype` as PyTorch's object."""
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.dtype]
+    folder: Path
+    name: str  # hub id, or the name of the folder
+    revision: str | None
 
 
 class Backbone(nn.Module):
-    """A frozen LLaVA, taken apart into what the two passes need."""
+    """A frozen vision-language model, taken apart into what the two passes need. Families override what differs."""
+
+    architectures: ClassVar[tuple[str, ...]]  # that the family takes, as config.json names them
+    markup: ClassVar[Markup] = Markup()  # of a picture in a chat
 
     def __init__(
-        self,
-        vlm: LlavaForConditionalGeneration,
-        processor: LlavaProcessor,
-        folder: Path,
-        name: str,
-        revision: str | None,
-        pad_to_square: bool,
+        self, vlm: PreTrainedModel, chat: ChatFormat, image_processor: Any, source: Source, pad_to_square: bool
     ) -> None:
         super().__init__()
-        self.vlm = vlm.requires_grad_(False).eval()
-        skip_unread_layers(vlm)
-        self.processor = processor
-        self.tokenizer = processor.tokenizer
-        self.folder = folder
-        self.name = name
-        self.revision = revision
+        self.vlm: Any = vlm.requires_grad_(False).eval()
+        self.chat = chat
+        self.image_processor = image_processor
+        self.source = source
         self.pad_to_square = pad_to_square
 
+    # How a family prepares a picture and what its language model reads of it.
+
+    def prepare(self, images: Sequence[Image.Image]) -> PreparedPictures:
+        """Preprocess RGB pictures of any size, on the CPU."""
+        output = self.image_processor(self.squared(images), return_tensors="pt")
+        return PreparedPictures(len(images), {name: output[name] for name in IMAGE_INPUTS})
+
+    def picture_tokens(self, pictures: PreparedPictures) -> list[Tensor]:
+        """Vision side and connector: (image tokens, dim) of each picture."""
+        return list(self.vlm.model.get_image_features(**pictures.tensors).pooler_output)
+
+    def picture_positions(self, pictures: PreparedPictures) -> list[Tensor] | None:
+        """Positions (axes, image tokens) of each picture, from 0; None if they are ordinary ones."""
+        return None
+
+    def attention(self, inputs: Segment, mask: Tensor) -> Any:
+        """What the language model takes as its attention mask to read a segment.
+
+        `mask`: (rows, tokens), 1 where there is a token, or (rows, 1, tokens, tokens), True where one attends.
+        """
+        return mask
+
     @property
-    def language_model(self) -> PreTrainedModel:
+    def language_model(self) -> Any:
         """The decoder without its head; its output is taken after the final norm."""
         return self.vlm.model.language_model
 
@@ -75,17 +81,28 @@ class Backbone(nn.Module):
         return self.vlm.lm_head
 
     @property
+    def connector(self) -> nn.Module:
+        """Between vision tower and language model."""
+        return self.vlm.model.multi_modal_projector
+
+    # The same for all.
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.chat.tokenizer
+
+    @property
     def image_token_id(self) -> int:
         return self.vlm.config.image_token_id
 
     @property
     def dim(self) -> int:
-        return self.vlm.config.text_config.hidden_size
+        return self.language_model.config.hidden_size
 
     @property
-    def num_image_tokens(self) -> int:
-        """Tokens the connector makes of one picture (576 for LLaVA-1.5)."""
-        return num_image_tokens(self.vlm.config)
+    def max_positions(self) -> int:
+        """The longest sequence that the language model was made for."""
+        return self.language_model.config.max_position_embeddings
 
     @property
     def device(self) -> torch.device:
@@ -96,65 +113,64 @@ class Backbone(nn.Module):
         return self.vlm.dtype
 
     @property
-    def preprocessing(self) -> dict[str, bool | int | tuple[float, ...]]:
+    def vision_modules(self) -> list[nn.Module]:
+        """All that comes before the language model."""
+        parent = self.vlm.model if hasattr(self.vlm, "model") else self.vlm
+        return [module for module in parent.children() if self.language_model not in list(module.modules())]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
         """What is done to a picture before the vision tower; part of what stored tokens depend on."""
-        image_processor = self.processor.image_processor
-        return {
-            "pad_to_square": self.pad_to_square,
-            "image_size": self.vlm.config.vision_config.image_size,
-            "image_mean": tuple(image_processor.image_mean),
-            "image_std": tuple(image_processor.image_std),
-        }
+        settings = self.image_processor.to_json_string().encode()
+        return {"pad_to_square": self.pad_to_square, "image_processor_sha256": hashlib.sha256(settings).hexdigest()}
 
     @cached_property
     def weights_sha256(self) -> str:
         """Hash of the stored base weights: independent of sharding, of the loaded dtype and of what is trained."""
-        return weights_sha256(self.folder)
+        return weights_sha256(self.source.folder)
+
+    @cached_property
+    def decoder_name(self) -> str:
+        """The language model's name inside the whole model."""
+        return next(name for name, module in self.vlm.named_modules() if module is self.language_model)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Switch the language model (its LoRA dropout) only; the vision side never leaves evaluation."""
         super().train(mode)
-        self.vlm.model.vision_tower.eval()
+        for module in self.vision_modules:
+            module.eval()
         return self
 
-    def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
-        """Preprocess RGB pictures of any size: (batch, 3, height, width), float32, on the CPU."""
-        image_processor = self.processor.image_processor
-        if self.pad_to_square:
-            images = [pad_to_square(image, image_processor.image_mean) for image in images]
-        return image_processor(list(images), return_tensors="pt").pixel_values
+    def squared(self, images: Sequence[Image.Image]) -> list[Image.Image]:
+        """The pictures, padded to squares if that is wanted."""
+        if not self.pad_to_square:
+            return list(images)
+        return [pad_to_square(image, self.image_processor.image_mean) for image in images]
 
-    def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """Vision tower and connector: (batch, 3, height, width) -> image embeddings (batch, image tokens, dim).
+    def encode_images(self, pictures: PreparedPictures) -> Segment:
+        """What the language model reads of pictures.
 
         Without a graph as long as the connector is frozen: nothing in it asks for a gradient.
         """
-        return self.connect(self.vision_features(pixel_values))
+        on_device = PreparedPictures(
+            len(pictures),
+            {
+                name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+                for name, tensor in pictures.tensors.items()
+            },
+        )
+        tokens = [part.to(self.dtype) for part in self.picture_tokens(on_device)]
+        return picture_segment(tokens, self.picture_positions(on_device))
 
-    def vision_features(self, pixel_values: Tensor) -> Tensor:
-        """What the connector reads: (batch, 3, height, width) -> (batch, image tokens, vision dim)."""
-        config = self.vlm.config
-        tower = self.vlm.model.vision_tower
-        states = tower(pixel_values.to(self.device, self.dtype), output_hidden_states=True).hidden_states
-        first = 1 if config.vision_feature_select_strategy == "default" else 0  # without the class token
-        read = config.vision_feature_layer
-        return torch.cat([states[layer][:, first:] for layer in ([read] if isinstance(read, int) else read)], dim=-1)
-
-    def connect(self, vision_features: Tensor) -> Tensor:
-        """The connector: (batch, image tokens, vision dim) -> image embeddings (batch, image tokens, dim)."""
-        return self.vlm.model.multi_modal_projector(vision_features.to(self.device, self.dtype)).to(self.dtype)
-
-    def compress_in_tower(self, pixel_values: Tensor, queries: Tensor) -> Tensor:
-        """Let the vision tower read queries behind the patches: (batch, n, vision dim) -> (batch, n, dim).
-
-        The connector takes the tower's outputs at the queries into the language model's input space.
-        """
-        tower = self.vlm.model.vision_tower
-        patches = tower.embeddings(pixel_values.to(self.device, self.dtype))
-        hidden = tower.pre_layrnorm(torch.cat([patches, queries.to(self.dtype)], dim=1))
-        for layer in tower.encoder.layers[: num_read_layers(self.vlm)]:
-            hidden = layer(hidden, attention_mask=None)
-        return self.vlm.model.multi_modal_projector(hidden[:, -queries.shape[1] :]).to(self.dtype)
+    def framed(self, pictures: Segment) -> list[Segment]:
+        """Pictures between the tokens that stand around one in a chat."""
+        before, after = (
+            text_segment(
+                self.embed(torch.tensor([ids], dtype=torch.long, device=self.device)).expand(pictures.num_rows, -1, -1)
+            )
+            for ids in self.chat.frame_ids
+        )
+        return [before, pictures, after]
 
     def train_decoder(self) -> nn.Module:
         """Let the decoder layers and the final norm learn, themselves; returns the whole model."""
@@ -164,19 +180,25 @@ class Backbone(nn.Module):
 
     def train_connector(self) -> None:
         """Let the connector learn, in float32."""
-        connector = self.vlm.model.multi_modal_projector.float().requires_grad_(True)
-        connector.register_forward_pre_hook(lambda _, features: tuple(part.float() for part in features))
+        connector = self.connector.float().requires_grad_(True)
+        connector.register_forward_pre_hook(lambda _, inputs: tuple(as_float(part) for part in inputs))
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Token embeddings: (batch, tokens) -> (batch, tokens, dim)."""
         return self.vlm.get_input_embeddings()(input_ids)
+
+    @property
+    def embedding_table(self) -> Tensor:
+        """The embeddings of all tokens as the language model reads them, (vocab, dim)."""
+        embeddings = self.vlm.get_input_embeddings()
+        scale = getattr(embeddings, "embed_scale", None)  # Gemma's
+        return embeddings.weight if scale is None else embeddings.weight * scale
 
     def embed_chat(self, input_ids: Tensor, visual_tokens: Tensor | None) -> Tensor:
         """Token embeddings in which visual tokens stand at the image placeholders: (batch, tokens, dim).
 
         visual_tokens: (…, dim) in the order of the placeholders, or None when no row has any.
         """
-        embeddings = self.embed(input_ids)
         is_placeholder = input_ids == self.image_token_id
         num_placeholders = int(is_placeholder.sum())
         num_visual = 0 if visual_tokens is None else visual_tokens.shape[:-1].numel()
@@ -185,63 +207,32 @@ class Backbone(nn.Module):
                 f"{num_placeholders} image placeholders for {num_visual} visual tokens; encode the chat with the "
                 "number of visual tokens that its pictures have"
             )
+        embeddings = self.embed(input_ids)
         if visual_tokens is None:
             return embeddings
         return embeddings.masked_scatter(is_placeholder[..., None], visual_tokens.to(embeddings.dtype))
 
+    def chat_segment(self, input_ids: Tensor, mask: Tensor, pictures: Segment | None) -> Segment:
+        """Chats in which a picture each, if any, stands at the image placeholders; ids and mask (rows, tokens).
 
-def load_backbone(
-    model: str, revision: str | None, dtype: torch.dtype, attention: str, pad_to_square: bool
-) -> Backbone:
-    """Load a LLaVA from a folder or by its hub id; ValueError for any other architecture."""
-    folder = Path(model) if Path(model).is_dir() else download(model, revision)
-    architectures = AutoConfig.from_pretrained(folder).architectures or []
-    if not set(architectures) & set(SUPPORTED):
-        raise ValueError(
-            f"{model} is a {' / '.join(architectures) or 'nameless class'}; supported: {', '.join(SUPPORTED)}"
-        )
-    vlm = LlavaForConditionalGeneration.from_pretrained(
-        folder, dtype=dtype, attn_implementation=attention, use_safetensors=True
-    )
-    processor = AutoProcessor.from_pretrained(folder, backend="pil")
-    tokenizer = processor.tokenizer
-    tokenizer.chat_template = tokenizer.chat_template or processor.chat_template or VICUNA_V1_TEMPLATE
-    if tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER) != vlm.config.image_token_id:
-        raise ValueError(
-            f"{model}: the tokenizer's {IMAGE_PLACEHOLDER} is not the model's image token; use its own processor"
-        )
-    name = Path(model).resolve().name if Path(model).is_dir() else model
-    return Backbone(vlm, processor, folder, name, revision, pad_to_square)
+        What the model itself makes of such ids and pictures: with their positions, and with who sees whom.
+        """
+        visual_tokens = None if pictures is None else pictures.embeddings[pictures.mask.bool()]
+        chat = text_segment(self.embed_chat(input_ids, visual_tokens), mask)
+        return chat if pictures is None else insert(chat, input_ids == self.image_token_id, pictures)
+
+    def arguments(self, inputs: Segment, mask: Tensor | None = None) -> dict[str, Any]:
+        """What the language model takes to read a segment; `mask` (rows, 1, tokens, tokens) if it is not causal."""
+        return {
+            "inputs_embeds": inputs.embeddings,
+            "attention_mask": self.attention(inputs, inputs.mask if mask is None else mask),
+            "position_ids": inputs.position_ids,
+        }
 
 
-def num_image_tokens(config: Any) -> int:
-    """Of a picture, by the configuration of a LLaVA: its patches, and the class token if the connector reads it."""
-    vision = config.vision_config
-    return (vision.image_size // vision.patch_size) ** 2 + (config.vision_feature_select_strategy == "full")
-
-
-def skip_unread_layers(vlm: LlavaForConditionalGeneration) -> None:
-    """Let the layers of the vision tower above the last one that the connector reads pass on what they get."""
-    for layer in vlm.model.vision_tower.encoder.layers[num_read_layers(vlm) :]:
-        layer.forward = pass_on
-
-
-def num_read_layers(vlm: LlavaForConditionalGeneration) -> int:
-    """Layers of the vision tower up to the highest that the connector reads."""
-    num_states = len(vlm.model.vision_tower.encoder.layers) + 1
-    read = vlm.config.vision_feature_layer
-    return max(index % num_states for index in ([read] if isinstance(read, int) else read))
-
-
-def pass_on(hidden_states: Tensor, *_: object, **__: object) -> Tensor:
-    """The identity, in place of a layer whose output nobody reads."""
-    return hidden_states
-
-
-def download(model: str, revision: str | None) -> Path:
-    """Fetch a model from the hub, without anything that could hold code."""
-    patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
-    return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+def as_float(value: Any) -> Any:
+    """Tensors of floating point as float32, anything else as it is."""
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:

@@ -28,6 +28,38 @@ VICUNA_V1_TEMPLATE = (
 )
 
 
+class Markup(NamedTuple):
+    """What a family of models writes for a picture, and at the end of an answer."""
+
+    image_token: str = IMAGE_PLACEHOLDER  # one for each visual token
+    template_image: str = IMAGE_PLACEHOLDER  # what the chat template writes for a picture
+    frame: tuple[str, str] = ("", "")  # what the model reads before and after the visual tokens
+    end_tokens: tuple[str, ...] = ()  # tokens of the template that end an answer; the end of text always does
+    chat_template: str = VICUNA_V1_TEMPLATE  # where a checkpoint has none
+
+
+class ChatFormat(NamedTuple):
+    """How a model writes a chat: its tokenizer, which has the chat template, and the markup of its family."""
+
+    tokenizer: Any  # PreTrainedTokenizerBase
+    markup: Markup = Markup()
+
+    @property
+    def frame_ids(self) -> tuple[list[int], list[int]]:
+        """The frame as token ids."""
+        before, after = (self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in self.markup.frame)
+        return before, after
+
+    def picture(self, num_visual_tokens: int) -> str:
+        """What stands in a chat for a picture of so many tokens."""
+        return (self.markup.image_token * num_visual_tokens).join(self.markup.frame)
+
+    def end_at(self, text: str) -> str | None:
+        """The token that ends an answer if what follows the answer starts with one."""
+        ends = (self.tokenizer.eos_token, *self.markup.end_tokens)
+        return next((token for token in ends if text.lstrip().startswith(token)), None)
+
+
 class Piece(NamedTuple):
     """A stretch of the rendered chat and who wrote it: "template", "user" or "assistant"."""
 
@@ -45,17 +77,15 @@ class Span(NamedTuple):
         return max(self.start, other.start) < min(self.stop, other.stop)
 
 
-def encode_conversation(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], num_visual_tokens: int
-) -> tuple[list[int], list[int]]:
+def encode_conversation(chat: ChatFormat, turns: Sequence[Turn], num_visual_tokens: int) -> tuple[list[int], list[int]]:
     """A finished conversation as input ids and labels, as long as it is.
 
     Labels are the ids of every answer and its end token, IGNORE_INDEX elsewhere. With `num_visual_tokens` > 0 the first
     user turn must hold the image placeholder, which becomes that many image tokens; with 0 nothing is a placeholder.
     """
-    pieces = render(tokenizer, turns, num_visual_tokens, add_generation_prompt=False)
-    answers = list(answer_spans(pieces, tokenizer.eos_token))
-    input_ids, spans = tokenize(tokenizer, pieces, add_special_tokens=True)
+    pieces = render(chat, turns, num_visual_tokens, add_generation_prompt=False)
+    answers = list(answer_spans(pieces, chat))
+    input_ids, spans = tokenize(chat.tokenizer, pieces, add_special_tokens=True)
     labels = [
         token if any(span.overlaps(answer) for answer in answers) else IGNORE_INDEX
         for token, span in zip(input_ids, spans, strict=True)
@@ -63,9 +93,7 @@ def encode_conversation(
     return input_ids, labels
 
 
-def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, question: str | Sequence[Turn], num_visual_tokens: int
-) -> list[int]:
+def encode_prompt(chat: ChatFormat, question: str | Sequence[Turn], num_visual_tokens: int) -> list[int]:
     """Input ids that end where the answer starts.
 
     A question is plain text throughout and the picture comes before it; of turns, the first user turn must hold the
@@ -73,8 +101,8 @@ def encode_prompt(
     """
     if isinstance(question, str):
         question = [{"role": "user", "content": IMAGE_PLACEHOLDER * bool(num_visual_tokens) + question}]
-    pieces = render(tokenizer, question, num_visual_tokens, add_generation_prompt=True)
-    return tokenize(tokenizer, pieces, add_special_tokens=True)[0]
+    pieces = render(chat, question, num_visual_tokens, add_generation_prompt=True)
+    return tokenize(chat.tokenizer, pieces, add_special_tokens=True)[0]
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -82,9 +110,7 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenize(tokenizer, [Piece(text, "user")], add_special_tokens=False)[0]
 
 
-def render(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], num_visual_tokens: int, add_generation_prompt: bool
-) -> list[Piece]:
+def render(chat: ChatFormat, turns: Sequence[Turn], num_visual_tokens: int, add_generation_prompt: bool) -> list[Piece]:
     """Fill the chat template; the end token follows every answer, also where the template writes none (LLaVA-1.5's)."""
     texts = [turn["content"].strip() for turn in turns]
     content = [[{"type": "text", "text": STAND_IN.format(index)}] for index in range(len(turns))]
@@ -93,14 +119,14 @@ def render(
         texts[first] = texts[first].replace(IMAGE_PLACEHOLDER, "", 1).strip()
         content[first].insert(0, {"type": "image"})
     messages: list[Any] = [{"role": turn["role"], "content": it} for turn, it in zip(turns, content, strict=True)]
-    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    rendered = chat.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
 
     parts = re.split(STAND_IN.format(r"(\d+)"), str(rendered))  # template, turn number, template, turn number, …
-    pieces = [Piece(parts[0].replace(IMAGE_PLACEHOLDER, IMAGE_PLACEHOLDER * num_visual_tokens), "template")]
+    pieces = [Piece(parts[0].replace(chat.markup.template_image, chat.picture(num_visual_tokens)), "template")]
     for number, following in zip(parts[1::2], parts[2::2], strict=True):
         author = turns[int(number)]["role"]
-        if author == "assistant" and not following.lstrip().startswith(tokenizer.eos_token):
-            following = tokenizer.eos_token + following.lstrip(" ")
+        if author == "assistant" and not chat.end_at(following):
+            following = chat.tokenizer.eos_token + following.lstrip(" ")
         pieces += [Piece(texts[int(number)], author), Piece(following, "template")]
     return pieces
 
@@ -116,14 +142,15 @@ def placeholder_turn(turns: Sequence[Turn]) -> int:
     return first
 
 
-def answer_spans(pieces: Sequence[Piece], eos_token: str) -> Iterator[Span]:
+def answer_spans(pieces: Sequence[Piece], chat: ChatFormat) -> Iterator[Span]:
     """Where the answers are: from the spaces before the text (tokens swallow them) to the end of the end token."""
     stops = list(accumulate(len(piece.text) for piece in pieces))
     for index, piece in enumerate(pieces):
         if piece.author == "assistant":
             before, after = pieces[index - 1].text, pieces[index + 1].text
             start = stops[index - 1] - (len(before) - len(before.rstrip(" ")))
-            yield Span(start, stops[index] + after.index(eos_token) + len(eos_token))
+            end = chat.end_at(after) or ""
+            yield Span(start, stops[index] + after.index(end) + len(end))
 
 
 def tokenize(
@@ -132,7 +159,7 @@ def tokenize(
     """Token ids and their characters; names of special tokens count in the template only."""
     text = "".join(piece.text for piece in pieces)
     cuts = [0, *special_name_cuts(tokenizer, pieces), len(text)]
-    has_bos = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+    has_bos = bool(tokenizer.bos_token) and tokenizer.bos_token in pieces[0].text
     input_ids: list[int] = []
     spans: list[Span] = []
     for start, stop in pairwise(cuts):

@@ -20,8 +20,9 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from components.model.backbone import load_backbone
+from components.model.backbone import Preprocessing
 from components.model.double_forward import CompressorParams, DoubleForward, build_double_forward
+from components.model.loading import load_backbone
 from components.params import Params
 
 ADAPTER_FILE = "adapter_model.safetensors"  # PEFT's name
@@ -44,7 +45,7 @@ the same language model answers questions and which, averaged, can be searched w
 
 ```python
 model = load_compressor(folder, base_model, device, dtype)  # components/model/checkpoint.py
-summary_tokens = model.compress_pictures(model.backbone.pixel_values(pictures))
+summary_tokens = model.compress_pictures(model.backbone.prepare(pictures))
 ```
 {usage}Base weights, SHA-256: `{config.base_weights_sha256}`.
 
@@ -63,7 +64,7 @@ class CompressorConfig(Params):
     base_weights_sha256: str
     dim: int  # of a summary token
     compressor: CompressorParams
-    preprocessing: dict[str, bool | int | tuple[float, ...]]
+    preprocessing: Preprocessing
     versions: dict[str, str]  # library -> version that trained it
 
 
@@ -118,8 +119,8 @@ def compressor_config(model: DoubleForward) -> CompressorConfig:
     """Everything that says what a model is."""
     return CompressorConfig(
         format_version=1,
-        base_model=model.backbone.name,
-        base_revision=model.backbone.revision,
+        base_model=model.backbone.source.name,
+        base_revision=model.backbone.source.revision,
         base_weights_sha256=model.backbone.weights_sha256,
         dim=model.backbone.dim,
         compressor=model.params,

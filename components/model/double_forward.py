@@ -5,6 +5,7 @@ nothing of the picture reaches it otherwise, and its gradient flows through them
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,10 @@ from torch import Tensor, nn
 from components.model.adapters import COMPRESSION, GENERATION, AdapterParams, AdapterSwitch, attach_adapters
 from components.model.backbone import Backbone
 from components.model.chat import encode_text
+from components.model.families.llava import LlavaBackbone
 from components.model.last_layer import hidden_states_at
+from components.model.prepared import PreparedPictures
+from components.model.segments import Segment, join, text_segment
 from components.model.summary_queries import SummaryQueries
 from components.params import Params
 
@@ -62,7 +66,8 @@ class DoubleForward(nn.Module):
         )
         prompt_ids = encode_text(backbone.tokenizer, params.prompt)
         self.register_buffer("prompt_ids", torch.tensor(prompt_ids, dtype=torch.long), persistent=False)
-        self.register_buffer("bos_ids", torch.tensor([backbone.tokenizer.bos_token_id]), persistent=False)
+        bos = backbone.tokenizer.bos_token_id  # not every tokenizer has one
+        self.register_buffer("bos_ids", torch.tensor([] if bos is None else [bos], dtype=torch.long), persistent=False)
         self.prompt_embeddings = self._learned_prompt() if params.prompt_embeddings == "learned" else None
         if params.connector == "trained":
             backbone.train_connector()
@@ -87,13 +92,13 @@ class DoubleForward(nn.Module):
             raise ValueError("prompt_embeddings: learned ones need a prompt to start from; `prompt` has no words")
         return nn.Parameter(self.backbone.embed(self.prompt_ids.to(self.backbone.device)).detach().float())
 
-    def compress_pictures(self, pixel_values: Tensor) -> Tensor:
-        """Preprocessed pictures (batch, 3, height, width) -> summary tokens (batch, summary tokens, dim)."""
+    def compress_pictures(self, pictures: PreparedPictures) -> Tensor:
+        """Preprocessed pictures -> summary tokens (pictures, summary tokens, dim)."""
         if self.vision_queries is None:
-            return self.compress_images(self.backbone.encode_images(pixel_values))
-        queries = self.vision_queries(len(pixel_values))
+            return self.compress_images(self.backbone.encode_images(pictures))
+        assert isinstance(self.backbone, LlavaBackbone)
         with self.adapters.use(COMPRESSION):
-            return self.backbone.compress_in_tower(pixel_values, queries)
+            return self.backbone.compress_in_tower(pictures, self.vision_queries(len(pictures)))
 
     def keep_first(self, num_summary_tokens: int) -> None:
         """Drop the other queries, for good. Raises ValueError when the summary tokens of the first depend on them."""
@@ -107,52 +112,52 @@ class DoubleForward(nn.Module):
             if queries is not None:
                 queries.keep_first(num_summary_tokens)
 
-    def compress_images(self, image_embeddings: Tensor) -> Tensor:
-        """The compression pass over image embeddings (batch, image tokens, dim) -> (batch, summary tokens, dim)."""
-        return self.compression_pass(image_embeddings, mask_of(image_embeddings))
+    def compress_images(self, pictures: Segment) -> Tensor:
+        """The compression pass over what is read of pictures -> (pictures, summary tokens, dim)."""
+        return self.compression_pass(self.backbone.framed(pictures))
 
     def compress_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Captions, ids without BOS and padded on either side (batch, tokens) -> (batch, summary tokens, dim)."""
-        return self.compression_pass(self.backbone.embed(input_ids), attention_mask)
+        return self.compression_pass([text_segment(self.backbone.embed(input_ids), attention_mask)])
 
-    def compression_pass(self, embeddings: Tensor, attention_mask: Tensor) -> Tensor:
-        """Read [BOS; embeddings; prompt; queries]; keep the normed last hidden states of the queries (Eq. 1).
+    def compression_pass(self, content: Sequence[Segment]) -> Tensor:
+        """Read [BOS; content; prompt; queries]; keep the normed last hidden states of the queries (Eq. 1).
 
         They are scaled to about the length of the image embeddings, which the second pass was trained to read there.
-        Padding in `embeddings` is masked and takes no position, so it has no effect.
+        Padding in the content is masked and takes no position, so it has no effect.
         """
-        rows = len(embeddings)
-        bos, prompt = self.backbone.embed(self.bos_ids), self.backbone.embed(self.prompt_ids)
+        rows = content[0].num_rows
+        prompt = self.backbone.embed(self.prompt_ids)
         if self.prompt_embeddings is not None:
             prompt = self.prompt_embeddings.to(prompt.dtype)
-        bos, prompt = bos.expand(rows, -1, -1), prompt.expand(rows, -1, -1)
-        queries = self.queries(rows).to(embeddings.dtype)
-        inputs = torch.cat([bos, embeddings, prompt, queries], dim=1)
-        mask = torch.cat([mask_of(bos), attention_mask, mask_of(prompt), mask_of(queries)], dim=1)
-        return self.params.summary_scale * self.read_to_compress(inputs, mask, last_places(queries, mask))
+        queries = self.queries(rows).to(prompt.dtype)
+        end = [text_segment(prompt.expand(rows, -1, -1)), text_segment(queries)]
+        inputs = join([self.bos(rows), *content, *end])
+        return self.params.summary_scale * self.read_to_compress(inputs, last_places(queries, inputs.mask))
 
-    def read_to_compress(self, inputs: Tensor, mask: Tensor, places: Tensor) -> Tensor:
-        """The compression adapter's hidden states of inputs (batch, tokens, dim) at `places` (batch, kept)."""
-        positions = position_ids(mask)
+    def bos(self, rows: int) -> Segment:
+        """The first token of every row; none if the model has no such token."""
+        return text_segment(self.backbone.embed(self.bos_ids).expand(rows, -1, -1))
+
+    def read_to_compress(self, inputs: Segment, places: Tensor) -> Tensor:
+        """The compression adapter's hidden states of rows at `places` (rows, kept): (rows, kept, dim)."""
+        mask = inputs.mask
         if self.params.attention == "bidirectional":
             mask = mask[:, None, None].bool().expand(-1, 1, mask.shape[1], -1)  # every token sees all that are there
         with self.adapters.use(COMPRESSION):
-            return self.read(inputs, mask, positions, places)
+            return self.read(inputs, mask, places)
 
-    def masked_hidden(
-        self, image_embeddings: Tensor, input_ids: Tensor, attention_mask: Tensor, is_hidden: Tensor
-    ) -> Tensor:
+    def masked_hidden(self, pictures: Segment, input_ids: Tensor, attention_mask: Tensor, is_hidden: Tensor) -> Tensor:
         """Read [BOS; picture; caption] as the compression pass does, without some of the words.
 
         A hidden word is the mean of all embeddings. Returns the hidden states that predict the caption, (batch, caption
         tokens, dim): those of the positions before its tokens. Captions are ids and a mask, (batch, caption tokens).
         """
-        table = self.backbone.vlm.get_input_embeddings().weight
-        caption = torch.where(is_hidden[..., None], table.mean(0), self.backbone.embed(input_ids))
-        bos = self.backbone.embed(self.bos_ids).expand(len(caption), -1, -1)
-        inputs = torch.cat([bos, image_embeddings, caption], dim=1)
-        mask = torch.cat([mask_of(bos), mask_of(image_embeddings), attention_mask], dim=1)
-        return self.read_to_compress(inputs, mask, last_places(caption, mask) - 1)
+        hidden_word = self.backbone.embedding_table.mean(0)
+        caption = torch.where(is_hidden[..., None], hidden_word, self.backbone.embed(input_ids))
+        content = [*self.backbone.framed(pictures), text_segment(caption, attention_mask)]
+        inputs = join([self.bos(len(caption)), *content])
+        return self.read_to_compress(inputs, last_places(caption, inputs.mask) - 1)
 
     def generation_hidden(
         self,
@@ -169,28 +174,24 @@ class DoubleForward(nn.Module):
         Packed rows come with a mask (batch, 1, tokens, tokens), True = attends, and with their positions. With
         `places` (batch, kept) only the hidden states there come back, (batch, kept, dim), for less work.
         """
-        embeddings = self.backbone.embed_chat(input_ids, visual_tokens)
+        chat = text_segment(
+            self.backbone.embed_chat(input_ids, visual_tokens), attention_mask if attention_mask.ndim == 2 else None
+        )
+        if positions is not None:
+            chat = chat._replace(positions=positions[None])
         with self.adapters.use(GENERATION):
-            return self.read(embeddings, attention_mask, positions, places)
+            return self.read(chat, attention_mask, places)
 
-    def read(
-        self,
-        embeddings: Tensor,
-        attention_mask: Tensor,
-        positions: Tensor | None = None,
-        places: Tensor | None = None,
-    ) -> Tensor:
-        """One pass of the language model with the active adapter; positions count unmasked tokens if not given."""
-        inputs = {
-            "inputs_embeds": embeddings,
-            "attention_mask": attention_mask,
-            "position_ids": position_ids(attention_mask) if positions is None else positions,
-            "use_cache": False,
-        }
+    def read(self, inputs: Segment, mask: Tensor | None = None, places: Tensor | None = None) -> Tensor:
+        """One pass of the language model with the active adapter: hidden states, (rows, tokens, dim) or at `places`.
+
+        `mask` in place of the segment's: (rows, tokens), or (rows, 1, tokens, tokens), True = attends.
+        """
         language_model = self.backbone.language_model
+        arguments = self.backbone.arguments(inputs, mask) | {"use_cache": False}
         if places is None:
-            return language_model(**inputs).last_hidden_state
-        return hidden_states_at(language_model, places, **inputs)
+            return language_model(**arguments).last_hidden_state
+        return hidden_states_at(language_model, places, **arguments)
 
     def embedding(self, summary_tokens: Tensor) -> Tensor:
         """One vector to search with: the mean of the summary tokens, L2-normalised, float32; (batch, dim)."""
@@ -200,13 +201,17 @@ class DoubleForward(nn.Module):
 def build_double_forward(backbone: Backbone, params: CompressorParams, seed: int) -> DoubleForward:
     """Attach untrained adapters and queries to a backbone, in place."""
     is_single = params.passes == "single"
+    if is_single and not isinstance(backbone, LlavaBackbone):
+        raise ValueError(f"passes: single compresses in the tower of a LLaVA-1.5, and {backbone.source.name} is none")
     if is_single and params.adapters.sharing != "per_pass":
         raise ValueError(f"passes: single needs adapters.sharing per_pass, not {params.adapters.sharing}")
     adapters = attach_adapters(backbone, params.adapters, seed, in_tower=is_single)
     words = encode_text(backbone.tokenizer, params.initial_queries)
-    queries = SummaryQueries(params.num_summary_tokens, backbone.vlm.get_input_embeddings().weight, words, seed)
-    positions = backbone.vlm.model.vision_tower.embeddings.position_embedding.weight
-    vision_queries = SummaryQueries(params.num_summary_tokens, positions, [], seed) if is_single else None
+    queries = SummaryQueries(params.num_summary_tokens, backbone.embedding_table, words, seed)
+    vision_queries = None
+    if is_single:
+        positions = backbone.vlm.model.vision_tower.embeddings.position_embedding.weight
+        vision_queries = SummaryQueries(params.num_summary_tokens, positions, [], seed)
     return DoubleForward(backbone, adapters, queries, vision_queries, params)
 
 
@@ -217,21 +222,11 @@ def enable_gradient_checkpointing(model: DoubleForward) -> None:
         activation_checkpointing_kwargs={"use_reentrant": False, "context_fn": model.adapters.context_fn}
     )
     # The backward pass starts with the last layer: to recompute it frees nothing. Nor may it be (`last_layer`).
-    last: Any = language_model.layers[-1]  # type: ignore[index]  # a ModuleList
+    last: Any = language_model.layers[-1]
     last.gradient_checkpointing = False
-
-
-def position_ids(attention_mask: Tensor) -> Tensor:
-    """Positions from 0 over the unmasked tokens: (batch, tokens) -> (batch, tokens)."""
-    return (attention_mask.cumsum(1) - 1).clamp(min=0)
 
 
 def last_places(queries: Tensor, attention_mask: Tensor) -> Tensor:
     """The places of (batch, summary tokens, dim) at the end of sequences: (batch, summary tokens)."""
     num_tokens = attention_mask.shape[1]
     return torch.arange(num_tokens - queries.shape[1], num_tokens, device=queries.device).expand(len(queries), -1)
-
-
-def mask_of(embeddings: Tensor) -> Tensor:
-    """Ones for (batch, tokens, dim) that are all there."""
-    return torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)

@@ -6,50 +6,60 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from components.model.adapters import GENERATION
 from components.model.backbone import Backbone
-from components.model.double_forward import DoubleForward, position_ids
+from components.model.double_forward import DoubleForward
+from components.model.segments import Segment, text_segment
 
 
 @torch.inference_mode()
 def answer(
-    model: DoubleForward,
-    visual_tokens: Tensor | None,
-    input_ids: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    adapter: str | None,
+    model: DoubleForward, visual_tokens: Tensor | None, input_ids: Sequence[Sequence[int]], max_new_tokens: int
 ) -> list[list[int]]:
-    """The new token ids of each prompt, without the end token.
+    """What the generation pass answers to each prompt from summary tokens: new token ids, without the end token.
 
-    visual_tokens: (prompts with placeholders, n, dim), or None if no prompt has any. `adapter` is "generation" for
-    summary tokens, None for the base model (all image tokens, pooled image tokens, no picture). Token for token what
-    `generate` of transformers gives for each prompt alone; the model must be in evaluation mode.
+    visual_tokens: (prompts with placeholders, n, dim), or None if no prompt has any. The model must be in evaluation
+    mode.
     """
     if model.training:
         raise ValueError("the model is in training mode (dropout, no cache); call model.eval() before answering")
     backbone = model.backbone
-    end_ids = torch.tensor(end_token_ids(backbone), device=backbone.device)
     ids, mask = left_pad(input_ids, backbone.device)
-    embeddings = backbone.embed_chat(ids, visual_tokens)
+    with model.adapters.use(GENERATION):
+        return decode(backbone, text_segment(backbone.embed_chat(ids, visual_tokens), mask), max_new_tokens)
+
+
+@torch.inference_mode()
+def base_answer(
+    backbone: Backbone, pictures: Segment | None, input_ids: Sequence[Sequence[int]], max_new_tokens: int
+) -> list[list[int]]:
+    """What the base model answers to each prompt about its picture: new token ids, without the end token.
+
+    Token for token what `generate` of transformers gives for each prompt alone.
+    """
+    ids, mask = left_pad(input_ids, backbone.device)
+    return decode(backbone, backbone.chat_segment(ids, mask, pictures), max_new_tokens)
+
+
+def decode(backbone: Backbone, chats: Segment, max_new_tokens: int) -> list[list[int]]:
+    """Greedy decoding of chats padded on the left, with the adapter in use: new token ids of each."""
+    end_ids = torch.tensor(end_token_ids(backbone), device=backbone.device)
     cache = DynamicCache(config=backbone.language_model.config)
-    positions = position_ids(mask)
-    is_open = torch.ones(len(ids), dtype=torch.bool, device=backbone.device)
+    inputs, mask = backbone.arguments(chats), chats.mask
+    is_open = torch.ones(chats.num_rows, dtype=torch.bool, device=backbone.device)
     steps: list[Tensor] = []
-    with model.adapters.use(adapter):
-        while len(steps) < max_new_tokens and is_open.any():
-            hidden = backbone.language_model(
-                inputs_embeds=embeddings,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state
-            token = backbone.lm_head(hidden[:, -1]).argmax(-1)  # (batch,)
-            is_open &= ~torch.isin(token, end_ids)
-            steps.append(torch.where(is_open, token, -1))
-            embeddings = backbone.embed(token[:, None])
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            positions = positions[:, -1:] + 1
-    new_tokens = torch.stack(steps, dim=1).tolist() if steps else [[] for _ in input_ids]
+    while len(steps) < max_new_tokens and is_open.any():
+        hidden = backbone.language_model(**inputs, past_key_values=cache, use_cache=True).last_hidden_state
+        token = backbone.lm_head(hidden[:, -1]).argmax(-1)  # (batch,)
+        is_open &= ~torch.isin(token, end_ids)
+        steps.append(torch.where(is_open, token, -1))
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        inputs = {
+            "inputs_embeds": backbone.embed(token[:, None]),
+            "attention_mask": mask,
+            "position_ids": inputs["position_ids"][..., -1:] + 1,
+        }
+    new_tokens = torch.stack(steps, dim=1).tolist() if steps else [[] for _ in range(chats.num_rows)]
     return [[token for token in row if token >= 0] for row in new_tokens]
 
 

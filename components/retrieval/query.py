@@ -30,7 +30,7 @@ def embed_text(model: DoubleForward, text: str) -> tuple[np.ndarray, int]:
 
 def max_text_tokens(model: DoubleForward) -> int:
     """How many tokens of text fit the language model beside BOS, prompt and summary queries."""
-    positions: int = model.backbone.vlm.config.text_config.max_position_embeddings
+    positions: int = model.backbone.max_positions
     return positions - 1 - model.prompt_ids.numel() - model.num_summary_tokens
 
 

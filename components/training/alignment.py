@@ -66,8 +66,6 @@ def hide(chunk: TrainBatch, masked_share: float) -> Masked:
 def alignment_loss_sum(model: DoubleForward, chunk: TrainBatch, masked: Masked) -> Tensor:
     """Summed cross-entropy of the hidden tokens, each read at the position before it."""
     rows = len(chunk.caption_pictures)
-    image_embeddings = image_embeddings_of(model, chunk)[chunk.caption_pictures]
-    hidden = model.masked_hidden(
-        image_embeddings, chunk.caption_ids[:rows], chunk.caption_mask[:rows], masked.is_hidden
-    )
+    pictures = image_embeddings_of(model, chunk).rows(chunk.caption_pictures)
+    hidden = model.masked_hidden(pictures, chunk.caption_ids[:rows], chunk.caption_mask[:rows], masked.is_hidden)
     return answer_loss_sum(hidden, model.backbone.lm_head, masked.targets)

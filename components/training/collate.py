@@ -12,7 +12,8 @@ from torch import Tensor
 from components.losses.autoregressive import IGNORE_INDEX
 from components.model.backbone import Backbone
 from components.model.chat import IMAGE_PLACEHOLDER, Turn, encode_conversation, encode_text
-from components.model.double_forward import position_ids
+from components.model.prepared import NO_PICTURES, PreparedPictures
+from components.model.segments import position_ids
 from components.params import Params
 from components.training.budgets import Budgets
 from components.training.packing import Block, Chat, PackedBatch, pack
@@ -43,9 +44,9 @@ class TrainSample(NamedTuple):
 
 
 class TrainBatch(NamedTuple):
-    """Pictures occur once and are referred to by their row, those with pixels first; rows are padded on the right."""
+    """Pictures occur once and are referred to by their row, prepared ones first; rows are padded on the right."""
 
-    pixel_values: Tensor  # (pictures, 3, height, width); (0,) when there are none
+    pictures: PreparedPictures  # those that the vision side has to read
     vision_features: Tensor  # (pictures, image tokens, vision dim) of those that were encoded before; (0,) the same
     conversation_ids: Tensor  # (conversations, tokens)
     conversation_mask: Tensor  # (conversations, tokens), or (conversations, 1, tokens, tokens) for turns apart
@@ -61,12 +62,12 @@ class TrainBatch(NamedTuple):
 
     @property
     def num_pictures(self) -> int:
-        return len(self.pixel_values) + len(self.vision_features)
+        return len(self.pictures) + len(self.vision_features)
 
     def to(self, device: torch.device) -> "TrainBatch":
         """The same batch on another device."""
-        *tensors, budgets = self
-        return TrainBatch(*(tensor.to(device) for tensor in tensors), budgets)  # type: ignore[call-arg,arg-type]
+        moved = {name: part.to(device) for name, part in self._asdict().items() if name != "budgets"}
+        return self._replace(**moved)
 
 
 def collate(
@@ -93,7 +94,7 @@ def collate(
     caption_ids, caption_mask = pad([ids[: texts.max_caption_tokens] for ids in captions], PADDING_ID)
     predicting, targets = answer_positions(chats.labels)
     return TrainBatch(
-        pixel_values=backbone.pixel_values(list(pictures.values())) if pictures else torch.empty(0),
+        pictures=backbone.prepare(list(pictures.values())) if pictures else NO_PICTURES,
         vision_features=torch.stack(list(encoded.values())) if encoded else torch.empty(0),
         conversation_ids=chats.input_ids,
         conversation_mask=chats.attention_mask,
@@ -152,7 +153,7 @@ def encode_chat(
     """Input ids and labels of a chat in which the picture, if there is one, is `num_summary_tokens` long."""
     num_visual_tokens = 0 if sample.image is None else num_summary_tokens
     try:
-        input_ids, labels = encode_conversation(backbone.tokenizer, turns, num_visual_tokens)
+        input_ids, labels = encode_conversation(backbone.chat, turns, num_visual_tokens)
     except ValueError as error:
         raise ValueError(f"sample {sample.sample_id}: {error}") from error
     return input_ids, labels if sample.is_learned else [IGNORE_INDEX] * len(labels)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from components.model.backbone import Backbone
+from components.model.families.llava import LlavaBackbone
 from components.training.distributed import gather_objects, rank, world_size
 
 LIBRARIES = ("torch", "transformers", "pillow")
@@ -31,11 +31,11 @@ SECONDS_BETWEEN_LINES = 10.0
 class FeatureCache:
     """The vision features of pictures under one backbone, by the SHA-256 of their pixels."""
 
-    def __init__(self, folder: Path, backbone: Backbone) -> None:
+    def __init__(self, folder: Path, backbone: LlavaBackbone) -> None:
         config = backbone.vlm.config
         parts = [backbone.weights_sha256, backbone.preprocessing, str(backbone.dtype)]
         parts += [config.vision_feature_layer, config.vision_feature_select_strategy]
-        parts += [backbone.processor.image_processor.to_json_string(), *map(version, LIBRARIES)]
+        parts += [backbone.image_processor.to_json_string(), *map(version, LIBRARIES)]
         self.folder = folder / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
         self.backbone = backbone
 
@@ -83,6 +83,6 @@ class FeatureCache:
     def _fill_batch(self, pictures: Sequence[str], places: range, open_picture: Callable[[int], Image.Image]) -> None:
         if all(self.path(pictures[place]).exists() for place in places):
             return
-        pixel_values = self.backbone.pixel_values([open_picture(place) for place in places])
-        for place, features in zip(places, self.backbone.vision_features(pixel_values).cpu(), strict=True):
+        pictures_read = self.backbone.prepare([open_picture(place) for place in places])
+        for place, features in zip(places, self.backbone.vision_features(pictures_read).cpu(), strict=True):
             self.write(pictures[place], features)

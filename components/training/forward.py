@@ -14,6 +14,8 @@ from torch import Tensor
 from components.losses.autoregressive import IGNORE_INDEX, answer_loss_sum
 from components.losses.contrastive import contrastive_loss
 from components.model.double_forward import DoubleForward
+from components.model.families.llava import LlavaBackbone
+from components.model.segments import Segment, stack
 from components.params import Params
 from components.training.collate import TrainBatch
 from components.training.distributed import gather_with_gradient, sum_over_workers, world_size
@@ -60,15 +62,18 @@ def summary_tokens_of(model: DoubleForward, batch: TrainBatch) -> Tensor | None:
     if not batch.num_pictures:
         return None
     if model.vision_queries is not None:
-        return model.compress_pictures(batch.pixel_values)
+        return model.compress_pictures(batch.pictures)
     return model.compress_images(image_embeddings_of(model, batch))
 
 
-def image_embeddings_of(model: DoubleForward, batch: TrainBatch) -> Tensor:
-    """What the language model reads of the pictures of a batch: (pictures, image tokens, dim)."""
-    parts = [model.backbone.encode_images(batch.pixel_values)] if len(batch.pixel_values) else []
-    parts += [model.backbone.connect(batch.vision_features)] if len(batch.vision_features) else []
-    return torch.cat(parts)
+def image_embeddings_of(model: DoubleForward, batch: TrainBatch) -> Segment:
+    """What the language model reads of the pictures of a batch."""
+    backbone = model.backbone
+    parts = [backbone.encode_images(batch.pictures)] if len(batch.pictures) else []
+    if len(batch.vision_features):
+        assert isinstance(backbone, LlavaBackbone)
+        parts.append(backbone.connect(batch.vision_features))
+    return stack(parts)
 
 
 def count_answer_tokens(batches: Sequence[TrainBatch]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase, ProcessorMixin
 
 from components.losses.autoregressive import IGNORE_INDEX
-from components.model.chat import IMAGE_PLACEHOLDER, encode_conversation
+from components.model.chat import IMAGE_PLACEHOLDER, ChatFormat, encode_conversation
 from components.training.packing import Block, Chat, PackedBatch, pack
 
 QuestionAnswer = tuple[str, str]
@@ -66,7 +66,7 @@ class Encoder:
             {"role": "user", "content": IMAGE_PLACEHOLDER * shown + pair[0]},
             {"role": "assistant", "content": pair[1]},
         ]
-        return encode_conversation(self.tokenizer, turns, self.num_image_tokens * shown)
+        return encode_conversation(ChatFormat(self.tokenizer), turns, self.num_image_tokens * shown)
 
     def _prefix(self, shown: bool) -> list[int]:
         """What all questions begin with: the tokens before two different questions part ways."""

@@ -4,8 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.model.backbone import BackboneParams
 from components.model.double_forward import CompressorParams
+from components.model.loading import BackboneParams
 from components.pictures import PictureLimits
 from components.training.alignment import AlignmentParams
 from components.training.collate import TextParams

@@ -35,9 +35,9 @@ def shard_decoder(model: DoubleForward) -> None:
     """Spread the frozen weights of the decoder layers over the workers, in place; nothing trained is touched."""
     language_model = model.backbone.language_model
     mesh = init_device_mesh(model.backbone.device.type, (world_size(),))
-    for layer in language_model.layers:  # type: ignore[union-attr]  # a ModuleList
+    for layer in language_model.layers:
         fully_shard(layer, mesh=mesh, ignored_params={p for p in layer.parameters() if p.requires_grad})
-    others = set(language_model.embed_tokens.parameters()) | set(language_model.norm.parameters())  # type: ignore[union-attr]
+    others = set(language_model.embed_tokens.parameters()) | set(language_model.norm.parameters())
     trained = {parameter for parameter in language_model.parameters() if parameter.requires_grad}
     fully_shard(language_model, mesh=mesh, ignored_params=others | trained)  # has the next layer gathered in time
 
@@ -46,7 +46,7 @@ def shard_decoder(model: DoubleForward) -> None:
 def whole_decoder(model: DoubleForward) -> Iterator[None]:
     """Keep all layers whole for the time of the block, in which workers may read the model as often as they like."""
     language_model = model.backbone.language_model
-    layers = [layer for layer in language_model.layers if isinstance(layer, FSDPModule)]  # type: ignore[union-attr]
+    layers = [layer for layer in language_model.layers if isinstance(layer, FSDPModule)]
     for layer in layers:
         layer.set_reshard_after_forward(False)
         layer.unshard()

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from components.model.double_forward import DoubleForward
+from components.model.families.llava import LlavaBackbone
 from components.training.budgets import Budgets
 from components.training.collate import TrainBatch, TrainSample, collate
 from components.training.distributed import rank, world_size
@@ -59,6 +60,9 @@ def sample_reader(
     """Reads a row with its picture, or with its features, which are all computed first."""
     if params.feature_cache is None:
         return lambda index: table.sample(index, params.pictures)
+    if not isinstance(model.backbone, LlavaBackbone):
+        name = model.backbone.source.name
+        raise ValueError(f"train.feature_cache is for LLaVA-1.5, and {name} is none; set it to null")
     cache, rows = FeatureCache(Path(params.feature_cache), model.backbone), table.first_of_pictures
     places = list(rows.values())
     cache.fill(list(rows), lambda place: table.picture(places[place], params.pictures), say)

@@ -15,7 +15,6 @@ from pydantic import Field
 from torch import Tensor
 
 from components import schema
-from components.model.adapters import GENERATION
 from components.model.chat import encode_prompt, encode_text
 from components.model.double_forward import DoubleForward
 from components.model.generation import answer
@@ -101,8 +100,7 @@ def validate(
 
 def compress(model: DoubleForward, pictures: Sequence[Image.Image]) -> Tensor:
     """Summary tokens on the CPU, (pictures, summary_tokens, dim)."""
-    pixel_values = model.backbone.pixel_values(pictures)
-    return model.compress_pictures(pixel_values).cpu()
+    return model.compress_pictures(model.backbone.prepare(pictures)).cpu()
 
 
 def compress_captions(model: DoubleForward, texts: Sequence[list[int]]) -> Tensor:
@@ -116,9 +114,9 @@ def answered_rightly(
 ) -> list[bool]:
     """Whether each greedy answer is one of the accepted ones, up to case and a final period."""
     tokenizer = model.backbone.tokenizer
-    prompts = [encode_prompt(tokenizer, question.text, model.num_summary_tokens) for question in questions]
+    prompts = [encode_prompt(model.backbone.chat, question.text, model.num_summary_tokens) for question in questions]
     visual_tokens = summary_tokens[[question.picture for question in questions]].to(model.backbone.device)
-    answers = answer(model, visual_tokens, prompts, max_new_tokens, GENERATION)
+    answers = answer(model, visual_tokens, prompts, max_new_tokens)
     given = [plain(tokenizer.decode(ids, skip_special_tokens=True)) for ids in answers]
     return [text in map(plain, question.answers) for text, question in zip(given, questions, strict=True)]
 

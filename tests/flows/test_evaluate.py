@@ -129,8 +129,8 @@ def write_models(models: Path) -> DoubleForward:
 @torch.inference_mode()
 def compress(model: DoubleForward, models: Path, folder: Path) -> None:
     stored = [(image_id, picture(number)) for number, image_id in enumerate(IMAGE_IDS) if image_id != MISSING]
-    pixel_values = model.backbone.pixel_values([image for _, image in stored])
-    tokens = model.compress_images(model.backbone.encode_images(pixel_values)).numpy()
+    read = model.backbone.prepare([image for _, image in stored])
+    tokens = model.compress_images(model.backbone.encode_images(read)).numpy()
     sizes = np.full(len(stored), 48, np.int32)
     provenance = provenance_of(models / "compressor", "float16", "float32")
     write_store(folder, [TokenRows([image_id for image_id, _ in stored], sizes, sizes, tokens)], provenance)
@@ -219,16 +219,16 @@ def test_answers_are_those_of_the_stored_tokens_and_of_plain_transformers(world:
     for row in questions[::7]:
         if row["image_id"] == MISSING:
             continue
-        prompt = encode_prompt(backbone.tokenizer, row["question"], 4)
+        prompt = encode_prompt(backbone.chat, row["question"], 4)
         tokens = torch.from_numpy(store.tokens([row["image_id"]]))
-        new = answer(world.model, tokens, [prompt], 4, "generation")[0]
+        new = answer(world.model, tokens, [prompt], 4)[0]
         assert (
             told["compressed", row["question_id"]] == backbone.tokenizer.decode(new, skip_special_tokens=True).strip()
         )
-        prompt = encode_prompt(backbone.tokenizer, row["question"], backbone.num_image_tokens)
-        pixel_values = backbone.pixel_values([picture(IMAGE_IDS.index(row["image_id"]))])
+        prompt = encode_prompt(backbone.chat, row["question"], backbone.num_image_tokens)
+        read = backbone.prepare([picture(IMAGE_IDS.index(row["image_id"]))])
         plain = backbone.vlm.generate(
-            input_ids=torch.tensor([prompt]), pixel_values=pixel_values, max_new_tokens=4, do_sample=False
+            input_ids=torch.tensor([prompt]), **read.tensors, max_new_tokens=4, do_sample=False
         )[0, len(prompt) :]
         assert (
             told["uncompressed", row["question_id"]]

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from components.model.tiny_llava import build_tiny_llava
 from flows.graft import graft
 from tests.components.model.conftest import llava_folder  # noqa: F401
-from tests.components.model.tiny import TEXTS, TINY, load
+from tests.components.model.tiny import TEXTS, TINY, load, prepared
 
 
 def write_language_model(folder: Path, vocab_size: int, **changes: int) -> LlamaForCausalLM:
@@ -37,8 +37,8 @@ def test_the_result_sees_as_before_and_speaks_like_the_other(
     vocab_size = before.vlm.config.text_config.vocab_size - num_missing
     donor = write_language_model(tmp_path / "llm", vocab_size)
     after = load(graft(str(llava_folder), str(tmp_path / "llm"), tmp_path / "grafted"))
-    pixels = torch.randn(2, 3, 48, 48)
-    assert torch.equal(after.encode_images(pixels), before.encode_images(pixels))
+    pixels = prepared(torch.randn(2, 3, 48, 48))
+    assert torch.equal(after.encode_images(pixels).embeddings, before.encode_images(pixels).embeddings)
     ids = torch.randint(0, vocab_size, (2, 7))
     logits = after.lm_head(after.language_model(ids).last_hidden_state)
     torch.testing.assert_close(logits[..., :vocab_size], donor(ids).logits)
@@ -54,8 +54,8 @@ def test_of_a_llava_the_language_model_is_taken(llava_folder: Path, tmp_path: Pa
     before = load(llava_folder)
     after = load(graft(str(llava_folder), str(tmp_path / "other"), tmp_path / "grafted"))
     assert torch.equal(after.lm_head.weight[:5], donor.lm_head.weight[:5])
-    pixels = torch.randn(2, 3, 48, 48)
-    assert torch.equal(after.encode_images(pixels), before.encode_images(pixels))
+    pixels = prepared(torch.randn(2, 3, 48, 48))
+    assert torch.equal(after.encode_images(pixels).embeddings, before.encode_images(pixels).embeddings)
 
 
 def test_another_shape_is_refused(llava_folder: Path, tmp_path: Path) -> None:  # noqa: F811

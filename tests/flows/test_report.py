@@ -18,7 +18,7 @@ from components.compression.store import TokenStore
 from components.evaluation import publication
 from components.evaluation.answering import COMPRESSED, SYSTEMS
 from components.evaluation.exam import PAIR_ID, read_exam
-from components.evaluation.examination import ANSWER, CAPTION, PAIR, SIZE, TEXT, TIME, Record
+from components.evaluation.examination import ANSWER, CAPTION, LENGTH, PAIR, SIZE, TEXT, TIME, Record
 from components.params import load_params
 from flows.evaluate import score
 from flows.report import ReportParams, report
@@ -58,7 +58,8 @@ def write_evaluation(root: Path) -> None:
     """What `evaluate` writes: its own scores and files, of answers that are made up."""
     exam, tokens = read_exam(root / "curated", "test"), TokenStore.open(root / "store")
     rng = np.random.default_rng(0)
-    records = [Record("uncompressed", SIZE, key, None, 1000.0) for key in ("language_model", "vision", "image_tokens")]
+    records = [Record("uncompressed", SIZE, key, None, 1000.0) for key in ("language_model", "vision")]
+    records += [Record("uncompressed", LENGTH, image_id, None, 1000.0) for image_id in exam.image_ids]
     for system in SYSTEMS:
         for row in exam.all_questions():
             text = row[schema.ANSWERS][0] if rng.random() < 0.5 else EVIL

@@ -55,7 +55,7 @@ def missing() -> bytes:
 def test_tokens_equal_the_model_called_by_hand(model: DoubleForward, images: list[Image.Image]) -> None:
     rows, rejects = run(model, pictures_of(images), batch_size=len(images))
     with torch.no_grad():
-        expected = model.compress_images(model.backbone.encode_images(model.backbone.pixel_values(images)))
+        expected = model.compress_images(model.backbone.encode_images(model.backbone.prepare(images)))
     np.testing.assert_allclose(rows.summary_tokens, expected.numpy(), atol=1e-5)
     assert rejects == []
     assert list(zip(rows.widths, rows.heights, strict=True)) == SIZES

@@ -15,6 +15,8 @@ from components.model.backbone import Backbone
 from components.model.chat import encode_conversation, encode_prompt
 from components.model.double_forward import DoubleForward
 from components.model.generation import answer
+from components.model.segments import text_segment
+from tests.components.model.tiny import prepared
 
 QUESTIONS = [
     "what colour is the small circle?",
@@ -27,7 +29,7 @@ NEW_TOKENS = 12
 
 
 def prompts_for(base: Backbone, num_visual_tokens: int) -> list[list[int]]:
-    return [encode_prompt(base.tokenizer, question, num_visual_tokens) for question in QUESTIONS]
+    return [encode_prompt(base.chat, question, num_visual_tokens) for question in QUESTIONS]
 
 
 def generate_from_pixels(base: Backbone, pixel_values: torch.Tensor, prompt: list[int]) -> list[int]:
@@ -52,9 +54,8 @@ def test_all_image_tokens_give_what_plain_transformers_gives(
     expected = [
         generate_from_pixels(base, pixels, prompt) for pixels, prompt in zip(pixel_values, prompts, strict=True)
     ]
-    image_embeddings = base.encode_images(pixel_values)
+    image_embeddings = base.encode_images(prepared(pixel_values))
     assert base_answer(base, image_embeddings, prompts, NEW_TOKENS) == expected
-    assert answer(model, image_embeddings, prompts, NEW_TOKENS, None) == expected
     assert len({tuple(row) for row in expected}) > 1
 
 
@@ -72,26 +73,25 @@ def test_the_blind_base_reads_the_question_alone(base: Backbone) -> None:
 def test_answers_come_in_order_for_the_right_picture_whatever_the_batches(
     model: DoubleForward, pixel_values: torch.Tensor
 ) -> None:
-    tokens = model.compress_images(model.backbone.encode_images(pixel_values)).detach()
+    tokens = model.compress_images(model.backbone.encode_images(prepared(pixel_values))).detach()
     prompts = prompts_for(model.backbone, model.num_summary_tokens)
     pictures = [4, 0, 0, 2, 1]
-    alone = [
-        answer(model, tokens[[at]], [prompt], 6, "generation")[0] for at, prompt in zip(pictures, prompts, strict=True)
-    ]
+    alone = [answer(model, tokens[[at]], [prompt], 6)[0] for at, prompt in zip(pictures, prompts, strict=True)]
     for batch_size in (1, 2, 16):
-        assert answers(compressed_reader(model), Visuals(tokens, pictures), prompts, 6, batch_size) == alone
+        visuals = Visuals(text_segment(tokens), pictures)
+        assert answers(compressed_reader(model), visuals, prompts, 6, batch_size) == alone
 
 
 @pytest.mark.parametrize("with_picture", [True, False])
 def test_log_likelihoods_equal_a_loop_over_full_logits(
     base: Backbone, pixel_values: torch.Tensor, with_picture: bool
 ) -> None:
-    tokens = base.encode_images(pixel_values) if with_picture else None
+    tokens = base.encode_images(prepared(pixel_values)) if with_picture else None
     num_visual = base.num_image_tokens if with_picture else 0
     start = "<image>\n" if with_picture else ""
     conversations = [
         encode_conversation(
-            base.tokenizer,
+            base.chat,
             [{"role": "user", "content": start + "describe"}, {"role": "assistant", "content": text}],
             num_visual,
         )

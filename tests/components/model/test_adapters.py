@@ -3,10 +3,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlavaForConditionalGeneration
 
+from benchmarks.shapes import SEVEN_B, llava_config
 from components.model.adapters import COMPRESSION, GENERATION, PASSES
 from components.model.backbone import Backbone
 from components.model.double_forward import DoubleForward, build_double_forward
+from components.model.families.llava import LlavaBackbone
+from components.model.segments import text_segment
 from tests.components.model.tiny import COMPRESSOR, TINY, load
 
 
@@ -53,7 +57,7 @@ def test_untrained_adapters_and_no_adapter_are_the_base_model(backbone: Backbone
     model = build_double_forward(backbone, COMPRESSOR, seed=0)
     for adapter in (*PASSES, None):
         with model.adapters.use(adapter):
-            assert torch.equal(model.read(embeddings, torch.ones(2, 5, dtype=torch.long)), expected)
+            assert torch.equal(model.read(text_segment(embeddings)), expected)
 
 
 def test_the_seed_decides_how_training_starts(llava_folder: Path) -> None:
@@ -64,3 +68,19 @@ def test_the_seed_decides_how_training_starts(llava_folder: Path) -> None:
     ]
     assert torch.equal(starts[0], starts[1])
     assert not torch.equal(starts[0], starts[2])
+
+
+@pytest.mark.parametrize(
+    ("rank", "expected"), [(8, 19_988_480), (16, 39_976_960), (64, 159_907_840), (128, 319_815_680)]
+)
+def test_the_adapters_of_the_7b_model_have_the_published_sizes(backbone: Backbone, rank: int, expected: int) -> None:
+    """By hand: rank · 32 layers · (4 · (4096 + 4096) + 3 · (4096 + 11008)), for each of the two adapters."""
+    params = COMPRESSOR.model_copy(update={"adapters": COMPRESSOR.adapters.model_copy(update={"rank": rank})})
+    with torch.device("meta"):
+        vlm = LlavaForConditionalGeneration(llava_config(SEVEN_B))
+        large = LlavaBackbone(vlm, backbone.chat, backbone.image_processor, backbone.source, pad_to_square=True)
+        model = build_double_forward(large, params, seed=0)
+    trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    sizes = {adapter: sum(n for name, n in trained.items() if adapter in name.split(".")) for adapter in PASSES}
+    assert sizes == dict.fromkeys(PASSES, expected)
+    assert sum(trained.values()) == 2 * expected + 4 * 4096 + 1  # queries and the logit scale

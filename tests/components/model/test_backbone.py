@@ -9,7 +9,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from components.model.backbone import Backbone, load_backbone, pad_to_square, weights_sha256
+from components.model.backbone import Backbone, pad_to_square, weights_sha256
+from components.model.loading import load_backbone
 from tests.components.model.tiny import TINY, compressor, load
 
 
@@ -17,9 +18,10 @@ from tests.components.model.tiny import TINY, compressor, load
 def test_image_embeddings_are_the_connector_output_of_the_second_last_layer(
     backbone: Backbone, pictures: list[Image.Image]
 ) -> None:
-    pixel_values = backbone.pixel_values(pictures)
+    read = backbone.prepare(pictures)
+    pixel_values = read.tensors["pixel_values"]
     assert pixel_values.shape == (8, 3, TINY.image_size, TINY.image_size)
-    embeddings = backbone.encode_images(pixel_values)
+    embeddings = backbone.encode_images(read).embeddings
     hidden = backbone.vlm.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states[-2]
     torch.testing.assert_close(embeddings, backbone.vlm.model.multi_modal_projector(hidden[:, 1:]))
     assert embeddings.shape == (8, backbone.num_image_tokens, backbone.dim)
@@ -29,10 +31,10 @@ def test_image_embeddings_are_the_connector_output_of_the_second_last_layer(
 def test_embedded_chats_are_what_the_model_makes_of_pictures_and_ids(
     backbone: Backbone, pictures: list[Image.Image]
 ) -> None:
-    pixel_values = backbone.pixel_values(pictures[:2])
+    read = backbone.prepare(pictures[:2])
     ids = torch.tensor([[1, *[backbone.image_token_id] * backbone.num_image_tokens, word] for word in (7, 9)])
-    expected = backbone.vlm(input_ids=ids, pixel_values=pixel_values).logits
-    embeddings = backbone.embed_chat(ids, backbone.encode_images(pixel_values))
+    expected = backbone.vlm(input_ids=ids, **read.tensors).logits
+    embeddings = backbone.embed_chat(ids, backbone.encode_images(read).embeddings)
     hidden = backbone.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
     torch.testing.assert_close(backbone.lm_head(hidden), expected)
 
@@ -57,8 +59,8 @@ def test_padding_centres_the_picture_on_the_mean_colour() -> None:
 def test_without_padding_a_wide_picture_is_cropped(llava_folder: Path) -> None:
     picture = Image.new("RGB", (96, 48), (255, 255, 255))
     cropping = load_backbone(str(llava_folder), None, torch.float32, "sdpa", pad_to_square=False)
-    assert cropping.pixel_values([picture]).min() == 1
-    assert load(llava_folder).pixel_values([picture]).min() < 0.1
+    assert cropping.prepare([picture]).tensors["pixel_values"].min() == 1
+    assert load(llava_folder).prepare([picture]).tensors["pixel_values"].min() < 0.1
     assert cropping.preprocessing != load(llava_folder).preprocessing
 
 

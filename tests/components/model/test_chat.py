@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import LlavaProcessor, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from components.losses.autoregressive import IGNORE_INDEX
-from components.model.chat import VICUNA_V1_TEMPLATE, encode_conversation, encode_prompt, encode_text
+from components.model.chat import VICUNA_V1_TEMPLATE, ChatFormat, encode_conversation, encode_prompt, encode_text
 from components.model.tiny_llava import BOS, EOS, IMAGE, PAD, build_processor, build_tokenizer
 from tests.components.model.tiny import TEXTS, TINY
 
@@ -77,7 +77,7 @@ def labelled_texts(tokenizer: PreTrainedTokenizerBase, labels: list[int]) -> lis
 
 @tokenizers
 def test_a_conversation_reads_as_vicuna_v1(tokenizer: PreTrainedTokenizerBase) -> None:
-    input_ids, _ = encode_conversation(tokenizer, CONVERSATION, 2)
+    input_ids, _ = encode_conversation(ChatFormat(tokenizer), CONVERSATION, 2)
     expected = (
         "<s>USER: <image><image>\nwhat colour is it? ASSISTANT: red\nor blue</s>USER: how many? ASSISTANT: 日本 3</s>"
     )
@@ -88,23 +88,23 @@ def test_a_conversation_reads_as_vicuna_v1(tokenizer: PreTrainedTokenizerBase) -
 
 @tokenizers
 def test_labels_are_the_answers_with_their_end_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
-    input_ids, labels = encode_conversation(tokenizer, CONVERSATION, 2)
+    input_ids, labels = encode_conversation(ChatFormat(tokenizer), CONVERSATION, 2)
     assert labelled_texts(tokenizer, labels) == ["red\nor blue</s>", "日本 3</s>"]
     assert all(label in (IGNORE_INDEX, token) for token, label in zip(input_ids, labels, strict=True))
 
 
 @tokenizers
 def test_a_prompt_is_what_training_shows_before_the_labels(tokenizer: PreTrainedTokenizerBase) -> None:
-    input_ids, labels = encode_conversation(tokenizer, CONVERSATION[:2], 2)
+    input_ids, labels = encode_conversation(ChatFormat(tokenizer), CONVERSATION[:2], 2)
     first_label = next(index for index, label in enumerate(labels) if label != IGNORE_INDEX)
-    assert encode_prompt(tokenizer, "what colour is it?", 2) == input_ids[:first_label]
-    assert encode_prompt(tokenizer, CONVERSATION[:1], 2) == input_ids[:first_label]
+    assert encode_prompt(ChatFormat(tokenizer), "what colour is it?", 2) == input_ids[:first_label]
+    assert encode_prompt(ChatFormat(tokenizer), CONVERSATION[:1], 2) == input_ids[:first_label]
 
 
 @tokenizers
 def test_a_prompt_after_earlier_turns_is_what_training_shows(tokenizer: PreTrainedTokenizerBase) -> None:
-    input_ids, labels = encode_conversation(tokenizer, CONVERSATION, 2)
-    prompt = encode_prompt(tokenizer, CONVERSATION[:3], 2)
+    input_ids, labels = encode_conversation(ChatFormat(tokenizer), CONVERSATION, 2)
+    prompt = encode_prompt(ChatFormat(tokenizer), CONVERSATION[:3], 2)
     assert prompt == input_ids[: len(prompt)]
     assert labels[len(prompt) - 1] == IGNORE_INDEX
     assert labels[len(prompt)] != IGNORE_INDEX
@@ -113,12 +113,13 @@ def test_a_prompt_after_earlier_turns_is_what_training_shows(tokenizer: PreTrain
 @tokenizers
 def test_the_placeholder_may_stand_after_the_question(tokenizer: PreTrainedTokenizerBase) -> None:
     behind = [{"role": "user", "content": "what colour is it?\n<image>"}]
-    assert encode_prompt(tokenizer, behind, 2) == encode_prompt(tokenizer, CONVERSATION[:1], 2)
+    assert encode_prompt(ChatFormat(tokenizer), behind, 2) == encode_prompt(ChatFormat(tokenizer), CONVERSATION[:1], 2)
 
 
 @tokenizers
 def test_without_visual_tokens_nothing_is_a_placeholder(tokenizer: PreTrainedTokenizerBase) -> None:
-    for prompt in (encode_prompt(tokenizer, "what is <image>?", 0), encode_prompt(tokenizer, CONVERSATION, 0)):
+    for question in ("what is <image>?", CONVERSATION):
+        prompt = encode_prompt(ChatFormat(tokenizer), question, 0)
         assert image_id(tokenizer) not in prompt
 
 
@@ -127,7 +128,7 @@ def test_a_prompt_equals_what_the_processor_makes_of_it() -> None:
     turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is it?"}]}]
     text = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
     expected = processor(text=text, images=[Image.new("RGB", (48, 48))]).input_ids[0]
-    assert encode_prompt(processor.tokenizer, "what is it?", 9) == list(expected)
+    assert encode_prompt(ChatFormat(processor.tokenizer), "what is it?", 9) == list(expected)
 
 
 @tokenizers
@@ -136,10 +137,10 @@ def test_a_prompt_equals_what_the_processor_makes_of_it() -> None:
 def test_people_cannot_write_special_tokens(tokenizer: PreTrainedTokenizerBase, parts: list[str]) -> None:
     text = "q" + "".join(parts) + "q"
     turns = [{"role": "user", "content": f"<image>\n{text}"}, {"role": "assistant", "content": text}]
-    input_ids, labels = encode_conversation(tokenizer, turns, 3)
+    input_ids, labels = encode_conversation(ChatFormat(tokenizer), turns, 3)
     counts = {name: input_ids.count(tokenizer.get_vocab()[name]) for name in (IMAGE, EOS, BOS, PAD)}
     assert counts == {IMAGE: 3, EOS: 1, BOS: 1, PAD: 0}
-    assert encode_prompt(tokenizer, text, 3).count(image_id(tokenizer)) == 3
+    assert encode_prompt(ChatFormat(tokenizer), text, 3).count(image_id(tokenizer)) == 3
     assert not set(encode_text(tokenizer, text)) & set(tokenizer.all_special_ids)
     (answer,) = labelled_texts(tokenizer, labels)
     assert answer.replace(" ", "") == (text + EOS).replace(" ", "")
@@ -154,4 +155,4 @@ def test_plain_text_survives_byte_for_byte() -> None:
 @tokenizers
 def test_a_missing_placeholder_is_named(tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(ValueError, match="first user turn has no <image>"):
-        encode_conversation(tokenizer, CONVERSATION[2:], 2)
+        encode_conversation(ChatFormat(tokenizer), CONVERSATION[2:], 2)

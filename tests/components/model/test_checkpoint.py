@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from components.model.adapters import PASSES
 from components.model.checkpoint import load_compressor, save_compressor
 from components.model.double_forward import DoubleForward
+from components.model.segments import text_segment
 from components.model.tiny_llava import build_tiny_llava
 from tests.components.model.tiny import TEXTS, TINY, load
 
@@ -34,7 +35,7 @@ def test_a_loaded_compressor_is_the_one_that_was_saved(model: DoubleForward, sav
     assert not loaded.training
     theirs = dict(loaded.named_parameters())
     assert all(torch.equal(parameter, theirs[name]) for name, parameter in model.named_parameters())
-    image_embeddings = torch.randn(2, model.backbone.num_image_tokens, model.backbone.dim)
+    image_embeddings = text_segment(torch.randn(2, 9, model.backbone.dim))
     assert torch.equal(model.compress_images(image_embeddings), loaded.compress_images(image_embeddings))
     assert loaded.params == model.params
 
@@ -45,7 +46,7 @@ def test_peft_loads_each_adapter_by_itself(model: DoubleForward, saved: Path, ll
     theirs = PeftModel.from_pretrained(load(llava_folder).vlm, str(saved / adapter))
     embeddings = torch.randn(1, 6, model.backbone.dim)
     with model.adapters.use(adapter):
-        expected = model.read(embeddings, torch.ones(1, 6, dtype=torch.long))
+        expected = model.read(text_segment(embeddings))
     hidden = theirs.base_model.model.model.language_model(inputs_embeds=embeddings).last_hidden_state
     torch.testing.assert_close(hidden, expected)
 

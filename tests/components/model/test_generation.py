@@ -5,10 +5,9 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
-from components.model.adapters import GENERATION
 from components.model.chat import encode_prompt
 from components.model.double_forward import DoubleForward
-from components.model.generation import answer
+from components.model.generation import answer, base_answer
 from tests.components.model.tiny import COMPRESSOR, load
 
 NEW_TOKENS = 12
@@ -44,14 +43,15 @@ def test_all_image_tokens_give_what_transformers_generates(
     model: DoubleForward, plain: LlavaForConditionalGeneration, pictures: list[Image.Image], ends_early: bool
 ) -> None:
     backbone = model.backbone
-    prompts = [encode_prompt(backbone.tokenizer, question, backbone.num_image_tokens) for question in QUESTIONS]
-    pixel_values = backbone.pixel_values(pictures[: len(prompts)])
+    prompts = [encode_prompt(backbone.chat, question, backbone.num_image_tokens) for question in QUESTIONS]
+    read = backbone.prepare(pictures[: len(prompts)])
+    pixel_values = read.tensors["pixel_values"]
     end_early(plain, backbone.vlm, token=2)
     if ends_early:
         third = generate(plain, prompts[0], pixel_values[:1])[2]
         end_early(plain, backbone.vlm, token=third)
     expected = [generate(plain, prompt, pixel_values[i : i + 1]) for i, prompt in enumerate(prompts)]
-    assert answer(model, backbone.encode_images(pixel_values), prompts, NEW_TOKENS, adapter=None) == expected
+    assert base_answer(backbone, backbone.encode_images(read), prompts, NEW_TOKENS) == expected
     assert (min(map(len, expected)) < NEW_TOKENS) == ends_early
 
 
@@ -59,9 +59,9 @@ def test_all_image_tokens_give_what_transformers_generates(
 def test_no_picture_gives_what_transformers_generates(
     model: DoubleForward, plain: LlavaForConditionalGeneration
 ) -> None:
-    prompts = [encode_prompt(model.backbone.tokenizer, question, 0) for question in QUESTIONS]
+    prompts = [encode_prompt(model.backbone.chat, question, 0) for question in QUESTIONS]
     end_early(plain, model.backbone.vlm, token=2)
-    assert answer(model, None, prompts, NEW_TOKENS, adapter=None) == [generate(plain, p, None) for p in prompts]
+    assert base_answer(model.backbone, None, prompts, NEW_TOKENS) == [generate(plain, p, None) for p in prompts]
 
 
 @torch.no_grad()
@@ -69,12 +69,12 @@ def test_summary_tokens_answer_alone_as_in_a_batch_and_as_without_a_cache(
     model: DoubleForward, pictures: list[Image.Image]
 ) -> None:
     backbone = model.backbone
-    prompts = [encode_prompt(backbone.tokenizer, question, K) for question in QUESTIONS]
-    summary_tokens = model.compress_images(backbone.encode_images(backbone.pixel_values(pictures[: len(prompts)])))
-    together = answer(model, summary_tokens, prompts, NEW_TOKENS, GENERATION)
+    prompts = [encode_prompt(backbone.chat, question, K) for question in QUESTIONS]
+    summary_tokens = model.compress_images(backbone.encode_images(backbone.prepare(pictures[: len(prompts)])))
+    together = answer(model, summary_tokens, prompts, NEW_TOKENS)
     for row, prompt in enumerate(prompts):
         visual_tokens = summary_tokens[row : row + 1]
-        assert answer(model, visual_tokens, [prompt], NEW_TOKENS, GENERATION) == [together[row]]
+        assert answer(model, visual_tokens, [prompt], NEW_TOKENS) == [together[row]]
         written = list(prompt)
         for _ in range(NEW_TOKENS):
             ids = torch.tensor([written])
@@ -84,9 +84,9 @@ def test_summary_tokens_answer_alone_as_in_a_batch_and_as_without_a_cache(
 
 
 def test_no_new_tokens_are_no_answer(model: DoubleForward) -> None:
-    assert answer(model, None, [[1, 5], [1]], 0, adapter=None) == [[], []]
+    assert answer(model, None, [[1, 5], [1]], 0) == [[], []]
 
 
 def test_a_model_in_training_mode_is_refused(model: DoubleForward) -> None:
     with pytest.raises(ValueError, match="training mode"):
-        answer(model.train(), None, [[1, 5]], 3, GENERATION)
+        answer(model.train(), None, [[1, 5]], 3)

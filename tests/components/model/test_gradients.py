@@ -14,7 +14,7 @@ from components.losses.contrastive import contrastive_loss
 from components.model.chat import encode_conversation, encode_text
 from components.model.double_forward import DoubleForward, enable_gradient_checkpointing
 from components.training.collate import answer_positions
-from tests.components.model.tiny import COMPRESSOR, compressor, load
+from tests.components.model.tiny import COMPRESSOR, compressor, load, prepared
 
 BATCH = 3
 CAPTIONS = ["a red circle", "a large blue square above a green star", "two"]
@@ -33,7 +33,7 @@ def chats(model: DoubleForward) -> list[tuple[list[int], list[int]]]:
     conversations = [
         [{"role": "user", "content": question}, {"role": "assistant", "content": answer}] for question, answer in turns
     ]
-    return [encode_conversation(model.backbone.tokenizer, conversation, K) for conversation in conversations]
+    return [encode_conversation(model.backbone.chat, conversation, K) for conversation in conversations]
 
 
 def right_pad(rows: list[list[int]], filler: int) -> Tensor:
@@ -44,7 +44,7 @@ def right_pad(rows: list[list[int]], filler: int) -> Tensor:
 def losses(model: DoubleForward, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
     """Both losses of one batch, as training computes them: padded, batched, interleaved passes."""
     captions = [encode_text(model.backbone.tokenizer, caption) for caption in CAPTIONS]
-    summary_tokens = model.compress_images(model.backbone.encode_images(pixel_values))
+    summary_tokens = model.compress_images(model.backbone.encode_images(prepared(pixel_values)))
     mask = right_pad([[1] * len(row) for row in captions], 0)
     text_summary_tokens = model.compress_texts(right_pad(captions, 0), mask)
     input_ids, labels = zip(*chats(model), strict=True)

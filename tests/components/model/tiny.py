@@ -5,8 +5,10 @@ from pathlib import Path
 import torch
 
 from components.model.adapters import AdapterParams
-from components.model.backbone import Backbone, load_backbone
+from components.model.backbone import Backbone
 from components.model.double_forward import CompressorParams, DoubleForward, build_double_forward
+from components.model.loading import load_backbone
+from components.model.prepared import PreparedPictures
 from components.model.tiny_llava import TinyLlavaParams
 
 TINY = TinyLlavaParams(
@@ -61,3 +63,8 @@ def compressor(
             if "lora_B" in name:
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     return model.eval()
+
+
+def prepared(pixel_values: torch.Tensor) -> PreparedPictures:
+    """Pictures of a LLaVA given as pixels, (pictures, 3, height, width)."""
+    return PreparedPictures(len(pixel_values), {"pixel_values": pixel_values})

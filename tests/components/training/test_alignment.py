@@ -10,6 +10,7 @@ from torch import Tensor
 
 from components.model.adapters import COMPRESSION
 from components.model.double_forward import DoubleForward
+from components.model.segments import text_segment
 from components.training.alignment import alignment_loss_sum, backward_alignment, hide
 from components.training.budgets import all_tokens
 from components.training.collate import TrainBatch, collate
@@ -53,7 +54,7 @@ def test_loss_is_that_of_a_row_read_for_itself(llava_folder: Path, attention: st
     found = alignment_loss_sum(model, chunk, masked)
 
     backbone, total = model.backbone, torch.zeros((), dtype=torch.float64)
-    images = backbone.encode_images(chunk.pixel_values)
+    images = backbone.encode_images(chunk.pictures).embeddings
     table = backbone.vlm.get_input_embeddings().weight
     for row, picture in enumerate(chunk.caption_pictures.tolist()):
         length = int(chunk.caption_mask[row].sum())
@@ -112,7 +113,7 @@ def test_two_workers_give_the_gradient_of_one(llava_folder: Path, tmp_path: Path
 
 def test_a_hidden_word_is_not_read(llava_folder: Path) -> None:
     model = build(llava_folder)
-    images = torch.randn(1, 9, model.backbone.dim, dtype=torch.float64)
+    images = text_segment(torch.randn(1, 9, model.backbone.dim, dtype=torch.float64))
     mask, is_hidden = torch.ones(1, 3, dtype=torch.long), torch.tensor([[False, True, False]])
     one, other = (model.masked_hidden(images, torch.tensor([[7, word, 9]]), mask, is_hidden) for word in (8, 50))
     assert torch.equal(one, other)

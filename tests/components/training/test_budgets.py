@@ -70,7 +70,7 @@ def test_contrastive_loss_is_the_mean_over_the_budgets(double: DoubleForward) ->
     batch = batch_of(double, GROUPS, Budgets(SIZES, 0, 3), None)
     with torch.no_grad():
         found = step_losses(double, batch).contrastive
-        images = double.compress_pictures(batch.pixel_values)[batch.caption_pictures]
+        images = double.compress_pictures(batch.pictures)[batch.caption_pictures]
         texts = double.compress_texts(batch.caption_ids, batch.caption_mask)
         vectors = [[F.normalize(side[:, :k].mean(1), dim=-1) for side in (images, texts)] for k in SIZES]
         losses = [contrastive_loss(*pair, double.logit_scale) for pair in vectors]

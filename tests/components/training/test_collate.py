@@ -27,11 +27,11 @@ def test_every_row_finds_its_own_picture(model: DoubleForward) -> None:
     groups = StepSamples(autoregressive=(2, 4, 0), contrastive=(3, 0))
     batch = batch_of(model, groups)
     pictures = [samples(10)[index].image for index in (2, 0)]
-    expected = model.backbone.pixel_values([picture for picture in pictures if picture])
-    assert torch.equal(batch.pixel_values[batch.conversation_pictures], expected)  # 4 is text-only
+    expected = model.backbone.prepare([picture for picture in pictures if picture]).tensors["pixel_values"]
+    assert torch.equal(batch.pictures.tensors["pixel_values"][batch.conversation_pictures], expected)  # 4 is text-only
     pictures = [samples(10)[index].image for index in (3, 0)]
-    expected = model.backbone.pixel_values([picture for picture in pictures if picture])
-    assert torch.equal(batch.pixel_values[batch.caption_pictures], expected)
+    expected = model.backbone.prepare([picture for picture in pictures if picture]).tensors["pixel_values"]
+    assert torch.equal(batch.pictures.tensors["pixel_values"][batch.caption_pictures], expected)
 
 
 def test_placeholders_stand_where_there_is_a_picture(model: DoubleForward) -> None:
@@ -67,7 +67,8 @@ def test_padding_is_on_the_right() -> None:
 
 def test_no_rows_make_an_empty_batch(model: DoubleForward) -> None:
     batch = collate({}, StepSamples((), ()), model.backbone, BUDGETS, LENGTHS)
-    assert [len(part) for part in batch if isinstance(part, torch.Tensor)] == [0] * (len(batch) - 1)
+    assert [len(part) for part in batch if isinstance(part, torch.Tensor)] == [0] * (len(batch) - 2)
+    assert not batch.num_pictures
 
 
 def test_a_conversation_that_does_not_fit_is_named(model: DoubleForward) -> None:

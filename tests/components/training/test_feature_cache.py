@@ -51,7 +51,7 @@ def test_a_step_from_features_has_the_gradient_of_one_from_pixels(
     backward_step(model, [batch_of(model, None)], BOTH)
     expected = gradient(model)
     batch = batch_of(model, filled(tmp_path, model), without)
-    assert (len(batch.pixel_values), batch.num_pictures) == (len(without), batch_of(model, None).num_pictures)
+    assert (len(batch.pictures), batch.num_pictures) == (len(without), batch_of(model, None).num_pictures)
     backward_step(model, [batch], BOTH)
     assert (gradient(model) - expected).norm() / expected.norm() < 1e-8
 
@@ -88,7 +88,7 @@ def fill(rank: int, folder: Path, llava_folder: Path) -> None:
 def test_two_workers_fill_it_together(llava_folder: Path, tmp_path: Path) -> None:
     in_processes(2, fill, tmp_path, llava_folder)
     cache = FeatureCache(tmp_path, build_model(llava_folder).backbone)
-    features = cache.backbone.vision_features(cache.backbone.pixel_values([PICTURES[HASHES[0]]]))[0]
+    features = cache.backbone.vision_features(cache.backbone.prepare([PICTURES[HASHES[0]]]))[0]
     torch.testing.assert_close(cache.read(HASHES[0]), features)
 
 

@@ -15,7 +15,7 @@ from components.training.forward import LossParams
 from components.training.loop import LoopParams, Outcome, Surroundings, run_steps
 from components.training.sampler import GroupedSampler
 from components.training.state import HistoryRow, TrainingState, load_state, save_state
-from tests.components.model.tiny import compressor
+from tests.components.model.tiny import compressor, prepared
 from tests.components.training.test_state import OPTIMIZER, build_state
 from tests.components.training.world import LENGTHS, build_model, in_processes, samples
 
@@ -179,7 +179,7 @@ def test_a_finished_run_has_nothing_left_to_do(model: DoubleForward) -> None:
 
 def test_steps_without_a_finite_gradient_end_the_run_when_they_are_too_many(model: DoubleForward) -> None:
     def damage(batch: TrainBatch) -> TrainBatch:
-        return batch._replace(pixel_values=batch.pixel_values * torch.nan)
+        return batch._replace(pictures=prepared(batch.pictures.tensors["pixel_values"] * torch.nan))
 
     state = build_state(model)
     assert run(model, state, damage=damage) is Outcome.DIVERGED
@@ -191,7 +191,11 @@ def test_a_skipped_step_is_counted_and_left_out_of_the_means(model: DoubleForwar
 
     def damage(batch: TrainBatch) -> TrainBatch:
         seen.append(1)
-        return batch._replace(pixel_values=batch.pixel_values * torch.nan) if len(seen) == 1 else batch
+        return (
+            batch._replace(pictures=prepared(batch.pictures.tensors["pixel_values"] * torch.nan))
+            if len(seen) == 1
+            else batch
+        )
 
     state = build_state(model)
     assert run(model, state, damage=damage) is Outcome.FINISHED

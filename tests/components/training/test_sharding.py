@@ -14,6 +14,7 @@ from components.training.optimizer import trained_parameters
 from components.training.sampler import StepSamples, even_chunks
 from components.training.sharding import PLACEHOLDER, shard_decoder, whole_decoder, with_placeholder
 from components.training.step import backward_step
+from tests.components.model.tiny import prepared
 from tests.components.training.world import LENGTHS, build_model, in_processes, samples
 
 BOTH = LossParams(autoregressive_weight=1.0, contrastive_weight=0.5)
@@ -48,7 +49,7 @@ def train_worker(
     backward_step(model, chunks_of(model, rank, world_size, size), BOTH)
     with torch.no_grad(), whole_decoder(model):  # a validation in which the first worker has nothing to read
         for _ in range(rank):
-            model.compress_pictures(torch.zeros(1, 3, 48, 48))
+            model.compress_pictures(prepared(torch.zeros(1, 3, 48, 48)))
     values = backward_step(model, chunks_of(model, rank, world_size, size), BOTH)
     torch.save((values, gradient(model)), folder / f"{rank}.pt")
 
@@ -89,7 +90,7 @@ def test_each_worker_keeps_its_share_of_what_is_frozen(llava_folder: Path, tmp_p
 
 def uneven_reader(rank: int, folder: Path, llava_folder: Path) -> None:
     model = build_model(llava_folder).eval()
-    pixels = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    pixels = prepared(torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0)))
     expected = model.compress_pictures(pixels)
     shard_decoder(model)
     for _ in range(2):

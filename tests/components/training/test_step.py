@@ -13,6 +13,7 @@ from components.training.forward import LossParams, step_losses
 from components.training.optimizer import Optimizer, build_optimizer, trained_parameters
 from components.training.sampler import GroupedSampler, StepSamples
 from components.training.step import backward_step, train_step
+from tests.components.model.tiny import prepared
 from tests.components.training.world import LENGTHS, OPTIMIZER, build_model, in_processes, samples
 
 BOTH = LossParams(autoregressive_weight=1.0, contrastive_weight=0.5)
@@ -62,7 +63,7 @@ def test_autoregressive_loss_is_the_mean_over_all_answer_tokens(model: DoubleFor
     batch = batch_of(model, 0, 1)
     with torch.no_grad():
         losses = step_losses(model, batch)
-        summary_tokens = model.compress_images(model.backbone.encode_images(batch.pixel_values))
+        summary_tokens = model.compress_images(model.backbone.encode_images(batch.pictures))
         hidden = model.generation_hidden(
             summary_tokens[batch.conversation_pictures], batch.conversation_ids, batch.conversation_mask
         )
@@ -76,7 +77,7 @@ def test_a_sample_with_both_texts_is_compressed_once(model: DoubleForward) -> No
     batch = batch_of(model, 0, 1)
     shared = set(batch.conversation_pictures.tolist()) & set(batch.caption_pictures.tolist())
     assert shared
-    assert len(batch.pixel_values) == len(batch.conversation_pictures) + len(batch.caption_pictures) - len(shared)
+    assert len(batch.pictures) == len(batch.conversation_pictures) + len(batch.caption_pictures) - len(shared)
 
 
 @pytest.mark.parametrize(("autoregressive", "contrastive"), [(1.0, 0.0), (0.0, 1.0)])
@@ -102,7 +103,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing(model: DoubleForward) 
     optimizer = build_optimizer(trained_parameters(model), OPTIMIZER)
     batch = batch_of(model, 0, 1)
     before = {name: parameter.detach().clone() for name, parameter in trained_parameters(model).items()}
-    damaged = batch._replace(pixel_values=batch.pixel_values.clone().fill_(torch.nan))
+    damaged = batch._replace(pictures=prepared(batch.pictures.tensors["pixel_values"] * torch.nan))
     assert one_step(model, optimizer, damaged)["is_skipped"] == 1
     assert all(torch.equal(parameter, before[name]) for name, parameter in trained_parameters(model).items())
     metrics = one_step(model, optimizer, batch)

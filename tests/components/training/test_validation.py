@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from components import schema
-from components.model.adapters import GENERATION
 from components.model.chat import encode_prompt
 from components.model.double_forward import DoubleForward
 from components.model.generation import answer
@@ -31,8 +30,8 @@ def build_set(model: DoubleForward) -> ValidationSet:
     pictures = [row.image for row in rows if row.image]
     said = []
     for picture in pictures:
-        prompt = encode_prompt(model.backbone.tokenizer, "what colour?", model.num_summary_tokens)
-        (ids,) = answer(model, compress(model, [picture]).detach(), [prompt], 4, GENERATION)
+        prompt = encode_prompt(model.backbone.chat, "what colour?", model.num_summary_tokens)
+        (ids,) = answer(model, compress(model, [picture]).detach(), [prompt], 4)
         said.append(model.backbone.tokenizer.decode(ids, skip_special_tokens=True))
     questions = [Question(i, "what colour?", [f" {text.upper()}"] if i < 3 else ["no"]) for i, text in enumerate(said)]
     return ValidationSet(pictures, [row.caption or "" for row in rows], questions)

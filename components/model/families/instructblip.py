@@ -1,0 +1,67 @@
+"""InstructBLIP (arXiv 2305.06500) around Vicuna: a Q-Former asks the vision tower, and 32 tokens are what it says.
+
+Its Q-Former reads the question too. A stored picture cannot know its questions, so that here it reads the same
+instruction for every picture.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedModel
+
+from components.model.backbone import Backbone, Source
+from components.model.chat import ChatFormat, Markup
+from components.model.prepared import PreparedPictures
+
+INSTRUCTION = "Describe the image in detail."
+PLAIN_TEMPLATE = (  # a question as it is, and the picture before the first token of all
+    "{% for message in messages %}"
+    "{% for item in message['content'] %}{% if item['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}"
+    "{{ bos_token if loop.first else ' ' }}"
+    "{% for item in message['content'] %}{% if item['type'] == 'text' %}{{ item['text'] }}{% endif %}{% endfor %}"
+    "{{ eos_token if message['role'] == 'assistant' }}"
+    "{% endfor %}"
+)
+
+
+class InstructBlipBackbone(Backbone):
+    """The language model is a whole Llama, with its head; encoder-decoders (FLAN-T5) have no summary tokens to give."""
+
+    architectures: ClassVar[tuple[str, ...]] = ("InstructBlipForConditionalGeneration",)
+    markup: ClassVar[Markup] = Markup(chat_template=PLAIN_TEMPLATE)
+
+    def __init__(
+        self, vlm: PreTrainedModel, chat: ChatFormat, image_processor: Any, source: Source, pad_to_square: bool
+    ) -> None:
+        if not vlm.config.use_decoder_only_language_model:
+            raise ValueError(f"{source.name}: its language model is an encoder-decoder; use an InstructBLIP of Vicuna")
+        super().__init__(vlm, chat, image_processor, source, pad_to_square)
+        tokenizer = AutoTokenizer.from_pretrained(source.folder / "qformer_tokenizer")
+        self.instruction = tokenizer(INSTRUCTION, return_tensors="pt")
+
+    @property
+    def language_model(self) -> Any:
+        """The decoder without its head; its output is taken after the final norm."""
+        return self.vlm.language_model.model
+
+    @property
+    def lm_head(self) -> nn.Module:
+        return self.vlm.language_model.lm_head
+
+    @property
+    def connector(self) -> nn.Module:
+        """Between Q-Former and language model."""
+        return self.vlm.language_projection
+
+    def prepare(self, images: Sequence[Image.Image]) -> PreparedPictures:
+        """Pixels (pictures, 3, height, width) and the instruction, once for each."""
+        prepared = super().prepare(images)
+        names = ("input_ids", "attention_mask")
+        texts = {f"qformer_{name}": self.instruction[name].repeat(len(images), 1) for name in names}
+        return PreparedPictures(len(images), prepared.tensors | texts)
+
+    def picture_tokens(self, pictures: PreparedPictures) -> list[Tensor]:
+        """Vision tower, Q-Former and projection: (image tokens, dim) of each picture."""
+        return list(self.vlm.get_image_features(**pictures.tensors).pooler_output)

@@ -1,0 +1,92 @@
+"""LLaVA-1.5 (arXiv 2310.03744): a CLIP tower, read at its second last layer, and an MLP; 576 tokens per picture."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from components.model.backbone import Backbone, Preprocessing, Source
+from components.model.chat import ChatFormat
+from components.model.prepared import PreparedPictures
+from components.model.segments import Segment, picture_segment
+
+
+class LlavaBackbone(Backbone):
+    """The paper's base model, and the only family whose vision features can be cached or compressed in the tower."""
+
+    architectures: ClassVar[tuple[str, ...]] = ("LlavaForConditionalGeneration",)
+
+    def __init__(
+        self, vlm: PreTrainedModel, chat: ChatFormat, image_processor: Any, source: Source, pad_to_square: bool
+    ) -> None:
+        super().__init__(vlm, chat, image_processor, source, pad_to_square)
+        skip_unread_layers(vlm)
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Tokens the connector makes of one picture (576 for LLaVA-1.5)."""
+        return num_image_tokens(self.vlm.config)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to a picture before the vision tower; part of what stored tokens depend on."""
+        return {
+            "pad_to_square": self.pad_to_square,
+            "image_size": self.vlm.config.vision_config.image_size,
+            "image_mean": tuple(self.image_processor.image_mean),
+            "image_std": tuple(self.image_processor.image_std),
+        }
+
+    def picture_tokens(self, pictures: PreparedPictures) -> list[Tensor]:
+        """Vision tower and connector: (image tokens, dim) of each picture."""
+        return list(self.vlm.model.multi_modal_projector(self.vision_features(pictures)))
+
+    def vision_features(self, pictures: PreparedPictures) -> Tensor:
+        """What the connector reads: (pictures, image tokens, vision dim)."""
+        config, pixel_values = self.vlm.config, pictures.tensors["pixel_values"].to(self.device, self.dtype)
+        states = self.vlm.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states
+        first = 1 if config.vision_feature_select_strategy == "default" else 0  # without the class token
+        read = config.vision_feature_layer
+        return torch.cat([states[layer][:, first:] for layer in ([read] if isinstance(read, int) else read)], dim=-1)
+
+    def connect(self, vision_features: Tensor) -> Segment:
+        """The connector: vision features (pictures, image tokens, vision dim) -> what the language model reads."""
+        tokens = self.vlm.model.multi_modal_projector(vision_features.to(self.device, self.dtype)).to(self.dtype)
+        return picture_segment(list(tokens))
+
+    def compress_in_tower(self, pictures: PreparedPictures, queries: Tensor) -> Tensor:
+        """Let the vision tower read queries behind the patches: (batch, n, vision dim) -> (batch, n, dim).
+
+        The connector takes the tower's outputs at the queries into the language model's input space.
+        """
+        tower = self.vlm.model.vision_tower
+        patches = tower.embeddings(pictures.tensors["pixel_values"].to(self.device, self.dtype))
+        hidden = tower.pre_layrnorm(torch.cat([patches, queries.to(self.dtype)], dim=1))
+        for layer in tower.encoder.layers[: num_read_layers(self.vlm)]:
+            hidden = layer(hidden, attention_mask=None)
+        return self.vlm.model.multi_modal_projector(hidden[:, -queries.shape[1] :]).to(self.dtype)
+
+
+def num_image_tokens(config: Any) -> int:
+    """Of a picture, by the configuration of a LLaVA: its patches, and the class token if the connector reads it."""
+    vision = config.vision_config
+    return (vision.image_size // vision.patch_size) ** 2 + (config.vision_feature_select_strategy == "full")
+
+
+def skip_unread_layers(vlm: Any) -> None:
+    """Let the layers of the vision tower above the last one that the connector reads pass on what they get."""
+    for layer in vlm.model.vision_tower.encoder.layers[num_read_layers(vlm) :]:
+        layer.forward = pass_on
+
+
+def num_read_layers(vlm: Any) -> int:
+    """Layers of the vision tower up to the highest that the connector reads."""
+    num_states = len(vlm.model.vision_tower.encoder.layers) + 1
+    read = vlm.config.vision_feature_layer
+    return max(index % num_states for index in ([read] if isinstance(read, int) else read))
+
+
+def pass_on(hidden_states: Tensor, *_: object, **__: object) -> Tensor:
+    """The identity, in place of a layer whose output nobody reads."""
+    return hidden_states

@@ -1,0 +1,40 @@
+"""Qwen2.5-VL (arXiv 2502.13923): pictures in their own shape and size, positions along rows and columns (M-RoPE)."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from components.model.backbone import Backbone
+from components.model.chat import Markup
+from components.model.prepared import PreparedPictures
+
+
+class Qwen25VLBackbone(Backbone):
+    """Patches of all pictures stand in one row; a grid of each says which are whose."""
+
+    architectures: ClassVar[tuple[str, ...]] = ("Qwen2_5_VLForConditionalGeneration",)
+    markup: ClassVar[Markup] = Markup(
+        image_token="<|image_pad|>",
+        template_image="<|vision_start|><|image_pad|><|vision_end|>",
+        frame=("<|vision_start|>", "<|vision_end|>"),
+        end_tokens=("<|im_end|>",),
+    )
+
+    @property
+    def connector(self) -> nn.Module:
+        """Between vision tower and language model."""
+        return self.vlm.model.visual.merger
+
+    def prepare(self, images: Sequence[Image.Image]) -> PreparedPictures:
+        """Patches (patches of all pictures, numbers) and grids (pictures, 3): frames, rows, columns of patches."""
+        output = self.image_processor(self.squared(images), return_tensors="pt")
+        return PreparedPictures(len(images), {name: output[name] for name in ("pixel_values", "image_grid_thw")})
+
+    def picture_positions(self, pictures: PreparedPictures) -> list[Tensor]:
+        """Frame, row and column of each token, (3, image tokens)."""
+        merged = self.vlm.config.vision_config.spatial_merge_size  # patches along the side of a token
+        grids = pictures.tensors["image_grid_thw"] // torch.tensor([1, merged, merged], device=self.device)
+        return [torch.cartesian_prod(*(torch.arange(n, device=self.device) for n in grid)).T for grid in grids.tolist()]

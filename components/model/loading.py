@@ -1,0 +1,90 @@
+"""Base models from a folder or the hub: which family they are of, their weights, tokenizer and image processor.
+
+Weights come from safetensors only and no code is ever fetched.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
+from components.model.backbone import Backbone, Source
+from components.model.chat import ChatFormat
+from components.model.families import FAMILIES
+from components.params import Params
+
+# Architectures of checkpoints in LLaVA's own format.
+OFFICIAL_LLAVA = ("LlavaLlamaForCausalLM", "LlavaMistralForCausalLM", "LlavaQwenForCausalLM")
+CHAT_FILE = "chat_template.json"  # of older processors; the tokenizer reads chat_template.jinja itself
+
+
+class BackboneParams(Params):
+    """How to load the base model; flows nest it and hand its fields to `load_backbone`."""
+
+    revision: str | None  # commit, tag or branch on the hub; null for a folder
+    dtype: Literal["float32", "bfloat16"]  # of the frozen weights; what is trained stays float32
+    attention: Literal["sdpa", "eager", "flash_attention_2"]
+    pad_to_square: bool  # pad pictures to a square with the processor's mean colour (LLaVA-1.5) instead of cropping
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """`dtype` as PyTorch's object."""
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.dtype]
+
+
+def load_backbone(
+    model: str, revision: str | None, dtype: torch.dtype, attention: str, pad_to_square: bool
+) -> Backbone:
+    """Load a base model from a folder or by its hub id; ValueError for an architecture of no known family."""
+    is_folder = Path(model).is_dir()
+    folder = Path(model) if is_folder else download(model, revision)
+    family = family_of(model, folder)
+    vlm = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=dtype, attn_implementation=attention, use_safetensors=True
+    )
+    image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    source = Source(folder, Path(model).resolve().name if is_folder else model, revision)
+    chat = load_chat(model, folder, family, vlm.config)
+    return family(vlm, chat, image_processor, source, pad_to_square)
+
+
+def family_of(model: str, folder: Path) -> type[Backbone]:
+    """The family whose file takes the architecture that config.json names."""
+    architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+    for family in FAMILIES:
+        if set(architectures) & set(family.architectures):
+            return family
+    if set(architectures) & set(OFFICIAL_LLAVA):
+        raise ValueError(
+            f"{model}: a checkpoint in LLaVA's own format ({architectures[0]}); take the one that was converted for "
+            "transformers (llava-hf/llava-1.5-7b-hf, llava-hf/llava-v1.6-…), or convert it with the script "
+            "convert_llava_weights_to_hf.py of the transformers repository"
+        )
+    known = ", ".join(name for family in FAMILIES for name in family.architectures)
+    raise ValueError(
+        f"{model} is a {' / '.join(architectures) or 'nameless class'}; supported: {known}. For another one add a file "
+        "to components/model/families (docs/models.md)"
+    )
+
+
+def load_chat(model: str, folder: Path, family: type[Backbone], config: Any) -> ChatFormat:
+    """The tokenizer with a chat template: its own, that of an older processor, or the family's."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not tokenizer.chat_template and (folder / CHAT_FILE).is_file():
+        tokenizer.chat_template = json.loads((folder / CHAT_FILE).read_text(encoding="utf-8"))["chat_template"]
+    tokenizer.chat_template = tokenizer.chat_template or family.markup.chat_template
+    if tokenizer.convert_tokens_to_ids(family.markup.image_token) != config.image_token_id:
+        raise ValueError(
+            f"{model}: the tokenizer's {family.markup.image_token} is not the model's image token; use the model's own "
+            "tokenizer"
+        )
+    return ChatFormat(tokenizer, family.markup)
+
+
+def download(model: str, revision: str | None) -> Path:
+    """Fetch a model from the hub, without anything that could hold code."""
+    patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "qformer_tokenizer/*"]
+    return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
