@@ -24,6 +24,7 @@ from components.curation.candidates import CandidateParams
 from components.curation.decisions import decide, outcomes_of, plan_output
 from components.curation.deduplication import Checked
 from components.curation.progress import log_progress
+from components.curation.sources import Source, SourceName
 from components.curation.tables import (
     Shard,
     decode_checked,
@@ -46,6 +47,7 @@ class CurateParams(Params):
 
     seed: int  # of the split
     validation_fraction: Annotated[float, Field(ge=0, lt=1)]  # of training pictures
+    sources: Annotated[dict[SourceName, Source], Field(min_length=1)]  # of training rows, in this order
     candidates: CandidateParams
     max_reject_fraction: Annotated[float, Field(ge=0, le=1)]  # of the rows of a source; more fails the stage
     max_answer_fraction: Annotated[float, Field(gt=0, le=1)]  # of short answers that may be the same
@@ -61,10 +63,10 @@ def curate(params: CurateParams, raw: Path, output: Path) -> None:
     for folder in (partial, staging):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    work = list_work(raw, params.rows_per_task)
+    work = list_work(raw, staging, params.sources, params.rows_per_task)
     cluster.connect()
     rows = check_rows(work, raw, staging, params)
-    decisions = decide(rows, params.candidates.near_duplicates, params.seed, params.validation_fraction)
+    decisions = decide(rows, params.sources, params.candidates.near_duplicates, params.seed, params.validation_fraction)
     write_shards(plan_output(decisions, params.rows_per_shard), staging, partial, params.num_workers)
     found, listed = write_benchmarks(raw, partial, decisions.kept_pictures(), params.candidates.text)
     outcomes = [*outcomes_of(decisions), *found]
@@ -82,7 +84,11 @@ def check_rows(work: Sequence[Work], raw: Path, staging: Path, params: CuratePar
     """Check every row on the cluster; the facts come back in input order, whatever order the tasks ended in."""
 
     def check(piece: dict[str, str]) -> dict[str, str]:
-        return {"text": encode_checked(check_work(decode_work(piece["text"]), raw, staging, params.candidates))}
+        return {
+            "text": encode_checked(
+                check_work(decode_work(piece["text"]), raw, staging, params.sources, params.candidates)
+            )
+        }
 
     results = map(decode_checked, run_tasks(check, [encode_work(piece) for piece in work], params.num_workers))
     rows = chain.from_iterable(log_progress(results, "checked", len(work), log))

@@ -12,7 +12,7 @@ from components import schema
 from components.curation.accounting import Outcome
 from components.curation.filters import TextLimits, clean_text
 from components.curation.reasons import Reason, Rejected, Repair
-from components.curation.sources import Entry, read_entries, read_json
+from components.curation.records import Entry, read_entries, read_object
 from components.curation.tables import write_rows
 
 PICTURES = "pictures"  # the folder beside the files below that holds their pictures
@@ -55,7 +55,7 @@ def question_rows(
             schema.GROUP: None if group is None else _identifier(group),
         }
 
-    entries = [(_entry_id(entry, "question_id"), entry.value) for entry in read_entries(path)]
+    entries = [(_entry_id(entry, "question_id"), entry.value) for entry in read_entries(str(path))]
     return _check_all(entries, source, check, limits)
 
 
@@ -63,7 +63,7 @@ def caption_rows(
     path: Path, source: str, split: str, pictures: Pictures, limits: TextLimits
 ) -> tuple[list[Row], list[Outcome]]:
     """Rows of schema.IMAGE_CAPTIONS from a file in COCO format; one outcome per annotation, one row per picture."""
-    document = _read_object(path)
+    document = read_object(str(path))
     names = {image["id"]: image["file_name"] for image in document["images"]}
 
     def check(record: Any, clean: Callable[[object], str]) -> Row:
@@ -101,7 +101,7 @@ def compositionality_rows(
 
     entries = [
         (f"{subset}/{key}", {**row, "subset": subset} if isinstance(row, dict) else row)
-        for subset, rows in _read_object(path).items()
+        for subset, rows in read_object(str(path)).items()
         for key, row in rows.items()
     ]
     return _check_all(entries, source, check, limits)
@@ -184,13 +184,6 @@ def _find_picture(reference: str, pictures: Pictures) -> str:
     if not pictures[image_id]:
         raise Rejected(Reason.PICTURE_REJECTED, image_id)
     return image_id
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    document = read_json(path)
-    if not isinstance(document, dict):
-        raise ValueError(f"{path}: holds a JSON {type(document).__name__}, not an object")
-    return document
 
 
 # Evaluation file, its table, the table's schema, the reader.

@@ -7,17 +7,20 @@ other row. What depends on other rows (duplicates, leaks, splits) is decided lat
 import hashlib
 import json
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 import pyarrow as pa
 from pydantic import Field
 
 from components import schema
+from components.curation.captions import CAPTION, ID, IMAGE
 from components.curation.deduplication import NearDuplicateParams, perceptual_hash
 from components.curation.filters import TextLimits, caption_of, check_caption, check_conversation
 from components.curation.reasons import Reason, Rejected, Repair, rejected_picture
-from components.curation.sources import PICTURE_EXTENSIONS, Entry, ShardSample, parse_json, read_picture_file
+from components.curation.records import Entry, parse_json
+from components.curation.storage import PICTURE_EXTENSIONS, FoundPicture, read_picture_file
+from components.curation.tars import ShardSample
 from components.params import Params
 from components.pictures import PictureError, PictureLimits, decode_with_repairs, encode_png, pixel_sha256
 
@@ -49,7 +52,7 @@ class CandidateParams(Params):
     near_duplicates: NearDuplicateParams
 
 
-def instruct_candidate(source: str, root: Path, entry: Entry, params: CandidateParams) -> Candidate:
+def instruct_candidate(source: str, root: str, entry: Entry, params: CandidateParams) -> Candidate:
     """A row of LLaVA-format instruction data; pictures are looked up below `root`."""
     row_id = _record_id(entry)
 
@@ -60,10 +63,34 @@ def instruct_candidate(source: str, root: Path, entry: Entry, params: CandidateP
         row[schema.CONVERSATION] = turns
         if reference is not None:
             row[schema.CAPTION] = caption_of(turns, params.caption_prompts, params.text)
-            _add_picture(row, read_picture_file(root, reference, params.max_file_bytes), reference, params)
+            _add_file(row, read_picture_file(root, reference, params.max_file_bytes), reference, params)
         _note_text(row, repaired)
 
     return _candidate(source, f"{source}/{row_id}", fill)
+
+
+def pair_candidate(source: str, root: str | None, entry: Entry, params: CandidateParams) -> Candidate:
+    """A caption pair of a table or an annotation file; without a `root` the row itself holds the picture."""
+
+    def fill(row: Candidate) -> None:
+        record = entry.value
+        if isinstance(record, Rejected):
+            raise record
+        row[schema.CAPTION], repaired = check_caption(record[CAPTION], params.text)
+        image = record[IMAGE]
+        if image is None or image in ("", b""):
+            raise Rejected(Reason.IMAGE_MISSING, f"{entry.place}: no picture")
+        if root is None:
+            if not isinstance(image, bytes):
+                raise Rejected(Reason.BAD_RECORD, f"{entry.place}: the picture is a {type(image).__name__}, not bytes")
+            _add_picture(row, image, "", params)
+        else:
+            if not isinstance(image, str):
+                raise Rejected(Reason.BAD_RECORD, f"{entry.place}: image is a {type(image).__name__}")
+            _add_file(row, read_picture_file(root, image, params.max_file_bytes), image, params)
+        _note_text(row, repaired)
+
+    return _candidate(source, f"{source}/{_record_id(entry)}", fill)
 
 
 def caption_candidate(source: str, sample: ShardSample, params: CandidateParams) -> Candidate:
@@ -86,11 +113,11 @@ def caption_candidate(source: str, sample: ShardSample, params: CandidateParams)
     return _candidate(source, f"{source}/{sample.key}", fill)
 
 
-def picture_candidate(source: str, root: Path, reference: str, params: CandidateParams) -> Candidate:
+def picture_candidate(source: str, root: str, reference: str, params: CandidateParams) -> Candidate:
     """A picture of an evaluation corpus; its name below `root` is its id."""
 
     def fill(row: Candidate) -> None:
-        _add_picture(row, read_picture_file(root, reference, params.max_file_bytes), reference, params)
+        _add_file(row, read_picture_file(root, reference, params.max_file_bytes), reference, params)
         _note_text(row, False)
 
     return _candidate(source, reference, fill)
@@ -112,7 +139,7 @@ def _candidate(source: str, row_id: str, fill: Callable[[Candidate], None]) -> C
 
 def _record_id(entry: Entry) -> str:
     """The record's own id, else its place in the file."""
-    value = entry.value.get("id") if isinstance(entry.value, dict) else None
+    value = entry.value.get(ID) if isinstance(entry.value, dict) else None
     is_id = isinstance(value, str | int) and not isinstance(value, bool) and value != ""
     return str(value).encode("utf-8", "backslashreplace").decode() if is_id else entry.place
 
@@ -137,6 +164,12 @@ def _single_reference(image: object) -> str | None:
     if not isinstance(names[0], str):
         raise Rejected(Reason.BAD_RECORD, f"image is a {type(names[0]).__name__}")
     return names[0]
+
+
+def _add_file(row: Candidate, found: FoundPicture, reference: str, params: CandidateParams) -> None:
+    _add_picture(row, found.data, found.reference, params)
+    if found.reference != reference:
+        row[REPAIRS].append(Repair.OTHER_EXTENSION.value)
 
 
 def _add_picture(row: Candidate, data: bytes, name: str, params: CandidateParams) -> None:

@@ -4,7 +4,7 @@ Works on `Checked` rows in input order, a few hundred bytes each, so one process
 and the answer does not depend on which task finished first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from components import schema
@@ -19,9 +19,10 @@ from components.curation.deduplication import (
     reject_leaks,
     representatives,
 )
+from components.curation.sources import ONE_CAPTION_FORMATS, Source
 from components.curation.splits import split_of
 from components.curation.tables import IMAGES, SAMPLES, Shard, ShardRow, plan_shards
-from components.curation.work import CAPTIONS, EVALUATION_SPLITS, INSTRUCT, pictures_source
+from components.curation.work import EVALUATION_SPLITS, pictures_source
 
 
 class Decisions(NamedTuple):
@@ -37,7 +38,11 @@ class Decisions(NamedTuple):
 
 
 def decide(
-    rows: Sequence[Checked], near_duplicates: NearDuplicateParams, seed: int, validation_fraction: float
+    rows: Sequence[Checked],
+    sources: Mapping[str, Source],
+    near_duplicates: NearDuplicateParams,
+    seed: int,
+    validation_fraction: float,
 ) -> Decisions:
     """The test pictures have the first claim to a picture, then the validation pictures, then the training rows."""
     evaluation: dict[str, list[Checked]] = {}
@@ -47,12 +52,13 @@ def decide(
         evaluation[split] = reject_leaks(pictures, {sha: sha for sha in _hashes(pictures)}, claimed)
         for row in _kept(evaluation[split]):
             claimed.setdefault(str(row.image_sha256), f"{row.source}/{row.sample_id}")
-    training = [row for row in rows if row.source in (INSTRUCT, CAPTIONS)]
+    training = [row for row in rows if row.source in sources]
     known = [row for split in evaluation for row in _kept(evaluation[split])]
     near = _representatives([*known, *_kept(training)], near_duplicates)
     training = reject_leaks(training, near, claimed)
+    one_caption = {name for name, source in sources.items() if source.format in ONE_CAPTION_FORMATS}
     training = reject_duplicate_samples(reject_duplicate_ids(training))
-    training = make_ids_unique(reject_duplicate_pictures(training, near, {CAPTIONS}))
+    training = make_ids_unique(reject_duplicate_pictures(training, near, one_caption))
     splits = {row.sample_id: split_of(_split_key(row, near), seed, validation_fraction) for row in _kept(training)}
     return Decisions(training, evaluation, splits)
 

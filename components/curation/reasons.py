@@ -64,6 +64,7 @@ class Repair(StrEnum):
     ALPHA = "alpha"
     WRONG_EXTENSION = "wrong_extension"  # the name says another format than the bytes
     CONTROL_CHARACTERS = "control_characters"  # removed from the text
+    OTHER_EXTENSION = "other_extension"  # the file lies under another extension than the record names
     ID_MADE_UNIQUE = "id_made_unique"  # another row had the id already, with other content
 
 

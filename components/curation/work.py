@@ -1,15 +1,12 @@
-"""The raw folder as pieces of work of about equal size, and what one piece of work does.
+"""Sources and evaluation pictures as pieces of work of about equal size, and what one piece of work does.
 
-    instruct/*.json or *.jsonl, pictures beside them         instruction rows
-    captions/*.tar                                           caption pairs, one piece per tar
-    evaluation/{validation,test}/pictures/                   evaluation pictures
-
-A piece of work is plain text and numbers, so that it can be sent to any machine that sees the raw folder.
+A piece of work is plain text and numbers, so that it can be sent to any machine that sees the raw folder and the
+staging folder.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,23 +20,26 @@ from components.curation.candidates import (
     CandidateParams,
     caption_candidate,
     instruct_candidate,
+    pair_candidate,
     picture_candidate,
 )
 from components.curation.deduplication import Checked
-from components.curation.sources import decode_entries, encode_entries, list_pictures, read_entries, read_shard
+from components.curation.sources import LlavaSource, Piece, Source, WebdatasetSource, list_pieces, read_piece
+from components.curation.storage import join, list_pictures
 from components.curation.tables import staging_path, write_staging
+from components.curation.tars import read_shard
 
-INSTRUCT, CAPTIONS = "instruct", "captions"
 EVALUATION_SPLITS = (schema.VALIDATION, schema.TEST)
 
 
 class Work(NamedTuple):
-    """One piece: `payload` is rows as text for instruction data, a tar's name for captions, names of pictures else."""
+    """One piece: of a source, or names of evaluation pictures as JSON."""
 
     task: int
     source: str
-    payload: str
-    num_rows: int | None  # None: only reading the tar tells
+    num_rows: int | None  # None: only reading it tells
+    piece: Piece | None
+    pictures: str
 
 
 def pictures_source(split: str) -> str:
@@ -47,9 +47,13 @@ def pictures_source(split: str) -> str:
     return f"evaluation/{split}/{PICTURES}"
 
 
-def list_work(raw: Path, rows_per_task: int) -> list[Work]:
-    """All pieces, numbered in input order. Raises ValueError when a part of the raw folder is missing."""
-    pieces = [*_list_instruct(raw, rows_per_task), *_list_captions(raw)]
+def list_work(raw: Path, staging: Path, sources: Mapping[str, Source], rows_per_task: int) -> list[Work]:
+    """All pieces, numbered in input order. Raises ValueError when a source or an evaluation corpus is missing."""
+    pieces: list[tuple[str, int | None, Piece | None, str]] = [
+        (name, piece.num_rows, piece, "")
+        for name, source in sources.items()
+        for piece in list_pieces(source, raw, staging, name, rows_per_task)
+    ]
     for split in EVALUATION_SPLITS:
         pieces += _list_pictures(raw, split, rows_per_task)
     return [Work(task, *piece) for task, piece in enumerate(pieces)]
@@ -62,23 +66,26 @@ def encode_work(work: Work) -> str:
 
 def decode_work(text: str) -> Work:
     """What `encode_work` was given."""
-    return Work(*json.loads(text))
+    work = Work(*json.loads(text))
+    return work._replace(piece=None if work.piece is None else Piece(*work.piece))
 
 
 def count_rows_in(work: Sequence[Work], rows: Sequence[Checked]) -> dict[str, int]:
-    """Input rows per source as the listing counted them; of a tar, as its reader counted them."""
-    from_tars = Counter(row.task for row in rows)
+    """Input rows per source as the listing counted them; of a tar or Arrow file, as its reader counted them."""
+    found = Counter(row.task for row in rows)
     counts: Counter[str] = Counter()
     for piece in work:
-        counts[piece.source] += from_tars[piece.task] if piece.num_rows is None else piece.num_rows
+        counts[piece.source] += found[piece.task] if piece.num_rows is None else piece.num_rows
     return dict(counts)
 
 
-def check_work(work: Work, raw: Path, staging: Path, params: CandidateParams) -> list[Checked]:
+def check_work(
+    work: Work, raw: Path, staging: Path, sources: Mapping[str, Source], params: CandidateParams
+) -> list[Checked]:
     """Check every row of one piece; accepted rows go to its staging file, the facts about all rows come back."""
     checked: list[Checked] = []
     accepted: list[Candidate] = []
-    for row in _candidates(work, raw, params):
+    for row in _candidates(work, raw, sources, params):
         is_accepted = row[schema.REASON] is None
         checked.append(_facts(row, work.task, len(checked), len(accepted) if is_accepted else -1))
         if is_accepted:
@@ -87,47 +94,31 @@ def check_work(work: Work, raw: Path, staging: Path, params: CandidateParams) ->
     return checked
 
 
-def _list_instruct(raw: Path, rows_per_task: int) -> Iterator[tuple[str, str, int]]:
-    for path in _files(raw / INSTRUCT, ".json", ".jsonl"):
-        entries = read_entries(path)
-        for start in range(0, len(entries), rows_per_task):
-            chunk = entries[start : start + rows_per_task]
-            yield INSTRUCT, encode_entries(chunk), len(chunk)
-
-
-def _list_captions(raw: Path) -> Iterator[tuple[str, str, None]]:
-    for path in _files(raw / CAPTIONS, ".tar"):
-        yield CAPTIONS, path.name, None
-
-
-def _list_pictures(raw: Path, split: str, rows_per_task: int) -> Iterator[tuple[str, str, int]]:
-    names = list_pictures(raw / pictures_source(split))
+def _list_pictures(raw: Path, split: str, rows_per_task: int) -> Iterator[tuple[str, int, None, str]]:
+    names = list_pictures(str(raw / pictures_source(split)))
     if not names:
         raise ValueError(f"{raw / pictures_source(split)}: no pictures; `curate` needs an evaluation corpus per split")
     for start in range(0, len(names), rows_per_task):
         chunk = names[start : start + rows_per_task]
-        yield pictures_source(split), json.dumps(chunk), len(chunk)
+        yield pictures_source(split), len(chunk), None, json.dumps(chunk)
 
 
-def _files(folder: Path, *suffixes: str) -> list[Path]:
-    found = sorted(path for path in folder.glob("*") if path.suffix in suffixes)
-    if not found:
-        raise ValueError(
-            f"{folder}: no {' or '.join(suffixes)} file; is this the raw folder, and is the download complete?"
-        )
-    return found
-
-
-def _candidates(work: Work, raw: Path, params: CandidateParams) -> Iterator[Candidate]:
-    if work.source == INSTRUCT:
-        for entry in decode_entries(work.payload):
-            yield instruct_candidate(work.source, raw / INSTRUCT, entry, params)
-    elif work.source == CAPTIONS:
-        for sample in read_shard(raw / CAPTIONS / work.payload, params.max_file_bytes):
+def _candidates(work: Work, raw: Path, sources: Mapping[str, Source], params: CandidateParams) -> Iterator[Candidate]:
+    if work.piece is None:
+        for name in json.loads(work.pictures):
+            yield picture_candidate(work.source, str(raw / work.source), name, params)
+        return
+    source = sources[work.source]
+    if isinstance(source, WebdatasetSource):
+        for sample in read_shard(work.piece.place, params.max_file_bytes):
             yield caption_candidate(work.source, sample, params)
-    else:
-        for name in json.loads(work.payload):
-            yield picture_candidate(work.source, raw / work.source, name, params)
+        return
+    root = None if source.pictures is None else join(str(raw), source.pictures)
+    for entry in read_piece(work.piece, source):
+        if isinstance(source, LlavaSource):
+            yield instruct_candidate(work.source, str(root), entry, params)
+        else:
+            yield pair_candidate(work.source, root, entry, params)
 
 
 def _facts(row: Candidate, task: int, number: int, position: int) -> Checked:

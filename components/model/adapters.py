@@ -90,6 +90,8 @@ class AdapterSwitch:
         """The inner product of two adapters' updates, as if all layers were one vector."""
         total = 0.0
         for layer in self.layers:
+            if not {first, second} <= set(layer.lora_A):
+                continue  # a layer of the vision tower, in the single pass
             a, b, c, d = (part[name].weight for name in (first, second) for part in (layer.lora_A, layer.lora_B))
             total += float(((d.T @ b) * (c @ a.T)).sum())  # type: ignore[operator]  # tensors
         return total

@@ -1,8 +1,14 @@
 from components import schema
 from components.curation.decisions import decide, outcomes_of, plan_output
 from components.curation.deduplication import Checked, NearDuplicateParams
+from components.curation.sources import CocoSource, LlavaSource, WebdatasetSource
 from components.curation.tables import IMAGES, SAMPLES, decode_checked, decode_shard, encode_checked, encode_shard
 
+SOURCES = {
+    "instruct": LlavaSource(format="llava", files="*.json", pictures="."),
+    "captions": WebdatasetSource(format="webdataset", files="*.tar"),
+    "coco": CocoSource(format="coco", files="*.json", pictures="."),
+}
 PARAMS = NearDuplicateParams(hash_size=4, max_distance=1, min_contrast=0.0)
 DIGITS = 3 * 4 * 4 // 4
 
@@ -25,7 +31,7 @@ def test_test_pictures_come_before_validation_pictures_before_training_rows() ->
         picture("validation", "b.jpg", "in validation"),
         picture("test", "c.jpg", "in test"),
     ]
-    decisions = decide(rows, PARAMS, seed=0, validation_fraction=0.5)
+    decisions = decide(rows, SOURCES, PARAMS, seed=0, validation_fraction=0.5)
     kept = {(o.source, o.sample_id) for o in outcomes_of(decisions) if o.reason is None}
     assert kept == {
         ("captions", "captions/3"),
@@ -45,7 +51,7 @@ def test_rows_of_one_picture_and_of_near_pictures_share_a_split() -> None:
     near = [
         row("instruct", f"{r.sample_id}-near", f"near {r.image_sha256}", int(str(r.near_hash), 16) ^ 1) for r in sparse
     ]
-    decisions = decide([*sparse, *near], PARAMS, seed=0, validation_fraction=0.5)
+    decisions = decide([*sparse, *near], SOURCES, PARAMS, seed=0, validation_fraction=0.5)
     splits = decisions.split_of_sample
     assert set(splits.values()) == {"train", "validation"}
     for original, copy in zip(sparse, near, strict=True):
@@ -55,7 +61,7 @@ def test_rows_of_one_picture_and_of_near_pictures_share_a_split() -> None:
 
 def test_plan_output_names_every_kept_row_once_and_empty_splits_too() -> None:
     rows = [row("instruct", str(i), f"sha {i}") for i in range(5)] + [picture("test", "c.jpg", "x")]
-    decisions = decide(rows, PARAMS, seed=0, validation_fraction=0.0)
+    decisions = decide(rows, SOURCES, PARAMS, seed=0, validation_fraction=0.0)
     shards = plan_output(decisions, rows_per_shard=2)
     assert [shard.path for shard in shards] == [
         f"{SAMPLES}/train/part-00000.parquet",
@@ -73,5 +79,12 @@ def test_plan_output_names_every_kept_row_once_and_empty_splits_too() -> None:
 def test_rows_and_shards_survive_the_way_to_another_process() -> None:
     rows = [row("instruct", "1", None)._replace(repairs=("cmyk",)), picture("test", "c.jpg", "x")]
     assert decode_checked(encode_checked(rows)) == rows
-    shards = plan_output(decide(rows, PARAMS, 0, 0.0), 10)
+    shards = plan_output(decide(rows, SOURCES, PARAMS, 0, 0.0), 10)
     assert [decode_shard(encode_shard(shard)) for shard in shards] == shards
+
+
+def test_a_picture_has_one_caption_in_a_shard_and_may_have_several_in_coco() -> None:
+    rows = [row(source, name, "same", text=name) for source in ("captions", "coco") for name in ("1", "2")]
+    rows.append(row("coco", "3", "same", text="1"))
+    found = outcomes_of(decide(rows, SOURCES, PARAMS, 0, 0.0))
+    assert [outcome.reason for outcome in found] == [None, "duplicate_picture", None, None, "duplicate_sample"]

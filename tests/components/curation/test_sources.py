@@ -1,204 +1,108 @@
-import io
-import os
-import tarfile
+"""Sources of every format as pieces of work, and back as rows."""
+
+import json
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs
+from pydantic import TypeAdapter
 
-from components.curation.reasons import Reason, Rejected
-from components.curation.sources import (
-    ShardSample,
-    decode_entries,
-    encode_entries,
-    list_pictures,
-    parse_json,
-    read_entries,
-    read_picture_file,
-    read_shard,
-    split_member_name,
-)
+from components.curation.sources import Piece, Source, list_pieces, read_piece
+from tests.components.curation.bucket import bucket, upload  # noqa: F401
+from tests.components.curation.test_captions import COCO, KARPATHY, TOKEN_FILE, write_stream
 
-MAX_BYTES = 1000
-
-
-def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
-    with tarfile.open(path, "w") as archive:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
+CAPTIONS = {"id_column": "id", "image_column": "image", "caption_column": "caption"}
+SOURCES: dict[str, dict[str, Any]] = {
+    "llava": {"format": "llava", "files": "llava/*.json*", "pictures": "llava"},
+    "cc3m": {"format": "webdataset", "files": "cc3m/*.tar"},
+    "csv": {"format": "table", "files": "tables/*.csv", "pictures": "p", **CAPTIONS},
+    "tsv": {"format": "table", "files": "tables/*.tsv", "pictures": "p", **CAPTIONS, "id_column": None},
+    "jsonl": {"format": "table", "files": "tables/*.jsonl", "pictures": "p", **CAPTIONS},
+    "parquet": {"format": "table", "files": "tables/*.parquet", "pictures": None, **CAPTIONS},
+    "datasets": {"format": "table", "files": "tables/data-*.arrow", "pictures": None, **CAPTIONS},
+    "coco": {"format": "coco", "files": "coco/captions_*.json", "pictures": "coco"},
+    "karpathy": {"format": "karpathy", "files": "karpathy/dataset_coco.json", "pictures": "coco", "splits": ["test"]},
+    "flickr30k": {"format": "flickr30k", "files": "flickr30k/*.token", "pictures": "flickr30k/images"},
+}
 
 
-def shard_of(tmp_path: Path, members: list[tuple[str, bytes]]) -> list[ShardSample]:
-    return list(read_shard(write_tar(tmp_path / "shard.tar", members), MAX_BYTES))
+def source(name: str) -> Source:
+    return TypeAdapter(Source).validate_json(json.dumps(SOURCES[name]))
 
 
-def problems(samples: list[ShardSample]) -> list[Reason | None]:
-    return [sample.problem.reason if sample.problem else None for sample in samples]
+def write_all(raw: Path) -> Path:
+    """A download of every format, three rows or so each."""
+    for name in ("llava", "cc3m", "tables", "coco", "karpathy", "flickr30k"):
+        (raw / name).mkdir(parents=True)
+    rows = [{"id": str(n), "image": f"{n}.jpg", "caption": f"caption {n}"} for n in range(3)]
+    (raw / "llava/a.json").write_text(json.dumps(rows))
+    (raw / "llava/b.jsonl").write_text("\n".join(map(json.dumps, rows[:2])))
+    (raw / "cc3m/00000.tar").write_bytes(b"")
+    (raw / "cc3m/00000_stats.json").write_text("{}")
+    for suffix, separator in (("csv", ","), ("tsv", "\t")):
+        lines = [separator.join(row) for row in [list(rows[0]), *(row.values() for row in rows)]]
+        (raw / f"tables/rows.{suffix}").write_text("\n".join(lines))
+    (raw / "tables/rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    table = pa.Table.from_pylist([{**row, "image": {"bytes": b"picture", "path": row["image"]}} for row in rows])
+    pq.write_table(table, raw / "tables/rows.parquet", row_group_size=2)
+    write_stream(raw / "tables/data-00000-of-00001.arrow", table)
+    (raw / "coco/captions_val2017.json").write_text(json.dumps(COCO))
+    (raw / "karpathy/dataset_coco.json").write_text(json.dumps(KARPATHY))
+    (raw / "flickr30k/results_20130124.token").write_text(TOKEN_FILE)
+    return raw
 
 
-PAIR = [("a.jpg", b"picture"), ("a.txt", b"text"), ("b.jpg", b"picture 2"), ("b.txt", b"text 2")]
+def rows_of(name: str, raw: Path | str, staging: Path) -> list[Any]:
+    pieces = list(list_pieces(source(name), raw, staging, name, rows_per_task=2))  # type: ignore[arg-type]
+    assert all(piece.num_rows is None or piece.num_rows <= 2 for piece in pieces)
+    rows = []
+    for piece in pieces:
+        assert Piece(*json.loads(json.dumps(piece))) == piece
+        read = list(read_piece(piece, source(name))) if piece.kind != "tar" else [piece.place]
+        assert piece.num_rows in (None, len(read))
+        rows += read
+    return rows
 
 
-def test_read_entries_of_an_array_gives_every_row_and_accepts_a_byte_order_mark(tmp_path: Path) -> None:
-    path = tmp_path / "rows.json"
-    path.write_bytes(b'\xef\xbb\xbf[{"id": 1}, "text", null]')
-    assert [entry.value for entry in read_entries(path)] == [{"id": 1}, "text", None]
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_bucket_gives_the_rows_of_a_folder(name: str, tmp_path: Path, bucket: fs.S3FileSystem) -> None:  # noqa: F811
+    raw = write_all(tmp_path / "raw")
+    place = upload(raw, bucket, "downloads")
+    local, remote = rows_of(name, raw, tmp_path / "one"), rows_of(name, place, tmp_path / "other")
+    assert len(local) >= (1 if name == "cc3m" else 2)
+    if name == "cc3m":
+        assert [row.removeprefix(place) for row in remote] == [row.removeprefix(str(raw)) for row in local]
+    else:
+        assert repr(remote) == repr(local)  # a `Rejected` is equal to itself only
 
 
-def test_read_entries_of_a_cut_array_names_file_and_byte(tmp_path: Path) -> None:
-    path = tmp_path / "rows.json"
-    text = '[{"id": "ä"}, {"id": '
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=rf"rows\.json: is not JSON from byte {len(text.encode())} on"):
-        read_entries(path)
+def test_rows_come_in_the_order_of_files_and_lines(tmp_path: Path) -> None:
+    rows = rows_of("llava", write_all(tmp_path / "raw"), tmp_path / "staging")
+    assert [row.place for row in rows] == ["a.json:0", "a.json:1", "a.json:2", "b.jsonl:1", "b.jsonl:2"]
+    assert [row.value["id"] for row in rows] == ["0", "1", "2", "0", "1"]
 
 
-@pytest.mark.parametrize("text", ['{"a": 1}', '[{"a": NaN}]', "[" * 100_000, "[1" * 5000 + "9" * 5000])
-def test_read_entries_of_what_is_no_array_of_rows_fails_readably(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "rows.json"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=r"rows\.json"):
-        read_entries(path)
+def test_all_caption_formats_agree(tmp_path: Path) -> None:
+    raw = write_all(tmp_path / "raw")
+    for name in ("csv", "tsv", "jsonl", "parquet", "datasets"):
+        rows = [row.value for row in rows_of(name, raw, tmp_path / name)]
+        assert [row["caption"] for row in rows] == ["caption 0", "caption 1", "caption 2"]
+        assert all(row["image"] in (b"picture", f"{n}.jpg") for n, row in enumerate(rows))
+        assert all(("id" in row) == (name != "tsv") for row in rows)
 
 
-def test_read_entries_of_lines_rejects_only_the_broken_lines(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"id": 1}\n{"id": \n\n{"id": Infinity}\n\xff\n{"id": 2}\n')
-    entries = read_entries(path)
-    values = [entry.value.reason if isinstance(entry.value, Rejected) else entry.value for entry in entries]
-    assert values == [{"id": 1}, Reason.BAD_JSON, Reason.BAD_JSON, Reason.BAD_ENCODING, {"id": 2}]
-    assert [entry.place for entry in entries] == [f"rows.jsonl:{number}" for number in (1, 2, 4, 5, 6)]
-
-
-def test_entries_survive_the_way_to_another_process(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"id": "\\ud83d"}\n{\n')
-    first, second = decode_entries(encode_entries(read_entries(path)))
-    assert first.value == {"id": "\ud83d"}
-    assert second.value.reason is Reason.BAD_JSON
-
-
-def test_parse_json_of_deep_nesting_is_a_reject() -> None:
-    with pytest.raises(Rejected) as caught:
-        parse_json(b"[" * 200_000)
-    assert caught.value.reason is Reason.BAD_JSON
-
-
-def test_read_shard_groups_members_by_key(tmp_path: Path) -> None:
-    samples = shard_of(tmp_path, [*PAIR[:2], ("a.json", b"{}"), *PAIR[2:]])
-    assert [(s.key, sorted(s.members)) for s in samples] == [("a", ["jpg", "json", "txt"]), ("b", ["jpg", "txt"])]
-    assert problems(samples) == [None, None]
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("a.v2.jpg", ("a", "v2.jpg")),
-        ("x/y.JPG", ("x/y", "jpg")),
-        ("README", ("README", "")),
-        ("x.d/._a.jpg", ("x.d/", "_a.jpg")),
-    ],
-)
-def test_split_member_name_follows_webdataset(name: str, expected: tuple[str, str]) -> None:
-    assert split_member_name(name) == expected
-
-
-@pytest.mark.parametrize(
-    ("members", "reason"),
-    [
-        ([("../../evil.jpg", b"1")], Reason.UNSAFE_KEY),
-        ([("/etc/evil.jpg", b"1")], Reason.UNSAFE_KEY),
-        ([("line\nfeed.jpg", b"1")], Reason.UNSAFE_KEY),
-        ([("a.jpg", b"1"), ("a.jpg", b"2")], Reason.DUPLICATE_MEMBER),
-        ([("a.jpg", b"1" * (MAX_BYTES + 1))], Reason.FILE_TOO_LARGE),
-    ],
-)
-def test_read_shard_marks_the_bad_sample_and_keeps_the_next(
-    tmp_path: Path, members: list[tuple[str, bytes]], reason: Reason
-) -> None:
-    assert problems(shard_of(tmp_path, [*members, *PAIR[2:]])) == [reason, None]
-
-
-def test_read_shard_rejects_a_key_that_comes_back(tmp_path: Path) -> None:
-    assert problems(shard_of(tmp_path, [*PAIR, *PAIR[:2]])) == [None, None, Reason.NON_CONTIGUOUS_KEY]
-
-
-def test_read_shard_never_reads_links_or_pickles(tmp_path: Path) -> None:
-    path = tmp_path / "shard.tar"
-    with tarfile.open(path, "w") as archive:
-        link = tarfile.TarInfo("a.jpg")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        archive.addfile(link)
-        pickled = tarfile.TarInfo("b.pkl")
-        pickled.size = 4
-        archive.addfile(pickled, io.BytesIO(b"evil"))
-    linked, ignored = read_shard(path, MAX_BYTES)
-    assert linked.problem is not None
-    assert linked.problem.reason is Reason.NOT_A_FILE
-    assert (linked.members, ignored.members) == ({}, {})
-
-
-@pytest.mark.parametrize("keep_bytes", [512 * 7 + 100, 512 * 6 + 3, 512 * 6])
-def test_read_shard_of_a_cut_tar_keeps_what_came_before_and_says_so(tmp_path: Path, keep_bytes: int) -> None:
-    path = write_tar(tmp_path / "shard.tar", [*PAIR, ("c.jpg", b"1"), ("c.txt", b"2")])
-    path.write_bytes(path.read_bytes()[:keep_bytes])  # 6 blocks: exactly between two members, where tarfile is silent
-    samples = list(read_shard(path, MAX_BYTES))
-    assert samples[0].members == {"jpg": b"picture", "txt": b"text"}
-    assert samples[-1].problem is not None
-    assert samples[-1].problem.reason is Reason.UNREADABLE_SHARD
-    assert samples[-1].key == "shard.tar"
-
-
-@pytest.mark.parametrize("content", [b"", b"no tar at all" * 100])
-def test_read_shard_of_something_else_is_one_reject(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "shard.tar"
-    path.write_bytes(content)
-    assert problems(list(read_shard(path, MAX_BYTES))) == [Reason.UNREADABLE_SHARD]
-
-
-def test_read_shard_with_a_damaged_header_in_the_middle_says_so(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "shard.tar", PAIR)
-    data = bytearray(path.read_bytes())
-    data[512 * 4 + 10] ^= 0xFF  # in the header of the third member
-    path.write_bytes(data)
-    assert problems(list(read_shard(path, MAX_BYTES))) == [None, Reason.UNREADABLE_SHARD]
-
-
-@pytest.mark.parametrize(
-    ("reference", "reason"),
-    [
-        ("none.jpg", Reason.IMAGE_MISSING),
-        ("a.jpg/b.jpg", Reason.IMAGE_MISSING),
-        ("nul\0.jpg", Reason.IMAGE_MISSING),
-        ("x" * 5000, Reason.IMAGE_MISSING),
-        ("../outside.jpg", Reason.PATH_ESCAPES_ROOT),
-        ("/etc/passwd", Reason.PATH_ESCAPES_ROOT),
-        ("link.jpg", Reason.PATH_ESCAPES_ROOT),
-        ("folder", Reason.NOT_A_FILE),
-        ("pipe.jpg", Reason.NOT_A_FILE),
-        ("large.jpg", Reason.FILE_TOO_LARGE),
-    ],
-)
-def test_read_picture_file_rejects_what_is_no_picture_file_below_the_root(
-    tmp_path: Path, reference: str, reason: Reason
-) -> None:
-    root = tmp_path / "root"
-    (root / "folder").mkdir(parents=True)
-    (tmp_path / "outside.jpg").write_bytes(b"secret")
-    (root / "a.jpg").write_bytes(b"picture")
-    (root / "large.jpg").write_bytes(b"1" * (MAX_BYTES + 1))
-    (root / "link.jpg").symlink_to(tmp_path / "outside.jpg")
-    os.mkfifo(root / "pipe.jpg")
-    with pytest.raises(Rejected) as caught:
-        read_picture_file(root, reference, MAX_BYTES)
-    assert caught.value.reason is reason
-    assert str(tmp_path) not in caught.value.detail
-
-
-def test_list_pictures_is_sorted_and_relative(tmp_path: Path) -> None:
-    for name in ("b.jpg", "sub/c.jpg", "a.jpg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
-    assert list_pictures(tmp_path) == ["a.jpg", "b.jpg", "sub/c.jpg"]
+def test_files_of_an_unknown_kind_and_broken_parquet_are_named(tmp_path: Path) -> None:
+    raw = write_all(tmp_path / "raw")
+    (raw / "tables/rows.xlsx").write_bytes(b"")
+    (raw / "tables/bad.parquet").write_bytes(b"PAR1")
+    for files, why in (
+        ("tables/*.xlsx", r"rows\.xlsx: a table is a \.csv, \.tsv, \.jsonl, \.parquet or \.arrow file"),
+        ("tables/bad.parquet", r"bad\.parquet: is no Parquet file"),
+        ("tables/*.feather", r"\*\.feather: no such file"),
+    ):
+        table = TypeAdapter(Source).validate_json(json.dumps(SOURCES["csv"] | {"files": files}))
+        with pytest.raises(ValueError, match=why):
+            list(list_pieces(table, raw, tmp_path / "staging", "csv", 2))

@@ -214,6 +214,7 @@ def test_in_a_single_pass_the_vision_tower_compresses(llava_folder: Path, tmp_pa
     pixels = prepared(torch.randn(2, 3, 48, 48))
     ran = []
     model.backbone.language_model.register_forward_pre_hook(lambda *_: ran.append(1))
+    assert -1 < model.adapters.cosine() < 1  # over the layers that both adapters are in
     summary_tokens = model.compress_pictures(pixels)
     assert summary_tokens.shape == (2, K, model.backbone.dim)
     assert not ran

@@ -1,0 +1,168 @@
+"""Caption files of several formats -> entries of one: {"id", "image", "caption"}.
+
+`image` is a reference below the source's root of pictures, or the bytes of the picture itself. Values are not checked
+here; a row that lacks one of them is an entry with a `Rejected` in it.
+"""
+
+import csv
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from io import TextIOWrapper
+from itertools import count
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.curation.reasons import Reason, Rejected
+from components.curation.records import Entry, read_entries, read_object
+from components.curation.storage import message, name_of, open_file
+
+ID, IMAGE, CAPTION = "id", "image", "caption"
+# How fields are told apart, by the end of the name. Quotes in a TSV are ordinary characters (CC3M's).
+DIALECTS: dict[str, dict[str, Any]] = {
+    ".csv": {"delimiter": ",", "strict": True},
+    ".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE},
+}
+FIELD_LIMIT = 1_000_000  # characters; a quote that is never closed is noticed after so many
+# What pyarrow raises of damaged files.
+TABLE_ERRORS = (pa.ArrowException, OSError, MemoryError, SystemError, UnicodeDecodeError)
+csv.field_size_limit(FIELD_LIMIT)
+
+
+def read_delimited(place: str, columns: Mapping[str, str]) -> Iterator[Entry]:
+    """Rows of a CSV or TSV file with a header. `columns`: which column is the id (if any), the image, the caption.
+
+    Raises ValueError when the header lacks one of them.
+    """
+    name = name_of(place)
+    with open_file(place) as file:  # what is not UTF-8 becomes lone surrogates, which no text may hold
+        text = TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        reader = csv.DictReader(text, **DIALECTS[place[place.rindex(".") :]])
+        try:
+            header = list(reader.fieldnames or [])
+        except csv.Error as error:
+            raise ValueError(f"{place}: the header cannot be read ({error}); fetch the file again") from None
+        check_columns(place, header, columns)
+        for number in count(1):
+            try:
+                row = next(reader, None)
+            except csv.Error as error:
+                yield Entry(f"{name}:{number}", Rejected(Reason.BAD_RECORD, f"{name}:{number}: {error}"))
+                continue
+            if row is None:
+                return
+            yield _entry(name, number, row, columns)
+
+
+def read_lines(place: str, columns: Mapping[str, str]) -> Iterator[Entry]:
+    """Rows of a file with one JSON object per line."""
+    for entry in read_entries(place):
+        value = entry.value
+        if isinstance(value, dict):
+            value = {field: value.get(column) for field, column in columns.items()}
+        elif not isinstance(value, Rejected):
+            value = Rejected(Reason.BAD_RECORD, f"{entry.place}: {type(value).__name__} where an object belongs")
+        yield Entry(entry.place, value)
+
+
+def read_row_group(place: str, group: int, num_rows: int, columns: Mapping[str, str]) -> Iterator[Entry]:
+    """Rows of one row group of a Parquet file; numbers count within it. Damage takes all of its `num_rows` rows."""
+    name = f"{name_of(place)}#{group}"
+    try:
+        with open_file(place) as file:
+            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            table = parquet.read_row_group(group, columns=list(columns.values()))
+            table.validate(full=True)  # damage that only shows in the values could bring the process down
+    except TABLE_ERRORS as error:
+        for number in range(num_rows):
+            yield Entry(f"{name}:{number}", Rejected(Reason.UNREADABLE_SHARD, f"{name}: {message(error)}"))
+        return
+    yield from _table_entries(name, table, columns)
+
+
+def read_stream(place: str, columns: Mapping[str, str]) -> Iterator[Entry]:
+    """Rows of an Arrow file as Hugging Face datasets saves it (IPC stream); one that is cut ends with a reject."""
+    name = name_of(place)
+    try:
+        with open_file(place) as file, pa.ipc.open_stream(file) as stream:
+            check_columns(place, stream.schema.names, columns)
+            for number, batch in enumerate(stream):
+                batch.validate(full=True)
+                yield from _table_entries(f"{name}#{number}", pa.Table.from_batches([batch]), columns)
+    except TABLE_ERRORS as error:
+        yield Entry(name, Rejected(Reason.UNREADABLE_SHARD, f"{name}: {message(error)}"))
+
+
+def read_coco(place: str) -> Iterator[Entry]:
+    """Captions in COCO format: a row per annotation."""
+    document = read_object(place)
+    names = {image.get("id"): image.get("file_name") for image in _objects(place, document, "images")}
+    for number, row in enumerate(_objects(place, document, "annotations")):
+        value = {ID: row.get("id"), IMAGE: names.get(_hashable(row.get("image_id"))), CAPTION: row.get("caption")}
+        yield Entry(f"{name_of(place)}:{number}", value)
+
+
+def read_karpathy(place: str, splits: Sequence[str]) -> Iterator[Entry]:
+    """Captions of some splits in the format of Karpathy's COCO and Flickr30k files: a row per sentence."""
+    for number, image in enumerate(_objects(place, read_object(place), "images")):
+        if image.get("split") not in splits:
+            continue
+        reference = "/".join(str(part) for part in (image.get("filepath"), image.get("filename")) if part)
+        sentences = image.get("sentences") if isinstance(image.get("sentences"), list) else []
+        key = image.get("cocoid", image.get("imgid", number))
+        for index, sentence in enumerate(sentences or []):
+            caption = sentence.get("raw") if isinstance(sentence, dict) else None
+            yield Entry(f"{name_of(place)}:{number}", {ID: f"{key}#{index}", IMAGE: reference, CAPTION: caption})
+
+
+def read_flickr30k(place: str) -> Iterator[Entry]:
+    """Lines of Flickr30k's token file: `1000092795.jpg#0<tab>Two young guys …`."""
+    with open_file(place) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            key, tab, caption = line.decode("utf-8", "surrogateescape").rstrip("\r\n").partition("\t")
+            where = f"{name_of(place)}:{number}"
+            if tab:
+                yield Entry(where, {ID: key, IMAGE: key.partition("#")[0], CAPTION: caption})
+            else:
+                yield Entry(where, Rejected(Reason.BAD_RECORD, f"{where}: no tab between picture and caption"))
+
+
+def check_columns(place: str, present: Sequence[str], columns: Mapping[str, str]) -> None:
+    """Raises ValueError that names the columns that a file lacks, and what they may be called there."""
+    faults = []
+    for column in columns.values():
+        if column not in present:
+            close = difflib.get_close_matches(column, present, n=1)
+            faults.append(f"no column {column!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+    if faults:
+        raise ValueError(f"{place}: {', '.join(faults)} (its columns: {', '.join(map(repr, present)) or 'none'})")
+
+
+def _entry(name: str, number: int, row: Mapping[Any, Any], columns: Mapping[str, str]) -> Entry:
+    place = f"{name}:{number}"
+    if None in row:
+        return Entry(place, Rejected(Reason.BAD_RECORD, f"{place}: more fields than the header has"))
+    return Entry(place, {field: row[column] for field, column in columns.items()})
+
+
+def _table_entries(name: str, table: pa.Table, columns: Mapping[str, str]) -> Iterator[Entry]:
+    for number, row in enumerate(table.to_pylist()):
+        value = {field: row[column] for field, column in columns.items()}
+        if isinstance(value[IMAGE], dict):  # Hugging Face's pictures: {"bytes", "path"}
+            value[IMAGE] = value[IMAGE].get("bytes") or value[IMAGE].get("path")
+        yield Entry(f"{name}:{number}", value)
+
+
+def _objects(place: str, document: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """The objects under a key; anything else there counts as an empty object."""
+    rows = document.get(key)
+    if not isinstance(rows, list):
+        raise ValueError(f"{place}: no list {key!r}; is it a caption file of this format?")
+    return [row if isinstance(row, dict) else {} for row in rows]
+
+
+def _hashable(value: object) -> object:
+    return value if isinstance(value, str | int | float) else None

@@ -1,0 +1,153 @@
+"""Files on a disk or in a bucket: a place is a path, or a URI that pyarrow can open (`s3://bucket/folder`).
+
+References come from data that nobody checked: none of them leads out of the root that it belongs to.
+"""
+
+import fnmatch
+import os
+import stat
+from functools import lru_cache
+from io import BufferedReader
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple, cast
+
+from pyarrow import fs
+
+from components.curation.reasons import Reason, Rejected
+
+PICTURE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+
+
+class FoundPicture(NamedTuple):
+    """The bytes of a picture, and the reference under which they lie."""
+
+    data: bytes
+    reference: str
+
+
+def is_uri(place: str) -> bool:
+    return "://" in place
+
+
+def join(root: str, name: str) -> str:
+    """A place below a root, or the name itself if it is a URI or an absolute path."""
+    return name if is_uri(name) or name.startswith("/") else f"{root.rstrip('/')}/{name}" if name else root
+
+
+def name_of(place: str) -> str:
+    """The last part of a place."""
+    return place.rstrip("/").rpartition("/")[2]
+
+
+def open_file(place: str) -> IO[bytes]:
+    """A file to read from, at any position. Raises OSError."""
+    if not is_uri(place):
+        return Path(place).open("rb")
+    system, path = _system(place)
+    return BufferedReader(cast("IO[bytes]", system.open_input_file(path)))  # type: ignore[type-var]  # a raw stream
+
+
+def matching_files(place: str) -> list[str]:
+    """The files that a place with wild cards (`*`, `?`) stands for, sorted; hidden ones are left out.
+
+    Raises ValueError when there is none.
+    """
+    folder, _, pattern = place.rpartition("/")
+    names = [name for name in _names_in(folder) if fnmatch.fnmatchcase(name, pattern) and name[0] not in "._"]
+    if not names:
+        raise ValueError(f"{place}: no such file; is this the right folder, and is the download complete?")
+    return [f"{folder}/{name}" for name in sorted(names)]
+
+
+def list_pictures(root: str) -> list[str]:
+    """Names of all files below `root`, relative to it, sorted."""
+    if not is_uri(root):
+        found = [Path(folder, name) for folder, _, names in os.walk(root) for name in names]
+        return sorted(path.relative_to(root).as_posix() for path in found)
+    system, path = _system(root)
+    infos = system.get_file_info(fs.FileSelector(path, recursive=True))
+    return sorted(PurePosixPath(info.path).relative_to(path).as_posix() for info in infos if info.is_file)
+
+
+def read_picture_file(root: str, reference: str, max_file_bytes: int) -> FoundPicture:
+    """The picture that a record refers to, relative to `root`. Raises Rejected.
+
+    Downloads may have another extension than the records that name them (OCR-VQA): where there is no such file, one
+    with the same name and another picture extension counts.
+    """
+    try:
+        return FoundPicture(_read_within(root, reference, max_file_bytes), reference)
+    except Rejected as error:
+        if error.reason is not Reason.IMAGE_MISSING:
+            raise
+        for sibling in _siblings(reference):
+            try:
+                return FoundPicture(_read_within(root, sibling, max_file_bytes), sibling)
+            except Rejected as other:
+                if other.reason is not Reason.IMAGE_MISSING:
+                    raise
+        raise
+
+
+def message(error: Exception) -> str:
+    """Without the path that operating system errors carry: it would differ from machine to machine."""
+    return f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
+
+
+def _siblings(reference: str) -> list[str]:
+    stem, dot, extension = reference.rpartition(".")
+    if not dot or "/" in extension:
+        return []
+    return [f"{stem}.{other}" for other in PICTURE_EXTENSIONS if other != extension]
+
+
+def _read_within(root: str, reference: str, max_file_bytes: int) -> bytes:
+    if is_uri(root):
+        return _read_object(root, reference, max_file_bytes)
+    try:
+        path = (Path(root) / reference).resolve()
+        if not path.is_relative_to(Path(root).resolve()):
+            raise Rejected(Reason.PATH_ESCAPES_ROOT, reference)
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise Rejected(Reason.IMAGE_MISSING, reference) from None
+    except (OSError, ValueError, RuntimeError) as error:  # NUL in the name, a name too long, a loop of links
+        raise Rejected(Reason.IMAGE_MISSING, f"{reference[:200]!r}: {message(error)}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise Rejected(Reason.NOT_A_FILE, reference)
+    if status.st_size > max_file_bytes:
+        raise Rejected(Reason.FILE_TOO_LARGE, f"{reference}: {status.st_size} bytes")
+    return path.read_bytes()
+
+
+def _read_object(root: str, reference: str, max_file_bytes: int) -> bytes:
+    """From a bucket, whose names are plain text: a name with `..` in it means nothing good."""
+    parts = PurePosixPath(reference).parts
+    if ".." in parts or reference.startswith("/") or is_uri(reference):
+        raise Rejected(Reason.PATH_ESCAPES_ROOT, reference)
+    system, path = _system(root)
+    info = system.get_file_info(f"{path}/{reference}")
+    if info.type == fs.FileType.NotFound:
+        raise Rejected(Reason.IMAGE_MISSING, reference)
+    if not info.is_file:
+        raise Rejected(Reason.NOT_A_FILE, reference)
+    if info.size > max_file_bytes:
+        raise Rejected(Reason.FILE_TOO_LARGE, f"{reference}: {info.size} bytes")
+    with system.open_input_file(info.path) as file:
+        data: bytes = file.read()
+    return data
+
+
+def _names_in(folder: str) -> list[str]:
+    """The files directly in a folder."""
+    if not is_uri(folder):
+        return [path.name for path in Path(folder).glob("*") if path.is_file()]
+    system, path = _system(folder)
+    infos = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return [info.base_name for info in infos if info.is_file]
+
+
+@lru_cache(maxsize=64)
+def _system(uri: str) -> tuple[fs.FileSystem, str]:
+    system, path = fs.FileSystem.from_uri(uri)
+    return system, path

@@ -1,0 +1,89 @@
+"""Webdataset shards (KEY.jpg, KEY.txt, KEY.json), as img2dataset writes CC3M; read member by member, never unpacked."""
+
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from components.curation.reasons import Reason, Rejected
+from components.curation.storage import PICTURE_EXTENSIONS, message, name_of, open_file
+
+TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error)
+
+
+@dataclass
+class ShardSample:
+    """The members of one key of a webdataset shard, by extension in lower case."""
+
+    key: str
+    members: dict[str, bytes] = field(default_factory=dict)
+    problem: Rejected | None = None
+
+
+def read_shard(place: str, max_member_bytes: int) -> Iterator[ShardSample]:
+    """The samples of one tar, in order; one that is cut or damaged keeps what came before and ends with a problem."""
+    sample: ShardSample | None = None
+    seen: set[str] = set()
+    fault = None
+    try:
+        with open_file(place) as file, tarfile.open(fileobj=file, mode="r:*") as archive:
+            for member in archive:
+                if member.isdir():
+                    continue
+                key, extension = split_member_name(member.name)
+                if sample is None or key != sample.key:
+                    if sample is not None:
+                        yield sample
+                    sample = _start_sample(key, seen)
+                _add_member(sample, archive, member, extension, max_member_bytes)
+            fault = None if _ends_properly(archive) else "the archive has no end mark: it was cut or is damaged"
+    except TAR_ERRORS as error:
+        fault = message(error)
+    if sample is not None:
+        yield sample
+    if fault is not None:
+        yield ShardSample(name_of(place), {}, Rejected(Reason.UNREADABLE_SHARD, f"{name_of(place)}: {fault}"))
+
+
+def split_member_name(name: str) -> tuple[str, str]:
+    """Webdataset's rule: the key is everything before the first dot of the last part of the name."""
+    folder, _, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return (f"{folder}/{stem}" if folder else stem), extension.lower()
+
+
+def _start_sample(key: str, seen: set[str]) -> ShardSample:
+    sample = ShardSample(key)
+    parts = PurePosixPath(key).parts
+    if key in seen:
+        sample.problem = Rejected(Reason.NON_CONTIGUOUS_KEY, f"{key!r} came earlier in the shard")
+    elif not key or key.startswith("/") or ".." in parts or not key.isprintable():
+        sample.problem = Rejected(Reason.UNSAFE_KEY, f"{key!r}")
+    seen.add(key)
+    return sample
+
+
+def _add_member(
+    sample: ShardSample, archive: tarfile.TarFile, member: tarfile.TarInfo, extension: str, max_member_bytes: int
+) -> None:
+    """Read one member into its sample; the first problem of a sample is the one that counts."""
+    problem = None
+    if not member.isfile():
+        problem = Rejected(Reason.NOT_A_FILE, member.name)
+    elif member.size > max_member_bytes:
+        problem = Rejected(Reason.FILE_TOO_LARGE, f"{member.name}: {member.size} bytes")
+    elif extension in sample.members:
+        problem = Rejected(Reason.DUPLICATE_MEMBER, member.name)
+    elif extension in (*PICTURE_EXTENSIONS, "txt", "json"):  # anything else, pickles above all, is never read
+        content = archive.extractfile(member)
+        sample.members[extension] = content.read() if content else b""
+    sample.problem = sample.problem or problem
+
+
+def _ends_properly(archive: tarfile.TarFile) -> bool:
+    """Python stops without an error at a damaged header and at the end of a file that was cut between two members."""
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    block = archive.fileobj.read(tarfile.BLOCKSIZE)
+    return bool(block) and not any(block)

@@ -1,0 +1,110 @@
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from components.curation.reasons import Reason
+from components.curation.tars import ShardSample, read_shard, split_member_name
+
+MAX_BYTES = 1000
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def shard_of(tmp_path: Path, members: list[tuple[str, bytes]]) -> list[ShardSample]:
+    return list(read_shard(str(write_tar(tmp_path / "shard.tar", members)), MAX_BYTES))
+
+
+def problems(samples: list[ShardSample]) -> list[Reason | None]:
+    return [sample.problem.reason if sample.problem else None for sample in samples]
+
+
+PAIR = [("a.jpg", b"picture"), ("a.txt", b"text"), ("b.jpg", b"picture 2"), ("b.txt", b"text 2")]
+
+
+def test_read_shard_groups_members_by_key(tmp_path: Path) -> None:
+    samples = shard_of(tmp_path, [*PAIR[:2], ("a.json", b"{}"), *PAIR[2:]])
+    assert [(s.key, sorted(s.members)) for s in samples] == [("a", ["jpg", "json", "txt"]), ("b", ["jpg", "txt"])]
+    assert problems(samples) == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.v2.jpg", ("a", "v2.jpg")),
+        ("x/y.JPG", ("x/y", "jpg")),
+        ("README", ("README", "")),
+        ("x.d/._a.jpg", ("x.d/", "_a.jpg")),
+    ],
+)
+def test_split_member_name_follows_webdataset(name: str, expected: tuple[str, str]) -> None:
+    assert split_member_name(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ([("../../evil.jpg", b"1")], Reason.UNSAFE_KEY),
+        ([("/etc/evil.jpg", b"1")], Reason.UNSAFE_KEY),
+        ([("line\nfeed.jpg", b"1")], Reason.UNSAFE_KEY),
+        ([("a.jpg", b"1"), ("a.jpg", b"2")], Reason.DUPLICATE_MEMBER),
+        ([("a.jpg", b"1" * (MAX_BYTES + 1))], Reason.FILE_TOO_LARGE),
+    ],
+)
+def test_read_shard_marks_the_bad_sample_and_keeps_the_next(
+    tmp_path: Path, members: list[tuple[str, bytes]], reason: Reason
+) -> None:
+    assert problems(shard_of(tmp_path, [*members, *PAIR[2:]])) == [reason, None]
+
+
+def test_read_shard_rejects_a_key_that_comes_back(tmp_path: Path) -> None:
+    assert problems(shard_of(tmp_path, [*PAIR, *PAIR[:2]])) == [None, None, Reason.NON_CONTIGUOUS_KEY]
+
+
+def test_read_shard_never_reads_links_or_pickles(tmp_path: Path) -> None:
+    path = tmp_path / "shard.tar"
+    with tarfile.open(path, "w") as archive:
+        link = tarfile.TarInfo("a.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+        pickled = tarfile.TarInfo("b.pkl")
+        pickled.size = 4
+        archive.addfile(pickled, io.BytesIO(b"evil"))
+    linked, ignored = read_shard(str(path), MAX_BYTES)
+    assert linked.problem is not None
+    assert linked.problem.reason is Reason.NOT_A_FILE
+    assert (linked.members, ignored.members) == ({}, {})
+
+
+@pytest.mark.parametrize("keep_bytes", [512 * 7 + 100, 512 * 6 + 3, 512 * 6])
+def test_read_shard_of_a_cut_tar_keeps_what_came_before_and_says_so(tmp_path: Path, keep_bytes: int) -> None:
+    path = write_tar(tmp_path / "shard.tar", [*PAIR, ("c.jpg", b"1"), ("c.txt", b"2")])
+    path.write_bytes(path.read_bytes()[:keep_bytes])  # 6 blocks: exactly between two members, where tarfile is silent
+    samples = list(read_shard(str(path), MAX_BYTES))
+    assert samples[0].members == {"jpg": b"picture", "txt": b"text"}
+    assert samples[-1].problem is not None
+    assert samples[-1].problem.reason is Reason.UNREADABLE_SHARD
+    assert samples[-1].key == "shard.tar"
+
+
+@pytest.mark.parametrize("content", [b"", b"no tar at all" * 100])
+def test_read_shard_of_something_else_is_one_reject(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "shard.tar"
+    path.write_bytes(content)
+    assert problems(list(read_shard(str(path), MAX_BYTES))) == [Reason.UNREADABLE_SHARD]
+
+
+def test_read_shard_with_a_damaged_header_in_the_middle_says_so(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "shard.tar", PAIR)
+    data = bytearray(path.read_bytes())
+    data[512 * 4 + 10] ^= 0xFF  # in the header of the third member
+    path.write_bytes(data)
+    assert problems(list(read_shard(str(path), MAX_BYTES))) == [None, Reason.UNREADABLE_SHARD]
