@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
+from tests.downloads import write_downloads
+
 ROOT = Path(__file__).parent.parent
 WORLD = {"num_instruct_pictures": 60, "num_text_only": 6, "num_caption_pairs": 60, "pairs_per_tar": 30}
 MICRO = {
@@ -32,12 +34,23 @@ def run(folder: Path, *command: str) -> str:
     return done.stdout
 
 
+def copy_code(folder: Path) -> None:
+    for name in ("flows", "components"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def start_repository(folder: Path) -> None:
+    run(folder, "git", "init", "--quiet")
+    run(folder, "dvc", "init", "--quiet")
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "--quiet", "-m", "start")  # DVCLive asks for the last commit
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository of its own with micro params, in which `pretrain` is not frozen."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("flows", "components"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_code(folder)
     yaml = YAML()
     params, stages = yaml.load(ROOT / "params.yaml"), yaml.load(ROOT / "dvc.yaml")
     for section, values in MICRO.items():
@@ -48,10 +61,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     del stages["stages"]["pretrain"]["frozen"]
     yaml.dump(params, folder / "params.yaml")
     yaml.dump(stages, folder / "dvc.yaml")
-    run(folder, "git", "init", "--quiet")
-    run(folder, "dvc", "init", "--quiet")
-    run(folder, "git", "add", "-A")
-    run(folder, "git", "commit", "--quiet", "-m", "start")  # DVCLive asks for the last commit
+    start_repository(folder)
     return folder
 
 
@@ -75,3 +85,33 @@ def test_every_stage_runs_and_the_second_time_none(project: Path) -> None:
     assert len(hits) == 3
     assert {hit["image_id"] for hit in hits} <= set(store["image_id"].to_pylist())
     run(project, sys.executable, "-m", "flows.answer", "--image-id", image_id, "how many objects are there?")
+
+
+ONE_CORE = {"num_workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0}  # in place of 8 GPUs
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_preset_runs_on_downloads_as_they_are_published(tmp_path: Path) -> None:
+    """The preset for LLaVA-1.5-7B with a small model of its class: sizes and counts are cut, nothing else."""
+    copy_code(tmp_path)
+    yaml = YAML()
+    params = yaml.load(ROOT / "presets/llava-1.5-7b.yaml")
+    write_downloads(tmp_path / params["raw_data"])
+    shutil.copytree(ROOT / "models/tiny-llava", tmp_path / params["base_model"])
+    params["curate"] |= {"num_workers": 1, "max_reject_fraction": 0.2, "max_answer_fraction": 0.5}
+    params["train"] |= ONE_CORE | {"threads_per_worker": 1, "autoregressive_batch_size": 4, "contrastive_batch_size": 4}
+    params["train"] |= {"num_summary_tokens": 4}  # the small model makes 36 of a picture
+    params["train"]["loop"] |= {"num_steps": 2, "validate_every_steps": 2, "checkpoint_every_steps": 2}
+    params["train"]["texts"] |= {"max_conversation_tokens": 256}
+    params["compress"] |= ONE_CORE
+    params["evaluate"] |= ONE_CORE
+    yaml.dump(params, tmp_path / "params.yaml")
+    shutil.copy(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
+    start_repository(tmp_path)
+    output = run(tmp_path, "dvc", "repro", "report")
+    assert output.count("Running stage") == 5, output[-3000:]  # neither the demo world nor its base
+    metrics = json.loads((tmp_path / "results/metrics.json").read_text())
+    assert metrics["uncompressed"]["short_answer"]["count"] == 6
+    assert metrics["compressed"]["retrieval"]["image_to_text"]["count"] == 6
+    assert pq.read_metadata(next((tmp_path / "data/compressed/test").glob("part-*.parquet"))).num_rows == 6

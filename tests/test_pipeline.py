@@ -20,13 +20,20 @@ def read_yaml(name: str) -> Any:
     return YAML(typ="safe", pure=True).load((ROOT / name).read_text(encoding="utf-8"))
 
 
+PLACES = ("raw_data", "base_model")  # written at the top of params.yaml
+
+
 def filled_in(value: Any) -> Any:
-    """`${base_model}` replaced by its value in params.yaml, as DVC does."""
+    """`${raw_data}` and `${base_model}` replaced by their values in params.yaml, as DVC does."""
     if isinstance(value, dict):
         return {key: filled_in(item) for key, item in value.items()}
     if isinstance(value, list):
         return [filled_in(item) for item in value]
-    return value.replace("${base_model}", read_yaml("params.yaml")["base_model"]) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    for name in PLACES:
+        value = value.replace(f"${{{name}}}", read_yaml("params.yaml")[name])
+    return value
 
 
 PIPELINE = filled_in(read_yaml("dvc.yaml"))
@@ -116,7 +123,7 @@ def test_parameter_file_has_a_section_for_every_flow_and_no_other(file: Path) ->
     jobs = {
         path.stem for path in (ROOT / "flows").glob("*.py") if f"{path.stem.capitalize()}Params(" in path.read_text()
     }
-    assert set(read_yaml(str(file))) == set(STAGES) | jobs | {"base_model"}
+    assert set(read_yaml(str(file))) == set(STAGES) | jobs | set(PLACES)
 
 
 def test_there_are_presets() -> None:
