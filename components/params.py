@@ -60,7 +60,7 @@ def load_params(section: str, schema: type[Schema], path: Path | str = DEFAULT_P
     try:  # JSON mode: strict, yet a YAML list may fill a tuple
         return schema.model_validate_json(json.dumps(sections[section], default=str))
     except ValidationError as error:
-        faults = error.errors(include_url=False)
+        faults = [{**fault, "loc": _in_file(sections[section], fault["loc"])} for fault in error.errors()]
         known = _known_keys(sections[section], faults)
         lines = [f"{path}: {_join(section, *fault['loc'])}: {_explain(fault, known)}" for fault in faults]
         raise ParamsError("\n".join(lines)) from None
@@ -102,6 +102,17 @@ def _duplicate_keys(node: Node | None, loc: tuple[str, ...]) -> list[str]:
     return found
 
 
+def _in_file(data: Any, loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """A place as the file has it: pydantic also names which kind of mapping it took one for, by its own `format`."""
+    found: list[int | str] = []
+    for key in loc:
+        if isinstance(data, dict) and key not in data and key in data.values():
+            continue
+        found.append(key)
+        data = data[key] if isinstance(data, list) or (isinstance(data, dict) and key in data) else None
+    return tuple(found)
+
+
 def _known_keys(data: dict[str, Any], faults: Sequence[Fault]) -> dict[tuple[int | str, ...], list[str]]:
     """For the parent of each unknown key: the keys it may have, as far as the file and the faults show them."""
     unknown = {fault["loc"] for fault in faults if fault["type"] == "extra_forbidden"}
@@ -128,6 +139,10 @@ def _explain(fault: Fault, known: dict[tuple[int | str, ...], list[str]]) -> str
         return f"{value!r} is not {TYPES[kind]}"
     if kind in ("literal_error", "enum"):
         return f"{value!r} is not one of {context['expected']}"
+    if kind == "union_tag_invalid":
+        return f"{context['tag']!r} is not one of {context['expected_tags']}"
+    if kind == "union_tag_not_found":
+        return f"the key {context['discriminator'].strip(chr(39))} is missing"
     if kind in ("value_error", "assertion_error"):
         return str(context["error"])
     return f"{value!r}: {fault['msg']}"

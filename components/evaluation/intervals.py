@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import Field
 
 from components.params import Params
 
@@ -19,9 +20,9 @@ _GATHERED_NUMBERS = 4_000_000  # numbers held at once, 32 MB
 class BootstrapParams(Params):
     """How intervals are drawn."""
 
-    resamples: int  # bootstrap draws per interval
-    confidence: float  # mass inside the interval, 0 … 1
-    seed: int  # of the draws
+    resamples: int = Field(ge=1)  # bootstrap draws per interval
+    confidence: float = Field(gt=0, lt=1)  # mass inside the interval
+    seed: int = Field(ge=0)  # of the draws
 
 
 @dataclass(frozen=True)

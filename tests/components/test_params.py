@@ -179,3 +179,35 @@ def test_load_params_message_of_a_validator_is_kept(tmp_path: Path) -> None:
     path.write_text("window: {low: 2, high: 1}")
     with pytest.raises(ParamsError, match=r"params.yaml: window: low 2 is above high 1"):
         load_params("window", Window, path)
+
+
+class Left(Params):
+    format: Literal["left"]
+    size: int
+
+
+class Right(Params):
+    format: Literal["right"]
+    name: str
+
+
+class Sides(Params):
+    sides: dict[str, Annotated[Left | Right, Field(discriminator="format")]]
+
+
+@pytest.mark.parametrize(
+    ("side", "expected"),
+    [
+        ("{format: left, size: x}", "side.sides.a.size: 'x' is not an integer"),
+        ("{format: left, size: 1, nam: b}", "side.sides.a.nam: unknown key"),
+        ("{format: right, nam: b}", "side.sides.a.nam: unknown key; did you mean 'name'?"),
+        ("{format: middle}", "side.sides.a: 'middle' is not one of 'left', 'right'"),
+        ("{size: 1}", "side.sides.a: the key format is missing"),
+    ],
+)
+def test_a_mapping_of_one_of_several_kinds_is_told_by_its_format(tmp_path: Path, side: str, expected: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(f"side:\n  sides:\n    a: {side}\n")
+    with pytest.raises(ParamsError) as caught:
+        load_params("side", Sides, path)
+    assert expected in str(caught.value)

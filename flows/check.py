@@ -1,0 +1,251 @@
+"""Job `check`: would the pipeline run? Every problem at once, before anything is paid for.
+
+    python -m flows.check
+
+Looks at params.yaml as it is: every section, the raw data (some rows of each source are decoded), the base model, free
+disk and memory; shows one sample as the model sees it, and runs one forward and backward pass on the longest of the
+rows. Nothing is written. Ends with exit status 1 when something is wrong.
+"""
+
+import os
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+import torch
+import typer
+from ruamel.yaml import YAML
+from transformers.utils import logging as transformers_logging
+
+from components import schema
+from components.curation.benchmarks import PICTURES, TABLES
+from components.curation.candidates import Candidate
+from components.curation.preview import Preview, preview_source
+from components.curation.work import EVALUATION_SPLITS
+from components.model.double_forward import build_double_forward
+from components.model.loading import family_of, load_backbone
+from components.params import DEFAULT_PATH, Params, ParamsError, load_params
+from components.pictures import decode_picture
+from components.training.budgets import Budgets
+from components.training.collate import TrainSample, collate
+from components.training.optimizer import gradient_norm, trained_parameters
+from components.training.preview import show_sample
+from components.training.sampler import StepSamples
+from components.training.settings import TrainParams
+from components.training.step import backward_step
+from flows.compress import CompressParams
+from flows.curate import CurateParams
+from flows.evaluate import EvaluateParams
+from flows.report import ReportParams
+
+SCHEMAS: dict[str, type[Params]] = {
+    "curate": CurateParams,
+    "train": TrainParams,
+    "compress": CompressParams,
+    "evaluate": EvaluateParams,
+    "report": ReportParams,
+}
+GPU_STAGES = ("train", "compress", "evaluate")
+BATCH_ROWS = 4  # conversations, and pairs, of the pass that is tried
+COPIES_ON_DISK = 2  # of the pictures while `curate` runs: staging files and shards
+SPARE_MEMORY = 1.3  # times the weights, to load a model
+
+
+class Report:
+    """What was found: facts are printed as they come, problems are kept for the end."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def say(self, line: str) -> None:
+        print(f"check: {line}", flush=True)
+
+    def attempt(self, look: Callable[..., Any], *arguments: Any) -> Any:
+        """What `look` gives; what it raises for the user to mend is one problem per line."""
+        try:
+            return look(self, *arguments)
+        except (ValueError, OSError) as error:
+            self.problems += str(error).splitlines()
+            return None
+
+
+def check(path: Path, num_rows: int) -> list[str]:
+    """All problems of a parameter file and of what it names; the rest is printed."""
+    report = Report()
+    params = {name: report.attempt(look_at_section, path, name, model) for name, model in SCHEMAS.items()}
+    places = report.attempt(look_at_places, path) or {}
+    curate, train = params["curate"], params["train"]
+    rows: list[Candidate] = []
+    curated_bytes = 0
+    if curate and "raw_data" in places:
+        raw = Path(places["raw_data"]).resolve()
+        report.attempt(look_at_evaluation, raw)
+        for name, source in curate.sources.items():
+            preview = report.attempt(look_at_source, name, source, raw, curate, num_rows)
+            if preview:
+                rows += preview.accepted
+                curated_bytes += preview.curated_bytes
+        report.attempt(look_at_disk, curated_bytes)
+    report.attempt(look_at_cluster, {name: params[name] for name in GPU_STAGES if params[name]})
+    if "base_model" in places:
+        is_there = report.attempt(look_at_base, places["base_model"])
+        if is_there and train and rows:
+            report.attempt(look_at_batch, places["base_model"], train, rows)
+    return report.problems
+
+
+def look_at_section(report: Report, path: Path, section: str, model: type[Params]) -> Params:
+    """One section of the parameter file. Raises ParamsError."""
+    params = load_params(section, model, path)
+    report.say(f"{path}: {section} fits")
+    return params
+
+
+def look_at_places(report: Report, path: Path) -> dict[str, str]:
+    """The two folders that are named at the top of the file."""
+    values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    missing = [name for name in ("raw_data", "base_model") if not isinstance(values.get(name), str)]
+    if missing:
+        raise ParamsError("\n".join(f"{path}: {name}: the key is missing" for name in missing))
+    report.say(f"raw data in {values['raw_data']}, base model in {values['base_model']}")
+    return {name: values[name] for name in ("raw_data", "base_model")}
+
+
+def look_at_evaluation(report: Report, raw: Path) -> None:
+    """Whether the evaluation data are where `curate` looks for them."""
+    missing = []
+    for split in EVALUATION_SPLITS:
+        folder = raw / "evaluation" / split
+        if not (folder / PICTURES).is_dir():
+            missing.append(f"{folder / PICTURES}: no such folder; `curate` needs evaluation pictures (docs/data.md)")
+        missing += [
+            f"{folder / name}: no such file (docs/data.md)" for name, *_ in TABLES if not (folder / name).is_file()
+        ]
+    if missing:
+        raise ValueError("\n".join(missing))
+    report.say("evaluation data are there")
+
+
+def look_at_source(report: Report, name: str, source: Any, raw: Path, params: CurateParams, num_rows: int) -> Preview:
+    """Some rows of a source, decoded and checked; and whether the disk has room for its pictures."""
+    preview = preview_source(name, source, raw, params.candidates, num_rows)
+    found, lost = len(preview.rows), len(preview.rows) - len(preview.accepted)
+    size, about = preview.num_bytes / 1e9, preview.estimated_rows
+    report.say(f"{name} ({source.format}): {preview.num_files} files, {size:.2f} GB, about {about} rows")
+    report.say(f"  of the first {found} rows {found - lost} are kept")
+    for detail in preview.details:
+        report.say(f"  {detail}")
+    if not found:
+        raise ValueError(f"curate.sources.{name}: the first file has no rows")
+    if lost > params.max_reject_fraction * found:
+        raise ValueError(
+            f"curate.sources.{name}: {lost} of the first {found} rows are rejected ({', '.join(preview.details)}); "
+            f"mend the source, or raise curate.max_reject_fraction ({params.max_reject_fraction})"
+        )
+    return preview
+
+
+def look_at_disk(report: Report, curated_bytes: int) -> None:
+    """Whether the curated pictures fit on the disk, with those that are being written."""
+    needed, free = COPIES_ON_DISK * curated_bytes / 1e9, shutil.disk_usage(".").free / 1e9
+    report.say(f"disk: about {needed:.1f} GB for curated pictures while they are written, {free:.0f} GB are free")
+    if needed > free:
+        raise ValueError(f"disk: curation needs about {needed:.0f} GB here, {free:.0f} GB are free; make room")
+
+
+def look_at_cluster(report: Report, sections: Mapping[str, Any]) -> None:
+    """Whether this machine has the CPUs and GPUs that are asked for, unless a cluster is named."""
+    if os.environ.get("RAY_ADDRESS"):
+        report.say(f"runs on the cluster at {os.environ['RAY_ADDRESS']}, which was not looked at")
+        return
+    report.say(f"{os.cpu_count()} CPUs, {torch.cuda.device_count()} GPUs")
+    short = [
+        f"{name}: {params.num_workers} workers with a GPU each, this machine has {torch.cuda.device_count()}; lower "
+        f"{name}.num_workers, set {name}.gpus_per_worker to 0, or name a cluster in RAY_ADDRESS"
+        for name, params in sections.items()
+        if params.num_workers * params.gpus_per_worker > torch.cuda.device_count()
+    ]
+    if short:
+        raise ValueError("\n".join(short))
+
+
+def look_at_base(report: Report, base: str) -> bool:
+    """Whether the base model is there, of a known family, and fits into memory. Raises ValueError."""
+    folder = Path(base)
+    if not folder.is_dir():
+        raise ValueError(f"base_model: there is no folder {base}; fetch one with `hf download … --local-dir {base}`")
+    family = family_of(base, folder)
+    needed = SPARE_MEMORY * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    free = psutil.virtual_memory().available
+    report.say(f"{base}: {family.__name__.removesuffix('Backbone')}, {needed / SPARE_MEMORY / 1e9:.2f} GB of weights")
+    if needed > free:
+        raise ValueError(
+            f"base_model: {base} needs {needed / 1e9:.0f} GB of memory to be loaded, {free / 1e9:.0f} GB are free; run "
+            "the check on a machine like those that train"
+        )
+    return True
+
+
+def look_at_batch(report: Report, base: str, params: TrainParams, rows: list[Candidate]) -> None:
+    """Show a sample; run both passes and the backward pass on the longest rows. Raises ValueError."""
+    options = params.backbone
+    backbone = load_backbone(base, options.revision, options.torch_dtype, options.attention, options.pad_to_square)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = build_double_forward(backbone.to(device), params.compressor, params.seed).train()
+    chats, pairs = longest(rows)
+    samples = {number: to_sample(row, params) for number, row in enumerate([*chats, *pairs])}
+    if chats:
+        for line in show_sample(model, samples[0], params.texts).splitlines():
+            report.say(line)
+    groups = StepSamples(tuple(range(len(chats))), tuple(range(len(chats), len(samples))))
+    batch = collate(samples, groups, backbone, Budgets(params.budgets, params.seed, 0), params.texts).to(device)
+    start = time.perf_counter()
+    losses = {name: float(value) for name, value in backward_step(model, [batch], params.losses).items()}
+    norm = float(gradient_norm(trained_parameters(model).values()))
+    seconds = time.perf_counter() - start
+    report.say(f"forward and backward over {len(chats)} conversations and {len(pairs)} pairs: {seconds:.1f} s")
+    report.say(f"  {losses}, gradient norm {norm:.3g}")
+    if not 0 < norm < float("inf"):
+        raise ValueError(f"the gradient of a batch has norm {norm}: look at the sample above, and at the base model")
+
+
+def longest(rows: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
+    """The rows whose texts are the longest: conversations, and pairs of a picture and a caption."""
+
+    def length(row: Candidate) -> int:
+        return sum(len(turn[schema.CONTENT]) for turn in row[schema.CONVERSATION]) + len(row[schema.CAPTION] or "")
+
+    by_length = sorted(rows, key=length, reverse=True)
+    chats = [row for row in by_length if row[schema.CONVERSATION]]
+    pairs = [row for row in by_length if row[schema.CAPTION] and row[schema.IMAGE]]
+    with_picture = sorted(chats, key=lambda row: row[schema.IMAGE] is None)  # the one that is shown has one
+    return with_picture[:BATCH_ROWS], pairs[:BATCH_ROWS]
+
+
+def to_sample(row: Candidate, params: TrainParams) -> TrainSample:
+    image = None if row[schema.IMAGE] is None else decode_picture(row[schema.IMAGE], params.pictures)
+    return TrainSample(row[schema.SAMPLE_ID], image, row[schema.CONVERSATION], row[schema.CAPTION])
+
+
+def main(
+    params: Annotated[Path, typer.Option(help="The parameter file.")] = DEFAULT_PATH,
+    rows: Annotated[int, typer.Option(min=1, help="How many rows of each source are looked at.")] = 64,
+) -> None:
+    """Look for everything that would stop the pipeline, and list it."""
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries to each other
+    problems = check(params, rows)
+    for problem in problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    if problems:
+        sys.exit(f"check: {len(problems)} problems")
+    print("check: no problems")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,122 @@
+"""The check before a run: silent about what is right, and everything that is wrong at once."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from flows.check import check
+from tests.downloads import write_downloads
+
+ROOT = Path(__file__).parents[2]
+ON_THIS_MACHINE = {"num_workers": 1, "gpus_per_worker": 0}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Downloads and a small base model where the preset says."""
+    folder = tmp_path_factory.mktemp("project")
+    write_downloads(folder / "downloads")
+    shutil.copytree(ROOT / "models/tiny-llava", folder / "models/llava-1.5-7b-hf")
+    return folder
+
+
+@pytest.fixture
+def params(project: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The preset, as far as it does not need eight GPUs."""
+    monkeypatch.chdir(project)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    values = YAML().load(ROOT / "presets/llava-1.5-7b.yaml")
+    values["curate"]["max_reject_fraction"] = 0.2
+    values["train"] |= ON_THIS_MACHINE | {"num_summary_tokens": 4}
+    values["compress"] |= ON_THIS_MACHINE
+    values["evaluate"] |= ON_THIS_MACHINE
+    return values
+
+
+def problems(values: dict[str, Any]) -> list[str]:
+    YAML().dump(values, Path("params.yaml"))
+    return check(Path("params.yaml"), num_rows=64)
+
+
+def test_downloads_and_a_model_that_fit_have_no_problems(
+    params: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert problems(params) == []
+    said = capsys.readouterr().out
+    assert "llava_665k (llava): 1 files" in said
+    assert "about 51 rows" in said
+    assert "of the first 51 rows 48 are kept" in said
+    assert "image_missing (llava_665k/0000000000: ocr_vqa/images/0000000000.jpg)" in said
+    assert "cc3m (webdataset): 2 files" in said
+    assert "picture: 120 × 90 pixels, 36 image tokens" in said
+    assert "<image>×4" in said
+    assert "▸ white and red</s>◂" in said
+    assert "forward and backward over 4 conversations and 4 pairs" in said
+    assert sorted(path.name for path in Path().iterdir()) == ["downloads", "models", "params.yaml"]
+
+
+def test_every_problem_is_listed_at_once(params: dict[str, Any]) -> None:
+    params["train"]["num_sumary_tokens"] = params["train"].pop("num_summary_tokens")
+    params["compress"] |= {"gpus_per_worker": 1, "num_workers": 8}
+    params["evaluate"]["bootstrap"]["confidence"] = 2.0
+    params["curate"]["max_reject_fraction"] = 0.01
+    params["curate"]["sources"]["coco"] = {"format": "coco", "files": "captions.json", "pictures": "."}
+    params["base_model"] = "models/none"
+    shutil.move("downloads/evaluation/test/captions.json", "captions.json")
+    found = "\n".join(problems(params))
+    shutil.move("captions.json", "downloads/evaluation/test/captions.json")
+    for expected in (
+        "train.num_summary_tokens: the key is missing",
+        "train.num_sumary_tokens: unknown key; did you mean 'num_summary_tokens'?",
+        "evaluate.bootstrap.confidence: 2.0 is not < 1",
+        "curate.sources.llava_665k: 3 of the first 51 rows are rejected (truncated",
+        "downloads/captions.json: no such file",
+        "evaluation/test/captions.json: no such file",
+        "base_model: there is no folder models/none",
+    ):
+        assert expected in found
+    assert len(found.splitlines()) == 8  # and the two shards of CC3M
+
+
+def test_more_gpus_than_there_are_and_too_little_memory(
+    params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params["compress"] |= {"gpus_per_worker": 1, "num_workers": 8}
+    monkeypatch.setattr("flows.check.SPARE_MEMORY", 1e9)
+    monkeypatch.setattr("flows.check.COPIES_ON_DISK", 1e9)
+    found = problems(params)
+    assert [problem.split(":")[0] for problem in found] == ["disk", "compress", "base_model"]
+    assert "8 workers with a GPU each, this machine has 0; lower compress.num_workers" in found[1]
+    monkeypatch.setenv("RAY_ADDRESS", "ray://cluster:10001")
+    assert "compress" not in "".join(problems(params))
+
+
+def test_an_unknown_source_format_and_a_key_of_another_one_are_named(params: dict[str, Any]) -> None:
+    params["curate"]["sources"]["a"] = {"format": "tables", "files": "*.csv"}
+    params["curate"]["sources"]["cc3m"]["pictures"] = "."
+    params["curate"]["sources"]["Bad Name"] = {"format": "webdataset", "files": "*.tar"}
+    found = "\n".join(problems(params))
+    assert "curate.sources.a" in found
+    assert "'table'" in found
+    assert "curate.sources.cc3m.pictures: unknown key" in found
+    assert "Bad Name" in found
+
+
+def test_the_command_ends_with_a_status(params: dict[str, Any], project: Path) -> None:
+    params["base_model"] = "models/none"
+    YAML().dump(params, project / "broken.yaml")
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.check", "--params", str(project / "broken.yaml"), "--rows", "4"],
+        cwd=project,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("problem: ") == 1
+    assert done.stderr.endswith("check: 1 problems\n")
