@@ -60,7 +60,9 @@ def load_params(section: str, schema: type[Schema], path: Path | str = DEFAULT_P
     try:  # JSON mode: strict, yet a YAML list may fill a tuple
         return schema.model_validate_json(json.dumps(sections[section], default=str))
     except ValidationError as error:
-        faults = [{**fault, "loc": _in_file(sections[section], fault["loc"])} for fault in error.errors()]
+        faults: list[dict[str, Any]] = [
+            {**fault, "loc": _in_file(sections[section], fault["loc"])} for fault in error.errors(include_url=False)
+        ]
         known = _known_keys(sections[section], faults)
         lines = [f"{path}: {_join(section, *fault['loc'])}: {_explain(fault, known)}" for fault in faults]
         raise ParamsError("\n".join(lines)) from None
@@ -102,14 +104,15 @@ def _duplicate_keys(node: Node | None, loc: tuple[str, ...]) -> list[str]:
     return found
 
 
-def _in_file(data: Any, loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+def _in_file(data: Any, loc: Sequence[int | str]) -> tuple[int | str, ...]:
     """A place as the file has it: pydantic also names which kind of mapping it took one for, by its own `format`."""
     found: list[int | str] = []
     for key in loc:
         if isinstance(data, dict) and key not in data and key in data.values():
             continue
         found.append(key)
-        data = data[key] if isinstance(data, list) or (isinstance(data, dict) and key in data) else None
+        is_inside = (isinstance(data, list) and isinstance(key, int)) or (isinstance(data, dict) and key in data)
+        data = data[key] if is_inside else None
     return tuple(found)
 
 

@@ -41,6 +41,7 @@ class Reason(StrEnum):
     BAD_ENCODING = "bad_encoding"
     # archives
     UNREADABLE_SHARD = "unreadable_shard"  # one row that stands for the lost rest of the shard
+    EMPTY_SHARD = "empty_shard"  # one row that stands for an archive without samples
     MISSING_CAPTION = "missing_caption"
     UNSAFE_KEY = "unsafe_key"
     DUPLICATE_MEMBER = "duplicate_member"

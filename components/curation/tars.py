@@ -29,7 +29,7 @@ def read_shard(place: str, max_member_bytes: int) -> Iterator[ShardSample]:
     try:
         with open_file(place) as file, tarfile.open(fileobj=file, mode="r:*") as archive:
             for member in archive:
-                if member.isdir():
+                if member.isdir() or is_hidden(member.name):
                     continue
                 key, extension = split_member_name(member.name)
                 if sample is None or key != sample.key:
@@ -44,6 +44,13 @@ def read_shard(place: str, max_member_bytes: int) -> Iterator[ShardSample]:
         yield sample
     if fault is not None:
         yield ShardSample(name_of(place), {}, Rejected(Reason.UNREADABLE_SHARD, f"{name_of(place)}: {fault}"))
+    elif sample is None:
+        yield ShardSample(name_of(place), {}, Rejected(Reason.EMPTY_SHARD, f"{name_of(place)}: an archive of nothing"))
+
+
+def is_hidden(name: str) -> bool:
+    """What macOS puts beside every file (`._x.jpg`), and other files whose names start with a dot."""
+    return name.rpartition("/")[2].startswith(".")
 
 
 def split_member_name(name: str) -> tuple[str, str]:

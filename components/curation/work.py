@@ -25,7 +25,7 @@ from components.curation.candidates import (
 )
 from components.curation.deduplication import Checked
 from components.curation.sources import LlavaSource, Piece, Source, WebdatasetSource, list_pieces, read_piece
-from components.curation.storage import join, list_pictures
+from components.curation.storage import join, list_pictures, matching_files
 from components.curation.tables import staging_path, write_staging
 from components.curation.tars import read_shard
 
@@ -49,6 +49,7 @@ def pictures_source(split: str) -> str:
 
 def list_work(raw: Path, staging: Path, sources: Mapping[str, Source], rows_per_task: int) -> list[Work]:
     """All pieces, numbered in input order. Raises ValueError when a source or an evaluation corpus is missing."""
+    check_no_file_twice(raw, sources)
     pieces: list[tuple[str, int | None, Piece | None, str]] = [
         (name, piece.num_rows, piece, "")
         for name, source in sources.items()
@@ -57,6 +58,16 @@ def list_work(raw: Path, staging: Path, sources: Mapping[str, Source], rows_per_
     for split in EVALUATION_SPLITS:
         pieces += _list_pictures(raw, split, rows_per_task)
     return [Work(task, *piece) for task, piece in enumerate(pieces)]
+
+
+def check_no_file_twice(raw: Path, sources: Mapping[str, Source]) -> None:
+    """Raises ValueError that names a file which two sources read: every row of it would be there twice."""
+    reader: dict[str, str] = {}
+    for name, source in sources.items():
+        for place in matching_files(join(str(raw), source.files)):
+            if place in reader:
+                raise ValueError(f"curate.sources: {place} is read by {reader[place]} and by {name}; name it once")
+            reader[place] = name
 
 
 def encode_work(work: Work) -> str:
