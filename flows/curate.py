@@ -66,7 +66,7 @@ def curate(params: CurateParams, raw: Path, output: Path) -> None:
     work = list_work(raw, staging, params.sources, params.rows_per_task)
     cluster.connect()
     rows = check_rows(work, raw, staging, params)
-    decisions = decide(rows, params.sources, params.candidates.near_duplicates, params.seed, params.validation_fraction)
+    decisions = decide(rows, params.sources, params.candidates, params.seed, params.validation_fraction)
     write_shards(plan_output(decisions, params.rows_per_shard), staging, partial, params.num_workers)
     found, listed = write_benchmarks(raw, partial, decisions.kept_pictures(), params.candidates.text)
     outcomes = [*outcomes_of(decisions), *found]

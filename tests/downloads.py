@@ -86,11 +86,10 @@ def write_cc3m(folder: Path) -> dict[str, str]:
     folder.mkdir(parents=True)
     keys = [f"{shard:05d}{number:04d}" for shard in (0, 1) for number in range(6)]
     for shard in (0, 1):
-        members = [
-            member
-            for number, key in enumerate(keys[6 * shard : 6 * shard + 6])
-            for member in formats.caption_members(key, encoded(200 + 6 * shard + number, "JPEG"), f"a photo of {key}")
-        ]
+        members = []
+        for number, key in enumerate(keys[6 * shard : 6 * shard + 6]):
+            caption = f"a photograph of a street with buses {key}"
+            members += formats.caption_members(key, encoded(200 + 6 * shard + number, "JPEG"), caption)
         formats.write_tar(folder / f"{shard:05d}.tar", members)
         (folder / f"{shard:05d}_stats.json").write_text('{"count": 6, "successes": 6}')
         pq.write_table(pa.table({"key": keys[6 * shard : 6 * shard + 6]}), folder / f"{shard:05d}.parquet")

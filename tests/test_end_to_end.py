@@ -87,6 +87,45 @@ def test_every_stage_runs_and_the_second_time_none(project: Path) -> None:
     run(project, sys.executable, "-m", "flows.answer", "--image-id", image_id, "how many objects are there?")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_an_older_run_comes_back_from_a_remote(project: Path, tmp_path: Path) -> None:
+    """The commands of docs/data.md, in a clone that has nothing but what git and the remote hold."""
+    if not (project / "results/metrics.json").exists():
+        run(project, "dvc", "repro")
+    run(project, "dvc", "remote", "add", "--default", "storage", str(tmp_path / "remote"))
+    commit(project, "first run")
+    yaml = YAML()
+    params = yaml.load(project / "params.yaml")
+    params["evaluate"]["captions_per_picture"] = 1
+    yaml.dump(params, project / "params.yaml")
+    first = (project / "results/metrics.json").read_bytes()
+    assert run(project, "dvc", "repro").count("Running stage") == 2  # evaluate and report
+    second = (project / "results/metrics.json").read_bytes()
+    assert second != first
+    commit(project, "second run")
+
+    run(tmp_path, "git", "clone", "--quiet", str(project), "clone")
+    clone = tmp_path / "clone"
+    assert not (clone / "data/curated").exists()
+    for revision, metrics in (("HEAD", second), ("HEAD~1", first)):
+        run(clone, "git", "checkout", "--quiet", revision)
+        run(clone, "dvc", "pull")
+        assert (clone / "results/metrics.json").read_bytes() == metrics
+        assert "up to date" in run(clone, "dvc", "status")
+        assert "Running stage" not in run(clone, "dvc", "repro")
+        shutil.rmtree(clone / "data/evaluation")
+        run(clone, "dvc", "checkout")
+        assert (clone / "data/evaluation/answers.jsonl").exists()
+
+
+def commit(folder: Path, message: str) -> None:
+    """What a run made: files into git, outputs into the remote."""
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "--quiet", "-m", message)
+    run(folder, "dvc", "push")
+
+
 ONE_CORE = {"num_workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0}  # in place of 8 GPUs
 
 

@@ -17,6 +17,7 @@ from components import schema
 from components.curation.captions import CAPTION, ID, IMAGE
 from components.curation.deduplication import NearDuplicateParams, perceptual_hash
 from components.curation.filters import TextLimits, caption_of, check_caption, check_conversation
+from components.curation.quality import CaptionQuality, check_quality
 from components.curation.reasons import Reason, Rejected, Repair, rejected_picture
 from components.curation.records import Entry, parse_json
 from components.curation.storage import PICTURE_EXTENSIONS, FoundPicture, read_picture_file
@@ -48,6 +49,7 @@ class CandidateParams(Params):
     pictures: PictureLimits
     max_file_bytes: Annotated[int, Field(ge=1)]  # of one picture file or archive member
     text: TextLimits
+    captions: CaptionQuality  # of caption pairs
     caption_prompts: tuple[str, ...]  # the answer to one of these is a caption too
     near_duplicates: NearDuplicateParams
 
@@ -77,6 +79,7 @@ def pair_candidate(source: str, root: str | None, entry: Entry, params: Candidat
         if isinstance(record, Rejected):
             raise record
         row[schema.CAPTION], repaired = check_caption(record[CAPTION], params.text)
+        check_quality(row[schema.CAPTION], params.captions)
         image = record[IMAGE]
         if image is None or image in ("", b""):
             raise Rejected(Reason.IMAGE_MISSING, f"{entry.place}: no picture")
@@ -104,6 +107,7 @@ def caption_candidate(source: str, sample: ShardSample, params: CandidateParams)
         if "txt" not in sample.members:
             raise Rejected(Reason.MISSING_CAPTION, f"{sample.key} has no .txt member")
         row[schema.CAPTION], repaired = check_caption(_decode(sample.members["txt"]), params.text)
+        check_quality(row[schema.CAPTION], params.captions)
         extension = next((name for name in PICTURE_EXTENSIONS if name in sample.members), None)
         if extension is None:
             raise Rejected(Reason.IMAGE_MISSING, f"{sample.key} has no picture member")

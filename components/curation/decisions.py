@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from components import schema
 from components.curation.accounting import Outcome
+from components.curation.candidates import CandidateParams
 from components.curation.deduplication import (
     Checked,
     NearDuplicateParams,
@@ -17,6 +18,7 @@ from components.curation.deduplication import (
     reject_duplicate_pictures,
     reject_duplicate_samples,
     reject_leaks,
+    reject_repeated_captions,
     representatives,
 )
 from components.curation.sources import ONE_CAPTION_FORMATS, Source
@@ -40,7 +42,7 @@ class Decisions(NamedTuple):
 def decide(
     rows: Sequence[Checked],
     sources: Mapping[str, Source],
-    near_duplicates: NearDuplicateParams,
+    params: CandidateParams,
     seed: int,
     validation_fraction: float,
 ) -> Decisions:
@@ -54,11 +56,14 @@ def decide(
             claimed.setdefault(str(row.image_sha256), f"{row.source}/{row.sample_id}")
     training = [row for row in rows if row.source in sources]
     known = [row for split in evaluation for row in _kept(evaluation[split])]
-    near = _representatives([*known, *_kept(training)], near_duplicates)
+    near = _representatives([*known, *_kept(training)], params.near_duplicates)
     training = reject_leaks(training, near, claimed)
+    captioned = {name for name, source in sources.items() if source.format != "llava"}
     one_caption = {name for name, source in sources.items() if source.format in ONE_CAPTION_FORMATS}
     training = reject_duplicate_samples(reject_duplicate_ids(training))
-    training = make_ids_unique(reject_duplicate_pictures(training, near, one_caption))
+    training = reject_duplicate_pictures(training, near, one_caption)
+    training = reject_repeated_captions(training, captioned, params.captions.max_rows_per_caption)
+    training = make_ids_unique(training)
     splits = {row.sample_id: split_of(_split_key(row, near), seed, validation_fraction) for row in _kept(training)}
     return Decisions(training, evaluation, splits)
 

@@ -8,7 +8,7 @@ Instruction rows share pictures by design, so among them only the same picture w
 duplicate; among caption pairs the same picture is one.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, NamedTuple
@@ -157,6 +157,20 @@ def reject_duplicate_pictures(rows: Sequence[Checked], near: Mapping[str, str], 
                 row = row.reject(Reason.NEAR_DUPLICATE_PICTURE, f"nearly the same picture as {nearly[close]}")
             exact.setdefault(same, row.sample_id)
             nearly.setdefault(close, row.sample_id)
+        checked.append(row)
+    return checked
+
+
+def reject_repeated_captions(rows: Sequence[Checked], sources: set[str], max_rows: int | None) -> list[Checked]:
+    """Within each of `sources` (caption pairs), keep the first `max_rows` rows with the same caption."""
+    counts: Counter[tuple[str, str | None]] = Counter()
+    checked = []
+    for row in rows:
+        if row.reason is None and row.source in sources and max_rows is not None:
+            key = (row.source, row.content_sha256)
+            counts[key] += 1
+            if counts[key] > max_rows:
+                row = row.reject(Reason.REPEATED_CAPTION, f"{max_rows} earlier rows have the same caption")
         checked.append(row)
     return checked
 

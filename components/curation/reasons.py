@@ -37,6 +37,8 @@ class Reason(StrEnum):
     # text
     EMPTY_TEXT = "empty_text"
     EMPTY_CAPTION = "empty_caption"
+    LOW_QUALITY = "low_quality"  # of a caption, by curate.candidates.captions
+    OTHER_SCRIPT = "other_script"
     TEXT_TOO_LONG = "text_too_long"
     BAD_ENCODING = "bad_encoding"
     # archives
@@ -50,6 +52,7 @@ class Reason(StrEnum):
     DUPLICATE_ID = "duplicate_id"
     DUPLICATE_SAMPLE = "duplicate_sample"
     DUPLICATE_PICTURE = "duplicate_picture"
+    REPEATED_CAPTION = "repeated_caption"  # more rows of the source than max_rows_per_caption have it
     NEAR_DUPLICATE_PICTURE = "near_duplicate_picture"
     LEAKED_FROM_EVALUATION = "leaked_from_evaluation"
 

@@ -59,7 +59,7 @@ def test_a_row_of_a_download_is_read_as_it_was_published(curated: Path) -> None:
     assert row["caption"] == "white and red"
     assert rows["llava_665k/000000033471"]["conversation"][0]["content"].endswith("\n<image>")
     assert rows["llava_665k/wgByO4Y_0"]["image"] is None
-    assert rows["cc3m/000000003"]["caption"] == "a photo of 000000003"
+    assert rows["cc3m/000000003"]["caption"] == "a photograph of a street with buses 000000003"
 
 
 def test_sources_in_a_bucket_give_the_same_bytes(

@@ -1,15 +1,21 @@
+from pathlib import Path
+
 from components import schema
 from components.curation.decisions import decide, outcomes_of, plan_output
 from components.curation.deduplication import Checked, NearDuplicateParams
 from components.curation.sources import CocoSource, LlavaSource, WebdatasetSource
 from components.curation.tables import IMAGES, SAMPLES, decode_checked, decode_shard, encode_checked, encode_shard
+from components.params import load_params
+from flows.curate import CurateParams
 
 SOURCES = {
     "instruct": LlavaSource(format="llava", files="*.json", pictures="."),
     "captions": WebdatasetSource(format="webdataset", files="*.tar"),
     "coco": CocoSource(format="coco", files="*.json", pictures="."),
 }
-PARAMS = NearDuplicateParams(hash_size=4, max_distance=1, min_contrast=0.0)
+COMMITTED = load_params("curate", CurateParams, Path(__file__).parents[3] / "params.yaml").candidates
+NEAR = NearDuplicateParams(hash_size=4, max_distance=1, min_contrast=0.0)
+PARAMS = COMMITTED.model_copy(update={"near_duplicates": NEAR})
 DIGITS = 3 * 4 * 4 // 4
 
 
@@ -88,3 +94,13 @@ def test_a_picture_has_one_caption_in_a_shard_and_may_have_several_in_coco() -> 
     rows.append(row("coco", "3", "same", text="1"))
     found = outcomes_of(decide(rows, SOURCES, PARAMS, 0, 0.0))
     assert [outcome.reason for outcome in found] == [None, "duplicate_picture", None, None, "duplicate_sample"]
+
+
+def test_a_caption_that_everybody_has_is_kept_a_few_times() -> None:
+    captions = PARAMS.captions.model_copy(update={"max_rows_per_caption": 2})
+    params = PARAMS.model_copy(update={"captions": captions})
+    rows = [
+        row(source, f"{n}", f"{source} {n}", text="buy now") for source in ("captions", "instruct") for n in range(3)
+    ]
+    found = outcomes_of(decide(rows, SOURCES, params, 0, 0.0))
+    assert [outcome.reason for outcome in found] == [None, None, "repeated_caption", None, None, None]
