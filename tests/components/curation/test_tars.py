@@ -1,8 +1,11 @@
+import gzip
 import io
 import tarfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from components.curation.reasons import Reason
 from components.curation.tars import ShardSample, read_shard, split_member_name
@@ -108,3 +111,19 @@ def test_read_shard_with_a_damaged_header_in_the_middle_says_so(tmp_path: Path) 
     data[512 * 4 + 10] ^= 0xFF  # in the header of the third member
     path.write_bytes(data)
     assert problems(list(read_shard(str(path), MAX_BYTES))) == [None, Reason.UNREADABLE_SHARD]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(data=st.data(), is_compressed=st.booleans())
+def test_no_damage_to_a_shard_lets_an_error_out(tmp_path: Path, data: st.DataObject, is_compressed: bool) -> None:
+    """Bytes are cut, changed or put in anywhere: what is read are samples, and the loss of the rest is one of them."""
+    content = write_tar(tmp_path / "whole.tar", PAIR).read_bytes()
+    content = gzip.compress(content, mtime=0) if is_compressed else content
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        content = content[:at] + data.draw(st.binary(max_size=4)) + content[at + data.draw(st.integers(0, 600)) :]
+    path = tmp_path / "damaged.tar"
+    path.write_bytes(content)
+    samples = list(read_shard(str(path), MAX_BYTES))
+    assert samples
+    assert all(isinstance(sample, ShardSample) for sample in samples)
