@@ -12,7 +12,7 @@ from components import schema
 from components.curation.accounting import Outcome
 from components.curation.filters import TextLimits, clean_text
 from components.curation.reasons import Reason, Rejected, Repair
-from components.curation.records import Entry, read_entries, read_object
+from components.curation.records import Entry, file_names, list_in, read_entries, read_object
 from components.curation.tables import write_rows
 
 PICTURES = "pictures"  # the folder beside the files below that holds their pictures
@@ -64,7 +64,7 @@ def caption_rows(
 ) -> tuple[list[Row], list[Outcome]]:
     """Rows of schema.IMAGE_CAPTIONS from a file in COCO format; one outcome per annotation, one row per picture."""
     document = read_object(str(path))
-    names = {image["id"]: image["file_name"] for image in document["images"]}
+    names = file_names(str(path), document)
 
     def check(record: Any, clean: Callable[[object], str]) -> Row:
         if record["image_id"] not in names:
@@ -74,7 +74,8 @@ def caption_rows(
             schema.CAPTION: clean(record["caption"]),
         }
 
-    entries = [(_entry_id(Entry(f"annotation {i}", a), "id"), a) for i, a in enumerate(document["annotations"])]
+    annotations = list_in(str(path), document, "annotations")
+    entries = [(_entry_id(Entry(f"annotation {i}", a), "id"), a) for i, a in enumerate(annotations)]
     rows, outcomes = _check_all(entries, source, check, limits)
     captions: dict[str, list[str]] = {}
     for row in rows:
@@ -102,7 +103,7 @@ def compositionality_rows(
     entries = [
         (f"{subset}/{key}", {**row, "subset": subset} if isinstance(row, dict) else row)
         for subset, rows in read_object(str(path)).items()
-        for key, row in rows.items()
+        for key, row in (rows if isinstance(rows, dict) else {"": rows}).items()
     ]
     return _check_all(entries, source, check, limits)
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.curation.reasons import Reason, Rejected
-from components.curation.records import Entry, read_entries, read_object
+from components.curation.records import Entry, file_names, list_in, read_entries, read_object
 from components.curation.storage import message, name_of, open_file
 
 ID, IMAGE, CAPTION = "id", "image", "caption"
@@ -97,16 +97,19 @@ def read_stream(place: str, columns: Mapping[str, str]) -> Iterator[Entry]:
 def read_coco(place: str) -> Iterator[Entry]:
     """Captions in COCO format: a row per annotation."""
     document = read_object(place)
-    names = {image.get("id"): image.get("file_name") for image in _objects(place, document, "images")}
-    for number, row in enumerate(_objects(place, document, "annotations")):
-        value = {ID: row.get("id"), IMAGE: names.get(_hashable(row.get("image_id"))), CAPTION: row.get("caption")}
+    names = file_names(place, document)
+    for number, row in enumerate(list_in(place, document, "annotations")):
+        row = row if isinstance(row, dict) else {}
+        image_id = row.get("image_id")
+        image = names.get(image_id) if isinstance(image_id, str | int) else None
+        value = {ID: row.get("id"), IMAGE: image, CAPTION: row.get("caption")}
         yield Entry(f"{name_of(place)}:{number}", value)
 
 
 def read_karpathy(place: str, splits: Sequence[str]) -> Iterator[Entry]:
     """Captions of some splits in the format of Karpathy's COCO and Flickr30k files: a row per sentence."""
-    for number, image in enumerate(_objects(place, read_object(place), "images")):
-        if image.get("split") not in splits:
+    for number, image in enumerate(list_in(place, read_object(place), "images")):
+        if not isinstance(image, dict) or image.get("split") not in splits:
             continue
         reference = "/".join(str(part) for part in (image.get("filepath"), image.get("filename")) if part)
         sentences = image.get("sentences") if isinstance(image.get("sentences"), list) else []
@@ -154,15 +157,3 @@ def _table_entries(name: str, table: pa.Table, columns: Mapping[str, str]) -> It
         if isinstance(value[IMAGE], dict):  # Hugging Face's pictures: {"bytes", "path"}
             value[IMAGE] = value[IMAGE].get("bytes") or value[IMAGE].get("path")
         yield Entry(f"{name}:{number}", value)
-
-
-def _objects(place: str, document: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    """The objects under a key; anything else there counts as an empty object."""
-    rows = document.get(key)
-    if not isinstance(rows, list):
-        raise ValueError(f"{place}: no list {key!r}; is it a caption file of this format?")
-    return [row if isinstance(row, dict) else {} for row in rows]
-
-
-def _hashable(value: object) -> object:
-    return value if isinstance(value, str | int | float) else None

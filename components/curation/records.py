@@ -5,7 +5,7 @@ cut, text that is not UTF-8) raises ValueError: nothing says then how many rows 
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import TextIOWrapper
 from typing import Any, NamedTuple
 
@@ -54,6 +54,20 @@ def read_object(place: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ValueError(f"{place}: holds a JSON {type(document).__name__}, not an object")
     return document
+
+
+def list_in(place: str, document: Mapping[str, Any], key: str) -> list[Any]:
+    """A list inside a document. Raises ValueError that names the file."""
+    found = document.get(key)
+    if not isinstance(found, list):
+        raise ValueError(f"{place}: no list {key!r}; is it a caption file of this format?")
+    return found
+
+
+def file_names(place: str, document: Mapping[str, Any]) -> dict[str | int, Any]:
+    """The pictures of a document in COCO format, by their ids; those without one cannot be looked up."""
+    images = [image for image in list_in(place, document, "images") if isinstance(image, dict)]
+    return {image["id"]: image.get("file_name") for image in images if isinstance(image.get("id"), str | int)}
 
 
 def parse_json(data: bytes) -> Any:

@@ -3,8 +3,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from components.curation.benchmarks import caption_rows, compositionality_rows, question_rows
+from components.curation.benchmarks import TABLES, caption_rows, compositionality_rows, question_rows
 from components.curation.filters import TextLimits
 
 LIMITS = TextLimits(min_caption_characters=3, max_caption_characters=100, max_turn_characters=100)
@@ -98,3 +100,46 @@ def test_compositionality_rows_read_sugar_crepe(tmp_path: Path) -> None:
         ("swap_object/1", "picture_rejected"),
         ("swap_object/2", "bad_record"),
     ]
+
+
+WHOLE = {
+    "questions.jsonl": QUESTION,
+    "captions.json": {
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "annotations": [{"id": 1, "image_id": 1, "caption": "a circle"}],
+    },
+    "compositionality.json": {"swap": {"0": {"filename": "a.jpg", "caption": "a", "negative_caption": "b"}}},
+}
+LEAF = st.none() | st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=2) | st.just({})
+
+
+def with_noise(value: object, draw: st.DataObject) -> object:
+    """The same value with parts replaced by anything."""
+    if draw.draw(st.integers(0, 5)) == 0:
+        return draw.draw(LEAF)
+    if isinstance(value, dict):
+        return {key: with_noise(item, draw) for key, item in value.items() if draw.draw(st.integers(0, 9))}
+    if isinstance(value, list):
+        return [with_noise(item, draw) for item in value]
+    return value
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table[0])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(data=st.data())
+def test_odd_values_end_as_rejects_or_as_an_error_that_names_the_file(
+    tmp_path: Path, table: tuple, data: st.DataObject
+) -> None:
+    name, _, _, read = table
+    text = json.dumps(with_noise(WHOLE[name], data))
+    if data.draw(st.booleans()):
+        at = data.draw(st.integers(0, len(text)))
+        text = text[:at] + data.draw(st.text(max_size=2)) + text[at + data.draw(st.integers(0, 3)) :]
+    (tmp_path / name).write_text(text, errors="surrogatepass")
+    try:
+        rows, outcomes = read(tmp_path / name, "source", "test", {"a.jpg": True}, LIMITS)
+    except ValueError as error:
+        message = str(error)
+        assert name in message
+    else:
+        assert len(rows) <= len(outcomes)
