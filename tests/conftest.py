@@ -16,9 +16,13 @@ os.environ |= {
     "GIT_COMMITTER_NAME": "test",
     "GIT_COMMITTER_EMAIL": "test@invalid",
 }
+import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+hypothesis.settings.register_profile("project", deadline=None)  # a busy machine is no fault
+hypothesis.settings.load_profile("project")
 
 import flows  # noqa: E402, F401  # its opt-outs and Ray settings, before Ray reads them
 
