@@ -86,6 +86,8 @@ def pair_candidate(source: str, root: str | None, entry: Entry, params: Candidat
         if root is None:
             if not isinstance(image, bytes):
                 raise Rejected(Reason.BAD_RECORD, f"{entry.place}: the picture is a {type(image).__name__}, not bytes")
+            if len(image) > params.max_file_bytes:
+                raise Rejected(Reason.FILE_TOO_LARGE, f"{entry.place}: {len(image)} bytes")
             _add_picture(row, image, "", params)
         else:
             if not isinstance(image, str):

@@ -2,26 +2,18 @@
 
 import tarfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow.parquet as pq
-
 from components import schema
-from components.curation import captions
-from components.curation.candidates import (
-    Candidate,
-    CandidateParams,
-    caption_candidate,
-    instruct_candidate,
-    pair_candidate,
-)
-from components.curation.sources import LlavaSource, Piece, Source, WebdatasetSource, read_piece, read_rows
+from components.curation.candidates import Candidate, CandidateParams
+from components.curation.sources import Piece, Source, pieces_of_file, read_piece
 from components.curation.storage import join, matching_files, open_file
-from components.curation.tars import TAR_ERRORS, read_shard, split_member_name
+from components.curation.tars import TAR_ERRORS, split_member_name
+from components.curation.work import piece_candidates
 
 
 class Preview(NamedTuple):
@@ -58,20 +50,20 @@ class Preview(NamedTuple):
 def preview_source(name: str, source: Source, raw: Path, params: CandidateParams, num_rows: int) -> Preview:
     """Look at the first rows of a source. Raises ValueError when there are no files, or the first is broken."""
     places = matching_files(join(str(raw), source.files))
-    rows = list(islice(_candidates(name, source, raw, places[0], params), num_rows))
+    pieces = list(pieces_of_file(source, places[0]))
+    rows = chain.from_iterable(piece_candidates(name, source, piece, raw, params) for piece in pieces)
     sizes = [size_of(place) for place in places]
-    estimated_rows = round(count_rows(source, places[0]) * sum(sizes) / max(sizes[0], 1))
-    return Preview(len(places), sum(sizes), estimated_rows, rows)
+    estimated_rows = round(sum(count_rows(source, piece) for piece in pieces) * sum(sizes) / max(sizes[0], 1))
+    return Preview(len(places), sum(sizes), estimated_rows, list(islice(rows, num_rows)))
 
 
-def count_rows(source: Source, place: str) -> int:
-    """Rows of one file; of a tar that is damaged, those before the damage."""
-    if isinstance(source, WebdatasetSource):
-        return len(set(_keys(place)))
-    if place.endswith((".parquet", ".arrow")):
-        piece = _first_piece(place)
-        return piece.num_rows or sum(1 for _ in read_piece(piece, source))
-    return sum(1 for _ in read_rows(source, place))
+def count_rows(source: Source, piece: Piece) -> int:
+    """Rows of a piece; of a tar that is damaged, those before the damage."""
+    if piece.num_rows is not None:
+        return piece.num_rows
+    if piece.kind == "tar":
+        return len(set(_keys(piece.place)))
+    return sum(1 for _ in read_piece(piece, source))
 
 
 def size_of(place: str) -> int:
@@ -80,32 +72,8 @@ def size_of(place: str) -> int:
         return file.seek(0, 2)
 
 
-def _candidates(name: str, source: Source, raw: Path, place: str, params: CandidateParams) -> Iterable[Candidate]:
-    if isinstance(source, WebdatasetSource):
-        return (caption_candidate(name, sample, params) for sample in read_shard(place, params.max_file_bytes))
-    root = None if source.pictures is None else join(str(raw), source.pictures)
-    if place.endswith((".parquet", ".arrow")):
-        entries = read_piece(_first_piece(place), source)
-    else:
-        entries = read_rows(source, place)
-    if isinstance(source, LlavaSource):
-        return (instruct_candidate(name, str(root), entry, params) for entry in entries)
-    return (pair_candidate(name, root, entry, params) for entry in entries)
-
-
-def _keys(place: str) -> Iterable[str]:
+def _keys(place: str) -> Iterator[str]:
     """The keys of a shard, from its headers alone."""
     with suppress(*TAR_ERRORS), open_file(place) as file, tarfile.open(fileobj=file, mode="r:*") as archive:
         for member in archive:
             yield split_member_name(member.name)[0]
-
-
-def _first_piece(place: str) -> Piece:
-    """The first rows of a table; `num_rows` of Parquet is that of the whole file."""
-    if place.endswith(".arrow"):
-        return Piece("stream", place, 0, None)
-    try:
-        with open_file(place) as file:
-            return Piece("row_group", place, 0, pq.ParquetFile(file).metadata.num_rows)
-    except captions.TABLE_ERRORS as error:
-        raise ValueError(f"{place}: is no Parquet file ({error}); fetch the file again") from None

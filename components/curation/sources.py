@@ -89,9 +89,9 @@ ONE_CAPTION_FORMATS = ("webdataset", "table")
 
 
 class Piece(NamedTuple):
-    """Work for one task: a file of entries in the staging folder, a tar, a row group or an Arrow file."""
+    """Rows that can be read by themselves: a tar, a row group, an Arrow file, a text file or some rows of one."""
 
-    kind: Literal["entries", "tar", "row_group", "stream"]
+    kind: Literal["tar", "row_group", "stream", "text", "entries"]
     place: str
     group: int  # of a row group
     num_rows: int | None  # None: only reading it tells
@@ -103,15 +103,22 @@ def list_pieces(source: Source, raw: Path | str, staging: Path, name: str, rows_
     Raises ValueError when there are no files, or one of them is broken as a whole.
     """
     for number, place in enumerate(matching_files(join(str(raw), source.files))):
-        if source.format == "webdataset":
-            yield Piece("tar", place, 0, None)
-        elif place.endswith(".arrow"):
-            yield Piece("stream", place, 0, None)
-        elif place.endswith(".parquet"):
-            yield from _row_groups(source, place)
-        else:
-            entries = read_rows(source, place)
-            yield from write_pieces(entries, staging / "rows" / name / f"{number:05d}", rows_per_task)
+        for piece in pieces_of_file(source, place):
+            if piece.kind == "text":
+                entries = read_piece(piece, source)
+                yield from write_pieces(entries, staging / "rows" / name / f"{number:05d}", rows_per_task)
+            else:
+                yield piece
+
+
+def pieces_of_file(source: Source, place: str) -> Iterator[Piece]:
+    """A file as it can be read: Parquet by row groups, any other as a whole."""
+    if place.endswith(".parquet"):
+        yield from _row_groups(source, place)
+    elif place.endswith(".arrow"):
+        yield Piece("stream", place, 0, None)
+    else:
+        yield Piece("tar" if isinstance(source, WebdatasetSource) else "text", place, 0, None)
 
 
 def read_piece(piece: Piece, source: Source) -> Iterator[Entry]:
@@ -119,6 +126,8 @@ def read_piece(piece: Piece, source: Source) -> Iterator[Entry]:
     columns = _columns(source) if isinstance(source, TableSource) else {}
     if piece.kind == "entries":
         yield from decode_entries(Path(piece.place).read_text(encoding="utf-8"))
+    elif piece.kind == "text":
+        yield from read_rows(source, piece.place)
     elif piece.kind == "row_group":
         yield from captions.read_row_group(piece.place, piece.group, piece.num_rows or 0, columns)
     else:

@@ -43,7 +43,7 @@ def open_file(place: str) -> IO[bytes]:
     """A file to read from, at any position. Raises OSError."""
     if not is_uri(place):
         return Path(place).open("rb")
-    system, path = _system(place)
+    system, path = file_system(place)
     return BufferedReader(cast("IO[bytes]", system.open_input_file(path)))  # type: ignore[type-var]  # a raw stream
 
 
@@ -64,7 +64,7 @@ def list_pictures(root: str) -> list[str]:
     if not is_uri(root):
         found = [Path(folder, name) for folder, _, names in os.walk(root) for name in names]
         return sorted(path.relative_to(root).as_posix() for path in found)
-    system, path = _system(root)
+    system, path = file_system(root)
     infos = system.get_file_info(fs.FileSelector(path, recursive=True))
     return sorted(PurePosixPath(info.path).relative_to(path).as_posix() for info in infos if info.is_file)
 
@@ -125,7 +125,7 @@ def _read_object(root: str, reference: str, max_file_bytes: int) -> bytes:
     parts = PurePosixPath(reference).parts
     if ".." in parts or reference.startswith("/") or is_uri(reference):
         raise Rejected(Reason.PATH_ESCAPES_ROOT, reference)
-    system, path = _system(root)
+    system, path = file_system(root)
     info = system.get_file_info(f"{path}/{reference}")
     if info.type == fs.FileType.NotFound:
         raise Rejected(Reason.IMAGE_MISSING, reference)
@@ -142,12 +142,13 @@ def _names_in(folder: str) -> list[str]:
     """The files directly in a folder."""
     if not is_uri(folder):
         return [path.name for path in Path(folder).glob("*") if path.is_file()]
-    system, path = _system(folder)
+    system, path = file_system(folder)
     infos = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
     return [info.base_name for info in infos if info.is_file]
 
 
 @lru_cache(maxsize=64)
-def _system(uri: str) -> tuple[fs.FileSystem, str]:
+def file_system(uri: str) -> tuple[fs.FileSystem, str]:
+    """What opens a URI, and the path of it there."""
     system, path = fs.FileSystem.from_uri(uri)
     return system, path

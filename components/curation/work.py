@@ -115,21 +115,27 @@ def _list_pictures(raw: Path, split: str, rows_per_task: int) -> Iterator[tuple[
 
 
 def _candidates(work: Work, raw: Path, sources: Mapping[str, Source], params: CandidateParams) -> Iterator[Candidate]:
-    if work.piece is None:
-        for name in json.loads(work.pictures):
-            yield picture_candidate(work.source, str(raw / work.source), name, params)
+    if work.piece is not None:
+        yield from piece_candidates(work.source, sources[work.source], work.piece, raw, params)
         return
-    source = sources[work.source]
+    for name in json.loads(work.pictures):
+        yield picture_candidate(work.source, str(raw / work.source), name, params)
+
+
+def piece_candidates(
+    name: str, source: Source, piece: Piece, raw: Path, params: CandidateParams
+) -> Iterator[Candidate]:
+    """The rows of a piece of the source called `name`, each checked by itself."""
     if isinstance(source, WebdatasetSource):
-        for sample in read_shard(work.piece.place, params.max_file_bytes):
-            yield caption_candidate(work.source, sample, params)
+        for sample in read_shard(piece.place, params.max_file_bytes):
+            yield caption_candidate(name, sample, params)
         return
     root = None if source.pictures is None else join(str(raw), source.pictures)
-    for entry in read_piece(work.piece, source):
+    for entry in read_piece(piece, source):
         if isinstance(source, LlavaSource):
-            yield instruct_candidate(work.source, str(root), entry, params)
+            yield instruct_candidate(name, str(root), entry, params)
         else:
-            yield pair_candidate(work.source, root, entry, params)
+            yield pair_candidate(name, root, entry, params)
 
 
 def _facts(row: Candidate, task: int, number: int, position: int) -> Checked:

@@ -21,7 +21,6 @@ from components.model.chat import ChatFormat, Markup
 from components.model.prepared import PreparedPictures
 from components.model.segments import Segment, insert, picture_segment, text_segment
 
-IMAGE_INPUTS = ("pixel_values",)
 Preprocessing = dict[str, bool | int | str | tuple[float, ...]]
 
 
@@ -38,6 +37,7 @@ class Backbone(nn.Module):
 
     architectures: ClassVar[tuple[str, ...]]  # that the family takes, as config.json names them
     markup: ClassVar[Markup] = Markup()  # of a picture in a chat
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)  # outputs of the image processor that are read
 
     def __init__(
         self, vlm: PreTrainedModel, chat: ChatFormat, image_processor: Any, source: Source, pad_to_square: bool
@@ -54,7 +54,7 @@ class Backbone(nn.Module):
     def prepare(self, images: Sequence[Image.Image]) -> PreparedPictures:
         """Preprocess RGB pictures of any size, on the CPU."""
         output = self.image_processor(self.squared(images), return_tensors="pt")
-        return PreparedPictures(len(images), {name: output[name] for name in IMAGE_INPUTS})
+        return PreparedPictures(len(images), {name: output[name] for name in self.image_inputs})
 
     def picture_tokens(self, pictures: PreparedPictures) -> list[Tensor]:
         """Vision side and connector: (image tokens, dim) of each picture."""
@@ -115,8 +115,8 @@ class Backbone(nn.Module):
     @property
     def vision_modules(self) -> list[nn.Module]:
         """All that comes before the language model."""
-        parent = self.vlm.model if hasattr(self.vlm, "model") else self.vlm
-        return [module for module in parent.children() if self.language_model not in list(module.modules())]
+        parts = getattr(self.vlm, "model", self.vlm).children()
+        return [module for module in parts if self.language_model not in list(module.modules())]
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -152,15 +152,9 @@ class Backbone(nn.Module):
 
         Without a graph as long as the connector is frozen: nothing in it asks for a gradient.
         """
-        on_device = PreparedPictures(
-            len(pictures),
-            {
-                name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
-                for name, tensor in pictures.tensors.items()
-            },
-        )
-        tokens = [part.to(self.dtype) for part in self.picture_tokens(on_device)]
-        return picture_segment(tokens, self.picture_positions(on_device))
+        pictures = pictures.to(self.device, self.dtype)
+        tokens = [part.to(self.dtype) for part in self.picture_tokens(pictures)]
+        return picture_segment(tokens, self.picture_positions(pictures))
 
     def framed(self, pictures: Segment) -> list[Segment]:
         """Pictures between the tokens that stand around one in a chat."""

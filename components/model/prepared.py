@@ -19,9 +19,13 @@ class PreparedPictures:
     def __len__(self) -> int:
         return self.count
 
-    def to(self, device: torch.device) -> "PreparedPictures":
-        """The same pictures on another device."""
-        return PreparedPictures(self.count, {name: tensor.to(device) for name, tensor in self.tensors.items()})
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "PreparedPictures":
+        """The same pictures on another device; numbers that are no integers in another type, if one is given."""
+        tensors = {
+            name: tensor.to(device, dtype if tensor.is_floating_point() else None)
+            for name, tensor in self.tensors.items()
+        }
+        return PreparedPictures(self.count, tensors)
 
 
 NO_PICTURES = PreparedPictures(0, {})

@@ -1,5 +1,7 @@
 """One prepared sample as the model sees it: most faults of training data show here, if somebody looks."""
 
+from PIL import Image
+
 from components.losses.autoregressive import IGNORE_INDEX
 from components.model.backbone import Backbone
 from components.model.double_forward import DoubleForward
@@ -17,7 +19,7 @@ def show_sample(model: DoubleForward, sample: TrainSample, texts: TextParams) ->
     lines = [
         f"sample {sample.sample_id}: {len(ids)} tokens, {num_visual} of them for the picture, {num_learned} learned"
     ]
-    if sample.image is not None and not hasattr(sample.image, "shape"):
+    if isinstance(sample.image, Image.Image):
         read = backbone.encode_images(backbone.prepare([sample.image]))
         width, height = sample.image.size
         lines.append(f"picture: {width} × {height} pixels, {read.lengths[0]} image tokens")

@@ -31,10 +31,5 @@ class InternVLBackbone(Backbone):
 
     def picture_tokens(self, pictures: PreparedPictures) -> list[Tensor]:
         """Vision tower, pixel shuffle and MLP: (image tokens, dim) of each picture."""
-        config = self.vlm.config
-        tiles = self.vlm.model.get_image_features(
-            pictures.tensors["pixel_values"],
-            vision_feature_layer=config.vision_feature_layer,
-            vision_feature_select_strategy=config.vision_feature_select_strategy,
-        ).pooler_output
+        tiles = self.vlm.model.get_image_features(pictures.tensors["pixel_values"]).pooler_output
         return [part.flatten(0, 1) for part in tiles.split(pictures.tensors["num_tiles"].tolist())]

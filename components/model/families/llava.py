@@ -44,8 +44,8 @@ class LlavaBackbone(Backbone):
 
     def vision_features(self, pictures: PreparedPictures) -> Tensor:
         """What the connector reads: (pictures, image tokens, vision dim)."""
-        config, pixel_values = self.vlm.config, pictures.tensors["pixel_values"].to(self.device, self.dtype)
-        states = self.vlm.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states
+        config, pixels = self.vlm.config, pictures.to(self.device, self.dtype).tensors
+        states = self.vlm.model.vision_tower(**pixels, output_hidden_states=True).hidden_states
         first = 1 if config.vision_feature_select_strategy == "default" else 0  # without the class token
         read = config.vision_feature_layer
         return torch.cat([states[layer][:, first:] for layer in ([read] if isinstance(read, int) else read)], dim=-1)
@@ -61,7 +61,7 @@ class LlavaBackbone(Backbone):
         The connector takes the tower's outputs at the queries into the language model's input space.
         """
         tower = self.vlm.model.vision_tower
-        patches = tower.embeddings(pictures.tensors["pixel_values"].to(self.device, self.dtype))
+        patches = tower.embeddings(**pictures.to(self.device, self.dtype).tensors)
         hidden = tower.pre_layrnorm(torch.cat([patches, queries.to(self.dtype)], dim=1))
         for layer in tower.encoder.layers[: num_read_layers(self.vlm)]:
             hidden = layer(hidden, attention_mask=None)

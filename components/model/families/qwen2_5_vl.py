@@ -1,10 +1,8 @@
 """Qwen2.5-VL (arXiv 2502.13923): pictures in their own shape and size, positions along rows and columns (M-RoPE)."""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from components.model.backbone import Backbone
@@ -22,16 +20,12 @@ class Qwen25VLBackbone(Backbone):
         frame=("<|vision_start|>", "<|vision_end|>"),
         end_tokens=("<|im_end|>",),
     )
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_grid_thw")  # grids: frames, rows, columns
 
     @property
     def connector(self) -> nn.Module:
         """Between vision tower and language model."""
         return self.vlm.model.visual.merger
-
-    def prepare(self, images: Sequence[Image.Image]) -> PreparedPictures:
-        """Patches (patches of all pictures, numbers) and grids (pictures, 3): frames, rows, columns of patches."""
-        output = self.image_processor(self.squared(images), return_tensors="pt")
-        return PreparedPictures(len(images), {name: output[name] for name in ("pixel_values", "image_grid_thw")})
 
     def picture_positions(self, pictures: PreparedPictures) -> list[Tensor]:
         """Frame, row and column of each token, (3, image tokens)."""

@@ -7,7 +7,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
-from components.curation.storage import _system
+from components.curation.storage import file_system
 
 BUCKET = "downloads"
 
@@ -29,9 +29,9 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[fs.S3FileSystem]:
         monkeypatch.setenv(name, value)
     system = fs.S3FileSystem(endpoint_override=f"{host}:{port}", scheme="http", allow_bucket_creation=True)
     system.create_dir(BUCKET)
-    _system.cache_clear()
+    file_system.cache_clear()
     yield system
-    _system.cache_clear()
+    file_system.cache_clear()
     server.stop()
 
 

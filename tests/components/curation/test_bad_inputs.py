@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from components import schema
-from components.curation.candidates import Candidate, caption_candidate, instruct_candidate
+from components.curation.candidates import Candidate, caption_candidate, instruct_candidate, pair_candidate
 from components.curation.reasons import Rejected
 from components.curation.records import Entry, parse_json, read_entries
 from components.curation.sources import LlavaSource, WebdatasetSource
@@ -288,6 +288,22 @@ def test_shards(case: Case, tmp_path: Path) -> None:
     assert ",".join(map(ended, rows)) == case.outcome
     assert any(case.said in (row[schema.DETAIL] or "") for row in rows)
     assert not list(tmp_path.glob("**/*.jpg"))
+
+
+@pytest.mark.parametrize(
+    ("image", "outcome"),
+    [
+        (GOOD, "kept"),
+        (b"\0" * 5000, "file_too_large"),
+        (b"", "image_missing"),
+        (None, "image_missing"),
+        ("a.jpg", "bad_record"),
+    ],
+)
+def test_c16_pictures_inside_tables_have_the_same_limits(image: bytes | str | None, outcome: str) -> None:
+    entry = Entry("rows.parquet#0:0", {"id": "1", "image": image, "caption": "a circle"})
+    params = PARAMS.model_copy(update={"max_file_bytes": len(GOOD) if image == GOOD else 4000})
+    assert ended(pair_candidate("s", None, entry, params)) == outcome
 
 
 def test_c6_a_compressed_shard_is_read(tmp_path: Path) -> None:

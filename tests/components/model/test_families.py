@@ -27,6 +27,7 @@ from components.model.generation import answer, base_answer, left_pad
 from components.model.loading import load_backbone
 from components.model.prepared import merge
 from components.model.segments import join, text_segment
+from components.training.packing import Block, Chat, pack
 from tests.components.model.families import FAMILIES, save_family
 from tests.components.model.tiny import COMPRESSOR
 
@@ -253,8 +254,6 @@ def test_a_trained_connector_gets_a_gradient(folder: Path, pictures: list[Image.
 
 def test_packed_questions_read_as_each_by_itself(model: DoubleForward, pictures: list[Image.Image]) -> None:
     """A row with a common beginning and two questions that do not see each other, as training packs them."""
-    from components.training.packing import Block, Chat, pack
-
     backbone = model.backbone
     turns = [
         [{"role": "user", "content": f"<image>\n{text}"}, {"role": "assistant", "content": "red"}]
