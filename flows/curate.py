@@ -2,38 +2,40 @@
 
     python -m flows.curate data/raw data/curated
 
-Ray checks every row (decoding is the work) and writes staging files; the driver decides from a few facts per row who
-stays and in which split; Ray writes the shards. Two runs on the same input give the same bytes.
+Ray checks every row (decoding is the work) and writes staging files; the driver decides from a few facts per row, on
+the disk, who stays and in which split; Ray writes the shards. Two runs on the same input give the same bytes, also when
+one of them was killed and run again.
 """
 
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
 import ray
+from duckdb import DuckDBPyConnection
 from pydantic import Field
 from ray.data import TaskPoolStrategy
 
-from components.curation.accounting import check_reject_fractions, count_outcomes, reject_table, write_report
+from components.curation.accounting import (
+    check_reject_fractions,
+    count_decided,
+    count_outcomes,
+    make_report,
+    write_rejects,
+    write_report,
+)
 from components.curation.benchmarks import write_benchmarks
 from components.curation.candidates import CandidateParams
-from components.curation.decisions import decide, outcomes_of, plan_output
-from components.curation.deduplication import Checked
+from components.curation.database import open_database
+from components.curation.decisions import decide, kept_pictures, rows_of_tasks
+from components.curation.fingerprint import fingerprint
 from components.curation.progress import log_progress
 from components.curation.sources import Source, SourceName
-from components.curation.tables import (
-    Shard,
-    decode_checked,
-    decode_shard,
-    encode_checked,
-    encode_shard,
-    write_shard,
-    write_table,
-)
+from components.curation.tables import facts_path, plan_shards, write_shard
 from components.curation.work import Work, check_work, count_rows_in, decode_work, encode_work, list_work
 from components.params import Params, load_params
 from flows import cluster
@@ -54,75 +56,94 @@ class CurateParams(Params):
     num_workers: Annotated[int, Field(ge=1)]  # tasks at a time, one CPU each
     rows_per_task: Annotated[int, Field(ge=1)]
     rows_per_shard: Annotated[int, Field(ge=1)]
+    memory_limit: Annotated[str, Field(pattern="^[0-9]+(MB|GB)$")]  # of the decisions about all rows; then the disk
+    expectation_rows: Annotated[int, Field(ge=1)]  # samples drawn to be checked against the rules of single rows
 
 
 def curate(params: CurateParams, raw: Path, output: Path) -> None:
-    """Write the curated tables, the reject table, the report and the validation results to `output`."""
+    """Write the curated tables, the reject table, the report and the validation results to `output`.
+
+    A run that was killed goes on where it was: the rows that were checked are not checked again.
+    """
     raw, output = raw.resolve(), output.resolve()
-    partial, staging = (output.with_name(f"{output.name}.{suffix}") for suffix in ("partial", "staging"))
-    for folder in (partial, staging):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+    partial = output.with_name(f"{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    staging = open_staging(
+        output.with_name(f"{output.name}.staging"),
+        fingerprint(raw, params.sources, params.candidates, params.rows_per_task),
+    )
     work = list_work(raw, staging, params.sources, params.rows_per_task)
     cluster.connect()
-    rows = check_rows(work, raw, staging, params)
-    decisions = decide(rows, params.sources, params.candidates, params.seed, params.validation_fraction)
-    write_shards(plan_output(decisions, params.rows_per_shard), staging, partial, params.num_workers)
-    found, listed = write_benchmarks(raw, partial, decisions.kept_pictures(), params.candidates.text)
-    outcomes = [*outcomes_of(decisions), *found]
-    write_table(reject_table(outcomes), partial / "rejects.parquet", compression="zstd")
-    report = count_outcomes(outcomes, {**count_rows_in(work, rows), **listed})
-    write_report(report, partial / "report.json")
-    check_reject_fractions(report, params.max_reject_fraction)
-    validate(params, partial)
-    shutil.rmtree(staging)
+    check_rows(work, raw, staging, params)
+    with closing(open_database(staging / "decisions.duckdb", params.memory_limit, params.num_workers)) as database:
+        facts = [facts_path(staging, piece.task) for piece in work]
+        decide(database, facts, params.sources, params.candidates, params.seed, params.validation_fraction)
+        write_shards(list(plan_shards(database, staging, params.rows_per_shard)), staging, partial, params.num_workers)
+        found, listed = write_benchmarks(raw, partial, kept_pictures(database), params.candidates.text)
+        write_rejects(database, found, partial / "rejects.parquet")
+        rows_in = {**count_rows_in(work, rows_of_tasks(database)), **listed}
+        report = make_report([count_decided(database), count_outcomes(found)], rows_in)
+        write_report(report, partial / "report.json")
+        check_reject_fractions(report, params.max_reject_fraction)
+        validate(params, database, partial)
+    shutil.rmtree(staging.parent)
     shutil.rmtree(output, ignore_errors=True)
     partial.rename(output)
 
 
-def check_rows(work: Sequence[Work], raw: Path, staging: Path, params: CurateParams) -> list[Checked]:
-    """Check every row on the cluster; the facts come back in input order, whatever order the tasks ended in."""
-
-    def check(piece: dict[str, str]) -> dict[str, str]:
-        return {
-            "text": encode_checked(
-                check_work(decode_work(piece["text"]), raw, staging, params.sources, params.candidates)
-            )
-        }
-
-    results = map(decode_checked, run_tasks(check, [encode_work(piece) for piece in work], params.num_workers))
-    rows = chain.from_iterable(log_progress(results, "checked", len(work), log))
-    return sorted(rows, key=lambda row: (row.task, row.number))
+def open_staging(folder: Path, key: str) -> Path:
+    """The staging folder of runs with this fingerprint; what other runs left goes."""
+    staging = folder / key[:16]
+    for other in folder.glob("*"):
+        if other != staging:
+            shutil.rmtree(other)
+    staging.mkdir(parents=True, exist_ok=True)
+    return staging
 
 
-def write_shards(shards: Sequence[Shard], staging: Path, output: Path, num_workers: int) -> None:
+def check_rows(work: Sequence[Work], raw: Path, staging: Path, params: CurateParams) -> None:
+    """Check every row on the cluster; pieces that an earlier run finished are left as they are."""
+    todo = [piece for piece in work if not facts_path(staging, piece.task).exists()]
+    if len(todo) < len(work):
+        log.info("%d of %d pieces were checked before", len(work) - len(todo), len(work))
+
+    def check(piece: str) -> int:
+        return check_work(decode_work(piece), raw, staging, params.sources, params.candidates)
+
+    run_tasks(check, [encode_work(piece) for piece in todo], params.num_workers, "checked")
+
+
+def write_shards(paths: Sequence[str], staging: Path, output: Path, num_workers: int) -> None:
     """Write the planned files on the cluster."""
 
-    def write(piece: dict[str, str]) -> dict[str, str]:
-        write_shard(decode_shard(piece["text"]), staging, output)
-        return piece
+    def write(path: str) -> int:
+        return write_shard(path, staging, output)
 
-    results = (decode_shard(text).rows for text in run_tasks(write, [encode_shard(s) for s in shards], num_workers))
-    for _ in log_progress(results, "written", len(shards), log):
+    run_tasks(write, paths, num_workers, "written")
+
+
+def run_tasks(task: Callable[[str], int], pieces: Sequence[str], num_workers: int, what: str) -> None:
+    """Run `task`, which returns a number of rows, on every piece on the cluster, at most `num_workers` at a time."""
+    if not pieces:
+        return
+
+    def run(row: dict[str, str]) -> dict[str, int]:
+        return {"rows": task(row["text"])}
+
+    dataset = ray.data.from_items([{"text": piece} for piece in pieces], override_num_blocks=len(pieces))
+    results = dataset.map(run, compute=TaskPoolStrategy(size=num_workers)).iter_rows()
+    for _ in log_progress((row["rows"] for row in results), what, len(pieces), log):
         pass
 
 
-def run_tasks(
-    task: Callable[[dict[str, str]], dict[str, str]], pieces: Sequence[str], num_workers: int
-) -> Iterator[str]:
-    """Run `task` on every piece on the cluster, at most `num_workers` at a time; results as they come."""
-    dataset = ray.data.from_items([{"text": piece} for piece in pieces], override_num_blocks=len(pieces))
-    for row in dataset.map(task, compute=TaskPoolStrategy(size=num_workers)).iter_rows():
-        yield row["text"]
-
-
-def validate(params: CurateParams, curated: Path) -> None:
+def validate(params: CurateParams, database: DuckDBPyConnection, curated: Path) -> None:
     """Raises ValueError that names every failed critical expectation; the results stay beside the tables."""
-    from components.curation import expectations  # takes seconds to import, and workers import this file
+    from components.curation import expectations, validation  # takes seconds to import, and workers import this file
 
     rules: dict[str, Any] = {"pictures": params.candidates.pictures, "text": params.candidates.text}
-    suites = expectations.curated_suites(curated, **rules, max_answer_fraction=params.max_answer_fraction)
-    failed = expectations.validate(suites, curated / "expectations")
+    rules |= {"max_answer_fraction": params.max_answer_fraction, "max_rows": params.expectation_rows}
+    failed = validation.validate(expectations.curated_suites(database, curated, **rules), curated / "expectations")
     if failed:
         page = curated / "expectations" / "data_docs" / "index.html"
         raise ValueError("\n".join(["curated data break these expectations:", *failed, f"details: {page}"]))

@@ -6,12 +6,25 @@ Counts are made from the rows themselves, so a task that ran twice cannot count 
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
+from duckdb import DuckDBPyConnection
 
 from components import schema
+from components.curation.database import stream_rows
+from components.curation.reasons import Repair
+from components.curation.tables import write_rows
+
+ENDS = "SELECT source, rejected.reason, count(*) FROM rows LEFT JOIN rejected USING (place) GROUP BY ALL"
+REPAIRED = f"""
+SELECT source, repair, count(*) FROM (SELECT source, unnest(repairs) AS repair FROM kept) GROUP BY ALL UNION ALL
+SELECT source, '{Repair.ID_MADE_UNIQUE}', count(*) FROM samples WHERE is_renamed GROUP BY source
+"""
+REJECTS = """
+SELECT sample_id, source, rejected.reason, rejected.detail FROM rows JOIN rejected USING (place) ORDER BY place
+"""
 
 
 class Outcome(NamedTuple):
@@ -24,7 +37,31 @@ class Outcome(NamedTuple):
     repairs: tuple[str, ...]
 
 
-def count_outcomes(outcomes: Iterable[Outcome], rows_in: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+class Counts(NamedTuple):
+    """How many rows of a source ended in a way (None: kept), and how often a kept row was repaired in a way."""
+
+    ends: Counter[tuple[str, str | None]]
+    repairs: Counter[tuple[str, str]]
+
+
+def count_decided(database: DuckDBPyConnection) -> Counts:
+    """Of the rows of the tables of decisions.py."""
+    ends = Counter({(source, reason): number for source, reason, number in stream_rows(database, ENDS)})
+    repairs = Counter({(source, repair): number for source, repair, number in stream_rows(database, REPAIRED)})
+    return Counts(ends, repairs)
+
+
+def count_outcomes(outcomes: Iterable[Outcome]) -> Counts:
+    """Of rows that are at hand."""
+    counts = Counts(Counter(), Counter())
+    for outcome in outcomes:
+        counts.ends[outcome.source, outcome.reason] += 1
+        if outcome.reason is None:
+            counts.repairs.update((outcome.source, repair) for repair in outcome.repairs)
+    return counts
+
+
+def make_report(counts: Iterable[Counts], rows_in: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     """Per source: rows_in, rows_kept, rejects by reason, repairs of kept rows by kind.
 
     `rows_in` was counted when the sources were listed, before anything was checked.
@@ -32,24 +69,26 @@ def count_outcomes(outcomes: Iterable[Outcome], rows_in: Mapping[str, int]) -> d
     kept: Counter[str] = Counter()
     rejects: dict[str, Counter[str]] = defaultdict(Counter)
     repaired: dict[str, Counter[str]] = defaultdict(Counter)
-    for outcome in outcomes:
-        if outcome.reason is None:
-            kept[outcome.source] += 1
-            repaired[outcome.source].update(outcome.repairs)
-        else:
-            rejects[outcome.source][outcome.reason] += 1
+    for part in counts:
+        for (source, reason), number in part.ends.items():
+            if reason is None:
+                kept[source] += number
+            else:
+                rejects[source][reason] += number
+        for (source, repair), number in part.repairs.items():
+            repaired[source][repair] += number
     assert set(kept) | set(rejects) <= set(rows_in), "a row has a source that was never listed"
-    for source, count in rows_in.items():
+    for source, number in rows_in.items():
         accounted = kept[source] + rejects[source].total()
-        assert count == accounted, f"{source}: {count} rows in, but {accounted} kept or rejected"
+        assert number == accounted, f"{source}: {number} rows in, but {accounted} kept or rejected"
     return {
         source: {
-            "rows_in": count,
+            "rows_in": number,
             "rows_kept": kept[source],
             "rejects": dict(sorted(rejects[source].items())),
             "repaired": dict(sorted(repaired[source].items())),
         }
-        for source, count in sorted(rows_in.items())
+        for source, number in sorted(rows_in.items())
     }
 
 
@@ -66,14 +105,11 @@ def check_reject_fractions(report: Mapping[str, Mapping[str, Any]], max_fraction
         raise ValueError("\n".join([*faults, f"more than {max_fraction:.1%} of a source is lost: {way_out}"]))
 
 
-def reject_table(outcomes: Iterable[Outcome]) -> pa.Table:
-    """The rejected rows, in input order."""
-    rows = [
-        {schema.SAMPLE_ID: o.sample_id, schema.SOURCE: o.source, schema.REASON: o.reason, schema.DETAIL: o.detail}
-        for o in outcomes
-        if o.reason is not None
-    ]
-    return pa.Table.from_pylist(rows, schema=schema.REJECTS)
+def write_rejects(database: DuckDBPyConnection, outcomes: Iterable[Outcome], path: Path) -> None:
+    """The rejected rows, in input order, those at hand last."""
+    at_hand = ((o.sample_id, o.source, o.reason, o.detail) for o in outcomes if o.reason is not None)
+    rows = chain(stream_rows(database, REJECTS), at_hand)
+    write_rows((dict(zip(schema.REJECTS.names, row, strict=True)) for row in rows), schema.REJECTS, path)
 
 
 def write_report(report: Mapping[str, Any], path: Path) -> None:

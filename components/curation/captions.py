@@ -8,7 +8,7 @@ import csv
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from io import TextIOWrapper
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +24,7 @@ DIALECTS: dict[str, dict[str, Any]] = {
     ".csv": {"delimiter": ",", "strict": True},
     ".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE},
 }
+ROWS_AT_ONCE = 1024  # of a table, as Python objects
 FIELD_LIMIT = 1_000_000  # characters; a quote that is never closed is noticed after so many
 # What pyarrow raises of damaged files.
 TABLE_ERRORS = (pa.ArrowException, OSError, MemoryError, SystemError, UnicodeDecodeError)
@@ -152,7 +153,8 @@ def _entry(name: str, number: int, row: Mapping[Any, Any], columns: Mapping[str,
 
 
 def _table_entries(name: str, table: pa.Table, columns: Mapping[str, str]) -> Iterator[Entry]:
-    for number, row in enumerate(table.to_pylist()):
+    rows = chain.from_iterable(batch.to_pylist() for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE))
+    for number, row in enumerate(rows):
         value = {field: row[column] for field, column in columns.items()}
         if isinstance(value[IMAGE], dict):  # Hugging Face's pictures: {"bytes", "path"}
             value[IMAGE] = value[IMAGE].get("bytes") or value[IMAGE].get("path")

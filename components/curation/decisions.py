@@ -1,110 +1,219 @@
 """What the rows are to each other: leaks, repeated ids, duplicates, and the split of every row that stays.
 
-Works on `Checked` rows in input order, a few hundred bytes each, so one process decides about millions of rows at once
-and the answer does not depend on which task finished first.
+The facts about all rows are Parquet files; DuckDB joins, groups and sorts them within a memory limit and goes to the
+disk beyond it, so that memory does not bound the number of rows. Every rule goes by the order of the input, so the
+answer does not depend on which task finished first, and the first of several equal rows stays.
+
+| table | a row is |
+|---|---|
+| rows | an input row: its facts and `place`, its position in the input |
+| rejected | the place of a row that goes, and why |
+| hashes | a perceptual hash; `claim` orders the pictures: of test, of validation, of training |
+| near | two hashes that are nearly the same |
+| training | a training row whose picture is none of the evaluation; `twin` is the picture that stands for its picture |
+| samples | a row that is kept, with the id and the split it gets |
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+from duckdb import DuckDBPyConnection
 
 from components import schema
-from components.curation.accounting import Outcome
 from components.curation.candidates import CandidateParams
-from components.curation.deduplication import (
-    Checked,
-    NearDuplicateParams,
-    make_ids_unique,
-    reject_duplicate_ids,
-    reject_duplicate_pictures,
-    reject_duplicate_samples,
-    reject_leaks,
-    reject_repeated_captions,
-    representatives,
-)
+from components.curation.database import ROWS_AT_ONCE, stream_rows
+from components.curation.deduplication import NearDuplicateParams, pair_near_hashes, representatives
+from components.curation.reasons import Reason
 from components.curation.sources import ONE_CAPTION_FORMATS, Source
-from components.curation.splits import split_of
-from components.curation.tables import IMAGES, SAMPLES, Shard, ShardRow, plan_shards
 from components.curation.work import EVALUATION_SPLITS, pictures_source
 
+TEST, VALIDATION, TRAINING = range(3)  # the order in which rows claim a picture
 
-class Decisions(NamedTuple):
-    """All rows with their final fate, and the split of the training rows that are kept, by id."""
-
-    training: list[Checked]
-    evaluation: dict[str, list[Checked]]  # by split
-    split_of_sample: dict[str, str]
-
-    def kept_pictures(self) -> dict[str, dict[str, bool]]:
-        """By split: every evaluation picture and whether it was kept."""
-        return {split: {row.sample_id: row.reason is None for row in rows} for split, rows in self.evaluation.items()}
+LOAD = """
+CREATE TABLE rows AS
+SELECT (task::BIGINT << 32) + number AS place, (role << 60) + place AS claim,
+       facts.* EXCLUDE (number), roles.* EXCLUDE (source)
+FROM read_parquet($files) AS facts JOIN roles USING (source)
+"""
+REJECTED = """
+CREATE TABLE rejected AS SELECT place, reason, detail FROM rows WHERE reason IS NOT NULL;
+CREATE VIEW kept AS SELECT * EXCLUDE (reason, detail) FROM rows ANTI JOIN rejected USING (place);
+"""
+LEAKS = f"""
+INSERT INTO rejected
+WITH claimed AS (
+    SELECT image_sha256, min(role) AS role, arg_min(source || '/' || sample_id, claim) AS name
+    FROM kept WHERE role < {TRAINING} AND image_sha256 IS NOT NULL GROUP BY image_sha256
+)
+SELECT place, '{Reason.LEAKED_FROM_EVALUATION}', 'same picture as ' || name
+FROM kept JOIN claimed USING (image_sha256) WHERE kept.role > claimed.role
+"""
+HASHES = """
+CREATE TABLE hashes AS
+SELECT row_number() OVER (ORDER BY claim) AS number, *
+FROM (
+    SELECT near_hash, min(claim) AS claim, min(role) AS role, arg_min(image_sha256, claim) AS image_sha256,
+           arg_min(source || '/' || sample_id, claim) AS name
+    FROM kept WHERE near_hash IS NOT NULL GROUP BY near_hash
+)
+"""
+NEAR_LEAKS = f"""
+CREATE TABLE leaked AS
+SELECT other AS number, arg_min(name, (distance, one)) AS name
+FROM (FROM near UNION ALL SELECT number, number, 0 FROM hashes WHERE role < {TRAINING}) AS near
+JOIN hashes ON number = one AND role < {TRAINING} GROUP BY other;
+INSERT INTO rejected
+SELECT place, '{Reason.NEARLY_LEAKED}', 'nearly the same picture as ' || leaked.name
+FROM kept JOIN hashes USING (near_hash) JOIN leaked USING (number) WHERE kept.role = {TRAINING};
+"""
+# Pairs of training pictures, in the order that `representatives` wants.
+TRAINING_PAIRS = """
+SELECT other, one FROM near WHERE one NOT IN (SELECT number FROM leaked) AND other NOT IN (SELECT number FROM leaked)
+ORDER BY other, distance, one
+"""
+TWINS = f"""
+CREATE TABLE training AS
+SELECT kept.*, coalesce(other.image_sha256, own.image_sha256, kept.image_sha256) AS twin
+FROM kept LEFT JOIN hashes AS own USING (near_hash) LEFT JOIN represented ON represented.number = own.number
+LEFT JOIN hashes AS other ON other.number = represented.representative
+WHERE kept.role = {TRAINING};
+"""
+# Of the rows that are still there and that `{where}` is about, all but the first `{limit}` that share `{key}` go.
+REPEATS = """
+INSERT INTO rejected
+SELECT place, {reason}, {detail} FROM training ANTI JOIN rejected USING (place) WHERE {where}
+WINDOW same AS (PARTITION BY {key} ORDER BY place) QUALIFY row_number() OVER same > {limit}
+"""
+DUPLICATE_PICTURES = f"""
+INSERT INTO rejected
+SELECT place,
+       CASE WHEN row_number() OVER same > 1 THEN '{Reason.DUPLICATE_PICTURE}'
+            ELSE '{Reason.NEAR_DUPLICATE_PICTURE}' END,
+       CASE WHEN row_number() OVER same > 1 THEN 'same picture as ' || first_value(sample_id) OVER same
+            ELSE 'nearly the same picture as ' || first_value(sample_id) OVER close END
+FROM training ANTI JOIN rejected USING (place) WHERE one_caption AND image_sha256 IS NOT NULL
+WINDOW same AS (PARTITION BY source, image_sha256 ORDER BY place), close AS (PARTITION BY source, twin ORDER BY place)
+QUALIFY row_number() OVER close > 1
+"""
+# Rows that share an id, but not their content: the first keeps it, the others get the lowest numbers that are free.
+NEW_IDS = """
+CREATE TABLE renamed AS
+WITH repeats AS (
+    SELECT place, sample_id, row_number() OVER same - 1 AS nth FROM training ANTI JOIN rejected USING (place)
+    WINDOW same AS (PARTITION BY sample_id ORDER BY place) QUALIFY nth > 0
+), taken AS (
+    SELECT DISTINCT ended['id'] AS sample_id, ended['number']::BIGINT AS number
+    FROM (SELECT regexp_extract(sample_id, '^(.*)#([1-9][0-9]{0,9})$', ['id', 'number']) AS ended FROM rows)
+    WHERE ended['number'] != ''
+), free AS (
+    SELECT sample_id, number, row_number() OVER (PARTITION BY sample_id ORDER BY number) AS nth
+    FROM (
+        SELECT sample_id, unnest(range(2, 2 + count(*) + coalesce(any_value(num_taken), 0))) AS number
+        FROM repeats LEFT JOIN (SELECT sample_id, count(*) AS num_taken FROM taken GROUP BY sample_id) USING (sample_id)
+        GROUP BY sample_id
+    ) ANTI JOIN taken USING (sample_id, number)
+)
+SELECT place, sample_id || '#' || number AS new_id FROM repeats JOIN free USING (sample_id, nth)
+"""
+EVALUATION = f"""
+SELECT split, sample_id, rejected.place IS NULL FROM rows LEFT JOIN rejected USING (place)
+WHERE role < {TRAINING} ORDER BY place
+"""
+# The key of the hash is the picture that stands for the row's own, so that near pictures share a split.
+SAMPLES = f"""
+CREATE TABLE samples AS
+SELECT place, source, task, position, coalesce(new_id, sample_id) AS row_id, new_id IS NOT NULL AS is_renamed,
+       ('0x' || substr(sha256($seed || ':' || coalesce(twin, row_id)), 1, 16))::UBIGINT / 2.0 ** 64 AS uniform,
+       CASE WHEN uniform < $fraction THEN '{schema.VALIDATION}' ELSE '{schema.TRAIN}' END AS split
+FROM training ANTI JOIN rejected USING (place) LEFT JOIN renamed USING (place)
+"""
 
 
 def decide(
-    rows: Sequence[Checked],
+    database: DuckDBPyConnection,
+    facts: Sequence[Path],
     sources: Mapping[str, Source],
     params: CandidateParams,
     seed: int,
     validation_fraction: float,
-) -> Decisions:
-    """The test pictures have the first claim to a picture, then the validation pictures, then the training rows."""
-    evaluation: dict[str, list[Checked]] = {}
-    claimed: dict[str, str] = {}  # pixel hash -> name of the evaluation picture
-    for split in reversed(EVALUATION_SPLITS):
-        pictures = [row for row in rows if row.source == pictures_source(split)]
-        evaluation[split] = reject_leaks(pictures, {sha: sha for sha in _hashes(pictures)}, claimed)
-        for row in _kept(evaluation[split]):
-            claimed.setdefault(str(row.image_sha256), f"{row.source}/{row.sample_id}")
-    training = [row for row in rows if row.source in sources]
-    known = [row for split in evaluation for row in _kept(evaluation[split])]
-    near = _representatives([*known, *_kept(training)], params.near_duplicates)
-    training = reject_leaks(training, near, claimed)
-    captioned = {name for name, source in sources.items() if source.format != "llava"}
-    one_caption = {name for name, source in sources.items() if source.format in ONE_CAPTION_FORMATS}
-    training = reject_duplicate_samples(reject_duplicate_ids(training))
-    training = reject_duplicate_pictures(training, near, one_caption)
-    training = reject_repeated_captions(training, captioned, params.captions.max_rows_per_caption)
-    training = make_ids_unique(training)
-    splits = {row.sample_id: split_of(_split_key(row, near), seed, validation_fraction) for row in _kept(training)}
-    return Decisions(training, evaluation, splits)
+) -> None:
+    """Files of schema FACTS -> the tables of this module.
+
+    The test pictures have the first claim to a picture, then the validation pictures, then the training rows.
+    """
+    database.register("roles", role_table(sources))
+    database.execute(LOAD, {"files": [str(path) for path in facts]})
+    database.execute(REJECTED)
+    database.execute(LEAKS)
+    compare_pictures(database, params.near_duplicates)
+    database.execute(TWINS)
+    reject_repeats(database, params.captions.max_rows_per_caption)
+    database.execute(NEW_IDS)
+    database.execute(SAMPLES, {"seed": str(seed), "fraction": validation_fraction})
 
 
-def outcomes_of(decisions: Decisions) -> list[Outcome]:
-    """The end of every training row and evaluation picture, in input order."""
-    rows = [*decisions.training, *(row for split in EVALUATION_SPLITS for row in decisions.evaluation[split])]
-    return [Outcome(row.sample_id, row.source, row.reason, row.detail, row.repairs) for row in rows]
-
-
-def plan_output(decisions: Decisions, rows_per_shard: int) -> list[Shard]:
-    """The files of samples and pictures, rows in input order."""
-    samples: dict[str, list[Checked]] = {schema.TRAIN: [], schema.VALIDATION: []}
-    for row in _kept(decisions.training):
-        samples[decisions.split_of_sample[row.sample_id]].append(row)
-    folders = [(SAMPLES, samples), (IMAGES, {s: _kept(rows) for s, rows in decisions.evaluation.items()})]
-    return [
-        shard
-        for folder, splits in folders
-        for split, rows in sorted(splits.items())
-        for shard in plan_shards(folder, split, [_shard_row(row) for row in rows], rows_per_shard)
+def role_table(sources: Mapping[str, Source]) -> pa.Table:
+    """What is to be known about the rows of every source."""
+    rows = [
+        {"source": pictures_source(split), "role": role, "split": split, "one_caption": False, "is_pair": False}
+        for split, role in ((schema.TEST, TEST), (schema.VALIDATION, VALIDATION))
     ]
+    for name, source in sources.items():
+        kinds = {"one_caption": source.format in ONE_CAPTION_FORMATS, "is_pair": source.format != "llava"}
+        rows.append({"source": name, "role": TRAINING, "split": None, **kinds})
+    return pa.Table.from_pylist(rows)
 
 
-def _shard_row(row: Checked) -> ShardRow:
-    return ShardRow(row.task, row.position, row.sample_id)
+def kept_pictures(database: DuckDBPyConnection) -> dict[str, dict[str, bool]]:
+    """By split: every evaluation picture and whether it was kept."""
+    found: dict[str, dict[str, bool]] = {split: {} for split in EVALUATION_SPLITS}
+    for split, name, is_kept in stream_rows(database, EVALUATION):
+        found[split][name] = is_kept
+    return found
 
 
-def _representatives(rows: Sequence[Checked], params: NearDuplicateParams) -> dict[str, str]:
-    hashes = ((row.image_sha256, row.near_hash) for row in rows if row.image_sha256 is not None)
-    num_bits = 3 * params.hash_size**2
-    return representatives(hashes, num_bits, params.max_distance)
+def rows_of_tasks(database: DuckDBPyConnection) -> dict[int, int]:
+    """How many rows every piece of work read."""
+    return dict(stream_rows(database, "SELECT task, count(*) FROM rows GROUP BY task"))
 
 
-def _split_key(row: Checked, near: dict[str, str]) -> str:
-    return row.sample_id if row.image_sha256 is None else near[row.image_sha256]
+def compare_pictures(database: DuckDBPyConnection, params: NearDuplicateParams) -> None:
+    """Which pictures are nearly the same: reject leaks, and find what stands for every training picture.
+
+    A training row is a leak when its picture is near any evaluation picture, whatever stands for that one.
+    """
+    database.execute(HASHES)
+    pair_near_hashes(database, params.num_digits, params.max_distance)
+    database.execute(NEAR_LEAKS)
+    database.execute("CREATE TABLE represented (number BIGINT, representative BIGINT)")
+    found = representatives(stream_rows(database, TRAINING_PAIRS))
+    while part := list(islice(found, ROWS_AT_ONCE)):
+        numbers, by = zip(*part, strict=True)
+        database.register("part", pa.table({"number": numbers, "representative": by}))
+        database.execute("INSERT INTO represented FROM part")
 
 
-def _kept(rows: Sequence[Checked]) -> list[Checked]:
-    return [row for row in rows if row.reason is None]
+def reject_repeats(database: DuckDBPyConnection, max_rows_per_caption: int | None) -> None:
+    """Repeated rows, pictures and captions.
+
+    Instruction rows share pictures by design, so among them only the same picture with the same conversation is a
+    duplicate; among caption pairs with one caption per picture the same picture is one.
+    """
+    same = "'an earlier row has the same id, picture and text'"
+    _reject_repeats(database, Reason.DUPLICATE_ID, same, "true", "sample_id, image_sha256, content_sha256", 1)
+    same = "'same picture and text as ' || first_value(sample_id) OVER same"
+    _reject_repeats(database, Reason.DUPLICATE_SAMPLE, same, "true", "source, image_sha256, content_sha256", 1)
+    database.execute(DUPLICATE_PICTURES)
+    if max_rows_per_caption is not None:
+        same = f"'{max_rows_per_caption} earlier rows have the same caption'"
+        key = "source, content_sha256"
+        _reject_repeats(database, Reason.REPEATED_CAPTION, same, "is_pair", key, max_rows_per_caption)
 
 
-def _hashes(rows: Sequence[Checked]) -> set[str]:
-    return {row.image_sha256 for row in rows if row.image_sha256 is not None}
+def _reject_repeats(
+    database: DuckDBPyConnection, reason: Reason, detail: str, where: str, key: str, limit: int
+) -> None:
+    rule = REPEATS.format(reason=f"'{reason}'", detail=detail, where=where, key=key, limit=limit)
+    database.execute(rule)

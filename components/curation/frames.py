@@ -1,4 +1,7 @@
-"""The curated tables as the small frames that the expectations look at: no pictures, one column per fact to check."""
+"""The curated tables as the small frames that the expectations look at: no pictures, one column per fact to check.
+
+What holds between rows is counted over all of them, on the disk; what holds for each row, over rows that are drawn.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,12 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from duckdb import DuckDBPyConnection
 
 from components import schema
 
 SHORT_ANSWER = "short_answer"  # the benchmark whose answers are checked for balance
 EVALUATION_SPLITS = (schema.VALIDATION, schema.TEST)
-
+MOST = 100  # rows of a frame about all samples, the worst first
 
 SCHEMAS = {
     "samples": schema.SAMPLES,
@@ -32,10 +36,12 @@ def files_frame(curated: Path) -> pd.DataFrame:
     return pd.DataFrame({"file": names, "has_schema": has_schema})
 
 
-def samples_frame(curated: Path) -> pd.DataFrame:
-    """One row per sample, with the facts that `expectations.samples_suite` names."""
-    columns = [name for name in schema.SAMPLES.names if name != schema.IMAGE]
-    table = _dataset(curated / "samples").to_table(columns=columns)
+def samples_frame(database: DuckDBPyConnection, curated: Path, max_rows: int) -> pd.DataFrame:
+    """One row per sample, with the facts that `expectations.samples_suite` names; of more, `max_rows` drawn by hash."""
+    columns = ", ".join(name for name in schema.SAMPLES.names if name != schema.IMAGE)
+    table = _query(
+        database, f"SELECT {columns} FROM read_parquet($files) ORDER BY md5(sample_id) LIMIT {max_rows}", curated
+    )
     frame = table.drop_columns([schema.CONVERSATION]).to_pandas()
     turns = [[turn[schema.CONTENT] for turn in row] for row in table[schema.CONVERSATION].to_pylist()]
     counts = [[text.count(schema.IMAGE_PLACEHOLDER) for text in row] for row in turns]
@@ -49,21 +55,34 @@ def samples_frame(curated: Path) -> pd.DataFrame:
     return frame
 
 
+def ids_frame(database: DuckDBPyConnection, curated: Path) -> pd.DataFrame:
+    """The ids with the most samples, and how many these are: one, if the ids are unique."""
+    query = "SELECT sample_id, count(*) AS samples FROM read_parquet($files) GROUP BY sample_id"
+    return _query(database, f"{query} ORDER BY samples DESC, sample_id LIMIT {MOST}", curated).to_pandas()
+
+
+def split_pictures_frame(database: DuckDBPyConnection, curated: Path) -> pd.DataFrame:
+    """The pictures that are in the most splits, and in how many these are; evaluation splits count by themselves."""
+    database.register("evaluation", _dataset(curated / "images").to_table(columns=[schema.IMAGE_SHA256, schema.SPLIT]))
+    query = """
+    SELECT image_sha256, count(DISTINCT split) AS splits FROM (
+        SELECT image_sha256, split FROM read_parquet($files) WHERE image_sha256 IS NOT NULL
+        UNION ALL SELECT image_sha256, 'evaluation ' || split FROM evaluation
+    ) GROUP BY image_sha256 ORDER BY splits DESC, image_sha256"""
+    return _query(database, f"{query} LIMIT {MOST}", curated).to_pandas()
+
+
+def count_samples(curated: Path) -> int:
+    """Rows of all shards."""
+    return _dataset(curated / "samples").count_rows()
+
+
 def images_frame(curated: Path) -> pd.DataFrame:
     """One row per evaluation picture."""
     columns = [name for name in schema.IMAGES.names if name != schema.IMAGE]
     frame = _dataset(curated / "images").to_table(columns=columns).to_pandas()
     frame["key"] = frame[schema.SPLIT] + "/" + frame[schema.IMAGE_ID]
     return frame
-
-
-def split_pictures_frame(samples: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
-    """Which picture occurs in which split; evaluation splits are told from the splits of the samples."""
-    evaluation = images[[schema.IMAGE_SHA256, schema.SPLIT]].assign(
-        **{schema.SPLIT: "evaluation " + images[schema.SPLIT]}
-    )
-    both = pd.concat([samples[[schema.IMAGE_SHA256, schema.SPLIT]], evaluation])
-    return both.dropna().drop_duplicates().reset_index(drop=True)
 
 
 def questions_frame(curated: Path, pictures: Mapping[str, set[str]]) -> pd.DataFrame:
@@ -105,6 +124,11 @@ def pairs_frame(curated: Path, pictures: Mapping[str, set[str]]) -> pd.DataFrame
 def pictures_by_split(images: pd.DataFrame) -> dict[str, set[str]]:
     """Ids of the evaluation pictures of each split."""
     return {split: set(images.loc[images[schema.SPLIT] == split, schema.IMAGE_ID]) for split in EVALUATION_SPLITS}
+
+
+def _query(database: DuckDBPyConnection, query: str, curated: Path) -> pa.Table:
+    """A query over the files of samples."""
+    return database.sql(query, params={"files": str(curated / "samples" / "*" / "*.parquet")}).to_arrow_table()
 
 
 def _dataset(folder: Path) -> ds.Dataset:

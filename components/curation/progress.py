@@ -2,21 +2,19 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
 
 SECONDS_BETWEEN_LINES = 10.0
-Item = TypeVar("Item", bound=Sized)
 
 
 def log_progress(
-    parts: Iterable[Item], what: str, num_parts: int, log: logging.Logger, clock: Callable[[], float] = time.monotonic
-) -> Iterator[Item]:
-    """Pass `parts` on, and log now and then how many rows (`len` of each part) went by, rows/s and the time left."""
+    parts: Iterable[int], what: str, num_parts: int, log: logging.Logger, clock: Callable[[], float] = time.monotonic
+) -> Iterator[int]:
+    """Pass rows per part on, and log now and then how many rows went by, rows/s and the time left."""
     start = last = clock()
     num_rows = 0
     for done, part in enumerate(parts, start=1):
-        num_rows += len(part)
+        num_rows += part
         yield part
         now = clock()
         if now - last >= SECONDS_BETWEEN_LINES or done == num_parts:

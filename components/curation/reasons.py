@@ -55,6 +55,7 @@ class Reason(StrEnum):
     REPEATED_CAPTION = "repeated_caption"  # more rows of the source than max_rows_per_caption have it
     NEAR_DUPLICATE_PICTURE = "near_duplicate_picture"
     LEAKED_FROM_EVALUATION = "leaked_from_evaluation"
+    NEARLY_LEAKED = "nearly_leaked_from_evaluation"
 
 
 class Repair(StrEnum):

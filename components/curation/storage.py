@@ -59,14 +59,35 @@ def matching_files(place: str) -> list[str]:
     return [f"{folder}/{name}" for name in sorted(names)]
 
 
-def list_pictures(root: str) -> list[str]:
-    """Names of all files below `root`, relative to it, sorted."""
+class FileState(NamedTuple):
+    """A file; another size or time means other content."""
+
+    name: str  # relative to a folder
+    num_bytes: int
+    modified: str  # time
+
+
+def list_files(root: str) -> list[FileState]:
+    """All files below `root`, sorted by name."""
     if not is_uri(root):
-        found = [Path(folder, name) for folder, _, names in os.walk(root) for name in names]
-        return sorted(path.relative_to(root).as_posix() for path in found)
+        paths = (Path(folder, name) for folder, _, names in os.walk(root) for name in names)
+        return sorted(_state(path, root) for path in paths)
     system, path = file_system(root)
-    infos = system.get_file_info(fs.FileSelector(path, recursive=True))
-    return sorted(PurePosixPath(info.path).relative_to(path).as_posix() for info in infos if info.is_file)
+    infos = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+    return sorted(
+        FileState(PurePosixPath(info.path).relative_to(path).as_posix(), info.size, str(info.mtime_ns))
+        for info in infos
+        if info.is_file
+    )
+
+
+def state_of(place: str) -> FileState:
+    """The state of one file."""
+    if not is_uri(place):
+        return _state(Path(place), str(Path(place).parent))
+    system, path = file_system(place)
+    info = system.get_file_info(path)
+    return FileState(info.base_name, info.size, str(info.mtime_ns))
 
 
 def read_picture_file(root: str, reference: str, max_file_bytes: int) -> FoundPicture:
@@ -136,6 +157,13 @@ def _read_object(root: str, reference: str, max_file_bytes: int) -> bytes:
     with system.open_input_file(info.path) as file:
         data: bytes = file.read()
     return data
+
+
+def _state(path: Path, root: str) -> FileState:
+    """A link that leads nowhere is a file without content."""
+    status = path.stat() if path.exists() else None
+    size, modified = (0, "") if status is None else (status.st_size, str(status.st_mtime_ns))
+    return FileState(path.relative_to(root).as_posix(), size, modified)
 
 
 def _names_in(folder: str) -> list[str]:

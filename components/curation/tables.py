@@ -3,93 +3,132 @@
 Bytes depend on the rows alone: fixed order, fixed file names, no times. Every file appears whole or not at all.
 """
 
-import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from itertools import count, groupby, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from duckdb import DuckDBPyConnection
 
 from components import schema
-from components.curation.candidates import CANDIDATES, Candidate
-from components.curation.deduplication import Checked
+from components.curation.candidates import CANDIDATES, CONTENT_SHA256, NEAR_HASH, REPAIRS
+from components.curation.database import ROWS_AT_ONCE, stream_rows
 
 SAMPLES, IMAGES = "samples", "images"
 FOLDERS = {SAMPLES: schema.SAMPLES, IMAGES: schema.IMAGES}
+ROWS_PER_GROUP = 256  # of a staging file: pictures that are in memory at a time
+TASK, NUMBER, POSITION, ROW_ID = "task", "number", "position", "row_id"
+
+# What decisions are made of: everything about a row but its picture and its text.
+FACTS = pa.schema(
+    [
+        pa.field(TASK, pa.int32()),  # which piece of work read it
+        pa.field(NUMBER, pa.int32()),  # which row of that piece
+        pa.field(POSITION, pa.int32()),  # where in that piece's staging file; null when it is not there
+        *(CANDIDATES.field(name) for name in (schema.SAMPLE_ID, schema.SOURCE, schema.IMAGE_SHA256)),
+        *(CANDIDATES.field(name) for name in (NEAR_HASH, CONTENT_SHA256, REPAIRS, schema.REASON, schema.DETAIL)),
+    ]
+)
+# Where the rows of a shard are found, and the ids they get.
+PLAN = pa.schema([FACTS.field(TASK), FACTS.field(POSITION), pa.field(ROW_ID, pa.string())])
+PLANNED = {
+    SAMPLES: "SELECT task, position, row_id FROM samples WHERE split = $split ORDER BY place",
+    IMAGES: "SELECT task, position, sample_id FROM kept WHERE split = $split ORDER BY place",
+}
+SPLITS = (
+    *((SAMPLES, split) for split in (schema.TRAIN, schema.VALIDATION)),
+    *((IMAGES, split) for split in (schema.TEST, schema.VALIDATION)),
+)
 
 
-class ShardRow(NamedTuple):
-    """Where a row of a shard is found, and the id it gets."""
+class TableWriter:
+    """A Parquet file that is written row by row and appears under its name when it is whole."""
 
-    task: int
-    position: int
-    row_id: str
+    def __init__(self, path: Path, final: pa.Schema, compression: str, rows_per_group: int) -> None:
+        self.path, self.schema, self.rows_per_group = path, final, rows_per_group
+        self.rows: list[dict[str, Any]] = []  # not yet written
+        self.num_rows = 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.partial = path.with_name(f".{path.name}.{os.getpid()}")
+        self.writer = pq.ParquetWriter(self.partial, final, compression=compression, write_page_checksum=True)
 
+    def __enter__(self) -> Self:
+        return self
 
-class Shard(NamedTuple):
-    """One file to write."""
+    def add(self, row: dict[str, Any]) -> int:
+        """Returns the position of the row in the file."""
+        self.rows.append(row)
+        self.num_rows += 1
+        if len(self.rows) == self.rows_per_group:
+            self._flush()
+        return self.num_rows - 1
 
-    path: str  # relative to the output folder
-    split: str
-    rows: list[ShardRow]
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None and (self.rows or not self.num_rows):
+            self._flush()
+        self.writer.close()
+        if error is None:
+            os.replace(self.partial, self.path)
+        else:
+            self.partial.unlink()
 
-
-def encode_checked(rows: Sequence[Checked]) -> str:
-    """The facts about rows as text, as tasks send them to the driver; `decode_checked` gives them back."""
-    return json.dumps(rows)
-
-
-def decode_checked(text: str) -> list[Checked]:
-    """What `encode_checked` was given."""
-    return [Checked(*row)._replace(repairs=tuple(row[Checked._fields.index("repairs")])) for row in json.loads(text)]
-
-
-def encode_shard(shard: Shard) -> str:
-    """A planned shard as text; `decode_shard` gives it back."""
-    return json.dumps(shard)
-
-
-def decode_shard(text: str) -> Shard:
-    """What `encode_shard` was given."""
-    path, split, rows = json.loads(text)
-    return Shard(path, split, [ShardRow(*row) for row in rows])
+    def _flush(self) -> None:
+        self.writer.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
+        self.rows = []
 
 
 def staging_path(folder: Path, task: int) -> Path:
-    return folder / f"task-{task:06d}.parquet"
+    """Accepted rows of a piece of work."""
+    return folder / "accepted" / f"task-{task:06d}.parquet"
 
 
-def write_staging(rows: Sequence[Candidate], path: Path) -> None:
-    """The accepted rows of one task, in order. Uncompressed: the pictures are PNG and the files are read once."""
-    write_table(pa.Table.from_pylist(list(rows), schema=CANDIDATES), path, compression="none")
+def facts_path(folder: Path, task: int) -> Path:
+    """Facts about all rows of a piece of work; when this file is there, the piece is done."""
+    return folder / "facts" / f"task-{task:06d}.parquet"
 
 
-def plan_shards(folder: str, split: str, rows: Sequence[ShardRow], rows_per_shard: int) -> list[Shard]:
-    """Cut the rows of one split into files; an empty split is one empty file, so that its schema can be read."""
-    starts = range(0, max(len(rows), 1), rows_per_shard)
-    return [
-        Shard(f"{folder}/{split}/part-{number:05d}.parquet", split, list(rows[start : start + rows_per_shard]))
-        for number, start in enumerate(starts)
-    ]
+def plan_shards(database: DuckDBPyConnection, staging: Path, rows_per_shard: int) -> Iterator[str]:
+    """Cut the rows that stay into files; an empty split is one empty file, so that its schema can be read.
+
+    Yields the path of every file below the output folder; its plan has the same path below `staging`/plan.
+    """
+    for folder, split in SPLITS:
+        rows = stream_rows(database, PLANNED[folder], split=split)
+        for number in count():
+            part = [dict(zip(PLAN.names, row, strict=True)) for row in islice(rows, rows_per_shard)]
+            if number > 0 and not part:
+                break
+            path = f"{folder}/{split}/part-{number:05d}.parquet"
+            write_rows(part, PLAN, staging / "plan" / path)
+            yield path
 
 
-def write_shard(shard: Shard, staging: Path, output: Path) -> int:
-    """Write one shard of samples or pictures; returns its number of rows."""
-    final = FOLDERS[shard.path.split("/")[0]]
-    table = pa.concat_tables([CANDIDATES.empty_table(), *_staged_rows(shard.rows, staging)])
-    split = pa.array([shard.split] * len(shard.rows), pa.string())
-    row_ids = pa.array([row.row_id for row in shard.rows], pa.string())
-    columns = {schema.SPLIT: split, schema.SAMPLE_ID: row_ids, schema.IMAGE_ID: row_ids}
+def write_shard(path: str, staging: Path, output: Path) -> int:
+    """Write one planned file of samples or pictures; returns its number of rows."""
+    folder, split, _ = path.split("/")
+    plan = pq.read_table(staging / "plan" / path)
+    rows = zip(plan[TASK].to_pylist(), plan[POSITION].to_pylist(), strict=True)
+    table = pa.concat_tables([CANDIDATES.empty_table(), *_staged_rows(rows, staging)])
+    splits = pa.array([split] * len(plan), pa.string())
+    columns = {schema.SPLIT: splits, schema.SAMPLE_ID: plan[ROW_ID], schema.IMAGE_ID: plan[ROW_ID]}
+    final = FOLDERS[folder]
     arrays = [columns[name] if name in columns else table[name] for name in final.names]
-    write_table(pa.Table.from_arrays(arrays, schema=final), output / shard.path, compression="zstd")
-    return len(shard.rows)
+    # One chunk: where the staging files were cut does not show in the bytes.
+    write_table(pa.Table.from_arrays(arrays, schema=final).combine_chunks(), output / path, compression="zstd")
+    return len(plan)
 
 
 def write_rows(rows: Iterable[dict[str, Any]], final: pa.Schema, path: Path) -> None:
-    """A small table in one file."""
-    write_table(pa.Table.from_pylist(list(rows), schema=final), path, compression="zstd")
+    """A table, row by row."""
+    with TableWriter(path, final, "zstd", ROWS_AT_ONCE) as table:
+        for row in rows:
+            table.add(row)
 
 
 def write_table(table: pa.Table, path: Path, compression: str) -> None:
@@ -100,14 +139,10 @@ def write_table(table: pa.Table, path: Path, compression: str) -> None:
     os.replace(partial, path)
 
 
-def _staged_rows(rows: Sequence[ShardRow], staging: Path) -> list[pa.Table]:
-    """The rows, one table per run of rows of the same task."""
-    runs: list[tuple[int, list[int]]] = []
-    for row in rows:
-        if not runs or runs[-1][0] != row.task:
-            runs.append((row.task, []))
-        runs[-1][1].append(row.position)
-    return [
-        pq.read_table(staging_path(staging, task), page_checksum_verification=True).take(positions)
-        for task, positions in runs
-    ]
+def _staged_rows(rows: Iterable[tuple[int, int]], staging: Path) -> Iterator[pa.Table]:
+    """The rows (task, position), in order: a table per run of rows that lie in one row group."""
+    for task, run in groupby(rows, key=lambda row: row[0]):
+        with pq.ParquetFile(staging_path(staging, task), page_checksum_verification=True) as file:
+            for group, part in groupby(run, key=lambda row: row[1] // ROWS_PER_GROUP):
+                positions = [position % ROWS_PER_GROUP for _, position in part]
+                yield file.read_row_group(group).take(positions)

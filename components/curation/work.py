@@ -13,9 +13,7 @@ from typing import NamedTuple
 from components import schema
 from components.curation.benchmarks import PICTURES
 from components.curation.candidates import (
-    CONTENT_SHA256,
-    NEAR_HASH,
-    REPAIRS,
+    CANDIDATES,
     Candidate,
     CandidateParams,
     caption_candidate,
@@ -23,10 +21,19 @@ from components.curation.candidates import (
     pair_candidate,
     picture_candidate,
 )
-from components.curation.deduplication import Checked
+from components.curation.database import ROWS_AT_ONCE
 from components.curation.sources import LlavaSource, Piece, Source, WebdatasetSource, list_pieces, read_piece
-from components.curation.storage import join, list_pictures, matching_files
-from components.curation.tables import staging_path, write_staging
+from components.curation.storage import join, list_files, matching_files
+from components.curation.tables import (
+    FACTS,
+    NUMBER,
+    POSITION,
+    ROWS_PER_GROUP,
+    TASK,
+    TableWriter,
+    facts_path,
+    staging_path,
+)
 from components.curation.tars import read_shard
 
 EVALUATION_SPLITS = (schema.VALIDATION, schema.TEST)
@@ -81,32 +88,33 @@ def decode_work(text: str) -> Work:
     return work._replace(piece=None if work.piece is None else Piece(*work.piece))
 
 
-def count_rows_in(work: Sequence[Work], rows: Sequence[Checked]) -> dict[str, int]:
-    """Input rows per source as the listing counted them; of a tar or Arrow file, as its reader counted them."""
-    found = Counter(row.task for row in rows)
+def count_rows_in(work: Sequence[Work], found: Mapping[int, int]) -> dict[str, int]:
+    """Input rows per source as the listing counted them; of a tar or Arrow file, what its task `found`."""
     counts: Counter[str] = Counter()
     for piece in work:
-        counts[piece.source] += found[piece.task] if piece.num_rows is None else piece.num_rows
+        counts[piece.source] += found.get(piece.task, 0) if piece.num_rows is None else piece.num_rows
     return dict(counts)
 
 
-def check_work(
-    work: Work, raw: Path, staging: Path, sources: Mapping[str, Source], params: CandidateParams
-) -> list[Checked]:
-    """Check every row of one piece; accepted rows go to its staging file, the facts about all rows come back."""
-    checked: list[Checked] = []
-    accepted: list[Candidate] = []
-    for row in _candidates(work, raw, sources, params):
-        is_accepted = row[schema.REASON] is None
-        checked.append(_facts(row, work.task, len(checked), len(accepted) if is_accepted else -1))
-        if is_accepted:
-            accepted.append(row)
-    write_staging(accepted, staging_path(staging, work.task))
-    return checked
+def check_work(work: Work, raw: Path, staging: Path, sources: Mapping[str, Source], params: CandidateParams) -> int:
+    """Check every row of one piece; accepted rows go to its staging file, then the facts about all rows to theirs.
+
+    Returns the number of rows.
+    """
+    with (
+        TableWriter(facts_path(staging, work.task), FACTS, "zstd", ROWS_AT_ONCE) as facts,
+        # Uncompressed: the pictures are PNG.
+        TableWriter(staging_path(staging, work.task), CANDIDATES, "none", ROWS_PER_GROUP) as accepted,
+    ):
+        for row in _candidates(work, raw, sources, params):
+            position = accepted.add(row) if row[schema.REASON] is None else None
+            place = {TASK: work.task, NUMBER: facts.num_rows, POSITION: position}
+            facts.add(place | {name: row[name] for name in FACTS.names if name not in place})
+    return facts.num_rows
 
 
 def _list_pictures(raw: Path, split: str, rows_per_task: int) -> Iterator[tuple[str, int, None, str]]:
-    names = list_pictures(str(raw / pictures_source(split)))
+    names = [file.name for file in list_files(str(raw / pictures_source(split)))]
     if not names:
         raise ValueError(f"{raw / pictures_source(split)}: no pictures; `curate` needs an evaluation corpus per split")
     for start in range(0, len(names), rows_per_task):
@@ -136,19 +144,3 @@ def piece_candidates(
             yield instruct_candidate(name, str(root), entry, params)
         else:
             yield pair_candidate(name, root, entry, params)
-
-
-def _facts(row: Candidate, task: int, number: int, position: int) -> Checked:
-    return Checked(
-        sample_id=row[schema.SAMPLE_ID],
-        source=row[schema.SOURCE],
-        task=task,
-        number=number,
-        position=position,
-        image_sha256=row[schema.IMAGE_SHA256],
-        near_hash=row[NEAR_HASH],
-        content_sha256=row[CONTENT_SHA256],
-        repairs=tuple(row[REPAIRS]),
-        reason=row[schema.REASON],
-        detail=row[schema.DETAIL] or "",
-    )

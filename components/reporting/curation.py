@@ -36,6 +36,7 @@ class TableCheck(NamedTuple):
     table: str
     num_rows: int  # rows of the table, or things that stand for them
     rules: list[tuple[str, bool]]  # what is expected, whether it is so
+    notes: list[str]  # what the rules cover, where that is not plain
 
 
 def source_rows(sources: Mapping[str, Any]) -> list[SourceRow]:
@@ -71,6 +72,7 @@ def table_checks(expectations: Mapping[str, Any]) -> list[TableCheck]:
             plain(table),
             max((int(outcome["result"].get("element_count", 0)) for outcome in result["results"]), default=0),
             [(describe_rule(outcome["expectation_config"]), bool(outcome["success"])) for outcome in result["results"]],
+            [outcome["expectation_config"]["notes"] for outcome in result["results"] if _has_notes(outcome)],
         )
         for table, result in expectations.items()
     ]
@@ -85,6 +87,10 @@ def describe_rule(config: Mapping[str, Any]) -> str:
     rule = plain(config["type"].removeprefix("expect_column_values_to_").removeprefix("expect_column_"))
     given = ", ".join(f"{plain(key)} {value}" for key, value in sorted(kwargs.items()) if key not in UNSAID)
     return f"{columns}: {rule}" + (f" ({given})" if given else "")
+
+
+def _has_notes(outcome: Mapping[str, Any]) -> bool:
+    return bool(outcome["expectation_config"].get("notes"))
 
 
 def _count(sources: Mapping[str, Any], column: str) -> list[ReasonRow]:

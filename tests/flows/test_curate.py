@@ -3,7 +3,13 @@
 import filecmp
 import io
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +17,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from ruamel.yaml import YAML
 
 from components import schema
 from components.params import load_params
@@ -191,11 +198,36 @@ def test_curate_writes_results_without_paths_of_this_machine(raw: Path, curated:
 def test_curate_twice_gives_the_same_bytes_and_leaves_nothing_else(raw: Path, curated: Path, tmp_path: Path) -> None:
     params = PARAMS.model_copy(update={"rows_per_task": 7, "num_workers": 1})
     curate(params, raw, tmp_path / "again")
-    files = sorted(path.relative_to(curated) for path in curated.rglob("*") if path.is_file())
-    assert files == sorted(p.relative_to(tmp_path / "again") for p in (tmp_path / "again").rglob("*") if p.is_file())
-    _, different, errors = filecmp.cmpfiles(curated, tmp_path / "again", files, shallow=False)
-    assert (different, errors) == ([], [])
+    assert_same_files(curated, tmp_path / "again")
     assert [path.name for path in tmp_path.iterdir()] == ["again"]
+
+
+@pytest.mark.slow
+def test_curate_goes_on_where_it_was_killed_and_ends_with_the_same_bytes(
+    raw: Path, curated: Path, tmp_path: Path
+) -> None:
+    params = YAML(typ="safe").load((Path(__file__).parents[2] / "params.yaml").read_text())
+    params["curate"] = PARAMS.model_copy(update={"rows_per_task": 5, "num_workers": 1}).model_dump(mode="json")
+    (tmp_path / "params.yaml").write_text(json.dumps(params))
+    command = [sys.executable, "-m", "flows.curate", str(raw), "output/curated"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "DVC_STAGE": ""}
+    running = {"cwd": tmp_path, "env": environment, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, start_new_session=True, **running) as first:
+        while len(list(tmp_path.glob("output/curated.staging/*/facts/task-*"))) < 3:
+            assert first.poll() is None, "it ended before it could be killed"
+            time.sleep(0.01)
+        os.killpg(first.pid, signal.SIGKILL)
+    again = subprocess.run(command, check=True, **running)
+    assert re.search(r"\d+ of \d+ pieces were checked before", again.stderr)
+    assert_same_files(curated, tmp_path / "output/curated")
+    assert [path.name for path in (tmp_path / "output").iterdir()] == ["curated"]
+
+
+def assert_same_files(one: Path, other: Path) -> None:
+    files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(other) for path in other.rglob("*") if path.is_file())
+    _, different, errors = filecmp.cmpfiles(one, other, files, shallow=False)
+    assert (different, errors) == ([], [])
 
 
 def test_curate_fails_when_a_source_loses_too_much(raw: Path, curated: Path, tmp_path: Path) -> None:

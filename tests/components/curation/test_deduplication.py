@@ -1,31 +1,20 @@
 import random
 
+import duckdb
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw
 
 from components.curation.deduplication import (
-    Checked,
     NearDuplicateParams,
-    make_ids_unique,
+    pair_near_hashes,
     perceptual_hash,
-    reject_duplicate_ids,
-    reject_duplicate_pictures,
-    reject_duplicate_samples,
-    reject_leaks,
     representatives,
 )
 
 PARAMS = NearDuplicateParams(hash_size=24, max_distance=12, min_contrast=3.0)
 NUM_BITS = 64
-
-
-def row(sample_id: str, picture: str | None = "p", text: str = "t", source: str = "captions") -> Checked:
-    return Checked(sample_id, source, 0, 0, 0, picture, None, text, (), None, "")
-
-
-def reasons(rows: list[Checked]) -> list[str | None]:
-    return [checked.reason for checked in rows]
 
 
 def picture(colour: str = "red", position: int = 20) -> Image.Image:
@@ -57,59 +46,46 @@ def test_perceptual_hash_finds_a_picture_again_after_a_change_nobody_sees() -> N
 
 
 @pytest.mark.parametrize("max_distance", [0, 1, 5, 12])
-def test_representatives_equal_a_search_over_all_pairs(max_distance: int) -> None:
-    rng = random.Random(max_distance)
+def test_pair_near_hashes_equals_a_search_over_all_pairs(max_distance: int) -> None:
+    values = hashes(max_distance)
+    with duckdb.connect() as database:
+        numbered = {"number": range(len(values)), "near_hash": [f"{value:016x}" for value in values]}
+        database.register("hashes", pa.table(numbered))
+        pair_near_hashes(database, NUM_BITS // 4, max_distance)
+        found = set(database.execute("SELECT one, other, distance FROM near").fetchall())
+    pairs = [(one, other, (values[one] ^ values[other]).bit_count()) for other in range(200) for one in range(other)]
+    assert found == {pair for pair in pairs if pair[2] <= max_distance}
+    assert found or max_distance == 0
+
+
+def test_representatives_are_the_nearest_that_represent_themselves() -> None:
+    values = hashes(5)
+    near = [(other, (values[one] ^ values[other]).bit_count(), one) for other in range(200) for one in range(other)]
+    pairs = [(other, one) for other, distance, one in sorted(near) if distance <= 5]
+    expected: dict[int, int] = {}
+    standing: list[int] = []
+    for number, value in enumerate(values):
+        distances = {one: (values[one] ^ value).bit_count() for one in standing}
+        nearest = min(distances, key=lambda one: (distances[one], one), default=None)
+        if nearest is not None and distances[nearest] <= 5:
+            expected[number] = nearest
+        else:
+            standing.append(number)
+    assert dict(representatives(pairs)) == expected
+    assert expected
+
+
+def test_near_duplicate_params_refuse_a_distance_that_leaves_a_band_empty() -> None:
+    with pytest.raises(ValueError, match="max_distance: 12 is not < 12, the hexadecimal digits of a hash"):
+        NearDuplicateParams(hash_size=4, max_distance=12, min_contrast=0.0)
+
+
+def hashes(seed: int) -> list[int]:
+    """40 of `NUM_BITS` bits and near and not so near copies of them, of copies too; no two are the same."""
+    rng = random.Random(seed)
     values = [rng.getrandbits(NUM_BITS) for _ in range(40)]
-    for _ in range(160):  # near and not so near copies, of copies too
-        flips = sum(1 << bit for bit in rng.sample(range(NUM_BITS), rng.randrange(9)))
-        values.append(rng.choice(values) ^ flips)
-    hashes = [(f"{index:04d}", f"{value:016x}") for index, value in enumerate(values)]
-    expected: dict[str, str] = {}
-    kept: list[tuple[int, str]] = []
-    for name, text in hashes:
-        near = [((int(text, 16) ^ value).bit_count(), other) for value, other in kept]
-        best = min(near, default=(NUM_BITS + 1, ""))
-        expected[name] = best[1] if best[0] <= max_distance else name
-        if expected[name] == name:
-            kept.append((int(text, 16), name))
-    assert representatives(hashes, NUM_BITS, max_distance) == expected
-    assert len(kept) < len(values)
-
-
-def test_representatives_leave_pictures_without_a_hash_alone() -> None:
-    assert representatives([("a", None), ("b", None), ("a", None)], NUM_BITS, 5) == {"a": "a", "b": "b"}
-
-
-def test_reject_leaks_finds_exact_and_near_copies_of_evaluation_pictures() -> None:
-    rows = [row("1", "exact"), row("2", "near"), row("3", "own"), row("4", None)]
-    near = {"exact": "exact", "near": "exact", "own": "own"}
-    checked = reject_leaks(rows, near, {"exact": "test/x.jpg"})
-    assert reasons(checked) == ["leaked_from_evaluation", "leaked_from_evaluation", None, None]
-    assert "test/x.jpg" in checked[0].detail
-
-
-def test_repeated_ids_are_rejected_with_the_same_content_and_renamed_with_another() -> None:
-    rows = [row("x"), row("x"), row("x", text="other"), row("x#2", text="third"), row("y")]
-    checked = make_ids_unique(reject_duplicate_ids(rows))
-    assert reasons(checked) == [None, "duplicate_id", None, None, None]
-    assert [kept.sample_id for kept in checked if kept.reason is None] == ["x", "x#3", "x#2", "y"]
-    assert checked[2].repairs == ("id_made_unique",)
-
-
-def test_instruct_rows_may_share_a_picture_but_not_picture_and_text() -> None:
-    rows = [row("1", "p", "t"), row("2", "p", "u"), row("3", "p", "t"), row("4", None, "t"), row("5", None, "t")]
-    assert reasons(reject_duplicate_samples(rows)) == [None, None, "duplicate_sample", None, "duplicate_sample"]
-
-
-def test_duplicate_pictures_are_rejected_within_the_named_sources_only() -> None:
-    rows = [row("1", "a"), row("2", "a"), row("3", "b"), row("4", "c"), row("5", "a", source="instruct")]
-    near = {"a": "a", "b": "a", "c": "c"}
-    checked = reject_duplicate_pictures(rows, near, {"captions"})
-    assert reasons(checked) == [None, "duplicate_picture", "near_duplicate_picture", None, None]
-
-
-def test_rejected_rows_stand_in_nobodys_way() -> None:
-    lost = row("1")._replace(reason="truncated")
-    rows = [lost, row("1"), row("2", "q")]
-    for check in (reject_duplicate_ids, reject_duplicate_samples, make_ids_unique):
-        assert reasons(check(rows)) == ["truncated", None, None]
+    while len(values) < 200:
+        copy = rng.choice(values) ^ sum(1 << bit for bit in rng.sample(range(NUM_BITS), rng.randrange(9)))
+        if copy not in values:
+            values.append(copy)
+    return values

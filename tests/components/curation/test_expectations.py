@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from components.curation import expectations
+from components.curation import expectations, validation
 from components.curation.filters import TextLimits
 from components.pictures import PictureLimits
 
@@ -32,13 +32,13 @@ TEXT_ONLY = {"sample_id": "t", "image_sha256": None, "width": None, "height": No
 
 def samples(*changes: dict[str, object]) -> expectations.Suite:
     rows = [{**SAMPLE, "sample_id": str(number), **change} for number, change in enumerate(changes)]
-    return expectations.samples_suite(pd.DataFrame(rows), PICTURES, TEXT)
+    return expectations.samples_suite(pd.DataFrame(rows), PICTURES, TEXT, len(rows))
 
 
 def test_validate_of_sound_tables_finds_no_fault_and_writes_the_same_bytes_twice(tmp_path: Path) -> None:
     contents = []
     for name in ("a", "b"):
-        assert expectations.validate([samples({}, TEXT_ONLY, {"split": "validation"})], tmp_path / name) == []
+        assert validation.validate([samples({}, TEXT_ONLY, {"split": "validation"})], tmp_path / name) == []
         files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
         contents.append({path.relative_to(tmp_path / name): path.read_bytes() for path in files})
     assert contents[0] == contents[1]
@@ -48,7 +48,6 @@ def test_validate_of_sound_tables_finds_no_fault_and_writes_the_same_bytes_twice
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sample_id": "0"}, "samples.sample_id: column values to be unique: 2 of 2 rows do not, for example 0, 0"),
         ({"split": "test"}, "samples.split: "),
         ({"width": 8}, "samples.width: column values to be between: 1 of 2 rows do not, for example 8"),
         ({"image_sha256": "short"}, "samples.image_sha256: "),
@@ -62,22 +61,27 @@ def test_validate_of_sound_tables_finds_no_fault_and_writes_the_same_bytes_twice
 def test_validate_of_a_broken_sample_names_column_rule_and_example(
     tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
-    faults = expectations.validate([samples({}, change)], tmp_path)
+    faults = validation.validate([samples({}, change)], tmp_path)
     assert len(faults) == 1
     assert message in faults[0]
 
 
-def test_validate_finds_a_picture_in_two_splits_a_wrong_schema_and_a_common_answer(tmp_path: Path) -> None:
-    pictures = pd.DataFrame({"image_sha256": ["x", "x", "y"], "split": ["train", "evaluation test", "train"]})
+def test_validate_finds_a_picture_in_two_splits_an_id_of_two_samples_a_wrong_schema_and_a_common_answer(
+    tmp_path: Path,
+) -> None:
+    pictures = pd.DataFrame({"image_sha256": ["x", "y"], "splits": [2, 1]})
+    ids = pd.DataFrame({"sample_id": ["a", "b"], "samples": [3, 1]})
     files = pd.DataFrame({"file": ["a.parquet"], "has_schema": [False]})
     answers = pd.DataFrame({"answer": ["red", "blue"], "fraction": [0.9, 0.1]})
     suites = [
         expectations.disjointness_suite(pictures),
+        expectations.ids_suite(ids),
         expectations.files_suite(files),
         expectations.answers_suite(answers, 0.5),
     ]
-    assert [fault.split(":")[1].strip() for fault in expectations.validate(suites, tmp_path)] == [
+    assert [fault.split(":")[1].strip() for fault in validation.validate(suites, tmp_path)] == [
         "no picture is in two splits",
+        "no other sample has the same id",
         "the file has the columns and types of components/schema.py",
         "no answer is so common that always giving it scores well",
     ]
@@ -85,6 +89,19 @@ def test_validate_finds_a_picture_in_two_splits_a_wrong_schema_and_a_common_answ
 
 def test_validate_of_a_missing_column_says_so(tmp_path: Path) -> None:
     suite = expectations.disjointness_suite(pd.DataFrame({"other": [1]}))
-    (fault,) = expectations.validate([suite], tmp_path)
+    (fault,) = validation.validate([suite], tmp_path)
     assert "the column is missing" in fault
     assert "Traceback" not in (tmp_path / "result.json").read_text()
+
+
+def test_a_suite_of_drawn_rows_says_what_it_covers(tmp_path: Path) -> None:
+    frame = pd.DataFrame([{**SAMPLE, "sample_id": str(number)} for number in range(10)])
+    assert validation.validate([expectations.samples_suite(frame, PICTURES, TEXT, 1000)], tmp_path) == []
+    said = "10 of 1000 rows were drawn and checked: if none of them breaks a rule, fewer than 300 of all rows do"
+    assert (
+        said
+        in json.loads((tmp_path / "result.json").read_text())["samples"]["results"][0]["expectation_config"]["notes"]
+    )
+    pages = [page.read_text() for page in (tmp_path / "data_docs").rglob("*.html")]
+    assert any(said in page for page in pages)
+    assert expectations.coverage(frame, 10) == "All 10 rows were checked."

@@ -5,7 +5,7 @@ import pytest
 from pyarrow import fs
 
 from components.curation.reasons import Reason, Rejected
-from components.curation.storage import list_pictures, matching_files, open_file, read_picture_file
+from components.curation.storage import list_files, matching_files, open_file, read_picture_file, state_of
 from tests.components.curation.bucket import bucket, upload  # noqa: F401
 
 MAX_BYTES = 1000
@@ -42,11 +42,17 @@ def test_read_picture_file_rejects_what_is_no_picture_file_below_the_root(
     assert str(tmp_path) not in caught.value.detail
 
 
-def test_list_pictures_is_sorted_and_relative(tmp_path: Path) -> None:
+def test_list_files_is_sorted_and_relative_and_says_what_changed(tmp_path: Path) -> None:
     for name in ("b.jpg", "sub/c.jpg", "a.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
-    assert list_pictures(str(tmp_path)) == ["a.jpg", "b.jpg", "sub/c.jpg"]
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "link.jpg").symlink_to("nowhere")
+    files = list_files(str(tmp_path))
+    assert [file.name for file in files] == ["a.jpg", "b.jpg", "link.jpg", "sub/c.jpg"]
+    assert [file.num_bytes for file in files] == [1, 1, 0, 1]
+    assert state_of(f"{tmp_path}/a.jpg") == files[0]
+    os.utime(tmp_path / "a.jpg", (1, 1))
+    assert state_of(f"{tmp_path}/a.jpg").modified != files[0].modified
 
 
 def test_a_picture_under_another_extension_is_found(tmp_path: Path) -> None:
@@ -79,7 +85,9 @@ def test_a_bucket_reads_as_a_folder(tmp_path: Path, bucket: fs.S3FileSystem) -> 
         (root / name).parent.mkdir(exist_ok=True, parents=True)
         (root / name).write_bytes(name.encode() * (1 + MAX_BYTES * (name == "large.jpg")))
     place = upload(root, bucket, "pictures")
-    assert list_pictures(place) == list_pictures(str(root))
+    files = list_files(place)
+    assert [file[:2] for file in files] == [file[:2] for file in list_files(str(root))]
+    assert state_of(f"{place}/a.jpg") == files[0]
     assert matching_files(f"{place}/*.jpg") == [f"{place}/{name}" for name in ("a.jpg", "b.jpg", "large.jpg")]
     for reference in ("a.jpg", "sub/c.png", "sub/c.jpg"):
         assert read_picture_file(place, reference, MAX_BYTES) == read_picture_file(str(root), reference, MAX_BYTES)

@@ -49,7 +49,8 @@ def test_rules_are_told_in_words() -> None:
         type="expect_column_values_to_be_between",
         kwargs={"column": "width", "min_value": 16, "max_value": 96, "batch_id": "b"},
     )
-    pair = rule(True, type="expect_column_pair_values_to_be_equal", kwargs={"column_A": "a", "column_B": "b_c"})
+    kwargs = {"column_A": "a", "column_B": "b_c"}
+    pair = rule(True, type="expect_column_pair_values_to_be_equal", kwargs=kwargs, notes="All 12 rows were checked.")
     (check,) = curation.table_checks({"image_files": {"results": [described, between, pair]}})
     assert check == curation.TableCheck(
         "image files",
@@ -59,4 +60,5 @@ def test_rules_are_told_in_words() -> None:
             ("width: be between (max value 96, min value 16)", False),
             ("a and b c: pair values to be equal", True),
         ],
+        ["All 12 rows were checked."],
     )

@@ -1,0 +1,34 @@
+"""A DuckDB database on the disk: tables larger than memory, and rows of a query one by one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from duckdb import DuckDBPyConnection
+
+ROWS_AT_ONCE = 50_000  # fetched or written by Python
+
+
+def open_database(path: Path, memory_limit: str, num_threads: int) -> DuckDBPyConnection:
+    """A new database that holds at most `memory_limit` ("2GB") in memory. What does not fit lies beside `path`."""
+    path.unlink(missing_ok=True)
+    database = duckdb.connect(path)
+    settings = {
+        "memory_limit": memory_limit,
+        "threads": num_threads,
+        "preserve_insertion_order": False,  # queries say what order they want; keeping one costs memory
+        "enable_progress_bar": False,
+        "autoinstall_known_extensions": False,
+    }
+    for name, value in settings.items():
+        database.execute(f"SET {name} = '{value}'")
+    return database
+
+
+def stream_rows(database: DuckDBPyConnection, query: str, **params: object) -> Iterator[tuple[Any, ...]]:
+    """The rows of a query, while the database goes on with other things."""
+    with database.cursor() as cursor:
+        cursor.execute(query, params)
+        while rows := cursor.fetchmany(ROWS_AT_ONCE):
+            yield from rows

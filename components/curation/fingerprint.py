@@ -1,0 +1,47 @@
+"""What the checks of all rows depend on, as one hash: work of a killed run counts only if it is the same."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import components
+from components.curation.candidates import CandidateParams
+from components.curation.sources import Source, WebdatasetSource
+from components.curation.storage import join, list_files, matching_files, state_of
+from components.curation.work import EVALUATION_SPLITS, pictures_source
+
+CODE = ("curation/*.py", "params.py", "pictures.py", "schema.py")
+LIBRARIES = ("ImageHash", "numpy", "pillow", "pyarrow")  # that decode and hash pictures and write them
+
+
+def fingerprint(raw: Path, sources: Mapping[str, Source], params: CandidateParams, rows_per_task: int) -> str:
+    """SHA-256 of the params, the code, and the names, sizes and times of all files that are read.
+
+    Raises ValueError when a source has no files.
+    """
+    settings = {name: source.model_dump() for name, source in sources.items()}
+    digest = hashlib.sha256(json.dumps([settings, params.model_dump(), rows_per_task]).encode())
+    for part in (*_code(), *_files(raw, sources)):
+        digest.update(f"{part}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _code() -> Iterator[str]:
+    root = Path(components.__path__[0])
+    for pattern in CODE:
+        yield from (path.read_text(encoding="utf-8") for path in sorted(root.glob(pattern)))
+    yield from (version(name) for name in LIBRARIES)
+
+
+def _files(raw: Path, sources: Mapping[str, Source]) -> Iterator[str]:
+    roots = {join(str(raw), pictures_source(split)) for split in EVALUATION_SPLITS}
+    for source in sources.values():
+        for place in matching_files(join(str(raw), source.files)):
+            yield json.dumps([place, *state_of(place)])
+        if not isinstance(source, WebdatasetSource) and source.pictures is not None:
+            roots.add(join(str(raw), source.pictures))
+    for root in sorted(roots):
+        yield root
+        yield from (json.dumps(state) for state in list_files(root))
