@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import pyarrow as pa
 from pydantic import Field
@@ -43,6 +43,14 @@ CANDIDATES = pa.schema(
 Candidate = dict[str, Any]
 
 
+class RawRow(NamedTuple):
+    """A row as it was read; nothing of it was checked or decoded."""
+
+    sample_id: str
+    source: str
+    fill: Callable[[Candidate], None]  # checks and decodes; raises Rejected
+
+
 class CandidateParams(Params):
     """How one row is checked."""
 
@@ -54,7 +62,24 @@ class CandidateParams(Params):
     near_duplicates: NearDuplicateParams
 
 
-def instruct_candidate(source: str, root: str, entry: Entry, params: CandidateParams) -> Candidate:
+def check_row(row: RawRow) -> Candidate:
+    """A candidate, accepted or rejected."""
+    candidate = _empty(row)
+    try:
+        row.fill(candidate)
+    except Rejected as error:
+        return refuse_row(row, error)
+    return candidate
+
+
+def refuse_row(row: RawRow, error: Rejected) -> Candidate:
+    """The candidate of a row that cannot be used."""
+    # A detail may quote the input: characters that no file can hold are escaped.
+    detail = error.detail.encode("utf-8", "backslashreplace").decode()
+    return _empty(row) | {schema.REASON: error.reason.value, schema.DETAIL: detail}
+
+
+def instruct_row(source: str, root: str, entry: Entry, params: CandidateParams) -> RawRow:
     """A row of LLaVA-format instruction data; pictures are looked up below `root`."""
     row_id = _record_id(entry)
 
@@ -68,10 +93,10 @@ def instruct_candidate(source: str, root: str, entry: Entry, params: CandidatePa
             _add_file(row, read_picture_file(root, reference, params.max_file_bytes), reference, params)
         _note_text(row, repaired)
 
-    return _candidate(source, f"{source}/{row_id}", fill)
+    return RawRow(f"{source}/{row_id}", source, fill)
 
 
-def pair_candidate(source: str, root: str | None, entry: Entry, params: CandidateParams) -> Candidate:
+def pair_row(source: str, root: str | None, entry: Entry, params: CandidateParams) -> RawRow:
     """A caption pair of a table or an annotation file; without a `root` the row itself holds the picture."""
 
     def fill(row: Candidate) -> None:
@@ -95,10 +120,10 @@ def pair_candidate(source: str, root: str | None, entry: Entry, params: Candidat
             _add_file(row, read_picture_file(root, image, params.max_file_bytes), image, params)
         _note_text(row, repaired)
 
-    return _candidate(source, f"{source}/{_record_id(entry)}", fill)
+    return RawRow(f"{source}/{_record_id(entry)}", source, fill)
 
 
-def caption_candidate(source: str, sample: ShardSample, params: CandidateParams) -> Candidate:
+def caption_row(source: str, sample: ShardSample, params: CandidateParams) -> RawRow:
     """A caption pair of a webdataset shard."""
 
     def fill(row: Candidate) -> None:
@@ -116,31 +141,22 @@ def caption_candidate(source: str, sample: ShardSample, params: CandidateParams)
         _add_picture(row, sample.members[extension], f"{sample.key}.{extension}", params)
         _note_text(row, repaired)
 
-    return _candidate(source, f"{source}/{sample.key}", fill)
+    return RawRow(f"{source}/{sample.key}", source, fill)
 
 
-def picture_candidate(source: str, root: str, reference: str, params: CandidateParams) -> Candidate:
+def picture_row(source: str, root: str, reference: str, params: CandidateParams) -> RawRow:
     """A picture of an evaluation corpus; its name below `root` is its id."""
 
     def fill(row: Candidate) -> None:
         _add_file(row, read_picture_file(root, reference, params.max_file_bytes), reference, params)
         _note_text(row, False)
 
-    return _candidate(source, reference, fill)
+    return RawRow(reference, source, fill)
 
 
-def _candidate(source: str, row_id: str, fill: Callable[[Candidate], None]) -> Candidate:
-    """An empty candidate, filled; whatever is wrong with it is written into it."""
+def _empty(row: RawRow) -> Candidate:
     empty: Candidate = dict.fromkeys(CANDIDATES.names)
-    empty |= {schema.SAMPLE_ID: row_id, schema.SOURCE: source, schema.CONVERSATION: [], REPAIRS: []}
-    row = empty | {schema.CONVERSATION: [], REPAIRS: []}
-    try:
-        fill(row)
-    except Rejected as error:
-        # A detail may quote the input: characters that no file can hold are escaped.
-        detail = error.detail.encode("utf-8", "backslashreplace").decode()
-        return empty | {schema.REASON: error.reason.value, schema.DETAIL: detail}
-    return row
+    return empty | {schema.SAMPLE_ID: row.sample_id, schema.SOURCE: row.source, schema.CONVERSATION: [], REPAIRS: []}
 
 
 def _record_id(entry: Entry) -> str:

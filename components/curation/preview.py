@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from components import schema
-from components.curation.candidates import Candidate, CandidateParams
+from components.curation.candidates import Candidate, CandidateParams, check_row
 from components.curation.sources import Piece, Source, pieces_of_file, read_piece
 from components.curation.storage import join, matching_files, open_file
 from components.curation.tars import TAR_ERRORS, split_member_name
-from components.curation.work import piece_candidates
+from components.curation.work import piece_rows
 
 
 class Preview(NamedTuple):
@@ -51,10 +51,10 @@ def preview_source(name: str, source: Source, raw: Path, params: CandidateParams
     """Look at the first rows of a source. Raises ValueError when there are no files, or the first is broken."""
     places = matching_files(join(str(raw), source.files))
     pieces = list(pieces_of_file(source, places[0]))
-    rows = chain.from_iterable(piece_candidates(name, source, piece, raw, params) for piece in pieces)
+    rows = chain.from_iterable(piece_rows(name, source, piece, raw, params) for piece in pieces)
     sizes = [size_of(place) for place in places]
     estimated_rows = round(sum(count_rows(source, piece) for piece in pieces) * sum(sizes) / max(sizes[0], 1))
-    return Preview(len(places), sum(sizes), estimated_rows, list(islice(rows, num_rows)))
+    return Preview(len(places), sum(sizes), estimated_rows, [check_row(row) for row in islice(rows, num_rows)])
 
 
 def count_rows(source: Source, piece: Piece) -> int:

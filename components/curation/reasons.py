@@ -22,6 +22,7 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     TOO_SMALL = "too_small"
     DECODE_ERROR = "decode_error"
+    KILLS_DECODER = "kills_decoder"  # several processes ended while they read it
     # files and references
     IMAGE_MISSING = "image_missing"
     PATH_ESCAPES_ROOT = "path_escapes_root"

@@ -14,14 +14,17 @@ from components import schema
 from components.curation.benchmarks import PICTURES
 from components.curation.candidates import (
     CANDIDATES,
-    Candidate,
     CandidateParams,
-    caption_candidate,
-    instruct_candidate,
-    pair_candidate,
-    picture_candidate,
+    RawRow,
+    caption_row,
+    check_row,
+    instruct_row,
+    pair_row,
+    picture_row,
+    refuse_row,
 )
 from components.curation.database import ROWS_AT_ONCE
+from components.curation.reasons import Reason, Rejected
 from components.curation.sources import LlavaSource, Piece, Source, WebdatasetSource, list_pieces, read_piece
 from components.curation.storage import join, list_files, matching_files
 from components.curation.tables import (
@@ -35,7 +38,9 @@ from components.curation.tables import (
     staging_path,
 )
 from components.curation.tars import read_shard
+from components.curation.watch import RowWatch
 
+KILLER = Rejected(Reason.KILLS_DECODER, "every process that read it ended without a word")
 EVALUATION_SPLITS = (schema.VALIDATION, schema.TEST)
 
 
@@ -103,12 +108,15 @@ def check_work(work: Work, raw: Path, staging: Path, sources: Mapping[str, Sourc
     """
     with (
         TableWriter(facts_path(staging, work.task), FACTS, "zstd", ROWS_AT_ONCE) as facts,
+        RowWatch(staging / "running" / f"task-{work.task:06d}") as watch,
         # Uncompressed: the pictures are PNG.
         TableWriter(staging_path(staging, work.task), CANDIDATES, "none", ROWS_PER_GROUP) as accepted,
     ):
-        for row in _candidates(work, raw, sources, params):
+        for number, raw_row in enumerate(_rows(work, raw, sources, params)):
+            row = check_row(raw_row) if watch.begin(number) else refuse_row(raw_row, KILLER)
+            watch.end()
             position = accepted.add(row) if row[schema.REASON] is None else None
-            place = {TASK: work.task, NUMBER: facts.num_rows, POSITION: position}
+            place = {TASK: work.task, NUMBER: number, POSITION: position}
             facts.add(place | {name: row[name] for name in FACTS.names if name not in place})
     return facts.num_rows
 
@@ -122,25 +130,23 @@ def _list_pictures(raw: Path, split: str, rows_per_task: int) -> Iterator[tuple[
         yield pictures_source(split), len(chunk), None, json.dumps(chunk)
 
 
-def _candidates(work: Work, raw: Path, sources: Mapping[str, Source], params: CandidateParams) -> Iterator[Candidate]:
+def _rows(work: Work, raw: Path, sources: Mapping[str, Source], params: CandidateParams) -> Iterator[RawRow]:
     if work.piece is not None:
-        yield from piece_candidates(work.source, sources[work.source], work.piece, raw, params)
+        yield from piece_rows(work.source, sources[work.source], work.piece, raw, params)
         return
     for name in json.loads(work.pictures):
-        yield picture_candidate(work.source, str(raw / work.source), name, params)
+        yield picture_row(work.source, str(raw / work.source), name, params)
 
 
-def piece_candidates(
-    name: str, source: Source, piece: Piece, raw: Path, params: CandidateParams
-) -> Iterator[Candidate]:
-    """The rows of a piece of the source called `name`, each checked by itself."""
+def piece_rows(name: str, source: Source, piece: Piece, raw: Path, params: CandidateParams) -> Iterator[RawRow]:
+    """The rows of a piece of the source called `name`."""
     if isinstance(source, WebdatasetSource):
         for sample in read_shard(piece.place, params.max_file_bytes):
-            yield caption_candidate(name, sample, params)
+            yield caption_row(name, sample, params)
         return
     root = None if source.pictures is None else join(str(raw), source.pictures)
     for entry in read_piece(piece, source):
         if isinstance(source, LlavaSource):
-            yield instruct_candidate(name, str(root), entry, params)
+            yield instruct_row(name, str(root), entry, params)
         else:
-            yield pair_candidate(name, root, entry, params)
+            yield pair_row(name, root, entry, params)

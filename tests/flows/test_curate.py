@@ -206,12 +206,9 @@ def test_curate_twice_gives_the_same_bytes_and_leaves_nothing_else(raw: Path, cu
 def test_curate_goes_on_where_it_was_killed_and_ends_with_the_same_bytes(
     raw: Path, curated: Path, tmp_path: Path
 ) -> None:
-    params = YAML(typ="safe").load((Path(__file__).parents[2] / "params.yaml").read_text())
-    params["curate"] = PARAMS.model_copy(update={"rows_per_task": 5, "num_workers": 1}).model_dump(mode="json")
-    (tmp_path / "params.yaml").write_text(json.dumps(params))
+    write_params(tmp_path, {"rows_per_task": 5, "num_workers": 1})
     command = [sys.executable, "-m", "flows.curate", str(raw), "output/curated"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "DVC_STAGE": ""}
-    running = {"cwd": tmp_path, "env": environment, "stderr": subprocess.PIPE, "text": True}
+    running = {"cwd": tmp_path, "env": environment(), "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, start_new_session=True, **running) as first:
         while len(list(tmp_path.glob("output/curated.staging/*/facts/task-*"))) < 3:
             assert first.poll() is None, "it ended before it could be killed"
@@ -221,6 +218,44 @@ def test_curate_goes_on_where_it_was_killed_and_ends_with_the_same_bytes(
     assert re.search(r"\d+ of \d+ pieces were checked before", again.stderr)
     assert_same_files(curated, tmp_path / "output/curated")
     assert [path.name for path in (tmp_path / "output").iterdir()] == ["curated"]
+
+
+@pytest.mark.slow
+def test_curate_rejects_a_picture_that_kills_the_decoder(raw: Path, curated: Path, tmp_path: Path) -> None:
+    other = tmp_path / "raw"
+    shutil.copytree(raw, other)
+    Image.new("RGB", (32, 33)).save(other / "instruct/pictures/5.jpg")
+    write_params(tmp_path, {})
+    (tmp_path / "sitecustomize.py").write_text(KILLING_DECODER)
+    command = [sys.executable, "-m", "flows.curate", str(other), "output/curated"]
+    subprocess.run(command, check=True, cwd=tmp_path, env=environment(tmp_path))
+    rejects = pq.read_table(tmp_path / "output/curated/rejects.parquet").to_pylist()
+    killers = [row["sample_id"] for row in rejects if row["reason"] == "kills_decoder"]
+    assert killers == ["instruct/5"]
+    known = {row["sample_id"] for row in pq.read_table(curated / "rejects.parquet").to_pylist()}
+    assert {row["sample_id"] for row in rejects} - {"instruct/5"} <= known
+
+
+# Pillow, with a decoder that does not survive pictures of one size.
+KILLING_DECODER = """
+import os
+from PIL import ImageFile
+load = ImageFile.ImageFile.load
+ImageFile.ImageFile.load = lambda image: os.abort() if image.size == (32, 33) else load(image)
+"""
+
+
+def write_params(folder: Path, changes: dict[str, int]) -> None:
+    """The committed params with those of these tests."""
+    params = YAML(typ="safe").load((Path(__file__).parents[2] / "params.yaml").read_text())
+    params["curate"] = PARAMS.model_copy(update=changes).model_dump(mode="json")
+    (folder / "params.yaml").write_text(json.dumps(params))
+
+
+def environment(*folders: Path) -> dict[str, str]:
+    """Of a stage that is started from another folder."""
+    path = os.pathsep.join(map(str, [*folders, Path(__file__).parents[2]]))
+    return {**os.environ, "PYTHONPATH": path, "DVC_STAGE": ""}
 
 
 def assert_same_files(one: Path, other: Path) -> None:

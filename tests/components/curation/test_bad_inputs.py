@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from components import schema
-from components.curation.candidates import Candidate, caption_candidate, instruct_candidate, pair_candidate
+from components.curation.candidates import Candidate, caption_row, check_row, instruct_row, pair_row
 from components.curation.reasons import Rejected
 from components.curation.records import Entry, parse_json, read_entries
 from components.curation.sources import LlavaSource, WebdatasetSource
@@ -94,7 +94,7 @@ PICTURES = [
 @pytest.mark.parametrize("case", **names(PICTURES))
 def test_pictures(case: Case, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(case.content)
-    row = instruct_candidate("s", str(tmp_path), Entry("f:0", record()), PARAMS)
+    row = check_row(instruct_row("s", str(tmp_path), Entry("f:0", record()), PARAMS))
     assert ended(row) == case.outcome
     assert case.said in (row[schema.DETAIL] or "")
 
@@ -172,7 +172,7 @@ def test_records(case: Case, tmp_path: Path) -> None:
     (root / "other.gif").write_bytes(encoded(noise(), "GIF"))
     (root / "link.jpg").symlink_to(tmp_path / "outside.jpg")
     os.mkfifo(root / "pipe.jpg")
-    row = instruct_candidate("s", str(root), Entry("f:0", case.content), PARAMS)
+    row = check_row(instruct_row("s", str(root), Entry("f:0", case.content), PARAMS))
     assert ended(row) == case.outcome
     assert case.said in (row[schema.DETAIL] or "")
     assert str(tmp_path) not in (row[schema.DETAIL] or "")
@@ -284,7 +284,7 @@ def test_shards(case: Case, tmp_path: Path) -> None:
     path = tmp_path / "00000.tar"
     path.write_bytes(case.content)
     limit = 4000 if case.number == "C16" else PARAMS.max_file_bytes
-    rows = [caption_candidate("s", sample, PARAMS) for sample in read_shard(str(path), limit)]
+    rows = [check_row(caption_row("s", sample, PARAMS)) for sample in read_shard(str(path), limit)]
     assert ",".join(map(ended, rows)) == case.outcome
     assert any(case.said in (row[schema.DETAIL] or "") for row in rows)
     assert not list(tmp_path.glob("**/*.jpg"))
@@ -303,7 +303,7 @@ def test_shards(case: Case, tmp_path: Path) -> None:
 def test_c16_pictures_inside_tables_have_the_same_limits(image: bytes | str | None, outcome: str) -> None:
     entry = Entry("rows.parquet#0:0", {"id": "1", "image": image, "caption": "a circle"})
     params = PARAMS.model_copy(update={"max_file_bytes": len(GOOD) if image == GOOD else 4000})
-    assert ended(pair_candidate("s", None, entry, params)) == outcome
+    assert ended(check_row(pair_row("s", None, entry, params))) == outcome
 
 
 def test_c6_a_compressed_shard_is_read(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_c6_a_compressed_shard_is_read(tmp_path: Path) -> None:
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     (sample,) = read_shard(str(tmp_path / "a.tar"), 100_000)
-    assert ended(caption_candidate("s", sample, PARAMS)) == "kept"
+    assert ended(check_row(caption_row("s", sample, PARAMS))) == "kept"
 
 
 def test_c15_a_shard_that_two_sources_name_is_refused(tmp_path: Path) -> None:
@@ -352,7 +352,7 @@ def test_texts(case: Case, tmp_path: Path) -> None:
     path = tmp_path / "00000.tar"
     path.write_bytes(shard(PAIR[0], ("a.txt", case.content.encode())))
     (sample,) = read_shard(str(path), 10**7)
-    row = caption_candidate("s", sample, PARAMS)
+    row = check_row(caption_row("s", sample, PARAMS))
     assert ended(row) == case.outcome
     assert case.said in (row[schema.DETAIL] or "")
     if case.outcome == "kept":
@@ -360,6 +360,6 @@ def test_texts(case: Case, tmp_path: Path) -> None:
 
 
 def test_d3_a_lone_surrogate_is_rejected_and_can_be_written_down() -> None:
-    row = instruct_candidate("s", ".", Entry("f:0", record(image=None, conversations=talk("\ud83d", "b"))), PARAMS)
+    row = check_row(instruct_row("s", ".", Entry("f:0", record(image=None, conversations=talk("\ud83d", "b"))), PARAMS))
     assert ended(row) == "bad_encoding"
     assert row[schema.DETAIL].encode()

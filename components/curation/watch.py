@@ -1,0 +1,43 @@
+"""Which row a process was at when it died: a picture that kills the decoder must not take others along.
+
+Decoders are C code; a crafted file may end the process, and no exception says which. So the number of a row is noted
+while it is checked, in a file that outlives the process. A row at which several attempts ended is not tried again.
+"""
+
+import os
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+RECORD = 8  # bytes: one number per attempt
+MAX_DEATHS = 2  # at the same row; a process that is killed for another reason is hardly ever at the same row twice
+
+
+class RowWatch:
+    """Notes the row that is being checked; forgets all when the piece is done."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = path.read_bytes() if path.exists() else b""
+        self.path, self.offset = path, len(before)
+        self.deaths = Counter(int.from_bytes(before[at : at + RECORD]) for at in range(0, len(before), RECORD))
+
+    def __enter__(self) -> Self:
+        self.file = os.open(self.path, os.O_WRONLY | os.O_CREAT)
+        return self
+
+    def begin(self, number: int) -> bool:
+        """Note that row `number` is next; False when it ended too many processes to be tried again."""
+        os.pwrite(self.file, number.to_bytes(RECORD), self.offset)
+        return self.deaths[number] < MAX_DEATHS
+
+    def end(self) -> None:
+        """The row is checked: what happens from here on is not its fault."""
+        os.ftruncate(self.file, self.offset)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self.file)
+        self.path.unlink()  # also after an exception: that says itself what is wrong
