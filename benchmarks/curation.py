@@ -25,6 +25,7 @@ from benchmarks.curation_world import MAX_ROWS_PER_CAPTION, expected_rejects, wr
 
 ROOT = Path(__file__).parents[1]
 MIB = 2**20
+MEMORY_LIMIT = "1GB"  # of the decisions
 
 
 class Peak(NamedTuple):
@@ -61,6 +62,7 @@ def write_params(folder: Path) -> None:
     curate: dict[str, Any] = params["curate"]
     curate["sources"] = {"captions": {"format": "webdataset", "files": "captions/*.tar"}}
     curate["candidates"]["captions"]["max_rows_per_caption"] = MAX_ROWS_PER_CAPTION
+    curate |= {"num_workers": os.cpu_count(), "memory_limit": MEMORY_LIMIT}
     with (folder / "params.yaml").open("w") as file:
         YAML(typ="safe").dump(params, file)
 

@@ -1,7 +1,8 @@
 """Which pictures are nearly the same.
 
-The perceptual hash of ImageHash (DCT of a shrunken picture, one bit per low frequency) is taken of each colour channel,
-since two pictures may differ in a colour only; hashes within `max_distance` bits count as the same picture.
+The perceptual hash is the usual one (DCT of a shrunken picture, one bit per low frequency: whether it is above their
+median) of each colour channel, since two pictures may differ in a colour only. It has the bits of ImageHash's `phash`,
+of all channels at once. Hashes within `max_distance` bits count as the same picture.
 
 Two hashes within that distance agree on at least one of `max_distance` + 1 bands (pigeonhole), so an equality join per
 band finds every pair. DuckDB joins on the disk where memory ends; only the pairs ever come to Python.
@@ -11,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby, pairwise
 from typing import Annotated
 
-import imagehash
 import numpy as np
+import scipy.fftpack
 from duckdb import DuckDBPyConnection
 from PIL import Image
 from pydantic import Field, model_validator
@@ -20,6 +21,7 @@ from pydantic import Field, model_validator
 from components.params import Params
 
 BITS_PER_DIGIT = 4
+PIXELS_PER_FREQUENCY = 4  # of the shrunken picture
 PAIRS_OF_BAND = """
 INSERT INTO found
 WITH bands AS (SELECT number, near_hash, substr(near_hash, $first, $width) AS digits FROM hashes),
@@ -34,7 +36,7 @@ WHERE distance <= $max_distance
 class NearDuplicateParams(Params):
     """When two pictures count as the same."""
 
-    hash_size: Annotated[int, Field(ge=4, multiple_of=2)]  # frequencies per side; the hash has 3 · hash_size² bits
+    hash_size: Annotated[int, Field(ge=4, multiple_of=4)]  # frequencies per side; the hash has 3 · hash_size² bits
     max_distance: Annotated[int, Field(ge=0)]  # bits in which the hashes of near duplicates may differ
     min_contrast: Annotated[float, Field(ge=0)]  # standard deviation of grey values; flatter pictures have no hash
 
@@ -57,8 +59,11 @@ def perceptual_hash(image: Image.Image, params: NearDuplicateParams) -> str | No
     """Hash of an RGB picture as hexadecimal digits; None for a flat picture, whose hash would be noise."""
     if float(np.asarray(image.convert("L")).std()) < params.min_contrast:
         return None
-    bits = [imagehash.phash(channel, hash_size=params.hash_size).hash for channel in image.split()]
-    return np.packbits(np.stack(bits)).tobytes().hex()
+    side = PIXELS_PER_FREQUENCY * params.hash_size
+    pixels = np.asarray(image.resize((side, side), Image.Resampling.LANCZOS))  # (side, side, 3)
+    frequencies = scipy.fftpack.dct(scipy.fftpack.dct(pixels, axis=0), axis=1)
+    low = frequencies[: params.hash_size, : params.hash_size].reshape(-1, 3)
+    return np.packbits((low > np.median(low, axis=0)).T).tobytes().hex()
 
 
 def pair_near_hashes(database: DuckDBPyConnection, num_digits: int, max_distance: int) -> None:

@@ -13,7 +13,7 @@ from components.curation.storage import join, list_files, matching_files, state_
 from components.curation.work import EVALUATION_SPLITS, pictures_source
 
 CODE = ("curation/*.py", "params.py", "pictures.py", "schema.py")
-LIBRARIES = ("ImageHash", "numpy", "pillow", "pyarrow")  # that decode and hash pictures and write them
+LIBRARIES = ("numpy", "pillow", "pyarrow", "scipy")  # that decode and hash pictures and write them
 
 
 def fingerprint(raw: Path, sources: Mapping[str, Source], params: CandidateParams, rows_per_task: int) -> str:

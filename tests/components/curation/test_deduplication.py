@@ -1,6 +1,7 @@
 import random
 
 import duckdb
+import imagehash
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -32,6 +33,17 @@ def distance(a: Image.Image, b: Image.Image) -> int:
 @pytest.mark.parametrize("grey", [0, 128, 255])
 def test_perceptual_hash_of_a_flat_picture_is_none(grey: int) -> None:
     assert perceptual_hash(Image.new("RGB", (96, 96), (grey, grey, grey)), PARAMS) is None
+
+
+@pytest.mark.parametrize("hash_size", [4, 8, 16, 24])
+@pytest.mark.parametrize("shape", [(48, 48), (96, 31), (300, 200)])
+def test_perceptual_hash_is_that_of_imagehash_per_channel(hash_size: int, shape: tuple[int, int]) -> None:
+    params = NearDuplicateParams(hash_size=hash_size, max_distance=0, min_contrast=3.0)
+    for seed in range(10):
+        tiles = np.random.default_rng(seed).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+        image = Image.fromarray(tiles).resize(shape, Image.Resampling.BICUBIC)
+        bits = [imagehash.phash(channel, hash_size=hash_size).hash for channel in image.split()]
+        assert perceptual_hash(image, params) == np.packbits(np.stack(bits)).tobytes().hex()
 
 
 def test_perceptual_hash_tells_pictures_apart_that_differ_in_one_small_shape() -> None:
