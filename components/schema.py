@@ -32,6 +32,7 @@ NEGATIVE_CAPTION = "negative_caption"
 REASON = "reason"
 DETAIL = "detail"
 SUMMARY_TOKENS = "summary_tokens"
+SCALES = "scales"
 
 USER, ASSISTANT = "user", "assistant"
 IMAGE_PLACEHOLDER = "<image>"
@@ -117,14 +118,19 @@ REJECTS = pa.schema(
 )
 
 
-def compressed(num_summary_tokens: int, dim: int, dtype: pa.DataType) -> pa.Schema:
-    """data/compressed/<name>: width and height of the picture in pixels, tokens (num_summary_tokens, dim)."""
-    tokens = pa.fixed_shape_tensor(dtype, (num_summary_tokens, dim), dim_names=("summary_tokens", "dim"))
+def compressed(num_summary_tokens: int, width: int, dtype: pa.DataType, num_scales: int) -> pa.Schema:
+    """data/compressed/<name>: width and height of the picture in pixels, tokens (num_summary_tokens, width).
+
+    Of a codec with scales, these are (num_summary_tokens, num_scales).
+    """
+    tokens = pa.fixed_shape_tensor(dtype, (num_summary_tokens, width), dim_names=("summary_tokens", "dim"))
+    scales = pa.fixed_shape_tensor(pa.float32(), (num_summary_tokens, num_scales))
     return pa.schema(
         [
             _required(IMAGE_ID, pa.string()),
             _required(WIDTH, pa.int32()),
             _required(HEIGHT, pa.int32()),
             _required(SUMMARY_TOKENS, tokens),
+            *([_required(SCALES, scales)] if num_scales else []),
         ]
     )

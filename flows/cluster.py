@@ -5,9 +5,10 @@ Worker counts and sizes are values of `params.yaml`; where they run is said by R
 
 import logging
 import os
+from collections.abc import Callable, Iterator, Sequence
 
 import ray
-from ray.data import DataContext
+from ray.data import DataContext, TaskPoolStrategy
 from ray.data._internal.tensor_extensions.arrow import FixedShapeTensorFormat
 
 # Ray Data hangs without a word when its actors hold every CPU and none is left to read or write, so a small machine
@@ -40,6 +41,20 @@ def check_resources(num_workers: int, cpus_per_worker: int, gpus_per_worker: int
                 f"{num_workers} workers want {wanted} {name}s, this machine has {found}; lower num_workers or "
                 f"{name.lower()}s_per_worker in params.yaml, or set RAY_ADDRESS to a larger cluster"
             )
+
+
+def run_tasks(task: Callable[[str], int], pieces: Sequence[str], num_workers: int) -> Iterator[int]:
+    """Run `task` on every piece on the cluster, at most `num_workers` at a time; its numbers as they come."""
+    if not pieces:
+        return
+
+    def run(row: dict[str, str]) -> dict[str, int]:
+        return {"number": task(row["piece"])}
+
+    connect()
+    dataset = ray.data.from_items([{"piece": piece} for piece in pieces], override_num_blocks=len(pieces))
+    for row in dataset.map(run, compute=TaskPoolStrategy(size=num_workers)).iter_rows():
+        yield row["number"]
 
 
 def use_plain_ray_data() -> None:

@@ -10,15 +10,13 @@ one of them was killed and run again.
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
-import ray
 from duckdb import DuckDBPyConnection
 from pydantic import Field
-from ray.data import TaskPoolStrategy
 
 from components.curation.accounting import (
     check_reject_fractions,
@@ -74,7 +72,6 @@ def curate(params: CurateParams, raw: Path, output: Path) -> None:
         fingerprint(raw, params.sources, params.candidates, params.rows_per_task),
     )
     work = list_work(raw, staging, params.sources, params.rows_per_task)
-    cluster.connect()
     check_rows(work, raw, staging, params)
     with closing(open_database(staging / "decisions.duckdb", params.memory_limit, params.num_workers)) as database:
         facts = [facts_path(staging, piece.task) for piece in work]
@@ -111,7 +108,9 @@ def check_rows(work: Sequence[Work], raw: Path, staging: Path, params: CuratePar
     def check(piece: str) -> int:
         return check_work(decode_work(piece), raw, staging, params.sources, params.candidates)
 
-    run_tasks(check, [encode_work(piece) for piece in todo], params.num_workers, "checked")
+    numbers = cluster.run_tasks(check, [encode_work(piece) for piece in todo], params.num_workers)
+    for _ in log_progress(numbers, "checked", len(todo), log):
+        pass
 
 
 def write_shards(paths: Sequence[str], staging: Path, output: Path, num_workers: int) -> None:
@@ -120,20 +119,7 @@ def write_shards(paths: Sequence[str], staging: Path, output: Path, num_workers:
     def write(path: str) -> int:
         return write_shard(path, staging, output)
 
-    run_tasks(write, paths, num_workers, "written")
-
-
-def run_tasks(task: Callable[[str], int], pieces: Sequence[str], num_workers: int, what: str) -> None:
-    """Run `task`, which returns a number of rows, on every piece on the cluster, at most `num_workers` at a time."""
-    if not pieces:
-        return
-
-    def run(row: dict[str, str]) -> dict[str, int]:
-        return {"rows": task(row["text"])}
-
-    dataset = ray.data.from_items([{"text": piece} for piece in pieces], override_num_blocks=len(pieces))
-    results = dataset.map(run, compute=TaskPoolStrategy(size=num_workers)).iter_rows()
-    for _ in log_progress((row["rows"] for row in results), what, len(pieces), log):
+    for _ in log_progress(cluster.run_tasks(write, paths, num_workers), "written", len(paths), log):
         pass
 
 

@@ -1,5 +1,7 @@
 """Why a picture is not in the store: a closed set of reasons, so that counts can be compared between runs."""
 
+import json
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from components.compression.codecs import Fault
@@ -37,6 +39,11 @@ def reject_counts(rejects: list[Reject]) -> dict[str, int]:
             raise ValueError(f"{reject.image_id}: {reject.reason!r} is no known reason; add it to {__name__}")
         counts[reject.reason] = counts.get(reject.reason, 0) + 1
     return counts
+
+
+def read_rejects(path: Path) -> list[Reject]:
+    """What `rejects_json` was given."""
+    return [Reject(**reject) for reject in json.loads(path.read_bytes())["rejects"]]
 
 
 def rejects_json(rejects: list[Reject]) -> dict[str, Any]:

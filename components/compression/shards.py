@@ -1,7 +1,7 @@
 """One file of a store: summary tokens and their picture ids as Parquet that plain pyarrow and pandas read.
 
-Pages are checksummed, and the tokens are split into byte streams: the sign-and-exponent bytes of neighbours resemble
-each other, so zstd saves about 15 % where it saves 8 % of plain 2-byte floats. It does so only when a page holds 256
+Pages are checksummed, and floats are split into byte streams: the sign-and-exponent bytes of neighbours resemble each
+other, so zstd saves about 15 % where it saves 8 % of plain 2-byte floats. It does so only when a page holds 256
 KiB or more, and only when the *leaf* of the column is named: with the column's own name the option is ignored without a
 word.
 """
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from components import schema
 from components.compression import codecs
 from components.compression.provenance import Provenance, StoreError, from_metadata, to_metadata
+from components.compression.quantisation import Quantised
 
 TOKENS_LEAF = f"{schema.SUMMARY_TOKENS}.list.element"
 READ_ROWS = 1024  # rows of a file that are in memory at once
@@ -43,20 +44,22 @@ def shard_bytes(rows: TokenRows, provenance: Provenance, rows_per_row_group: int
         )
     stored = codecs.encode(rows.summary_tokens, provenance.codec)
     target = token_schema(provenance)
-    columns = [
-        pa.array(rows.image_ids, pa.string()),
-        pa.array(rows.widths, pa.int32()),
-        pa.array(rows.heights, pa.int32()),
-        _tensor_column(stored, target.field(schema.SUMMARY_TOKENS).type),
-    ]
+    columns = {
+        schema.IMAGE_ID: pa.array(rows.image_ids, pa.string()),
+        schema.WIDTH: pa.array(rows.widths, pa.int32()),
+        schema.HEIGHT: pa.array(rows.heights, pa.int32()),
+    }
+    for name, values in ((schema.SUMMARY_TOKENS, stored.codes), (schema.SCALES, stored.scales)):
+        if name in target.names:
+            columns[name] = _tensor_column(values, target.field(name).type)
     sink = io.BytesIO()
     pq.write_table(
-        pa.Table.from_arrays(columns, schema=target.with_metadata(to_metadata(provenance))),
+        pa.Table.from_pydict(columns, schema=target.with_metadata(to_metadata(provenance))),
         sink,
         row_group_size=rows_per_row_group,
         compression="zstd",
         use_dictionary=False,
-        column_encoding={TOKENS_LEAF: "BYTE_STREAM_SPLIT"},
+        column_encoding={TOKENS_LEAF: "BYTE_STREAM_SPLIT"} if provenance.codec in codecs.FLOATS else None,
         write_page_checksum=True,
     )
     return sink.getvalue()
@@ -64,7 +67,9 @@ def shard_bytes(rows: TokenRows, provenance: Provenance, rows_per_row_group: int
 
 def token_schema(provenance: Provenance) -> pa.Schema:
     """The Arrow schema of every file of a store."""
-    return schema.compressed(provenance.num_summary_tokens, provenance.dim, codecs.arrow_type(provenance.codec))
+    value, width = codecs.code_type(provenance.codec, provenance.dim)
+    num_scales = codecs.num_scales(provenance.codec, provenance.dim)
+    return schema.compressed(provenance.num_summary_tokens, width, value, num_scales)
 
 
 def open_shard(path: Path) -> pq.ParquetFile:
@@ -91,7 +96,7 @@ def read_ids(path: Path) -> list[str]:
         raise _damaged(path, error) from None
 
 
-def read_rows(path: Path, codec: codecs.Codec, row_groups: list[int] | None = None) -> Iterator[TokenRows]:
+def read_rows(path: Path, provenance: Provenance, row_groups: list[int] | None = None) -> Iterator[TokenRows]:
     """The rows of one file in order, of all its row groups or of some, READ_ROWS at a time.
 
     Raises StoreError for a damaged page.
@@ -99,7 +104,7 @@ def read_rows(path: Path, codec: codecs.Codec, row_groups: list[int] | None = No
     try:
         with open_shard(path) as shard:
             for batch in shard.iter_batches(READ_ROWS, row_groups=row_groups):
-                yield _token_rows(batch, codec)
+                yield _token_rows(batch, provenance)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from None
 
@@ -108,12 +113,15 @@ def _damaged(path: Path, error: Exception) -> StoreError:
     return StoreError(f"{path}: is damaged: {error}; restore it or compress again")
 
 
-def _token_rows(batch: pa.RecordBatch, codec: codecs.Codec) -> TokenRows:
+def _token_rows(batch: pa.RecordBatch, provenance: Provenance) -> TokenRows:
+    codes = batch[schema.SUMMARY_TOKENS].to_numpy_ndarray()
+    has_scales = schema.SCALES in batch.schema.names
+    scales = batch[schema.SCALES].to_numpy_ndarray() if has_scales else np.empty((*codes.shape[:2], 0), np.float32)
     return TokenRows(
         batch[schema.IMAGE_ID].to_pylist(),
         batch[schema.WIDTH].to_numpy(),
         batch[schema.HEIGHT].to_numpy(),
-        codecs.decode(batch[schema.SUMMARY_TOKENS].to_numpy_ndarray(), codec),
+        codecs.decode(Quantised(codes, scales), provenance.codec, provenance.dim),
     )
 
 

@@ -84,7 +84,7 @@ class TokenStore:
     def iter_batches(self) -> Iterator[TokenRows]:
         """All rows in order, some at a time. Raises StoreError for a damaged page."""
         for file in self.manifest.files:
-            yield from read_rows(self.folder / file.name, self.provenance.codec)
+            yield from read_rows(self.folder / file.name, self.provenance)
 
     def embeddings(self) -> np.ndarray:
         """float32 L2-normalised means of the summary tokens, (len(self), dim), in the order of `ids`."""
@@ -117,7 +117,7 @@ class TokenStore:
         for position, row in rows.items():
             positions_by_row.setdefault(row, []).append(position)
         offset = 0
-        for batch in read_rows(path, self.provenance.codec, groups):
+        for batch in read_rows(path, self.provenance, groups):
             for number, tokens in zip(
                 numbers[offset : offset + len(batch.image_ids)], batch.summary_tokens, strict=True
             ):

@@ -1,0 +1,64 @@
+"""A store in another codec, or with fewer tokens per picture, without the pictures and without the model.
+
+With a causal compression pass no summary query sees the ones behind it: the first k of k' tokens are what a pass with k
+queries gives. (Whether they say enough is a matter of training: `train.nested_budgets`.)
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.compression.codecs import Codec, code_type, row_faults
+from components.compression.manifest import Manifest
+from components.compression.provenance import Provenance, StoreError
+from components.compression.rejects import Reject
+from components.compression.shards import TokenRows, read_rows, shard_bytes
+
+ROWS_PER_ROW_GROUP = "rows_per_row_group"
+
+
+def recoded_provenance(provenance: Provenance, codec: Codec, num_summary_tokens: int) -> Provenance:
+    """What the new store says of itself. Raises StoreError when the old one cannot become it."""
+    if not 1 <= num_summary_tokens <= provenance.num_summary_tokens:
+        raise StoreError(f"{num_summary_tokens} tokens: the store has {provenance.num_summary_tokens} per picture")
+    if num_summary_tokens < provenance.num_summary_tokens and provenance.model.get("attention") != "causal":
+        raise StoreError("the tokens of this store see each other (attention: bidirectional): none can be left out")
+    code_type(codec, provenance.dim)
+    return provenance.model_copy(update={"codec": codec, "num_summary_tokens": num_summary_tokens})
+
+
+def recoded_settings(manifest: Manifest, wanted: Provenance) -> dict[str, Any]:
+    """The settings of the new manifest: those of the old one, and what became of it."""
+    old = manifest.provenance
+    came_from = {"codec": old.codec, "num_summary_tokens": old.num_summary_tokens}
+    changed = {"codec": wanted.codec, "num_summary_tokens": wanted.num_summary_tokens}
+    return {**manifest.settings, **changed, "recoded_from": came_from}
+
+
+def recode_shard(
+    path: Path, provenance: Provenance, wanted: Provenance, rows_per_row_group: int
+) -> tuple[bytes, int, list[Reject]]:
+    """One file of a store anew: its bytes, its rows, and rows that the new codec cannot hold."""
+    parts = list(read_rows(path, provenance))
+    kept, rejects = [], []
+    for part in parts:
+        tokens = part.summary_tokens[:, : wanted.num_summary_tokens]
+        faults = row_faults(tokens, wanted.codec)
+        rejects += [
+            Reject(image_id, fault, f"the summary tokens do not fit {wanted.codec}")
+            for image_id, fault in zip(part.image_ids, faults, strict=True)
+            if fault
+        ]
+        good = np.array([fault is None for fault in faults], bool)
+        image_ids = [image_id for image_id, fault in zip(part.image_ids, faults, strict=True) if fault is None]
+        kept.append(TokenRows(image_ids, part.widths[good], part.heights[good], tokens[good]))
+    rows = _concatenate(kept, wanted)
+    return shard_bytes(rows, wanted, rows_per_row_group), len(rows.image_ids), rejects
+
+
+def _concatenate(parts: list[TokenRows], wanted: Provenance) -> TokenRows:
+    no_sizes = np.empty(0, np.int32)
+    nothing = TokenRows([], no_sizes, no_sizes, np.empty((0, wanted.num_summary_tokens, wanted.dim), np.float32))
+    image_ids = [image_id for part in parts for image_id in part.image_ids]
+    return TokenRows(image_ids, *(np.concatenate(arrays) for arrays in list(zip(nothing, *parts, strict=True))[1:]))
