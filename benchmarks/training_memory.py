@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transformers import LlavaConfig
 
-from benchmarks.shapes import SIZES, Size, llava_config
+from components.analysis.shapes import SIZES, Size, llava_config
 from components.analysis.training_costs import Pass, Step
 from components.analysis.training_memory import BFLOAT16, Memory, worker_memory
 from components.model.families.llava import num_image_tokens

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from benchmarks.shapes import SEVEN_B, llava_config
+from components.analysis.shapes import SEVEN_B, llava_config
 from components.model.backbone import Source
 from components.model.chat import ChatFormat
 from components.model.double_forward import DoubleForward, build_double_forward

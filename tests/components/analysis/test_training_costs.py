@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.shapes import SEVEN_B, llava_config
+from components.analysis.shapes import SEVEN_B, llava_config
 from components.analysis.training_costs import connector_flops, tower_flops
 from components.model.double_forward import enable_gradient_checkpointing
 from components.training.step import backward_step

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from benchmarks.shapes import SEVEN_B, llava_config
+from components.analysis.shapes import SEVEN_B, llava_config
 from components.model.adapters import COMPRESSION, GENERATION, PASSES
 from components.model.backbone import Backbone
 from components.model.double_forward import DoubleForward, build_double_forward

@@ -1,0 +1,107 @@
+"""Job `plan`: what a corpus costs to compress, keep, search and ask, before anything is paid for.
+
+    python -m flows.plan --images 1e9 --num-summary-tokens 16 --gpus 64 --tflops 400 --price 3.50
+
+Operations are counted from the model's shapes; `--tflops` is what one GPU reaches at them, as `benchmarks/` measure it.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from transformers import AutoConfig
+
+from components.analysis.corpus_plan import Corpus, Effort, Machines, Plan, make_plan
+from components.analysis.shapes import SEVEN_B, THIRTEEN_B, llava_config
+from components.compression.codecs import CODECS, token_bytes
+
+SHAPES = {"llava-1.5-7b": SEVEN_B, "llava-1.5-13b": THIRTEEN_B}
+UNITS = ("B", "KB", "MB", "GB", "TB", "PB", "EB")
+PROMPT_TOKENS, QUESTION_TOKENS, ANSWER_TOKENS = (
+    11,
+    60,
+    3,
+)  # with BOS, of vicuna_v1 with its system prompt, of a short answer
+
+
+def read_config(model: str) -> Any:
+    """The configuration of a LLaVA. Raises ValueError."""
+    if model in SHAPES:
+        return llava_config(SHAPES[model])
+    if not (Path(model) / "config.json").is_file():
+        raise ValueError(f"--model {model}: is neither one of {', '.join(SHAPES)} nor a folder with a config.json")
+    config = AutoConfig.from_pretrained(model)
+    if config.model_type != "llava":
+        raise ValueError(f"--model {model}: the formulas are for LLaVA-1.5, this is a {config.model_type}")
+    return config
+
+
+def describe(plan: Plan, corpus: Corpus, machines: Machines) -> str:
+    """The plan in words and numbers."""
+    rates = f"{machines.num_gpus} GPUs at {machines.flops / 1e12:g} TFLOP/s and {machines.price:.2f} an hour"
+    lines = [
+        f"{corpus.num_pictures:,.0f} pictures, {corpus.num_summary_tokens} tokens each; {rates}",
+        "",
+        f"{'':<44}{'TFLOP each':>12}{'GPU-hours':>14}{'days':>10}{'cost':>14}",
+        _effort_line("compress, once", plan.flops_per_picture, plan.compression),
+        _effort_line("a question about every picture", plan.flops_per_question, plan.question_each),
+        _effort_line(
+            "the same, opening the pictures again",
+            plan.flops_per_question_with_picture,
+            plan.question_each_with_picture,
+        ),
+        "",
+        f"{plan.num_files:,} files of {corpus.rows_per_shard:,} pictures; tokens on the disk, before zstd:",
+        *(f"  {codec:<42}{in_bytes(size):>12}" for codec, size in plan.stored_bytes.items()),
+        "an index in memory, one vector per picture:",
+        *(f"  {name:<42}{in_bytes(size):>12}" for name, size in plan.index_bytes.items()),
+    ]
+    return "\n".join(lines)
+
+
+def in_bytes(size: float) -> str:
+    """131 TB and the like: powers of 1000."""
+    unit = 0
+    while size >= 1000 and unit < len(UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{size:.3g} {UNITS[unit]}"
+
+
+def _effort_line(name: str, flops_each: int, effort: Effort) -> str:
+    return f"{name:<44}{flops_each / 1e12:>12.3g}{effort.gpu_hours:>14,.1f}{effort.days:>10,.2f}{effort.cost:>14,.0f}"
+
+
+def main(
+    images: Annotated[float, typer.Option(help="Pictures of the corpus, such as 1e9.", min=1)],
+    gpus: Annotated[int, typer.Option(help="GPUs that work at the same time.", min=1)],
+    tflops: Annotated[
+        float, typer.Option(help="What a GPU reaches, measured, in 10^12 operations per second.", min=1e-6)
+    ],
+    price: Annotated[float, typer.Option(help="Of a GPU for an hour, in any currency.", min=0)],
+    model: Annotated[str, typer.Option(help=f"{', '.join(SHAPES)}, or the folder of a LLaVA.")] = "llava-1.5-7b",
+    num_summary_tokens: Annotated[int, typer.Option(help="Tokens stored per picture.", min=1)] = 16,
+    question_tokens: Annotated[int, typer.Option(help="Of a prompt, without the picture.", min=1)] = QUESTION_TOKENS,
+    answer_tokens: Annotated[int, typer.Option(help="Of an answer.", min=1)] = ANSWER_TOKENS,
+    rows_per_shard: Annotated[int, typer.Option(help="Pictures per file.", min=1)] = 4096,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """What a corpus costs to compress, keep, search and ask."""
+    corpus = Corpus(images, num_summary_tokens, PROMPT_TOKENS, question_tokens, answer_tokens, rows_per_shard)
+    machines = Machines(gpus, tflops * 1e12, price)
+    try:
+        config = read_config(model)
+        sizes: dict[str, int] = {codec: token_bytes(codec, config.text_config.hidden_size) for codec in CODECS}
+    except ValueError as error:
+        sys.exit(f"plan: {error}")
+    plan = make_plan(config, corpus, machines, sizes)
+    print(json.dumps(_as_dict(plan), indent=1) if as_json else describe(plan, corpus, machines))
+
+
+def _as_dict(plan: Plan) -> dict[str, Any]:
+    return {name: value._asdict() if isinstance(value, Effort) else value for name, value in plan._asdict().items()}
+
+
+if __name__ == "__main__":
+    typer.run(main)
