@@ -22,7 +22,7 @@ from pydantic import Field
 from ray.data import ActorPoolStrategy
 from transformers.utils import logging as transformers_logging
 
-from components.compression.codecs import Codec
+from components.compression.codecs import Codec, code_type
 from components.compression.compressor import compress_pictures
 from components.compression.corpus import Corpus, Shard, corpus_identity, newest_change, plan_shards
 from components.compression.identity import check_base, find_base, provenance_of
@@ -113,6 +113,7 @@ def compress(params: CompressParams, images: Path, compressor: Path, output: Pat
     """
     images, compressor, output = images.resolve(), compressor.resolve(), output.resolve()
     provenance = provenance_of(compressor, params.codec, params.dtype, params.num_summary_tokens)
+    code_type(params.codec, provenance.dim)  # raises now, not after the first shard
     corpus = list_corpus(images, params.picture_suffixes)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         return check_finished(params, provenance, corpus, output)

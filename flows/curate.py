@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
+import duckdb
 from duckdb import DuckDBPyConnection
 from pydantic import Field
 
@@ -54,7 +55,9 @@ class CurateParams(Params):
     num_workers: Annotated[int, Field(ge=1)]  # tasks at a time, one CPU each
     rows_per_task: Annotated[int, Field(ge=1)]
     rows_per_shard: Annotated[int, Field(ge=1)]
-    memory_limit: Annotated[str, Field(pattern="^[0-9]+(MB|GB)$")]  # of the decisions about all rows; then the disk
+    memory_limit: Annotated[
+        str, Field(pattern="^[1-9][0-9]{0,3}(00MB|GB)$")
+    ]  # 100MB or more; of the decisions about all rows, then the disk
     expectation_rows: Annotated[int, Field(ge=1)]  # samples drawn to be checked against the rules of single rows
 
 
@@ -79,14 +82,14 @@ def curate(params: CurateParams, raw: Path, output: Path) -> None:
         write_shards(list(plan_shards(database, staging, params.rows_per_shard)), staging, partial, params.num_workers)
         found, listed = write_benchmarks(raw, partial, kept_pictures(database), params.candidates.text)
         write_rejects(database, found, partial / "rejects.parquet")
-        rows_in = {**count_rows_in(work, rows_of_tasks(database)), **listed}
+        rows_in = {**count_rows_in(work, rows_of_tasks(database), params.sources), **listed}
         report = make_report([count_decided(database), count_outcomes(found)], rows_in)
         write_report(report, partial / "report.json")
         check_reject_fractions(report, params.max_reject_fraction)
         validate(params, database, partial)
-    shutil.rmtree(staging.parent)
     shutil.rmtree(output, ignore_errors=True)
     partial.rename(output)
+    shutil.rmtree(staging.parent)
 
 
 def open_staging(folder: Path, key: str) -> Path:
@@ -101,6 +104,7 @@ def open_staging(folder: Path, key: str) -> Path:
 
 def check_rows(work: Sequence[Work], raw: Path, staging: Path, params: CurateParams) -> None:
     """Check every row on the cluster; pieces that an earlier run finished are left as they are."""
+    shutil.rmtree(staging / "running", ignore_errors=True)  # what was killed with the last run is not to blame
     todo = [piece for piece in work if not facts_path(staging, piece.task).exists()]
     if len(todo) < len(work):
         log.info("%d of %d pieces were checked before", len(work) - len(todo), len(work))
@@ -141,5 +145,7 @@ if __name__ == "__main__":
     log.setLevel(logging.INFO)
     try:
         curate(load_params("curate", CurateParams), *map(Path, sys.argv[1:]))
+    except duckdb.Error as error:
+        sys.exit(f"curate: {error}\nis curate.memory_limit too small, or the disk full?")
     except ValueError as error:  # bad params or bad data, said in words; the tables so far are in <output>.partial
         sys.exit(f"curate: {error}")

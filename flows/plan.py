@@ -19,11 +19,9 @@ from components.compression.codecs import CODECS, token_bytes
 
 SHAPES = {"llava-1.5-7b": SEVEN_B, "llava-1.5-13b": THIRTEEN_B}
 UNITS = ("B", "KB", "MB", "GB", "TB", "PB", "EB")
-PROMPT_TOKENS, QUESTION_TOKENS, ANSWER_TOKENS = (
-    11,
-    60,
-    3,
-)  # with BOS, of vicuna_v1 with its system prompt, of a short answer
+PROMPT_TOKENS = 11  # of BOS and the summarisation prompt
+QUESTION_TOKENS = 60  # of vicuna_v1 with its system prompt
+ANSWER_TOKENS = 3  # of a short answer
 
 
 def read_config(model: str) -> Any:
@@ -93,7 +91,7 @@ def main(
     try:
         config = read_config(model)
         sizes: dict[str, int] = {codec: token_bytes(codec, config.text_config.hidden_size) for codec in CODECS}
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"plan: {error}")
     plan = make_plan(config, corpus, machines, sizes)
     print(json.dumps(_as_dict(plan), indent=1) if as_json else describe(plan, corpus, machines))

@@ -15,7 +15,13 @@ import typer
 from components.compression.codecs import CODECS, Codec, token_bytes
 from components.compression.manifest import REJECTS, Manifest
 from components.compression.provenance import StoreError
-from components.compression.recode import ROWS_PER_ROW_GROUP, recode_shard, recoded_provenance, recoded_settings
+from components.compression.recode import (
+    ROWS_PER_ROW_GROUP,
+    code_sha256,
+    recode_shard,
+    recoded_provenance,
+    recoded_settings,
+)
 from components.compression.rejects import read_rejects
 from components.compression.store import TokenStore
 from components.compression.work import fingerprint, finish_shard, finished_shard, publish_store, work_folder
@@ -31,9 +37,10 @@ def recode(folder: Path, output: Path, codec: Codec, num_summary_tokens: int | N
         raise StoreError(f"{output}: exists already; remove it, or choose another folder")
     manifest = TokenStore.open(folder).manifest
     provenance = manifest.provenance
-    wanted = recoded_provenance(provenance, codec, num_summary_tokens or provenance.num_summary_tokens)
+    kept = provenance.num_summary_tokens if num_summary_tokens is None else num_summary_tokens
+    wanted = recoded_provenance(provenance, codec, kept)
     settings = recoded_settings(manifest, wanted)
-    inputs = {"manifest": manifest.model_dump(mode="json"), "settings": settings}
+    inputs = {"manifest": manifest.model_dump(mode="json"), "settings": settings, "code": code_sha256()}
     rows_per_row_group = int(manifest.settings.get(ROWS_PER_ROW_GROUP, DEFAULT_ROWS_PER_ROW_GROUP))
     with work_folder(output, fingerprint(inputs)) as work:
 

@@ -40,6 +40,7 @@ def row_faults(summary_tokens: np.ndarray, codec: Codec) -> list[Fault | None]:
     `non_finite`: a NaN, an infinity or a value outside the range of the stored type. `zero_norm`: the mean of the
     stored tokens is exactly zero, so that the embedding would be 0 / 0.
     """
+    code_type(codec, summary_tokens.shape[-1])
     is_finite = np.isfinite(summary_tokens).all(axis=(1, 2))
     finite = np.where(is_finite[:, None, None], summary_tokens, 0.0).astype(np.float32)
     with np.errstate(over="ignore"):  # the overflow to infinity is what is looked for

@@ -4,12 +4,13 @@ With a causal compression pass no summary query sees the ones behind it: the fir
 queries gives. (Whether they say enough is a matter of training: `train.nested_budgets`.)
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from components.compression.codecs import Codec, code_type, row_faults
+from components.compression.codecs import FLOATS, Codec, code_type, row_faults
 from components.compression.manifest import Manifest
 from components.compression.provenance import Provenance, StoreError
 from components.compression.rejects import Reject
@@ -24,6 +25,10 @@ def recoded_provenance(provenance: Provenance, codec: Codec, num_summary_tokens:
         raise StoreError(f"{num_summary_tokens} tokens: the store has {provenance.num_summary_tokens} per picture")
     if num_summary_tokens < provenance.num_summary_tokens and provenance.model.get("attention") != "causal":
         raise StoreError("the tokens of this store see each other (attention: bidirectional): none can be left out")
+    if provenance.codec not in FLOATS and codec != provenance.codec:
+        raise StoreError(
+            f"the store is in {provenance.codec}, which has lost digits; recode the store it was made from"
+        )
     code_type(codec, provenance.dim)
     return provenance.model_copy(update={"codec": codec, "num_summary_tokens": num_summary_tokens})
 
@@ -36,13 +41,20 @@ def recoded_settings(manifest: Manifest, wanted: Provenance) -> dict[str, Any]:
     return {**manifest.settings, **changed, "recoded_from": came_from}
 
 
+def code_sha256() -> str:
+    """Of the code that turns tokens into files: shards of a killed run count only for the same."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def recode_shard(
     path: Path, provenance: Provenance, wanted: Provenance, rows_per_row_group: int
 ) -> tuple[bytes, int, list[Reject]]:
     """One file of a store anew: its bytes, its rows, and rows that the new codec cannot hold."""
-    parts = list(read_rows(path, provenance))
     kept, rejects = [], []
-    for part in parts:
+    for part in read_rows(path, provenance):
         tokens = part.summary_tokens[:, : wanted.num_summary_tokens]
         faults = row_faults(tokens, wanted.codec)
         rejects += [

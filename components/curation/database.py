@@ -1,6 +1,7 @@
 """A DuckDB database on the disk: tables larger than memory, and rows of a query one by one."""
 
-from collections.abc import Iterator
+import glob
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,14 @@ def open_database(path: Path, memory_limit: str, num_threads: int) -> DuckDBPyCo
     for name, value in settings.items():
         database.execute(f"SET {name} = '{value}'")
     return database
+
+
+def literal_paths(paths: Iterable[Path]) -> list[str]:
+    """File names for `read_parquet`, which would take `[1]` in a folder's name for a pattern.
+
+    It would also take a folder `source=x` for a column, unless it is told `hive_partitioning = false`.
+    """
+    return [glob.escape(str(path)) for path in paths]
 
 
 def stream_rows(database: DuckDBPyConnection, query: str, **params: object) -> Iterator[tuple[Any, ...]]:

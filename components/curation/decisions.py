@@ -23,7 +23,7 @@ from duckdb import DuckDBPyConnection
 
 from components import schema
 from components.curation.candidates import CandidateParams
-from components.curation.database import ROWS_AT_ONCE, stream_rows
+from components.curation.database import ROWS_AT_ONCE, literal_paths, stream_rows
 from components.curation.deduplication import NearDuplicateParams, pair_near_hashes, representatives
 from components.curation.reasons import Reason
 from components.curation.sources import ONE_CAPTION_FORMATS, Source
@@ -35,7 +35,7 @@ LOAD = """
 CREATE TABLE rows AS
 SELECT (task::BIGINT << 32) + number AS place, (role << 60) + place AS claim,
        facts.* EXCLUDE (number), roles.* EXCLUDE (source)
-FROM read_parquet($files) AS facts JOIN roles USING (source)
+FROM read_parquet($files, hive_partitioning = false) AS facts JOIN roles USING (source)
 """
 REJECTED = """
 CREATE TABLE rejected AS SELECT place, reason, detail FROM rows WHERE reason IS NOT NULL;
@@ -105,7 +105,7 @@ WITH repeats AS (
     WINDOW same AS (PARTITION BY sample_id ORDER BY place) QUALIFY nth > 0
 ), taken AS (
     SELECT DISTINCT ended['id'] AS sample_id, ended['number']::BIGINT AS number
-    FROM (SELECT regexp_extract(sample_id, '^(.*)#([1-9][0-9]{0,9})$', ['id', 'number']) AS ended FROM rows)
+    FROM (SELECT regexp_extract(sample_id, '(?s)^(.*)#([1-9][0-9]{0,9})$', ['id', 'number']) AS ended FROM rows)
     WHERE ended['number'] != ''
 ), free AS (
     SELECT sample_id, number, row_number() OVER (PARTITION BY sample_id ORDER BY number) AS nth
@@ -144,7 +144,7 @@ def decide(
     The test pictures have the first claim to a picture, then the validation pictures, then the training rows.
     """
     database.register("roles", role_table(sources))
-    database.execute(LOAD, {"files": [str(path) for path in facts]})
+    database.execute(LOAD, {"files": literal_paths(facts)})
     database.execute(REJECTED)
     database.execute(LEAKS)
     compare_pictures(database, params.near_duplicates)

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import components
@@ -23,7 +25,7 @@ def fingerprint(raw: Path, sources: Mapping[str, Source], params: CandidateParam
     """
     settings = {name: source.model_dump() for name, source in sources.items()}
     digest = hashlib.sha256(json.dumps([settings, params.model_dump(), rows_per_task]).encode())
-    for part in (*_code(), *_files(raw, sources)):
+    for part in chain(_code(), _files(raw, sources)):
         digest.update(f"{part}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
@@ -32,7 +34,7 @@ def _code() -> Iterator[str]:
     root = Path(components.__path__[0])
     for pattern in CODE:
         yield from (path.read_text(encoding="utf-8") for path in sorted(root.glob(pattern)))
-    yield from (version(name) for name in LIBRARIES)
+    yield from (sys.version, *(version(name) for name in LIBRARIES))
 
 
 def _files(raw: Path, sources: Mapping[str, Source]) -> Iterator[str]:

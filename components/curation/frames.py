@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 
 from components import schema
+from components.curation.database import literal_paths
 
 SHORT_ANSWER = "short_answer"  # the benchmark whose answers are checked for balance
 EVALUATION_SPLITS = (schema.VALIDATION, schema.TEST)
+ALL = "read_parquet($files, hive_partitioning = false)"  # all files of samples
 MOST = 100  # rows of a frame about all samples, the worst first
 
 SCHEMAS = {
@@ -40,7 +42,9 @@ def samples_frame(database: DuckDBPyConnection, curated: Path, max_rows: int) ->
     """One row per sample, with the facts that `expectations.samples_suite` names; of more, `max_rows` drawn by hash."""
     columns = ", ".join(name for name in schema.SAMPLES.names if name != schema.IMAGE)
     table = _query(
-        database, f"SELECT {columns} FROM read_parquet($files) ORDER BY md5(sample_id) LIMIT {max_rows}", curated
+        database,
+        f"SELECT {columns} FROM {ALL} ORDER BY md5(sample_id) LIMIT {max_rows}",
+        curated,
     )
     frame = table.drop_columns([schema.CONVERSATION]).to_pandas()
     turns = [[turn[schema.CONTENT] for turn in row] for row in table[schema.CONVERSATION].to_pylist()]
@@ -57,16 +61,16 @@ def samples_frame(database: DuckDBPyConnection, curated: Path, max_rows: int) ->
 
 def ids_frame(database: DuckDBPyConnection, curated: Path) -> pd.DataFrame:
     """The ids with the most samples, and how many these are: one, if the ids are unique."""
-    query = "SELECT sample_id, count(*) AS samples FROM read_parquet($files) GROUP BY sample_id"
+    query = "SELECT sample_id, count(*) AS samples FROM {ALL} GROUP BY sample_id"
     return _query(database, f"{query} ORDER BY samples DESC, sample_id LIMIT {MOST}", curated).to_pandas()
 
 
 def split_pictures_frame(database: DuckDBPyConnection, curated: Path) -> pd.DataFrame:
     """The pictures that are in the most splits, and in how many these are; evaluation splits count by themselves."""
     database.register("evaluation", _dataset(curated / "images").to_table(columns=[schema.IMAGE_SHA256, schema.SPLIT]))
-    query = """
+    query = f"""
     SELECT image_sha256, count(DISTINCT split) AS splits FROM (
-        SELECT image_sha256, split FROM read_parquet($files) WHERE image_sha256 IS NOT NULL
+        SELECT image_sha256, split FROM {ALL} WHERE image_sha256 IS NOT NULL
         UNION ALL SELECT image_sha256, 'evaluation ' || split FROM evaluation
     ) GROUP BY image_sha256 ORDER BY splits DESC, image_sha256"""
     return _query(database, f"{query} LIMIT {MOST}", curated).to_pandas()
@@ -128,7 +132,8 @@ def pictures_by_split(images: pd.DataFrame) -> dict[str, set[str]]:
 
 def _query(database: DuckDBPyConnection, query: str, curated: Path) -> pa.Table:
     """A query over the files of samples."""
-    return database.sql(query, params={"files": str(curated / "samples" / "*" / "*.parquet")}).to_arrow_table()
+    files = literal_paths(sorted((curated / "samples").rglob("*.parquet")))
+    return database.sql(query, params={"files": files}).to_arrow_table()
 
 
 def _dataset(folder: Path) -> ds.Dataset:

@@ -6,6 +6,7 @@ References come from data that nobody checked: none of them leads out of the roo
 import fnmatch
 import os
 import stat
+from collections.abc import Iterator
 from functools import lru_cache
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
@@ -67,18 +68,17 @@ class FileState(NamedTuple):
     modified: str  # time
 
 
-def list_files(root: str) -> list[FileState]:
-    """All files below `root`, sorted by name."""
+def list_files(root: str) -> Iterator[FileState]:
+    """All files below `root`, always in the same order; of a folder, the names of one level at a time in memory."""
     if not is_uri(root):
-        paths = (Path(folder, name) for folder, _, names in os.walk(root) for name in names)
-        return sorted(_state(path, root) for path in paths)
+        for folder, folders, names in os.walk(root):
+            folders.sort()
+            yield from (_state(Path(folder, name), root) for name in sorted(names))
+        return
     system, path = file_system(root)
     infos = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
-    return sorted(
-        FileState(PurePosixPath(info.path).relative_to(path).as_posix(), info.size, str(info.mtime_ns))
-        for info in infos
-        if info.is_file
-    )
+    for info in sorted((info for info in infos if info.is_file), key=lambda info: str(info.path)):
+        yield FileState(PurePosixPath(info.path).relative_to(path).as_posix(), info.size, str(info.mtime_ns))
 
 
 def state_of(place: str) -> FileState:

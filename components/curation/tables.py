@@ -74,7 +74,7 @@ class TableWriter:
             self._flush()
         self.writer.close()
         if error is None:
-            os.replace(self.partial, self.path)
+            _publish(self.partial, self.path)
         else:
             self.partial.unlink()
 
@@ -119,7 +119,7 @@ def write_shard(path: str, staging: Path, output: Path) -> int:
     columns = {schema.SPLIT: splits, schema.SAMPLE_ID: plan[ROW_ID], schema.IMAGE_ID: plan[ROW_ID]}
     final = FOLDERS[folder]
     arrays = [columns[name] if name in columns else table[name] for name in final.names]
-    # One chunk: where the staging files were cut does not show in the bytes.
+    # One chunk: where the staging files were cut does not show in the bytes (below 2 GiB, which Arrow's strings hold).
     write_table(pa.Table.from_arrays(arrays, schema=final).combine_chunks(), output / path, compression="zstd")
     return len(plan)
 
@@ -136,6 +136,13 @@ def write_table(table: pa.Table, path: Path, compression: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     pq.write_table(table, partial, compression=compression, write_page_checksum=True)
+    _publish(partial, path)
+
+
+def _publish(partial: Path, path: Path) -> None:
+    """Rename what lies on the disk, not only in memory: a file under its name is whole even after a power cut."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
     os.replace(partial, path)
 
 

@@ -12,6 +12,8 @@ from typing import Self
 
 RECORD = 8  # bytes: one number per attempt
 MAX_DEATHS = 2  # at the same row; a process that is killed for another reason is hardly ever at the same row twice
+MAX_ATTEMPTS = 50  # of a piece: Ray would start it again for ever
+BETWEEN_ROWS = 2 ** (8 * RECORD) - 1
 
 
 class RowWatch:
@@ -22,22 +24,28 @@ class RowWatch:
         before = path.read_bytes() if path.exists() else b""
         self.path, self.offset = path, len(before)
         self.deaths = Counter(int.from_bytes(before[at : at + RECORD]) for at in range(0, len(before), RECORD))
+        if self.deaths.total() >= MAX_ATTEMPTS:
+            raise RuntimeError(f"{path.name}: {MAX_ATTEMPTS} processes ended while they worked on it; is memory short?")
 
     def __enter__(self) -> Self:
         self.file = os.open(self.path, os.O_WRONLY | os.O_CREAT)
+        self._note(BETWEEN_ROWS)
         return self
 
     def begin(self, number: int) -> bool:
         """Note that row `number` is next; False when it ended too many processes to be tried again."""
-        os.pwrite(self.file, number.to_bytes(RECORD), self.offset)
+        self._note(number)
         return self.deaths[number] < MAX_DEATHS
 
     def end(self) -> None:
         """The row is checked: what happens from here on is not its fault."""
-        os.ftruncate(self.file, self.offset)
+        self._note(BETWEEN_ROWS)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self.file)
-        self.path.unlink()  # also after an exception: that says itself what is wrong
+        self.path.unlink(missing_ok=True)  # also after an exception: that says itself what is wrong
+
+    def _note(self, number: int) -> None:
+        os.pwrite(self.file, number.to_bytes(RECORD), self.offset)

@@ -6,7 +6,7 @@ staging folder.
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,9 +93,9 @@ def decode_work(text: str) -> Work:
     return work._replace(piece=None if work.piece is None else Piece(*work.piece))
 
 
-def count_rows_in(work: Sequence[Work], found: Mapping[int, int]) -> dict[str, int]:
+def count_rows_in(work: Sequence[Work], found: Mapping[int, int], sources: Iterable[str]) -> dict[str, int]:
     """Input rows per source as the listing counted them; of a tar or Arrow file, what its task `found`."""
-    counts: Counter[str] = Counter()
+    counts: Counter[str] = Counter(dict.fromkeys(sources, 0))
     for piece in work:
         counts[piece.source] += found.get(piece.task, 0) if piece.num_rows is None else piece.num_rows
     return dict(counts)
@@ -122,7 +122,7 @@ def check_work(work: Work, raw: Path, staging: Path, sources: Mapping[str, Sourc
 
 
 def _list_pictures(raw: Path, split: str, rows_per_task: int) -> Iterator[tuple[str, int, None, str]]:
-    names = [file.name for file in list_files(str(raw / pictures_source(split)))]
+    names = sorted(file.name for file in list_files(str(raw / pictures_source(split))))
     if not names:
         raise ValueError(f"{raw / pictures_source(split)}: no pictures; `curate` needs an evaluation corpus per split")
     for start in range(0, len(names), rows_per_task):

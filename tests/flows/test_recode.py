@@ -57,14 +57,26 @@ def test_plain_pyarrow_reads_codes_and_scales(
 
 
 def test_recode_refuses_what_cannot_be(store: Path, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="4 tokens: the store has 3 per picture"):
-        recode(store, tmp_path / "new", "int8", 4, 1)
+    for number in (0, 4):
+        with pytest.raises(StoreError, match=f"{number} tokens: the store has 3 per picture"):
+            recode(store, tmp_path / "new", "int8", number, 1)
     with pytest.raises(StoreError, match="store: exists already"):
         recode(store, store, "int8", 2, 1)
     both_ways = CAUSAL.model_copy(update={"model": {**CAUSAL.model, "attention": "bidirectional"}})
     other = write_store(tmp_path / "bidirectional", PARTS, both_ways)
     with pytest.raises(StoreError, match="see each other"):
         recode(other, tmp_path / "new", "int8", 2, 1)
+
+
+def test_recode_never_makes_a_fine_codec_of_a_coarse_one(store: Path, tmp_path: Path, local_ray: None) -> None:
+    recode(store, tmp_path / "coarse", "rotated2", None, 1)
+    with pytest.raises(
+        StoreError, match="the store is in rotated2, which has lost digits; recode the store it was made"
+    ):
+        recode(tmp_path / "coarse", tmp_path / "fine", "float16", None, 1)
+    recode(tmp_path / "coarse", tmp_path / "short", "rotated2", 1, 1)
+    coarse, short = (TokenStore.open(tmp_path / name).tokens(["a", "e"]) for name in ("coarse", "short"))
+    np.testing.assert_allclose(short, coarse[:, :1], atol=1e-5)  # nothing more is lost
 
 
 def test_recode_on_the_command_line_names_the_codecs(store: Path, tmp_path: Path) -> None:

@@ -192,6 +192,17 @@ def test_rejected_rows_stand_in_nobodys_way(database: DuckDBPyConnection, tmp_pa
     assert rows_of_tasks(database) == {0: 2}
 
 
+@pytest.mark.parametrize("folder", ["source=cc3m", "task=4", "reason=x", "split=mine", "c[1]", "c*", "it's"])
+def test_the_name_of_a_folder_says_nothing_about_the_rows(
+    database: DuckDBPyConnection, tmp_path: Path, folder: str
+) -> None:
+    (tmp_path / folder).mkdir()
+    rows = [row("captions", "1", "p"), row("captions", "2", "q")]
+    assert run(database, tmp_path / folder, rows) == [None, None]
+    assert rows_of_tasks(database) == {0: 2}
+    assert set(splits(database)) == {"captions/1", "captions/2"}
+
+
 HASHES = [0, 1, 3, 7, 0b1000_0001, 0b1000_0000, 1 << 30, 3 << 30, (1 << 47) | 1]
 FACT = st.builds(
     lambda source, name, number, has_hash, text, lost: (
@@ -201,7 +212,7 @@ FACT = st.builds(
         else row(source, name, None, None, text) | {"reason": "truncated" if lost else None}
     ),
     st.sampled_from([*SOURCES, "evaluation/test/pictures", "evaluation/validation/pictures"]),
-    st.sampled_from(["1", "1", "2", "1#2", "3"]),
+    st.sampled_from(["1", "1", "2", "1#2", "a\n", "a\n#2"]),
     st.none() | st.integers(0, 2 * len(HASHES)),
     st.booleans(),
     st.sampled_from(["t", "u", "v"]),
@@ -218,7 +229,8 @@ def test_decisions_equal_a_loop_over_the_rows(tmp_path: Path, rows: list[Fact]) 
         found = run(database, tmp_path, rows, with_captions(2))
         assert found == loop(rows, max_rows_per_caption=2)
         kept = [name for name, reason in zip(rows, found, strict=True) if reason is None]
-        assert len(splits(database)) == sum(fact["source"] in SOURCES for fact in kept)  # no id twice
+        rows_kept = database.execute("SELECT count(*), count(DISTINCT row_id) FROM samples").fetchone()
+        assert rows_kept == (len(splits(database)), sum(fact["source"] in SOURCES for fact in kept))  # no id twice
 
 
 def near(one: Fact, other: Fact) -> bool:

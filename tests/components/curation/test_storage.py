@@ -47,7 +47,7 @@ def test_list_files_is_sorted_and_relative_and_says_what_changed(tmp_path: Path)
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "link.jpg").symlink_to("nowhere")
-    files = list_files(str(tmp_path))
+    files = list(list_files(str(tmp_path)))
     assert [file.name for file in files] == ["a.jpg", "b.jpg", "link.jpg", "sub/c.jpg"]
     assert [file.num_bytes for file in files] == [1, 1, 0, 1]
     assert state_of(f"{tmp_path}/a.jpg") == files[0]
@@ -85,7 +85,7 @@ def test_a_bucket_reads_as_a_folder(tmp_path: Path, bucket: fs.S3FileSystem) -> 
         (root / name).parent.mkdir(exist_ok=True, parents=True)
         (root / name).write_bytes(name.encode() * (1 + MAX_BYTES * (name == "large.jpg")))
     place = upload(root, bucket, "pictures")
-    files = list_files(place)
+    files = list(list_files(place))
     assert [file[:2] for file in files] == [file[:2] for file in list_files(str(root))]
     assert state_of(f"{place}/a.jpg") == files[0]
     assert matching_files(f"{place}/*.jpg") == [f"{place}/{name}" for name in ("a.jpg", "b.jpg", "large.jpg")]

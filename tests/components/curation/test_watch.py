@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.curation.watch import RowWatch
+from components.curation.watch import MAX_ATTEMPTS, RowWatch
 
 DIES_AT_TWO = """
 import os, sys
@@ -49,3 +49,19 @@ def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk"), RowWatch(tmp_path / "task"):
         raise OSError("the disk is full")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_attempt_at_the_same_time_does_not_disturb(tmp_path: Path) -> None:
+    with RowWatch(tmp_path / "task"), RowWatch(tmp_path / "task"):
+        pass
+
+
+def test_a_piece_that_ends_every_process_between_its_rows_is_an_error(tmp_path: Path) -> None:
+    for _ in range(MAX_ATTEMPTS):
+        watch = RowWatch(tmp_path / "task-000007")
+        watch.__enter__()
+        os.close(watch.file)
+    with pytest.raises(
+        RuntimeError, match=r"task-000007: 50 processes ended while they worked on it; is memory short\?"
+    ):
+        RowWatch(tmp_path / "task-000007")
