@@ -2,7 +2,7 @@
 
     python -m benchmarks.curation FOLDER --rows 1000000 --kill
 
-The world is drawn into FOLDER the first time. Memory is sampled every second: of the driver, and of the largest worker
+The world is drawn into FOLDER the first time. Memory is sampled every three seconds: of the driver, and of the largest worker
 (unique set size, so that pages shared with other processes do not count).
 """
 
@@ -25,6 +25,7 @@ from benchmarks.curation_world import MAX_ROWS_PER_CAPTION, expected_rejects, wr
 
 ROOT = Path(__file__).parents[1]
 MIB = 2**20
+SECONDS_BETWEEN_LOOKS = 3.0  # at the memory; looking costs a tenth of a second
 MEMORY_LIMIT = "1GB"  # of the decisions
 
 
@@ -78,7 +79,7 @@ def run(folder: Path, name: str, kill_after: int | None = None) -> tuple[float, 
         subprocess.Popen(command, cwd=folder, env=environment, stderr=log, start_new_session=True) as process,
     ):
         while process.poll() is None:
-            time.sleep(1)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
             now = measure(process.pid)
             peak = Peak(max(peak.driver, now.driver), max(peak.worker, now.worker))
             done = len(list(folder.glob(f"{name}.staging/*/facts/task-*")))
