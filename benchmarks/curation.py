@@ -2,8 +2,8 @@
 
     python -m benchmarks.curation FOLDER --rows 1000000 --kill
 
-The world is drawn into FOLDER the first time. Memory is sampled every three seconds: of the driver, and of the largest worker
-(unique set size, so that pages shared with other processes do not count).
+The world is drawn into FOLDER the first time. Memory is sampled every three seconds: of the driver, and of the largest
+worker (unique set size, so that pages shared with other processes do not count).
 """
 
 import argparse
