@@ -145,7 +145,7 @@ if __name__ == "__main__":
     log.setLevel(logging.INFO)
     try:
         curate(load_params("curate", CurateParams), *map(Path, sys.argv[1:]))
-    except duckdb.Error as error:
+    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
         sys.exit(f"curate: {error}\nis curate.memory_limit too small, or the disk full?")
     except ValueError as error:  # bad params or bad data, said in words; the tables so far are in <output>.partial
         sys.exit(f"curate: {error}")

@@ -61,7 +61,7 @@ def samples_frame(database: DuckDBPyConnection, curated: Path, max_rows: int) ->
 
 def ids_frame(database: DuckDBPyConnection, curated: Path) -> pd.DataFrame:
     """The ids with the most samples, and how many these are: one, if the ids are unique."""
-    query = "SELECT sample_id, count(*) AS samples FROM {ALL} GROUP BY sample_id"
+    query = f"SELECT sample_id, count(*) AS samples FROM {ALL} GROUP BY sample_id"
     return _query(database, f"{query} ORDER BY samples DESC, sample_id LIMIT {MOST}", curated).to_pandas()
 
 
