@@ -2,13 +2,14 @@
 
 The facts about all rows are Parquet files; DuckDB joins, groups and sorts them within a memory limit and goes to the
 disk beyond it, so that memory does not bound the number of rows. Every rule goes by the order of the input, so the
-answer does not depend on which task finished first, and the first of several equal rows stays.
+answer does not depend on which task finished first, and the first of several equal rows stays. Joins, groups and sorts
+over all rows are of numbers: ids and hashes are compared by their MD5, 16 bytes instead of hundreds.
 
 | table | a row is |
 |---|---|
 | rows | an input row: its facts and `place`, its position in the input |
 | rejected | the place of a row that goes, and why |
-| hashes | a perceptual hash; `claim` orders the pictures: of test, of validation, of training |
+| hashes | a perceptual hash and its first picture; `claim` orders pictures: of test, of validation, of training |
 | near | two hashes that are nearly the same |
 | training | a training row whose picture is none of the evaluation; `twin` is the picture that stands for its picture |
 | samples | a row that is kept, with the id and the split it gets |
@@ -33,7 +34,7 @@ TEST, VALIDATION, TRAINING = range(3)  # the order in which rows claim a picture
 
 LOAD = """
 CREATE TABLE rows AS
-SELECT (task::BIGINT << 32) + number AS place, (role << 60) + place AS claim,
+SELECT (task::BIGINT << 32) + number AS place, (role << 60) + place AS claim, md5_number(near_hash) AS hash_id,
        facts.* EXCLUDE (number), roles.* EXCLUDE (source)
 FROM read_parquet($files, hive_partitioning = false) AS facts JOIN roles USING (source)
 """
@@ -52,21 +53,21 @@ FROM kept JOIN claimed USING (image_sha256) WHERE kept.role > claimed.role
 """
 HASHES = """
 CREATE TABLE hashes AS
-SELECT row_number() OVER (ORDER BY claim) AS number, *
-FROM (
-    SELECT near_hash, min(claim) AS claim, min(role) AS role, arg_min(image_sha256, claim) AS image_sha256,
-           arg_min(source || '/' || sample_id, claim) AS name
-    FROM kept WHERE near_hash IS NOT NULL GROUP BY near_hash
-)
+WITH first AS (SELECT min(claim) AS claim FROM kept WHERE hash_id IS NOT NULL GROUP BY hash_id)
+SELECT row_number() OVER (ORDER BY claim) AS number, hash_id, near_hash, image_sha256, place, role
+FROM kept JOIN first USING (claim)
 """
 NEAR_LEAKS = f"""
 CREATE TABLE leaked AS
+WITH evaluation AS (
+    SELECT number, source || '/' || sample_id AS name FROM hashes JOIN rows USING (place) WHERE hashes.role < {TRAINING}
+)
 SELECT other AS number, arg_min(name, (distance, one)) AS name
-FROM (FROM near UNION ALL SELECT number, number, 0 FROM hashes WHERE role < {TRAINING}) AS near
-JOIN hashes ON number = one AND role < {TRAINING} GROUP BY other;
+FROM (FROM near UNION ALL SELECT number, number, 0 FROM evaluation) JOIN evaluation ON number = one GROUP BY other;
 INSERT INTO rejected
-SELECT place, '{Reason.NEARLY_LEAKED}', 'nearly the same picture as ' || leaked.name
-FROM kept JOIN hashes USING (near_hash) JOIN leaked USING (number) WHERE kept.role = {TRAINING};
+WITH leaks AS (SELECT hash_id, name FROM hashes JOIN leaked USING (number))
+SELECT place, '{Reason.NEARLY_LEAKED}', 'nearly the same picture as ' || leaks.name
+FROM kept JOIN leaks USING (hash_id) WHERE kept.role = {TRAINING};
 """
 # Pairs of training pictures, in the order that `representatives` wants.
 TRAINING_PAIRS = """
@@ -75,37 +76,55 @@ ORDER BY other, distance, one
 """
 TWINS = f"""
 CREATE TABLE training AS
-SELECT kept.*, coalesce(other.image_sha256, own.image_sha256, kept.image_sha256) AS twin
-FROM kept LEFT JOIN hashes AS own USING (near_hash) LEFT JOIN represented ON represented.number = own.number
-LEFT JOIN hashes AS other ON other.number = represented.representative
-WHERE kept.role = {TRAINING};
+WITH others AS (
+    SELECT represented.number, image_sha256 FROM represented JOIN hashes ON hashes.number = representative
+)
+SELECT kept.place, source, task, position, sample_id, kept.image_sha256, content_sha256, one_caption, is_pair,
+       coalesce(others.image_sha256, hashes.image_sha256, kept.image_sha256) AS twin
+FROM kept LEFT JOIN hashes USING (hash_id) LEFT JOIN others USING (number) WHERE kept.role = {TRAINING}
 """
 # Of the rows that are still there and that `{where}` is about, all but the first `{limit}` that share `{key}` go.
 REPEATS = """
 INSERT INTO rejected
-SELECT place, {reason}, {detail} FROM training ANTI JOIN rejected USING (place) WHERE {where}
-WINDOW same AS (PARTITION BY {key} ORDER BY place) QUALIFY row_number() OVER same > {limit}
+WITH keyed AS (SELECT place, md5_number({key}) AS key FROM training ANTI JOIN rejected USING (place) WHERE {where}),
+     shared AS (SELECT key, min(place) AS first FROM keyed GROUP BY key HAVING count(*) > {limit}),
+     numbered AS (
+         SELECT place, first, row_number() OVER (PARTITION BY key ORDER BY place) AS nth
+         FROM keyed JOIN shared USING (key)
+     )
+SELECT numbered.place, {reason}, {detail} FROM numbered JOIN training AS earlier ON earlier.place = first
+WHERE nth > {limit}
 """
+# Texts that are equal when all of some columns are; the last may hold any characters.
+PICTURE_TEXT = "coalesce(image_sha256, '-') || coalesce(content_sha256, '-')"
 DUPLICATE_PICTURES = f"""
 INSERT INTO rejected
-SELECT place,
-       CASE WHEN row_number() OVER same > 1 THEN '{Reason.DUPLICATE_PICTURE}'
-            ELSE '{Reason.NEAR_DUPLICATE_PICTURE}' END,
-       CASE WHEN row_number() OVER same > 1 THEN 'same picture as ' || first_value(sample_id) OVER same
-            ELSE 'nearly the same picture as ' || first_value(sample_id) OVER close END
-FROM training ANTI JOIN rejected USING (place) WHERE one_caption AND image_sha256 IS NOT NULL
-WINDOW same AS (PARTITION BY source, image_sha256 ORDER BY place), close AS (PARTITION BY source, twin ORDER BY place)
-QUALIFY row_number() OVER close > 1
+WITH keyed AS (
+    SELECT place, md5_number(source || ' ' || image_sha256) AS same, md5_number(source || ' ' || twin) AS close
+    FROM training ANTI JOIN rejected USING (place) WHERE one_caption AND image_sha256 IS NOT NULL
+), first_same AS (SELECT same, min(place) AS same_place FROM keyed GROUP BY same HAVING count(*) > 1),
+   first_close AS (SELECT close, min(place) AS close_place FROM keyed GROUP BY close HAVING count(*) > 1)
+SELECT keyed.place,
+       CASE WHEN same_place < keyed.place THEN '{Reason.DUPLICATE_PICTURE}' ELSE '{Reason.NEAR_DUPLICATE_PICTURE}' END,
+       CASE WHEN same_place < keyed.place THEN 'same picture as ' || equal.sample_id
+            ELSE 'nearly the same picture as ' || alike.sample_id END
+FROM keyed JOIN first_close USING (close) LEFT JOIN first_same USING (same)
+JOIN training AS alike ON alike.place = close_place LEFT JOIN training AS equal ON equal.place = same_place
+WHERE keyed.place > close_place
 """
 # Rows that share an id, but not their content: the first keeps it, the others get the lowest numbers that are free.
 NEW_IDS = """
 CREATE TABLE renamed AS
-WITH repeats AS (
-    SELECT place, sample_id, row_number() OVER same - 1 AS nth FROM training ANTI JOIN rejected USING (place)
+WITH left_over AS (SELECT place, sample_id FROM training ANTI JOIN rejected USING (place)),
+     shared AS (SELECT md5_number(sample_id) AS key FROM left_over GROUP BY key HAVING count(*) > 1),
+     repeats AS (
+    SELECT place, sample_id, row_number() OVER same - 1 AS nth FROM left_over
+    SEMI JOIN shared ON md5_number(sample_id) = key
     WINDOW same AS (PARTITION BY sample_id ORDER BY place) QUALIFY nth > 0
 ), taken AS (
     SELECT DISTINCT ended['id'] AS sample_id, ended['number']::BIGINT AS number
     FROM (SELECT regexp_extract(sample_id, '(?s)^(.*)#([1-9][0-9]{0,9})$', ['id', 'number']) AS ended FROM rows)
+    SEMI JOIN repeats ON ended['id'] = repeats.sample_id
     WHERE ended['number'] != ''
 ), free AS (
     SELECT sample_id, number, row_number() OVER (PARTITION BY sample_id ORDER BY number) AS nth
@@ -202,13 +221,13 @@ def reject_repeats(database: DuckDBPyConnection, max_rows_per_caption: int | Non
     duplicate; among caption pairs with one caption per picture the same picture is one.
     """
     same = "'an earlier row has the same id, picture and text'"
-    _reject_repeats(database, Reason.DUPLICATE_ID, same, "true", "sample_id, image_sha256, content_sha256", 1)
-    same = "'same picture and text as ' || first_value(sample_id) OVER same"
-    _reject_repeats(database, Reason.DUPLICATE_SAMPLE, same, "true", "source, image_sha256, content_sha256", 1)
+    _reject_repeats(database, Reason.DUPLICATE_ID, same, "true", f"{PICTURE_TEXT} || sample_id", 1)
+    same = "'same picture and text as ' || earlier.sample_id"
+    _reject_repeats(database, Reason.DUPLICATE_SAMPLE, same, "true", f"{PICTURE_TEXT} || source", 1)
     database.execute(DUPLICATE_PICTURES)
     if max_rows_per_caption is not None:
         same = f"'{max_rows_per_caption} earlier rows have the same caption'"
-        key = "source, content_sha256"
+        key = "coalesce(content_sha256, '-') || source"
         _reject_repeats(database, Reason.REPEATED_CAPTION, same, "is_pair", key, max_rows_per_caption)
 
 

@@ -69,9 +69,9 @@ def split_pictures_frame(database: DuckDBPyConnection, curated: Path) -> pd.Data
     """The pictures that are in the most splits, and in how many these are; evaluation splits count by themselves."""
     database.register("evaluation", _dataset(curated / "images").to_table(columns=[schema.IMAGE_SHA256, schema.SPLIT]))
     query = f"""
-    SELECT image_sha256, count(DISTINCT split) AS splits FROM (
+    SELECT image_sha256, count(*) AS splits FROM (
         SELECT image_sha256, split FROM {ALL} WHERE image_sha256 IS NOT NULL
-        UNION ALL SELECT image_sha256, 'evaluation ' || split FROM evaluation
+        UNION SELECT image_sha256, 'evaluation ' || split FROM evaluation
     ) GROUP BY image_sha256 ORDER BY splits DESC, image_sha256"""
     return _query(database, f"{query} LIMIT {MOST}", curated).to_pandas()
 
