@@ -117,7 +117,8 @@ def print_run(folder: Path, name: str, num_rows: int, seconds: float, peak: Peak
 def same_files(one: Path, other: Path) -> bool:
     """Two folders hold the same files with the same bytes."""
     files = [sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file()) for root in (one, other)]
-    return files[0] == files[1] and filecmp.cmpfiles(one, other, files[0], shallow=False)[0] == list(map(str, files[0]))
+    _, different, errors = filecmp.cmpfiles(one, other, files[0], shallow=False)
+    return files[0] == files[1] and not different and not errors
 
 
 if __name__ == "__main__":
