@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import duckdb
 from duckdb import DuckDBPyConnection
@@ -41,6 +41,7 @@ from flows import cluster
 from flows.lifetime import die_with_parent
 
 log = logging.getLogger("curate")
+MemoryLimit = Annotated[str, Field(pattern="^[1-9][0-9]{0,3}(00MB|GB)$")]  # 100MB, 200MB, …, 1GB, …
 
 
 class CurateParams(Params):
@@ -55,9 +56,7 @@ class CurateParams(Params):
     num_workers: Annotated[int, Field(ge=1)]  # tasks at a time, one CPU each
     rows_per_task: Annotated[int, Field(ge=1)]
     rows_per_shard: Annotated[int, Field(ge=1)]
-    memory_limit: Annotated[
-        str, Field(pattern="^[1-9][0-9]{0,3}(00MB|GB)$")
-    ]  # 100MB or more; of the decisions about all rows, then the disk
+    memory_limit: MemoryLimit  # of the decisions about all rows; beyond it they use the disk
     expectation_rows: Annotated[int, Field(ge=1)]  # samples drawn to be checked against the rules of single rows
 
 
@@ -131,9 +130,11 @@ def validate(params: CurateParams, database: DuckDBPyConnection, curated: Path) 
     """Raises ValueError that names every failed critical expectation; the results stay beside the tables."""
     from components.curation import expectations, validation  # takes seconds to import, and workers import this file
 
-    rules: dict[str, Any] = {"pictures": params.candidates.pictures, "text": params.candidates.text}
-    rules |= {"max_answer_fraction": params.max_answer_fraction, "max_rows": params.expectation_rows}
-    failed = validation.validate(expectations.curated_suites(database, curated, **rules), curated / "expectations")
+    pictures, text = params.candidates.pictures, params.candidates.text
+    suites = expectations.curated_suites(
+        database, curated, pictures, text, params.max_answer_fraction, params.expectation_rows
+    )
+    failed = validation.validate(suites, curated / "expectations")
     if failed:
         page = curated / "expectations" / "data_docs" / "index.html"
         raise ValueError("\n".join(["curated data break these expectations:", *failed, f"details: {page}"]))

@@ -53,8 +53,7 @@ def describe(plan: Plan, corpus: Corpus, machines: Machines) -> str:
         "",
         f"{plan.num_files:,} files of {corpus.rows_per_shard:,} pictures; tokens on the disk, before zstd:",
         *(f"  {codec:<42}{in_bytes(size):>12}" for codec, size in plan.stored_bytes.items()),
-        "an index in memory, one vector per picture:",
-        *(f"  {name:<42}{in_bytes(size):>12}" for name, size in plan.index_bytes.items()),
+        f"{'the index of `search`, in memory':<44}{in_bytes(plan.index_bytes):>12}",
     ]
     return "\n".join(lines)
 

@@ -15,19 +15,11 @@ import typer
 from components.compression.codecs import CODECS, Codec, token_bytes
 from components.compression.manifest import REJECTS, Manifest
 from components.compression.provenance import StoreError
-from components.compression.recode import (
-    ROWS_PER_ROW_GROUP,
-    code_sha256,
-    recode_shard,
-    recoded_provenance,
-    recoded_settings,
-)
+from components.compression.recode import code_sha256, recode_shard, recoded_provenance, recoded_settings
 from components.compression.rejects import read_rejects
 from components.compression.store import TokenStore
 from components.compression.work import fingerprint, finish_shard, finished_shard, publish_store, work_folder
 from flows.cluster import run_tasks
-
-DEFAULT_ROWS_PER_ROW_GROUP = 256
 
 
 def recode(folder: Path, output: Path, codec: Codec, num_summary_tokens: int | None, num_workers: int) -> Manifest:
@@ -41,7 +33,7 @@ def recode(folder: Path, output: Path, codec: Codec, num_summary_tokens: int | N
     wanted = recoded_provenance(provenance, codec, kept)
     settings = recoded_settings(manifest, wanted)
     inputs = {"manifest": manifest.model_dump(mode="json"), "settings": settings, "code": code_sha256()}
-    rows_per_row_group = int(manifest.settings.get(ROWS_PER_ROW_GROUP, DEFAULT_ROWS_PER_ROW_GROUP))
+    rows_per_row_group = int(manifest.settings["rows_per_row_group"])
     with work_folder(output, fingerprint(inputs)) as work:
 
         def run(piece: str) -> int:

@@ -12,8 +12,7 @@ from components.model.adapters import AdapterParams
 from components.model.families.llava import num_image_tokens
 
 SECONDS_PER_HOUR, HOURS_PER_DAY = 3600, 24
-FLOAT32, FLOAT16, ID = 4, 2, 8  # bytes of a number in an index
-BITS_PER_DIRECTION = 1  # of a binary index
+FLOAT32_BYTES = 4
 
 
 class Corpus(NamedTuple):
@@ -54,21 +53,17 @@ class Plan(NamedTuple):
     question_each: Effort  # one question about every picture, from the tokens
     question_each_with_picture: Effort
     stored_bytes: dict[str, int]
-    index_bytes: dict[str, int]  # in memory, of one vector per picture
+    index_bytes: int  # in memory: one vector per picture, as `search` holds them
     num_files: int
 
 
 def make_plan(config: Any, corpus: Corpus, machines: Machines, token_bytes: Mapping[str, int]) -> Plan:
     """From the configuration of a LLaVA; `token_bytes`: of one summary token, per codec."""
     shape = merged_shape(config)
-    compression, with_tokens, with_picture = (
-        compression_flops(config, shape, corpus),
-        answer_flops(shape, corpus, corpus.num_summary_tokens),
-        encoding_flops(shape) + answer_flops(shape, corpus, num_image_tokens(config)),
-    )
+    compression = compression_flops(config, shape, corpus)
+    with_tokens = answer_flops(shape, corpus, corpus.num_summary_tokens)
+    with_picture = encoding_flops(shape) + answer_flops(shape, corpus, num_image_tokens(config))
     num_pictures = round(corpus.num_pictures)
-    vectors = {"flat float32": FLOAT32 * shape.dim, "flat float16": FLOAT16 * shape.dim, "8 bits": shape.dim}
-    vectors["1 bit, rescored from the tokens"] = shape.dim * BITS_PER_DIRECTION // 8
     return Plan(
         flops_per_picture=compression,
         flops_per_question=with_tokens,
@@ -77,7 +72,7 @@ def make_plan(config: Any, corpus: Corpus, machines: Machines, token_bytes: Mapp
         question_each=effort(with_tokens * num_pictures, machines),
         question_each_with_picture=effort(with_picture * num_pictures, machines),
         stored_bytes={codec: size * corpus.num_summary_tokens * num_pictures for codec, size in token_bytes.items()},
-        index_bytes={name: (size + ID) * num_pictures for name, size in vectors.items()},
+        index_bytes=FLOAT32_BYTES * shape.dim * num_pictures,
         num_files=-(-num_pictures // corpus.rows_per_shard),
     )
 

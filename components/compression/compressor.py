@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from components.compression.codecs import Codec, row_faults
+from components.compression.codecs import Codec
 from components.compression.corpus import Picture
 from components.compression.rejects import Reject, UnreadablePictureError
-from components.compression.shards import TokenRows
+from components.compression.shards import TokenRows, concatenate, no_rows, split_by_codec
 from components.model.double_forward import DoubleForward
 from components.model.prepared import PreparedPictures, merge
 from components.pictures import PictureError, PictureLimits, decode_picture
@@ -42,14 +42,15 @@ def compress_pictures(
     codec: Codec,
 ) -> tuple[TokenRows, list[Reject]]:
     """Compress pictures in batches of `batch_size`: rows sorted by id that `codec` can hold, and the rejects."""
-    batches: list[TokenRows] = [_no_rows(model)]
+    batches = [no_rows(model.num_summary_tokens, model.backbone.dim)]
     rejects: list[Reject] = []
     for prepared in _prepare_batches(model, pictures, limits, batch_size, decode_threads):
         rejects += [item for item in prepared if isinstance(item, Reject)]
         accepted = [item for item in prepared if isinstance(item, Prepared)]
         if accepted:
             batches.append(_compress_batch(model, accepted))
-    return _split_by_codec(_concatenate(batches), codec, rejects)
+    rows, unstorable = split_by_codec(concatenate(batches), codec)
+    return rows, sorted([*rejects, *unstorable])
 
 
 @torch.inference_mode()
@@ -91,32 +92,3 @@ def _compress_batch(model: DoubleForward, batch: list[Prepared]) -> TokenRows:
         np.array([item.height for item in batch], np.int32),
         compress_prepared(model, merge([item.pixels for item in batch])),
     )
-
-
-def _split_by_codec(rows: TokenRows, codec: Codec, rejects: list[Reject]) -> tuple[TokenRows, list[Reject]]:
-    """Sort the rows by id and move those that the codec cannot hold to the rejects."""
-    faults = row_faults(rows.summary_tokens, codec)
-    unstorable = [
-        Reject(image_id, fault, f"the summary tokens do not fit {codec}")
-        for image_id, fault in zip(rows.image_ids, faults, strict=True)
-        if fault
-    ]
-    kept = sorted((row for row, fault in enumerate(faults) if not fault), key=rows.image_ids.__getitem__)
-    return _take(rows, kept), sorted([*rejects, *unstorable])
-
-
-def _take(rows: TokenRows, kept: list[int]) -> TokenRows:
-    numbers = np.array(kept, np.int64)
-    image_ids = [rows.image_ids[row] for row in kept]
-    return TokenRows(image_ids, rows.widths[numbers], rows.heights[numbers], rows.summary_tokens[numbers])
-
-
-def _concatenate(batches: list[TokenRows]) -> TokenRows:
-    image_ids = [image_id for batch in batches for image_id in batch.image_ids]
-    return TokenRows(image_ids, *(np.concatenate(arrays) for arrays in list(zip(*batches, strict=True))[1:]))
-
-
-def _no_rows(model: DoubleForward) -> TokenRows:
-    no_sizes = np.empty(0, np.int32)
-    no_tokens = np.empty((0, model.num_summary_tokens, model.backbone.dim), np.float32)
-    return TokenRows([], no_sizes, no_sizes, no_tokens)

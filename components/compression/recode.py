@@ -8,15 +8,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from components.compression.codecs import FLOATS, Codec, code_type, row_faults
+from components.compression.codecs import FLOATS, Codec, code_type
 from components.compression.manifest import Manifest
 from components.compression.provenance import Provenance, StoreError
 from components.compression.rejects import Reject
-from components.compression.shards import TokenRows, read_rows, shard_bytes
-
-ROWS_PER_ROW_GROUP = "rows_per_row_group"
+from components.compression.shards import concatenate, no_rows, read_rows, shard_bytes, split_by_codec
 
 
 def recoded_provenance(provenance: Provenance, codec: Codec, num_summary_tokens: int) -> Provenance:
@@ -53,24 +49,11 @@ def recode_shard(
     path: Path, provenance: Provenance, wanted: Provenance, rows_per_row_group: int
 ) -> tuple[bytes, int, list[Reject]]:
     """One file of a store anew: its bytes, its rows, and rows that the new codec cannot hold."""
-    kept, rejects = [], []
+    kept, rejects = [no_rows(wanted.num_summary_tokens, wanted.dim)], []
     for part in read_rows(path, provenance):
-        tokens = part.summary_tokens[:, : wanted.num_summary_tokens]
-        faults = row_faults(tokens, wanted.codec)
-        rejects += [
-            Reject(image_id, fault, f"the summary tokens do not fit {wanted.codec}")
-            for image_id, fault in zip(part.image_ids, faults, strict=True)
-            if fault
-        ]
-        good = np.array([fault is None for fault in faults], bool)
-        image_ids = [image_id for image_id, fault in zip(part.image_ids, faults, strict=True) if fault is None]
-        kept.append(TokenRows(image_ids, part.widths[good], part.heights[good], tokens[good]))
-    rows = _concatenate(kept, wanted)
+        prefix = part._replace(summary_tokens=part.summary_tokens[:, : wanted.num_summary_tokens])
+        rows, unstorable = split_by_codec(prefix, wanted.codec)
+        kept.append(rows)
+        rejects += unstorable
+    rows = concatenate(kept)
     return shard_bytes(rows, wanted, rows_per_row_group), len(rows.image_ids), rejects
-
-
-def _concatenate(parts: list[TokenRows], wanted: Provenance) -> TokenRows:
-    no_sizes = np.empty(0, np.int32)
-    nothing = TokenRows([], no_sizes, no_sizes, np.empty((0, wanted.num_summary_tokens, wanted.dim), np.float32))
-    image_ids = [image_id for part in parts for image_id in part.image_ids]
-    return TokenRows(image_ids, *(np.concatenate(arrays) for arrays in list(zip(nothing, *parts, strict=True))[1:]))

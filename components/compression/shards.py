@@ -7,7 +7,7 @@ word.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from components import schema
 from components.compression import codecs
 from components.compression.provenance import Provenance, StoreError, from_metadata, to_metadata
 from components.compression.quantisation import Quantised
+from components.compression.rejects import Reject
 
 TOKENS_LEAF = f"{schema.SUMMARY_TOKENS}.list.element"
 READ_ROWS = 1024  # rows of a file that are in memory at once
@@ -31,6 +32,32 @@ class TokenRows(NamedTuple):
     widths: np.ndarray  # int32 (batch,), pixels of the picture after rotation
     heights: np.ndarray  # int32 (batch,)
     summary_tokens: np.ndarray  # float32 (batch, summary_tokens, dim)
+
+
+def no_rows(num_summary_tokens: int, dim: int) -> TokenRows:
+    """What rows of this shape begin with."""
+    no_sizes = np.empty(0, np.int32)
+    return TokenRows([], no_sizes, no_sizes, np.empty((0, num_summary_tokens, dim), np.float32))
+
+
+def concatenate(parts: Sequence[TokenRows]) -> TokenRows:
+    """The rows of all parts, of which there is at least one."""
+    image_ids = [image_id for part in parts for image_id in part.image_ids]
+    return TokenRows(image_ids, *(np.concatenate(arrays) for arrays in list(zip(*parts, strict=True))[1:]))
+
+
+def split_by_codec(rows: TokenRows, codec: codecs.Codec) -> tuple[TokenRows, list[Reject]]:
+    """The rows that a codec can hold, sorted by id, and rejects for the others."""
+    faults = codecs.row_faults(rows.summary_tokens, codec)
+    rejects = [
+        Reject(image_id, fault, f"the summary tokens do not fit {codec}")
+        for image_id, fault in zip(rows.image_ids, faults, strict=True)
+        if fault
+    ]
+    kept = sorted((row for row, fault in enumerate(faults) if not fault), key=rows.image_ids.__getitem__)
+    numbers = np.array(kept, np.int64)
+    image_ids = [rows.image_ids[row] for row in kept]
+    return TokenRows(image_ids, rows.widths[numbers], rows.heights[numbers], rows.summary_tokens[numbers]), rejects
 
 
 def shard_bytes(rows: TokenRows, provenance: Provenance, rows_per_row_group: int) -> bytes:

@@ -95,7 +95,7 @@ WITH keyed AS (SELECT place, md5_number({key}) AS key FROM training ANTI JOIN re
 SELECT numbered.place, {reason}, {detail} FROM numbered JOIN training AS earlier ON earlier.place = first
 WHERE nth > {limit}
 """
-# Texts that are equal when all of some columns are; the last may hold any characters.
+# Hashes have one length: whatever is behind them, two such keys are equal when all of their parts are.
 PICTURE_TEXT = "coalesce(image_sha256, '-') || coalesce(content_sha256, '-')"
 DUPLICATE_PICTURES = f"""
 INSERT INTO rejected
@@ -118,25 +118,28 @@ CREATE TABLE renamed AS
 WITH left_over AS (SELECT place, sample_id FROM training ANTI JOIN rejected USING (place)),
      shared AS (SELECT md5_number(sample_id) AS key FROM left_over GROUP BY key HAVING count(*) > 1),
      repeats AS (
-    SELECT place, sample_id, row_number() OVER same - 1 AS nth FROM left_over
-    SEMI JOIN shared ON md5_number(sample_id) = key
-    WINDOW same AS (PARTITION BY sample_id ORDER BY place) QUALIFY nth > 0
-), taken AS (
-    SELECT DISTINCT ended['id'] AS sample_id, ended['number']::BIGINT AS number
-    FROM (SELECT regexp_extract(sample_id, '(?s)^(.*)#([1-9][0-9]{0,9})$', ['id', 'number']) AS ended FROM rows)
-    SEMI JOIN repeats ON ended['id'] = repeats.sample_id
-    WHERE ended['number'] != ''
-), free AS (
-    SELECT sample_id, number, row_number() OVER (PARTITION BY sample_id ORDER BY number) AS nth
-    FROM (
-        SELECT sample_id, unnest(range(2, 2 + count(*) + coalesce(any_value(num_taken), 0))) AS number
-        FROM repeats LEFT JOIN (SELECT sample_id, count(*) AS num_taken FROM taken GROUP BY sample_id) USING (sample_id)
-        GROUP BY sample_id
-    ) ANTI JOIN taken USING (sample_id, number)
-)
+         SELECT place, sample_id, row_number() OVER same - 1 AS nth FROM left_over
+         SEMI JOIN shared ON md5_number(sample_id) = key
+         WINDOW same AS (PARTITION BY sample_id ORDER BY place) QUALIFY nth > 0
+     ),
+     taken AS (
+         SELECT DISTINCT ended['id'] AS sample_id, ended['number']::BIGINT AS number
+         FROM (SELECT regexp_extract(sample_id, '(?s)^(.*)#([1-9][0-9]{0,9})$', ['id', 'number']) AS ended FROM rows)
+         SEMI JOIN repeats ON ended['id'] = repeats.sample_id
+         WHERE ended['number'] != ''
+     ),
+     counts AS (SELECT sample_id, count(*) AS num_taken FROM taken GROUP BY sample_id),
+     possible AS (
+         SELECT sample_id, unnest(range(2, 2 + count(*) + coalesce(any_value(num_taken), 0))) AS number
+         FROM repeats LEFT JOIN counts USING (sample_id) GROUP BY sample_id
+     ),
+     free AS (
+         SELECT sample_id, number, row_number() OVER (PARTITION BY sample_id ORDER BY number) AS nth
+         FROM possible ANTI JOIN taken USING (sample_id, number)
+     )
 SELECT place, sample_id || '#' || number AS new_id FROM repeats JOIN free USING (sample_id, nth)
 """
-EVALUATION = f"""
+EVALUATION_PICTURES = f"""
 SELECT split, sample_id, rejected.place IS NULL FROM rows LEFT JOIN rejected USING (place)
 WHERE role < {TRAINING} ORDER BY place
 """
@@ -188,7 +191,7 @@ def role_table(sources: Mapping[str, Source]) -> pa.Table:
 def kept_pictures(database: DuckDBPyConnection) -> dict[str, dict[str, bool]]:
     """By split: every evaluation picture and whether it was kept."""
     found: dict[str, dict[str, bool]] = {split: {} for split in EVALUATION_SPLITS}
-    for split, name, is_kept in stream_rows(database, EVALUATION):
+    for split, name, is_kept in stream_rows(database, EVALUATION_PICTURES):
         found[split][name] = is_kept
     return found
 

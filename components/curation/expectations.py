@@ -69,7 +69,7 @@ def ids_suite(frame: pd.DataFrame) -> Suite:
     rule = gxe.ExpectColumnValuesToBeInSet(
         column="samples", value_set=[1], severity=CRITICAL, description=description, notes=LARGEST
     )
-    return Suite("ids", frame, [_unique(schema.SAMPLE_ID), rule])
+    return Suite("ids", frame, [rule])
 
 
 def samples_suite(frame: pd.DataFrame, pictures: PictureLimits, text: TextLimits, num_rows: int) -> Suite:

@@ -15,9 +15,9 @@ from duckdb import DuckDBPyConnection
 
 from components import schema
 from components.curation.database import literal_paths
+from components.curation.work import EVALUATION_SPLITS
 
 SHORT_ANSWER = "short_answer"  # the benchmark whose answers are checked for balance
-EVALUATION_SPLITS = (schema.VALIDATION, schema.TEST)
 ALL = "read_parquet($files, hive_partitioning = false)"  # all files of samples
 MOST = 100  # rows of a frame about all samples, the worst first
 
@@ -41,11 +41,8 @@ def files_frame(curated: Path) -> pd.DataFrame:
 def samples_frame(database: DuckDBPyConnection, curated: Path, max_rows: int) -> pd.DataFrame:
     """One row per sample, with the facts that `expectations.samples_suite` names; of more, `max_rows` drawn by hash."""
     columns = ", ".join(name for name in schema.SAMPLES.names if name != schema.IMAGE)
-    table = _query(
-        database,
-        f"SELECT {columns} FROM {ALL} ORDER BY md5(sample_id) LIMIT {max_rows}",
-        curated,
-    )
+    query = f"SELECT {columns} FROM {ALL} ORDER BY md5(sample_id) LIMIT {max_rows}"
+    table = _query(database, query, curated)
     frame = table.drop_columns([schema.CONVERSATION]).to_pandas()
     turns = [[turn[schema.CONTENT] for turn in row] for row in table[schema.CONVERSATION].to_pylist()]
     counts = [[text.count(schema.IMAGE_PLACEHOLDER) for text in row] for row in turns]

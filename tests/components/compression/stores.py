@@ -19,6 +19,7 @@ PROVENANCE = Provenance(
     compute={"dtype": "float32"},
     libraries={"torch": "2.13.0"},
 )
+SETTINGS = {"rows_per_row_group": 2}
 
 
 def random_rows(image_ids: list[str], seed: int, provenance: Provenance = PROVENANCE) -> shards.TokenRows:
@@ -36,8 +37,16 @@ def write_store(
     total = sum(len(rows.image_ids) for rows in parts) + len(rejects)
     with work.work_folder(folder, "run") as place:
         reports = [
-            work.finish_shard(place, number, shards.shard_bytes(rows, provenance, 2), len(rows.image_ids), [])
+            work.finish_shard(
+                place,
+                number,
+                shards.shard_bytes(rows, provenance, SETTINGS["rows_per_row_group"]),
+                len(rows.image_ids),
+                [],
+            )
             for number, rows in enumerate(parts)
         ]
-        work.publish_store(place, folder, provenance, {"kind": "folder", "rows": total}, {}, reports, list(rejects))
+        work.publish_store(
+            place, folder, provenance, {"kind": "folder", "rows": total}, SETTINGS, reports, list(rejects)
+        )
     return folder
