@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from components.losses.autoregressive import IGNORE_INDEX
@@ -35,7 +36,7 @@ class PlainBatch(NamedTuple):
     caption_mask: Tensor  # (pairs, tokens)
 
     def to(self, device: torch.device) -> "PlainBatch":
-        return PlainBatch(*(tensor.to(device) for tensor in self))
+        return PlainBatch._make(tensor.to(device) for tensor in self)
 
 
 def plain_batch(
@@ -46,7 +47,7 @@ def plain_batch(
     rows, pictures, images = [], [], []
     for index in groups.autoregressive:
         sample = samples[index]
-        if sample.image is not None:
+        if isinstance(sample.image, Image.Image):
             images.append(sample.image)
         parts = list(single_questions(sample)) if texts.turns == "apart" else [sample.conversation]
         for turns in parts:
@@ -56,7 +57,7 @@ def plain_batch(
     labels, _ = pad([labels[: texts.max_conversation_tokens] for _, labels in rows], IGNORE_INDEX)
     captions = [encode_text(backbone.tokenizer, samples[i].caption or "") for i in groups.contrastive]
     caption_ids, caption_mask = pad([ids[: texts.max_caption_tokens] for ids in captions], PADDING_ID)
-    pair_images = [image for i in groups.contrastive if (image := samples[i].image) is not None]
+    pair_images = [image for i in groups.contrastive if isinstance(image := samples[i].image, Image.Image)]
     return PlainBatch(
         backbone.prepare(images),
         torch.tensor(pictures),
