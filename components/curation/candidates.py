@@ -20,8 +20,9 @@ from components.curation.filters import TextLimits, caption_of, check_caption, c
 from components.curation.quality import CaptionQuality, check_quality
 from components.curation.reasons import Reason, Rejected, Repair, rejected_picture
 from components.curation.records import Entry, parse_json
-from components.curation.storage import PICTURE_EXTENSIONS, FoundPicture, read_picture_file
-from components.curation.tars import ShardSample
+from components.curation.references import FoundPicture, read_picture_file
+from components.files.storage import PICTURE_EXTENSIONS
+from components.files.tars import ShardSample
 from components.params import Params
 from components.pictures import PictureError, PictureLimits, decode_with_repairs, encode_png, pixel_sha256
 
@@ -128,7 +129,7 @@ def caption_row(source: str, sample: ShardSample, params: CandidateParams) -> Ra
 
     def fill(row: Candidate) -> None:
         if sample.problem is not None:
-            raise sample.problem
+            raise Rejected(Reason(sample.problem.reason), sample.problem.detail)
         if "json" in sample.members:
             parse_json(sample.members["json"])  # read by nobody here, but a broken one means a damaged sample
         if "txt" not in sample.members:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from components.curation.reasons import Reason, Rejected
 from components.curation.records import Entry, file_names, list_in, read_entries, read_object
-from components.curation.storage import message, name_of, open_file
+from components.files.storage import message, name_of, open_file
 
 ID, IMAGE, CAPTION = "id", "image", "caption"
 # How fields are told apart, by the end of the name. Quotes in a TSV are ordinary characters (CC3M's).

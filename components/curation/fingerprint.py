@@ -11,8 +11,8 @@ from pathlib import Path
 import components
 from components.curation.candidates import CandidateParams
 from components.curation.sources import Source, WebdatasetSource
-from components.curation.storage import join, list_files, matching_files, state_of
 from components.curation.work import EVALUATION_SPLITS, pictures_source
+from components.files.storage import join, list_files, matching_files, state_of
 
 CODE = ("curation/*.py", "params.py", "pictures.py", "schema.py")
 LIBRARIES = ("numpy", "pillow", "pyarrow", "scipy")  # that decode and hash pictures and write them

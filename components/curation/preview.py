@@ -11,9 +11,9 @@ from typing import NamedTuple
 from components import schema
 from components.curation.candidates import Candidate, CandidateParams, check_row
 from components.curation.sources import Piece, Source, pieces_of_file, read_piece
-from components.curation.storage import join, matching_files, open_file
-from components.curation.tars import TAR_ERRORS, split_member_name
 from components.curation.work import piece_rows
+from components.files.storage import join, matching_files, open_file
+from components.files.tars import TAR_ERRORS, split_member_name
 
 
 class Preview(NamedTuple):

@@ -10,7 +10,7 @@ from io import TextIOWrapper
 from typing import Any, NamedTuple
 
 from components.curation.reasons import Reason, Rejected
-from components.curation.storage import name_of, open_file
+from components.files.storage import name_of, open_file
 
 CHUNK = 1 << 20  # characters read at a time
 NEAR_THE_END = 16  # characters: a word, number or escape that is cut by the end of a chunk starts here

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from components.curation import captions
 from components.curation.records import Entry, decode_entries, encode_entries, read_entries
-from components.curation.storage import join, matching_files, open_file
+from components.files.storage import join, matching_files, open_file
 from components.params import Params
 
 SourceName = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]*$")]  # part of ids and of file names

@@ -26,7 +26,6 @@ from components.curation.candidates import (
 from components.curation.database import ROWS_AT_ONCE
 from components.curation.reasons import Reason, Rejected
 from components.curation.sources import LlavaSource, Piece, Source, WebdatasetSource, list_pieces, read_piece
-from components.curation.storage import join, list_files, matching_files
 from components.curation.tables import (
     FACTS,
     NUMBER,
@@ -37,8 +36,9 @@ from components.curation.tables import (
     facts_path,
     staging_path,
 )
-from components.curation.tars import read_shard
-from components.curation.watch import RowWatch
+from components.files.row_watch import RowWatch
+from components.files.storage import join, list_files, matching_files
+from components.files.tars import read_shard
 
 KILLER = Rejected(Reason.KILLS_DECODER, "every process that read it ended without a word")
 EVALUATION_SPLITS = (schema.VALIDATION, schema.TEST)

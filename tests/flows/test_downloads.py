@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from components.params import load_params
 from flows.curate import CurateParams, curate
-from tests.components.curation.bucket import bucket, upload  # noqa: F401
+from tests.components.files.bucket import bucket, upload  # noqa: F401
 from tests.downloads import write_downloads
 
 ROOT = Path(__file__).parents[2]

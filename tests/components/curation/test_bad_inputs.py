@@ -20,8 +20,8 @@ from components.curation.candidates import Candidate, caption_row, check_row, in
 from components.curation.reasons import Rejected
 from components.curation.records import Entry, parse_json, read_entries
 from components.curation.sources import LlavaSource, WebdatasetSource
-from components.curation.tars import read_shard
 from components.curation.work import check_no_file_twice
+from components.files.tars import read_shard
 from components.params import load_params
 from flows.curate import CurateParams
 from tests.components.test_pictures import encoded, noise, png_of_declared_size

@@ -5,7 +5,7 @@ import pytest
 from components.curation.candidates import CandidateParams
 from components.curation.preview import Preview, count_rows, preview_source
 from components.curation.sources import pieces_of_file
-from components.curation.storage import matching_files
+from components.files.storage import matching_files
 from components.params import load_params
 from flows.curate import CurateParams
 from tests.components.curation.test_sources import SOURCES, source, write_all

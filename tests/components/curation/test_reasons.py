@@ -1,4 +1,7 @@
+from typing import get_args
+
 from components.curation.reasons import Reason, Rejected, Repair, rejected_picture
+from components.files.tars import TarReason
 from components.pictures import PICTURE_REASONS, PICTURE_REPAIRS, PictureError
 from components.scenes import broken
 
@@ -20,3 +23,7 @@ def test_rejected_is_not_swallowed_by_handlers_of_bad_values() -> None:
 def test_faults_of_the_demo_world_expect_known_reasons() -> None:
     expected = {fault[-1] for fault in (*broken.PICTURE_FAULTS, *broken.ROW_FAULTS, *broken.CAPTION_FAULTS)}
     assert expected - {broken.REPAIRED} <= set(Reason)
+
+
+def test_what_can_be_wrong_with_a_tar_is_a_reason_of_a_row() -> None:
+    assert set(get_args(TarReason)) <= set(Reason)

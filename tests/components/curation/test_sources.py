@@ -11,8 +11,8 @@ from pyarrow import fs
 from pydantic import TypeAdapter
 
 from components.curation.sources import Piece, Source, list_pieces, read_piece
-from tests.components.curation.bucket import bucket, upload  # noqa: F401
 from tests.components.curation.test_captions import COCO, KARPATHY, TOKEN_FILE, write_stream
+from tests.components.files.bucket import bucket, upload  # noqa: F401
 
 CAPTIONS = {"id_column": "id", "image_column": "image", "caption_column": "caption"}
 SOURCES: dict[str, dict[str, Any]] = {

@@ -5,11 +5,27 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Literal, NamedTuple
 
-from components.curation.reasons import Reason, Rejected
-from components.curation.storage import PICTURE_EXTENSIONS, message, name_of, open_file
+from components.files.storage import PICTURE_EXTENSIONS, message, name_of, open_file
 
+TarReason = Literal[
+    "unreadable_shard",  # one sample that stands for the lost rest of the shard
+    "empty_shard",  # one sample that stands for an archive of nothing
+    "unsafe_key",
+    "duplicate_member",
+    "non_contiguous_key",
+    "not_a_file",
+    "file_too_large",
+]
 TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error)
+
+
+class Problem(NamedTuple):
+    """Why a sample cannot be used; `detail` is for people."""
+
+    reason: TarReason
+    detail: str
 
 
 @dataclass
@@ -18,7 +34,7 @@ class ShardSample:
 
     key: str
     members: dict[str, bytes] = field(default_factory=dict)
-    problem: Rejected | None = None
+    problem: Problem | None = None
 
 
 def read_shard(place: str, max_member_bytes: int) -> Iterator[ShardSample]:
@@ -43,9 +59,9 @@ def read_shard(place: str, max_member_bytes: int) -> Iterator[ShardSample]:
     if sample is not None:
         yield sample
     if fault is not None:
-        yield ShardSample(name_of(place), {}, Rejected(Reason.UNREADABLE_SHARD, f"{name_of(place)}: {fault}"))
+        yield ShardSample(name_of(place), {}, Problem("unreadable_shard", f"{name_of(place)}: {fault}"))
     elif sample is None:
-        yield ShardSample(name_of(place), {}, Rejected(Reason.EMPTY_SHARD, f"{name_of(place)}: an archive of nothing"))
+        yield ShardSample(name_of(place), {}, Problem("empty_shard", f"{name_of(place)}: an archive of nothing"))
 
 
 def is_hidden(name: str) -> bool:
@@ -64,9 +80,9 @@ def _start_sample(key: str, seen: set[str]) -> ShardSample:
     sample = ShardSample(key)
     parts = PurePosixPath(key).parts
     if key in seen:
-        sample.problem = Rejected(Reason.NON_CONTIGUOUS_KEY, f"{key!r} came earlier in the shard")
+        sample.problem = Problem("non_contiguous_key", f"{key!r} came earlier in the shard")
     elif not key or key.startswith("/") or ".." in parts or not key.isprintable():
-        sample.problem = Rejected(Reason.UNSAFE_KEY, f"{key!r}")
+        sample.problem = Problem("unsafe_key", f"{key!r}")
     seen.add(key)
     return sample
 
@@ -77,11 +93,11 @@ def _add_member(
     """Read one member into its sample; the first problem of a sample is the one that counts."""
     problem = None
     if not member.isfile():
-        problem = Rejected(Reason.NOT_A_FILE, member.name)
+        problem = Problem("not_a_file", member.name)
     elif member.size > max_member_bytes:
-        problem = Rejected(Reason.FILE_TOO_LARGE, f"{member.name}: {member.size} bytes")
+        problem = Problem("file_too_large", f"{member.name}: {member.size} bytes")
     elif extension in sample.members:
-        problem = Rejected(Reason.DUPLICATE_MEMBER, member.name)
+        problem = Problem("duplicate_member", member.name)
     elif extension in (*PICTURE_EXTENSIONS, "txt", "json"):  # anything else, pickles above all, is never read
         content = archive.extractfile(member)
         sample.members[extension] = content.read() if content else b""

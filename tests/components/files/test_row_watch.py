@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from components.curation.watch import MAX_ATTEMPTS, RowWatch
+from components.files.row_watch import MAX_ATTEMPTS, RowWatch
 
 DIES_AT_TWO = """
 import os, sys
 from pathlib import Path
-from components.curation.watch import RowWatch
+from components.files.row_watch import RowWatch
 with RowWatch(Path(sys.argv[1])) as watch:
     for number in range(4):
         if watch.begin(number) and number == 2:

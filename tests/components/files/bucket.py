@@ -7,7 +7,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
-from components.curation.storage import file_system
+from components.files.storage import file_system
 
 BUCKET = "downloads"
 

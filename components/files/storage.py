@@ -1,11 +1,7 @@
-"""Files on a disk or in a bucket: a place is a path, or a URI that pyarrow can open (`s3://bucket/folder`).
-
-References come from data that nobody checked: none of them leads out of the root that it belongs to.
-"""
+"""Files on a disk or in a bucket: a place is a path, or a URI that pyarrow can open (`s3://bucket/folder`)."""
 
 import fnmatch
 import os
-import stat
 from collections.abc import Iterator
 from functools import lru_cache
 from io import BufferedReader
@@ -14,16 +10,7 @@ from typing import IO, NamedTuple, cast
 
 from pyarrow import fs
 
-from components.curation.reasons import Reason, Rejected
-
 PICTURE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
-
-
-class FoundPicture(NamedTuple):
-    """The bytes of a picture, and the reference under which they lie."""
-
-    data: bytes
-    reference: str
 
 
 def is_uri(place: str) -> bool:
@@ -90,73 +77,9 @@ def state_of(place: str) -> FileState:
     return FileState(info.base_name, info.size, str(info.mtime_ns))
 
 
-def read_picture_file(root: str, reference: str, max_file_bytes: int) -> FoundPicture:
-    """The picture that a record refers to, relative to `root`. Raises Rejected.
-
-    Downloads may have another extension than the records that name them (OCR-VQA): where there is no such file, one
-    with the same name and another picture extension counts.
-    """
-    try:
-        return FoundPicture(_read_within(root, reference, max_file_bytes), reference)
-    except Rejected as error:
-        if error.reason is not Reason.IMAGE_MISSING:
-            raise
-        for sibling in _siblings(reference):
-            try:
-                return FoundPicture(_read_within(root, sibling, max_file_bytes), sibling)
-            except Rejected as other:
-                if other.reason is not Reason.IMAGE_MISSING:
-                    raise
-        raise
-
-
 def message(error: Exception) -> str:
     """Without the path that operating system errors carry: it would differ from machine to machine."""
     return f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
-
-
-def _siblings(reference: str) -> list[str]:
-    stem, dot, extension = reference.rpartition(".")
-    if not dot or "/" in extension:
-        return []
-    return [f"{stem}.{other}" for other in PICTURE_EXTENSIONS if other != extension]
-
-
-def _read_within(root: str, reference: str, max_file_bytes: int) -> bytes:
-    if is_uri(root):
-        return _read_object(root, reference, max_file_bytes)
-    try:
-        path = (Path(root) / reference).resolve()
-        if not path.is_relative_to(Path(root).resolve()):
-            raise Rejected(Reason.PATH_ESCAPES_ROOT, reference)
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise Rejected(Reason.IMAGE_MISSING, reference) from None
-    except (OSError, ValueError, RuntimeError) as error:  # NUL in the name, a name too long, a loop of links
-        raise Rejected(Reason.IMAGE_MISSING, f"{reference[:200]!r}: {message(error)}") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise Rejected(Reason.NOT_A_FILE, reference)
-    if status.st_size > max_file_bytes:
-        raise Rejected(Reason.FILE_TOO_LARGE, f"{reference}: {status.st_size} bytes")
-    return path.read_bytes()
-
-
-def _read_object(root: str, reference: str, max_file_bytes: int) -> bytes:
-    """From a bucket, whose names are plain text: a name with `..` in it means nothing good."""
-    parts = PurePosixPath(reference).parts
-    if ".." in parts or reference.startswith("/") or is_uri(reference):
-        raise Rejected(Reason.PATH_ESCAPES_ROOT, reference)
-    system, path = file_system(root)
-    info = system.get_file_info(f"{path}/{reference}")
-    if info.type == fs.FileType.NotFound:
-        raise Rejected(Reason.IMAGE_MISSING, reference)
-    if not info.is_file:
-        raise Rejected(Reason.NOT_A_FILE, reference)
-    if info.size > max_file_bytes:
-        raise Rejected(Reason.FILE_TOO_LARGE, f"{reference}: {info.size} bytes")
-    with system.open_input_file(info.path) as file:
-        data: bytes = file.read()
-    return data
 
 
 def _state(path: Path, root: str) -> FileState:

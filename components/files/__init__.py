@@ -1,0 +1,1 @@
+"""Files that others wrote, wherever they lie: read as data, never trusted."""
