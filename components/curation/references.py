@@ -7,10 +7,8 @@ import stat
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from pyarrow import fs
-
 from components.curation.reasons import Reason, Rejected
-from components.files.storage import PICTURE_EXTENSIONS, file_system, is_uri, message
+from components.files.storage import PICTURE_EXTENSIONS, FileTooLargeError, is_uri, message, read_file
 
 
 class FoundPicture(NamedTuple):
@@ -71,14 +69,11 @@ def _read_object(root: str, reference: str, max_file_bytes: int) -> bytes:
     parts = PurePosixPath(reference).parts
     if ".." in parts or reference.startswith("/") or is_uri(reference):
         raise Rejected(Reason.PATH_ESCAPES_ROOT, reference)
-    system, path = file_system(root)
-    info = system.get_file_info(f"{path}/{reference}")
-    if info.type == fs.FileType.NotFound:
-        raise Rejected(Reason.IMAGE_MISSING, reference)
-    if not info.is_file:
-        raise Rejected(Reason.NOT_A_FILE, reference)
-    if info.size > max_file_bytes:
-        raise Rejected(Reason.FILE_TOO_LARGE, f"{reference}: {info.size} bytes")
-    with system.open_input_file(info.path) as file:
-        data: bytes = file.read()
-    return data
+    try:
+        return read_file(f"{root.rstrip('/')}/{reference}", max_file_bytes)
+    except FileNotFoundError:
+        raise Rejected(Reason.IMAGE_MISSING, reference) from None
+    except IsADirectoryError:
+        raise Rejected(Reason.NOT_A_FILE, reference) from None
+    except FileTooLargeError as error:
+        raise Rejected(Reason.FILE_TOO_LARGE, f"{reference}: {error}") from None

@@ -1,16 +1,29 @@
 """Files on a disk or in a bucket: a place is a path, or a URI that pyarrow can open (`s3://bucket/folder`)."""
 
+import errno
 import fnmatch
 import os
+import stat
 from collections.abc import Iterator
 from functools import lru_cache
-from io import BufferedReader
+from io import BufferedReader, RawIOBase
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple, cast
+from typing import IO, Any, NamedTuple
 
+import pyarrow as pa
 from pyarrow import fs
 
+REMOTE_BUFFER = 1 << 20  # bytes asked of a bucket at once
+STORAGE_FAULTS = {
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE),
+    *(errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH),
+}
+BUCKET_SCHEMES = ("s3", "gs", "gcs")
 PICTURE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+
+
+class FileTooLargeError(ValueError):
+    """A file of more bytes than are read."""
 
 
 def is_uri(place: str) -> bool:
@@ -28,11 +41,34 @@ def name_of(place: str) -> str:
 
 
 def open_file(place: str) -> IO[bytes]:
-    """A file to read from, at any position. Raises OSError."""
+    """A file to read from, at any position. Raises OSError; one of a bucket that stops to answer has errno EIO."""
     if not is_uri(place):
         return Path(place).open("rb")
-    system, path = file_system(place)
-    return BufferedReader(cast("IO[bytes]", system.open_input_file(path)))  # type: ignore[type-var]  # a raw stream
+    return BufferedReader(_RemoteFile(place), REMOTE_BUFFER)
+
+
+def read_file(place: str, max_bytes: int) -> bytes:
+    """A whole file. Raises FileTooLargeError, and OSError: IsADirectoryError also for pipes and devices."""
+    if is_uri(place):
+        system, path = file_system(place)
+        info = system.get_file_info(path)
+        if info.type == fs.FileType.NotFound:
+            raise FileNotFoundError(errno.ENOENT, "there is no such file")
+        is_file, size = info.is_file, info.size
+    else:
+        status = os.stat(place)
+        is_file, size = stat.S_ISREG(status.st_mode), status.st_size
+    if not is_file:
+        raise IsADirectoryError(errno.EISDIR, "neither a file nor a link to one")
+    if size > max_bytes:
+        raise FileTooLargeError(f"{size} bytes, more than {max_bytes}")
+    with open_file(place) as file:
+        return file.read()
+
+
+def is_storage_fault(error: Exception) -> bool:
+    """Whether a disk or a network failed, not the file: the same file may be read in a minute."""
+    return isinstance(error, OSError) and error.errno in STORAGE_FAULTS
 
 
 def matching_files(place: str) -> list[str]:
@@ -98,8 +134,53 @@ def _names_in(folder: str) -> list[str]:
     return [info.base_name for info in infos if info.is_file]
 
 
-@lru_cache(maxsize=64)
 def file_system(uri: str) -> tuple[fs.FileSystem, str]:
-    """What opens a URI, and the path of it there."""
-    system, path = fs.FileSystem.from_uri(uri)
+    """What opens a URI, and the path of it there; one connection for all files of a bucket."""
+    scheme, _, rest = uri.partition("://")
+    if scheme not in BUCKET_SCHEMES or "?" in rest:
+        return connection(uri)
+    bucket, _, key = rest.partition("/")  # names in a bucket are plain text, a URI would have to quote them
+    system, root = connection(f"{scheme}://{bucket}")
+    return system, f"{root}/{key}" if key else root
+
+
+@lru_cache(maxsize=64)
+def connection(uri: str) -> tuple[fs.FileSystem, str]:
+    """As `file_system`. Raises ValueError for a scheme that pyarrow does not know."""
+    try:
+        system, path = fs.FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, NotImplementedError) as error:
+        raise ValueError(f"{uri}: cannot be opened: {error}; use a path, s3://, gs:// or hdfs://") from None
     return system, path
+
+
+class _RemoteFile(RawIOBase):
+    """A file of a bucket; pyarrow's errors carry no number, so that a cut connection looks like a damaged file."""
+
+    def __init__(self, place: str) -> None:
+        system, path = file_system(place)
+        self.file = system.open_input_file(path)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self.file.read(len(buffer))
+        except OSError as error:
+            raise OSError(errno.EIO, f"reading stopped: {error}") from None
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return int(self.file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self.file.tell())
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()

@@ -1,5 +1,6 @@
 """Webdataset shards (KEY.jpg, KEY.txt, KEY.json), as img2dataset writes CC3M; read member by member, never unpacked."""
 
+import lzma
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
-from components.files.storage import PICTURE_EXTENSIONS, message, name_of, open_file
+from components.files.storage import PICTURE_EXTENSIONS, is_storage_fault, message, name_of, open_file
 
 TarReason = Literal[
     "unreadable_shard",  # one sample that stands for the lost rest of the shard
@@ -18,7 +19,7 @@ TarReason = Literal[
     "not_a_file",
     "file_too_large",
 ]
-TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error)
+TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
 class Problem(NamedTuple):
@@ -38,7 +39,10 @@ class ShardSample:
 
 
 def read_shard(place: str, max_member_bytes: int) -> Iterator[ShardSample]:
-    """The samples of one tar, in order; one that is cut or damaged keeps what came before and ends with a problem."""
+    """The samples of one tar, in order; one that is cut or damaged keeps what came before and ends with a problem.
+
+    Raises OSError when the disk or the network fails: what can be read in a minute is not lost.
+    """
     sample: ShardSample | None = None
     seen: set[str] = set()
     fault = None
@@ -55,6 +59,8 @@ def read_shard(place: str, max_member_bytes: int) -> Iterator[ShardSample]:
                 _add_member(sample, archive, member, extension, max_member_bytes)
             fault = None if _ends_properly(archive) else "the archive has no end mark: it was cut or is damaged"
     except TAR_ERRORS as error:
+        if is_storage_fault(error):
+            raise
         fault = message(error)
     if sample is not None:
         yield sample

@@ -7,7 +7,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
-from components.files.storage import file_system
+from components.files.storage import connection
 
 BUCKET = "downloads"
 
@@ -29,9 +29,9 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[fs.S3FileSystem]:
         monkeypatch.setenv(name, value)
     system = fs.S3FileSystem(endpoint_override=f"{host}:{port}", scheme="http", allow_bucket_creation=True)
     system.create_dir(BUCKET)
-    file_system.cache_clear()
+    connection.cache_clear()
     yield system
-    file_system.cache_clear()
+    connection.cache_clear()
     server.stop()
 
 

@@ -1,10 +1,20 @@
+import errno
 import os
 from pathlib import Path
 
 import pytest
 from pyarrow import fs
 
-from components.files.storage import list_files, matching_files, open_file, state_of
+from components.files.storage import (
+    FileTooLargeError,
+    file_system,
+    is_storage_fault,
+    list_files,
+    matching_files,
+    open_file,
+    read_file,
+    state_of,
+)
 from tests.components.files.bucket import bucket, upload  # noqa: F401
 
 
@@ -47,3 +57,47 @@ def test_a_bucket_reads_as_a_folder(tmp_path: Path, bucket: fs.S3FileSystem) -> 
         assert (file.read(3), file.seek(1), file.read()) == (b"sub", 1, b"ub/c.png")
     with pytest.raises(ValueError, match="no such file"):
         matching_files(f"{place}/*.tar")
+
+
+def test_a_file_of_a_folder_and_of_a_bucket_is_read_whole_or_refused_alike(
+    tmp_path: Path,
+    bucket: fs.S3FileSystem,  # noqa: F811
+) -> None:
+    root = tmp_path / "root"
+    for name in ("plain.jpg", "sub/with space, #1 and 100%.jpg"):
+        (root / name).parent.mkdir(exist_ok=True, parents=True)
+        (root / name).write_bytes(name.encode())
+    for place in (str(root), upload(root, bucket, "files")):
+        assert read_file(f"{place}/plain.jpg", 9) == b"plain.jpg"
+        assert read_file(f"{place}/sub/with space, #1 and 100%.jpg", 99).startswith(b"sub/with")
+        with pytest.raises(FileTooLargeError, match="9 bytes, more than 8"):
+            read_file(f"{place}/plain.jpg", 8)
+        with pytest.raises(FileNotFoundError):
+            read_file(f"{place}/none.jpg", 9)
+        with pytest.raises(IsADirectoryError):
+            read_file(f"{place}/sub", 9)
+
+
+def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(IsADirectoryError):
+        read_file(str(tmp_path / "pipe.jpg"), 9)
+
+
+def test_all_files_of_a_bucket_share_one_connection(bucket: fs.S3FileSystem) -> None:  # noqa: F811
+    assert file_system("s3://downloads/a.jpg")[0] is file_system("s3://downloads/b/c.jpg")[0]
+    with pytest.raises(ValueError, match=r"https://host/a\.jpg: cannot be opened.*use a path, s3://"):
+        file_system("https://host/a.jpg")
+
+
+def test_a_bucket_that_goes_away_is_a_fault_of_the_storage(bucket: fs.S3FileSystem) -> None:  # noqa: F811
+    with bucket.open_output_stream("downloads/long.tar") as stream:
+        stream.write(bytes(3 << 20))
+    with open_file("s3://downloads/long.tar") as file:
+        file.read(10)
+        bucket.delete_file("downloads/long.tar")
+        with pytest.raises(OSError, match="reading stopped") as caught:
+            file.read()
+    assert is_storage_fault(caught.value)
+    assert not is_storage_fault(FileNotFoundError(errno.ENOENT, "gone"))
+    assert not is_storage_fault(EOFError())
