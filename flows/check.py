@@ -38,7 +38,7 @@ from components.training.preview import show_sample
 from components.training.sampler import StepSamples
 from components.training.settings import TrainParams
 from components.training.step import backward_step
-from flows.compress import CompressParams
+from flows.compress_worker import CompressParams
 from flows.curate import CurateParams
 from flows.evaluate import EvaluateParams
 from flows.report import ReportParams

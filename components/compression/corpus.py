@@ -1,20 +1,22 @@
 """What is compressed, listed once without reading a picture and cut into shards by the order of the picture ids alone.
 
 So the shards, and with them every file of the store, are the same however many workers share them and however often a
-killed run is started again.
+killed run is started again. Tars are not read to be listed: each becomes one shard, and only reading it tells what is
+in it.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
 from components import schema
 from components.compression.rejects import Reject
+from components.files.storage import FileState
 
+Kind = Literal["folder", "parquet", "list", "tars"]
 FILE, ROW = "file", "row"
 ENTRIES = pa.schema([(schema.IMAGE_ID, pa.string()), (FILE, pa.string()), (ROW, pa.int64())])
 
@@ -22,12 +24,12 @@ ENTRIES = pa.schema([(schema.IMAGE_ID, pa.string()), (FILE, pa.string()), (ROW, 
 class Corpus(NamedTuple):
     """The listing of a corpus."""
 
-    kind: Literal["folder", "parquet"]
-    root: Path
-    entries: pa.Table  # of ENTRIES: where each picture is, `file` below `root`, `row` 0 in a picture file; sorted by id
+    kind: Kind
+    root: str  # a path or a URI
+    entries: pa.Table  # of ENTRIES, sorted by id: a picture each, `row` 0 in a picture file; of tars, the tars
     rejects: list[Reject]  # what has no place in the plan: bad and repeated ids, files outside the root
     skipped: dict[str, int]  # files that are not pictures by their name, counted by suffix
-    files: list[tuple[str, int, int]]  # name, bytes, time of the last change in ns, of every file of the corpus
+    files: list[FileState]
 
 
 class Picture(NamedTuple):
@@ -38,21 +40,22 @@ class Picture(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """Consecutive pictures of a corpus, which become one file of the store."""
+    """Consecutive pictures of a corpus, or one tar, which become one file of the store."""
 
     number: int
-    image_ids: list[str]
+    image_ids: list[str]  # of a tar, its name
     files: list[str]
     rows: list[int]
+    size: int  # its share of the work: pictures, or bytes of a tar
 
 
 def build_corpus(
-    kind: Literal["folder", "parquet"],
-    root: Path,
+    kind: Kind,
+    root: str,
     entries: pa.Table,
     rejects: list[Reject],
     skipped: dict[str, int],
-    files: list[tuple[str, int, int]],
+    files: list[FileState],
 ) -> Corpus:
     """Sort the entries by id; of an id that occurs more than once the first in (file, row) order counts."""
     ordered = entries.sort_by([(name, "ascending") for name in (schema.IMAGE_ID, FILE, ROW)])
@@ -68,20 +71,27 @@ def build_corpus(
 
 
 def plan_shards(corpus: Corpus, rows_per_shard: int) -> Iterator[Shard]:
-    """Cut the corpus into shards of `rows_per_shard` pictures; the last may be shorter."""
-    for number, start in enumerate(range(0, corpus.entries.num_rows, rows_per_shard)):
-        columns = corpus.entries.slice(start, rows_per_shard).to_pydict()
-        yield Shard(number, columns[schema.IMAGE_ID], columns[FILE], columns[ROW])
+    """Cut the corpus into shards of `rows_per_shard` pictures, of which the last may be shorter, or one per tar."""
+    sizes = {file.name: file.num_bytes for file in corpus.files}
+    step = 1 if corpus.kind == "tars" else rows_per_shard
+    for number, start in enumerate(range(0, corpus.entries.num_rows, step)):
+        columns = corpus.entries.slice(start, step).to_pydict()
+        size = sizes[columns[FILE][0]] if corpus.kind == "tars" else len(columns[FILE])
+        yield Shard(number, columns[schema.IMAGE_ID], columns[FILE], columns[ROW], size)
+
+
+def num_listed(corpus: Corpus) -> int | None:
+    """Pictures of the corpus; None of tars, which only reading tells."""
+    return None if corpus.kind == "tars" else corpus.entries.num_rows + len(corpus.rejects)
 
 
 def corpus_identity(corpus: Corpus) -> dict[str, Any]:
     """What the manifest says of the corpus; the same for a copy of it elsewhere."""
-    listing = [[(name, size) for name, size, _ in corpus.files], corpus.entries.to_pydict()]
+    listing = [[(file.name, file.num_bytes) for file in corpus.files], corpus.entries.to_pydict()]
     digest = hashlib.sha256(json.dumps(listing).encode())
-    rows = corpus.entries.num_rows + len(corpus.rejects)
-    return {"kind": corpus.kind, "rows": rows, "listing_sha256": digest.hexdigest()}
+    return {"kind": corpus.kind, "listing_sha256": digest.hexdigest()}
 
 
 def newest_change(corpus: Corpus) -> int:
     """When a file of the corpus last changed, ns since the epoch."""
-    return max((changed for *_, changed in corpus.files), default=0)
+    return max((int(file.modified or 0) for file in corpus.files), default=0)

@@ -5,13 +5,21 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from components.compression.codecs import Fault
+from components.files.tars import TarReason
 from components.pictures import PictureReason
 
 CorpusReason = Literal[
-    "bad_id", "duplicate_id", "image_missing", "not_a_file", "path_escapes_root", "too_many_bytes", "unreadable"
+    "bad_id",
+    "duplicate_id",
+    "image_missing",
+    "kills_decoder",  # several processes ended while they decoded it
+    "multiple_images",  # in one sample of a tar
+    "not_a_file",
+    "path_escapes_root",
+    "too_many_bytes",
+    "unreadable",
 ]
-Reason = CorpusReason | PictureReason | Fault
-REASONS: tuple[str, ...] = (*get_args(CorpusReason), *get_args(PictureReason), *get_args(Fault))
+REASONS: set[str] = {*get_args(CorpusReason), *get_args(TarReason), *get_args(PictureReason), *get_args(Fault)}
 
 
 class Reject(NamedTuple):
@@ -25,7 +33,7 @@ class Reject(NamedTuple):
 class UnreadablePictureError(ValueError):
     """The bytes of a picture cannot be had; `reason` is one of CorpusReason."""
 
-    def __init__(self, reason: CorpusReason, detail: str) -> None:
+    def __init__(self, reason: CorpusReason | TarReason, detail: str) -> None:
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail

@@ -1,198 +1,145 @@
-"""Two kinds of corpus: a folder of pictures of any kind, and Parquet files with the columns image_id and image.
+"""Kinds of corpus: a folder of pictures, Parquet, a list of places, webdataset tars; on a disk or in a bucket."""
 
-Nothing outside the folder is read: links that lead out of it are rejects. Ids are never used to build a path that the
-listing did not find.
-"""
-
-import os
-import stat
-from collections import Counter
+import posixpath
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from components import schema
-from components.compression.corpus import ENTRIES, Corpus, Picture, Shard, build_corpus
-from components.compression.rejects import Reject, UnreadablePictureError
+from components.compression.corpus import ENTRIES, Corpus, Kind, Picture, Shard, build_corpus
+from components.compression.folders import list_folder
+from components.compression.rejects import UnreadablePictureError
+from components.compression.tables import list_parquet, list_pictures, read_parquet
+from components.files.storage import (
+    PICTURE_EXTENSIONS,
+    FileTooLargeError,
+    is_storage_fault,
+    is_uri,
+    join,
+    matching_files,
+    name_of,
+    names_in,
+    read_file,
+    state_of,
+)
+from components.files.tars import ShardSample, read_shard
 
-PARQUET_SUFFIX = ".parquet"
-READ_ROWS = 64  # pictures of a Parquet corpus that are in memory at once
+SUFFIXES: dict[Kind, tuple[str, ...]] = {
+    "parquet": (".parquet",),
+    "list": (".csv", ".tsv", ".jsonl", ".ndjson"),
+    "tars": (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"),
+}
 
 
-def list_corpus(path: Path, suffixes: Sequence[str]) -> Corpus:
-    """List a folder of pictures with one of the `suffixes` (lower case), a folder of Parquet files, or one Parquet
-    file.
+def list_corpus(place: str, suffixes: Sequence[str]) -> Corpus:
+    """List a folder, one file, or the files that a place with wild cards stands for.
 
-    Raises ValueError: nothing there, both kinds in one folder, or Parquet without the two columns.
+    `suffixes`: of the pictures of a folder, lower case. Raises ValueError: nothing there, two kinds in one place, or
+    tables without the columns.
     """
-    if not path.exists():
-        raise ValueError(f"{path}: there is no such folder of pictures, nor such a {PARQUET_SUFFIX} file")
-    if not path.is_dir():
-        if path.suffix != PARQUET_SUFFIX:
-            raise ValueError(f"{path}: is neither a folder of pictures nor a {PARQUET_SUFFIX} file")
-        return list_parquet(path.parent, [path])
-    tables = sorted(table for table in path.glob(f"*{PARQUET_SUFFIX}") if not table.name.startswith((".", "_")))
-    pictures = list_folder(path, suffixes)
-    if tables and pictures.files:
-        raise ValueError(f"{path}: holds both {PARQUET_SUFFIX} files and pictures; give them folders of their own")
-    if not tables and not pictures.files:
-        found = f"; it holds {pictures.skipped}" if pictures.skipped else ""
-        raise ValueError(f"{path}: holds no {PARQUET_SUFFIX} files and no pictures ({', '.join(suffixes)}){found}")
-    return list_parquet(path, tables) if tables else pictures
+    root, places, pictures = _look(place, suffixes)
+    found: dict[Kind, list[str]] = {kind: [file for file in places if _kind_of(file) == kind] for kind in SUFFIXES}
+    kinds = [kind for kind, files in found.items() if files] + ["folder"] * bool(pictures and pictures.files)
+    if len(kinds) > 1:
+        raise ValueError(f"{place}: holds {' and '.join(kinds)}; give each kind a folder of its own")
+    if found["parquet"]:
+        return list_parquet(root, found["parquet"])
+    if found["list"]:
+        return list_pictures(root, found["list"])
+    if found["tars"]:
+        return list_tars(root, found["tars"])
+    if pictures and pictures.files:
+        return pictures
+    skipped = f"; it holds {pictures.skipped}" if pictures and pictures.skipped else ""
+    raise ValueError(f"{place}: holds no pictures ({', '.join(suffixes)}) and none of {_known_suffixes()}{skipped}")
 
 
-def list_folder(root: Path, suffixes: Sequence[str]) -> Corpus:
-    """List the pictures below `root`, at any depth; the id of a picture is its path below `root`, with `/`."""
-    entries, rejects, files = [], [], []
-    skipped: Counter[str] = Counter()
-    for name in sorted(_walk(root, skipped)):
-        path = PurePosixPath(name)
-        if path.name.startswith("."):
-            skipped["hidden"] += 1
-        elif path.suffix.lower() not in suffixes:
-            skipped[path.suffix.lower() or "no suffix"] += 1
-        else:
-            reject = _check_path(root, name)
-            status = (root / name).lstat()
-            files.append((_printable(name), status.st_size, status.st_mtime_ns))
-            if reject:
-                rejects.append(reject)
-            else:
-                entries.append({"image_id": name, "file": name, "row": 0})
-    return build_corpus("folder", root, pa.Table.from_pylist(entries, ENTRIES), rejects, dict(skipped), files)
+def list_tars(root: str, places: Sequence[str]) -> Corpus:
+    """List tars by their names and sizes only."""
+    states = [state_of(place) for place in places]
+    names = [state.name for state in states]
+    if len({_stem(name) for name in names}) < len(names):
+        raise ValueError(f"{root}: two tars have one name but for the suffix, so that ids would be equal; rename one")
+    entries = pa.Table.from_arrays([names, names, [0] * len(names)], schema=ENTRIES)
+    return build_corpus("tars", root, entries, [], {}, states)
 
 
-def list_parquet(root: Path, tables: Sequence[Path]) -> Corpus:
-    """List the rows of Parquet files;
+def read_pictures(kind: Kind, root: str, shard: Shard, max_bytes: int) -> Iterator[Picture]:
+    """The pictures of a shard in the order of their files and rows; none of more than `max_bytes` is loaded.
 
-    ids that are not text are written as text. Raises ValueError for other columns.
+    Raises OSError when the disk or the network fails: what can be read in a minute is no reject.
     """
-    rejects: list[Reject] = []
-    entries = [ENTRIES.empty_table()]
-    for path in tables:
-        ids = _read_ids(path)
-        bad = pc.fill_null(pc.equal(ids, ""), True)
-        rows = pa.array(range(len(ids)), pa.int64())
-        rejects += [
-            Reject(f"{path.name}#{row}", "bad_id", "the id is null or empty") for row in rows.filter(bad).to_pylist()
-        ]
-        columns = [ids, pa.array([path.name] * len(ids), pa.string()), rows]
-        entries.append(pa.Table.from_arrays(columns, schema=ENTRIES).filter(pc.invert(bad)))
-    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in tables]
-    return build_corpus("parquet", root, pa.concat_tables(entries), rejects, {}, files)
-
-
-def read_pictures(kind: str, root: Path, shard: Shard, max_bytes: int) -> Iterator[Picture]:
-    """The pictures of a shard in the order of their files and rows; none of more than `max_bytes` is loaded."""
-    if kind == "folder":
+    if kind == "tars":
+        yield from _read_tar(join(root, shard.files[0]), max_bytes)
+    elif kind == "parquet":
+        for name in sorted(set(shard.files)):
+            places = zip(shard.rows, shard.image_ids, shard.files, strict=True)
+            wanted = {row: image_id for row, image_id, file in places if file == name}
+            yield from read_parquet(join(root, name), wanted, max_bytes)
+    else:
         for image_id, name in zip(shard.image_ids, shard.files, strict=True):
-            yield Picture(image_id, partial(_read_file, root / name, max_bytes))
-        return
-    for name in sorted(set(shard.files)):
-        places = zip(shard.rows, shard.image_ids, shard.files, strict=True)
-        wanted = {row: image_id for row, image_id, file in places if file == name}
-        yield from _read_parquet(root / name, wanted, max_bytes)
+            yield Picture(image_id, partial(_read_picture, join(root, name), max_bytes))
 
 
-def _walk(root: Path, skipped: Counter[str]) -> Iterator[str]:
-    """Paths of all files below `root`, with `/`; linked folders are not entered, hidden ones are counted."""
-    for folder, subfolders, names in os.walk(root):
-        for name in [name for name in subfolders if name.startswith(".") or os.path.islink(os.path.join(folder, name))]:
-            skipped["hidden folder" if name.startswith(".") else "linked folder"] += 1
-            subfolders.remove(name)
-        for name in names:
-            yield Path(folder, name).relative_to(root).as_posix()
+def _look(place: str, suffixes: Sequence[str]) -> tuple[str, list[str], Corpus | None]:
+    """The root of a place, its files that are no pictures, and its pictures if it is a folder."""
+    if any(mark in name_of(place) for mark in "*?"):
+        return posixpath.dirname(place) or ".", matching_files(place), None
+    if not is_uri(place) and not Path(place).exists():
+        raise ValueError(f"{place}: there is no such folder or file")
+    if _kind_of(place) and (is_uri(place) or Path(place).is_file()):
+        return posixpath.dirname(place) or ".", [place], None
+    if not is_uri(place) and not Path(place).is_dir():
+        raise ValueError(f"{place}: is neither a folder nor one of {_known_suffixes()}")
+    names = [name for name in names_in(place) if not name.startswith((".", "_"))]
+    return place, [join(place, name) for name in sorted(names)], list_folder(place, suffixes)
 
 
-def _check_path(root: Path, name: str) -> Reject | None:
-    path = root / name
-    if _printable(name) != name:
-        return Reject(_printable(name), "bad_id", "the file name is not UTF-8")
-    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-        return Reject(name, "path_escapes_root", "a link out of the folder")
-    return None
+def _known_suffixes() -> str:
+    return ", ".join(suffix for group in SUFFIXES.values() for suffix in group)
 
 
-def _printable(name: str) -> str:
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+def _kind_of(place: str) -> Kind | None:
+    name = name_of(place).lower()
+    return next((kind for kind, suffixes in SUFFIXES.items() if name.endswith(suffixes)), None)
 
 
-def _read_file(path: Path, max_bytes: int) -> bytes:
-    """The bytes of a regular file; a pipe or device is not opened, since that could block."""
+def _read_picture(place: str, max_bytes: int) -> bytes:
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise UnreadablePictureError("not_a_file", "neither a file nor a link to one")
-        _check_bytes(status.st_size, max_bytes)
-        return path.read_bytes()
+        return read_file(place, max_bytes)
     except FileNotFoundError:
-        raise UnreadablePictureError("image_missing", "gone since the folder was listed, or a broken link") from None
-    except OSError as error:
-        raise UnreadablePictureError("unreadable", str(error.strerror)) from None
+        raise UnreadablePictureError("image_missing", "not there, gone since it was listed, or a broken link") from None
+    except IsADirectoryError as error:
+        raise UnreadablePictureError("not_a_file", str(error.strerror)) from None
+    except FileTooLargeError as error:
+        raise UnreadablePictureError("too_many_bytes", str(error)) from None
+    except (OSError, ValueError) as error:
+        if is_storage_fault(error):
+            raise
+        raise UnreadablePictureError("unreadable", getattr(error, "strerror", None) or str(error)) from None
 
 
-def _check_bytes(size: int, max_bytes: int) -> None:
-    if size > max_bytes:
-        raise UnreadablePictureError("too_many_bytes", f"{size} bytes, more than {max_bytes}")
+def _read_tar(place: str, max_bytes: int) -> Iterator[Picture]:
+    """The samples of a tar; the id is the tar's name without its suffix, and the key."""
+    name = name_of(place)
+    for sample in read_shard(place, max_bytes):
+        is_about_the_tar = sample.problem is not None and sample.key == name
+        yield Picture(name if is_about_the_tar else f"{_stem(name)}/{sample.key}", partial(_picture_of, sample))
 
 
-def _read_ids(path: Path) -> pa.ChunkedArray:
-    try:
-        with pq.ParquetFile(path) as table:
-            missing = [name for name in (schema.IMAGE_ID, schema.IMAGE) if name not in table.schema_arrow.names]
-            if missing:
-                raise ValueError(
-                    f"{path}: has no column {' and '.join(missing)}; its columns: {table.schema_arrow.names}"
-                )
-            kind = table.schema_arrow.field(schema.IMAGE).type
-            if _bytes_of(kind) is None:
-                raise ValueError(
-                    f"{path}: column {schema.IMAGE} has type {kind} instead of binary or struct<bytes: binary>"
-                )
-            return table.read(columns=[schema.IMAGE_ID])[schema.IMAGE_ID].cast(pa.string())
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{path}: cannot be read as Parquet: {error}") from None
+def _stem(name: str) -> str:
+    return name[: -len(next(suffix for suffix in SUFFIXES["tars"] if name.lower().endswith(suffix)))]
 
 
-def _bytes_of(kind: pa.DataType) -> Sequence[str] | None:
-    """Where the bytes are in a column of this type: itself, or the field `bytes` that Hugging Face datasets write."""
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return []
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        return ["bytes"]
-    return None
-
-
-def _read_parquet(path: Path, wanted: dict[int, str], max_bytes: int) -> Iterator[Picture]:
-    """The rows of one file whose numbers are in `wanted`, from the row groups that hold them."""
-    with pq.ParquetFile(path) as table:
-        start = 0
-        for group in range(table.metadata.num_row_groups):
-            stop = start + table.metadata.row_group(group).num_rows
-            if any(start <= row < stop for row in wanted):
-                yield from _read_row_group(table, group, start, wanted, max_bytes)
-            start = stop
-
-
-def _read_row_group(
-    table: pq.ParquetFile, group: int, start: int, wanted: dict[int, str], max_bytes: int
-) -> Iterator[Picture]:
-    for batch in table.iter_batches(READ_ROWS, row_groups=[group], columns=[schema.IMAGE]):
-        column = batch[schema.IMAGE]
-        for field in _bytes_of(column.type) or []:
-            column = pc.struct_field(column, field)
-        for offset in range(len(column)):
-            if start + offset in wanted:
-                yield Picture(wanted[start + offset], partial(_load, column[offset], max_bytes))
-        start += len(column)
-
-
-def _load(value: pa.Scalar, max_bytes: int) -> bytes:
-    if not value.is_valid:
-        raise UnreadablePictureError("image_missing", "the column image is null")
-    _check_bytes(len(value.as_buffer()), max_bytes)
-    return value.as_py()
+def _picture_of(sample: ShardSample) -> bytes:
+    if sample.problem is not None:
+        if sample.problem.reason == "file_too_large":
+            raise UnreadablePictureError("too_many_bytes", sample.problem.detail)
+        raise UnreadablePictureError(sample.problem.reason, sample.problem.detail)
+    found = sorted(extension for extension in sample.members if extension in PICTURE_EXTENSIONS)
+    if not found:
+        raise UnreadablePictureError("image_missing", f"no picture in the sample {sample.key}")
+    if len(found) > 1:
+        raise UnreadablePictureError("multiple_images", f"{', '.join(found)} in the sample {sample.key}")
+    return sample.members[found[0]]

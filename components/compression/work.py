@@ -5,6 +5,7 @@ the codec, the parameters and the listing of the corpus, so that a run never pic
     aside/    files that are being written
     shards/   part-00000.parquet …, each whole; becomes the output folder
     done/     part-00000.json …, written after the shard: its rows, bytes, SHA-256 and rejects
+    running/  which picture each decoder is at (components/files/row_watch.py)
 A shard counts as done only if its note is there and its bytes still have the noted hash. The manifest is written last.
 """
 
@@ -32,7 +33,7 @@ from components.compression.manifest import (
 from components.compression.provenance import Provenance, StoreError
 from components.compression.rejects import Reject, reject_counts, rejects_json
 
-_ASIDE, _SHARDS, _DONE, _LOCK = "aside", "shards", "done", "lock"
+_ASIDE, _SHARDS, _DONE, _RUNNING, _LOCK = "aside", "shards", "done", "running", "lock"
 
 
 class ShardReport(NamedTuple):
@@ -92,12 +93,23 @@ def finished_shard(work: Path, shard: int) -> ShardReport | None:
 
     None if it did not, or if the file is no longer what it wrote.
     """
-    path, note = work / _SHARDS / shard_name(shard), _note(work, shard)
-    if not (path.is_file() and note.is_file()):
+    path, report = work / _SHARDS / shard_name(shard), noted_shard(work, shard)
+    if report is None or not path.is_file():
         return None
-    content = json.loads(note.read_bytes())
-    report = ShardReport(StoredFile(**content["file"]), [Reject(**reject) for reject in content["rejects"]])
     return report if describe_file(path, report.file.rows) == report.file else None
+
+
+def noted_shard(work: Path, shard: int) -> ShardReport | None:
+    """What the note of a shard says, whatever became of its file; None if there is no note."""
+    if not _note(work, shard).is_file():
+        return None
+    content = json.loads(_note(work, shard).read_bytes())
+    return ShardReport(StoredFile(**content["file"]), [Reject(**reject) for reject in content["rejects"]])
+
+
+def watch_path(work: Path, shard: int) -> Path:
+    """Where it is noted which picture of a shard is being decoded."""
+    return work / _RUNNING / shard_name(shard)
 
 
 def publish_store(

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 RECORD = 8  # bytes: one number per attempt
-MAX_DEATHS = 2  # at the same row; a process that is killed for another reason is hardly ever at the same row twice
+MAX_DEATHS = 3  # at the same row; processes that are killed for other reasons are not at the same row so often
 MAX_ATTEMPTS = 50  # of a piece: Ray would start it again for ever
 BETWEEN_ROWS = 2 ** (8 * RECORD) - 1
 

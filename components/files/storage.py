@@ -77,7 +77,7 @@ def matching_files(place: str) -> list[str]:
     Raises ValueError when there is none.
     """
     folder, _, pattern = place.rpartition("/")
-    names = [name for name in _names_in(folder) if fnmatch.fnmatchcase(name, pattern) and name[0] not in "._"]
+    names = [name for name in names_in(folder) if fnmatch.fnmatchcase(name, pattern) and name[0] not in "._"]
     if not names:
         raise ValueError(f"{place}: no such file; is this the right folder, and is the download complete?")
     return [f"{folder}/{name}" for name in sorted(names)]
@@ -125,7 +125,7 @@ def _state(path: Path, root: str) -> FileState:
     return FileState(path.relative_to(root).as_posix(), size, modified)
 
 
-def _names_in(folder: str) -> list[str]:
+def names_in(folder: str) -> list[str]:
     """The files directly in a folder."""
     if not is_uri(folder):
         return [path.name for path in Path(folder).glob("*") if path.is_file()]

@@ -20,9 +20,9 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from components.model.backbone import Preprocessing
+from components.model.backbone import Backbone, Preprocessing
 from components.model.double_forward import CompressorParams, DoubleForward, build_double_forward
-from components.model.loading import load_backbone
+from components.model.loading import load_backbone, load_without_weights
 from components.params import Params
 
 ADAPTER_FILE = "adapter_model.safetensors"  # PEFT's name
@@ -113,6 +113,14 @@ def load_compressor(
     if num_summary_tokens is not None:
         model.keep_first(num_summary_tokens)
     return model.to(device).eval()
+
+
+def load_preparer(folder: Path, base: str) -> Backbone:
+    """The base model of a compressor without its weights: what prepares pictures for it. Raises ValueError as above."""
+    config = CompressorConfig.model_validate_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    backbone = load_without_weights(base, config.base_revision, bool(config.preprocessing["pad_to_square"]))
+    expect(f"base model {base}: preprocessing", backbone.preprocessing, config.preprocessing)
+    return backbone
 
 
 def compressor_config(model: DoubleForward) -> CompressorConfig:

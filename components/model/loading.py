@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from components.model.backbone import Backbone, Source
 from components.model.chat import ChatFormat
@@ -39,15 +39,33 @@ def load_backbone(
     model: str, revision: str | None, dtype: torch.dtype, attention: str, pad_to_square: bool
 ) -> Backbone:
     """Load a base model from a folder or by its hub id; ValueError for an architecture of no known family."""
-    is_folder = Path(model).is_dir()
-    folder = Path(model) if is_folder else download(model, revision)
-    family = family_of(model, folder)
+    source = find_source(model, revision)
+    family = family_of(model, source.folder)
     vlm = AutoModelForImageTextToText.from_pretrained(
-        folder, dtype=dtype, attn_implementation=attention, use_safetensors=True
+        source.folder, dtype=dtype, attn_implementation=attention, use_safetensors=True
     )
-    image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    source = Source(folder, Path(model).resolve().name if is_folder else model, revision)
-    chat = load_chat(model, folder, family, vlm.config)
+    return _around(vlm, family, source, pad_to_square)
+
+
+def load_without_weights(model: str, revision: str | None, pad_to_square: bool) -> Backbone:
+    """A base model whose tensors hold nothing (device meta): enough to prepare pictures, on machines without a GPU."""
+    source = find_source(model, revision)
+    family = family_of(model, source.folder)
+    with torch.device("meta"):
+        vlm = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(source.folder))
+    return _around(vlm, family, source, pad_to_square)
+
+
+def find_source(model: str, revision: str | None) -> Source:
+    """Where the files of a base model are: its folder, or where the hub's were downloaded to."""
+    if Path(model).is_dir():
+        return Source(Path(model), Path(model).resolve().name, revision)
+    return Source(download(model, revision), model, revision)
+
+
+def _around(vlm: Any, family: type[Backbone], source: Source, pad_to_square: bool) -> Backbone:
+    image_processor = AutoImageProcessor.from_pretrained(source.folder, backend="pil")
+    chat = load_chat(source.name, source.folder, family, vlm.config)
     return family(vlm, chat, image_processor, source, pad_to_square)
 
 

@@ -25,7 +25,8 @@ from components.compression import work as work_module
 from components.compression.provenance import StoreError
 from components.compression.store import TokenStore, UnknownImageError
 from flows.answer import answer
-from flows.compress import CompressParams, compress
+from flows.compress import compress
+from flows.compress_worker import CompressParams
 from flows.search import search
 from tests.components.compression.models import LIMITS, write_models
 
@@ -33,11 +34,11 @@ PARAMS = CompressParams(
     num_workers=2,
     cpus_per_worker=1,
     gpus_per_worker=0,
+    decoders_per_worker=2,
     dtype="float32",
     num_summary_tokens=None,
     codec="float16",
     batch_size=2,
-    decode_threads=2,
     rows_per_shard=3,
     rows_per_row_group=2,
     max_picture_bytes=50_000_000,
@@ -78,7 +79,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def store(photos: Path, compressor: Path, local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("stores") / "photos"
-    compress(PARAMS, photos, compressor, output, None)
+    compress(PARAMS, str(photos), compressor, output, None)
     return output
 
 
@@ -112,10 +113,10 @@ def test_folder_every_picture_is_kept_or_rejected_with_a_reason(store: Path) -> 
 
 def test_finished_store_is_left_alone_and_another_is_refused(store: Path, photos: Path, compressor: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in store.iterdir()}
-    compress(PARAMS, photos, compressor, store, None)
+    compress(PARAMS, str(photos), compressor, store, None)
     assert {path.name: path.stat().st_mtime_ns for path in store.iterdir()} == before
     with pytest.raises(StoreError, match=r"holds another store.*batch_size"):
-        compress(PARAMS.model_copy(update={"batch_size": 3}), photos, compressor, store, None)
+        compress(PARAMS.model_copy(update={"batch_size": 3}), str(photos), compressor, store, None)
 
 
 def test_killed_run_goes_on_to_the_same_bytes_with_other_workers(
@@ -124,7 +125,7 @@ def test_killed_run_goes_on_to_the_same_bytes_with_other_workers(
     """The state a kill leaves: some shards whole, one cut, one without its note, a file half written."""
     output, strict = tmp_path / "photos", PARAMS.model_copy(update={"max_reject_fraction": 0.0, "num_workers": 1})
     with pytest.raises(ValueError, match=r"2 of 10 pictures.*'too_large': 1"):
-        compress(strict, photos, compressor, output, None)
+        compress(strict, str(photos), compressor, output, None)
     assert not output.exists()
     (partial,) = work_module.partial_folder(output).glob("*/")
     shards = partial / "shards"
@@ -132,7 +133,7 @@ def test_killed_run_goes_on_to_the_same_bytes_with_other_workers(
     (partial / "done" / "part-00001.parquet.json").unlink()
     (partial / "aside" / "part-00003.parquet.1").write_bytes(b"half")
     untouched = (shards / "part-00002.parquet").stat().st_ino
-    compress(strict.model_copy(update={"max_reject_fraction": 0.5}), photos, compressor, output, None)
+    compress(strict.model_copy(update={"max_reject_fraction": 0.5}), str(photos), compressor, output, None)
     assert contents(output) == contents(store)
     assert (output / "part-00002.parquet").stat().st_ino == untouched
 
@@ -143,7 +144,7 @@ def test_parquet_corpus_gives_the_tokens_of_the_folder(
     names = ["huge.webp", "china.jpg", "deep.tif"]
     table = pa.table({"image_id": names, "image": [(photos / name).read_bytes() for name in names]})
     pq.write_table(table, tmp_path / "corpus.parquet")
-    compress(PARAMS, tmp_path / "corpus.parquet", compressor, tmp_path / "out", None)
+    compress(PARAMS, str(tmp_path / "corpus.parquet"), compressor, tmp_path / "out", None)
     ours, theirs = TokenStore.open(tmp_path / "out"), TokenStore.open(store)
     assert ours.ids == sorted(names)
     np.testing.assert_allclose(
@@ -165,7 +166,7 @@ def test_a_store_of_fewer_tokens_holds_the_first_ones_and_opens_too(
     store: Path, photos: Path, compressor: Path, local_ray: None, tmp_path: Path
 ) -> None:
     fewer = tmp_path / "fewer"
-    compress(PARAMS.model_copy(update={"num_summary_tokens": 2}), photos, compressor, fewer, None)
+    compress(PARAMS.model_copy(update={"num_summary_tokens": 2}), str(photos), compressor, fewer, None)
     whole, part = TokenStore.open(store), TokenStore.open(fewer)
     assert part.provenance.num_summary_tokens == 2
     ids = list(whole.ids)
@@ -210,9 +211,9 @@ def test_other_base_model_is_refused_before_any_work(photos: Path, compressor: P
     base.mkdir()
     shutil.copy(compressor / "summary_queries.safetensors", base / "model.safetensors")
     with pytest.raises(ValueError, match=r"SHA-256 of the weights is .* but .* needs"):
-        compress(PARAMS, photos, compressor, tmp_path / "out", str(base))
+        compress(PARAMS, str(photos), compressor, tmp_path / "out", str(base))
     with pytest.raises(ValueError, match="holds no trained compressor"):
-        compress(PARAMS, photos, base, tmp_path / "out", None)
+        compress(PARAMS, str(photos), base, tmp_path / "out", None)
 
 
 @pytest.mark.slow
@@ -223,7 +224,7 @@ def test_killed_worker_and_killed_driver_change_nothing(compressor: Path, local_
     for number in range(16):
         pixels = rng.integers(0, 255, (1500, 1500, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "pictures" / f"{number:02d}.png", compress_level=1)
-    params = PARAMS.model_copy(update={"num_workers": 1, "decode_threads": 1, "rows_per_shard": 1})
+    params = PARAMS.model_copy(update={"num_workers": 1, "decoders_per_worker": 1, "rows_per_shard": 1})
     YAML().dump({"compress": params.model_dump(mode="json")}, tmp_path / "params.yaml")
     command = [sys.executable, "-m", "flows.compress", "pictures", str(compressor), "out"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -240,8 +241,8 @@ def test_killed_worker_and_killed_driver_change_nothing(compressor: Path, local_
     assert not alive, "an orphan goes on"
     finished = {path.name for path in tmp_path.glob("out.partial/*/done/*")}
     assert 5 <= len(finished) < 16
-    compress(params, tmp_path / "pictures", compressor, tmp_path / "out", None)
-    compress(params, tmp_path / "pictures", compressor, tmp_path / "undisturbed", None)
+    compress(params, str(tmp_path / "pictures"), compressor, tmp_path / "out", None)
+    compress(params, str(tmp_path / "pictures"), compressor, tmp_path / "undisturbed", None)
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
 
 

@@ -2,6 +2,8 @@
 
 import io
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ import torch
 from PIL import Image
 
 from components.compression.codecs import Codec
-from components.compression.compressor import compress_pictures
+from components.compression.compressor import compress_batches
 from components.compression.corpus import Picture
+from components.compression.decoding import decode_batches
 from components.compression.rejects import Reject, UnreadablePictureError
 from components.compression.shards import TokenRows
 from components.model.checkpoint import load_compressor
@@ -45,7 +48,9 @@ def pictures_of(images: list[Image.Image]) -> list[Picture]:
 def run(
     model: DoubleForward, pictures: list[Picture], batch_size: int = 4, codec: Codec = "float16"
 ) -> tuple[TokenRows, list[Reject]]:
-    return compress_pictures(model, pictures, limits=LIMITS, batch_size=batch_size, decode_threads=2, codec=codec)
+    with TemporaryDirectory() as folder:
+        batches = decode_batches(pictures, model.backbone.prepare, LIMITS, batch_size, Path(folder, "watch"))
+        return compress_batches(model, batches, codec)
 
 
 def missing() -> bytes:

@@ -1,0 +1,43 @@
+"""How many pictures a pass takes best: more are faster up to a point, and then they no longer fit the memory."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from components.compression.compressor import compress_prepared
+from components.model.double_forward import DoubleForward
+from components.model.prepared import PreparedPictures, merge
+
+LARGEST = 1024  # pictures
+GAIN = 1.05  # that a batch twice as large must bring
+PASSES = 3  # timed, of each size
+
+
+def find_batch_size(model: DoubleForward, picture: PreparedPictures) -> int:
+    """A power of two, by passes over copies of one picture. Raises torch.OutOfMemoryError if not even one fits."""
+    return largest_gain(lambda batch_size: picture_rate(model, merge([picture] * batch_size)))
+
+
+def largest_gain(rate: Callable[[int], float]) -> int:
+    """Double while `rate`, pictures per second, grows by GAIN and the memory suffices."""
+    best, best_rate = 1, rate(1)
+    while best < LARGEST:
+        try:
+            found = rate(2 * best)
+        except torch.OutOfMemoryError:
+            return best
+        if found < GAIN * best_rate:
+            return best
+        best, best_rate = 2 * best, found
+    return best
+
+
+def picture_rate(model: DoubleForward, pictures: PreparedPictures) -> float:
+    """Pictures per second of the fastest of some passes; the first, which warms up, does not count."""
+    seconds = []
+    for _ in range(1 + PASSES):
+        started = time.perf_counter()
+        compress_prepared(model, pictures)  # waits for the device: its result is on the CPU
+        seconds.append(time.perf_counter() - started)
+    return len(pictures) / min(seconds[1:])
