@@ -152,7 +152,7 @@ def run_workers(params: CompressParams, task: Task, shards: list[Shard]) -> Iter
         num_cpus=params.cpus_per_worker,
         num_gpus=params.gpus_per_worker,
         max_restarts=params.max_restarts,
-        max_task_retries=params.max_restarts,
+        max_task_retries=-1,  # calls while a worker starts again count as tries
     )
     yield from finished.iter_rows()
 

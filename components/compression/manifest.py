@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -132,7 +133,7 @@ def write_json(path: Path, content: Mapping[str, Any], aside: Path) -> None:
 
 def publish(path: Path, data: bytes, aside: Path) -> None:
     """Write `data` under another name in `aside`, force it to disk, then rename it to `path`."""
-    temporary = aside / f"{path.name}.{os.getpid()}"
+    temporary = aside / f"{path.name}.{uuid4().hex}"  # process numbers repeat on other machines
     with temporary.open("wb") as stream:
         stream.write(data)
         stream.flush()
