@@ -93,7 +93,7 @@ def measure(
     found = scorecard.retrieval_metrics(exam, embeddings, params.captions_per_picture, params.bootstrap)
     return Row(
         codec,
-        tokens.shape[1] * codecs.token_bytes(codec, tokens.shape[-1]),
+        codecs.picture_bytes(codec, *tokens.shape[1:]),
         float(np.linalg.norm(decoded - tokens) / np.linalg.norm(tokens)),
         metrics["short_answer"]["accuracy"],
         found["image_to_text"]["recall_at_1"],

@@ -22,7 +22,7 @@ from pydantic import Field
 from ray.data import ActorPoolStrategy
 from transformers.utils import logging as transformers_logging
 
-from components.compression.codecs import Codec, code_type
+from components.compression.codecs import FixedCodec, code_type
 from components.compression.compressor import compress_pictures
 from components.compression.corpus import Corpus, Shard, corpus_identity, newest_change, plan_shards
 from components.compression.identity import check_base, find_base, provenance_of
@@ -58,7 +58,7 @@ class CompressParams(Params):
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)]
     dtype: Literal["float32", "bfloat16"]  # of the base model's weights
     num_summary_tokens: Annotated[int, Field(ge=1)] | None  # the first of the compressor's; all if null
-    codec: Codec
+    codec: FixedCodec
     batch_size: Annotated[int, Field(ge=1)]  # pictures
     decode_threads: Annotated[int, Field(ge=1)]
     rows_per_shard: Annotated[int, Field(ge=1)]  # pictures per file
@@ -113,7 +113,7 @@ def compress(params: CompressParams, images: Path, compressor: Path, output: Pat
     """
     images, compressor, output = images.resolve(), compressor.resolve(), output.resolve()
     provenance = provenance_of(compressor, params.codec, params.dtype, params.num_summary_tokens)
-    code_type(params.codec, provenance.dim)  # raises now, not after the first shard
+    code_type(params.codec, provenance.num_summary_tokens, provenance.dim)  # raises now, not after the first shard
     corpus = list_corpus(images, params.picture_suffixes)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         return check_finished(params, provenance, corpus, output)
