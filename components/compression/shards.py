@@ -146,7 +146,7 @@ def read_rows(path: Path, provenance: Provenance, fit: Fit | None = None) -> Ite
     try:
         with open_shard(path, fit) as shard:
             for batch in shard.iter_batches(READ_ROWS):
-                yield _token_rows(batch, provenance, fit)
+                yield _token_rows(batch, provenance, fit, slice(None))
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from None
 
@@ -163,7 +163,7 @@ def find_rows(
             for group in sorted({_row_group(shard, image_id) for image_id in wanted}):
                 (batch,) = shard.read_row_group(group).combine_chunks().to_batches()
                 rows = [row for row, image_id in enumerate(batch[schema.IMAGE_ID].to_pylist()) if image_id in wanted]
-                yield _token_rows(batch.take(pa.array(rows, pa.int64())), provenance, fit)
+                yield _token_rows(batch, provenance, fit, np.array(rows, np.int64))
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from None
 
@@ -184,16 +184,24 @@ def _damaged(path: Path, error: Exception) -> StoreError:
     return StoreError(f"{path}: is damaged: {error}; restore it or compress again")
 
 
-def _token_rows(batch: pa.RecordBatch, provenance: Provenance, fit: Fit | None) -> TokenRows:
-    codes = batch[schema.SUMMARY_TOKENS].to_numpy_ndarray()
+def _token_rows(batch: pa.RecordBatch, provenance: Provenance, fit: Fit | None, rows: np.ndarray | slice) -> TokenRows:
+    """Some rows of a batch."""
+    codes = _tensors(batch[schema.SUMMARY_TOKENS])[rows]
     has_scales = schema.SCALES in batch.schema.names
-    scales = batch[schema.SCALES].to_numpy_ndarray() if has_scales else np.empty((*codes.shape[:2], 0), np.float32)
+    scales = _tensors(batch[schema.SCALES])[rows] if has_scales else np.empty((*codes.shape[:2], 0), np.float32)
     return TokenRows(
-        batch[schema.IMAGE_ID].to_pylist(),
-        batch[schema.WIDTH].to_numpy(),
-        batch[schema.HEIGHT].to_numpy(),
+        np.array(batch[schema.IMAGE_ID].to_pylist(), object)[rows].tolist(),
+        np.from_dlpack(batch[schema.WIDTH])[rows],
+        np.from_dlpack(batch[schema.HEIGHT])[rows],
         codecs.decode(Quantised(codes, scales), provenance.codec, provenance.dim, fit),
     )
+
+
+def _tensors(column: pa.ExtensionArray) -> np.ndarray:
+    """The arrays of a column, (rows, *shape). Arrow's `to_numpy` and `flatten` first import pandas or 300 functions."""
+    storage, size = column.storage, column.storage.type.list_size
+    values = storage.values.slice(storage.offset * size, len(storage) * size)
+    return np.from_dlpack(values).reshape(len(column), *column.type.shape)
 
 
 def _tensor_column(stored: np.ndarray, kind: pa.DataType) -> pa.ExtensionArray:
