@@ -96,6 +96,7 @@ def table_bytes(table: pa.Table, provenance: Provenance, rows_per_row_group: int
         row_group_size=rows_per_row_group,
         compression="zstd",
         use_dictionary=False,
+        write_statistics=[schema.IMAGE_ID],  # the others help nobody and make the footer long
         column_encoding={TOKENS_LEAF: "BYTE_STREAM_SPLIT"} if provenance.codec in codecs.FLOATS else None,
         write_page_checksum=True,
     )
@@ -161,7 +162,8 @@ def find_rows(
     try:
         with open_shard(path, fit, footer) as shard:
             for group in sorted({_row_group(shard, image_id) for image_id in wanted}):
-                (batch,) = shard.read_row_group(group).combine_chunks().to_batches()
+                # Threads would cost a picture more than they save.
+                (batch,) = shard.read_row_group(group, use_threads=False).combine_chunks().to_batches()
                 rows = [row for row, image_id in enumerate(batch[schema.IMAGE_ID].to_pylist()) if image_id in wanted]
                 yield _token_rows(batch, provenance, fit, np.array(rows, np.int64))
     except (OSError, pa.ArrowException) as error:
