@@ -57,7 +57,7 @@ def compress(params: CompressParams, images: str, compressor: Path, output: Path
     images = images if is_uri(images) else os.path.abspath(images)
     compressor, output = compressor.resolve(), output.resolve()
     provenance = provenance_of(compressor, params.codec, params.dtype, params.num_summary_tokens)
-    code_type(params.codec, provenance.dim)  # raises now, not after the first shard
+    code_type(params.codec, provenance.num_summary_tokens, provenance.dim)  # raises now, not after the first shard
     corpus = list_corpus(images, params.picture_suffixes)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         return check_finished(params, provenance, corpus, output)

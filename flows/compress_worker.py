@@ -19,7 +19,7 @@ from pydantic import Field
 from transformers.utils import logging as transformers_logging
 
 from components.compression.batch_size import find_batch_size
-from components.compression.codecs import Codec
+from components.compression.codecs import FixedCodec
 from components.compression.compressor import compress_batches
 from components.compression.corpus import Kind, Shard
 from components.compression.decoding import Batch, Prepare, decode_batches
@@ -46,7 +46,7 @@ class CompressParams(Params):
     decoders_per_worker: Annotated[int, Field(ge=1)]  # one CPU each
     dtype: Literal["float32", "bfloat16"]  # of the base model's weights
     num_summary_tokens: Annotated[int, Field(ge=1)] | None  # the first of the compressor's; all if null
-    codec: Codec
+    codec: FixedCodec
     batch_size: Annotated[int, Field(ge=1)] | None  # pictures; null: the fastest that fits the memory
     rows_per_shard: Annotated[int, Field(ge=1)]  # pictures per file
     rows_per_row_group: Annotated[int, Field(ge=1)]

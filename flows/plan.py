@@ -15,7 +15,7 @@ from transformers import AutoConfig
 
 from components.analysis.corpus_plan import Corpus, Effort, Machines, Plan, make_plan
 from components.analysis.shapes import SEVEN_B, THIRTEEN_B, llava_config
-from components.compression.codecs import CODECS, token_bytes
+from components.compression.codecs import CODECS, picture_bytes
 
 SHAPES = {"llava-1.5-7b": SEVEN_B, "llava-1.5-13b": THIRTEEN_B}
 UNITS = ("B", "KB", "MB", "GB", "TB", "PB", "EB")
@@ -89,7 +89,7 @@ def main(
     machines = Machines(gpus, tflops * 1e12, price)
     try:
         config = read_config(model)
-        sizes: dict[str, int] = {codec: token_bytes(codec, config.text_config.hidden_size) for codec in CODECS}
+        sizes: dict[str, int] = {codec: picture_bytes(codec, 1, config.text_config.hidden_size) for codec in CODECS}
     except (ValueError, OSError) as error:
         sys.exit(f"plan: {error}")
     plan = make_plan(config, corpus, machines, sizes)

@@ -1,9 +1,12 @@
 """Job `recode`: a store with fewer bytes, or fewer tokens per picture, from a store; no picture is opened.
 
     python -m flows.recode data/compressed/test data/compressed/small --codec rotated4 --num-summary-tokens 2
+    python -m flows.recode data/compressed/test data/compressed/small --codec fitted --bytes-per-picture 64
+    python -m flows.recode data/compressed/more data/compressed/small2 --codec fitted --fit-of data/compressed/small
 
 Ray Data hands the files to tasks; a run that was killed goes on from the finished ones, and the store appears by one
-rename. `answer` and `search` read the result as they read the original.
+rename. `answer` and `search` read the result as they read the original. Codec `fitted` is fitted to pictures of the
+store, or taken from another store: parts of one corpus that are to be read together need one fit.
 """
 
 import sys
@@ -12,64 +15,121 @@ from typing import Annotated
 
 import typer
 
-from components.compression.codecs import CODECS, Codec, token_bytes
+from components.compression.codecs import CODECS, FITTED, Codec, picture_bytes
+from components.compression.fit import Fit, fit_bytes, read_fit
 from components.compression.manifest import REJECTS, Manifest
-from components.compression.provenance import StoreError
-from components.compression.recode import code_sha256, recode_shard, recoded_provenance, recoded_settings
+from components.compression.provenance import Provenance, StoreError
+from components.compression.recode import code_sha256, fit_codec, recode_shard, recoded_provenance, recoded_settings
 from components.compression.rejects import read_rejects
 from components.compression.store import TokenStore
-from components.compression.work import fingerprint, finish_shard, finished_shard, publish_store, work_folder
+from components.compression.work import (
+    fingerprint,
+    finish_shard,
+    finished_shard,
+    fit_path,
+    place_fit,
+    publish_store,
+    work_folder,
+)
 from flows.cluster import run_tasks
+from flows.corpus import run_job
+
+FIT_PICTURES = 4096  # at most; of a 7B model with 16 tokens they take 3 GB while the codec is fitted
 
 
-def recode(folder: Path, output: Path, codec: Codec, num_summary_tokens: int | None, num_workers: int) -> Manifest:
+def recode(
+    folder: Path, output: Path, codec: Codec, num_summary_tokens: int | None, num_workers: int, fit: Fit | None = None
+) -> Manifest:
     """Write the store `output`. Raises StoreError: damaged or unfit store, or something in the way."""
     folder, output = folder.resolve(), output.resolve()
     if output.exists():
         raise StoreError(f"{output}: exists already; remove it, or choose another folder")
     manifest = TokenStore.open(folder).manifest
-    provenance = manifest.provenance
-    kept = provenance.num_summary_tokens if num_summary_tokens is None else num_summary_tokens
-    wanted = recoded_provenance(provenance, codec, kept)
+    kept = manifest.provenance.num_summary_tokens if num_summary_tokens is None else num_summary_tokens
+    wanted = recoded_provenance(manifest.provenance, codec, kept, fit)
     settings = recoded_settings(manifest, wanted)
-    inputs = {"manifest": manifest.model_dump(mode="json"), "settings": settings, "code": code_sha256()}
-    rows_per_row_group = int(manifest.settings["rows_per_row_group"])
+    inputs = {
+        "manifest": manifest.model_dump(mode="json"),
+        "settings": settings,
+        "fit": wanted.fit_sha256,
+        "code": code_sha256(),
+    }
     with work_folder(output, fingerprint(inputs)) as work:
-
-        def run(piece: str) -> int:
-            path = folder / manifest.files[int(piece)].name
-            data, rows, rejects = recode_shard(path, provenance, wanted, rows_per_row_group)
-            finish_shard(work, int(piece), data, rows, rejects)
-            return rows
-
-        numbers = range(len(manifest.files))
-        todo = [number for number in numbers if finished_shard(work, number) is None]
-        print(f"recode: {len(numbers)} files, {len(numbers) - len(todo)} of them from an earlier run", flush=True)
-        for done, _ in enumerate(run_tasks(run, [str(number) for number in todo], num_workers), start=1):
-            print(f"recode: {done}/{len(todo)} files", flush=True)
-        reports = [report for number in numbers if (report := finished_shard(work, number)) is not None]
-        if len(reports) < len(numbers):
+        if fit is not None:
+            place_fit(work, fit_bytes(fit))
+        recode_files(folder, manifest, wanted, work, num_workers)
+        reports = [report for number in range(len(manifest.files)) if (report := finished_shard(work, number))]
+        if len(reports) < len(manifest.files):
             raise StoreError(f"{work}: not all files are whole; do all machines of the cluster share this folder?")
         rejects = read_rejects(folder / REJECTS)
         return publish_store(work, output, wanted, manifest.corpus, settings, reports, rejects)
 
 
+def recode_files(folder: Path, manifest: Manifest, wanted: Provenance, work: Path, num_workers: int) -> None:
+    """Finish every file in the work folder; those that an earlier run finished are left as they are."""
+    rows_per_row_group = int(manifest.settings["rows_per_row_group"])
+    provenance = manifest.provenance
+
+    def run(piece: str) -> int:
+        path = folder / manifest.files[int(piece)].name
+        fit = read_fit(fit_path(work).read_bytes()) if wanted.codec == FITTED else None
+        data, rows, rejects = recode_shard(path, provenance, wanted, rows_per_row_group, fit)
+        finish_shard(work, int(piece), data, rows, rejects)
+        return rows
+
+    todo = [number for number in range(len(manifest.files)) if finished_shard(work, number) is None]
+    num_earlier = len(manifest.files) - len(todo)
+    print(f"recode: {len(manifest.files)} files, {num_earlier} of them from an earlier run", flush=True)
+    for done, _ in enumerate(run_tasks(run, [str(number) for number in todo], num_workers), start=1):
+        print(f"recode: {done}/{len(todo)} files", flush=True)
+
+
+def find_fit(
+    folder: Path, num_summary_tokens: int | None, bytes_per_picture: int | None, fit_of: Path | None, fit_pictures: int
+) -> Fit:
+    """The fit of codec `fitted`: that of another store, or a new one to the pictures of this. Raises StoreError."""
+    if (bytes_per_picture is None) == (fit_of is None):
+        raise StoreError(f"--codec {FITTED} needs either --bytes-per-picture or --fit-of")
+    if fit_of is not None:
+        if (fit := TokenStore.open(fit_of).fit) is None:
+            raise StoreError(f"{fit_of}: is not in codec {FITTED}, so it has no fit")
+        return fit
+    store = TokenStore.open(folder)
+    kept = num_summary_tokens or store.provenance.num_summary_tokens
+    fitting = fit_codec(store, kept, bytes_per_picture or 0, fit_pictures)
+    print(
+        f"recode: fitted to {fitting.num_pictures} pictures: {len(fitting.fit.bits)} directions, "
+        f"{fitting.fit.num_bytes} bytes; error of {fitting.num_held_out} other pictures {fitting.error:.3f}",
+        flush=True,
+    )
+    return fitting.fit
+
+
 def main(
     store: Annotated[Path, typer.Argument(help="Folder that `compress` wrote.")],
     output: Annotated[Path, typer.Argument(help="Folder for the new store; must not exist yet.")],
-    codec: Annotated[str, typer.Option(help=f"One of {', '.join(CODECS)}.")],
+    codec: Annotated[str, typer.Option(help=f"One of {', '.join((*CODECS, FITTED))}.")],
     num_summary_tokens: Annotated[int | None, typer.Option(help="The first of the tokens; all if not given.")] = None,
+    bytes_per_picture: Annotated[int | None, typer.Option(help=f"Of codec {FITTED}, at most.", min=1)] = None,
+    fit_of: Annotated[Path | None, typer.Option(help="A store whose fit is taken over.")] = None,
+    fit_pictures: Annotated[int, typer.Option(help="Pictures that a new fit is made of, at most.")] = FIT_PICTURES,
     num_workers: Annotated[int, typer.Option(help="Files at a time, one CPU each.")] = 1,
 ) -> None:
     """Write a store in another codec, or with fewer tokens per picture."""
-    if codec not in CODECS:
-        sys.exit(f"recode: --codec {codec}: this version knows {', '.join(CODECS)}")
-    try:
-        manifest = recode(store, output, codec, num_summary_tokens, num_workers)
-    except (ValueError, OSError) as error:
-        sys.exit(f"recode: {error}")
-    size = manifest.provenance.num_summary_tokens * token_bytes(manifest.provenance.codec, manifest.provenance.dim)
-    print(f"recode: {output} holds {manifest.rows_kept} pictures in {len(manifest.files)} files, {size} bytes each")
+    if codec not in (*CODECS, FITTED):
+        sys.exit(f"recode: --codec {codec}: this version knows {', '.join((*CODECS, FITTED))}")
+
+    def job() -> Manifest:
+        fit = None
+        if codec == FITTED:
+            fit = find_fit(store, num_summary_tokens, bytes_per_picture, fit_of, fit_pictures)
+        manifest = recode(store, output, codec, num_summary_tokens, num_workers, fit)
+        kept = manifest.provenance
+        size = picture_bytes(kept.codec, kept.num_summary_tokens, kept.dim, fit)
+        print(f"recode: {output} holds {manifest.rows_kept} pictures in {len(manifest.files)} files, {size} bytes each")
+        return manifest
+
+    run_job("recode", job)
 
 
 if __name__ == "__main__":

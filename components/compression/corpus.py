@@ -43,7 +43,7 @@ class Shard(NamedTuple):
     """Consecutive pictures of a corpus, or one tar, which become one file of the store."""
 
     number: int
-    image_ids: list[str]  # of a tar, its name
+    image_ids: list[str]  # of a tar, what the ids of its pictures begin with
     files: list[str]
     rows: list[int]
     size: int  # its share of the work: pictures, or bytes of a tar

@@ -37,6 +37,7 @@ def provenance_of(compressor: Path, codec: Codec, dtype: str, num_summary_tokens
     return Provenance(
         schema_version=SCHEMA_VERSION,
         codec=codec,
+        fit_sha256=None,
         num_summary_tokens=num_summary_tokens or config.compressor.num_summary_tokens,
         dim=config.dim,
         base=config.base_model,
@@ -85,9 +86,8 @@ def check_base(compressor: Path, base: str) -> None:
 
 def check_same_model(store: Provenance, compressor: Path) -> None:
     """Raises StoreError, with both values, when the compressor in a folder is not the one that wrote a store."""
-    differing = differences(
-        store, provenance_of(compressor, store.codec, store.compute["dtype"], store.num_summary_tokens)
-    )
+    model = provenance_of(compressor, store.codec, store.compute["dtype"], store.num_summary_tokens)
+    differing = differences(store, model.model_copy(update={"fit_sha256": store.fit_sha256}))
     if differing:
         raise StoreError(
             f"the store was written by another model than {compressor} (store != model): {'; '.join(differing)}; "

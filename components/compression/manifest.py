@@ -1,5 +1,5 @@
-"""The manifest of a store: the list of its files with rows, bytes and SHA-256, written last; a folder without one is no
-store.
+"""The manifest of a store: the list of its files with rows, bytes, SHA-256 and the ids they begin and end with, written
+last; a folder without one is no store.
 
 Readers trust nothing else: a file that is absent from the manifest, missing, longer or shorter than it says is an
 error.
@@ -8,17 +8,18 @@ error.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.compression.provenance import SCHEMA_VERSION, Provenance, StoreError
+from components.compression.provenance import Provenance, StoreError, check_schema_version
 
 MANIFEST = "_manifest.json"  # names that readers of Parquet folders leave out
 REJECTS = "_rejects.json"
+FIT = "_fit.safetensors"  # of codec `fitted`
 
 
 class StoredFile(BaseModel):
@@ -32,6 +33,13 @@ class StoredFile(BaseModel):
     sha256: str
 
 
+class StoredShard(StoredFile):
+    """One file of summary tokens; its rows are sorted by picture id."""
+
+    first_id: str | None  # None in a file without rows
+    last_id: str | None
+
+
 class Manifest(BaseModel):
     """What a store holds and what it was made from; `rows_in` = `rows_kept` + all of `rows_rejected`."""
 
@@ -40,8 +48,9 @@ class Manifest(BaseModel):
     provenance: Provenance
     corpus: dict[str, Any]  # kind, rows and hash of the listing (names, sizes, ids) of what was compressed
     settings: dict[str, Any]  # what else decides the files: batch and file sizes, limits of pictures
-    files: tuple[StoredFile, ...]
+    files: tuple[StoredShard, ...]  # no id of a file is below those of the files before it
     rejects: StoredFile
+    fit: StoredFile | None  # of codec `fitted`
     rows_in: int
     rows_kept: int
     rows_rejected: dict[str, int]  # by reason
@@ -51,20 +60,28 @@ def build_manifest(
     provenance: Provenance,
     corpus: dict[str, Any],
     settings: dict[str, Any],
-    files: list[StoredFile],
+    files: list[StoredShard],
     rejects: StoredFile,
     rejected: dict[str, int],
+    fit: StoredFile | None = None,
 ) -> Manifest:
-    """The manifest of finished files; asserts that no row was lost or counted twice."""
+    """The manifest of finished files; asserts that no row was lost or counted twice.
+
+    Raises StoreError for files whose ids overlap.
+    """
     rows_in, rows_kept = corpus["rows"], sum(file.rows for file in files)
     assert rows_in == rows_kept + sum(rejected.values()), "a row was lost or counted twice"
     assert rejects.rows == sum(rejected.values())
+    files = sorted(files, key=lambda file: file.name)
+    if faults := order_faults(files):
+        raise StoreError("; ".join(faults))
     return Manifest(
         provenance=provenance,
         corpus=corpus,
         settings=settings,
-        files=tuple(sorted(files, key=lambda file: file.name)),
+        files=tuple(files),
         rejects=rejects,
+        fit=fit,
         rows_in=rows_in,
         rows_kept=rows_kept,
         rows_rejected=dict(sorted(rejected.items())),
@@ -84,13 +101,11 @@ def read_manifest(folder: Path) -> Manifest:
         )
     text = path.read_bytes()
     try:
-        found = json.loads(text)["provenance"]["schema_version"]
+        check_schema_version(json.loads(text)["provenance"]["schema_version"], str(path))
+    except StoreError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path}: cannot be read: {error!r}; run `flows.compress` again") from None
-    if found != SCHEMA_VERSION:
-        raise StoreError(
-            f"{path}: has schema version {found}, this version reads {SCHEMA_VERSION}; compress the pictures again"
-        )
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
@@ -98,11 +113,25 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Compare names and sizes in `folder` with the manifest. Raises StoreError that names each file that differs.
+    """Compare names and sizes in `folder` with the manifest, and the ids that its files begin and end with.
+
+    Raises StoreError that names each file that differs.
+    """
+    if faults := [*file_faults(folder, manifest), *order_faults(manifest.files)]:
+        raise StoreError(f"{folder}: does not match its {MANIFEST}: {'; '.join(faults)}; restore it or compress again")
+
+
+def all_files(manifest: Manifest) -> tuple[StoredFile, ...]:
+    """Every file of the store but for the manifest."""
+    return (*manifest.files, manifest.rejects, *([manifest.fit] if manifest.fit else []))
+
+
+def file_faults(folder: Path, manifest: Manifest) -> list[str]:
+    """One line for each file that is missing, too many, or of another size.
 
     Other names that begin with `.` or `_` are ignored, as Parquet readers do.
     """
-    listed = {file.name: file.bytes for file in (*manifest.files, manifest.rejects)}
+    listed = {file.name: file.bytes for file in all_files(manifest)}
     present = {
         path.name: path.stat().st_size
         for path in folder.iterdir()
@@ -115,8 +144,21 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         for name in sorted(listed.keys() & present.keys())
         if present[name] != listed[name]
     ]
-    if faults:
-        raise StoreError(f"{folder}: does not match its {MANIFEST}: {'; '.join(faults)}; restore it or compress again")
+    return faults
+
+
+def order_faults(files: Sequence[StoredShard]) -> list[str]:
+    """One line for each file that begins with an id that is not above all before it: an id in two files is such a
+    case.
+    """
+    faults, last, name = [], None, ""
+    for file in files:
+        if file.first_id is None or file.last_id is None:
+            continue
+        if last is not None and file.first_id <= last:
+            faults.append(f"{file.name} begins with {file.first_id!r}, but {name} ends with {last!r}")
+        last, name = file.last_id, file.name
+    return faults
 
 
 def describe_file(path: Path, rows: int) -> StoredFile:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from components.compression.codecs import Codec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 METADATA_KEY = b"fwd2bot.provenance"
 
 
@@ -28,6 +28,7 @@ class Provenance(BaseModel):
 
     schema_version: int
     codec: Codec
+    fit_sha256: str | None  # of what codec `fitted` was fitted to be; None for the others
     num_summary_tokens: int
     dim: int
     base: str  # folder or hub id by which the base model was loaded: for people, never compared
@@ -47,11 +48,25 @@ def from_metadata(metadata: Mapping[bytes, bytes] | None, name: str) -> Provenan
     if not metadata or METADATA_KEY not in metadata:
         raise StoreError(f"{name}: has no provenance; it is not a file of summary tokens written by `flows.compress`")
     try:
+        check_schema_version(json.loads(metadata[METADATA_KEY])["schema_version"], name)
         return Provenance.model_validate_json(metadata[METADATA_KEY])
-    except ValueError as error:
+    except StoreError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"{name}: its provenance cannot be read by this version (schema {SCHEMA_VERSION}): {error}"
         ) from None
+
+
+def check_schema_version(found: Any, name: str) -> None:
+    """Raises StoreError, with the way out, when `name` is of another schema version than this one reads."""
+    if found == SCHEMA_VERSION:
+        return
+    if isinstance(found, int) and found > SCHEMA_VERSION:
+        way_out = "it was written by a newer fwd2bot: update yours"
+    else:
+        way_out = "write the store anew with `python -m flows.migrate`"
+    raise StoreError(f"{name}: has schema version {found}, this version reads {SCHEMA_VERSION}; {way_out}")
 
 
 def differences(ours: Provenance, theirs: Provenance) -> list[str]:

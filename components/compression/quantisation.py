@@ -10,11 +10,10 @@ take groups.
 
 import hashlib
 from functools import lru_cache
-from itertools import pairwise
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import ndtr, ndtri
 
 LLOYD_ITERATIONS = 2000  # 16 levels are within 1e-9 of their fixed point
 BYTE = 8
@@ -73,13 +72,18 @@ def restore_rotated(quantised: Quantised, bits: int) -> np.ndarray:
 @lru_cache
 def gaussian_levels(bits: int) -> np.ndarray:
     """float32 (2^bits,): the levels with the least mean squared error for a standard normal number."""
-    normal = NormalDist()
-    levels = [normal.inv_cdf((i + 0.5) / 2**bits) for i in range(2**bits)]
+    # The best density of many levels is that of a normal distribution of three times the variance.
+    levels = np.sqrt(3) * ndtri((np.arange(2**bits) + 0.5) / 2**bits)
     for _ in range(LLOYD_ITERATIONS):
-        edges = [-np.inf, *((low + high) / 2 for low, high in pairwise(levels)), np.inf]
-        # The mean of a normal number between two edges.
-        levels = [(normal.pdf(a) - normal.pdf(b)) / (normal.cdf(b) - normal.cdf(a)) for a, b in pairwise(edges)]
-    return np.array(levels, np.float32)
+        shares, sums = gaussian_parts(levels)
+        levels = sums / shares
+    return levels.astype(np.float32)
+
+
+def gaussian_parts(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the standard normal numbers that are nearest to each of `levels` (n,): how many there are, and their sum."""
+    edges = np.concatenate([[-np.inf], (levels[1:] + levels[:-1]) / 2, [np.inf]])
+    return np.diff(ndtr(edges)), -np.diff(np.exp(-np.square(edges) / 2)) / np.sqrt(2 * np.pi)
 
 
 def rotate(vectors: np.ndarray) -> np.ndarray:
@@ -89,20 +93,20 @@ def rotate(vectors: np.ndarray) -> np.ndarray:
     A block is the largest power of two that divides `dim`. The second round spreads over all blocks what is large in
     one, and makes many different numbers of few large ones.
     """
+    channels = _by_channel(vectors)
     for turn in range(ROUNDS):
         order, signs = _shuffle(vectors.shape[-1], turn)
-        vectors = _hadamard(vectors[..., order] * signs)
-    return vectors
+        channels = _hadamard(channels[order] * signs[:, None])
+    return channels.T.reshape(vectors.shape)
 
 
 def rotate_back(rotated: np.ndarray) -> np.ndarray:
     """What `rotate` was given, to rounding."""
+    channels = _by_channel(rotated)
     for turn in reversed(range(ROUNDS)):
         order, signs = _shuffle(rotated.shape[-1], turn)
-        vectors = np.empty_like(rotated)
-        vectors[..., order] = _hadamard(rotated) * signs
-        rotated = vectors
-    return rotated
+        channels = (_hadamard(channels) * signs[:, None])[np.argsort(order)]
+    return channels.T.reshape(rotated.shape)
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
@@ -113,9 +117,12 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
 
 def unpack(packed: np.ndarray, bits: int) -> np.ndarray:
     """The codes that `pack` was given."""
-    digits = np.unpackbits(packed, axis=-1, bitorder="little")
-    codes = digits.reshape(*packed.shape[:-1], packed.shape[-1] * BYTE // bits, bits)
-    return np.packbits(codes, axis=-1, bitorder="little")[..., 0]
+    eights = packed.reshape(*packed.shape[:-1], packed.shape[-1] // bits, bits)  # the bytes of eight codes
+    words = np.zeros((*eights.shape[:-1], 8), np.uint8)
+    words[..., :bits] = eights
+    shifts = np.arange(0, BYTE * bits, bits, dtype=np.uint64)
+    codes = (words.view("<u8") >> shifts).astype(np.uint8) & np.uint8(2**bits - 1)
+    return codes.reshape(*packed.shape[:-1], packed.shape[-1] * BYTE // bits)
 
 
 @lru_cache
@@ -127,14 +134,18 @@ def _shuffle(dim: int, turn: int) -> tuple[np.ndarray, np.ndarray]:
     return order, signs
 
 
-def _hadamard(vectors: np.ndarray) -> np.ndarray:
-    """The orthonormal Hadamard transform of each block, by butterflies; it is its own inverse."""
-    dim = vectors.shape[-1]
+def _by_channel(vectors: np.ndarray) -> np.ndarray:
+    """float32 (dim, vectors): numbers that are added to each other lie in long rows, which is several times faster."""
+    return np.ascontiguousarray(vectors.reshape(-1, vectors.shape[-1]).T, np.float32)
+
+
+def _hadamard(channels: np.ndarray) -> np.ndarray:
+    """The orthonormal Hadamard transform of each block of (dim, vectors), by butterflies; it is its own inverse."""
+    dim = channels.shape[0]
     block = dim & -dim
-    values = vectors.reshape(-1, dim // block, block).astype(np.float32)
     half = 1
     while half < block:
-        pairs = values.reshape(-1, block // (2 * half), 2, half)
-        values = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], axis=2)
+        low, high = channels.reshape(dim // (2 * half), 2, half, -1).swapaxes(0, 1)
+        channels = np.stack([low + high, low - high], axis=1).reshape(channels.shape)
         half *= 2
-    return (values.reshape(vectors.shape) / np.float32(np.sqrt(block))).astype(np.float32)
+    return channels / np.float32(np.sqrt(block))

@@ -61,7 +61,8 @@ def list_tars(root: str, places: Sequence[str]) -> Corpus:
     names = [state.name for state in states]
     if len({_stem(name) for name in names}) < len(names):
         raise ValueError(f"{root}: two tars have one name but for the suffix, so that ids would be equal; rename one")
-    entries = pa.Table.from_arrays([names, names, [0] * len(names)], schema=ENTRIES)
+    folders = [f"{_stem(name)}/" for name in names]  # what the ids of their pictures begin with
+    entries = pa.Table.from_arrays([folders, names, [0] * len(names)], schema=ENTRIES)
     return build_corpus("tars", root, entries, [], {}, states)
 
 

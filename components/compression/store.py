@@ -1,45 +1,55 @@
 """Reader of compressed corpora: random access by picture id, streaming, and embeddings.
 
-A store is opened through its manifest only. `open` reads the picture ids and the metadata of every file, never the
-tokens; what it cannot vouch for (missing, extra, cut or foreign files, files of two models, an id twice) it refuses
-with the difference spelled out.
+A store is opened through its manifest only. `open` compares names and sizes of the files with it and reads none of
+them: the manifest says which ids each file begins and ends with, so that one picture of a million is two reads away. A
+file is held against the manifest when it is first read, and every page against its checksum. What cannot be vouched for
+(missing, extra, cut or foreign files, files of two models, an id twice) is refused with the difference spelled out.
 """
 
 import difflib
 import hashlib
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property, lru_cache
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from components.compression.manifest import Manifest, check_files, read_manifest
+from components import schema
+from components.compression.fit import Fit, read_fit
+from components.compression.manifest import (
+    FIT,
+    Manifest,
+    StoredShard,
+    all_files,
+    check_files,
+    describe_file,
+    read_manifest,
+)
 from components.compression.provenance import Provenance, StoreError, differences, from_metadata
-from components.compression.shards import TokenRows, open_shard, read_ids, read_rows
+from components.compression.shards import TokenRows, find_rows, open_shard, read_columns, read_rows
+
+FOOTERS = 256  # of files that are kept in memory
 
 
 class UnknownImageError(ValueError):
     """A picture id that is not in the store; the message names the nearest ids."""
 
 
-class _Place(NamedTuple):
-    file: int
-    row: int
-
-
 class TokenStore:
-    """The compressed pictures of one folder.
+    """The compressed pictures of one folder."""
 
-    `ids` are in the order of the files, which is the order of `embeddings()`.
-    """
-
-    def __init__(self, folder: Path, manifest: Manifest, ids_by_file: list[list[str]]) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, fit: Fit | None) -> None:
         self.folder = folder
         self.manifest = manifest
-        self.ids = [image_id for ids in ids_by_file for image_id in ids]
-        self._places = {
-            image_id: _Place(file, row) for file, ids in enumerate(ids_by_file) for row, image_id in enumerate(ids)
-        }
+        self.fit = fit
+        self._files = [file for file in manifest.files if file.rows]
+        self._last_ids = [str(file.last_id) for file in self._files]
+        self._ids = lru_cache(maxsize=None)(self._read_ids)
+        self._footer = lru_cache(maxsize=FOOTERS)(self._read_footer)
 
     @classmethod
     def open(cls, folder: Path | str) -> "TokenStore":
@@ -47,25 +57,28 @@ class TokenStore:
         folder = Path(folder)
         manifest = read_manifest(folder)
         check_files(folder, manifest)
-        ids_by_file = []
-        for file in manifest.files:
-            _check_file(folder / file.name, file.rows, manifest.provenance)
-            ids_by_file.append(read_ids(folder / file.name))
-        store = cls(folder, manifest, ids_by_file)
-        if len(store._places) != len(store.ids):
-            raise StoreError(f"{folder}: {len(store.ids) - len(store._places)} picture ids occur twice; compress again")
-        return store
+        return cls(folder, manifest, load_fit(folder, manifest))
 
     @property
     def provenance(self) -> Provenance:
         """Where the tokens come from."""
         return self.manifest.provenance
 
+    @cached_property
+    def ids(self) -> list[str]:
+        """All picture ids, sorted: the order of `iter_batches()`, `embeddings()` and `sizes()`."""
+        return [image_id for file in self._files for image_id in self._ids(file)]
+
     def __len__(self) -> int:
-        return len(self.ids)
+        return self.manifest.rows_kept
 
     def __contains__(self, image_id: str) -> bool:
-        return image_id in self._places
+        file = self._file_of(image_id)
+        if file is None:
+            return False
+        ids = self._ids(file)
+        row = bisect_left(ids, image_id)
+        return row < len(ids) and ids[row] == image_id
 
     def tokens(self, image_ids: Sequence[str]) -> np.ndarray:
         """float32 summary tokens (len(image_ids), summary_tokens, dim) in the order asked for; an id may be asked for
@@ -73,18 +86,31 @@ class TokenStore:
 
         Reads the row groups that hold the ids and nothing else. Raises UnknownImageError, StoreError.
         """
-        places = [self._place(image_id) for image_id in image_ids]
-        found = np.empty((len(places), self.provenance.num_summary_tokens, self.provenance.dim), np.float32)
-        for file in sorted({place.file for place in places}):
-            wanted = {position: place.row for position, place in enumerate(places) if place.file == file}
-            for position, tokens in self._read_places(file, wanted):
-                found[position] = tokens
+        positions: dict[str, list[int]] = {}
+        for position, image_id in enumerate(image_ids):
+            positions.setdefault(image_id, []).append(position)
+        found = np.empty((len(image_ids), self.provenance.num_summary_tokens, self.provenance.dim), np.float32)
+        missing = set(positions)
+        for rows in self._find(positions):
+            missing.difference_update(rows.image_ids)
+            for image_id, tokens in zip(rows.image_ids, rows.summary_tokens, strict=True):
+                found[positions[image_id]] = tokens
+        if missing:
+            raise self._unknown(min(missing, key=lambda image_id: positions[image_id]))
         return found
 
     def iter_batches(self) -> Iterator[TokenRows]:
         """All rows in order, some at a time. Raises StoreError for a damaged page."""
-        for file in self.manifest.files:
-            yield from read_rows(self.folder / file.name, self.provenance)
+        for file in self._files:
+            self._footer(file)
+            yield from read_rows(self.folder / file.name, self.provenance, self.fit)
+
+    def sizes(self) -> np.ndarray:
+        """int32 (len(self), 2): width and height of the pictures in pixels; no tokens are read."""
+        columns = [schema.WIDTH, schema.HEIGHT]
+        tables = [self._columns(file, columns) for file in self._files]
+        parts = [np.column_stack([table[name].to_numpy() for name in columns]) for table in tables]
+        return np.concatenate([np.empty((0, 2), np.int32), *parts])
 
     def embeddings(self) -> np.ndarray:
         """float32 L2-normalised means of the summary tokens, (len(self), dim), in the order of `ids`."""
@@ -92,38 +118,81 @@ class TokenStore:
         return normalise(np.concatenate([np.empty((0, self.provenance.dim), np.float32), *means]))
 
     def verify(self) -> None:
-        """Compare the SHA-256 of every file with the manifest: finds any changed byte. Raises StoreError."""
-        for file in (*self.manifest.files, self.manifest.rejects):
-            with (self.folder / file.name).open("rb") as stream:
-                if hashlib.file_digest(stream, "sha256").hexdigest() != file.sha256:
-                    raise StoreError(
-                        f"{self.folder / file.name}: has changed since it was written; restore it or compress again"
-                    )
+        """Compare the SHA-256 of every file with the manifest: finds any changed byte. Raises StoreError.
 
-    def _place(self, image_id: str) -> _Place:
-        if image_id not in self._places:
-            near = difflib.get_close_matches(image_id, self.ids, n=3, cutoff=0.0)
-            raise UnknownImageError(
-                f"no picture {image_id!r} among the {len(self)} of {self.folder}; the nearest ids: {near}"
+        `python -m flows.verify` finds all there is to find.
+        """
+        for file in all_files(self.manifest):
+            if describe_file(self.folder / file.name, 0).sha256 != file.sha256:
+                raise StoreError(
+                    f"{self.folder / file.name}: has changed since it was written; restore it or compress again"
+                )
+
+    def _find(self, image_ids: Collection[str]) -> Iterator[TokenRows]:
+        """The rows of these pictures, file by file; ids that are in no file are left out."""
+        by_file: dict[StoredShard, set[str]] = {}
+        for image_id in image_ids:
+            if file := self._file_of(image_id):
+                by_file.setdefault(file, set()).add(image_id)
+        for file, wanted in by_file.items():
+            yield from find_rows(self.folder / file.name, self._footer(file), wanted, self.provenance, self.fit)
+
+    def _file_of(self, image_id: str) -> StoredShard | None:
+        """The one file that can hold an id, by what the manifest says each begins and ends with."""
+        number = bisect_left(self._last_ids, image_id)
+        if number == len(self._files) or image_id < str(self._files[number].first_id):
+            return None
+        return self._files[number]
+
+    def _columns(self, file: StoredShard, columns: list[str]) -> pa.Table:
+        self._footer(file)
+        return read_columns(self.folder / file.name, columns, self.fit)
+
+    def _read_ids(self, file: StoredShard) -> list[str]:
+        """The ids of a file. Raises StoreError when they are not those that the manifest says, or not in order."""
+        ids = self._columns(file, [schema.IMAGE_ID])[schema.IMAGE_ID].to_pylist()
+        if (ids[0], ids[-1]) != (file.first_id, file.last_id) or any(left >= right for left, right in pairwise(ids)):
+            raise StoreError(
+                f"{self.folder / file.name}: its picture ids are not in order, or not those of the manifest; restore "
+                "it or compress again"
             )
-        return self._places[image_id]
+        return ids
 
-    def _read_places(self, file: int, rows: dict[int, int]) -> Iterator[tuple[int, np.ndarray]]:
-        """(position, tokens) for each position whose row in the file is given."""
-        path = self.folder / self.manifest.files[file].name
-        groups, starts = _row_groups(path, set(rows.values()))
-        numbers = [number for group in groups for number in range(starts[group], starts[group + 1])]
-        positions_by_row: dict[int, list[int]] = {}
-        for position, row in rows.items():
-            positions_by_row.setdefault(row, []).append(position)
-        offset = 0
-        for batch in read_rows(path, self.provenance, groups):
-            for number, tokens in zip(
-                numbers[offset : offset + len(batch.image_ids)], batch.summary_tokens, strict=True
-            ):
-                for position in positions_by_row.get(number, ()):
-                    yield position, tokens
-            offset += len(batch.image_ids)
+    def _read_footer(self, file: StoredShard) -> pq.FileMetaData:
+        """The footer of a file. Raises StoreError for one of another run, or with another number of rows."""
+        path = self.folder / file.name
+        with open_shard(path, self.fit) as shard:
+            if faults := shard_faults(shard, file, self.provenance):
+                raise StoreError(f"{path}: {'; '.join(faults)}; restore it or compress again")
+            return shard.metadata
+
+    def _unknown(self, image_id: str) -> UnknownImageError:
+        number = min(bisect_left(self._last_ids, image_id), len(self._files) - 1)
+        candidates = self._ids(self._files[number]) if self._files else []
+        near = difflib.get_close_matches(image_id, candidates, n=3, cutoff=0.0)
+        return UnknownImageError(
+            f"no picture {image_id!r} among the {len(self)} of {self.folder}; the nearest ids: {near}"
+        )
+
+
+def load_fit(folder: Path, manifest: Manifest) -> Fit | None:
+    """The fit of a store in codec `fitted`. Raises StoreError when it is missing or another one."""
+    if manifest.provenance.fit_sha256 is None:
+        return None
+    path = folder / FIT
+    data = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(data).hexdigest() != manifest.provenance.fit_sha256:
+        raise StoreError(f"{path}: is not the fit that the tokens were stored with; restore it or recode again")
+    return read_fit(data)
+
+
+def shard_faults(shard: pq.ParquetFile, file: StoredShard, provenance: Provenance) -> list[str]:
+    """What the footer of a file says otherwise than the manifest."""
+    differing = differences(provenance, from_metadata(shard.schema_arrow.metadata, file.name))
+    faults = [f"was written by another run than the manifest says: {'; '.join(differing)}"] if differing else []
+    if shard.metadata.num_rows != file.rows:
+        faults.append(f"has {shard.metadata.num_rows} rows instead of {file.rows}")
+    return faults
 
 
 def normalise(vectors: np.ndarray) -> np.ndarray:
@@ -132,24 +201,3 @@ def normalise(vectors: np.ndarray) -> np.ndarray:
     if not (np.isfinite(norms) & (norms > 0)).all():
         raise ValueError("a vector is zero or not finite, so it has no direction")
     return vectors / norms
-
-
-def _check_file(path: Path, rows: int, provenance: Provenance) -> None:
-    with open_shard(path) as shard:
-        theirs = from_metadata(shard.schema_arrow.metadata, str(path))
-        differing = differences(provenance, theirs)
-        if differing:
-            raise StoreError(f"{path}: was written by another run than the manifest says: {'; '.join(differing)}")
-        if shard.metadata.num_rows != rows:
-            raise StoreError(
-                f"{path}: has {shard.metadata.num_rows} rows instead of {rows}; restore it or compress again"
-            )
-
-
-def _row_groups(path: Path, rows: set[int]) -> tuple[list[int], list[int]]:
-    """The row groups that hold `rows`, and the first row of every row group plus the end of the last."""
-    with open_shard(path) as shard:
-        sizes = [shard.metadata.row_group(group).num_rows for group in range(shard.metadata.num_row_groups)]
-    starts = [0, *np.cumsum(sizes).tolist()]
-    groups = [group for group in range(len(sizes)) if any(starts[group] <= row < starts[group + 1] for row in rows)]
-    return groups, starts

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.compression.manifest import (
+    FIT,
     MANIFEST,
     REJECTS,
     Manifest,
-    StoredFile,
+    StoredShard,
     build_manifest,
     describe_file,
     publish,
@@ -32,6 +33,7 @@ from components.compression.manifest import (
 )
 from components.compression.provenance import Provenance, StoreError
 from components.compression.rejects import Reject, reject_counts, rejects_json
+from components.compression.shards import end_ids
 
 _ASIDE, _SHARDS, _DONE, _RUNNING, _LOCK = "aside", "shards", "done", "running", "lock"
 
@@ -39,7 +41,7 @@ _ASIDE, _SHARDS, _DONE, _RUNNING, _LOCK = "aside", "shards", "done", "running", 
 class ShardReport(NamedTuple):
     """A finished shard: its file and what it could not take."""
 
-    file: StoredFile
+    file: StoredShard
     rejects: list[Reject]
 
 
@@ -82,7 +84,9 @@ def finish_shard(work: Path, shard: int, data: bytes, rows: int, rejects: list[R
     """Put the bytes of a shard in their place, then the note that says so."""
     path = work / _SHARDS / shard_name(shard)
     publish(path, data, work / _ASIDE)
-    report = ShardReport(describe_file(path, rows), rejects)
+    first_id, last_id = end_ids(data)
+    shard_file = StoredShard(**describe_file(path, rows).model_dump(), first_id=first_id, last_id=last_id)
+    report = ShardReport(shard_file, rejects)
     note = {"file": report.file.model_dump(), **rejects_json(rejects)}
     write_json(_note(work, shard), note, work / _ASIDE)
     return report
@@ -96,7 +100,17 @@ def finished_shard(work: Path, shard: int) -> ShardReport | None:
     path, report = work / _SHARDS / shard_name(shard), noted_shard(work, shard)
     if report is None or not path.is_file():
         return None
-    return report if describe_file(path, report.file.rows) == report.file else None
+    return report if describe_file(path, 0).sha256 == report.file.sha256 else None
+
+
+def place_fit(work: Path, data: bytes) -> None:
+    """Put what codec `fitted` was fitted to be in its place, before the first shard is written with it."""
+    publish(fit_path(work), data, work / _ASIDE)
+
+
+def fit_path(work: Path) -> Path:
+    """Where a run keeps the fit of its codec, if it has one."""
+    return work / _SHARDS / FIT
 
 
 def noted_shard(work: Path, shard: int) -> ShardReport | None:
@@ -104,7 +118,7 @@ def noted_shard(work: Path, shard: int) -> ShardReport | None:
     if not _note(work, shard).is_file():
         return None
     content = json.loads(_note(work, shard).read_bytes())
-    return ShardReport(StoredFile(**content["file"]), [Reject(**reject) for reject in content["rejects"]])
+    return ShardReport(StoredShard(**content["file"]), [Reject(**reject) for reject in content["rejects"]])
 
 
 def watch_path(work: Path, shard: int) -> Path:
@@ -123,7 +137,7 @@ def publish_store(
 ) -> Manifest:
     """Make the finished shards the store `output`: rejects, then the manifest, then one rename.
 
-    `rejects` are those that the plan of the shards had no place for.
+    `rejects` are those that the plan of the shards had no place for. Raises StoreError for shards whose ids overlap.
     """
     reports = list(reports)
     folder, aside = work / _SHARDS, work / _ASIDE
@@ -131,7 +145,13 @@ def publish_store(
     write_json(folder / REJECTS, rejects_json(rejects), aside)
     rejects_file = describe_file(folder / REJECTS, len(rejects))
     manifest = build_manifest(
-        provenance, corpus, settings, [report.file for report in reports], rejects_file, reject_counts(rejects)
+        provenance,
+        corpus,
+        settings,
+        [report.file for report in reports],
+        rejects_file,
+        reject_counts(rejects),
+        describe_file(fit_path(work), 0) if fit_path(work).exists() else None,
     )
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"), aside)
     _sync_folder(folder)

@@ -1,5 +1,6 @@
 """Stores in other codecs: what `recode` writes is what writing the tokens anew would, and the tools read it."""
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,11 @@ import pyarrow.dataset as ds
 import pytest
 
 from components.compression import codecs
-from components.compression.provenance import StoreError
+from components.compression.provenance import StoreError, differences
+from components.compression.quantisation import Quantised
 from components.compression.rejects import Reject
 from components.compression.store import TokenStore
-from flows.recode import recode
+from flows.recode import find_fit, recode
 from tests.components.compression.stores import PROVENANCE, random_rows, write_store
 
 CAUSAL = PROVENANCE.model_copy(update={"dim": 64, "model": {**PROVENANCE.model, "attention": "causal"}})
@@ -83,4 +85,57 @@ def test_recode_on_the_command_line_names_the_codecs(store: Path, tmp_path: Path
     command = [sys.executable, "-m", "flows.recode", str(store), str(tmp_path / "new"), "--codec", "int3"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr == "recode: --codec int3: this version knows " + ", ".join(codecs.CODECS) + "\n"
+    assert done.stderr == "recode: --codec int3: this version knows " + ", ".join((*codecs.CODECS, "fitted")) + "\n"
+
+
+def long_store(folder: Path, start: int) -> Path:
+    """Sixty pictures in two files, of which codecs can be fitted."""
+    names = [f"{number:03d}" for number in range(start, start + 60)]
+    return write_store(
+        folder, [random_rows(names[:40], start, CAUSAL), random_rows(names[40:], start + 1, CAUSAL)], CAUSAL
+    )
+
+
+def test_recode_fits_a_codec_and_another_store_takes_it_over(tmp_path: Path, local_ray: None) -> None:
+    store, more = long_store(tmp_path / "store", 0), long_store(tmp_path / "more", 60)
+    fit = find_fit(store, 2, bytes_per_picture=24, fit_of=None, fit_pictures=50)
+    recode(store, tmp_path / "one", "fitted", 2, 2, fit)
+    recode(more, tmp_path / "two", "fitted", 2, 1, find_fit(more, 2, None, tmp_path / "one", 50))
+    one, two = TokenStore.open(tmp_path / "one"), TokenStore.open(tmp_path / "two")
+    assert one.provenance == two.provenance
+    assert one.provenance.fit_sha256 == hashlib.sha256((tmp_path / "one" / "_fit.safetensors").read_bytes()).hexdigest()
+    tokens = TokenStore.open(store).tokens(one.ids)[:, :2]
+    codes = codecs.encode(tokens, "fitted", fit).codes
+    table = ds.dataset(tmp_path / "one", format="parquet").to_table()
+    np.testing.assert_array_equal(table["summary_tokens"].combine_chunks().to_numpy_ndarray(), codes)
+    np.testing.assert_allclose(one.tokens(["059", "000"]), codecs.decode(codes_of(codes[[59, 0]]), "fitted", 64, fit))
+    assert np.linalg.norm(one.tokens(one.ids) - tokens) < 0.9 * np.linalg.norm(tokens)  # of noise, 1.5 bits a number
+
+
+def codes_of(codes: np.ndarray) -> Quantised:
+    return Quantised(codes, np.empty((len(codes), 1, 0), np.float32))
+
+
+def test_equal_stores_are_fitted_to_equal_bytes_and_others_do_not_mix(tmp_path: Path, local_ray: None) -> None:
+    store = long_store(tmp_path / "store", 0)
+    for name, pictures in (("one", 60), ("again", 60), ("other", 30)):
+        recode(store, tmp_path / name, "fitted", None, 1, find_fit(store, None, 16, None, pictures))
+    contents = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "again")]
+    assert contents[0] == contents[1]
+    one, other = TokenStore.open(tmp_path / "one"), TokenStore.open(tmp_path / "other")
+    assert [line.split(":")[0] for line in differences(one.provenance, other.provenance)] == ["fit_sha256"]
+    (tmp_path / "one" / "_fit.safetensors").write_bytes((tmp_path / "other" / "_fit.safetensors").read_bytes())
+    with pytest.raises(StoreError, match=r"_fit\.safetensors"):
+        TokenStore.open(tmp_path / "one")
+
+
+def test_a_fitted_codec_needs_a_fit_and_whole_digits(store: Path, tmp_path: Path, local_ray: None) -> None:
+    with pytest.raises(StoreError, match="either --bytes-per-picture or --fit-of"):
+        find_fit(store, None, None, None, 50)
+    with pytest.raises(StoreError, match="not in codec fitted, so it has no fit"):
+        find_fit(store, None, None, store, 50)
+    with pytest.raises(ValueError, match="4 pictures are too few"):
+        find_fit(store, None, 8, None, 50)
+    recode(store, tmp_path / "coarse", "int4", None, 1)
+    with pytest.raises(StoreError, match="the store is in int4, which has lost digits"):
+        find_fit(tmp_path / "coarse", None, 8, None, 50)

@@ -11,6 +11,7 @@ from components.compression.rejects import Reject
 PROVENANCE = Provenance(
     schema_version=SCHEMA_VERSION,
     codec="float16",
+    fit_sha256=None,
     num_summary_tokens=3,
     dim=8,
     base="models/some-llava",

@@ -74,11 +74,11 @@ def test_decode_other_type_is_refused(codec: codecs.Codec) -> None:
 def test_encoded_values_have_the_type_and_the_size_that_the_file_has(codec: codecs.Codec, dim: int) -> None:
     tokens = np.random.default_rng(0).normal(size=(3, 2, dim)).astype(np.float32)
     codes, scales = codecs.encode(tokens, codec)
-    value, width = codecs.code_type(codec, dim)
+    value, shape = codecs.code_type(codec, 2, dim)
     assert pa.from_numpy_dtype(codes.dtype) == value
-    assert codes.shape == (3, 2, width)
+    assert codes.shape == (3, *shape)
     assert scales.shape == (3, 2, codecs.num_scales(codec, dim))
-    assert codes.nbytes + scales.nbytes == 6 * codecs.token_bytes(codec, dim)
+    assert codes.nbytes + scales.nbytes == 3 * codecs.picture_bytes(codec, 2, dim)
 
 
 @pytest.mark.parametrize(
@@ -123,4 +123,4 @@ def test_row_faults_of_zeros(codec: codecs.Codec) -> None:
 
 def test_tokens_that_would_end_within_a_byte_are_refused() -> None:
     with pytest.raises(ValueError, match="rotated3 needs a dim that is a multiple of 8, not 12; take int8"):
-        codecs.code_type("rotated3", 12)
+        codecs.code_type("rotated3", 2, 12)

@@ -117,7 +117,7 @@ def test_same_size_garbage_is_refused(store: Path) -> None:
     path = store / "part-00002.parquet"
     path.write_bytes(b"x" * path.stat().st_size)
     with pytest.raises(StoreError, match=r"part-00002\.parquet: cannot be opened"):
-        TokenStore.open(store)
+        TokenStore.open(store).tokens(["f"])
 
 
 def test_missing_and_stray_files_are_refused_and_hidden_ones_ignored(store: Path) -> None:
@@ -138,10 +138,13 @@ def test_folder_without_manifest_is_no_store(store: Path, tmp_path: Path) -> Non
         TokenStore.open(tmp_path / "nowhere")
 
 
-def test_manifest_of_another_schema_version_is_refused(store: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "way_out"), [(1, "write the store anew with `python -m flows.migrate`"), (3, "newer fwd2bot: update")]
+)
+def test_manifest_of_another_schema_version_is_refused(store: Path, version: int, way_out: str) -> None:
     path = store / "_manifest.json"
-    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 2'))
-    with pytest.raises(StoreError, match="schema version 2, this version reads 1"):
+    path.write_text(path.read_text().replace('"schema_version": 2', f'"schema_version": {version}'))
+    with pytest.raises(StoreError, match=f"schema version {version}, this version reads 2; .*{way_out}"):
         TokenStore.open(store)
 
 
@@ -152,13 +155,64 @@ def test_file_of_another_model_is_refused_with_the_difference(store: Path) -> No
     manifest = json.loads((store / "_manifest.json").read_text())
     manifest["files"][0]["bytes"] = path.stat().st_size
     (store / "_manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(StoreError, match=f'model.compression_sha256: "{"c" * 64}" != "{"d" * 64}"'):
+    for read in (lambda reader: reader.ids, lambda reader: reader.tokens(["a"]), lambda reader: reader.embeddings()):
+        with pytest.raises(StoreError, match=f'model.compression_sha256: "{"c" * 64}" != "{"d" * 64}"'):
+            read(TokenStore.open(store))
+
+
+def test_an_id_twice_is_refused_when_it_is_written(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"part-00001\.parquet begins with 'a', but part-00000.parquet ends with 'a'"):
+        write_store(tmp_path / "store", [random_rows(["a"], 0), random_rows(["a"], 1)])
+    with pytest.raises(ValueError, match="none occurs twice"):
+        shard_bytes(random_rows(["a", "a"], 0), PROVENANCE, 2)
+
+
+def test_files_whose_ids_overlap_are_refused(store: Path) -> None:
+    manifest = json.loads((store / "_manifest.json").read_text())
+    manifest["files"][2]["first_id"] = "e"
+    (store / "_manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match=r"part-00002.parquet begins with 'e', but part-00000.parquet ends with 'e'"):
         TokenStore.open(store)
 
 
-def test_an_id_in_two_files_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="1 picture ids occur twice"):
-        TokenStore.open(write_store(tmp_path / "store", [random_rows(["a"], 0), random_rows(["a"], 1)]))
+def test_one_picture_touches_one_file(store: Path) -> None:
+    (store / "part-00002.parquet").write_bytes(b"x" * (store / "part-00002.parquet").stat().st_size)
+    reader = TokenStore.open(store)
+    np.testing.assert_array_equal(reader.tokens(["b/1.png"])[0], TOKENS[1])
+    assert "d" in reader
+    assert "aa" not in reader
+    assert "" not in reader
+    assert "\U0010ffff" not in reader
+
+
+def test_sizes_are_read_without_tokens(store: Path) -> None:
+    path = store / "part-00000.parquet"
+    data = bytearray(path.read_bytes())
+    data[pq.ParquetFile(path).metadata.row_group(0).column(3).data_page_offset + 60] ^= 1
+    path.write_bytes(data)
+    expected = np.concatenate([np.column_stack([part.widths, part.heights]) for part in PARTS])
+    np.testing.assert_array_equal(TokenStore.open(store).sizes(), expected)
+
+
+def test_ids_longer_than_the_statistics_of_parquet_are_found(tmp_path: Path) -> None:
+    ids = [f"{number}{'x' * 5000}" for number in range(6)]
+    rows = random_rows(ids, 0)
+    reader = TokenStore.open(write_store(tmp_path / "store", [rows]))
+    np.testing.assert_array_equal(reader.tokens([ids[5], ids[0]]), rows.summary_tokens[[5, 0]])
+
+
+@settings(max_examples=25, deadline=None)
+@given(ids=st.sets(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1), cut=st.integers(0, 9))
+def test_every_id_is_found_and_no_other(tmp_path_factory: pytest.TempPathFactory, ids: set[str], cut: int) -> None:
+    ordered = sorted(ids)
+    rows = [random_rows(part, 0) for part in (ordered[:cut], ordered[cut:])]
+    reader = TokenStore.open(write_store(tmp_path_factory.mktemp("stores") / "store", rows))
+    expected = np.concatenate([part.summary_tokens for part in rows])
+    np.testing.assert_array_equal(reader.tokens(ordered[::-1]), expected[::-1])
+    assert reader.ids == ordered
+    for image_id in ordered:
+        assert image_id in reader
+        assert (f"{image_id}!" in reader) == (f"{image_id}!" in ids)
 
 
 def test_shard_refuses_tokens_that_do_not_fit_the_codec() -> None:

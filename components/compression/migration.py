@@ -1,0 +1,61 @@
+"""Stores of older schema versions, written anew in today's: stored values stay as they are, to the bit.
+
+A change that an older reader would misread, or cannot read, raises `SCHEMA_VERSION` and gets a step here; readers know
+one version only. Every step takes the JSON of the version before it.
+
+| version | what changed |
+|---|---|
+| 1 | float32, float16, int8, int4 and rotated tokens |
+| 2 | codec `fitted` with `fit_sha256` in the provenance; the manifest says which ids a file begins and ends with |
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.compression.manifest import MANIFEST
+from components.compression.provenance import METADATA_KEY, SCHEMA_VERSION, Provenance, StoreError
+from components.compression.shards import table_bytes
+
+Tree = dict[str, Any]
+
+
+def _to_2(provenance: Tree) -> Tree:
+    return {**provenance, "schema_version": 2, "fit_sha256": None}
+
+
+STEPS: dict[int, Callable[[Tree], Tree]] = {1: _to_2}
+
+
+def migrated_provenance(provenance: Tree, name: str) -> Provenance:
+    """The provenance in today's version. Raises StoreError for one that is of today or of a version to come."""
+    if provenance["schema_version"] == SCHEMA_VERSION:
+        raise StoreError(f"{name}: has schema version {SCHEMA_VERSION} already")
+    while (version := provenance["schema_version"]) != SCHEMA_VERSION:
+        if version not in STEPS:
+            raise StoreError(f"{name}: has schema version {version}, which this fwd2bot does not know; update it")
+        provenance = STEPS[version](provenance)
+    return Provenance.model_validate_json(json.dumps(provenance))
+
+
+def read_old_manifest(folder: Path) -> Tree:
+    """The manifest of any version. Raises StoreError."""
+    try:
+        return json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{folder}: has no {MANIFEST} that can be read: {error}") from None
+
+
+def migrated_shard(path: Path, old: Tree, wanted: Provenance, rows_per_row_group: int) -> bytes:
+    """One file with its stored values as they are and today's provenance. Raises StoreError for a foreign file."""
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{path}: is damaged: {error}; restore it") from None
+    if json.loads(table.schema.metadata[METADATA_KEY]) != old:
+        raise StoreError(f"{path}: has another provenance than the manifest says; restore it")
+    return table_bytes(table, wanted, rows_per_row_group)

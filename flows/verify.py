@@ -1,0 +1,70 @@
+"""Job `verify`: read every byte of a store and say all that is wrong with it, a line for each fault.
+
+    python -m flows.verify data/compressed/test --num-threads 8
+
+Checked are names, sizes and SHA-256 of the files, page checksums, schema and provenance of each, picture ids (in order,
+none twice), tokens (finite), the list of rejects, and that rows in = rows kept + rows rejected. Ends with 0 when the
+store is whole and with 1 when it is not. Threads are enough: hashing and decompressing leave Python's lock free.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from components.compression.manifest import Manifest, StoredShard, all_files, read_manifest
+from components.compression.verification import file_content_faults, folder_faults, whole_fit
+from flows.corpus import run_job
+
+PROGRESS_SECONDS = 2.0  # between two lines
+
+
+def verify(folder: Path, manifest: Manifest, num_threads: int) -> Iterator[str]:
+    """Every fault, as it is found. Prints progress."""
+    yield from folder_faults(folder, manifest)
+    fit = whole_fit(folder, manifest)
+
+    def check(file: StoredShard) -> tuple[int, list[str]]:
+        return file.bytes, file_content_faults(folder / file.name, file, manifest, fit)
+
+    total = sum(file.bytes for file in manifest.files)
+    started = shown = time.monotonic()
+    done = 0
+    with ThreadPoolExecutor(num_threads) as pool:
+        for num_bytes, faults in pool.map(check, manifest.files):
+            yield from faults
+            done += num_bytes
+            now = time.monotonic()
+            if now - shown >= PROGRESS_SECONDS or done == total:
+                pace = done / (now - started)
+                left = (total - done) / pace
+                print(f"verify: {done / 1e6:.0f}/{total / 1e6:.0f} MB, {pace / 1e6:.0f} MB/s, {left:.0f} s left")
+                shown = now
+
+
+def main(
+    store: Annotated[Path, typer.Argument(help="Folder that `compress` or `recode` wrote.")],
+    num_threads: Annotated[int, typer.Option(help="Files at a time.", min=1)] = 2,
+) -> None:
+    """Read every byte of a store; a line for each fault."""
+    manifest = run_job("verify", lambda: read_manifest(store))
+    num_faults = 0
+    for fault in verify(store, manifest, num_threads):
+        print(f"verify: {store}: {' '.join(fault.split())}", file=sys.stderr)
+        num_faults += 1
+    if num_faults:
+        sys.exit(f"verify: {store}: {num_faults} faults; restore these files, or compress again")
+    size = sum(file.bytes for file in all_files(manifest))
+    rejected = sum(manifest.rows_rejected.values())
+    print(
+        f"verify: {store} is whole: {len(manifest.files)} files, {size} bytes, "
+        f"{manifest.rows_in} pictures in = {manifest.rows_kept} kept + {rejected} rejected"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
