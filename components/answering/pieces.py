@@ -36,7 +36,9 @@ def answer_piece(
     image_ids = list(dict.fromkeys(question.image_id for question in questions))
     place_of = {image_id: place for place, image_id in enumerate(image_ids)}
     tokens = torch.from_numpy(read_tokens(image_ids))
-    prompts = [encode_prompt(backbone.chat, question.question, tokens.shape[1]) for question in questions]
+    texts = {question.question for question in questions}  # many are asked about several pictures
+    prompt_of = {text: encode_prompt(backbone.chat, text, tokens.shape[1]) for text in texts}
+    prompts = [prompt_of[question.question] for question in questions]
     longest = backbone.max_positions - params.max_new_tokens
     outcomes: list[Answer | Reject] = [
         _too_long(question, len(prompt), longest) for question, prompt in zip(questions, prompts, strict=True)

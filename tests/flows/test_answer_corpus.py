@@ -4,18 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from components.answering.decoding import DecodingParams
+from components.compression.identity import provenance_of
 from components.compression.store import TokenStore
 from components.compression.work import partial_folder
 from flows.answer import answer
 from flows.answer_corpus import AnswerParams, answer_corpus
-from flows.compress import CompressParams, compress
-from tests.components.compression.models import LIMITS, write_models
+from tests.components.compression.models import write_models
+from tests.components.compression.stores import random_rows, write_store
 
 NEW_TOKENS = 6
 DRAWN = DecodingParams(max_new_tokens=NEW_TOKENS, temperature=1.5, top_p=0.9, seed=3)
@@ -41,30 +40,10 @@ def compressor(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def store(compressor: Path, local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root, rng = tmp_path_factory.mktemp("corpus"), np.random.default_rng(0)
-    (root / "pictures").mkdir()
-    for number in range(4):
-        Image.fromarray(rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)).save(root / "pictures" / f"{number}.png")
-    params = CompressParams(
-        num_workers=1,
-        cpus_per_worker=1,
-        gpus_per_worker=0,
-        dtype="float32",
-        num_summary_tokens=None,
-        codec="float16",
-        batch_size=4,
-        decode_threads=1,
-        rows_per_shard=4,
-        rows_per_row_group=4,
-        max_picture_bytes=1_000_000,
-        max_restarts=0,
-        max_reject_fraction=0.0,
-        picture_suffixes=(".png",),
-        pictures=LIMITS,
-    )
-    compress(params, root / "pictures", compressor, root / "store", None)
-    return root / "store"
+def store(compressor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    provenance = provenance_of(compressor, "float16", "float32")
+    parts = [random_rows(ids, seed, provenance) for seed, ids in enumerate((["0.png", "1.png"], ["2.png", "3.png"]))]
+    return write_store(tmp_path_factory.mktemp("stores") / "store", parts, provenance)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +58,9 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def test_every_row_is_answered_as_one_question_is_or_rejected(
