@@ -33,6 +33,7 @@ from benchmarks.answering_work import (
     peft_model,
     plain_flops,
 )
+from benchmarks.workloads import ROOT
 from components.analysis.corpus_plan import merged_shape
 from components.answering.decoding import DecodingParams
 from components.answering.pieces import answer_piece
@@ -135,7 +136,7 @@ def peft_answers(work: Work, count: int) -> Answers:
 
 def report(preset: str, work: Work, batch_size: int, repeats: int, compared: int) -> dict[str, Any]:
     """All figures of one setting; raises AssertionError when counts or answers are not what they must be."""
-    limits = load_params("compress", CompressParams, Path("presets/demo.yaml")).pictures
+    limits = load_params("compress", CompressParams, ROOT / "presets" / "demo.yaml").pictures
     first = work._replace(image_ids=work.image_ids[:16], questions=work.questions[:16])
     timed: dict[str, Any] = {}
     for name, part, size in (("batched", work, batch_size), ("alone", first, 1)):

@@ -1,6 +1,10 @@
-"""The batch job on a real store: every row is answered or rejected, and a killed run ends with the same bytes."""
+"""The batch job on a real store: every row is answered or rejected, and a killed run ends with the same bytes.
+
+Two runs go through Ray; the others call the worker in this process, which must give the same bytes.
+"""
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.answering.decoding import DecodingParams
+from components.answering.results import Asked
 from components.compression.identity import provenance_of
 from components.compression.store import TokenStore
 from components.compression.work import partial_folder
 from flows.answer import answer
-from flows.answer_corpus import AnswerParams, answer_corpus
+from flows.answer_corpus import AnswerParams, QuestionAnswerer, answer_corpus
 from tests.components.compression.models import write_models
 from tests.components.compression.stores import random_rows, write_store
 
@@ -60,11 +65,22 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+def run_here(
+    params: AnswerParams, task: dict[str, Any], pieces: Sequence[list[Asked]], todo: Sequence[int]
+) -> Iterator[int]:
+    """The worker without Ray around it."""
+    worker = QuestionAnswerer(params.model_dump(), task)
+    for number in todo:
+        yield int(worker({"piece": json.dumps([number, pieces[number]])})["number"])
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.answer_corpus.run_workers", run_here)
 
 
 def test_every_row_is_answered_as_one_question_is_or_rejected(
-    store: Path, compressor: Path, questions: Path, tmp_path: Path
+    store: Path, compressor: Path, questions: Path, local_ray: None, tmp_path: Path
 ) -> None:
     output = tmp_path / "answers.jsonl"
     manifest = answer_corpus(PARAMS, questions, output, store, compressor, None, False)
@@ -90,17 +106,25 @@ def test_every_row_is_answered_as_one_question_is_or_rejected(
 
 
 def test_a_killed_run_ends_with_the_same_bytes_and_drawn_answers_too(
-    store: Path, compressor: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Path,
+    compressor: Path,
+    questions: Path,
+    local_ray: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The state a kill leaves: a piece whole, one cut, one without its note."""
     params = PARAMS.model_copy(update={"decoding": DRAWN})
     names = ("answers.parquet", "answers.parquet.rejects.jsonl", "answers.parquet.manifest.json")
     for folder in ("undisturbed", "killed"):
         (tmp_path / folder).mkdir()
-    answer_corpus(params, questions, tmp_path / "undisturbed" / names[0], store, compressor, None, False)
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.answer_corpus.run_workers", run_here)
+        answer_corpus(params, questions, tmp_path / "undisturbed" / names[0], store, compressor, None, False)
 
     output = tmp_path / "killed" / names[0]
     with monkeypatch.context() as patch:
+        patch.setattr("flows.answer_corpus.run_workers", run_here)
         patch.setattr("flows.answer_corpus.publish_answers", lambda *_: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):
             answer_corpus(params, questions, output, store, compressor, None, False)
@@ -122,7 +146,7 @@ def test_a_killed_run_ends_with_the_same_bytes_and_drawn_answers_too(
     assert len(set(table["answer"].to_pylist())) > 4
 
 
-def test_every_picture_is_asked(store: Path, compressor: Path, tmp_path: Path) -> None:
+def test_every_picture_is_asked(store: Path, compressor: Path, here: None, tmp_path: Path) -> None:
     (tmp_path / "questions.csv").write_text("question\nwhat?\nis it large?\n")
     output = tmp_path / "answers.jsonl"
     other = PARAMS.model_copy(update={"batch_size": 100, "rows_per_piece": 100})
