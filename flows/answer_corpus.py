@@ -141,7 +141,13 @@ def run_workers(
     """The numbers of the pieces as the workers finish them, in any order."""
     connect()
     num_workers = min(params.num_workers, len(todo))
-    check_resources(num_workers, params.cpus_per_worker, params.gpus_per_worker)
+    try:
+        check_resources(num_workers, params.cpus_per_worker, params.gpus_per_worker)
+    except ValueError:
+        raise ValueError(
+            f"{num_workers} workers of {params.cpus_per_worker} CPUs and {params.gpus_per_worker} GPUs are more than "
+            "this machine has; lower --num-workers, --cpus-per-worker or --gpus-per-worker, or set RAY_ADDRESS"
+        ) from None
     rows = [{"piece": json.dumps([number, pieces[number]])} for number in todo]
     finished = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         QuestionAnswerer,  # type: ignore[arg-type]  # Ray's signature knows functions only
@@ -246,19 +252,21 @@ def main(
     gpus_per_worker: Annotated[int, typer.Option(help="0 or 1.", min=0, max=1)] = 0,
 ) -> None:
     """Answer many questions about compressed pictures."""
-    params = AnswerParams(
-        decoding=DecodingParams(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed),
-        batch_size=batch_size,
-        rows_per_piece=rows_per_piece,
-        num_workers=num_workers,
-        cpus_per_worker=cpus_per_worker,
-        gpus_per_worker=gpus_per_worker,
-    )
-    try:
-        manifest = run_job(
-            "answer_corpus",
-            lambda: answer_corpus(params, questions, output, store, compressor, base, every_picture),
+
+    def job() -> dict[str, Any]:
+        decoding = DecodingParams(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        params = AnswerParams(
+            decoding=decoding,
+            batch_size=batch_size,
+            rows_per_piece=rows_per_piece,
+            num_workers=num_workers,
+            cpus_per_worker=cpus_per_worker,
+            gpus_per_worker=gpus_per_worker,
         )
+        return answer_corpus(params, questions, output, store, compressor, base, every_picture)
+
+    try:
+        manifest = run_job("answer_corpus", job)
     except ray.exceptions.RayError as error:
         print(error, file=sys.stderr)
         sys.exit(f"answer_corpus: a worker failed: {str(error).strip().splitlines()[-1]}; run again to go on from here")

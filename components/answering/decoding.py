@@ -23,7 +23,9 @@ class DecodingParams(Params):
     """How an answer is written."""
 
     max_new_tokens: int = Field(ge=1)
-    temperature: float = Field(ge=0)  # 0: always the likeliest token; top_p and seed then decide nothing
+    temperature: float = Field(
+        ge=0, allow_inf_nan=False
+    )  # 0: always the likeliest token; top_p and seed then decide nothing
     top_p: float = Field(gt=0, le=1)  # draw from the likeliest tokens that together have this probability
     seed: int
 
