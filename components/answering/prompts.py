@@ -1,0 +1,90 @@
+"""Prompts about stored pictures, answered in batches; what they have in common is read once.
+
+All prompts of a job begin alike: the chat before the picture, the picture, and perhaps the first words of the question.
+What comes before the picture is read once, what follows up to where the prompts part once per picture, and the rest
+once per prompt.
+"""
+
+from collections.abc import Sequence
+from itertools import takewhile
+
+import torch
+from torch import Tensor
+
+from components.answering.decoding import DecodingParams, decode
+from components.answering.reading import Read, nothing_read, read_on, select
+from components.model.adapters import GENERATION
+from components.model.backbone import Backbone
+from components.model.double_forward import DoubleForward
+from components.model.generation import left_pad
+
+
+def merge_generation(model: DoubleForward) -> Backbone:
+    """The language model as the generation pass runs it, with its adapter added to the weights, in place.
+
+    The model cannot compress any more.
+    """
+    adapter = model.adapters.adapter_of[GENERATION] or ""  # none if the layers themselves were trained
+    for layer in model.adapters.layers:
+        if adapter in layer.lora_A:
+            layer.merge(adapter_names=[adapter])
+    return model.backbone
+
+
+@torch.inference_mode()
+def answer_prompts(
+    backbone: Backbone,
+    summary_tokens: Tensor,
+    pictures: Sequence[int],
+    prompts: Sequence[Sequence[int]],
+    draws: Tensor,
+    params: DecodingParams,
+    batch_size: int,
+) -> list[list[int]]:
+    """New token ids of the answer to each prompt, without the end token.
+
+    summary_tokens: (pictures, summary tokens, dim); pictures: which of them each prompt is about; prompts: ids with
+    their placeholders; draws: (prompts, max_new_tokens); batch_size: prompts. The cache of all pictures is held.
+    """
+    summary_tokens = summary_tokens.to(backbone.device)
+    shared = 0 if has_windows(backbone) else shared_length(prompts, backbone.image_token_id)
+    start = read_pictures(backbone, summary_tokens, prompts[0][:shared]) if shared else nothing_read(backbone)
+    answers: list[list[int]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), row))  # so that little is padded
+    for rows in (order[first : first + batch_size] for first in range(0, len(order), batch_size)):
+        ids, mask = left_pad([prompts[row][shared:] for row in rows], backbone.device)
+        places = torch.tensor([pictures[row] for row in rows], device=backbone.device)
+        if shared:
+            read, embeddings = select(start, places), backbone.embed(ids)
+        else:
+            read, embeddings = select(start, 0 * places), backbone.embed_chat(ids, summary_tokens[places])
+        hidden, read = read_on(backbone, read, embeddings, mask, num_kept=1)
+        found = decode(backbone, read, hidden[:, 0], draws[rows].to(backbone.device), params)
+        for row, tokens in zip(rows, found, strict=True):
+            answers[row] = tokens
+    return answers
+
+
+def has_windows(backbone: Backbone) -> bool:
+    """Whether a layer sees only so many tokens back: padding behind the shared beginning would count as some."""
+    return any(nothing_read(backbone).cache.is_sliding)
+
+
+def shared_length(prompts: Sequence[Sequence[int]], image_token_id: int) -> int:
+    """How many tokens all prompts begin with, so that each has one more at least; 0 if that ends before the picture."""
+    alike = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False)))
+    shared = min(alike, min(map(len, prompts)) - 1)
+    return 0 if any(image_token_id in prompt[shared:] for prompt in prompts) else shared
+
+
+def read_pictures(backbone: Backbone, summary_tokens: Tensor, ids: Sequence[int]) -> Read:
+    """Read the beginning of all prompts, `ids` with placeholders, with each picture in its place."""
+    lead = list(takewhile(lambda token: token != backbone.image_token_id, ids))
+    read = nothing_read(backbone)
+    if lead:
+        _, read = read_on(backbone, read, backbone.embed(torch.tensor([lead], device=backbone.device)))
+    num_pictures = len(summary_tokens)
+    rest = torch.tensor([ids[len(lead) :]], device=backbone.device).expand(num_pictures, -1)
+    every = torch.zeros(num_pictures, dtype=torch.long, device=backbone.device)
+    _, read = read_on(backbone, select(read, every), backbone.embed_chat(rest, summary_tokens))
+    return read

@@ -1,0 +1,175 @@
+"""Questions from a file of JSON lines, CSV or Parquet: every row is a question to ask, or a reject with a reason."""
+
+import csv
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+QUESTION_ID, IMAGE_ID, QUESTION = "question_id", "image_id", "question"
+SUFFIXES = (".jsonl", ".csv", ".parquet")
+REASONS = (
+    "not_json",  # the line of a .jsonl file is no object
+    "missing_value",
+    "not_text",  # a number or a list where text belongs
+    "invalid_unicode",
+    "empty_question",
+    "unknown_image",
+    "duplicate_question",  # picture and question id have been there before
+    "too_long",  # question and answer do not fit the language model
+)
+MAX_FIELD_CHARACTERS = 1 << 30  # of a CSV file
+
+
+class Question(NamedTuple):
+    """One question about one picture."""
+
+    row: int  # in the file, from 0, blank lines not counted
+    question_id: str
+    image_id: str
+    question: str
+
+
+class Reject(NamedTuple):
+    """A row that gets no answer; ids are empty where they cannot be read, `detail` is for people."""
+
+    row: int
+    question_id: str
+    image_id: str
+    reason: str
+    detail: str
+
+
+class _Fault(Exception):
+    """Why a row is rejected: reason and detail."""
+
+
+Row = Mapping[str, Any] | _Fault
+
+
+def read_questions(path: Path, image_ids: Collection[str]) -> tuple[list[Question], list[Reject]]:
+    """Questions with the id of the picture that each is about; an id of their own is the row's number if there is none.
+
+    Raises ValueError when the file cannot be read at all.
+    """
+    return _sort_out(_rows(path), image_ids)
+
+
+def ask_every_picture(path: Path, image_ids: Sequence[str]) -> tuple[list[Question], list[Reject]]:
+    """Every question of the file about every picture; a row that cannot be asked is rejected once.
+
+    Raises ValueError as `read_questions` does.
+    """
+    rows = (row if isinstance(row, _Fault) else {**row, IMAGE_ID: ""} for row in _rows(path))
+    questions, rejects = _sort_out(rows, {""})
+    asked = [question._replace(image_id=image_id) for image_id in image_ids for question in questions]
+    return asked, rejects
+
+
+def _sort_out(rows: Iterable[Row], image_ids: Collection[str]) -> tuple[list[Question], list[Reject]]:
+    questions: list[Question] = []
+    rejects: list[Reject] = []
+    seen: set[tuple[str, str]] = set()
+    for number, row in enumerate(rows):
+        try:
+            question = _checked(number, row, image_ids, seen)
+        except _Fault as fault:
+            values = {} if isinstance(row, _Fault) else row
+            ids = [value if isinstance(value := values.get(name), str) else "" for name in (QUESTION_ID, IMAGE_ID)]
+            rejects.append(Reject(number, *ids, *fault.args))
+        else:
+            seen.add((question.image_id, question.question_id))
+            questions.append(question)
+    return questions, rejects
+
+
+def _checked(number: int, row: Row, image_ids: Collection[str], seen: Collection[tuple[str, str]]) -> Question:
+    """The question of a row. Raises _Fault."""
+    if isinstance(row, _Fault):
+        raise row
+    image_id, question = _text(row, IMAGE_ID), _text(row, QUESTION)
+    question_id = str(number) if row.get(QUESTION_ID) is None else _text(row, QUESTION_ID)
+    if not question.strip():
+        raise _Fault("empty_question", "the question has no words")
+    if image_id not in image_ids:
+        raise _Fault("unknown_image", f"no picture {image_id!r} in the store")
+    if (image_id, question_id) in seen:
+        raise _Fault("duplicate_question", f"there is a question {question_id!r} about {image_id!r} before it")
+    return Question(number, question_id, image_id, question)
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    """A value that is text. Raises _Fault."""
+    value = row.get(name)
+    if value is None:
+        raise _Fault("missing_value", f"{name} is missing")
+    if not isinstance(value, str):
+        raise _Fault("not_text", f"{name} is {str(value)[:100]}, a {type(value).__name__}; write it as text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _Fault("invalid_unicode", f"{name} is not valid Unicode text") from None
+    return value
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    """The rows of a file; what cannot be decoded in a text stands there as lone surrogates."""
+    read = {".jsonl": _json_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}.get(path.suffix)
+    if read is None:
+        raise ValueError(f"{path}: questions come as {', '.join(SUFFIXES)}")
+    yield from read(path)
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    with path.open("rb") as lines:
+        for line in lines:
+            if line := line.removeprefix(b"\xef\xbb\xbf").strip():
+                yield _json_row(line)
+
+
+def _json_row(line: bytes) -> Row:
+    try:
+        row = json.loads(line.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError) as error:
+        return _Fault("not_json", str(error))
+    return row if isinstance(row, dict) else _Fault("not_json", "the line is no JSON object")
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(MAX_FIELD_CHARACTERS)
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        rows = csv.DictReader(lines)
+        _check_columns(path, rows.fieldnames or [])
+        try:
+            yield from rows
+        except csv.Error as error:
+            raise ValueError(f"{path}: line {rows.line_num}: {error}; repair it, or use .jsonl") from None
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path}: is no Parquet file: {error}") from None
+    with file:
+        names = [name for name in (QUESTION_ID, IMAGE_ID, QUESTION) if name in file.schema_arrow.names]
+        _check_columns(path, names)
+        for batch in file.iter_batches(columns=names):
+            columns = [_values(column) for column in batch.columns]
+            yield from (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Python values; Arrow does not check that text is UTF-8 before it is read."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column.to_pylist()
+    texts = column.cast(pa.large_binary()).to_pylist()
+    return [None if text is None else text.decode("utf-8", "surrogateescape") for text in texts]
+
+
+def _check_columns(path: Path, names: Sequence[str]) -> None:
+    if QUESTION not in names:
+        raise ValueError(f"{path}: has no column {QUESTION}; it has {', '.join(names) or 'none'}")

@@ -1,0 +1,104 @@
+"""What became of questions: the table of a finished piece, and the files that are published.
+
+answers.jsonl                 question_id, image_id, question, answer and new_tokens, in the order they were asked
+answers.jsonl.rejects.jsonl   row, question_id, image_id, reason and detail
+answers.jsonl.manifest.json   store, model and settings that made them; counts; bytes and SHA-256 of both files
+"""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.answering.questions import REASONS, Question, Reject
+
+SUFFIXES = (".jsonl", ".parquet")
+ANSWERS = pa.schema(
+    [
+        pa.field("question_id", pa.string(), nullable=False),
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("question", pa.string(), nullable=False),
+        pa.field("answer", pa.string(), nullable=False),
+        pa.field("new_tokens", pa.int32(), nullable=False),
+    ]
+)
+# Of a piece: also the place among all questions and the row of the file; no answer where there is a reason.
+PIECE = pa.schema(
+    [("place", pa.int64()), ("row", pa.int64())]
+    + [(field.name, field.type) for field in ANSWERS]
+    + [("reason", pa.string()), ("detail", pa.string())]
+)
+
+
+class Asked(NamedTuple):
+    """A question of a piece, and its place among all questions."""
+
+    place: int
+    question: Question
+
+
+class Answer(NamedTuple):
+    """What was answered."""
+
+    text: str
+    new_tokens: int  # without the end token
+
+
+def piece_bytes(asked: Sequence[Asked], outcomes: Sequence[Answer | Reject]) -> bytes:
+    """The finished piece as Parquet; the same rows give the same bytes."""
+    rows = [_piece_row(*pair) for pair in zip(asked, outcomes, strict=True)]
+    return _parquet(pa.Table.from_pylist(rows, PIECE))
+
+
+def merge_pieces(paths: Iterable[Path]) -> tuple[pa.Table, list[Reject]]:
+    """The answers of all pieces as ANSWERS, in the order they were asked, and the rejects."""
+    rows = pa.concat_tables([PIECE.empty_table(), *map(pq.read_table, paths)]).sort_by("place")
+    is_answered = rows["reason"].is_null()
+    rejected = rows.filter(pa.compute.invert(is_answered)).select(Reject._fields)
+    answers = rows.filter(is_answered).select(ANSWERS.names).cast(ANSWERS)
+    return answers.combine_chunks(), [Reject(**row) for row in rejected.to_pylist()]
+
+
+def answers_bytes(answers: pa.Table, suffix: str) -> bytes:
+    """The file of the answers; suffix: one of SUFFIXES."""
+    return _parquet(answers) if suffix == ".parquet" else json_lines(answers.to_pylist())
+
+
+def rejects_bytes(rejects: Iterable[Reject]) -> bytes:
+    """The file of the rejects, sorted by row and picture."""
+    return json_lines(reject._asdict() for reject in sorted(rejects))
+
+
+def reject_counts(rejects: Iterable[Reject]) -> dict[str, int]:
+    """How many rejects each reason has."""
+    counts = Counter(reject.reason for reject in rejects)
+    assert counts.keys() <= set(REASONS), "a reason outside the closed set"
+    return dict(sorted(counts.items()))
+
+
+def json_lines(rows: Iterable[dict[str, Any]]) -> bytes:
+    """One JSON object a line, in ASCII: lone surrogates of bad input can be written too."""
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def sidecar(output: Path, name: str) -> Path:
+    """The file beside the answers that is called `name`."""
+    return output.with_name(f"{output.name}.{name}")
+
+
+def _piece_row(asked: Asked, outcome: Answer | Reject) -> dict[str, Any]:
+    row = {"place": asked.place, **asked.question._asdict()}
+    if isinstance(outcome, Reject):
+        return {**row, "reason": outcome.reason, "detail": outcome.detail}
+    return {**row, "answer": outcome.text, "new_tokens": outcome.new_tokens}
+
+
+def _parquet(table: pa.Table) -> bytes:
+    stream = io.BytesIO()
+    pq.write_table(table, stream, compression="zstd")
+    return stream.getvalue()

@@ -1,0 +1,111 @@
+"""A compressor in the forms that an inference server takes: a plain language model, a LoRA adapter, prompt embeddings.
+
+vLLM reads embeddings in place of a prompt for language models alone. So the language model leaves the vision-language
+model, with its own weights, and the adapter of the generation pass is named after it. What stands in the chat for a
+picture, the stored tokens, comes with each request.
+"""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig
+from torch import Tensor
+from transformers import AutoModelForCausalLM, GenerationConfig, LlamaModel, MistralModel, Qwen2Model
+
+from components.model.adapters import GENERATION
+from components.model.backbone import Backbone
+from components.model.chat import encode_prompt
+from components.model.checkpoint import ADAPTER_FILE, adapter_tensors, save_tensors
+from components.model.double_forward import DoubleForward
+from components.model.generation import end_token_ids
+
+LANGUAGE_MODELS = (LlamaModel, MistralModel, Qwen2Model)  # that stand alone as they stand in the whole model
+
+
+def save_language_model(backbone: Backbone, folder: Path) -> None:
+    """The language model without adapters as a Hugging Face folder of its own, with tokenizer and end tokens.
+
+    Raises ValueError for one that cannot stand alone.
+    """
+    decoder: Any = backbone.language_model
+    if not isinstance(decoder, LANGUAGE_MODELS):
+        names = ", ".join(kind.__name__ for kind in LANGUAGE_MODELS)
+        raise ValueError(
+            f"{backbone.source.name}: its language model is a {type(decoder).__name__}, which cannot be taken out of "
+            f"it; of {names} it can"
+        )
+    tensors = {
+        f"model.{name.replace('.base_layer.', '.')}": tensor
+        for name, tensor in decoder.state_dict().items()
+        if ".lora_" not in name
+    }
+    tensors |= {f"lm_head.{name}": tensor for name, tensor in backbone.lm_head.state_dict().items()}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(decoder.config, dtype=backbone.dtype)
+    model.load_state_dict(tensors, assign=True)
+    tokenizer = backbone.tokenizer
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=end_token_ids(backbone),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def save_generation_adapter(model: DoubleForward, folder: Path, base: str) -> bool:
+    """The adapter of the generation pass in PEFT's layout, for the language model alone; `base` is its name.
+
+    False, and nothing is written, if the pass has none because the layers themselves were trained.
+    """
+    params, adapter = model.params.adapters, model.params.adapters.adapter_of[GENERATION]
+    if adapter is None:
+        return False
+    inside, alone = (f"base_model.model.{name}." for name in (model.backbone.decoder_name, "model"))
+    tensors = {
+        name.replace(inside, alone): tensor
+        for name, tensor in adapter_tensors(model, adapter).items()
+        if name.startswith(inside)
+    }
+    config = LoraConfig(
+        r=params.rank,
+        lora_alpha=params.alpha,
+        target_modules=list(params.targets),
+        task_type="CAUSAL_LM",
+        inference_mode=True,
+        base_model_name_or_path=base,
+    )
+    config.save_pretrained(str(folder))
+    path = folder / "adapter_config.json"
+    content = {**json.loads(path.read_text()), "target_modules": sorted(params.targets)}  # PEFT's is a set
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    save_tensors(tensors, folder / ADAPTER_FILE)
+    return True
+
+
+@torch.inference_mode()
+def prompt_embeds(backbone: Backbone, summary_tokens: np.ndarray, question: str) -> Tensor:
+    """A question about a picture as the language model reads it, (tokens, dim): the chat with the stored tokens in it.
+
+    summary_tokens: (summary tokens, dim) of one picture, as `TokenStore.tokens` gives them.
+    """
+    ids = torch.tensor([encode_prompt(backbone.chat, question, len(summary_tokens))], device=backbone.device)
+    tokens = torch.from_numpy(summary_tokens).to(backbone.device)
+    return backbone.embed_chat(ids, tokens[None])[0].cpu()
+
+
+def completion_request(model_name: str, embeds: Tensor, max_new_tokens: int) -> dict[str, Any]:
+    """The body of a greedy request to `/v1/completions` of a vLLM server; model_name: what the adapter is served as."""
+    stream = io.BytesIO()
+    torch.save(embeds.clone(), stream)  # of the tensor alone, not of what it is a view of
+    return {
+        "model": model_name,
+        "prompt_embeds": base64.b64encode(stream.getvalue()).decode(),
+        "max_tokens": max_new_tokens,
+        "temperature": 0.0,
+    }

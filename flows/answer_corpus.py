@@ -1,0 +1,278 @@
+"""Batch job `answer_corpus`: many questions about the pictures of a compressed corpus; no picture is opened.
+
+    python -m flows.answer_corpus questions.jsonl answers.jsonl --store data/compressed/test
+
+Ray Data hands planned pieces to workers that load the model once; a run that was killed goes on from the finished
+pieces, and the answers appear by one rename, after their rejects and their manifest. docs/answering.md.
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import ray
+import torch
+import typer
+from pydantic import Field
+from ray.data import ActorPoolStrategy
+
+from components.answering.decoding import DecodingParams
+from components.answering.pieces import answer_piece, plan_pieces
+from components.answering.prompts import merge_generation
+from components.answering.questions import Question, Reject, ask_every_picture, read_questions
+from components.answering.results import (
+    SUFFIXES,
+    Asked,
+    answers_bytes,
+    merge_pieces,
+    piece_bytes,
+    reject_counts,
+    rejects_bytes,
+    sidecar,
+)
+from components.compression.identity import check_base, check_same_model, find_base
+from components.compression.manifest import MANIFEST, describe_file, publish, write_json
+from components.compression.store import TokenStore
+from components.compression.work import fingerprint, finish_shard, finished_shard, shard_name, work_folder
+from components.params import Params
+from flows.cluster import check_resources, connect
+from flows.corpus import COMPRESSOR, STORE, BaseOption, CompressorOption, StoreOption, load_model_of, run_job
+
+PROGRESS_SECONDS = 2.0  # between two lines
+LIBRARIES = ("peft", "torch", "transformers")
+
+
+class AnswerParams(Params):
+    """How questions are answered, and by how many workers."""
+
+    decoding: DecodingParams
+    batch_size: int = Field(ge=1)  # questions decoded together
+    rows_per_piece: int = Field(ge=1)  # questions; their pictures are held in the cache at once
+    num_workers: int = Field(ge=1)
+    cpus_per_worker: int = Field(ge=1)  # also threads of the model
+    gpus_per_worker: int = Field(ge=0, le=1)
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the answers; the number of workers does not."""
+        return self.model_dump(mode="json", exclude={"num_workers"})
+
+
+class QuestionAnswerer:
+    """A Ray Data worker: loads the model once, then turns planned pieces into finished ones."""
+
+    def __init__(self, params: dict[str, Any], task: dict[str, Any]) -> None:
+        self.params = AnswerParams.model_validate(params)
+        torch.set_num_threads(self.params.cpus_per_worker)
+        self.work, self.store = Path(task["work"]), TokenStore.open(task["store"])
+        self.backbone = merge_generation(load_model_of(self.store, Path(task["compressor"]), task["base"]))
+
+    def __call__(self, row: dict[str, str]) -> dict[str, str]:
+        """{"piece": JSON of number and questions} -> {"number": its number}; the piece lies in the work folder."""
+        number, rows = json.loads(row["piece"])
+        asked = [Asked(place, Question(*question)) for place, question in rows]
+        outcomes = answer_piece(
+            self.backbone,
+            self.store.tokens,
+            [question for _, question in asked],
+            self.params.decoding,
+            self.params.batch_size,
+        )
+        finish_shard(self.work, number, piece_bytes(asked, outcomes), len(asked), [])
+        return {"number": str(number)}
+
+
+def answer_corpus(
+    params: AnswerParams,
+    questions: Path,
+    output: Path,
+    folder: Path,
+    compressor: Path,
+    base: str | None,
+    every_picture: bool,
+) -> dict[str, Any]:
+    """Answer the questions of a file into `output`; returns the manifest. Raises ValueError.
+
+    A finished output of the same questions, store and settings is left as it is.
+    """
+    if output.suffix not in SUFFIXES:
+        raise ValueError(f"{output}: answers are written as {' or '.join(SUFFIXES)}; choose such a name")
+    output, folder, compressor = output.resolve(), folder.resolve(), compressor.resolve()
+    store = TokenStore.open(folder)
+    check_same_model(store.provenance, compressor)
+    inputs = _inputs(params, questions, store, every_picture)
+    if output.exists():
+        return check_finished(output, inputs)
+    base = find_base(compressor, base)
+    check_base(compressor, base)
+    image_ids = {image_id: number for number, image_id in enumerate(store.ids)}
+    asked, rejects = (
+        ask_every_picture(questions, list(image_ids)) if every_picture else read_questions(questions, image_ids)
+    )
+    if not asked:
+        raise ValueError(f"{questions}: none of {len(rejects)} rows can be asked: {_examples(rejects)}")
+    pieces = list(plan_pieces(asked, image_ids, params.rows_per_piece))
+    with work_folder(output, fingerprint(inputs)) as work:
+        task = {"work": str(work), "store": str(folder), "compressor": str(compressor), "base": base}
+        answer_pieces(params, task, pieces, work)
+        return publish_answers(work, output, len(pieces), inputs, rejects)
+
+
+def answer_pieces(params: AnswerParams, task: dict[str, Any], pieces: Sequence[list[Asked]], work: Path) -> None:
+    """Finish every piece; those that an earlier run finished are only checked."""
+    todo = [number for number in range(len(pieces)) if finished_shard(work, number) is None]
+    total, left = sum(map(len, pieces)), sum(len(pieces[number]) for number in todo)
+    print(f"answer_corpus: {total} questions, {total - left} of them answered by an earlier run", flush=True)
+    if todo:
+        show_progress((len(pieces[number]) for number in run_workers(params, task, pieces, todo)), left)
+    missing = [number for number in range(len(pieces)) if finished_shard(work, number) is None]
+    if missing:
+        raise ValueError(f"{work}: pieces {missing} are not whole; do all machines of the cluster share this folder?")
+
+
+def run_workers(
+    params: AnswerParams, task: dict[str, Any], pieces: Sequence[list[Asked]], todo: Sequence[int]
+) -> Iterator[int]:
+    """The numbers of the pieces as the workers finish them, in any order."""
+    connect()
+    num_workers = min(params.num_workers, len(todo))
+    try:
+        check_resources(num_workers, params.cpus_per_worker, params.gpus_per_worker)
+    except ValueError:
+        raise ValueError(
+            f"{num_workers} workers of {params.cpus_per_worker} CPUs and {params.gpus_per_worker} GPUs are more than "
+            "this machine has; lower --num-workers, --cpus-per-worker or --gpus-per-worker, or set RAY_ADDRESS"
+        ) from None
+    rows = [{"piece": json.dumps([number, pieces[number]])} for number in todo]
+    finished = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        QuestionAnswerer,  # type: ignore[arg-type]  # Ray's signature knows functions only
+        fn_constructor_args=(params.model_dump(), task),
+        compute=ActorPoolStrategy(size=num_workers),
+        num_cpus=params.cpus_per_worker,
+        num_gpus=params.gpus_per_worker,
+    )
+    for row in finished.iter_rows():
+        yield int(row["number"])
+
+
+def show_progress(sizes: Iterator[int], total: int) -> None:
+    """Print questions done, pace and time left as pieces of these sizes are finished."""
+    started = shown = time.monotonic()
+    done = 0
+    for size in sizes:
+        done += size
+        now = time.monotonic()
+        if now - shown >= PROGRESS_SECONDS or done == total:
+            pace, shown = done / (now - started), now
+            left = (total - done) / pace
+            print(f"answer_corpus: {done}/{total} questions, {pace:.1f} questions/s, {left:.0f} s left", flush=True)
+
+
+def publish_answers(
+    work: Path, output: Path, num_pieces: int, inputs: dict[str, Any], rejects: Sequence[Reject]
+) -> dict[str, Any]:
+    """Rejects, then the manifest, then the answers, each by a rename; returns the manifest."""
+    answers, unanswered = merge_pieces(work / "shards" / shard_name(number) for number in range(num_pieces))
+    rejects = [*rejects, *unanswered]
+    aside = work / "aside"
+    beside, finished = sidecar(output, "rejects.jsonl"), aside / output.name
+    publish(beside, rejects_bytes(rejects), aside)
+    publish(finished, answers_bytes(answers, output.suffix), aside)
+    manifest = {
+        **inputs,
+        "rows_in": answers.num_rows + len(rejects),
+        "rows_answered": answers.num_rows,
+        "rows_rejected": reject_counts(rejects),
+        "answers": describe_file(finished, answers.num_rows).model_dump(),
+        "rejects": describe_file(beside, len(rejects)).model_dump(),
+    }
+    write_json(sidecar(output, "manifest.json"), manifest, aside)
+    finished.rename(output)
+    shutil.rmtree(work)
+    return manifest
+
+
+def check_finished(output: Path, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of answers that already are what this run would write. Raises ValueError for anything else."""
+    try:
+        manifest: dict[str, Any] = json.loads(sidecar(output, "manifest.json").read_bytes())
+        is_same = {name: manifest[name] for name in inputs} == inputs
+        is_whole = describe_file(output, manifest["rows_answered"]).model_dump() == manifest["answers"]
+    except (OSError, ValueError, KeyError):
+        is_same = is_whole = False
+    if not (is_same and is_whole):
+        raise ValueError(f"{output}: exists, and holds something else than this run would write; remove or rename it")
+    return manifest
+
+
+def _inputs(params: AnswerParams, questions: Path, store: TokenStore, every_picture: bool) -> dict[str, Any]:
+    """Everything that decides the answers."""
+    with questions.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {
+        "questions": {"sha256": digest, "suffix": questions.suffix, "every_picture": every_picture},
+        "store": {
+            "manifest_sha256": hashlib.sha256((store.folder / MANIFEST).read_bytes()).hexdigest(),
+            "provenance": store.provenance.model_dump(mode="json"),
+        },
+        "settings": params.settings(),
+        "libraries": {library: version(library) for library in LIBRARIES},
+    }
+
+
+def _examples(rejects: Sequence[Reject]) -> str:
+    shown = "; ".join(f"row {reject.row}: {reject.reason}: {reject.detail}" for reject in rejects[:3])
+    return f"{reject_counts(rejects)}; {shown}"
+
+
+def main(
+    questions: Annotated[
+        Path, typer.Argument(help=".jsonl, .csv or .parquet with question, image_id and, if you like, question_id.")
+    ],
+    output: Annotated[Path, typer.Argument(help="File for the answers, .jsonl or .parquet.")],
+    store: StoreOption = STORE,
+    compressor: CompressorOption = COMPRESSOR,
+    base: BaseOption = None,
+    every_picture: Annotated[
+        bool, typer.Option("--every-picture", help="Ask every question about every picture of the store.")
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 32,
+    temperature: Annotated[float, typer.Option(help="0: the likeliest tokens; above: drawn ones.", min=0)] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens of this share.", min=1e-6, max=1)] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Questions decoded together.", min=1)] = 256,
+    rows_per_piece: Annotated[int, typer.Option(help="Questions that a kill may cost, per worker.", min=1)] = 1024,
+    num_workers: Annotated[int, typer.Option(help="Each holds a model.", min=1)] = 1,
+    cpus_per_worker: Annotated[int, typer.Option(help="Also threads of the model.", min=1)] = 1,
+    gpus_per_worker: Annotated[int, typer.Option(help="0 or 1.", min=0, max=1)] = 0,
+) -> None:
+    """Answer many questions about compressed pictures."""
+
+    def job() -> dict[str, Any]:
+        decoding = DecodingParams(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        params = AnswerParams(
+            decoding=decoding,
+            batch_size=batch_size,
+            rows_per_piece=rows_per_piece,
+            num_workers=num_workers,
+            cpus_per_worker=cpus_per_worker,
+            gpus_per_worker=gpus_per_worker,
+        )
+        return answer_corpus(params, questions, output, store, compressor, base, every_picture)
+
+    try:
+        manifest = run_job("answer_corpus", job)
+    except ray.exceptions.RayError as error:
+        print(error, file=sys.stderr)
+        sys.exit(f"answer_corpus: a worker failed: {str(error).strip().splitlines()[-1]}; run again to go on from here")
+    answered, rows_in = manifest["rows_answered"], manifest["rows_in"]
+    print(f"answer_corpus: {output} answers {answered} of {rows_in} rows, rejects: {manifest['rows_rejected'] or 0}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

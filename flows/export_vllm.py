@@ -1,0 +1,97 @@
+"""Job `export_vllm`: a compressor as vLLM serves it, and a request about a stored picture.
+
+    python -m flows.export_vllm exports/demo --image-id IMAGE_ID "what colour is the circle?"
+
+The folder gets language_model/ (the base without its vision side), adapter/ (the generation pass, in PEFT's layout),
+request.json and a README.md with the commands. docs/answering.md.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from components.answering.serving import (
+    completion_request,
+    prompt_embeds,
+    save_generation_adapter,
+    save_language_model,
+)
+from components.compression.store import TokenStore
+from flows.corpus import COMPRESSOR, STORE, BaseOption, CompressorOption, StoreOption, load_model_of, run_job
+
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes as --max-lora-rank
+NAME, BASE_NAME = "fwd2bot", "language-model"  # that the server is asked for
+README = """\
+# Answers from stored tokens with vLLM
+
+```
+vllm serve language_model --served-model-name {base_name} --runner generate --dtype {dtype} \\
+  --max-model-len {positions} --enable-prompt-embeds{lora}
+curl http://127.0.0.1:8000/v1/completions --header 'Content-Type: application/json' --data @request.json
+```
+Run it in this folder. More requests: `prompt_embeds` and `completion_request` in components/answering/serving.py.
+
+Embeddings of a wrong shape may stop the server, so give this interface to programs that you trust only.
+"""
+
+
+def export_vllm(
+    output: Path, store: TokenStore, compressor: Path, base: str | None, image_id: str, question: str, max_tokens: int
+) -> None:
+    """Write the folder, whole or not at all. Raises ValueError."""
+    if output.exists():
+        raise ValueError(f"{output}: exists already; remove it, or choose another folder")
+    if not question.strip():
+        raise ValueError("the question is empty; ask something")
+    tokens = store.tokens([image_id])[0]
+    model = load_model_of(store, compressor, base)
+    backbone = model.backbone
+    aside = output.with_name(f"{output.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_language_model(backbone, aside / "language_model")
+    has_adapter = save_generation_adapter(model, aside / "adapter", store.provenance.base)
+    embeds = prompt_embeds(backbone, tokens, question)
+    if len(embeds) + max_tokens > backbone.max_positions:
+        raise ValueError(
+            f"the prompt takes {len(embeds)} tokens and the answer up to {max_tokens}, but the model reads "
+            f"{backbone.max_positions}; ask a shorter question or lower --max-new-tokens"
+        )
+    request = completion_request(NAME if has_adapter else BASE_NAME, embeds, max_tokens)
+    (aside / "request.json").write_text(json.dumps(request, indent=1) + "\n")
+    rank = next((rank for rank in LORA_RANKS if rank >= model.params.adapters.rank), None)
+    if has_adapter and rank is None:
+        raise ValueError(f"{compressor}: rank {model.params.adapters.rank} is above vLLM's highest, {LORA_RANKS[-1]}")
+    readme = README.format(
+        base_name=BASE_NAME,
+        dtype=str(backbone.dtype).removeprefix("torch."),
+        positions=backbone.max_positions,
+        lora=f" \\\n  --enable-lora --max-lora-rank {rank} --lora-modules {NAME}=adapter" if has_adapter else "",
+    )
+    (aside / "README.md").write_text(readme, encoding="utf-8")
+    os.rename(aside, output)
+
+
+def main(
+    output: Annotated[Path, typer.Argument(help="Folder for the export; must not exist yet.")],
+    question: Annotated[str, typer.Argument(help="What the example request asks.")],
+    image_id: Annotated[str, typer.Option(help="The picture that it asks about.")],
+    store: StoreOption = STORE,
+    compressor: CompressorOption = COMPRESSOR,
+    base: BaseOption = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 32,
+) -> None:
+    """Export a compressor for vLLM, with a request about a stored picture."""
+    run_job(
+        "export_vllm",
+        lambda: export_vllm(output, TokenStore.open(store), compressor, base, image_id, question, max_new_tokens),
+    )
+    print(f"export_vllm: {output}; its README.md says how to serve it")
+
+
+if __name__ == "__main__":
+    typer.run(main)
