@@ -23,7 +23,8 @@ class Codes:
 
     def __init__(self, index: faiss.Index, num_candidates: int) -> None:
         self._index, self.num_candidates = index, num_candidates
-        signs: Any = faiss.downcast_index(faiss.downcast_index(index).index)
+        turned: Any = faiss.downcast_index(index)
+        signs: Any = faiss.downcast_index(turned.index)
         signs.qb = QUERY_BITS
 
     @classmethod

@@ -56,7 +56,7 @@ def _load(database: duckdb.DuckDBPyConnection, pictures: pa.Table, metadata: Pat
         database.execute(
             f"CREATE TABLE pictures AS SELECT numbered.*{names} FROM numbered LEFT JOIN metadata USING (image_id)"
         )
-        if not _number(database, "SELECT count(*) FROM numbered SEMI JOIN metadata USING (image_id)"):
+        if not database.execute("FROM numbered SEMI JOIN metadata USING (image_id) LIMIT 1").fetchall():
             raise FilterError(
                 f"--metadata {metadata}: mentions none of the {len(pictures)} pictures by {schema.IMAGE_ID}"
             )
@@ -78,8 +78,10 @@ def _read_metadata(database: duckdb.DuckDBPyConnection, path: Path) -> list[str]
     except duckdb.Error as error:
         raise FilterError(f"--metadata {path}: {_reason(error)}") from None
     twice = f"SELECT {schema.IMAGE_ID} FROM metadata GROUP BY 1 HAVING count(*) > 1 ORDER BY 1 LIMIT 1"
-    if found := database.execute(twice).fetchone():
-        raise FilterError(f"--metadata {path}: has several rows for {schema.IMAGE_ID} {found[0]!r}; keep one of them")
+    if found := database.execute(twice).fetchall():
+        raise FilterError(
+            f"--metadata {path}: has several rows for {schema.IMAGE_ID} {found[0][0]!r}; keep one of them"
+        )
     ours = {schema.IMAGE_ID, schema.WIDTH, schema.HEIGHT, ROW}
     return [name for name in columns if name.lower() not in ours]
 
@@ -87,11 +89,6 @@ def _read_metadata(database: duckdb.DuckDBPyConnection, path: Path) -> list[str]
 def _columns(database: duckdb.DuckDBPyConnection) -> str:
     found = database.execute("DESCRIBE pictures").fetchall()
     return "the columns are " + ", ".join(f"{name} {kind}" for name, kind, *_ in found if name != ROW)
-
-
-def _number(database: duckdb.DuckDBPyConnection, query: str) -> int:
-    row = database.execute(query).fetchone()
-    return int(row[0]) if row else 0
 
 
 def _quoted(name: str) -> str:
