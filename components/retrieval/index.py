@@ -56,6 +56,6 @@ class EmbeddingIndex:
         return self.vectors.nearest(queries, k, among)
 
     def _best(self, query: np.ndarray, rows: np.ndarray, k: int) -> list[Hit]:
-        scores = (self.vectors.take(rows) * query).sum(axis=1)
+        scores = self.vectors.scores(rows, query)
         hits = [Hit(self.image_ids[row], float(score)) for row, score in zip(rows, scores, strict=True)]
         return sorted(hits, key=lambda hit: (-hit.score, hit.image_id))[:k]

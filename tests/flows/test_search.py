@@ -1,13 +1,14 @@
 """Search over a store and over its index says the same; filters, MaxSim and batches against plain loops."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
 
 from components.compression.identity import provenance_of
 from components.compression.provenance import StoreError
@@ -16,11 +17,10 @@ from components.retrieval.batches import Query, read_queries, results_table
 from components.retrieval.index import Hit
 from components.retrieval.query import QueryError
 from flows.index import build
-from flows.search import Corpus, MaxSim, Wanted, find, open_corpus, open_maxsim, search_like, tokens_of
+from flows.search import Corpus, MaxSim, Wanted, find, main, open_corpus, open_maxsim, search_like, tokens_of
 from tests.components.compression.models import write_models
 from tests.components.compression.stores import random_rows, write_store
 
-ROOT = Path(__file__).parents[2]
 PARTS = [["a", "b", "c"], ["d", "e", "f", "g"]]
 
 
@@ -38,9 +38,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "flows.search", "--compressor", folder / "compressor", *arguments]
-    return subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, text=True)
+def run(folder: Path, *arguments: object) -> Result:
+    app = typer.Typer()
+    app.command()(main)
+    return CliRunner().invoke(app, ["--compressor", str(folder / "compressor"), *map(str, arguments)])
 
 
 def plain(corpus: Corpus, query: np.ndarray) -> list[str]:
@@ -92,7 +93,7 @@ def test_batches_equal_single_searches_and_go_through_arrow(folder: Path, tmp_pa
     common = ("--index", folder / "index", "--k", 3, "--where", "width > 0 AND image_id <> 'c'")
     for name in ("hits.parquet", "hits.jsonl"):
         done = run(folder, "--queries", queries, "--output", tmp_path / name, *common)
-        assert done.returncode == 0, done.stderr
+        assert done.exit_code == 0, done.output
     rows = pq.read_table(tmp_path / "hits.parquet").to_pylist()
     assert [json.loads(line) for line in (tmp_path / "hits.jsonl").read_text().splitlines()] == rows
     assert [row["query_id"] for row in rows] == ["first"] * 3 + ["2"] * 3
@@ -117,10 +118,10 @@ def test_batches_equal_single_searches_and_go_through_arrow(folder: Path, tmp_pa
 )
 def test_mistakes_end_with_one_line(folder: Path, arguments: tuple[str, ...], message: str) -> None:
     done = run(folder, *arguments, "--store", folder / "store0")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("search: ")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.exit_code == 1
+    assert done.output.startswith("search: ")
+    assert message in done.output
+    assert len(done.output.splitlines()) == 1
 
 
 def test_files_of_queries(tmp_path: Path) -> None:
