@@ -11,6 +11,7 @@ import typer
 from transformers.utils import logging as transformers_logging
 
 from components.compression.identity import check_same_model, find_base
+from components.compression.provenance import Provenance
 from components.compression.store import TokenStore
 from components.model.checkpoint import load_compressor
 from components.model.double_forward import DoubleForward
@@ -27,11 +28,15 @@ STORE, COMPRESSOR = Path("data/compressed/test"), Path("models/compressor")
 
 def load_model_of(store: TokenStore, compressor: Path, base: str | None) -> DoubleForward:
     """The model that wrote the store, on a GPU if there is one. Raises ValueError when the compressor is another."""
-    check_same_model(store.provenance, compressor)
+    return load_model_by(store.provenance, compressor, base)
+
+
+def load_model_by(provenance: Provenance, compressor: Path, base: str | None) -> DoubleForward:
+    """The model that wrote what has this provenance. Raises ValueError when the compressor is another."""
+    check_same_model(provenance, compressor)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = getattr(torch, store.provenance.compute["dtype"])
-    num_summary_tokens = store.provenance.num_summary_tokens
-    return load_compressor(compressor, find_base(compressor, base), device, dtype, num_summary_tokens)
+    dtype = getattr(torch, provenance.compute["dtype"])
+    return load_compressor(compressor, find_base(compressor, base), device, dtype, provenance.num_summary_tokens)
 
 
 def run_job(name: str, job: Callable[[], Result]) -> Result:

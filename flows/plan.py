@@ -53,7 +53,11 @@ def describe(plan: Plan, corpus: Corpus, machines: Machines) -> str:
         "",
         f"{plan.num_files:,} files of {corpus.rows_per_shard:,} pictures; tokens on the disk, before zstd:",
         *(f"  {codec:<42}{in_bytes(size):>12}" for codec, size in plan.stored_bytes.items()),
-        f"{'the index of `search`, in memory':<44}{in_bytes(plan.index_bytes):>12}",
+        f"{'an index of them':<44}{'in memory':>12}{'on the disk':>14}",
+        *(
+            f"  {kind:<42}{in_bytes(size):>12}{in_bytes(plan.index_disk_bytes[kind]):>14}"
+            for kind, size in plan.index_memory_bytes.items()
+        ),
     ]
     return "\n".join(lines)
 

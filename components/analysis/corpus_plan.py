@@ -4,6 +4,7 @@ Operations follow from the shapes; time is operations by the rate that a GPU rea
 (`benchmarks/`), not read from a data sheet.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from components.model.families.llava import num_image_tokens
 
 SECONDS_PER_HOUR, HOURS_PER_DAY = 3600, 24
 FLOAT32_BYTES = 4
+CODE_FACTOR_BYTES = 2 * FLOAT32_BYTES
 
 
 class Corpus(NamedTuple):
@@ -53,7 +55,8 @@ class Plan(NamedTuple):
     question_each: Effort  # one question about every picture, from the tokens
     question_each_with_picture: Effort
     stored_bytes: dict[str, int]
-    index_bytes: int  # in memory: one vector per picture, as `search` holds them
+    index_memory_bytes: dict[str, int]  # by kind of index: what a query reads whole, so that it should be in memory
+    index_disk_bytes: dict[str, int]
     num_files: int
 
 
@@ -64,6 +67,7 @@ def make_plan(config: Any, corpus: Corpus, machines: Machines, token_bytes: Mapp
     with_tokens = answer_flops(shape, corpus, corpus.num_summary_tokens)
     with_picture = encoding_flops(shape) + answer_flops(shape, corpus, num_image_tokens(config))
     num_pictures = round(corpus.num_pictures)
+    vectors, codes = FLOAT32_BYTES * shape.dim * num_pictures, code_bytes(shape.dim) * num_pictures
     return Plan(
         flops_per_picture=compression,
         flops_per_question=with_tokens,
@@ -72,9 +76,15 @@ def make_plan(config: Any, corpus: Corpus, machines: Machines, token_bytes: Mapp
         question_each=effort(with_tokens * num_pictures, machines),
         question_each_with_picture=effort(with_picture * num_pictures, machines),
         stored_bytes={codec: size * corpus.num_summary_tokens * num_pictures for codec, size in token_bytes.items()},
-        index_bytes=FLOAT32_BYTES * shape.dim * num_pictures,
+        index_memory_bytes={"exact": vectors, "approximate": codes},
+        index_disk_bytes={"exact": vectors, "approximate": vectors + codes},
         num_files=-(-num_pictures // corpus.rows_per_shard),
     )
+
+
+def code_bytes(dim: int) -> int:
+    """Of one embedding in an approximate index: a bit per number, filled up to a power of two, and two factors."""
+    return 2 ** math.ceil(math.log2(dim)) // 8 + CODE_FACTOR_BYTES
 
 
 def merged_shape(config: Any) -> ModelShape:

@@ -1,31 +1,56 @@
-"""Text into the vector that is searched with: the compression pass over the text, averaged and normalised."""
+"""Text into what is searched with: the compression pass over it gives summary tokens, their mean the embedding."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from components.model.chat import encode_text
 from components.model.double_forward import DoubleForward
+from components.model.generation import left_pad
+
+TEXTS_PER_BATCH = 64
 
 
 class QueryError(ValueError):
     """A query that cannot be searched with."""
 
 
+class EmbeddedTexts(NamedTuple):
+    """Texts as the model sees them."""
+
+    summary_tokens: np.ndarray  # (texts, summary_tokens, dim) float32
+    embeddings: np.ndarray  # (texts, dim) float32, L2-normalised
+    num_cut: list[int]  # tokens of each text that did not fit the model
+
+
 def embed_text(model: DoubleForward, text: str) -> tuple[np.ndarray, int]:
     """The L2-normalised embedding (dim,) float32 of a text, and how many of its tokens did not fit the model and were
-    cut.
-
-    Names of special tokens in the text are plain text. Raises QueryError: nothing to search for, or text that is not
-    Unicode.
+    cut. Raises QueryError.
     """
-    input_ids = encode_text(model.backbone.tokenizer, checked_text(text))
+    found = embed_texts(model, [text])
+    return found.embeddings[0], found.num_cut[0]
+
+
+def embed_texts(model: DoubleForward, texts: Sequence[str]) -> EmbeddedTexts:
+    """At least one text, in batches of like length. Names of special tokens in a text are plain text.
+
+    Raises QueryError: nothing to search for, or text that is not Unicode.
+    """
+    ids = [encode_text(model.backbone.tokenizer, checked_text(text)) for text in texts]
     room = max_text_tokens(model)
-    ids = torch.tensor([input_ids[:room]], device=model.backbone.device)
-    with torch.inference_mode():
-        embedding = model.embedding(model.compress_texts(ids, torch.ones_like(ids)))[0].cpu().numpy()
-    if not np.isfinite(embedding).all():
-        raise QueryError(f"the model gives no finite embedding for {text!r}; is the compressor trained?")
-    return embedding, max(0, len(input_ids) - room)
+    tokens: list[np.ndarray] = [np.empty(0)] * len(texts)
+    embeddings: list[np.ndarray] = [np.empty(0)] * len(texts)
+    for rows in _batches_of_like_length(ids):
+        with torch.inference_mode():
+            found = model.compress_texts(*left_pad([ids[row][:room] for row in rows], model.backbone.device))
+            vectors = model.embedding(found).cpu().numpy()
+        for row, summary_tokens, vector in zip(rows, found.float().cpu().numpy(), vectors, strict=True):
+            if not np.isfinite(vector).all():
+                raise QueryError(f"the model gives no finite embedding for {texts[row]!r}; is the compressor trained?")
+            tokens[row], embeddings[row] = summary_tokens, vector
+    return EmbeddedTexts(np.stack(tokens), np.stack(embeddings), [max(0, len(row) - room) for row in ids])
 
 
 def max_text_tokens(model: DoubleForward) -> int:
@@ -43,3 +68,9 @@ def checked_text(text: str) -> str:
     if not text.strip():
         raise QueryError("the query is empty; say what to look for")
     return text.strip()
+
+
+def _batches_of_like_length(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    order = sorted(range(len(rows)), key=lambda row: (len(rows[row]), row))
+    for start in range(0, len(order), TEXTS_PER_BATCH):
+        yield order[start : start + TEXTS_PER_BATCH]

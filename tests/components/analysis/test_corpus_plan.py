@@ -45,7 +45,8 @@ def test_bytes_and_files_grow_with_the_corpus() -> None:
     found = plan(SEVEN_B, 16, num_pictures=1e6 + 1)
     assert found.stored_bytes == {"float16": 16 * 8192 * 1_000_001, "rotated4": 16 * 2052 * 1_000_001}
     assert found.num_files == 245
-    assert found.index_bytes == 4 * 4096 * 1_000_001
+    assert found.index_memory_bytes == {"exact": 4 * 4096 * 1_000_001, "approximate": 520 * 1_000_001}
+    assert found.index_disk_bytes == {"exact": 4 * 4096 * 1_000_001, "approximate": (4 * 4096 + 520) * 1_000_001}
 
 
 def test_every_new_token_of_an_answer_costs_a_pass_and_a_head() -> None:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.retrieval.index import EmbeddingIndex
+from components.retrieval.vectors import in_memory
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -14,7 +15,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 def random_index(rows: int, dim: int, seed: int) -> tuple[EmbeddingIndex, np.ndarray]:
     vectors = unit(np.random.default_rng(seed).normal(size=(rows, dim)))
-    return EmbeddingIndex([f"p{row:03d}" for row in range(rows)], vectors), vectors
+    return EmbeddingIndex([f"p{row:03d}" for row in range(rows)], in_memory(vectors)), vectors
 
 
 @settings(max_examples=25, deadline=None)
@@ -31,14 +32,14 @@ def test_search_equals_naive_argsort(rows: int, k: int, seed: int) -> None:
 def test_search_ties_are_ordered_by_id_whatever_the_row_order() -> None:
     vectors = unit(np.repeat(np.eye(3)[[0, 1]], [6, 2], axis=0))
     ids = ["f", "b", "d", "a", "e", "c", "y", "x"]
-    hits = EmbeddingIndex(ids, vectors).search(unit(np.array([1.0, 0, 0])), 4)
+    hits = EmbeddingIndex(ids, in_memory(vectors)).search(unit(np.array([1.0, 0, 0])), 4)
     assert [hit.image_id for hit in hits] == ["a", "b", "c", "d"]
 
 
 def test_search_one_row_and_no_rows() -> None:
     index, vectors = random_index(1, 4, 0)
     assert [hit.image_id for hit in index.search(vectors[0], 5)] == ["p000"]
-    assert EmbeddingIndex([], np.empty((0, 4), np.float32)).search(vectors[0], 5) == []
+    assert EmbeddingIndex([], in_memory(np.empty((0, 4), np.float32))).search(vectors[0], 5) == []
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,6 @@ def test_search_k_below_one_is_an_error(k: int) -> None:
 
 def test_index_refuses_vectors_that_are_not_embeddings() -> None:
     with pytest.raises(ValueError, match="length 1"):
-        EmbeddingIndex(["a"], np.ones((1, 4), np.float32))
+        in_memory(np.ones((1, 4), np.float32))
     with pytest.raises(ValueError, match="2 ids"):
-        EmbeddingIndex(["a", "b"], np.eye(4, dtype=np.float32)[:1])
+        EmbeddingIndex(["a", "b"], in_memory(np.eye(4, dtype=np.float32)[:1]))

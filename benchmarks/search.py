@@ -1,0 +1,207 @@
+"""What an index costs and finds: exact and approximate at the width of a 7B, and MaxSim against the mean on the demo.
+
+    python -m benchmarks.search --json results.json
+    python -m benchmarks.search --maxsim
+
+Random unit vectors are the worst case: the nearest are hardly nearer than the rest. Clustered ones (1000 centres, noise
+as long as a centre) are nearer to what a model gives. The plain way is a product of matrices in numpy.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import torch
+import typer
+
+from components.compression.identity import find_base
+from components.compression.store import TokenStore, normalise
+from components.evaluation.exam import read_exam
+from components.model.checkpoint import load_compressor
+from components.params import load_params
+from components.retrieval.building import Source, index_file, store_codes
+from components.retrieval.folder import PICTURES, open_vectors
+from components.retrieval.index import EmbeddingIndex
+from components.retrieval.late_interaction import maxsim
+from components.retrieval.query import embed_texts
+from flows.evaluate import EvaluateParams
+from flows.index import CANDIDATES
+
+CURATED, COMPRESSOR, STORE = Path("data/curated"), Path("models/compressor"), Path("data/compressed/test")
+CENTRES, QUERIES, SINGLE_QUERIES, K = 1000, 64, 16, 10
+ROWS_PER_FILE = 4096
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    vectors: str
+    kind: str
+    build_seconds: float
+    disk_bytes: int
+    memory_bytes: int  # that must be there; what is memory-mapped may be
+    queries_per_second: float  # one at a time
+    queries_per_second_of_64: float
+    recall: float  # at 10
+
+
+def main(
+    rows: Annotated[int, typer.Option(help="Pictures.")] = 100_000,
+    dim: Annotated[int, typer.Option(help="Numbers of an embedding.")] = 4096,
+    maxsim: Annotated[bool, typer.Option("--maxsim", help="The demo's captions instead.")] = False,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures there too.")] = None,
+) -> None:
+    """Measure on one thread."""
+    faiss.omp_set_num_threads(1)
+    torch.set_num_threads(1)
+    found: Sequence[NamedTuple] = compare_rankings() if maxsim else list(measure_all(rows, dim))
+    if json_path:
+        json_path.write_text(json.dumps([row._asdict() for row in found], indent=1) + "\n")
+
+
+def measure_all(num_rows: int, dim: int) -> Iterator[Row]:
+    """Plain, exact and approximate on both worlds."""
+    for name, world in (("random", random_world), ("clustered", clustered_world)):
+        vectors = world(num_rows + QUERIES, dim)
+        queries, vectors = vectors[:QUERIES].copy(), vectors[QUERIES:]
+        with tempfile.TemporaryDirectory(dir=".cache") as folder:
+            for row in measure(name, vectors, queries, Path(folder)):
+                print(row._asdict(), flush=True)
+                yield row
+
+
+def measure(name: str, vectors: np.ndarray, queries: np.ndarray, folder: Path) -> Iterator[Row]:
+    """The rows of one world."""
+    image_ids = [str(row) for row in range(len(vectors))]
+    truth = plain_search(vectors, queries)
+    singles, batch = timed(lambda batch: plain_search(vectors, batch), queries)
+    yield Row(name, "numpy", 0, vectors.nbytes, vectors.nbytes, singles, batch, 1)
+    start = time.perf_counter()
+    sources = [index_file(folder, source) for source in sources_of(vectors)]
+    written = time.perf_counter() - start
+    mapped = open_vectors(folder, tuple(sources), vectors.shape[1])
+    exact = EmbeddingIndex(image_ids, mapped)
+    disk = sum(source.vectors.bytes for source in sources)
+    yield searched(Row(name, "exact", written, disk, 0, 0, 0, 0), exact, queries, truth)
+    start = time.perf_counter()
+    file, codes = store_codes(folder, None, mapped, CANDIDATES)
+    seconds = written + time.perf_counter() - start
+    approximate = EmbeddingIndex(image_ids, mapped, codes)
+    row = Row(name, "approximate", seconds, disk + file.bytes, file.bytes, 0, 0, 0)
+    yield searched(row, approximate, queries, truth)
+
+
+def searched(row: Row, index: EmbeddingIndex, queries: np.ndarray, truth: np.ndarray) -> Row:
+    """With rates and recall filled in."""
+    singles, batch = timed(lambda batch: index.search_batch(batch, K), queries)
+    hits = index.search_batch(queries, K)
+    shared = [
+        len({int(hit.image_id) for hit in found} & set(best)) / K for found, best in zip(hits, truth, strict=True)
+    ]
+    return row._replace(queries_per_second=singles, queries_per_second_of_64=batch, recall=float(np.mean(shared)))
+
+
+def timed(search: Callable[[np.ndarray], object], queries: np.ndarray) -> tuple[float, float]:
+    """Queries per second one at a time and all together, after one that is not counted."""
+    search(queries[:1])
+    start = time.perf_counter()
+    for query in queries[:SINGLE_QUERIES]:
+        search(query[None])
+    singles = SINGLE_QUERIES / (time.perf_counter() - start)
+    start = time.perf_counter()
+    search(queries)
+    return singles, len(queries) / (time.perf_counter() - start)
+
+
+def plain_search(vectors: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """(queries, K) rows of the largest inner products."""
+    return np.argpartition(-(queries @ vectors.T), K, axis=1)[:, :K]
+
+
+def sources_of(vectors: np.ndarray) -> list[Source]:
+    """As if a store had been read."""
+    starts = range(0, len(vectors), ROWS_PER_FILE)
+    parts = [vectors[start : start + ROWS_PER_FILE] for start in starts]
+    return [
+        Source("benchmark", str(number), f"{number:064d}"[::-1], len(part), _no_pictures, lambda part=part: part)  # type: ignore[misc]
+        for number, part in enumerate(parts)
+    ]
+
+
+def random_world(rows: int, dim: int, seed: int = 0) -> np.ndarray:
+    """Unit vectors in all directions, (rows, dim) float32."""
+    vectors = np.random.default_rng(seed).standard_normal((rows, dim), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+def clustered_world(rows: int, dim: int) -> np.ndarray:
+    """Unit vectors around CENTRES, (rows, dim) float32: cosine 0.5 within a cluster."""
+    vectors, centres = random_world(rows, dim), random_world(CENTRES, dim, seed=1)
+    owners = np.random.default_rng(2).integers(0, CENTRES, rows)
+    for start in range(0, rows, ROWS_PER_FILE):
+        vectors[start : start + ROWS_PER_FILE] += centres[owners[start : start + ROWS_PER_FILE]]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+class Ranking(NamedTuple):
+    """R@1 of one way to rank all pictures and captions of the demo's test split."""
+
+    ranking: str
+    image_to_text: float
+    text_to_image: float
+
+
+def compare_rankings() -> list[Ranking]:
+    """The cosine of the means, MaxSim over everything, and MaxSim over the nearest by the mean."""
+    params = load_params("evaluate", EvaluateParams)
+    exam, store = read_exam(CURATED, params.split), TokenStore.open(STORE)
+    tokens = store.tokens(store.ids)
+    model = load_compressor(
+        COMPRESSOR, find_base(COMPRESSOR, None), torch.device("cpu"), torch.float32, tokens.shape[1]
+    )
+    captions = [
+        (row, text)
+        for row, image_id in enumerate(store.ids)
+        for text in exam.captions[image_id][: params.captions_per_picture]
+    ]
+    owners = np.array([row for row, _ in captions])
+    texts = embed_texts(model, [text for _, text in captions])
+    cosines = normalise(tokens.mean(axis=1)) @ texts.embeddings.T  # (pictures, captions)
+    by_caption = np.stack([maxsim(query, tokens) for query in texts.summary_tokens], axis=1)
+    by_picture = np.stack([maxsim(query, texts.summary_tokens) for query in tokens])
+    rankings = [ranking("mean", cosines, cosines, owners), ranking("MaxSim", by_picture, by_caption, owners)]
+    for nearest in (10, 100):
+        pictures = np.where(ranks(cosines) < nearest, by_picture, -np.inf)
+        places = ranks(cosines.T).T
+        captions_ = np.where(places < nearest, by_caption, -np.inf)
+        rankings.append(ranking(f"MaxSim of the nearest {nearest}", pictures, captions_, owners))
+    return rankings
+
+
+def ranking(name: str, by_picture: np.ndarray, by_caption: np.ndarray, owners: np.ndarray) -> Ranking:
+    """From similarities (pictures, captions) with the picture and with the caption as the query."""
+    found = owners[by_picture.argmax(axis=1)] == np.arange(len(by_picture))
+    row = Ranking(name, float(found.mean()), float((by_caption.argmax(axis=0) == owners).mean()))
+    print(row._asdict(), flush=True)
+    return row
+
+
+def ranks(similarities: np.ndarray) -> np.ndarray:
+    """The place, from 0, of each number in its row."""
+    return (-similarities).argsort(axis=1, kind="stable").argsort(axis=1)
+
+
+def _no_pictures() -> pa.Table:
+    return PICTURES.empty_table()
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,106 @@
+"""An index on disk: open it, check it, and let one process at a time change it.
+
+vectors-*.npy        (rows, dim) float32, L2-normalised, one for each file of a store; memory-mapped
+pictures-*.parquet   image_id, width and height in the order of the rows
+codes-*.faiss        of an approximate index
+_manifest.json       which of these count
+"""
+
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components import schema
+from components.retrieval.codes import Codes
+from components.retrieval.index import EmbeddingIndex
+from components.retrieval.manifest import (
+    LOCK,
+    MANIFEST,
+    IndexedFile,
+    IndexFolderError,
+    IndexManifest,
+    check_bytes,
+    check_files,
+    read_manifest,
+    strays,
+)
+from components.retrieval.vectors import Vectors
+
+PICTURES = pa.schema(
+    [
+        pa.field(schema.IMAGE_ID, pa.string(), nullable=False),
+        pa.field(schema.WIDTH, pa.int32(), nullable=False),
+        pa.field(schema.HEIGHT, pa.int32(), nullable=False),
+    ]
+)
+
+
+class StoredIndex(NamedTuple):
+    """An index that was opened."""
+
+    manifest: IndexManifest
+    pictures: pa.Table  # PICTURES, in the order of the rows
+    embeddings: EmbeddingIndex
+
+
+def open_index(folder: Path) -> StoredIndex:
+    """Open a finished index; embeddings stay on disk until they are searched. Raises IndexFolderError."""
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    pictures = pq.read_table(folder / manifest.pictures.name, schema=PICTURES)
+    codes = None
+    if manifest.codes is not None:
+        codes = Codes.read(folder / manifest.codes.name, manifest.num_candidates or 0)
+    vectors = open_vectors(folder, manifest.sources, manifest.dim)
+    return StoredIndex(manifest, pictures, EmbeddingIndex(pictures[schema.IMAGE_ID].to_pylist(), vectors, codes))
+
+
+def open_vectors(folder: Path, sources: Sequence[IndexedFile], dim: int) -> Vectors:
+    """The embeddings of an index, memory-mapped. Raises IndexFolderError."""
+    return Vectors([open_part(folder, source, dim) for source in sources], dim)
+
+
+def open_part(folder: Path, source: IndexedFile, dim: int) -> np.ndarray:
+    """The embeddings (rows, dim) of one file, memory-mapped. Raises IndexFolderError."""
+    path = folder / source.vectors.name
+    try:
+        part = np.load(path, mmap_mode="r" if source.rows else None)
+    except (ValueError, OSError) as error:
+        raise IndexFolderError(f"{path}: cannot be read: {error}; build the index again") from None
+    if part.shape != (source.rows, dim) or part.dtype != np.float32 or not part.flags.c_contiguous:
+        raise IndexFolderError(f"{path}: holds {part.dtype} {part.shape} instead of float32 {(source.rows, dim)}")
+    return part.view(np.ndarray)
+
+
+def verify_index(folder: Path) -> IndexManifest:
+    """Compare every byte with the manifest. Raises IndexFolderError."""
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    for source in manifest.sources:
+        check_bytes(folder, source.vectors)
+    return manifest
+
+
+@contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """The folder, which is made if there is none, for one process at a time; a killed one frees it with its death.
+
+    Raises IndexFolderError: somebody else is at it, or the folder holds other things than an index.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    ours = {MANIFEST, LOCK, *(path.name for path in strays(folder, ()))}
+    others = sorted(path.name for path in folder.iterdir() if path.name not in ours)
+    if others:
+        raise IndexFolderError(f"{folder}: is no index, it holds {', '.join(others[:3])}; choose another folder")
+    with (folder / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise IndexFolderError(f"{folder}: another process is writing it; wait until it has ended") from None
+        yield

@@ -1,0 +1,167 @@
+"""The manifest of an index folder: what it was built from and which files it consists of; written last, by one rename.
+
+Readers look at nothing that it does not name, so that a build or an addition that is killed leaves the index as it was.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+SCHEMA_VERSION = 1
+MANIFEST, LOCK = "_manifest.json", "_lock"
+PATTERNS = ("vectors-*.npy", "pictures-*.parquet", "codes-*.faiss", ".*.partial")  # all that an index folder may hold
+Kind = Literal["exact", "approximate"]
+
+
+class IndexFolderError(ValueError):
+    """An index is damaged, incomplete, or no index; the message names the file and the way out."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class IndexFile(_Frozen):
+    """One file of an index."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class IndexedFile(_Frozen):
+    """A file of a store, and its embeddings."""
+
+    store: str  # folder as it was named when it was indexed; where `--maxsim` looks for the tokens
+    name: str
+    sha256: str
+    rows: int
+    vectors: IndexFile
+
+
+class Recall(_Frozen):
+    """How many of the k nearest the approximate search finds, averaged over pictures of the index as queries."""
+
+    k: int
+    queries: int
+    recall: float
+
+
+class IndexManifest(_Frozen):
+    """What an index holds."""
+
+    schema_version: int
+    provenance: dict[str, Any]  # of all stores it was built from
+    kind: Kind
+    num_candidates: int | None  # scored exactly per query, of an approximate index
+    sources: tuple[IndexedFile, ...]  # in the order of the rows
+    pictures: IndexFile  # ids and sizes, in the order of the rows
+    codes: IndexFile | None
+    recall: Recall | None
+
+    @property
+    def dim(self) -> int:
+        """Numbers of an embedding."""
+        return int(self.provenance["dim"])
+
+    @property
+    def files(self) -> list[IndexFile]:
+        """Every file but the manifest."""
+        codes = [] if self.codes is None else [self.codes]
+        return [*(source.vectors for source in self.sources), self.pictures, *codes]
+
+    @property
+    def num_rows(self) -> int:
+        """Pictures."""
+        return sum(source.rows for source in self.sources)
+
+
+def read_manifest(folder: Path) -> IndexManifest:
+    """Raises IndexFolderError when there is none, or none that this version reads."""
+    path = folder / MANIFEST
+    try:
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise IndexFolderError(
+            f"{folder}: holds no finished index (no {MANIFEST}); make one: `python -m flows.index build STORE {folder}`"
+        ) from None
+    except ValueError as error:
+        raise IndexFolderError(f"{path}: cannot be read: {error}; build the index again") from None
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    if version != SCHEMA_VERSION:
+        raise IndexFolderError(
+            f"{path}: has schema version {version}, this version reads {SCHEMA_VERSION}; build the index again"
+        )
+    try:
+        return IndexManifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise IndexFolderError(f"{path}: is not the manifest of an index: {error}") from None
+
+
+def write_manifest(folder: Path, manifest: IndexManifest) -> None:
+    """Make `manifest` that of the folder, then remove the files that it does not name."""
+    text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+    write_aside(folder / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
+    kept = {file.name for file in manifest.files}
+    for path in strays(folder, kept):
+        path.unlink()
+
+
+def strays(folder: Path, kept: Iterable[str]) -> list[Path]:
+    """Files of an index that are not among `kept`: what a killed run or an earlier state left."""
+    named = set(kept)
+    return [path for pattern in PATTERNS for path in sorted(folder.glob(pattern)) if path.name not in named]
+
+
+def check_files(folder: Path, manifest: IndexManifest) -> None:
+    """Sizes of all files, and the bytes of those that search holds in memory. Raises IndexFolderError."""
+    for file in manifest.files:
+        path = folder / file.name
+        if not path.is_file():
+            raise IndexFolderError(f"{path}: is missing; build the index again")
+        if path.stat().st_size != file.bytes:
+            raise IndexFolderError(f"{path}: has {path.stat().st_size} bytes instead of {file.bytes}; build it again")
+    check_bytes(folder, manifest.pictures)
+    if manifest.codes is not None:
+        check_bytes(folder, manifest.codes)
+
+
+def check_bytes(folder: Path, file: IndexFile) -> None:
+    """Compare a file's SHA-256 with the manifest's. Raises IndexFolderError."""
+    if sha256_of(folder / file.name) != file.sha256:
+        raise IndexFolderError(f"{folder / file.name}: has changed since it was written; build the index again")
+
+
+def store_file(folder: Path, stem: str, suffix: str, write: Callable[[Path], object]) -> IndexFile:
+    """What `write` writes, as a file of the index that has part of its SHA-256 in its name; whole or not at all."""
+    temporary = folder / f".{stem}{suffix}.partial"
+    write(temporary)
+    _flush(temporary)
+    digest = sha256_of(temporary)
+    path = folder / f"{stem}-{digest[:16]}{suffix}"
+    os.replace(temporary, path)
+    return IndexFile(name=path.name, bytes=path.stat().st_size, sha256=digest)
+
+
+def write_aside(path: Path, write: Callable[[Path], object]) -> None:
+    """What `write` writes, at `path`, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.partial")
+    write(temporary)
+    _flush(temporary)
+    os.replace(temporary, path)
+
+
+def sha256_of(path: Path) -> str:
+    """Of the bytes of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())

@@ -1,0 +1,204 @@
+"""Job `index`: the embeddings of one or more stores as a folder that `search --index` reads.
+
+    python -m flows.index build data/compressed/test data/index --kind approximate
+    python -m flows.index add data/index data/compressed/more
+    python -m flows.index verify data/index
+
+`build` makes an index or makes it anew, `add` takes the files of stores that are not in it yet. A kill at any time
+leaves the index as it was, and the next run keeps the embeddings that are done.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, NamedTuple, cast, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
+
+from components import schema
+from components.compression.provenance import Provenance, StoreError, differences
+from components.compression.shards import read_rows
+from components.compression.store import TokenStore, normalise
+from components.retrieval.building import Source, index_file, measure_recall, store_codes, store_pictures
+from components.retrieval.codes import Codes
+from components.retrieval.folder import PICTURES, changing, open_index, open_vectors, verify_index
+from components.retrieval.index import EmbeddingIndex
+from components.retrieval.manifest import (
+    SCHEMA_VERSION,
+    IndexedFile,
+    IndexFolderError,
+    IndexManifest,
+    Kind,
+    write_manifest,
+)
+from flows.corpus import run_job
+
+CANDIDATES = 1000  # of the codes, scored exactly: docs/decisions/0024
+
+
+class Held(NamedTuple):
+    """What an index has before files are added."""
+
+    provenance: Provenance
+    kind: Kind
+    num_candidates: int
+    sources: tuple[IndexedFile, ...]
+    pictures: pa.Table
+    codes: Codes | None
+
+
+app = typer.Typer(help="Make, extend and check an index that `search --index` reads.", add_completion=False)
+
+
+def build(stores: Sequence[Path], folder: Path, kind: Kind, num_candidates: int) -> IndexManifest:
+    """Make the index `folder`, or make it anew. Raises StoreError, IndexFolderError."""
+    opened = [TokenStore.open(store) for store in stores]
+    check_provenance(opened[0].provenance, str(stores[0]), opened[1:])
+    with changing(folder):
+        sources = [source for store in opened for source in sources_of(store)]
+        if not sum(source.rows for source in sources):
+            raise IndexFolderError(f"{', '.join(map(str, stores))}: no picture to index")
+        nothing = Held(opened[0].provenance, kind, num_candidates, (), PICTURES.empty_table(), None)
+        return extend(folder, nothing, sources)
+
+
+def add(folder: Path, stores: Sequence[Path]) -> IndexManifest:
+    """Take the files of stores that the index `folder` does not hold. Raises StoreError, IndexFolderError."""
+    opened = [TokenStore.open(store) for store in stores]
+    with changing(folder):
+        manifest, pictures, embeddings = open_index(folder)
+        provenance = Provenance.model_validate(manifest.provenance)
+        check_provenance(provenance, str(folder), opened)
+        known = {source.sha256 for source in manifest.sources}
+        new = [source for store in opened for source in sources_of(store) if source.sha256 not in known]
+        if not new:
+            return manifest
+        held = Held(
+            provenance, manifest.kind, manifest.num_candidates or 0, manifest.sources, pictures, embeddings.codes
+        )
+        return extend(folder, held, new)
+
+
+def extend(folder: Path, held: Held, new: Sequence[Source]) -> IndexManifest:
+    """Write what `held` lacks of the new files; the index changes with its manifest, at the end."""
+    pictures_file, pictures = store_pictures(folder, [held.pictures, *(source.read_pictures() for source in new)])
+    sources = (*held.sources, *index_files(folder, new))
+    vectors = open_vectors(folder, sources, held.provenance.dim)
+    codes_file, codes = None, None
+    if held.kind == "approximate":
+        print(f"index: codes of {len(vectors)} pictures, then recall", flush=True)
+        codes_file, codes = store_codes(folder, held.codes, vectors, held.num_candidates)
+    embeddings = EmbeddingIndex(pictures[schema.IMAGE_ID].to_pylist(), vectors, codes)
+    manifest = IndexManifest(
+        schema_version=SCHEMA_VERSION,
+        provenance=held.provenance.model_dump(mode="json"),
+        kind=held.kind,
+        num_candidates=held.num_candidates if codes else None,
+        sources=sources,
+        pictures=pictures_file,
+        codes=codes_file,
+        recall=measure_recall(embeddings) if codes else None,
+    )
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def check_provenance(ours: Provenance, name: str, stores: Sequence[TokenStore]) -> None:
+    """Raises StoreError, with both values, for a store whose tokens are of another model than ours."""
+    for store in stores:
+        if differing := differences(ours, store.provenance):
+            raise StoreError(
+                f"{store.folder}: does not fit {name} (theirs last): {'; '.join(differing)}; index it by itself"
+            )
+
+
+def sources_of(store: TokenStore) -> list[Source]:
+    """The files of a store, to be read when their turn comes."""
+    return [
+        Source(
+            str(store.folder),
+            file.name,
+            file.sha256,
+            file.rows,
+            partial(read_pictures, store.folder / file.name),
+            partial(read_embeddings, store, store.folder / file.name),
+        )
+        for file in store.manifest.files
+    ]
+
+
+def read_pictures(path: Path) -> pa.Table:
+    """Ids and sizes of one file of a store. Raises StoreError."""
+    try:
+        return pq.read_table(path, columns=PICTURES.names).cast(PICTURES)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{path}: is damaged: {error}; restore it or compress again") from None
+
+
+def read_embeddings(store: TokenStore, path: Path) -> np.ndarray:
+    """float32 L2-normalised means of the summary tokens of one file, (rows, dim), a batch at a time. Raises
+    StoreError.
+    """
+    means = [rows.summary_tokens.mean(axis=1) for rows in read_rows(path, store.provenance)]
+    return normalise(np.concatenate([np.empty((0, store.provenance.dim), np.float32), *means]))
+
+
+def index_files(folder: Path, sources: Sequence[Source]) -> list[IndexedFile]:
+    """Write the embeddings of files, one after another, and say how far it is."""
+    total, start, indexed, done = sum(source.rows for source in sources), time.monotonic(), [], 0
+    for source in sources:
+        indexed.append(index_file(folder, source))
+        done += source.rows
+        rate = done / max(time.monotonic() - start, 1e-9)
+        left = (total - done) / rate if rate else 0.0
+        print(f"index: {done}/{total} pictures, {rate:.0f} per second, {left:.0f} s left", flush=True)
+    return indexed
+
+
+StoresArgument = Annotated[list[Path], typer.Argument(help="Folders that `compress` wrote.")]
+IndexArgument = Annotated[Path, typer.Argument(help="Folder of the index.")]
+
+
+@app.command("build")
+def build_command(
+    stores: StoresArgument,
+    index: IndexArgument,
+    kind: Annotated[str, typer.Option(help=f"One of {', '.join(get_args(Kind))}.")] = "exact",
+    candidates: Annotated[
+        int, typer.Option(help="Of an approximate index: pictures scored exactly per query.", min=1)
+    ] = CANDIDATES,
+) -> None:
+    """Make an index of stores, or make it anew."""
+    if kind not in get_args(Kind):
+        sys.exit(f"index: --kind {kind}: is none of {', '.join(get_args(Kind))}")
+    print(summary(index, run_job("index", lambda: build(stores, index, cast(Kind, kind), candidates))))
+
+
+@app.command("add")
+def add_command(index: IndexArgument, stores: StoresArgument) -> None:
+    """Take the files of stores that an index does not hold yet."""
+    print(summary(index, run_job("index", lambda: add(index, stores))))
+
+
+@app.command("verify")
+def verify_command(index: IndexArgument) -> None:
+    """Compare every byte of an index with its manifest."""
+    print(summary(index, run_job("index", lambda: verify_index(index))))
+
+
+def summary(folder: Path, manifest: IndexManifest) -> str:
+    """One line about an index."""
+    size = sum(file.bytes for file in manifest.files)
+    line = f"index: {folder} holds {manifest.num_rows} pictures of {len(manifest.sources)} files, {manifest.kind}, "
+    if (recall := manifest.recall) is None:
+        return f"{line}{size} bytes"
+    return f"{line}{size} bytes, recall@{recall.k} {recall.recall:.3f} ({recall.queries} of its pictures as queries)"
+
+
+if __name__ == "__main__":
+    app()

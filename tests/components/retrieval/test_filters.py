@@ -1,0 +1,93 @@
+"""Conditions against a plain loop over rows, and those that say nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.retrieval.filters import FilterError, matching_rows
+from components.retrieval.folder import PICTURES
+
+IDS = ["007", "b", "c'd", "e"]
+TABLE = pa.table([IDS, [10, 20, 30, 40], [4, 3, 2, 1]], schema=PICTURES)
+
+
+@pytest.fixture(params=["facts.parquet", "facts [1].csv"])
+def metadata(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    facts = pa.table({"image_id": ["c'd", "007", "elsewhere"], "licence": ["CC0", "BY", "BY"], "Width": [1, 1, 1]})
+    path = tmp_path / str(request.param)
+    pq.write_table(facts, path) if path.suffix == ".parquet" else pyarrow.csv.write_csv(facts, path)
+    return path
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=30), st.integers(0, 9))
+def test_condition_equals_a_loop(sizes: list[tuple[int, int]], bound: int) -> None:
+    widths, heights = zip(*sizes, strict=True)
+    pictures = pa.table([[str(row) for row in range(len(sizes))], widths, heights], schema=PICTURES)
+    wanted = [row for row, (width, height) in enumerate(sizes) if width > bound or height * 2 < width]
+    if wanted:
+        found = matching_rows(pictures, None, f"width > {bound} OR height * 2 < width")
+        assert (found.tolist(), found.dtype) == (wanted, np.int64)
+    else:
+        with pytest.raises(FilterError, match=f"none of {len(sizes)}"):
+            matching_rows(pictures, None, f"width > {bound} OR height * 2 < width")
+
+
+@pytest.mark.parametrize(
+    ("condition", "rows"),
+    [
+        ("licence = 'CC0'", [2]),
+        ("licence IS NULL", [1, 3]),  # nothing is known of these
+        ("licence = 'BY' OR width = 40 -- a comment", [0, 3]),
+        ("width > 10 AND licence IS NOT NULL", [2]),  # the store's width, not the table's
+        ("image_id IN (SELECT image_id FROM pictures WHERE height < 3)", [2, 3]),
+    ],
+)
+def test_metadata_is_joined_by_id(metadata: Path, condition: str, rows: list[int]) -> None:
+    assert matching_rows(TABLE, metadata, condition).tolist() == rows
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("width >", "Parser Error"),
+        ("widht > 3", "widht.*columns are image_id VARCHAR, width INTEGER, height INTEGER, licence VARCHAR"),
+        ("width > 1000", "matches none of 4 pictures"),
+        ("true); DROP TABLE pictures; SELECT (1", "not one condition"),
+        ("licence = 'CC0' AND width > 'wide'", "wide"),
+    ],
+)
+def test_conditions_that_say_nothing(metadata: Path, condition: str, message: str) -> None:
+    with pytest.raises(FilterError, match=message):
+        matching_rows(TABLE, metadata, condition)
+
+
+def test_no_other_file_is_read(metadata: Path) -> None:
+    for condition in (
+        f"image_id IN (SELECT image_id FROM '{metadata}')",
+        "image_id IN (SELECT content FROM read_text('/etc/hostname'))",
+    ):
+        with pytest.raises(FilterError, match="--where"):
+            matching_rows(TABLE, metadata, condition)
+
+
+def test_tables_that_do_not_fit(tmp_path: Path) -> None:
+    for name, columns, message in (
+        ("facts.json", {"image_id": ["b"]}, "neither .parquet nor .csv"),
+        ("ids.parquet", {"id": ["b"]}, "no column image_id, only id"),
+        ("others.parquet", {"image_id": ["x"]}, "mentions none of the 4"),
+        ("twice.parquet", {"image_id": ["b", "b"]}, "several rows for image_id 'b'"),
+    ):
+        pq.write_table(pa.table(columns), tmp_path / name)
+        with pytest.raises(FilterError, match=message):
+            matching_rows(TABLE, tmp_path / name, "true")
+    with pytest.raises(FilterError, match="no such file"):
+        matching_rows(TABLE, tmp_path / "nowhere.csv", "true")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(FilterError, match="broken"):
+        matching_rows(TABLE, tmp_path / "broken.parquet", "true")
