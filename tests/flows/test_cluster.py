@@ -28,7 +28,7 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 START_SECONDS, STOP_SECONDS, SUBMIT_SECONDS = 240, 5, 540
 PORTS = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # minutes on a machine that others use
 
 
 class Cluster(NamedTuple):
@@ -62,7 +62,8 @@ def client_environment() -> dict[str, str]:
     """Nothing of Ray but loopback: no token, no cluster of the machine; the programs of this environment first."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "GLOO_"))}
     path = f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"
-    return {**kept, "PATH": path, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    settings = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    return {**kept, "PATH": path, **settings}  # workers with the niceness of others: a busy machine starves them
 
 
 def free_ports(count: int) -> list[int]:
