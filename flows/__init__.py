@@ -27,5 +27,7 @@ ON_A_LAPTOP = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 
-for _name, _value in (SETTINGS if "RAY_ADDRESS" in os.environ else SETTINGS | ON_A_LAPTOP).items():
+# Workers have those of whoever started their node: here its driver, on a cluster nobody with these settings.
+_is_elsewhere = "RAY_ADDRESS" in os.environ or "RAY_RAYLET_PID" in os.environ
+for _name, _value in (SETTINGS if _is_elsewhere else SETTINGS | ON_A_LAPTOP).items():
     os.environ.setdefault(_name, _value)

@@ -28,6 +28,7 @@ from components.compression.shards import shard_bytes
 from components.compression.sources import read_pictures
 from components.compression.work import finish_shard, watch_path
 from components.files.row_watch import MAX_ATTEMPTS
+from components.model.adapters import COMPRESSION
 from components.model.checkpoint import load_compressor, load_preparer
 from components.model.double_forward import DoubleForward
 from components.params import Params
@@ -118,12 +119,14 @@ def preparer(compressor: Path, base: str) -> Prepare:
 
 
 def load_model(params: CompressParams, task: Task) -> DoubleForward:
-    """The compressor of a run on this worker's device."""
+    """The compressor of a run on this worker's device, its adapter merged into the weights."""
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(params.cpus_per_worker)
     device = torch.device("cuda" if params.gpus_per_worker else "cpu")
     dtype = getattr(torch, params.dtype)
-    return load_compressor(task.compressor, task.base, device, dtype, task.provenance.num_summary_tokens)
+    model = load_compressor(task.compressor, task.base, device, dtype, task.provenance.num_summary_tokens)
+    model.adapters.merge(COMPRESSION)
+    return model
 
 
 @ray.remote(max_retries=0)

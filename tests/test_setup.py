@@ -114,6 +114,14 @@ def test_opt_outs_hold_without_make() -> None:
     assert done.stdout.split() == ["0", "False"]
 
 
+@pytest.mark.parametrize(("variable", "expected"), [("RAY_ADDRESS", "None"), ("RAY_RAYLET_PID", "None"), ("X", "0")])
+def test_settings_of_a_laptop_stay_out_of_drivers_and_workers_of_a_cluster(variable: str, expected: str) -> None:
+    script = "import flows, os; print(os.environ.get('RAY_TRAIN_ENABLE_PREEMPTION_WATCHER'))"
+    environment = {"PATH": "", "PYTHONPATH": str(ROOT), variable: "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected
+
+
 def test_dvc_neither_reports_nor_looks_for_updates() -> None:
     config = (ROOT / ".dvc/config").read_text()
     assert "analytics = false" in config

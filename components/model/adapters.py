@@ -57,6 +57,7 @@ class AdapterSwitch:
     def __init__(self, model: nn.Module, adapter_of: Mapping[str, str | None]) -> None:
         self.model: Any = model  # a PeftModel, or a bare model without adapters
         self.adapter_of = adapter_of
+        self.base_is_left = True  # without an adapter; no longer once one is merged
         self.layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
         for layer in self.layers:
             layer.forward = partial(lora_forward, layer)
@@ -65,16 +66,27 @@ class AdapterSwitch:
 
     def use(self, name: str | None) -> "ActiveAdapter":
         """Run the block with the adapter of a pass, or with the base model alone if None; blocks may be nested."""
-        if name not in (None, *self.adapter_of):
-            raise ValueError(
-                f"there is no pass {name!r}; use one of {', '.join(self.adapter_of)} or None for the base model"
-            )
+        if name not in self.adapter_of and not (name is None and self.base_is_left):
+            others = " or None for the base model" if self.base_is_left else "; an adapter is merged into the weights"
+            raise ValueError(f"there is no pass {name!r}; use one of {', '.join(self.adapter_of)}{others}")
         return ActiveAdapter(self, None if name is None else self.adapter_of[name])
 
     def activate(self, adapter: str | None) -> None:
         self.active = adapter
         for layer in self.layers:
             layer._active_adapter = [] if adapter is None else [adapter]  # private: the exact-gradient test guards it
+
+    def merge(self, name: str) -> None:
+        """Add the adapter of a pass to the weights, for good: W + (alpha / rank) B A, rounded to the base's type.
+
+        Less work per token. Passes with this adapter go on; others, and the base alone, can no longer be used.
+        """
+        adapter = self.adapter_of[name]
+        if adapter is None:
+            return
+        self.model, self.layers = self.model.merge_and_unload(adapter_names=[adapter]), []
+        self.adapter_of = {other: None for other, own in self.adapter_of.items() if own == adapter}
+        self.base_is_left = False
 
     @torch.no_grad()
     def cosine(self) -> float:

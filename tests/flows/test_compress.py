@@ -24,10 +24,11 @@ from sklearn.datasets import load_sample_images
 from components.compression import work as work_module
 from components.compression.provenance import StoreError
 from components.compression.store import TokenStore, UnknownImageError
+from components.retrieval.batches import Query
 from flows.answer import answer
 from flows.compress import compress
 from flows.compress_worker import CompressParams
-from flows.search import search
+from flows.search import Wanted, open_corpus, search_like, search_texts
 from tests.components.compression.models import LIMITS, write_models
 
 PARAMS = CompressParams(
@@ -153,11 +154,11 @@ def test_parquet_corpus_gives_the_tokens_of_the_folder(
 
 
 def test_search_by_text_and_by_example(store: Path, compressor: Path) -> None:
-    reader = TokenStore.open(store)
-    hits = search(reader, compressor, None, "a red circle", None, 100)
+    reader, corpus = TokenStore.open(store), open_corpus(store, None)
+    hits = search_texts(corpus, compressor, None, [Query("1", "a red circle")], Wanted(100, None, None))[0]
     assert sorted(hit.image_id for hit in hits) == reader.ids
     assert all(-1.001 <= hit.score <= 1.001 for hit in hits)
-    similar = search(reader, compressor, None, None, "china.jpg", 3)
+    similar = search_like(corpus, "china.jpg", Wanted(3, None, None))
     scores = reader.embeddings() @ reader.embeddings()[0]
     assert [hit.image_id for hit in similar] == [reader.ids[row] for row in np.argsort(-scores)[1:4]]
 
@@ -171,7 +172,8 @@ def test_a_store_of_fewer_tokens_holds_the_first_ones_and_opens_too(
     assert part.provenance.num_summary_tokens == 2
     ids = list(whole.ids)
     np.testing.assert_allclose(part.tokens(ids), whole.tokens(ids)[:, :2], rtol=2e-3, atol=2e-3)
-    assert len(search(part, compressor, None, "a red circle", None, 3)) == 3
+    hits = search_texts(open_corpus(fewer, None), compressor, None, [Query("1", "a red circle")], Wanted(3, None, None))
+    assert len(hits[0]) == 3
     assert isinstance(answer(part, compressor, None, "china.jpg", "what colour?", 5), str)
 
 
@@ -190,12 +192,6 @@ def test_bad_questions_are_errors(store: Path, compressor: Path) -> None:
         answer(reader, compressor, None, "china.png", "what?", 5)
     with pytest.raises(ValueError, match="empty"):
         answer(reader, compressor, None, "china.jpg", " ", 5)
-    with pytest.raises(ValueError, match="empty"):
-        search(reader, compressor, None, "", None, 5)
-    with pytest.raises(ValueError, match="either"):
-        search(reader, compressor, None, "x", "china.jpg", 5)
-    with pytest.raises(ValueError, match="at least one"):
-        search(reader, compressor, None, "x", None, 0)
 
 
 def test_store_of_another_model_is_refused(store: Path, compressor: Path, tmp_path: Path) -> None:
@@ -203,7 +199,7 @@ def test_store_of_another_model_is_refused(store: Path, compressor: Path, tmp_pa
     shutil.copytree(compressor, other)
     shutil.copy(other / "generation" / "adapter_model.safetensors", other / "compression" / "adapter_model.safetensors")
     with pytest.raises(StoreError, match=r"another model.*compression_adapter_sha256"):
-        search(TokenStore.open(store), other, None, "x", None, 1)
+        search_texts(open_corpus(store, None), other, None, [Query("1", "x")], Wanted(1, None, None))
 
 
 def test_other_base_model_is_refused_before_any_work(photos: Path, compressor: Path, tmp_path: Path) -> None:

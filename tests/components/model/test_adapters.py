@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL.Image import Image
 from transformers import LlavaForConditionalGeneration
 
 from components.analysis.shapes import SEVEN_B, llava_config
@@ -11,7 +12,7 @@ from components.model.backbone import Backbone
 from components.model.double_forward import DoubleForward, build_double_forward
 from components.model.families.llava import LlavaBackbone
 from components.model.segments import text_segment
-from tests.components.model.tiny import COMPRESSOR, TINY, load
+from tests.components.model.tiny import COMPRESSOR, TINY, compressor, load
 
 
 def test_lora_sits_on_every_linear_layer_of_the_language_model_and_nowhere_else(model: DoubleForward) -> None:
@@ -84,3 +85,51 @@ def test_the_adapters_of_the_7b_model_have_the_published_sizes(backbone: Backbon
     sizes = {adapter: sum(n for name, n in trained.items() if adapter in name.split(".")) for adapter in PASSES}
     assert sizes == dict.fromkeys(PASSES, expected)
     assert sum(trained.values()) == 2 * expected + 4 * 4096 + 1  # queries and the logit scale
+
+
+def merged(folder: Path, dtype: torch.dtype = torch.float32) -> DoubleForward:
+    model = compressor(folder, dtype).eval()
+    model.adapters.merge(COMPRESSION)
+    return model
+
+
+@torch.inference_mode()
+def test_a_merged_adapter_gives_the_same_tokens_without_its_layers(llava_folder: Path, pictures: list[Image]) -> None:
+    model, fast = compressor(llava_folder).eval(), merged(llava_folder)
+    expected = model.compress_pictures(model.backbone.prepare(pictures))
+    torch.testing.assert_close(fast.compress_pictures(fast.backbone.prepare(pictures)), expected, rtol=1e-5, atol=1e-5)
+    base = build_double_forward(load(llava_folder), COMPRESSOR, seed=0).eval()  # whose adapters do nothing
+    assert not torch.allclose(base.compress_pictures(base.backbone.prepare(pictures)), expected, atol=1e-3)
+    assert not [name for name, _ in fast.named_parameters() if "lora_" in name]
+
+
+@torch.inference_mode()
+def test_merging_in_half_precision_rounds_no_worse_than_two_products(llava_folder: Path, pictures: list[Image]) -> None:
+    exact = compressor(llava_folder, torch.bfloat16).float().eval()  # the weights that both round from
+    expected = exact.compress_pictures(exact.backbone.prepare(pictures))
+    errors = [
+        (model.compress_pictures(model.backbone.prepare(pictures)).float() - expected).norm()
+        for model in (compressor(llava_folder, torch.bfloat16).eval(), merged(llava_folder, torch.bfloat16))
+    ]
+    assert errors[1] < 1.5 * errors[0]
+
+
+def test_after_merging_other_passes_and_the_base_are_refused(llava_folder: Path) -> None:
+    model = merged(llava_folder)
+    for name in (GENERATION, None):
+        with pytest.raises(ValueError, match=f"no pass {name!r}; use one of compression; an adapter is merged"):
+            model.adapters.use(name)
+    with model.adapters.use(COMPRESSION):
+        pass
+
+
+def test_a_shared_adapter_merges_for_both_passes_and_none_for_neither(llava_folder: Path) -> None:
+    for sharing in ("shared", "none"):
+        adapters = COMPRESSOR.adapters.model_copy(update={"sharing": sharing})
+        model = compressor(llava_folder, params=COMPRESSOR.model_copy(update={"adapters": adapters})).eval()
+        embeddings = torch.randn(2, 5, model.backbone.dim)
+        with torch.no_grad(), model.adapters.use(GENERATION):
+            expected = model.read(text_segment(embeddings))
+        model.adapters.merge(COMPRESSION)
+        with torch.no_grad(), model.adapters.use(GENERATION):
+            torch.testing.assert_close(model.read(text_segment(embeddings)), expected, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,258 @@
+"""How fast are pictures compressed? Ours against the plain way (`plain_compression.py`): same model, same pictures.
+
+    python -m benchmarks.compression --preset demo                   (after `make repro`)
+    python -m benchmarks.compression --preset llava-1.5-7b-random    (needs a GPU)
+
+The ways take turns in one process, and the median over the rounds counts. `ours` and `plain` go from encoded pictures
+to summary tokens, `shards` from encoded pictures to the bytes of the file. The two with `model` begin with preprocessed
+pictures; `plain_model` has its adapter merged into the weights. FLOPs are counted by PyTorch on our pass, beside the
+formula of `flows.plan`; the rate of matrix products is measured on the shapes of the decoder in the same run.
+"""
+
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.picture_workloads import Workload, demo_workload, large_workload
+from benchmarks.plain_compression import plain_pixels, plain_tokens, prompt_ids, undo_shortcuts
+from components.analysis.corpus_plan import Corpus, compression_flops, merged_shape
+from components.compression.compressor import compress_batches, compress_prepared
+from components.compression.corpus import Picture
+from components.compression.decoding import Batch, decode_batches
+from components.compression.provenance import SCHEMA_VERSION, Provenance
+from components.compression.shards import TokenRows, shard_bytes
+from components.model.adapters import COMPRESSION
+from components.model.double_forward import DoubleForward
+from components.model.families.llava import num_image_tokens
+from components.model.prepared import PreparedPictures
+
+DEMO, LARGE = "demo", "llava-1.5-7b-random"
+WORKLOADS = {DEMO: demo_workload, LARGE: large_workload}
+MODEL_BATCHES = 8  # that the model alone runs per round
+MATRIX_REPEATS = 10
+MAX_ERROR = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the tokens against those of the plain way
+REQUIRED = {
+    DEMO: {"ours / plain": 1.3},
+    LARGE: {
+        "ours / plain": 2.5,
+        "ours_model / plain_model": 1.25,
+        "shards / ours_model": 0.97,
+        "ours_model / matrix rate": 0.8,
+    },
+}
+Way = Callable[[], int]  # compresses some pictures and says how many
+
+
+def ours(workload: Workload, model: DoubleForward, pictures: Sequence[Picture]) -> TokenRows:
+    """From encoded pictures to rows of a store; as many threads decode as the job has decoders."""
+    parts = [pictures[start : start + workload.batch_size] for start in range(0, len(pictures), workload.batch_size)]
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(workload.params.decoders_per_worker) as threads:
+
+        def decode(number: int) -> Batch:
+            watch = Path(folder, str(number))
+            (batch,) = decode_batches(
+                parts[number], model.backbone.prepare, workload.params.pictures, workload.batch_size, watch
+            )
+            return batch
+
+        rows, rejects = compress_batches(model, threads.map(decode, range(len(parts))), workload.params.codec)
+    assert not rejects
+    return rows
+
+
+def shards(workload: Workload, model: DoubleForward) -> int:
+    """From encoded pictures to the bytes of a file."""
+    rows = ours(workload, model, workload.pictures)
+    shard_bytes(rows, provenance(workload, model), workload.params.rows_per_row_group)
+    return len(rows.image_ids)
+
+
+def plain(workload: Workload, model: DoubleForward) -> int:
+    """From encoded pictures to tokens, the plain way."""
+    size, pictures = workload.batch_size, workload.pictures
+    return sum(
+        len(plain_tokens(model, plain_pixels(model, pictures[start : start + size])))
+        for start in range(0, len(pictures), size)
+    )
+
+
+def ways_of(workload: Workload) -> dict[str, Way]:
+    """Every way with a model of its own, where it has to be another."""
+    fast, merged, slow = workload.build(), undo_shortcuts(workload.build()), undo_shortcuts(workload.build())
+    for model in (fast, merged):
+        model.adapters.merge(COMPRESSION)
+    size = workload.batch_size
+    first = workload.pictures[: size * MODEL_BATCHES]
+    pixels = [plain_pixels(fast, first[start : start + size]) for start in range(0, len(first), size)]
+    prepared = [prepared_pixels(part) for part in pixels]
+    check_tokens(workload, fast, slow)
+    return {
+        "ours": lambda: len(ours(workload, fast, workload.pictures).image_ids),
+        "plain": partial(plain, workload, slow),
+        "shards": partial(shards, workload, fast),
+        "ours_model": lambda: sum(len(compress_prepared(fast, part)) for part in prepared),
+        "plain_model": lambda: sum(len(plain_tokens(merged, part)) for part in pixels),
+    }
+
+
+def check_tokens(workload: Workload, fast: DoubleForward, slow: DoubleForward) -> None:
+    """Stop unless both ways give the same tokens, as far as the number type goes."""
+    first = workload.pictures[: workload.batch_size]
+    expected = plain_tokens(slow, plain_pixels(slow, first))
+    found = ours(workload, fast, first).summary_tokens
+    error = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    print(f"tokens differ from those of the plain way by {error:.1e} of their length ({fast.backbone.dtype})")
+    if not error <= MAX_ERROR[fast.backbone.dtype]:
+        sys.exit("compression: the two ways do not compute the same; their times say nothing")
+
+
+def measure(ways: dict[str, Way], rounds: int) -> dict[str, float]:
+    """Pictures per second, the median over the rounds, after one to warm up; the order turns from round to round."""
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name in list(ways)[:: 1 if number % 2 else -1]:
+            started = time.perf_counter()
+            count = ways[name]()  # ends with values on the CPU, so a GPU has finished
+            if number:
+                rates[name].append(count / (time.perf_counter() - started))
+    return {name: statistics.median(found) for name, found in rates.items()}
+
+
+def counted_flops(workload: Workload, model: DoubleForward) -> int:
+    """Operations of our pass per picture, as PyTorch counts them; with eager attention, whose products it can see."""
+    model.backbone.vlm.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter:
+        compress_prepared(model, prepared_pixels(plain_pixels(model, workload.pictures[:1])))
+    return counter.get_total_flops()
+
+
+def formula_flops(model: DoubleForward) -> int:
+    """The same by the formula of `flows.plan`."""
+    config, num_tokens = model.backbone.vlm.config, model.num_summary_tokens
+    prompt = prompt_ids(model).shape[1] - num_image_tokens(config)
+    return compression_flops(config, merged_shape(config), Corpus(1, num_tokens, prompt, 0, 0, 1))
+
+
+@torch.inference_mode()
+def matrix_rate(model: DoubleForward, batch_size: int) -> float:
+    """Operations per second that products of the decoder's shapes reach on random numbers."""
+    tokens = batch_size * (prompt_ids(model).shape[1] + model.num_summary_tokens)
+    layers = [part for part in model.backbone.language_model.layers[0].modules() if isinstance(part, nn.Linear)]
+    inputs = [torch.randn(tokens, part.in_features).to(model.backbone.device, model.backbone.dtype) for part in layers]
+    seconds = []
+    for _ in range(MATRIX_REPEATS):
+        started = time.perf_counter()
+        outputs = [part(rows)[0, 0] for part, rows in zip(layers, inputs, strict=True)]
+        torch.stack(outputs).tolist()  # waits for a GPU
+        seconds.append(time.perf_counter() - started)
+    return 2 * tokens * sum(part.weight.numel() for part in layers) / statistics.median(seconds)
+
+
+def provenance(workload: Workload, model: DoubleForward) -> Provenance:
+    """What a file has to carry; nobody reads it."""
+    return Provenance(
+        schema_version=SCHEMA_VERSION,
+        codec=workload.params.codec,
+        fit_sha256=None,
+        num_summary_tokens=model.num_summary_tokens,
+        dim=model.backbone.dim,
+        base="",
+        model={},
+        preprocessing={},
+        compute={},
+        libraries={},
+    )
+
+
+def prepared_pixels(pixels: torch.Tensor) -> PreparedPictures:
+    return PreparedPictures(len(pixels), {"pixel_values": pixels})
+
+
+def report(preset: str, workload: Workload, rounds: int) -> dict[str, Any]:
+    """All figures of one preset."""
+    rates = measure(ways_of(workload), rounds)
+    model = workload.build()
+    model.adapters.merge(COMPRESSION)
+    rate = matrix_rate(model, workload.batch_size)
+    flops = {"formula": formula_flops(model), "counted": counted_flops(workload, model)}
+    is_large = preset == LARGE
+    return {
+        "preset": preset,
+        "device": torch.cuda.get_device_name()
+        if is_large
+        else f"{platform.machine()}, {torch.get_num_threads()} thread",
+        "torch": torch.__version__,
+        "dtype": workload.params.dtype,
+        "batch_size": workload.batch_size,
+        "decoders": workload.params.decoders_per_worker,
+        "pictures": len(workload.pictures),
+        "rounds": rounds,
+        "pictures_per_second": {**rates, "ratio": rates["ours"] / rates["plain"]},
+        "ratios": {
+            "ours / plain": rates["ours"] / rates["plain"],
+            "ours_model / plain_model": rates["ours_model"] / rates["plain_model"],
+            "shards / ours_model": rates["shards"] / rates["ours_model"],
+            "ours_model / matrix rate": rates["ours_model"] * flops["formula"] / rate,
+        },
+        "flops_per_picture": flops,
+        "matrix_flops_per_second": rate,
+    }
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures as a table for people."""
+    flops = figures["flops_per_picture"]
+    lines = [
+        f"{figures['preset']} on {figures['device']}: {figures['pictures']} pictures in batches of "
+        f"{figures['batch_size']}, {figures['dtype']}",
+        f"{flops['counted'] / 1e9:.4f} GFLOP per picture counted, {flops['formula'] / 1e9:.4f} by the formula; matrix "
+        f"products reach {figures['matrix_flops_per_second'] / 1e9:.1f} GFLOP/s",
+        f"{'':<28}{'pictures/s':>12}",
+        *(f"{name:<28}{rate:>12.1f}" for name, rate in figures["pictures_per_second"].items() if name != "ratio"),
+        f"{'':<28}{'ratio':>12}{'required':>12}",
+    ]
+    required = REQUIRED[figures["preset"]]
+    for name, ratio in figures["ratios"].items():
+        lines.append(f"{name:<28}{ratio:>12.2f}{f'{required[name]:.2f}' if name in required else '–':>12}")
+    return "\n".join(lines)
+
+
+def main(
+    preset: Annotated[str, typer.Option(help=f"{' or '.join(WORKLOADS)}; the latter on a GPU.")] = DEMO,
+    pictures: Annotated[int | None, typer.Option(help="Per round; otherwise all 500 of the demo, or 1024.")] = None,
+    rounds: Annotated[int, typer.Option(help="That are timed, after one to warm up.")] = 5,
+    threads: Annotated[int, typer.Option(help="CPU threads of the model.")] = 1,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures there too.")] = None,
+) -> None:
+    """Measure one preset and print a table."""
+    torch.set_num_threads(threads)
+    if preset not in WORKLOADS:
+        sys.exit(f"compression: --preset {preset}: is none of {', '.join(WORKLOADS)}")
+    try:
+        workload = WORKLOADS[preset](pictures)
+    except ValueError as error:
+        sys.exit(f"compression: {error}")
+    figures = report(preset, workload, rounds)
+    print(table(figures))
+    if json_path:
+        json_path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    typer.run(main)

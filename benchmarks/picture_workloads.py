@@ -1,0 +1,91 @@
+"""What compression is measured on: a model and encoded pictures, per preset."""
+
+import io
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+
+from benchmarks.workloads import ROOT, TINY_BASE, large_model
+from components import schema
+from components.compression.corpus import Picture
+from components.model.checkpoint import load_compressor
+from components.model.double_forward import DoubleForward
+from components.params import load_params
+from components.training.settings import TrainParams
+from flows.compress_worker import CompressParams
+
+DEMO_PICTURES = ROOT / "data" / "curated" / "images" / "test"
+DEMO_COMPRESSOR = ROOT / "models" / "compressor"
+PHOTO_SIZE = (640, 480)
+LARGE_PICTURES = 1024
+NUM_DIFFERENT = 64  # encoded pictures, which are repeated
+
+
+class Workload(NamedTuple):
+    """How pictures are compressed, the pictures, and the model."""
+
+    params: CompressParams
+    pictures: Sequence[Picture]
+    build: Callable[[], DoubleForward]  # a new one each time, for inference
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures of a pass; the presets say it."""
+        assert self.params.batch_size
+        return self.params.batch_size
+
+
+def demo_workload(num_pictures: int | None) -> Workload:
+    """The test pictures of the demo world and the compressor that `make repro` trained. Raises ValueError."""
+    if not (DEMO_COMPRESSOR.is_dir() and DEMO_PICTURES.is_dir()):
+        raise ValueError(f"{DEMO_COMPRESSOR}: there is no trained compressor, or no pictures; run `make repro` first")
+    params = load_params("compress", CompressParams, ROOT / "presets" / "demo.yaml")
+    tables = [pq.read_table(path, columns=[schema.IMAGE]) for path in sorted(DEMO_PICTURES.glob("*.parquet"))]
+    images = [image for table in tables for image in table[schema.IMAGE].to_pylist()]
+    return Workload(params, encoded_pictures(images, num_pictures or len(images)), partial(load_demo, params))
+
+
+def load_demo(params: CompressParams) -> DoubleForward:
+    dtype = getattr(torch, params.dtype)
+    return load_compressor(DEMO_COMPRESSOR, str(TINY_BASE), torch.device("cpu"), dtype)
+
+
+def large_workload(num_pictures: int | None) -> Workload:
+    """The 7B preset on one GPU: random weights, and JPEG pictures as smooth as photographs. Raises ValueError."""
+    if not torch.cuda.is_available():
+        raise ValueError("the shapes of LLaVA-1.5-7B need a GPU, and PyTorch sees none")
+    params = load_params("compress", CompressParams, ROOT / "presets" / "llava-1.5-7b.yaml")
+    rng = np.random.default_rng(0)
+    images = [jpeg(rng) for _ in range(NUM_DIFFERENT)]
+    return Workload(params, encoded_pictures(images, num_pictures or LARGE_PICTURES), build_large)
+
+
+def build_large() -> DoubleForward:
+    """Adapters that do something: LoRA starts as the identity, so its second matrix is drawn."""
+    model = large_model(load_params("train", TrainParams, ROOT / "presets" / "llava-1.5-7b.yaml")).eval()
+    generator = torch.Generator(model.backbone.device).manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=1e-3, generator=generator)
+    return model
+
+
+def jpeg(rng: np.random.Generator) -> bytes:
+    """An encoded picture with large smooth areas and a little grain."""
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
+        PHOTO_SIZE, Image.Resampling.BICUBIC
+    )
+    grain = rng.normal(0, 6, (*PHOTO_SIZE[::-1], 3))
+    stream = io.BytesIO()
+    Image.fromarray((np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=90)
+    return stream.getvalue()
+
+
+def encoded_pictures(images: Sequence[bytes], count: int) -> list[Picture]:
+    """`count` pictures, the images over and over."""
+    return [Picture(f"{number:09d}", partial(bytes, images[number % len(images)])) for number in range(count)]
