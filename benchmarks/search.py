@@ -23,6 +23,7 @@ import typer
 from components.compression.identity import find_base
 from components.compression.store import TokenStore, normalise
 from components.evaluation.exam import read_exam
+from components.evaluation.settings import EvaluateParams
 from components.model.checkpoint import load_compressor
 from components.params import load_params
 from components.retrieval.building import Source, index_file, store_codes
@@ -30,7 +31,6 @@ from components.retrieval.folder import PICTURES, open_vectors
 from components.retrieval.index import EmbeddingIndex
 from components.retrieval.late_interaction import maxsim
 from components.retrieval.query import embed_texts
-from flows.evaluate import EvaluateParams
 from flows.index import CANDIDATES
 
 CURATED, COMPRESSOR, STORE = Path("data/curated"), Path("models/compressor"), Path("data/compressed/test")

@@ -27,6 +27,7 @@ from components.curation.benchmarks import PICTURES, TABLES
 from components.curation.candidates import Candidate
 from components.curation.preview import Preview, preview_source
 from components.curation.work import EVALUATION_SPLITS
+from components.evaluation.settings import EvaluateParams
 from components.model.double_forward import build_double_forward
 from components.model.loading import family_of, load_backbone
 from components.params import DEFAULT_PATH, Params, ParamsError, load_params
@@ -40,7 +41,6 @@ from components.training.settings import TrainParams
 from components.training.step import backward_step
 from flows.compress_worker import CompressParams
 from flows.curate import CurateParams
-from flows.evaluate import EvaluateParams
 from flows.report import ReportParams
 
 SCHEMAS: dict[str, type[Params]] = {

@@ -129,7 +129,7 @@ def load_model(params: CompressParams, task: Task) -> DoubleForward:
     return model
 
 
-@ray.remote(max_retries=0)
+@ray.remote(max_retries=MAX_ATTEMPTS)
 def probe_batch_size(params: CompressParams, task: Task, shard: str) -> int:
     """The fastest batch size of the first pictures of a shard, on a worker like those of the run."""
     model, planned = load_model(params, task), Shard(**json.loads(shard))

@@ -12,14 +12,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import torch
-from pydantic import Field
 
 from components import schema
 from components.analysis.costs import ModelSize, Workload, cost_table, matrix_weights
@@ -42,7 +41,6 @@ from components.evaluation.examination import (
     SIZE,
     TEXT,
     TIME,
-    ExamParams,
     Record,
     Sitting,
     answer_questions,
@@ -51,35 +49,19 @@ from components.evaluation.examination import (
     to_table,
     weigh_pairs,
 )
-from components.evaluation.intervals import BootstrapParams
 from components.evaluation.pooling import average_pool
+from components.evaluation.settings import EvaluateParams
 from components.model.backbone import Backbone
 from components.model.checkpoint import load_compressor
 from components.model.double_forward import DoubleForward
 from components.model.loading import load_backbone
 from components.model.segments import Segment, text_segment
-from components.params import Params, load_params
-from components.pictures import PictureError, PictureLimits, decode_picture
+from components.params import load_params
+from components.pictures import PictureError, decode_picture
 from flows.cluster import connect
 from flows.lifetime import die_with_parent
 
 Task = dict[str, Any]  # {"system": one of SYSTEMS, "image_ids": [...], "texts": [...]}
-
-
-class EvaluateParams(Params):
-    """What is asked, of how many pictures, and where."""
-
-    split: Literal["validation", "test"]
-    pictures: PictureLimits
-    exam: ExamParams
-    captioned_pictures: int = Field(ge=0)  # pictures that every system describes, the first by id
-    captions_per_picture: int = Field(ge=1)  # captions of a picture that take part in retrieval
-    bootstrap: BootstrapParams
-    pictures_per_task: int = Field(ge=1)  # a worker's portion; batches never reach across portions
-    texts_per_task: int = Field(ge=1)  # captions embedded per portion
-    num_workers: int = Field(ge=1)
-    cpus_per_worker: int = Field(ge=1)  # also threads of the model
-    gpus_per_worker: int = Field(ge=0, le=1)
 
 
 def evaluate(

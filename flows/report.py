@@ -59,13 +59,15 @@ def report(
     store: Path,
     evaluation: Path,
     metrics: Path,
+    codecs: Path,
     compressor: Path,
     base: Path,
     training: Path,
     page: Path,
 ) -> None:
     """Write the page, whole or not at all."""
-    inputs, tokens = read_inputs(curated, evaluation, metrics, compressor, base, training), TokenStore.open(store)
+    inputs = read_inputs(curated, evaluation, metrics, codecs, compressor, base, training)
+    tokens = TokenStore.open(store)
     boxes = outcome_boxes(inputs.answers, params.seed, params.examples_per_box)
     descriptions = draw_descriptions(inputs.captions, params.seed, params.descriptions)
     drawn = draw_queries(inputs.captions, tokens.ids, params.seed, params.drawn_queries)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.reporting import curation, geometry, plots, tables
+from components.reporting import codecs, curation, geometry, plots, tables
 from components.reporting.examples import Box, Description, Found
 from components.reporting.formats import plain
 from components.reporting.inputs import Curves, Inputs
@@ -58,6 +58,8 @@ def page_content(
         "scores": [with_chart(row, names) for row in rows],
         "parts_of": [(row, [with_chart(part, names) for part in row.parts]) for row in rows if row.parts],
         "token_charts": [plots.token_chart(row, metrics["costs"]["visual_tokens"], names) for row in rows],
+        "codecs": codecs.codec_rows(inputs.codecs),
+        "codec_charts": [codecs.codec_chart(score, inputs.codecs) for score in codecs.SCORES],
         "size_bars": size_bars(costs, file_bytes),
         "file_bytes": file_bytes,
         "recalls": [(title, found, plots.recall_chart(found)) for title, found in recalls(metrics)],

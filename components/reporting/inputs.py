@@ -18,6 +18,7 @@ class Inputs(NamedTuple):
     """Everything that the page is about, but pictures and stored tokens."""
 
     metrics: Row  # results/metrics.json
+    codecs: list[Row]  # of results/codecs.json
     answers: list[Row]  # one per system and question
     captions: list[Row]  # one per system and described picture
     sources: Row  # of curation: source -> counts
@@ -28,10 +29,13 @@ class Inputs(NamedTuple):
     base: Curves  # kind of question -> (pictures seen, accuracy)
 
 
-def read_inputs(curated: Path, evaluation: Path, metrics: Path, compressor: Path, base: Path, training: Path) -> Inputs:
+def read_inputs(
+    curated: Path, evaluation: Path, metrics: Path, codecs: Path, compressor: Path, base: Path, training: Path
+) -> Inputs:
     """Raises FileNotFoundError that names the file, ValueError for one that is no JSON."""
     return Inputs(
         metrics=read_json(metrics),
+        codecs=read_json(codecs)["codecs"],
         answers=read_lines(evaluation / "answers.jsonl"),
         captions=read_lines(evaluation / "captions.jsonl"),
         sources=read_json(curated / "report.json"),

@@ -19,13 +19,14 @@ from components.compression.store import TokenStore
 from components.evaluation.answering import SYSTEMS
 from components.evaluation.examination import ExamParams
 from components.evaluation.intervals import BootstrapParams
+from components.evaluation.settings import EvaluateParams
 from components.model.chat import encode_prompt
 from components.model.checkpoint import save_compressor
 from components.model.double_forward import DoubleForward
 from components.model.generation import answer
 from components.model.tiny_llava import build_tiny_llava
 from components.pictures import PictureLimits, encode_png, pixel_sha256
-from flows.evaluate import EvaluateParams, evaluate
+from flows.evaluate import evaluate
 from tests.components.compression.stores import write_store
 from tests.components.model.tiny import TEXTS, TINY, compressor
 

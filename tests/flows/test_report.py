@@ -48,6 +48,7 @@ ARGUMENTS = (
     "store",
     "evaluation",
     "metrics.json",
+    "codecs.json",
     "models/compressor",
     "models/tiny-llava",
     "training",
@@ -74,6 +75,8 @@ def write_evaluation(root: Path) -> None:
     results = score(EVALUATE, exam, tokens, records)
     publication.write_folder(root / "evaluation", results)
     publication.write_json(root / "metrics.json", results["metrics"])
+    scores = {"short_answer": 0.5, "image_to_text": 0.5, "text_to_image": 0.5}
+    publication.write_json(root / "codecs.json", {"codecs": [{"codec": EVIL, "bytes_per_picture": 64, **scores}]})
 
 
 def write_curation(curated: Path) -> None:

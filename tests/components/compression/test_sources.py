@@ -1,15 +1,19 @@
 """Listing and reading corpora: folders and Parquet as people have them, with the odd things in them."""
 
+import io
 import os
+import tarfile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs
 
 from components.compression.corpus import corpus_identity, num_listed, plan_shards
 from components.compression.rejects import UnreadablePictureError
 from components.compression.sources import list_corpus, read_pictures
+from tests.components.files.bucket import bucket, upload  # noqa: F401
 
 SUFFIXES = (".jpg", ".png")
 
@@ -131,3 +135,112 @@ def test_nothing_to_compress_is_an_error(tmp_path: Path, folder: Path) -> None:
     write_table(folder / "a.parquet", ["x"], [b"1"])
     with pytest.raises(ValueError, match="holds parquet and folder"):
         list_corpus(str(folder), SUFFIXES)
+
+
+def write_tar(path: Path, *members: tuple[str, bytes]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
+def test_a_tar_is_a_shard_and_a_sample_is_a_picture(tmp_path: Path) -> None:
+    write_tar(tmp_path / "00001.tar", ("b.jpg", b"b"), ("b.txt", b"text"), ("a.png", b"a"))
+    write_tar(tmp_path / "00000.tar", ("x/c.jpg", b"c"), ("d.txt", b"alone"), ("e.jpg", b"1"), ("e.png", b"2"))
+    corpus = list_corpus(str(tmp_path), SUFFIXES)
+    assert num_listed(corpus) is None
+    assert [(shard.files, shard.size) for shard in plan_shards(corpus, 1)] == [
+        ([name], (tmp_path / name).stat().st_size) for name in ("00000.tar", "00001.tar")
+    ]
+    assert read(tmp_path) == {
+        "00000/x/c": b"c",
+        "00000/d": "image_missing",
+        "00000/e": "multiple_images",
+        "00001/b": b"b",
+        "00001/a": b"a",
+    }
+    assert read(tmp_path / "00001.tar") == {"00001/b": b"b", "00001/a": b"a"}
+    assert read(tmp_path / "*1.tar") == read(tmp_path / "00001.tar")
+    assert read(tmp_path / "00000.tar", 0)["00000/x/c"] == "too_many_bytes"
+
+
+def test_a_cut_tar_keeps_what_came_before_and_says_so(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", ("b.jpg", b"b"), ("c.jpg", b"c" * 2000))
+    (tmp_path / "a.tar").write_bytes((tmp_path / "a.tar").read_bytes()[:2000])
+    found = read(tmp_path)
+    assert found["a/b"] == b"b"
+    assert found["a.tar"] == "unreadable_shard"
+
+
+def test_ids_of_tars_cannot_be_equal(tmp_path: Path) -> None:
+    for name in ("a.tar", "a.tar.gz"):
+        write_tar(tmp_path / name, ("b.jpg", b"b"))
+    with pytest.raises(ValueError, match="two tars have one name but for the suffix"):
+        list_corpus(str(tmp_path), SUFFIXES)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.csv", 'image_id,image\n007,a.jpg\n2,"sub/b, c.jpg"\n3,none.jpg\n4,\n,a.jpg\n2,z.jpg\n'),
+        ("list.tsv", "image\timage_id\na.jpg\t007\nsub/b, c.jpg\t2\nnone.jpg\t3\n\t4\na.jpg\t\nz.jpg\t2\n"),
+        (
+            "list.jsonl",
+            '{"image": "a.jpg", "image_id": "007"}\n{"image": "sub/b, c.jpg", "image_id": "2"}\n'
+            '{"image": "none.jpg", "image_id": "3"}\n{"image": null, "image_id": "4"}\n'
+            '{"image": "a.jpg", "image_id": ""}\n{"image": "z.jpg", "image_id": "2"}\n',
+        ),
+    ],
+)
+def test_a_list_of_places_is_a_corpus(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    (tmp_path / "sub/b, c.jpg").write_bytes(b"bc")
+    (tmp_path / name).write_text(text)
+    assert read(tmp_path / name) == {"007": b"a", "2": b"bc", "3": "image_missing"}
+    corpus = list_corpus(str(tmp_path / name), SUFFIXES)
+    reasons = [reject[:2] for reject in corpus.rejects]
+    assert reasons == [("2", "duplicate_id"), ("4", "image_missing"), (f"{name}#4", "bad_id")]
+    assert num_listed(corpus) == 6
+
+
+def test_without_ids_the_place_is_the_id(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    (tmp_path / "list.csv").write_text(f"image\n{tmp_path}/a.jpg\n")
+    assert read(tmp_path / "list.csv") == {f"{tmp_path}/a.jpg": b"a"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("list.csv", "url,id\nx,1\n", r"has no column image; its columns: \['url', 'id'\]"),
+        ("list.jsonl", "{broken", "cannot be read as a list of pictures"),
+        ("list.csv", "", "cannot be read as a list of pictures"),
+    ],
+)
+def test_a_list_of_something_else_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"{name}: {message}"):
+        list_corpus(str(tmp_path / name), SUFFIXES)
+
+
+def test_a_bucket_holds_every_kind_of_corpus(tmp_path: Path, bucket: fs.S3FileSystem) -> None:  # noqa: F811
+    root = tmp_path / "root"
+    for folder in ("pictures/sub", "tars", "tables"):
+        (root / folder).mkdir(parents=True)
+    (root / "pictures/sub/a b.jpg").write_bytes(b"ab")
+    (root / "pictures/notes.txt").write_bytes(b"")
+    write_tar(root / "tars/0.tar", ("a.jpg", b"a"))
+    write_table(root / "tables/t.parquet", ["x"], [b"1"])
+    (root / "list.csv").write_text("image\ns3://downloads/corpus/pictures/sub/a b.jpg\n")
+    place = upload(root, bucket, "corpus")
+    for kind in ("pictures", "tars", "tables"):
+        assert read(f"{place}/{kind}") == read(root / kind) != {}
+        assert corpus_identity(list_corpus(f"{place}/{kind}", SUFFIXES)) == corpus_identity(
+            list_corpus(str(root / kind), SUFFIXES)
+        )
+    assert read(root / "list.csv") == {"s3://downloads/corpus/pictures/sub/a b.jpg": b"ab"}
+    assert read(f"{place}/list.csv") == read(root / "list.csv")
+    with pytest.raises(ValueError, match="holds no pictures"):
+        list_corpus(f"{place}/nowhere", SUFFIXES)

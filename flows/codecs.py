@@ -1,0 +1,128 @@
+"""Stage `codecs`: what the stored tokens are still worth in fewer bytes.
+
+    python -m flows.codecs data/curated models/compressor data/compressed/test results/codecs.json
+
+Every codec gets the tokens of the store and is scored by the questions, captions and rules of `evaluate`. Codec
+`fitted` is fitted to one half of the pictures and scored on the other, and the other way round.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from components import schema
+from components.compression import codecs
+from components.compression.fit import fit_directions
+from components.compression.identity import check_same_model, find_base
+from components.compression.store import TokenStore, normalise
+from components.evaluation import publication, scorecard
+from components.evaluation.answering import COMPRESSED, compressed_reader
+from components.evaluation.exam import Exam, read_exam
+from components.evaluation.examination import Sitting, answer_questions, embed_texts
+from components.evaluation.settings import EvaluateParams
+from components.model.adapters import GENERATION
+from components.model.checkpoint import load_compressor
+from components.model.double_forward import DoubleForward
+from components.model.segments import text_segment
+from components.params import load_params
+from flows.lifetime import die_with_parent
+
+FIXED: tuple[codecs.FixedCodec, ...] = ("float16", "int8", "int4", "rotated4", "rotated3", "rotated2")
+FITTED_BYTES = (64, 32, 16)  # per picture
+SHORT_ANSWER = "short_answer"
+
+
+class Examination(NamedTuple):
+    """What every codec is asked."""
+
+    params: EvaluateParams
+    exam: Exam  # of short answers and captions
+    image_ids: list[str]  # that are stored
+    tokens: np.ndarray  # float32 (pictures, summary_tokens, dim), as they are stored
+    texts: dict[str, np.ndarray]  # caption -> embedding (dim,)
+    model: DoubleForward  # that answers
+
+
+class CodecScores(NamedTuple):
+    """One codec."""
+
+    codec: str
+    bytes_per_picture: int  # before files are compressed
+    error: float  # of the tokens, relative
+    short_answer: float  # accuracy
+    image_to_text: float  # R@1
+    text_to_image: float  # R@1
+
+
+def prepare(params: EvaluateParams, curated: Path, compressor: Path, store: Path) -> Examination:
+    """Read everything once. Raises ValueError: a store of another model."""
+    whole, reader = read_exam(curated, params.split), TokenStore.open(store)
+    check_same_model(reader.provenance, compressor)
+    questions = {
+        image_id: [row for row in rows if row[schema.BENCHMARK] == SHORT_ANSWER]
+        for image_id, rows in whole.questions.items()
+    }
+    exam = Exam(questions, whole.captions, {})
+    torch.set_num_threads(params.cpus_per_worker)
+    device = torch.device("cuda" if params.gpus_per_worker else "cpu")
+    dtype = getattr(torch, reader.provenance.compute["dtype"])
+    num_summary_tokens = reader.provenance.num_summary_tokens
+    model = load_compressor(compressor, find_base(compressor, None), device, dtype, num_summary_tokens)
+    records = embed_texts(COMPRESSED, model, exam.texts(params.captions_per_picture), params.exam)
+    model.adapters.merge(GENERATION)
+    image_ids = [image_id for image_id in exam.image_ids if image_id in reader]
+    texts = {record.key: np.array(record.embedding, np.float32) for record in records}
+    return Examination(params, exam, image_ids, reader.tokens(image_ids), texts, model)
+
+
+def all_codecs(tokens: np.ndarray) -> Iterator[tuple[str, int, np.ndarray]]:
+    """Name, bytes of a picture, and what is decoded of `tokens` (pictures, summary_tokens, dim)."""
+    for codec in FIXED:
+        decoded = codecs.decode(codecs.encode(tokens, codec), codec, tokens.shape[-1])
+        yield codec, codecs.picture_bytes(codec, *tokens.shape[1:]), decoded
+    for num_bytes in FITTED_BYTES:
+        yield codecs.FITTED, num_bytes, cross_fitted(tokens, num_bytes)
+
+
+def cross_fitted(tokens: np.ndarray, num_bytes: int) -> np.ndarray:
+    """What codec `fitted` keeps of tokens (pictures, summary_tokens, dim), each half by a fit to the other half."""
+    decoded, is_odd = np.empty_like(tokens), np.arange(len(tokens)) % 2 == 1
+    for half in (is_odd, ~is_odd):
+        fit = fit_directions(tokens[~half].reshape(np.count_nonzero(~half), -1), num_bytes)
+        stored = codecs.encode(tokens[half], codecs.FITTED, fit)
+        decoded[half] = codecs.decode(stored, codecs.FITTED, tokens.shape[-1], fit)
+    return decoded
+
+
+def score(asked: Examination, name: str, num_bytes: int, decoded: np.ndarray) -> CodecScores:
+    """The scores of tokens (pictures, summary_tokens, dim) that a codec has decoded."""
+    params, exam, model = asked.params, asked.exam, asked.model
+    visuals = text_segment(torch.from_numpy(decoded).to(model.backbone.device))
+    sitting = Sitting(COMPRESSED, compressed_reader(model), model.backbone.chat, asked.image_ids, visuals)
+    said = {(row.system, row.record, row.key): row for row in answer_questions(sitting, exam, params.exam)}
+    answers = scorecard.system_metrics(COMPRESSED, scorecard.answer_rows(exam, said), [], [], params.bootstrap)
+    means = normalise(decoded.mean(axis=1))
+    embeddings = scorecard.Embeddings(dict(zip(asked.image_ids, means, strict=True)), asked.texts)
+    found = scorecard.retrieval_metrics(exam, embeddings, params.captions_per_picture, params.bootstrap)
+    error = float(np.linalg.norm(decoded - asked.tokens) / np.linalg.norm(asked.tokens))
+    recalls = [found[way]["recall_at_1"] for way in ("image_to_text", "text_to_image")]
+    return CodecScores(name, num_bytes, round(error, 6), answers[SHORT_ANSWER]["accuracy"], *recalls)
+
+
+def main(curated: Path, compressor: Path, store: Path, output: Path) -> None:
+    """Score every codec and write the scores whole or not at all."""
+    asked = prepare(load_params("evaluate", EvaluateParams), curated, compressor, store)
+    rows = []
+    for name, num_bytes, decoded in all_codecs(asked.tokens):
+        rows.append(score(asked, name, num_bytes, decoded))
+        print(f"codecs: {name}, {num_bytes} bytes: {rows[-1].short_answer:.3f} of the short answers", flush=True)
+    publication.write_json(output, {"codecs": [row._asdict() for row in rows]})
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    main(*map(Path, sys.argv[1:]))

@@ -1,0 +1,41 @@
+"""The stage on a small world: exact codecs score as in `evaluate`; `fitted` never sees what it is scored on."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.compression.fit import fit_directions, quantise_fitted, restore_fitted
+from flows.codecs import FITTED_BYTES, FIXED, cross_fitted, main, prepare, score
+from tests.flows.test_evaluate import PARAMS, World, metrics_of, output, world  # noqa: F401
+
+
+def test_exact_tokens_score_as_in_evaluate(world: World, output: Path) -> None:  # noqa: F811
+    asked = prepare(PARAMS, world.curated, world.root / "models/compressor", world.store)
+    found, expected = score(asked, "float16", 1, asked.tokens), metrics_of(output)["compressed"]
+    assert found.error == 0
+    assert found.short_answer == expected["short_answer"]["accuracy"]
+    assert found.image_to_text == expected["retrieval"]["image_to_text"]["recall_at_1"]
+    assert found.text_to_image == expected["retrieval"]["text_to_image"]["recall_at_1"]
+
+
+def test_each_half_is_decoded_by_the_fit_to_the_other() -> None:
+    tokens = np.random.default_rng(0).normal(size=(64, 2, 8)).astype(np.float32)
+    found = cross_fitted(tokens, 4).reshape(64, 16)
+    vectors = tokens.reshape(64, 16)
+    fit = fit_directions(vectors[::2], 4)
+    np.testing.assert_array_equal(found[1::2], restore_fitted(quantise_fitted(vectors[1::2], fit), fit))
+    other = cross_fitted(np.concatenate([tokens, tokens[:1] + 9]), 4)
+    np.testing.assert_array_equal(other[:64:2].reshape(32, 16), found[::2])  # the new picture is not in their fit
+
+
+@pytest.mark.usefixtures("output")
+def test_every_codec_has_a_row(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr("flows.codecs.load_params", lambda *_: PARAMS)
+    monkeypatch.setattr("flows.codecs.cross_fitted", lambda tokens, _: tokens)  # too few pictures for a fit
+    main(world.curated, world.root / "models/compressor", world.store, tmp_path / "codecs.json")
+    rows = json.loads((tmp_path / "codecs.json").read_text())["codecs"]
+    assert [row["codec"] for row in rows] == [*FIXED, *["fitted"] * len(FITTED_BYTES)]
+    assert rows[0]["error"] == 0
+    assert 0 < rows[1]["error"] < rows[5]["error"]
