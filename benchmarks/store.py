@@ -41,7 +41,7 @@ def main(
     dim: Annotated[int, typer.Option(help="Numbers of a token.")] = 4096,
     codec: Annotated[str, typer.Option(help="Of the tokens.")] = "float16",
     rows_per_shard: Annotated[int, typer.Option(help="Pictures of a file.")] = 1024,
-    rows_per_row_group: Annotated[int, typer.Option(help="Pictures that are read at once.")] = 16,
+    rows_per_row_group: Annotated[int, typer.Option(help="Pictures that are read at once.")] = 8,
     reads: Annotated[int, typer.Option(help="Random pictures, of each kind of reading.")] = 100,
 ) -> None:
     """Time random and streaming reads of a large store."""

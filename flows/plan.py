@@ -85,7 +85,7 @@ def main(
     num_summary_tokens: Annotated[int, typer.Option(help="Tokens stored per picture.", min=1)] = 16,
     question_tokens: Annotated[int, typer.Option(help="Of a prompt, without the picture.", min=1)] = QUESTION_TOKENS,
     answer_tokens: Annotated[int, typer.Option(help="Of an answer.", min=1)] = ANSWER_TOKENS,
-    rows_per_shard: Annotated[int, typer.Option(help="Pictures per file.", min=1)] = 4096,
+    rows_per_shard: Annotated[int, typer.Option(help="Pictures per file.", min=1)] = 1024,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """What a corpus costs to compress, keep, search and ask."""
