@@ -45,7 +45,7 @@ from components.model.families.llava import num_image_tokens
 from components.model.generation import end_token_ids, left_pad
 from components.params import load_params
 from components.pictures import PictureLimits, decode_picture
-from flows.compress import CompressParams
+from flows.compress_worker import CompressParams
 
 Way = Literal["ours", "plain"]
 WAYS: tuple[Way, ...] = ("ours", "plain")

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from components.params import load_params
 from components.training.settings import TrainParams
 from flows import compress as compress_flow
-from flows.compress import CompressParams
+from flows.compress_worker import CompressParams
 from tests.deploy.kuberay import RayCluster, RayClusterSpec, RayJob, WorkerGroupSpec
 
 ROOT = Path(__file__).parents[2]
@@ -139,13 +139,15 @@ def test_the_training_workers_of_the_preset_fit_one_machine(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["cluster", "compress"])
-def test_the_compress_workers_of_the_preset_fit_and_leave_cpus_for_reading(name: str) -> None:
+def test_the_compress_workers_of_the_preset_and_their_decoders_fit(name: str) -> None:
     params = load_params("compress", CompressParams, PRESET)
     groups = {group.groupName: group for group in cluster_of(name).workerGroupSpecs}
     assert workers_that_fit(groups["gpu-spot"], params.cpus_per_worker, params.gpus_per_worker) == params.num_workers
-    assert (
-        workers_that_fit(groups["gpu-spot"], params.cpus_per_worker + 1, params.gpus_per_worker) == params.num_workers
+    cpus = sum(
+        group.maxReplicas * int(group.template["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+        for group in (groups["gpu-spot"], groups["cpu-spot"])
     )
+    assert cpus >= params.num_workers * (params.cpus_per_worker + params.decoders_per_worker)
     assert "nvidia.com/gpu" not in groups["cpu-spot"].template["spec"]["containers"][0]["resources"]["limits"]
 
 

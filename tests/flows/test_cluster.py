@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 
 from components.params import load_params
-from flows.compress import CompressParams, compress
+from flows.compress import compress
+from flows.compress_worker import CompressParams
 from tests.components.compression.models import write_models
 
 ROOT = Path(__file__).parents[2]
@@ -134,7 +135,9 @@ def test_a_submitted_job_writes_the_store_of_a_local_run(cluster: Cluster, local
     done = submit(cluster, cluster.environment, *command)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "36 pictures in 1 files" in done.stdout
-    compress(load_params("compress", CompressParams, ROOT / "params.yaml"), pictures, compressor, stores["local"], None)
+    compress(
+        load_params("compress", CompressParams, ROOT / "params.yaml"), str(pictures), compressor, stores["local"], None
+    )
     assert contents(stores["submitted"]) == contents(stores["local"])
 
 
