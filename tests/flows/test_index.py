@@ -18,7 +18,7 @@ from flows.index import add, build
 from tests.components.compression.stores import PROVENANCE, random_rows, write_store
 
 ROOT = Path(__file__).parents[2]
-IDS = [[f"{part}{row}" for row in range(12)] for part in "abcd"]
+IDS = [[f"{part}{row:02d}" for row in range(12)] for part in "abcd"]
 
 
 def store(folder: Path, *parts: int) -> Path:
@@ -114,7 +114,7 @@ def test_foreign_and_repeated_pictures_are_refused_and_change_nothing(tmp_path: 
         build([tmp_path / "one", foreign], tmp_path / "mixed", "exact", 1)
     assert not (tmp_path / "mixed").exists()
     again = write_store(tmp_path / "again", [random_rows(IDS[0][:2], 5)])
-    with pytest.raises(IndexFolderError, match=r"2 pictures.*'a0', 'a1'"):
+    with pytest.raises(IndexFolderError, match=r"2 pictures.*'a00', 'a01'"):
         add(index, [again])
     with pytest.raises(IndexFolderError, match="no picture"):
         build([write_store(tmp_path / "none", [random_rows([], 0)])], tmp_path / "empty", "exact", 1)

@@ -23,12 +23,12 @@ def test_plan_prints_hours_days_cost_bytes_and_files() -> None:
     words = next(line for line in lines if line.startswith("compress")).split()
     assert words[-4:] == ["8.19", "5,685.3", "3.70", "19,899"]
     assert any(line.split() == ["float16", "131", "TB"] for line in lines)
-    assert any("244,141 files" in line for line in lines)
+    assert any("976,563 files" in line for line in lines)
 
 
 def test_plan_as_json_holds_the_same(tmp_path: Path) -> None:
     plan = json.loads(run(*OPTIONS, "--json").stdout)
-    assert plan["num_files"] == 244_141
+    assert plan["num_files"] == 976_563
     assert plan["compression"]["days"] == pytest.approx(3.70, abs=0.005)
 
 
