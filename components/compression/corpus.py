@@ -76,7 +76,7 @@ def plan_shards(corpus: Corpus, rows_per_shard: int) -> Iterator[Shard]:
     step = 1 if corpus.kind == "tars" else rows_per_shard
     for number, start in enumerate(range(0, corpus.entries.num_rows, step)):
         columns = corpus.entries.slice(start, step).to_pydict()
-        size = sizes[columns[FILE][0]] if corpus.kind == "tars" else len(columns[FILE])
+        size = max(1, sizes[columns[FILE][0]]) if corpus.kind == "tars" else len(columns[FILE])
         yield Shard(number, columns[schema.IMAGE_ID], columns[FILE], columns[ROW], size)
 
 

@@ -173,6 +173,13 @@ def test_a_cut_tar_keeps_what_came_before_and_says_so(tmp_path: Path) -> None:
     assert found["a.tar"] == "unreadable_shard"
 
 
+def test_an_empty_file_is_no_tar_and_some_work_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"")
+    assert read(tmp_path) == {"a.tar": "unreadable_shard"}
+    (shard,) = plan_shards(list_corpus(str(tmp_path), SUFFIXES), 1)
+    assert shard.size == 1
+
+
 def test_ids_of_tars_cannot_be_equal(tmp_path: Path) -> None:
     for name in ("a.tar", "a.tar.gz"):
         write_tar(tmp_path / name, ("b.jpg", b"b"))
