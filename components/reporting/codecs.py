@@ -9,6 +9,7 @@ from components.reporting.geometry import Axis, Tick, Tip, padded, ticks, tip
 from components.reporting.inputs import Row
 
 BYTES = "bytes_per_picture"
+SMALL_RANGE = 0.02  # of scores, whose ticks need another decimal
 SCORES = {
     "short_answer": "Short answers",
     "image_to_text": "Recall at 1, picture to text",
@@ -69,7 +70,7 @@ def codec_chart(score: str, codecs: Sequence[Row]) -> CodecChart:
         height,
         frame,
         [Tick(x_axis.at(power), str(2**power)) for power in powers],
-        [Tick(y_axis.at(y), percent(y)) for y in ticks(low, high, 4)],
+        [Tick(y_axis.at(y), percent(y, 1 if high - low > SMALL_RANGE else 2)) for y in ticks(low, high, 4)],
         " ".join(f"{'L' if index else 'M'}{x} {y}" for index, (x, y) in enumerate(path)),
         points,
     )
