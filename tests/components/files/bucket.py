@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from moto.server import ThreadedMotoServer
@@ -10,6 +11,11 @@ from pyarrow import fs
 from components.files.storage import connection
 
 BUCKET = "downloads"
+
+
+def request(url: str) -> None:
+    """POST nothing to a server on this machine."""
+    urlopen(Request(url, method="POST")).close()
 
 
 @pytest.fixture
@@ -31,6 +37,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[fs.S3FileSystem]:
     system.create_dir(BUCKET)
     connection.cache_clear()
     yield system
+    request(f"http://{host}:{port}/moto-api/reset")  # what is in it would outlive the server
     connection.cache_clear()
     server.stop()
 
