@@ -16,7 +16,7 @@ import torch
 
 from components import schema
 from components.compression import codecs
-from components.compression.fit import fit_directions
+from components.compression.fit import MIN_PICTURES, fit_directions
 from components.compression.identity import check_same_model, find_base
 from components.compression.store import TokenStore, normalise
 from components.evaluation import publication, scorecard
@@ -80,11 +80,14 @@ def prepare(params: EvaluateParams, curated: Path, compressor: Path, store: Path
 
 
 def all_codecs(tokens: np.ndarray) -> Iterator[tuple[str, int, np.ndarray]]:
-    """Name, bytes of a picture, and what is decoded of `tokens` (pictures, summary_tokens, dim)."""
+    """Name, bytes of a picture, and what is decoded of `tokens` (pictures, summary_tokens, dim).
+
+    Without `fitted` where half of the pictures are too few to fit to.
+    """
     for codec in FIXED:
         decoded = codecs.decode(codecs.encode(tokens, codec), codec, tokens.shape[-1])
         yield codec, codecs.picture_bytes(codec, *tokens.shape[1:]), decoded
-    for num_bytes in FITTED_BYTES:
+    for num_bytes in FITTED_BYTES if len(tokens) >= 2 * MIN_PICTURES else ():
         yield codecs.FITTED, num_bytes, cross_fitted(tokens, num_bytes)
 
 

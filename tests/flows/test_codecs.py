@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.compression.fit import fit_directions, quantise_fitted, restore_fitted
-from flows.codecs import FITTED_BYTES, FIXED, cross_fitted, main, prepare, score
+from components.compression.fit import MIN_PICTURES, fit_directions, quantise_fitted, restore_fitted
+from flows.codecs import FITTED_BYTES, FIXED, all_codecs, cross_fitted, main, prepare, score
 from tests.flows.test_evaluate import PARAMS, World, metrics_of, output, world  # noqa: F401
 
 
@@ -33,9 +33,17 @@ def test_each_half_is_decoded_by_the_fit_to_the_other() -> None:
 @pytest.mark.usefixtures("output")
 def test_every_codec_has_a_row(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     monkeypatch.setattr("flows.codecs.load_params", lambda *_: PARAMS)
-    monkeypatch.setattr("flows.codecs.cross_fitted", lambda tokens, _: tokens)  # too few pictures for a fit
     main(world.curated, world.root / "models/compressor", world.store, tmp_path / "codecs.json")
     rows = json.loads((tmp_path / "codecs.json").read_text())["codecs"]
-    assert [row["codec"] for row in rows] == [*FIXED, *["fitted"] * len(FITTED_BYTES)]
+    assert [row["codec"] for row in rows] == [*FIXED]  # these pictures are too few for a fit
     assert rows[0]["error"] == 0
     assert 0 < rows[1]["error"] < rows[5]["error"]
+
+
+def test_enough_pictures_are_also_stored_by_a_fit() -> None:
+    tokens = np.random.default_rng(0).normal(size=(2 * MIN_PICTURES, 2, 64)).astype(np.float32)
+    found = list(all_codecs(tokens))
+    assert [name for name, *_ in found] == [*FIXED, *["fitted"] * len(FITTED_BYTES)]
+    assert [num_bytes for _, num_bytes, _ in found[len(FIXED) :]] == list(FITTED_BYTES)
+    assert all(decoded.shape == tokens.shape for *_, decoded in found)
+    assert len(list(all_codecs(tokens[1:]))) == len(FIXED)
