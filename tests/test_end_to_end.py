@@ -69,7 +69,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(900)
 def test_every_stage_runs_and_the_second_time_none(project: Path) -> None:
     first = run(project, "dvc", "repro")
-    assert first.count("Running stage") == 7, first[-3000:]
+    assert first.count("Running stage") == 8, first[-3000:]
     report = json.loads((project / "data/curated/report.json").read_text())
     assert all(row["rows_in"] == row["rows_kept"] + sum(row["rejects"].values()) for row in report.values())
     metrics = json.loads((project / "results/metrics.json").read_text())
