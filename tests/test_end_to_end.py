@@ -100,7 +100,7 @@ def test_an_older_run_comes_back_from_a_remote(project: Path, tmp_path: Path) ->
     params["evaluate"]["captions_per_picture"] = 1
     yaml.dump(params, project / "params.yaml")
     first = (project / "results/metrics.json").read_bytes()
-    assert run(project, "dvc", "repro").count("Running stage") == 2  # evaluate and report
+    assert run(project, "dvc", "repro").count("Running stage") == 3  # evaluate, codecs and report
     second = (project / "results/metrics.json").read_bytes()
     assert second != first
     commit(project, "second run")
@@ -149,7 +149,7 @@ def test_a_preset_runs_on_downloads_as_they_are_published(tmp_path: Path) -> Non
     shutil.copy(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
     start_repository(tmp_path)
     output = run(tmp_path, "dvc", "repro", "report")
-    assert output.count("Running stage") == 5, output[-3000:]  # neither the demo world nor its base
+    assert output.count("Running stage") == 6, output[-3000:]  # neither the demo world nor its base
     metrics = json.loads((tmp_path / "results/metrics.json").read_text())
     assert metrics["uncompressed"]["short_answer"]["count"] == 6
     assert metrics["compressed"]["retrieval"]["image_to_text"]["count"] == 6
