@@ -18,8 +18,8 @@ from components.analysis.training_costs import ModelShape, Pass, forward_flops
 from components.answering.decoding import LEAST_OPEN
 from components.answering.prompts import merge_generation
 from components.compression.store import TokenStore
+from components.methods.checkpoint import load_compressor
 from components.model.backbone import Backbone
-from components.model.checkpoint import load_compressor
 from components.model.loading import load_backbone
 from components.params import load_params
 from components.training.settings import TrainParams

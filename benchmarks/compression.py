@@ -36,8 +36,8 @@ from components.compression.corpus import Picture
 from components.compression.decoding import Batch, decode_batches
 from components.compression.provenance import SCHEMA_VERSION, Provenance
 from components.compression.shards import TokenRows, shard_bytes
+from components.methods.double_forward import DoubleForward
 from components.model.adapters import COMPRESSION
-from components.model.double_forward import DoubleForward
 from components.model.families.llava import num_image_tokens
 from components.model.prepared import PreparedPictures
 

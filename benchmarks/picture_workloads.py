@@ -13,8 +13,8 @@ from PIL import Image
 from benchmarks.workloads import ROOT, TINY_BASE, large_model
 from components import schema
 from components.compression.corpus import Picture
-from components.model.checkpoint import load_compressor
-from components.model.double_forward import DoubleForward
+from components.methods.checkpoint import load_compressor
+from components.methods.double_forward import DoubleForward
 from components.params import load_params
 from components.training.settings import TrainParams
 from flows.compress_worker import CompressParams
@@ -52,7 +52,9 @@ def demo_workload(num_pictures: int | None) -> Workload:
 
 def load_demo(params: CompressParams) -> DoubleForward:
     dtype = getattr(torch, params.dtype)
-    return load_compressor(DEMO_COMPRESSOR, str(TINY_BASE), torch.device("cpu"), dtype)
+    model = load_compressor(DEMO_COMPRESSOR, str(TINY_BASE), torch.device("cpu"), dtype)
+    assert isinstance(model, DoubleForward)
+    return model
 
 
 def large_workload(num_pictures: int | None) -> Workload:

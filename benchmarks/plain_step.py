@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from components.losses.autoregressive import IGNORE_INDEX
+from components.methods.double_forward import DoubleForward
 from components.model.adapters import COMPRESSION, GENERATION
 from components.model.chat import encode_text
-from components.model.double_forward import DoubleForward
 from components.model.prepared import PreparedPictures
 from components.training.collate import PADDING_ID, TextParams, TrainSample, encode_chat, pad, single_questions
 from components.training.forward import LossParams

@@ -10,9 +10,9 @@ from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from components.analysis.shapes import SEVEN_B, llava_config
+from components.methods.double_forward import DoubleForward, build_double_forward
 from components.model.backbone import Source
 from components.model.chat import ChatFormat
-from components.model.double_forward import DoubleForward, build_double_forward
 from components.model.families.llava import LlavaBackbone
 from components.model.loading import load_backbone
 from components.params import load_params

@@ -12,9 +12,8 @@ import torch
 import typer
 
 from components.compression.store import TokenStore
+from components.methods.method import Method
 from components.model.chat import encode_prompt
-from components.model.double_forward import DoubleForward
-from components.model.generation import answer as generate_answers
 from flows.corpus import COMPRESSOR, STORE, BaseOption, CompressorOption, StoreOption, load_model_of, run_job
 
 
@@ -29,7 +28,7 @@ def answer(
     model = load_model_of(store, compressor, base)
     input_ids = encode_prompt(model.backbone.chat, question, model.num_summary_tokens)
     check_length(model, len(input_ids), max_new_tokens)
-    new_ids = generate_answers(model, tokens.to(model.backbone.device), [input_ids], max_new_tokens)[0]
+    new_ids = model.answer(tokens.to(model.backbone.device), [input_ids], max_new_tokens)[0]
     text: str = model.backbone.tokenizer.decode(new_ids, skip_special_tokens=True)
     return text.strip()
 
@@ -44,7 +43,7 @@ def check_question(question: str) -> None:
         raise ValueError("the question is empty; ask something")
 
 
-def check_length(model: DoubleForward, num_prompt_tokens: int, max_new_tokens: int) -> None:
+def check_length(model: Method, num_prompt_tokens: int, max_new_tokens: int) -> None:
     """Raises ValueError when question and answer do not fit the language model."""
     positions: int = model.backbone.max_positions
     if num_prompt_tokens + max_new_tokens > positions:

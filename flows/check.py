@@ -28,7 +28,7 @@ from components.curation.candidates import Candidate
 from components.curation.preview import Preview, preview_source
 from components.curation.work import EVALUATION_SPLITS
 from components.evaluation.settings import EvaluateParams
-from components.model.double_forward import build_double_forward
+from components.methods.catalogue import build_method
 from components.model.loading import family_of, load_backbone
 from components.params import DEFAULT_PATH, Params, ParamsError, load_params
 from components.pictures import decode_picture
@@ -196,16 +196,21 @@ def look_at_batch(report: Report, base: str, params: TrainParams, rows: list[Can
     options = params.backbone
     backbone = load_backbone(base, options.revision, options.torch_dtype, options.attention, options.pad_to_square)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = build_double_forward(backbone.to(device), params.compressor, params.seed).train()
+    model = build_method(backbone.to(device), params.compressor, params.method.chosen, params.seed).train()
     chats, pairs = longest(rows)
     samples = {number: to_sample(row, params) for number, row in enumerate([*chats, *pairs])}
     if chats:
         for line in show_sample(model, samples[0], params.texts).splitlines():
             report.say(line)
-    groups = StepSamples(tuple(range(len(chats))), tuple(range(len(chats), len(samples))))
-    batch = collate(samples, groups, backbone, Budgets(params.budgets, params.seed, 0), params.texts).to(device)
+    places = range(len(samples))
+    groups = StepSamples(
+        tuple(places[: len(chats)]) if params.taught.autoregressive_weight else (),
+        tuple(places[len(chats) :]) if params.taught.contrastive_weight else (),
+    )
+    budgets = Budgets(model.budgets(params.nested_budgets), params.seed, 0)
+    batch = collate(samples, groups, backbone, budgets, params.texts, model.reads_questions).to(device)
     start = time.perf_counter()
-    losses = {name: float(value) for name, value in backward_step(model, [batch], params.losses).items()}
+    losses = {name: float(value) for name, value in backward_step(model, [batch], params.taught).items()}
     norm = float(gradient_norm(trained_parameters(model).values()))
     seconds = time.perf_counter() - start
     report.say(f"forward and backward over {len(chats)} conversations and {len(pairs)} pairs: {seconds:.1f} s")

@@ -24,9 +24,9 @@ from components.evaluation.answering import COMPRESSED, compressed_reader
 from components.evaluation.exam import Exam, read_exam
 from components.evaluation.examination import Sitting, answer_questions, embed_texts
 from components.evaluation.settings import EvaluateParams
+from components.methods.checkpoint import load_compressor
+from components.methods.method import Method
 from components.model.adapters import GENERATION
-from components.model.checkpoint import load_compressor
-from components.model.double_forward import DoubleForward
 from components.model.segments import text_segment
 from components.params import load_params
 from flows.lifetime import die_with_parent
@@ -44,7 +44,7 @@ class Examination(NamedTuple):
     image_ids: list[str]  # that are stored
     tokens: np.ndarray  # float32 (pictures, summary_tokens, dim), as they are stored
     texts: dict[str, np.ndarray]  # caption -> embedding (dim,)
-    model: DoubleForward  # that answers
+    model: Method  # that answers
 
 
 class CodecScores(NamedTuple):

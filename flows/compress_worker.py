@@ -28,9 +28,9 @@ from components.compression.shards import shard_bytes
 from components.compression.sources import read_pictures
 from components.compression.work import finish_shard, watch_path
 from components.files.row_watch import MAX_ATTEMPTS
+from components.methods.checkpoint import load_compressor, load_preparer
+from components.methods.method import Method
 from components.model.adapters import COMPRESSION
-from components.model.checkpoint import load_compressor, load_preparer
-from components.model.double_forward import DoubleForward
 from components.params import Params
 from components.pictures import PictureLimits
 
@@ -118,7 +118,7 @@ def preparer(compressor: Path, base: str) -> Prepare:
     return load_preparer(compressor, base).prepare
 
 
-def load_model(params: CompressParams, task: Task) -> DoubleForward:
+def load_model(params: CompressParams, task: Task) -> Method:
     """The compressor of a run on this worker's device, its adapter merged into the weights."""
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(params.cpus_per_worker)

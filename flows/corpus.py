@@ -13,8 +13,8 @@ from transformers.utils import logging as transformers_logging
 from components.compression.identity import check_same_model, find_base
 from components.compression.provenance import Provenance
 from components.compression.store import TokenStore
-from components.model.checkpoint import load_compressor
-from components.model.double_forward import DoubleForward
+from components.methods.checkpoint import load_compressor
+from components.methods.method import Method
 
 Result = TypeVar("Result")
 StoreOption = Annotated[Path, typer.Option(help="Folder that `compress` wrote.")]
@@ -26,12 +26,12 @@ BaseOption = Annotated[
 STORE, COMPRESSOR = Path("data/compressed/test"), Path("models/compressor")
 
 
-def load_model_of(store: TokenStore, compressor: Path, base: str | None) -> DoubleForward:
+def load_model_of(store: TokenStore, compressor: Path, base: str | None) -> Method:
     """The model that wrote the store, on a GPU if there is one. Raises ValueError when the compressor is another."""
     return load_model_by(store.provenance, compressor, base)
 
 
-def load_model_by(provenance: Provenance, compressor: Path, base: str | None) -> DoubleForward:
+def load_model_by(provenance: Provenance, compressor: Path, base: str | None) -> Method:
     """The model that wrote what has this provenance. Raises ValueError when the compressor is another."""
     check_same_model(provenance, compressor)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -51,9 +51,9 @@ from components.evaluation.examination import (
 )
 from components.evaluation.pooling import average_pool
 from components.evaluation.settings import EvaluateParams
+from components.methods.checkpoint import load_compressor
+from components.methods.method import Method
 from components.model.backbone import Backbone
-from components.model.checkpoint import load_compressor
-from components.model.double_forward import DoubleForward
 from components.model.loading import load_backbone
 from components.model.segments import Segment, text_segment
 from components.params import load_params
@@ -144,7 +144,7 @@ class Examiner:
         self.described = set(described_pictures(self.params, self.exam))
         self.device = torch.device("cuda" if self.params.gpus_per_worker else "cpu")
         self.dtype = getattr(torch, self.store.provenance.compute["dtype"])
-        self.model: DoubleForward | Backbone | None = None
+        self.model: Method | Backbone | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The records of one portion."""
@@ -157,7 +157,7 @@ class Examiner:
         return to_table(records, task["system"], start)
 
     def _examine_compressor(self, task: Task) -> list[Record]:
-        if not isinstance(self.model, DoubleForward):
+        if not isinstance(self.model, Method):
             num_summary_tokens = self.store.provenance.num_summary_tokens
             self.model = load_compressor(self.compressor, self.base, self.device, self.dtype, num_summary_tokens)
         image_ids = [image_id for image_id in task["image_ids"] if image_id in self.store]

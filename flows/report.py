@@ -15,7 +15,7 @@ from pydantic import Field
 
 from components.compression.identity import check_same_model
 from components.compression.store import TokenStore
-from components.model.checkpoint import load_compressor
+from components.methods.checkpoint import load_compressor
 from components.params import Params, load_params
 from components.pictures import PictureLimits
 from components.reporting.content import page_content

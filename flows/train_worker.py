@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from ray.train.torch import get_device
 
 from components.analysis.training_costs import Pass, Step, model_shape, step_flops
 from components.losses.autoregressive import IGNORE_INDEX
-from components.model.checkpoint import save_compressor
-from components.model.double_forward import DoubleForward, build_double_forward, enable_gradient_checkpointing
+from components.methods.catalogue import build_method
+from components.methods.checkpoint import save_compressor
+from components.methods.double_forward import DoubleForward
+from components.methods.method import FWD2BOT, Method, enable_gradient_checkpointing
 from components.model.families.llava import LlavaBackbone
 from components.model.loading import load_backbone
 from components.training.collate import TrainBatch
@@ -34,7 +36,7 @@ from components.training.run_folder import (
 from components.training.samples import SampleTable
 from components.training.settings import TrainParams
 from components.training.sharding import shard_decoder, whole_decoder
-from components.training.state import START, TrainingState, load_state, load_weights, save_state
+from components.training.state import START, HistoryRow, TrainingState, load_state, load_weights, save_state
 from components.training.steps import training_steps
 from components.training.validation import ValidationSet, load_validation_set, validate
 
@@ -44,9 +46,11 @@ def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
     params, run = TrainParams.model_validate(config["params"]), config["run"]
     torch.set_num_threads(params.threads_per_worker)
     model = load_model(params, config["base"])
-    trained = trained_parameters(model)
-    state = TrainingState(trained, build_optimizer(trained, params.optimizer), START, {})
     is_first = ray.train.get_context().get_world_rank() == 0
+    trained = trained_parameters(model)
+    if not trained:
+        return leave_as_it_is(model, params, config["curated"], run, is_first)
+    state = TrainingState(trained, build_optimizer(trained, params.optimizer), START, {})
     folder = gather_objects(last_checkpoint(run) if is_first else None)[0]
     if folder:
         load_state(state, folder)
@@ -66,28 +70,51 @@ def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
     )
     surroundings.publish(state.progress.history)
     steps = training_steps(params, model, SampleTable(run / SAMPLES), state.progress.next_step, say)
-    loop, alignment, losses = params.loop, params.alignment, params.losses
-    outcome = run_steps(model, state, steps, loop, alignment, losses, params.optimizer, params.seed, surroundings)
+    outcome = run_steps(
+        model,
+        state,
+        steps,
+        params.loop,
+        params.alignment,
+        0 if params.method.name == FWD2BOT else params.method.module_steps,
+        params.taught,
+        params.optimizer,
+        params.seed,
+        surroundings,
+    )
     if outcome is Outcome.FINISHED and is_first:
         export(model, state, run)
     return {"outcome": outcome.value, "step": state.progress.next_step}
 
 
-def judge(model: DoubleForward, data: ValidationSet, params: TrainParams) -> dict[str, float]:
+def leave_as_it_is(
+    model: Method, params: TrainParams, curated: Path, run: Path, is_first: bool
+) -> dict[str, str | int]:
+    """A method that learns nothing: it is validated and written."""
+    data = load_validation_set(curated, params.validation, params.pictures)
+    metrics = {f"validation/{name}": value for name, value in judge(model, data, params).items()}
+    row = HistoryRow(step=0, metrics=metrics, timings={})
+    if is_first:
+        write_history([row], run / HISTORY)
+        save_whole(model, run, {name: f"{value:.4f}" for name, value in metrics.items()})
+    return {"outcome": Outcome.FINISHED.value, "step": 0}
+
+
+def judge(model: Method, data: ValidationSet, params: TrainParams) -> dict[str, float]:
     """The metrics of a validation, and whether the adapters have parted."""
     slice_params, max_caption_tokens = params.validation, params.texts.max_caption_tokens
     with whole_decoder(model):
         metrics = validate(model, data, slice_params.batch_size, slice_params.max_new_tokens, max_caption_tokens)
-    are_two = len(params.adapters.names) > 1
+    are_two = len(model.adapters.names) > 1
     return metrics | ({"adapter_cosine": model.adapters.cosine()} if are_two else {})
 
 
-def flops_of(model: DoubleForward, chunks: Sequence[TrainBatch], checkpointing: bool) -> int:
+def flops_of(model: Method, chunks: Sequence[TrainBatch], checkpointing: bool) -> int:
     """Operations of a worker's part of a step, by the formula for the double pass of a LLaVA-1.5 under adapters.
 
-    0 for other families, whose vision sides have no formula here.
+    0 for other families and methods, which have no formula here.
     """
-    if not isinstance(model.backbone, LlavaBackbone):
+    if not isinstance(model.backbone, LlavaBackbone) or not isinstance(model, DoubleForward):
         return 0
     shape = model_shape(model.backbone.vlm.config, model.params.adapters)
     image_tokens = model.backbone.num_image_tokens
@@ -109,11 +136,11 @@ def chunk_shape(model: DoubleForward, chunk: TrainBatch, num_image_tokens: int) 
     )
 
 
-def load_model(params: TrainParams, base: str) -> DoubleForward:
+def load_model(params: TrainParams, base: str) -> Method:
     """The base model with untrained adapters and queries, on this worker's device."""
     options = params.backbone
     backbone = load_backbone(base, options.revision, options.torch_dtype, options.attention, options.pad_to_square)
-    model = build_double_forward(backbone.to(get_device()), params.compressor, params.seed)
+    model = build_method(backbone.to(get_device()), params.compressor, params.method.chosen, params.seed)
     if params.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     if params.parallelism == "fsdp":
@@ -145,15 +172,20 @@ def preemption_watch() -> Callable[[], bool]:
     return is_announced
 
 
-def export(model: DoubleForward, state: TrainingState, run: Path) -> None:
+def export(model: Method, state: TrainingState, run: Path) -> None:
     """Write the compressor with the best weights into the run folder."""
     load_weights(state.parameters, state.best)
     rows = [row.metrics for row in state.progress.history if row.step == state.progress.best_step and not row.timings]
     figures = {name: value for metrics in rows for name, value in metrics.items() if name != "validation/best_score"}
     card = {"training steps": state.progress.next_step, "step of these weights": state.progress.best_step or 0}
+    save_whole(model, run, card | {name: f"{value:.4f}" for name, value in figures.items()})
+
+
+def save_whole(model: Method, run: Path, card: Mapping[str, str | float]) -> None:
+    """Write the compressor into the run folder, whole or not at all."""
     aside = run / "export"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
-    save_compressor(model, aside, card | {name: f"{value:.4f}" for name, value in figures.items()})
+    save_compressor(model, aside, card)
     shutil.rmtree(run / RESULT, ignore_errors=True)
     aside.rename(run / RESULT)

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from components.answering.decoding import DecodingParams, decode
 from components.answering.reading import Read, nothing_read, read_on, select
+from components.methods.method import Method
 from components.model.adapters import GENERATION
 from components.model.backbone import Backbone
-from components.model.double_forward import DoubleForward
 from components.model.generation import left_pad
 
 
-def merge_generation(model: DoubleForward) -> Backbone:
+def merge_generation(model: Method) -> Backbone:
     """The language model as the generation pass runs it, with its adapter added to the weights, in place.
 
     The model cannot compress any more.

@@ -17,11 +17,11 @@ from peft import LoraConfig
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaModel, MistralModel, Qwen2Model
 
+from components.methods.checkpoint import ADAPTER_FILE, adapter_tensors, save_tensors
+from components.methods.method import Method
 from components.model.adapters import GENERATION
 from components.model.backbone import Backbone
 from components.model.chat import encode_prompt
-from components.model.checkpoint import ADAPTER_FILE, adapter_tensors, save_tensors
-from components.model.double_forward import DoubleForward
 from components.model.generation import end_token_ids
 
 LANGUAGE_MODELS = (LlamaModel, MistralModel, Qwen2Model)  # that stand alone as they stand in the whole model
@@ -58,7 +58,7 @@ def save_language_model(backbone: Backbone, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def save_generation_adapter(model: DoubleForward, folder: Path, base: str) -> bool:
+def save_generation_adapter(model: Method, folder: Path, base: str) -> bool:
     """The adapter of the generation pass in PEFT's layout, for the language model alone; `base` is its name.
 
     False, and nothing is written, if the pass has none because the layers themselves were trained.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from components.compression.compressor import compress_prepared
-from components.model.double_forward import DoubleForward
+from components.methods.method import Method
 from components.model.prepared import PreparedPictures, merge
 
 LARGEST = 1024  # pictures
@@ -14,7 +14,7 @@ GAIN = 1.05  # that a batch twice as large must bring
 PASSES = 3  # timed, of each size
 
 
-def find_batch_size(model: DoubleForward, picture: PreparedPictures) -> int:
+def find_batch_size(model: Method, picture: PreparedPictures) -> int:
     """A power of two, by passes over copies of one picture. Raises torch.OutOfMemoryError if not even one fits."""
     return largest_gain(lambda batch_size: picture_rate(model, merge([picture] * batch_size)))
 
@@ -33,7 +33,7 @@ def largest_gain(rate: Callable[[int], float]) -> int:
     return best
 
 
-def picture_rate(model: DoubleForward, pictures: PreparedPictures) -> float:
+def picture_rate(model: Method, pictures: PreparedPictures) -> float:
     """Pictures per second of the fastest of some passes; the first, which warms up, does not count."""
     seconds = []
     for _ in range(1 + PASSES):

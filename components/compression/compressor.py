@@ -13,11 +13,11 @@ from components.compression.codecs import Codec
 from components.compression.decoding import Batch
 from components.compression.rejects import Reject
 from components.compression.shards import TokenRows, concatenate, no_rows, split_by_codec
-from components.model.double_forward import DoubleForward
+from components.methods.method import Method
 from components.model.prepared import PreparedPictures
 
 
-def compress_batches(model: DoubleForward, batches: Iterable[Batch], codec: Codec) -> tuple[TokenRows, list[Reject]]:
+def compress_batches(model: Method, batches: Iterable[Batch], codec: Codec) -> tuple[TokenRows, list[Reject]]:
     """Compress the batches of a shard: rows sorted by id that `codec` can hold, and the rejects."""
     parts = [no_rows(model.num_summary_tokens, model.backbone.dim)]
     rejects: list[Reject] = []
@@ -29,7 +29,7 @@ def compress_batches(model: DoubleForward, batches: Iterable[Batch], codec: Code
     return rows, sorted([*rejects, *unstorable])
 
 
-def compress_batch(model: DoubleForward, batch: Batch) -> TokenRows:
+def compress_batch(model: Method, batch: Batch) -> TokenRows:
     """The rows of one batch, which holds a picture at least."""
     summary_tokens = compress_prepared(model, batch.pictures)
     return TokenRows(
@@ -38,7 +38,7 @@ def compress_batch(model: DoubleForward, batch: Batch) -> TokenRows:
 
 
 @torch.inference_mode()
-def compress_prepared(model: DoubleForward, pictures: PreparedPictures) -> np.ndarray:
+def compress_prepared(model: Method, pictures: PreparedPictures) -> np.ndarray:
     """The compression pass: float32 summary tokens (pictures, summary_tokens, dim)."""
     assert not model.training
     return model.compress_pictures(pictures).float().cpu().numpy()

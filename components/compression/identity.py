@@ -5,8 +5,9 @@ from pathlib import Path
 
 from components.compression.codecs import Codec
 from components.compression.provenance import SCHEMA_VERSION, Provenance, StoreError, differences
+from components.methods.checkpoint import ADAPTER_FILE, CONFIG_FILE, CompressorConfig, load_config
+from components.methods.method import FWD2BOT
 from components.model.backbone import weights_sha256
-from components.model.checkpoint import CONFIG_FILE, CompressorConfig
 
 LIBRARIES = ("numpy", "peft", "pillow", "pyarrow", "torch", "transformers")
 ATTENTION = "sdpa"  # what `load_compressor` loads
@@ -15,13 +16,12 @@ ATTENTION = "sdpa"  # what `load_compressor` loads
 def read_config(compressor: Path) -> CompressorConfig:
     """The settings of a trained compressor. Raises ValueError when the folder holds none."""
     try:
-        text = (compressor / CONFIG_FILE).read_text(encoding="utf-8")
+        return load_config(compressor)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
             f"{compressor}: holds no trained compressor (no {CONFIG_FILE}); train one with `dvc repro train`, or fetch "
             "one with `dvc pull`"
         ) from None
-    return CompressorConfig.model_validate_json(text)
 
 
 def provenance_of(compressor: Path, codec: Codec, dtype: str, num_summary_tokens: int | None = None) -> Provenance:
@@ -32,8 +32,10 @@ def provenance_of(compressor: Path, codec: Codec, dtype: str, num_summary_tokens
     The hash of the base weights is the one that the compressor was trained on; `load_compressor` refuses any other.
     """
     config = read_config(compressor)
-    names = config.compressor.adapters.names
-    hashes = {f"{adapter}_adapter_sha256": weights_sha256(compressor / adapter) for adapter in names}
+    adapters = sorted(path.parent.name for path in compressor.glob(f"*/{ADAPTER_FILE}"))
+    hashes = {f"{adapter}_adapter_sha256": weights_sha256(compressor / adapter) for adapter in adapters}
+    chosen = config.method
+    compared = {"method": chosen.model_dump_json()} if chosen.name != FWD2BOT else {}
     return Provenance(
         schema_version=SCHEMA_VERSION,
         codec=codec,
@@ -44,6 +46,7 @@ def provenance_of(compressor: Path, codec: Codec, dtype: str, num_summary_tokens
         model={
             "base_weights_sha256": config.base_weights_sha256,
             **hashes,
+            **compared,
             "summary_queries_sha256": weights_sha256(compressor),
             "prompt": config.compressor.prompt,
             "attention": config.compressor.attention,

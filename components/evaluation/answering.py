@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from components.losses.autoregressive import IGNORE_INDEX
+from components.methods.method import Method
 from components.model.backbone import Backbone
-from components.model.double_forward import DoubleForward
-from components.model.generation import answer, base_answer, left_pad
+from components.model.generation import base_answer, left_pad
 from components.model.segments import Segment
 
 COMPRESSED, UNCOMPRESSED, AVERAGE_POOLED, BLIND = "compressed", "uncompressed", "average_pooled", "blind"
@@ -47,11 +47,11 @@ class Reader(NamedTuple):
     device: torch.device
 
 
-def compressed_reader(model: DoubleForward) -> Reader:
+def compressed_reader(model: Method) -> Reader:
     """The generation pass of a trained compressor."""
 
     def generate(visuals: Segment | None, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
-        return answer(model, None if visuals is None else visuals.embeddings, prompts, max_new_tokens)
+        return model.answer(None if visuals is None else visuals.embeddings, prompts, max_new_tokens)
 
     def hidden(visuals: Segment | None, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         return model.generation_hidden(None if visuals is None else visuals.embeddings, input_ids, attention_mask)

@@ -11,8 +11,8 @@ from pydantic import Field
 from components import schema
 from components.evaluation.answering import Reader, Visuals, answers, batches_of_like_length, log_likelihoods
 from components.evaluation.exam import PAIR_ID, Exam, Row
+from components.methods.method import Method
 from components.model.chat import IMAGE_PLACEHOLDER, ChatFormat, encode_conversation, encode_prompt, encode_text
-from components.model.double_forward import DoubleForward
 from components.model.generation import left_pad
 from components.model.segments import Segment
 from components.params import Params
@@ -136,7 +136,7 @@ def weigh_pairs(sitting: Sitting, exam: Exam, params: ExamParams) -> list[Record
 
 
 @torch.inference_mode()
-def embed_texts(system: str, model: DoubleForward, texts: Sequence[str], params: ExamParams) -> list[Record]:
+def embed_texts(system: str, model: Method, texts: Sequence[str], params: ExamParams) -> list[Record]:
     """One TEXT per caption, with its L2-normalised embedding from the compression pass."""
     ids = [encode_text(model.backbone.tokenizer, text)[: params.max_text_tokens] for text in texts]
     records: list[Record] = []

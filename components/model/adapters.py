@@ -8,7 +8,7 @@ PEFT's state, and tells the checkpoint which adapter a layer ran with.
 import contextlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -47,7 +47,7 @@ class AdapterParams(Params):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All adapters."""
+        """All adapters of both passes."""
         return tuple(dict.fromkeys(name for name in self.adapter_of.values() if name))
 
 
@@ -63,6 +63,11 @@ class AdapterSwitch:
             layer.forward = partial(lora_forward, layer)
         self.active: str | None = None
         self.activate(None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All adapters."""
+        return tuple(dict.fromkeys(name for name in self.adapter_of.values() if name))
 
     def use(self, name: str | None) -> "ActiveAdapter":
         """Run the block with the adapter of a pass, or with the base model alone if None; blocks may be nested."""
@@ -129,15 +134,20 @@ class ActiveAdapter(contextlib.AbstractContextManager[None]):
         self.switch.activate(self.previous.pop())
 
 
-def attach_adapters(backbone: Backbone, params: AdapterParams, seed: int, in_tower: bool) -> AdapterSwitch:
-    """Put the adapters into the language model, in place, in float32 and trainable; they start as the identity.
+def attach_adapters(
+    backbone: Backbone, params: AdapterParams, passes: Sequence[str], seed: int, in_tower: bool
+) -> AdapterSwitch:
+    """Put the adapters of some passes into the language model, in place, in float32 and trainable; they start as the
+    identity.
 
     With `in_tower` the first one is also in the vision tower. Without adapters the decoder layers and the final norm
     become trainable.
     """
-    if not params.names:
-        return AdapterSwitch(backbone.train_decoder(), params.adapter_of)
-    first, *others = params.names
+    adapter_of = {name: params.adapter_of[name] for name in passes}
+    names = tuple(dict.fromkeys(name for name in adapter_of.values() if name))
+    if not names:
+        return AdapterSwitch(backbone.train_decoder(), adapter_of)
+    first, *others = names
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         tower_layers = num_read_layers(backbone.vlm) if in_tower else 0
@@ -145,8 +155,8 @@ def attach_adapters(backbone: Backbone, params: AdapterParams, seed: int, in_tow
         peft_model = get_peft_model(backbone.vlm, lora_config(params, decoder, tower_layers), adapter_name=first)
         for name in others:
             peft_model.add_adapter(name, lora_config(params, decoder, 0))
-    peft_model.set_requires_grad(list(params.names))
-    return AdapterSwitch(peft_model, params.adapter_of)
+    peft_model.set_requires_grad(list(names))
+    return AdapterSwitch(peft_model, adapter_of)
 
 
 def lora_config(params: AdapterParams, decoder: str, num_tower_layers: int) -> LoraConfig:

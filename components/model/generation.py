@@ -1,4 +1,4 @@
-"""Answering: greedy decoding from stored summary tokens, or from whatever visual tokens stand in the chat."""
+"""Answering: greedy decoding of chats, whatever visual tokens stand in them."""
 
 from collections.abc import Sequence
 
@@ -6,27 +6,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from components.model.adapters import GENERATION
 from components.model.backbone import Backbone
-from components.model.double_forward import DoubleForward
-from components.model.segments import Segment, text_segment
-
-
-@torch.inference_mode()
-def answer(
-    model: DoubleForward, visual_tokens: Tensor | None, input_ids: Sequence[Sequence[int]], max_new_tokens: int
-) -> list[list[int]]:
-    """What the generation pass answers to each prompt from summary tokens: new token ids, without the end token.
-
-    visual_tokens: (prompts with placeholders, n, dim), or None if no prompt has any. The model must be in evaluation
-    mode.
-    """
-    if model.training:
-        raise ValueError("the model is in training mode (dropout, no cache); call model.eval() before answering")
-    backbone = model.backbone
-    ids, mask = left_pad(input_ids, backbone.device)
-    with model.adapters.use(GENERATION):
-        return decode(backbone, text_segment(backbone.embed_chat(ids, visual_tokens), mask), max_new_tokens)
+from components.model.segments import Segment
 
 
 @torch.inference_mode()

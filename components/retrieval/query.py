@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from components.methods.method import Method
 from components.model.chat import encode_text
-from components.model.double_forward import DoubleForward
 from components.model.generation import left_pad
 
 TEXTS_PER_BATCH = 64
@@ -20,12 +20,11 @@ class QueryError(ValueError):
 class EmbeddedTexts(NamedTuple):
     """Texts as the model sees them."""
 
-    summary_tokens: np.ndarray  # (texts, summary_tokens, dim) float32
     embeddings: np.ndarray  # (texts, dim) float32, L2-normalised
     num_cut: list[int]  # tokens of each text that did not fit the model
 
 
-def embed_text(model: DoubleForward, text: str) -> tuple[np.ndarray, int]:
+def embed_text(model: Method, text: str) -> tuple[np.ndarray, int]:
     """The L2-normalised embedding (dim,) float32 of a text, and how many of its tokens did not fit the model and were
     cut. Raises QueryError.
     """
@@ -33,30 +32,37 @@ def embed_text(model: DoubleForward, text: str) -> tuple[np.ndarray, int]:
     return found.embeddings[0], found.num_cut[0]
 
 
-def embed_texts(model: DoubleForward, texts: Sequence[str]) -> EmbeddedTexts:
+def embed_texts(model: Method, texts: Sequence[str]) -> EmbeddedTexts:
     """At least one text, in batches of like length. Names of special tokens in a text are plain text.
 
     Raises QueryError: nothing to search for, or text that is not Unicode.
     """
     ids = [encode_text(model.backbone.tokenizer, checked_text(text)) for text in texts]
     room = max_text_tokens(model)
-    tokens: list[np.ndarray] = [np.empty(0)] * len(texts)
     embeddings: list[np.ndarray] = [np.empty(0)] * len(texts)
     for rows in _batches_of_like_length(ids):
         with torch.inference_mode():
-            found = model.compress_texts(*left_pad([ids[row][:room] for row in rows], model.backbone.device))
-            vectors = model.embedding(found).cpu().numpy()
-        for row, summary_tokens, vector in zip(rows, found.float().cpu().numpy(), vectors, strict=True):
+            vectors = model.embed_texts(*left_pad([ids[row][:room] for row in rows], model.backbone.device))
+        for row, vector in zip(rows, vectors.cpu().numpy(), strict=True):
             if not np.isfinite(vector).all():
                 raise QueryError(f"the model gives no finite embedding for {texts[row]!r}; is the compressor trained?")
-            tokens[row], embeddings[row] = summary_tokens, vector
-    return EmbeddedTexts(np.stack(tokens), np.stack(embeddings), [max(0, len(row) - room) for row in ids])
+            embeddings[row] = vector
+    return EmbeddedTexts(np.stack(embeddings), [max(0, len(row) - room) for row in ids])
 
 
-def max_text_tokens(model: DoubleForward) -> int:
-    """How many tokens of text fit the language model beside BOS, prompt and summary queries."""
-    positions: int = model.backbone.max_positions
-    return positions - 1 - model.prompt_ids.numel() - model.num_summary_tokens
+def compress_texts(model: Method, texts: Sequence[str]) -> np.ndarray:
+    """Their summary tokens (texts, summary tokens, dim) float32. Raises ValueError for a method that makes none."""
+    room, found = max_text_tokens(model), []
+    for text in texts:
+        ids = encode_text(model.backbone.tokenizer, checked_text(text))[:room]
+        with torch.inference_mode():
+            found.append(model.compress_texts(*left_pad([ids], model.backbone.device)).float().cpu().numpy())
+    return np.concatenate(found)
+
+
+def max_text_tokens(model: Method) -> int:
+    """How many tokens of text fit the language model beside what is read with it."""
+    return model.backbone.max_positions - model.num_tokens_around_text
 
 
 def checked_text(text: str) -> str:

@@ -76,8 +76,11 @@ def collate(
     backbone: Backbone,
     budgets: Budgets,
     texts: TextParams,
+    is_asked_alone: bool = False,
 ) -> TrainBatch:
     """The batch of one worker; `groups` name conversations and captions among `samples`, which are given by index.
+
+    With `is_asked_alone` each question of a conversation is a row of its own, with its picture.
 
     Raises ValueError naming the sample whose conversation does not fit the chat template.
     """
@@ -85,8 +88,10 @@ def collate(
     encoded = {index: sample.image for index, sample in samples.items() if isinstance(sample.image, Tensor)}
     row_of = {index: row for row, index in enumerate([*pictures, *encoded])}
     read = {i: budgets.of_conversation(i) for i in groups.autoregressive}
-    chats = encode_chats([(samples[i], read[i]) for i in groups.autoregressive], backbone, texts)
-    chat_order = [groups.autoregressive[place] for place in chats.order]
+    split = questions_alone if is_asked_alone else whole
+    asked = [(i, sample) for i in groups.autoregressive for sample in split(samples[i])]
+    chats = encode_chats([(sample, read[i]) for i, sample in asked], backbone, texts)
+    chat_order = [asked[place][0] for place in chats.order]
     texts_read = [samples[i].caption for i in groups.contrastive]
     if texts.hard_negatives:
         texts_read += [samples[i].hard_negative for i in groups.contrastive]
@@ -136,6 +141,16 @@ def questions_apart(sample: TrainSample, backbone: Backbone, num_summary_tokens:
     lengths = np.cumsum([len(ids) - start for ids, _ in chats])
     kept = [chat for chat, length in zip(chats, lengths, strict=True) if length + start <= max_tokens]
     return Chat(first[:start], [Block(ids[start:], labels[start:]) for ids, labels in kept])
+
+
+def whole(sample: TrainSample) -> list[TrainSample]:
+    """The sample as it is."""
+    return [sample]
+
+
+def questions_alone(sample: TrainSample) -> list[TrainSample]:
+    """The sample once for each of its questions."""
+    return [sample._replace(conversation=turns) for turns in single_questions(sample)]
 
 
 def single_questions(sample: TrainSample) -> Iterator[list[Turn]]:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from components.losses.autoregressive import IGNORE_INDEX, answer_loss_sum
 from components.losses.contrastive import contrastive_loss
-from components.model.double_forward import DoubleForward
+from components.methods.double_forward import DoubleForward
+from components.methods.method import Method
 from components.model.families.llava import LlavaBackbone
 from components.model.segments import Segment, stack
 from components.params import Params
@@ -47,7 +48,7 @@ class Pairs(NamedTuple):
     hard_negatives: Tensor  # zeros where a pair has none; (0, budgets, dim) when none are wanted
 
 
-def step_losses(model: DoubleForward, batch: TrainBatch) -> StepLosses:
+def step_losses(model: Method, batch: TrainBatch) -> StepLosses:
     """Both losses of this worker's slice, read at once; a group without samples counts 0."""
     summary_tokens = summary_tokens_of(model, batch)
     num_answer_tokens = count_answer_tokens([batch])
@@ -57,16 +58,17 @@ def step_losses(model: DoubleForward, batch: TrainBatch) -> StepLosses:
     return StepLosses(autoregressive, zero if pairs is None else global_contrastive_loss(model, pairs))
 
 
-def summary_tokens_of(model: DoubleForward, batch: TrainBatch) -> Tensor | None:
+def summary_tokens_of(model: Method, batch: TrainBatch) -> Tensor | None:
     """The pictures of a batch, compressed: (pictures, summary tokens, dim); None if it has none."""
     if not batch.num_pictures:
         return None
-    if model.vision_queries is not None:
-        return model.compress_pictures(batch.pictures)
+    if not len(batch.vision_features):
+        return model.compress_for_training(batch.pictures)
+    assert isinstance(model, DoubleForward)  # who alone reads what is cached
     return model.compress_images(image_embeddings_of(model, batch))
 
 
-def image_embeddings_of(model: DoubleForward, batch: TrainBatch) -> Segment:
+def image_embeddings_of(model: Method, batch: TrainBatch) -> Segment:
     """What the language model reads of the pictures of a batch."""
     backbone = model.backbone
     parts = [backbone.encode_images(batch.pictures)] if len(batch.pictures) else []
@@ -82,7 +84,7 @@ def count_answer_tokens(batches: Sequence[TrainBatch]) -> Tensor:
 
 
 def autoregressive_part(
-    model: DoubleForward, batch: TrainBatch, summary_tokens: Tensor | None, num_answer_tokens: Tensor
+    model: Method, batch: TrainBatch, summary_tokens: Tensor | None, num_answer_tokens: Tensor
 ) -> Tensor:
     """Eq. (2): a batch's share of the mean over the labelled tokens of all workers."""
     if not len(batch.conversation_ids):
@@ -91,9 +93,7 @@ def autoregressive_part(
         visual_tokens = None
     else:
         assert summary_tokens is not None
-        tokens = summary_tokens[batch.conversation_pictures]
-        places = torch.arange(tokens.shape[1], device=tokens.device)
-        visual_tokens = tokens[places < batch.conversation_budgets[:, None]]
+        visual_tokens = model.cut(tokens_of_rows(model, batch, summary_tokens), batch.conversation_budgets)
     hidden = model.generation_hidden(
         visual_tokens, batch.conversation_ids, batch.conversation_mask, batch.conversation_positions, batch.predicting
     )
@@ -101,7 +101,19 @@ def autoregressive_part(
     return loss_sum * world_size() / num_answer_tokens.clamp(min=1)
 
 
-def embed_pairs(model: DoubleForward, batch: TrainBatch, summary_tokens: Tensor | None) -> Pairs:
+def tokens_of_rows(model: Method, batch: TrainBatch, summary_tokens: Tensor) -> Tensor:
+    """The visual tokens of each conversation that has a picture: (conversations, tokens, dim)."""
+    tokens = summary_tokens[batch.conversation_pictures]
+    if not model.reads_questions:
+        return tokens
+    ids = batch.conversation_ids
+    places = torch.arange(ids.shape[1], device=ids.device)
+    is_asked = places <= batch.predicting[:, :1]  # the first answer token follows on the last of these
+    has_picture = (ids == model.backbone.image_token_id).any(1)
+    return model.tokens_for_questions(tokens, ids[has_picture], model.is_question(ids, is_asked)[has_picture])
+
+
+def embed_pairs(model: Method, batch: TrainBatch, summary_tokens: Tensor | None) -> Pairs:
     """Both sides of the contrastive group of a batch."""
     assert summary_tokens is not None
     texts = prefix_embeddings(model, model.compress_texts(batch.caption_ids, batch.caption_mask), batch.budgets)
@@ -111,12 +123,12 @@ def embed_pairs(model: DoubleForward, batch: TrainBatch, summary_tokens: Tensor 
     return Pairs(images, texts[:num_pairs], hard_negatives)
 
 
-def prefix_embeddings(model: DoubleForward, summary_tokens: Tensor, budgets: Sequence[int]) -> Tensor:
+def prefix_embeddings(model: Method, summary_tokens: Tensor, budgets: Sequence[int]) -> Tensor:
     """What a store of the first summary tokens would be searched with: (rows, budgets, dim)."""
     return torch.stack([model.embedding(summary_tokens[:, :budget]) for budget in budgets], dim=1)
 
 
-def global_contrastive_loss(model: DoubleForward, pairs: Pairs) -> Tensor:
+def global_contrastive_loss(model: Method, pairs: Pairs) -> Tensor:
     """Eq. (3) over the pairs of all workers, its mean over the budgets; the same value on each."""
     sides = [gather_with_gradient(side).unbind(1) if len(side) else None for side in pairs]
     by_budget = zip(*(side for side in sides if side), strict=True)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from components.model.double_forward import DoubleForward
+from components.methods.method import Method
 from components.training.collate import TrainBatch
 from components.training.forward import (
     LossParams,
@@ -49,7 +49,7 @@ class CachedPairs(NamedTuple):
     before: RandomState
 
 
-def backward_in_chunks(model: DoubleForward, chunks: Sequence[TrainBatch], params: LossParams) -> StepLosses:
+def backward_in_chunks(model: Method, chunks: Sequence[TrainBatch], params: LossParams) -> StepLosses:
     """Add this worker's gradient of both losses to `.grad`, one chunk's graph at a time; returns the losses."""
     num_answer_tokens = count_answer_tokens(chunks)  # first, as in `step_losses`, which another worker may be in
     cached = [embed_without_graph(model, chunk) if len(chunk.caption_ids) else None for chunk in chunks]
@@ -62,14 +62,14 @@ def backward_in_chunks(model: DoubleForward, chunks: Sequence[TrainBatch], param
 
 
 @torch.no_grad()
-def embed_without_graph(model: DoubleForward, chunk: TrainBatch) -> CachedPairs:
+def embed_without_graph(model: Method, chunk: TrainBatch) -> CachedPairs:
     """The first reading of a chunk; its pairs are leaves."""
     before = RandomState.now()
     pairs = embed_pairs(model, chunk, summary_tokens_of(model, chunk))
     return CachedPairs(Pairs(*(side.requires_grad_() for side in pairs)), before)
 
 
-def cache_gradients(model: DoubleForward, parts: Sequence[Pairs], weight: float) -> Tensor:
+def cache_gradients(model: Method, parts: Sequence[Pairs], weight: float) -> Tensor:
     """The contrastive loss over all pairs; leaves `weight` times its gradient in them and in the logit scale."""
     if not parts:
         return model.log_logit_scale.new_zeros(())
@@ -79,7 +79,7 @@ def cache_gradients(model: DoubleForward, parts: Sequence[Pairs], weight: float)
 
 
 def backward_chunk(
-    model: DoubleForward,
+    model: Method,
     chunk: TrainBatch,
     cached: CachedPairs | None,
     num_answer_tokens: Tensor,

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from pydantic import Field
 
-from components.model.double_forward import DoubleForward
+from components.methods.double_forward import DoubleForward
+from components.methods.method import Method
 from components.params import Params
 from components.training.alignment import AlignmentParams, backward_alignment
 from components.training.collate import TrainBatch
@@ -19,7 +20,7 @@ from components.training.distributed import rank, sum_over_workers, world_size
 from components.training.forward import LossParams
 from components.training.optimizer import OptimizerParams, learning_rate_at
 from components.training.state import HistoryRow, Progress, TrainingState, seed_step
-from components.training.step import backward_step, train_step
+from components.training.step import backward_module_alone, backward_step, train_step
 
 
 class LoopParams(Params):
@@ -52,17 +53,21 @@ class Surroundings(NamedTuple):
 
 
 def run_steps(
-    model: DoubleForward,
+    model: Method,
     state: TrainingState,
     steps: Iterable[Sequence[TrainBatch]],
     loop: LoopParams,
     alignment: AlignmentParams,
+    num_module_steps: int,
     losses: LossParams,
     optimizer: OptimizerParams,
     seed: int,
     surroundings: Surroundings,
 ) -> Outcome:
-    """Train from step `state.progress.next_step`, at which `steps` (the chunks of each) begin, to the end."""
+    """Train from step `state.progress.next_step`, at which `steps` (the chunks of each) begin, to the end.
+
+    In the first `num_module_steps` only what a method adds learns, and the connector if it is trained.
+    """
     model.train()
     stopwatch = Stopwatch()
     for chunks in steps:
@@ -72,7 +77,10 @@ def run_steps(
         rate = learning_rate_at(step, loop.num_steps, optimizer)
         chunks = [chunk.to(model.backbone.device) for chunk in chunks]
         if step < alignment.num_steps:
+            assert isinstance(model, DoubleForward)  # the params say so
             backward = partial(backward_alignment, model, chunks, alignment.masked_share)
+        elif step < num_module_steps:
+            backward = partial(backward_module_alone, model, chunks, losses)
         else:
             backward = partial(backward_step, model, chunks, losses)
         metrics = train_step(model, state.optimizer, backward, rate, optimizer.max_gradient_norm)

@@ -3,14 +3,14 @@
 from PIL import Image
 
 from components.losses.autoregressive import IGNORE_INDEX
+from components.methods.method import Method
 from components.model.backbone import Backbone
-from components.model.double_forward import DoubleForward
 from components.training.collate import TextParams, TrainSample, encode_chat
 
 LEARNED = "▸{}◂"  # around the tokens that have labels
 
 
-def show_sample(model: DoubleForward, sample: TrainSample, texts: TextParams) -> str:
+def show_sample(model: Method, sample: TrainSample, texts: TextParams) -> str:
     """Token ids, text and labels of a conversation; how many tokens its picture was and is. A few lines."""
     backbone = model.backbone
     ids, labels = encode_chat(sample, sample.conversation, backbone, model.num_summary_tokens)

@@ -4,7 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.model.double_forward import CompressorParams
+from components.methods.catalogue import MethodParams, losses_of
+from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE, FWD2BOT, CompressorParams
 from components.model.loading import BackboneParams
 from components.pictures import PictureLimits
 from components.training.alignment import AlignmentParams
@@ -31,6 +32,7 @@ PLACEMENT = {
 class TrainParams(CompressorParams):
     """Everything that decides what a compressor is and how it is trained, and on how many workers."""
 
+    method: MethodParams
     seed: int = Field(ge=0)
     nested_budgets: tuple[
         Annotated[int, Field(ge=1)], ...
@@ -63,10 +65,20 @@ class TrainParams(CompressorParams):
         return self.nested_budgets or (self.num_summary_tokens,)
 
     @property
+    def taught(self) -> LossParams:
+        """The losses that the method learns by: both with their weights, or the only one of a compared method."""
+        if self.method.name == FWD2BOT:
+            return self.losses
+        wanted = losses_of(self.method.name)
+        return LossParams(
+            autoregressive_weight=float(AUTOREGRESSIVE in wanted), contrastive_weight=float(CONTRASTIVE in wanted)
+        )
+
+    @property
     def what_to_expect(self) -> Run:
         """What the diagnostics have to know."""
         return Run(
-            self.loop.num_steps, self.contrastive_batch_size, self.losses.contrastive_weight, self.max_logit_scale
+            self.loop.num_steps, self.contrastive_batch_size, self.taught.contrastive_weight, self.max_logit_scale
         )
 
     @property
@@ -80,6 +92,8 @@ class TrainParams(CompressorParams):
             raise ValueError(
                 f"the largest of nested_budgets {self.budgets} is not num_summary_tokens {self.num_summary_tokens}"
             )
+        if self.method.name != FWD2BOT and (self.nested_budgets or self.alignment.num_steps):
+            raise ValueError(f"nested_budgets and alignment are for fwd2bot; method.name is {self.method.name}")
         if self.nested_budgets and not (self.attention == "causal" and self.passes == "double"):
             raise ValueError(
                 "nested_budgets need attention: causal and passes: double; otherwise all summary tokens depend on all"

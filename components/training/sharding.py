@@ -15,8 +15,8 @@ from PIL import Image
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from components.methods.method import Method
 from components.model.chat import IMAGE_PLACEHOLDER
-from components.model.double_forward import DoubleForward
 from components.training.collate import TrainSample
 from components.training.distributed import world_size
 from components.training.sampler import StepSamples
@@ -31,7 +31,7 @@ PLACEHOLDER_SAMPLE = TrainSample(
 )
 
 
-def shard_decoder(model: DoubleForward) -> None:
+def shard_decoder(model: Method) -> None:
     """Spread the frozen weights of the decoder layers over the workers, in place; nothing trained is touched."""
     language_model = model.backbone.language_model
     mesh = init_device_mesh(model.backbone.device.type, (world_size(),))
@@ -43,7 +43,7 @@ def shard_decoder(model: DoubleForward) -> None:
 
 
 @contextmanager
-def whole_decoder(model: DoubleForward) -> Iterator[None]:
+def whole_decoder(model: Method) -> Iterator[None]:
     """Keep all layers whole for the time of the block, in which workers may read the model as often as they like."""
     language_model = model.backbone.language_model
     layers = [layer for layer in language_model.layers if isinstance(layer, FSDPModule)]

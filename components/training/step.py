@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from components.model.double_forward import DoubleForward
+from components.methods.method import Method
 from components.training.collate import TrainBatch
 from components.training.distributed import average_gradients
 from components.training.forward import LossParams, step_losses
@@ -13,7 +13,7 @@ from components.training.gradient_caching import backward_in_chunks
 from components.training.optimizer import Optimizer, clip_gradients, gradient_norm, trained_parameters
 
 
-def backward_step(model: DoubleForward, chunks: Sequence[TrainBatch], params: LossParams) -> dict[str, Tensor]:
+def backward_step(model: Method, chunks: Sequence[TrainBatch], params: LossParams) -> dict[str, Tensor]:
     """Leave the global gradient in `.grad` of everything trained; returns the global losses.
 
     `chunks` are this worker's samples, in parts that fit into memory (`StepSamples.chunks`). A loss or gradient that is
@@ -31,8 +31,19 @@ def backward_step(model: DoubleForward, chunks: Sequence[TrainBatch], params: Lo
     return dict(zip(names, averaged, strict=True))
 
 
+def backward_module_alone(model: Method, chunks: Sequence[TrainBatch], params: LossParams) -> dict[str, Tensor]:
+    """As `backward_step`, without gradients for the language model, its adapters included: a first stage of training.
+
+    What has no gradient stays as it is, and no optimizer counts a step for it.
+    """
+    losses = backward_step(model, chunks, params)
+    for parameter in model.backbone.language_model.parameters():
+        parameter.grad = None
+    return losses
+
+
 def train_step(
-    model: DoubleForward,
+    model: Method,
     optimizer: Optimizer,
     backward: Callable[[], dict[str, Tensor]],
     learning_rate: float,
@@ -45,8 +56,9 @@ def train_step(
     """
     metrics = backward()
     trained = trained_parameters(model)
-    for part in (*model.params.adapters.names, "queries"):
-        metrics[f"gradient_norm_{part}"] = gradient_norm(p for name, p in trained.items() if part in name.split("."))
+    for part in (*model.adapters.names, *model.parts):
+        if its_own := [p for name, p in trained.items() if part in name.split(".")]:
+            metrics[f"gradient_norm_{part}"] = gradient_norm(its_own)
     metrics["gradient_norm"] = clip_gradients(trained.values(), max_gradient_norm)
     is_finite = torch.isfinite(metrics["gradient_norm"] + metrics["loss"])
     if is_finite:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from components.model.double_forward import DoubleForward
+from components.methods.double_forward import DoubleForward
+from components.methods.method import Method
 from components.model.families.llava import LlavaBackbone
 from components.training.budgets import Budgets
 from components.training.collate import TrainBatch, TrainSample, collate
@@ -22,7 +23,7 @@ HARD_NEGATIVES = 5  # random stream; 0 to 3 are the sampler's, 4 is that of the 
 
 
 def training_steps(
-    params: TrainParams, model: DoubleForward, table: SampleTable, step: int, say: Callable[[str], None]
+    params: TrainParams, model: Method, table: SampleTable, step: int, say: Callable[[str], None]
 ) -> Iterator[list[TrainBatch]]:
     """This worker's chunks of each step from `step` on; the samples of a loss of weight 0 are not drawn.
 
@@ -32,17 +33,19 @@ def training_steps(
         table.has_conversation,
         table.has_caption,
         table.text_lengths,
-        params.autoregressive_batch_size if params.losses.autoregressive_weight else 0,
-        params.contrastive_batch_size if params.losses.contrastive_weight else 0,
+        params.autoregressive_batch_size if params.taught.autoregressive_weight else 0,
+        params.contrastive_batch_size if params.taught.contrastive_weight else 0,
         params.length_window_steps,
         params.seed,
     )
-    wants_placeholders = params.parallelism == "fsdp" and params.losses.autoregressive_weight > 0
+    sizes = model.budgets(params.nested_budgets)
+    wants_placeholders = params.parallelism == "fsdp" and params.taught.autoregressive_weight > 0
 
     def batch_of(step: int, samples: Mapping[int, TrainSample], groups: StepSamples) -> TrainBatch:
         if wants_placeholders:
             samples, groups = with_placeholder(samples, groups)
-        return collate(samples, groups, model.backbone, Budgets(params.budgets, params.seed, step), params.texts)
+        budgets = Budgets(sizes, params.seed, step)
+        return collate(samples, groups, model.backbone, budgets, params.texts, model.reads_questions)
 
     read = sample_reader(params, model, table, say)
     return load_batches(
@@ -55,14 +58,14 @@ def training_steps(
 
 
 def sample_reader(
-    params: TrainParams, model: DoubleForward, table: SampleTable, say: Callable[[str], None]
+    params: TrainParams, model: Method, table: SampleTable, say: Callable[[str], None]
 ) -> Callable[[int], TrainSample]:
     """Reads a row with its picture, or with its features, which are all computed first."""
     if params.feature_cache is None:
         return lambda index: table.sample(index, params.pictures)
-    if not isinstance(model.backbone, LlavaBackbone):
+    if not isinstance(model.backbone, LlavaBackbone) or not isinstance(model, DoubleForward):
         name = model.backbone.source.name
-        raise ValueError(f"train.feature_cache is for LLaVA-1.5, and {name} is none; set it to null")
+        raise ValueError(f"train.feature_cache is for fwd2bot on a LLaVA-1.5 ({name}); set it to null")
     cache, rows = FeatureCache(Path(params.feature_cache), model.backbone), table.first_of_pictures
     places = list(rows.values())
     cache.fill(list(rows), lambda place: table.picture(places[place], params.pictures), say)

@@ -15,9 +15,8 @@ from pydantic import Field
 from torch import Tensor
 
 from components import schema
+from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE, Method
 from components.model.chat import encode_prompt, encode_text
-from components.model.double_forward import DoubleForward
-from components.model.generation import answer
 from components.params import Params
 from components.pictures import PictureLimits, decode_picture
 from components.training.collate import PADDING_ID, pad
@@ -76,47 +75,53 @@ def load_validation_set(curated: Path, params: ValidationParams, limits: Picture
 
 @torch.no_grad()
 def validate(
-    model: DoubleForward, data: ValidationSet, batch_size: int, max_new_tokens: int, max_caption_tokens: int
+    model: Method, data: ValidationSet, batch_size: int, max_new_tokens: int, max_caption_tokens: int
 ) -> dict[str, float]:
-    """Shares between 0 and 1, the same on every worker: the workers take turns with the batches."""
+    """Shares between 0 and 1, the same on every worker: the workers take turns with the batches.
+
+    Only of what the method learns: retrieval, answers, or both; the score is the mean of the two.
+    """
     was_training = model.training
     model.eval()
     summary_tokens = torch.cat(by_batches(lambda part: compress(model, part), data.pictures, batch_size))
-    texts = [encode_text(model.backbone.tokenizer, caption)[:max_caption_tokens] for caption in data.captions]
-    text_tokens = torch.cat(by_batches(lambda part: compress_captions(model, part), texts, batch_size))
-    is_right = by_batches(
-        lambda part: answered_rightly(model, summary_tokens, part, max_new_tokens), data.questions, batch_size
-    )
+    metrics: dict[str, float] = {}
+    scores: list[float] = []
+    if CONTRASTIVE in model.losses:
+        texts = [encode_text(model.backbone.tokenizer, caption)[:max_caption_tokens] for caption in data.captions]
+        embedded = torch.cat(by_batches(lambda part: embed_captions(model, part), texts, batch_size))
+        logits_per_image = model.embed_pictures(summary_tokens) @ embedded.T
+        metrics["recall_at_1_image_to_text"] = recall_at_1(logits_per_image)
+        metrics["recall_at_1_text_to_image"] = recall_at_1(logits_per_image.T)
+        scores.append(sum(metrics.values()) / 2)
+    if AUTOREGRESSIVE in model.losses:
+        is_right = by_batches(
+            lambda part: answered_rightly(model, summary_tokens, part, max_new_tokens), data.questions, batch_size
+        )
+        metrics["short_answer_accuracy"] = sum(map(sum, is_right)) / len(data.questions)
+        scores.append(metrics["short_answer_accuracy"])
     model.train(was_training)
-    logits_per_image = model.embedding(summary_tokens) @ model.embedding(text_tokens).T
-    metrics = {
-        "recall_at_1_image_to_text": recall_at_1(logits_per_image),
-        "recall_at_1_text_to_image": recall_at_1(logits_per_image.T),
-        "short_answer_accuracy": sum(map(sum, is_right)) / len(data.questions),
-    }
-    recall = (metrics["recall_at_1_image_to_text"] + metrics["recall_at_1_text_to_image"]) / 2
-    return {**metrics, "score": (recall + metrics["short_answer_accuracy"]) / 2}
+    return {**metrics, "score": sum(scores) / len(scores)}
 
 
-def compress(model: DoubleForward, pictures: Sequence[Image.Image]) -> Tensor:
+def compress(model: Method, pictures: Sequence[Image.Image]) -> Tensor:
     """Summary tokens on the CPU, (pictures, summary_tokens, dim)."""
     return model.compress_pictures(model.backbone.prepare(pictures)).cpu()
 
 
-def compress_captions(model: DoubleForward, texts: Sequence[list[int]]) -> Tensor:
-    """Summary tokens of captions, given as ids, on the CPU: (captions, summary_tokens, dim)."""
+def embed_captions(model: Method, texts: Sequence[list[int]]) -> Tensor:
+    """What captions, given as ids, are searched with, on the CPU: (captions, dim)."""
     input_ids, mask = (tensor.to(model.backbone.device) for tensor in pad(texts, PADDING_ID))
-    return model.compress_texts(input_ids, mask).cpu()
+    return model.embed_texts(input_ids, mask).cpu()
 
 
 def answered_rightly(
-    model: DoubleForward, summary_tokens: Tensor, questions: Sequence[Question], max_new_tokens: int
+    model: Method, summary_tokens: Tensor, questions: Sequence[Question], max_new_tokens: int
 ) -> list[bool]:
     """Whether each greedy answer is one of the accepted ones, up to case and a final period."""
     tokenizer = model.backbone.tokenizer
-    prompts = [encode_prompt(model.backbone.chat, question.text, model.num_summary_tokens) for question in questions]
+    prompts = [encode_prompt(model.backbone.chat, question.text, model.num_placeholders) for question in questions]
     visual_tokens = summary_tokens[[question.picture for question in questions]].to(model.backbone.device)
-    answers = answer(model, visual_tokens, prompts, max_new_tokens)
+    answers = model.answer(visual_tokens, prompts, max_new_tokens)
     given = [plain(tokenizer.decode(ids, skip_special_tokens=True)) for ids in answers]
     return [text in map(plain, question.answers) for text, question in zip(given, questions, strict=True)]
 

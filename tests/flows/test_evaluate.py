@@ -20,10 +20,9 @@ from components.evaluation.answering import SYSTEMS
 from components.evaluation.examination import ExamParams
 from components.evaluation.intervals import BootstrapParams
 from components.evaluation.settings import EvaluateParams
+from components.methods.checkpoint import save_compressor
+from components.methods.double_forward import DoubleForward
 from components.model.chat import encode_prompt
-from components.model.checkpoint import save_compressor
-from components.model.double_forward import DoubleForward
-from components.model.generation import answer
 from components.model.tiny_llava import build_tiny_llava
 from components.pictures import PictureLimits, encode_png, pixel_sha256
 from flows.evaluate import evaluate
@@ -222,7 +221,7 @@ def test_answers_are_those_of_the_stored_tokens_and_of_plain_transformers(world:
             continue
         prompt = encode_prompt(backbone.chat, row["question"], 4)
         tokens = torch.from_numpy(store.tokens([row["image_id"]]))
-        new = answer(world.model, tokens, [prompt], 4)[0]
+        new = world.model.answer(tokens, [prompt], 4)[0]
         assert (
             told["compressed", row["question_id"]] == backbone.tokenizer.decode(new, skip_special_tokens=True).strip()
         )

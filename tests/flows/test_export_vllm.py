@@ -14,9 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from components.answering.serving import save_generation_adapter, save_language_model
 from components.compression.identity import provenance_of
 from components.compression.store import TokenStore
+from components.methods.checkpoint import load_compressor
 from components.model.chat import encode_prompt
-from components.model.checkpoint import load_compressor
-from components.model.generation import answer
 from flows.export_vllm import export_vllm
 from tests.components.compression.models import write_models
 from tests.components.compression.stores import random_rows, write_store
@@ -72,7 +71,7 @@ def test_plain_model_adapter_and_embeddings_give_the_logits_and_answers_of_the_g
     assert (plain_logits - expected).abs().max() > 0.01  # the adapter does something
 
     written = served.generate(inputs_embeds=embeds[None], max_new_tokens=NEW_TOKENS, do_sample=False)[0].tolist()
-    assert written == answer(model, tokens, ids.tolist(), NEW_TOKENS)[0]
+    assert written == model.answer(tokens, ids.tolist(), NEW_TOKENS)[0]
 
 
 def test_files_are_what_a_server_of_language_models_reads(exported: Path) -> None:

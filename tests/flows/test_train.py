@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
-from components.model.checkpoint import QUERIES_FILE, load_compressor
+from components.methods.checkpoint import QUERIES_FILE, load_compressor
 from components.params import load_params
 from components.training.settings import TrainParams
 from flows.train import say_anew

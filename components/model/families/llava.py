@@ -44,16 +44,34 @@ class LlavaBackbone(Backbone):
 
     def vision_features(self, pictures: PreparedPictures) -> Tensor:
         """What the connector reads: (pictures, image tokens, vision dim)."""
-        config, pixels = self.vlm.config, pictures.to(self.device, self.dtype).tensors
-        states = self.vlm.model.vision_tower(**pixels, output_hidden_states=True).hidden_states
+        config, states = self.vlm.config, self.vision_states(pictures)
         first = 1 if config.vision_feature_select_strategy == "default" else 0  # without the class token
         read = config.vision_feature_layer
         return torch.cat([states[layer][:, first:] for layer in ([read] if isinstance(read, int) else read)], dim=-1)
 
+    def vision_states(self, pictures: PreparedPictures) -> tuple[Tensor, ...]:
+        """All hidden states of the tower up to those that are read: (pictures, class token and patches, vision dim)."""
+        pixels = pictures.to(self.device, self.dtype).tensors
+        return self.vlm.model.vision_tower(**pixels, output_hidden_states=True).hidden_states
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether the tower's states begin with one, as CLIP's do and SigLIP's do not."""
+        return hasattr(self.vlm.model.vision_tower.embeddings, "class_embedding")
+
+    @property
+    def read_layer(self) -> int:
+        """The hidden state that the connector reads, the last of them if there are several."""
+        read = self.vlm.config.vision_feature_layer
+        return read if isinstance(read, int) else read[-1]
+
+    def connect_patches(self, patches: Tensor) -> Tensor:
+        """The connector: (…, vision dim) -> (…, dim)."""
+        return self.vlm.model.multi_modal_projector(patches.to(self.device, self.dtype)).to(self.dtype)
+
     def connect(self, vision_features: Tensor) -> Segment:
         """The connector: vision features (pictures, image tokens, vision dim) -> what the language model reads."""
-        tokens = self.vlm.model.multi_modal_projector(vision_features.to(self.device, self.dtype)).to(self.dtype)
-        return picture_segment(list(tokens))
+        return picture_segment(list(self.connect_patches(vision_features)))
 
     def compress_in_tower(self, pictures: PreparedPictures, queries: Tensor) -> Tensor:
         """Let the vision tower read queries behind the patches: (batch, n, vision dim) -> (batch, n, dim).

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from components.analysis.shapes import SEVEN_B, llava_config
 from components.analysis.training_costs import connector_flops, tower_flops
-from components.model.double_forward import enable_gradient_checkpointing
+from components.methods.method import enable_gradient_checkpointing
 from components.training.step import backward_step
 from flows.train_worker import flops_of
 from tests.components.model.conftest import llava_folder  # noqa: F401

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from components.model.double_forward import DoubleForward
+from components.methods.double_forward import DoubleForward
 from components.model.tiny_llava import build_tiny_llava
 from tests.components.model.tiny import TEXTS, TINY, compressor
 

@@ -7,9 +7,8 @@ from torch import Tensor
 
 from components.answering.decoding import DecodingParams, row_draws
 from components.answering.prompts import answer_prompts, merge_generation, shared_length
+from components.methods.double_forward import DoubleForward
 from components.model.chat import encode_prompt
-from components.model.double_forward import DoubleForward
-from components.model.generation import answer
 from tests.components.model.families import FAMILIES, save_family
 from tests.components.model.tiny import COMPRESSOR, compressor
 
@@ -43,7 +42,7 @@ def test_answers_are_those_of_each_prompt_alone_without_a_shared_prefix(
 ) -> None:
     prompts, tokens = some_prompts(model), some_tokens(model)
     expected = [
-        answer(model, tokens[picture][None], [prompt], NEW_TOKENS)[0]
+        model.answer(tokens[picture][None], [prompt], NEW_TOKENS)[0]
         for picture, prompt in zip(PICTURES, prompts, strict=True)
     ]
     if ends_early:  # a random model never ends an answer: let tokens that some answers hold be end tokens
@@ -104,7 +103,7 @@ def test_every_family_answers_as_without_a_shared_prefix(family: str, tmp_path: 
     model = compressor(tmp_path)
     prompts, tokens = some_prompts(model), some_tokens(model)
     expected = [
-        answer(model, tokens[picture][None], [prompt], NEW_TOKENS)[0]
+        model.answer(tokens[picture][None], [prompt], NEW_TOKENS)[0]
         for picture, prompt in zip(PICTURES, prompts, strict=True)
     ]
     merge_generation(model)

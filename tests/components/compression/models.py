@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from components.model.checkpoint import save_compressor
+from components.methods.checkpoint import save_compressor
 from components.model.tiny_llava import build_tiny_llava
 from components.pictures import PictureLimits
 from tests.components.model.tiny import TEXTS, TINY, compressor

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from components.compression.batch_size import LARGEST, find_batch_size, largest_gain
-from components.model.checkpoint import load_compressor
+from components.methods.checkpoint import load_compressor
 from tests.components.compression.models import write_models
 
 

@@ -16,8 +16,8 @@ from components.compression.corpus import Picture
 from components.compression.decoding import decode_batches
 from components.compression.rejects import Reject, UnreadablePictureError
 from components.compression.shards import TokenRows
-from components.model.checkpoint import load_compressor
-from components.model.double_forward import DoubleForward
+from components.methods.checkpoint import load_compressor
+from components.methods.double_forward import DoubleForward
 from tests.components.compression.models import LIMITS, write_models
 
 SIZES = [(48, 48), (97, 60), (30, 200), (64, 64), (1, 1), (300, 20), (48, 47), (500, 400), (33, 90)]

@@ -8,7 +8,7 @@ import pytest
 
 from components.compression.identity import provenance_of
 from components.compression.provenance import differences
-from components.model.checkpoint import CONFIG_FILE
+from components.methods.checkpoint import CONFIG_FILE
 from tests.components.compression.models import write_models
 
 

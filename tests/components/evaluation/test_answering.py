@@ -11,10 +11,9 @@ from components.evaluation.answering import (
     log_likelihoods,
 )
 from components.losses.autoregressive import IGNORE_INDEX
+from components.methods.double_forward import DoubleForward
 from components.model.backbone import Backbone
 from components.model.chat import encode_conversation, encode_prompt
-from components.model.double_forward import DoubleForward
-from components.model.generation import answer
 from components.model.segments import text_segment
 from tests.components.model.tiny import prepared
 
@@ -76,7 +75,7 @@ def test_answers_come_in_order_for_the_right_picture_whatever_the_batches(
     tokens = model.compress_images(model.backbone.encode_images(prepared(pixel_values))).detach()
     prompts = prompts_for(model.backbone, model.num_summary_tokens)
     pictures = [4, 0, 0, 2, 1]
-    alone = [answer(model, tokens[[at]], [prompt], 6)[0] for at, prompt in zip(pictures, prompts, strict=True)]
+    alone = [model.answer(tokens[[at]], [prompt], 6)[0] for at, prompt in zip(pictures, prompts, strict=True)]
     for batch_size in (1, 2, 16):
         visuals = Visuals(text_segment(tokens), pictures)
         assert answers(compressed_reader(model), visuals, prompts, 6, batch_size) == alone

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+from components.methods.double_forward import DoubleForward
 from components.model.backbone import Backbone
-from components.model.double_forward import DoubleForward
 from components.model.tiny_llava import build_tiny_llava
 from tests.components.model.tiny import TEXTS, TINY, compressor, load
 

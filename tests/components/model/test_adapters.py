@@ -7,9 +7,9 @@ from PIL.Image import Image
 from transformers import LlavaForConditionalGeneration
 
 from components.analysis.shapes import SEVEN_B, llava_config
+from components.methods.double_forward import DoubleForward, build_double_forward
 from components.model.adapters import COMPRESSION, GENERATION, PASSES
 from components.model.backbone import Backbone
-from components.model.double_forward import DoubleForward, build_double_forward
 from components.model.families.llava import LlavaBackbone
 from components.model.segments import text_segment
 from tests.components.model.tiny import COMPRESSOR, TINY, compressor, load

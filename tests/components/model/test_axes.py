@@ -7,11 +7,11 @@ import pytest
 import torch
 from peft import PeftModel
 
+from components.methods.checkpoint import load_compressor, save_compressor
+from components.methods.double_forward import DoubleForward, build_double_forward
 from components.model.adapters import COMPRESSION, GENERATION, SHARED
 from components.model.backbone import weights_sha256
 from components.model.chat import encode_text
-from components.model.checkpoint import load_compressor, save_compressor
-from components.model.double_forward import DoubleForward, build_double_forward
 from components.model.segments import Segment, text_segment
 from components.training.collate import pad
 from components.training.optimizer import trained_parameters

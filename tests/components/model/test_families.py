@@ -18,12 +18,12 @@ from torch import Tensor
 from transformers.models.smolvlm import processing_smolvlm
 from transformers.processing_utils import ProcessorMixin
 
+from components.methods.checkpoint import load_compressor, save_compressor
+from components.methods.double_forward import DoubleForward, build_double_forward
 from components.model.adapters import COMPRESSION, GENERATION
 from components.model.backbone import Backbone
 from components.model.chat import encode_conversation, encode_prompt, encode_text
-from components.model.checkpoint import load_compressor, save_compressor
-from components.model.double_forward import DoubleForward, build_double_forward
-from components.model.generation import answer, base_answer, left_pad
+from components.model.generation import base_answer, left_pad
 from components.model.loading import load_backbone
 from components.model.prepared import merge
 from components.model.segments import join, text_segment
@@ -230,7 +230,7 @@ def test_what_is_saved_compresses_and_answers_the_same(
     stored = model.compress_pictures(prepared)
     assert torch.equal(loaded.compress_pictures(prepared), stored)
     prompts = [encode_prompt(loaded.backbone.chat, question, K) for question in QUESTIONS]
-    assert answer(loaded, stored, prompts, NEW_TOKENS) == answer(model, stored, prompts, NEW_TOKENS)
+    assert loaded.answer(stored, prompts, NEW_TOKENS) == model.answer(stored, prompts, NEW_TOKENS)
 
 
 def test_only_the_decoder_is_in_training_mode(folder: Path) -> None:

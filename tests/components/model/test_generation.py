@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
+from components.methods.double_forward import DoubleForward
 from components.model.chat import encode_prompt
-from components.model.double_forward import DoubleForward
-from components.model.generation import answer, base_answer
+from components.model.generation import base_answer
 from tests.components.model.tiny import COMPRESSOR, load
 
 NEW_TOKENS = 12
@@ -71,10 +71,10 @@ def test_summary_tokens_answer_alone_as_in_a_batch_and_as_without_a_cache(
     backbone = model.backbone
     prompts = [encode_prompt(backbone.chat, question, K) for question in QUESTIONS]
     summary_tokens = model.compress_images(backbone.encode_images(backbone.prepare(pictures[: len(prompts)])))
-    together = answer(model, summary_tokens, prompts, NEW_TOKENS)
+    together = model.answer(summary_tokens, prompts, NEW_TOKENS)
     for row, prompt in enumerate(prompts):
         visual_tokens = summary_tokens[row : row + 1]
-        assert answer(model, visual_tokens, [prompt], NEW_TOKENS) == [together[row]]
+        assert model.answer(visual_tokens, [prompt], NEW_TOKENS) == [together[row]]
         written = list(prompt)
         for _ in range(NEW_TOKENS):
             ids = torch.tensor([written])
@@ -84,9 +84,9 @@ def test_summary_tokens_answer_alone_as_in_a_batch_and_as_without_a_cache(
 
 
 def test_no_new_tokens_are_no_answer(model: DoubleForward) -> None:
-    assert answer(model, None, [[1, 5], [1]], 0) == [[], []]
+    assert model.answer(None, [[1, 5], [1]], 0) == [[], []]
 
 
 def test_a_model_in_training_mode_is_refused(model: DoubleForward) -> None:
     with pytest.raises(ValueError, match="training mode"):
-        answer(model.train(), None, [[1, 5]], 3)
+        model.train().answer(None, [[1, 5]], 3)

@@ -11,8 +11,9 @@ from transformers import LlavaForConditionalGeneration
 
 from components.losses.autoregressive import IGNORE_INDEX, answer_loss_sum
 from components.losses.contrastive import contrastive_loss
+from components.methods.double_forward import DoubleForward
+from components.methods.method import enable_gradient_checkpointing
 from components.model.chat import encode_conversation, encode_text
-from components.model.double_forward import DoubleForward, enable_gradient_checkpointing
 from components.training.collate import answer_positions
 from tests.components.model.tiny import COMPRESSOR, compressor, load, prepared
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import torch
 
+from components.methods.double_forward import DoubleForward, build_double_forward
+from components.methods.method import CompressorParams
 from components.model.adapters import AdapterParams
 from components.model.backbone import Backbone
-from components.model.double_forward import CompressorParams, DoubleForward, build_double_forward
 from components.model.loading import load_backbone
 from components.model.prepared import PreparedPictures
 from components.model.tiny_llava import TinyLlavaParams

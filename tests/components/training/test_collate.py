@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from components.losses.autoregressive import IGNORE_INDEX
-from components.model.double_forward import DoubleForward
+from components.methods.double_forward import DoubleForward
 from components.training.budgets import all_tokens
 from components.training.collate import TextParams, TrainBatch, TrainSample, collate, pad, single_questions
 from components.training.forward import step_losses

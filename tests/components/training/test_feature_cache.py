@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from components.model.double_forward import DoubleForward
+from components.methods.double_forward import DoubleForward
 from components.pictures import pixel_sha256
 from components.training.alignment import backward_alignment
 from components.training.budgets import all_tokens

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.model.double_forward import DoubleForward, enable_gradient_checkpointing
+from components.methods.double_forward import DoubleForward
+from components.methods.method import enable_gradient_checkpointing
 from components.training.budgets import all_tokens
 from components.training.collate import TrainBatch, collate
 from components.training.forward import LossParams, Pairs, embed_pairs, global_contrastive_loss, summary_tokens_of

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.model.double_forward import DoubleForward
+from components.methods.double_forward import DoubleForward
 from components.training.alignment import AlignmentParams
 from components.training.budgets import all_tokens
 from components.training.collate import TrainBatch, collate
@@ -57,7 +57,7 @@ def run(
     )
     given = steps_from(model, state.progress.next_step, rank(), world_size())
     steps = ([damage(chunk) for chunk in chunks] for chunks in given)
-    outcome = run_steps(model, state, steps, loop, alignment, LOSSES, OPTIMIZER, 0, surroundings)
+    outcome = run_steps(model, state, steps, loop, alignment, 0, LOSSES, OPTIMIZER, 0, surroundings)
     if shown:
         assert tuple(shown[-1]) == state.progress.history
     return outcome

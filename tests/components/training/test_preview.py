@@ -1,4 +1,4 @@
-from components.model.double_forward import DoubleForward
+from components.methods.double_forward import DoubleForward
 from components.training.preview import marked_text, show_sample
 from tests.components.training.world import LENGTHS, samples
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 
-from components.model.double_forward import DoubleForward, enable_gradient_checkpointing
+from components.methods.double_forward import DoubleForward
+from components.methods.method import enable_gradient_checkpointing
 from components.training.budgets import Budgets
 from components.training.collate import TrainBatch, collate
 from components.training.forward import LossParams

@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from components import schema
+from components.methods.double_forward import DoubleForward
 from components.model.chat import encode_prompt
-from components.model.double_forward import DoubleForward
-from components.model.generation import answer
 from components.training.validation import (
     Question,
     ValidationParams,
@@ -31,7 +30,7 @@ def build_set(model: DoubleForward) -> ValidationSet:
     said = []
     for picture in pictures:
         prompt = encode_prompt(model.backbone.chat, "what colour?", model.num_summary_tokens)
-        (ids,) = answer(model, compress(model, [picture]).detach(), [prompt], 4)
+        (ids,) = model.answer(compress(model, [picture]).detach(), [prompt], 4)
         said.append(model.backbone.tokenizer.decode(ids, skip_special_tokens=True))
     questions = [Question(i, "what colour?", [f" {text.upper()}"] if i < 3 else ["no"]) for i, text in enumerate(said)]
     return ValidationSet(pictures, [row.caption or "" for row in rows], questions)

@@ -4,48 +4,28 @@ Both passes share all weights but the adapters. The generation pass gets summary
 nothing of the picture reaches it otherwise, and its gradient flows through them into the compression pass.
 """
 
-import math
 from collections.abc import Sequence
-from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from components.model.adapters import COMPRESSION, GENERATION, AdapterParams, AdapterSwitch, attach_adapters
+from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE, FWD2BOT, ChosenMethod, CompressorParams, Method
+from components.model.adapters import COMPRESSION, PASSES, AdapterSwitch, attach_adapters
 from components.model.backbone import Backbone
 from components.model.chat import encode_text
 from components.model.families.llava import LlavaBackbone
-from components.model.last_layer import hidden_states_at
 from components.model.prepared import PreparedPictures
 from components.model.segments import Segment, join, text_segment
 from components.model.summary_queries import SummaryQueries
-from components.params import Params
 
 
-class CompressorParams(Params):
-    """What training adds to a base model."""
-
-    num_summary_tokens: int = Field(ge=1)  # k', vectors stored per picture
-    prompt: str  # read between the picture and the summary queries; may be empty
-    prompt_embeddings: Literal["frozen", "learned"]  # those of the words, or learned ones that start there
-    initial_queries: str  # words whose embeddings the summary queries start from; empty: random ones
-    summary_scale: float = Field(gt=0)  # factor of the summary tokens; 1 leaves them as the language model's norm does
-    passes: Literal["double", "single"]  # who compresses: the language model, or the vision tower (Table 7)
-    attention: Literal["causal", "bidirectional"]  # of the compression pass (Table 12)
-    connector: Literal["frozen", "trained"]  # between vision tower and language model
-    logit_scale: Literal["learned", "fixed"]
-    initial_logit_scale: float = Field(gt=0)  # multiplier of the cosine similarities, 1 / temperature
-    max_logit_scale: float = Field(gt=0)
-    adapters: AdapterParams
-
-
-class DoubleForward(nn.Module):
+class DoubleForward(Method):
     """A frozen backbone and all that is trained: two adapters, the summary queries, the logit scale."""
 
+    chosen = ChosenMethod(name=FWD2BOT, tuning="trained", settings={})
+    losses = (AUTOREGRESSIVE, CONTRASTIVE)
+    parts = ("queries",)
     prompt_ids: Tensor
-    bos_ids: Tensor
 
     def __init__(
         self,
@@ -55,19 +35,11 @@ class DoubleForward(nn.Module):
         vision_queries: SummaryQueries | None,
         params: CompressorParams,
     ) -> None:
-        super().__init__()
-        self.params = params
-        self.backbone = backbone
-        self.adapters = adapters
+        super().__init__(backbone, adapters, params)
         self.queries = queries
         self.vision_queries = vision_queries  # of the single pass
-        self.log_logit_scale = nn.Parameter(
-            torch.tensor(math.log(params.initial_logit_scale)), requires_grad=params.logit_scale == "learned"
-        )
         prompt_ids = encode_text(backbone.tokenizer, params.prompt)
         self.register_buffer("prompt_ids", torch.tensor(prompt_ids, dtype=torch.long), persistent=False)
-        bos = backbone.tokenizer.bos_token_id  # not every tokenizer has one
-        self.register_buffer("bos_ids", torch.tensor([] if bos is None else [bos], dtype=torch.long), persistent=False)
         self.prompt_embeddings = self._learned_prompt() if params.prompt_embeddings == "learned" else None
         if params.connector == "trained":
             backbone.train_connector()
@@ -76,16 +48,6 @@ class DoubleForward(nn.Module):
     @property
     def num_summary_tokens(self) -> int:
         return len(self.queries.weight)
-
-    @property
-    def logit_scale(self) -> Tensor:
-        """The multiplier of the cosine similarities, a scalar with gradient."""
-        return self.log_logit_scale.exp()
-
-    @torch.no_grad()
-    def clamp_logit_scale(self) -> None:
-        """Keep the multiplier at or below its maximum; to be called after every optimizer step, as in CLIP."""
-        self.log_logit_scale.clamp_(max=math.log(self.params.max_logit_scale))
 
     def _learned_prompt(self) -> nn.Parameter:
         if not len(self.prompt_ids):
@@ -135,10 +97,6 @@ class DoubleForward(nn.Module):
         inputs = join([self.bos(rows), *content, *end])
         return self.params.summary_scale * self.read_to_compress(inputs, last_places(queries, inputs.mask))
 
-    def bos(self, rows: int) -> Segment:
-        """The first token of every row; none if the model has no such token."""
-        return text_segment(self.backbone.embed(self.bos_ids).expand(rows, -1, -1))
-
     def read_to_compress(self, inputs: Segment, places: Tensor) -> Tensor:
         """The compression adapter's hidden states of rows at `places` (rows, kept): (rows, kept, dim)."""
         mask = inputs.mask
@@ -159,43 +117,27 @@ class DoubleForward(nn.Module):
         inputs = join([self.bos(len(caption)), *content])
         return self.read_to_compress(inputs, last_places(caption, inputs.mask) - 1)
 
-    def generation_hidden(
-        self,
-        visual_tokens: Tensor | None,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        positions: Tensor | None = None,
-        places: Tensor | None = None,
-    ) -> Tensor:
-        """Read chats with visual tokens at the image placeholders (Eq. 2); (batch, tokens, dim), before the LM head.
+    def embed_pictures(self, summary_tokens: Tensor) -> Tensor:
+        """§3.3: the mean of the summary tokens."""
+        return self.embedding(summary_tokens)
 
-        visual_tokens: (…, dim) in the order of the placeholders; None if there are none. The rest: (batch, tokens), any
-        padding.
-        Packed rows come with a mask (batch, 1, tokens, tokens), True = attends, and with their positions. With
-        `places` (batch, kept) only the hidden states there come back, (batch, kept, dim), for less work.
-        """
-        chat = text_segment(
-            self.backbone.embed_chat(input_ids, visual_tokens), attention_mask if attention_mask.ndim == 2 else None
-        )
-        if positions is not None:
-            chat = chat._replace(positions=positions[None])
-        with self.adapters.use(GENERATION):
-            return self.read(chat, attention_mask, places)
+    def embed_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """§3.3: the mean of what the compression pass makes of a text."""
+        return self.embedding(self.compress_texts(input_ids, attention_mask))
 
-    def read(self, inputs: Segment, mask: Tensor | None = None, places: Tensor | None = None) -> Tensor:
-        """One pass of the language model with the active adapter: hidden states, (rows, tokens, dim) or at `places`.
+    @property
+    def num_tokens_around_text(self) -> int:
+        """BOS, the prompt, the queries."""
+        return 1 + self.prompt_ids.numel() + self.num_summary_tokens
 
-        `mask` in place of the segment's: (rows, tokens), or (rows, 1, tokens, tokens), True = attends.
-        """
-        language_model = self.backbone.language_model
-        arguments = self.backbone.arguments(inputs, mask) | {"use_cache": False}
-        if places is None:
-            return language_model(**arguments).last_hidden_state
-        return hidden_states_at(language_model, places, **arguments)
-
-    def embedding(self, summary_tokens: Tensor) -> Tensor:
-        """One vector to search with: the mean of the summary tokens, L2-normalised, float32; (batch, dim)."""
-        return F.normalize(summary_tokens.to(torch.promote_types(summary_tokens.dtype, torch.float32)).mean(1), dim=-1)
+    def own_tensors(self) -> dict[str, Tensor]:
+        """Queries, logit scale and learned prompt."""
+        tensors = {"queries.weight": self.queries.weight, "log_logit_scale": self.log_logit_scale}
+        if self.prompt_embeddings is not None:
+            tensors["prompt_embeddings"] = self.prompt_embeddings
+        if self.vision_queries is not None:
+            tensors["vision_queries.weight"] = self.vision_queries.weight
+        return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
 def build_double_forward(backbone: Backbone, params: CompressorParams, seed: int) -> DoubleForward:
@@ -205,7 +147,7 @@ def build_double_forward(backbone: Backbone, params: CompressorParams, seed: int
         raise ValueError(f"passes: single compresses in the tower of a LLaVA-1.5, and {backbone.source.name} is none")
     if is_single and params.adapters.sharing != "per_pass":
         raise ValueError(f"passes: single needs adapters.sharing per_pass, not {params.adapters.sharing}")
-    adapters = attach_adapters(backbone, params.adapters, seed, in_tower=is_single)
+    adapters = attach_adapters(backbone, params.adapters, PASSES, seed, in_tower=is_single)
     words = encode_text(backbone.tokenizer, params.initial_queries)
     queries = SummaryQueries(params.num_summary_tokens, backbone.embedding_table, words, seed)
     vision_queries = None
@@ -213,17 +155,6 @@ def build_double_forward(backbone: Backbone, params: CompressorParams, seed: int
         positions = backbone.vlm.model.vision_tower.embeddings.position_embedding.weight
         vision_queries = SummaryQueries(params.num_summary_tokens, positions, [], seed)
     return DoubleForward(backbone, adapters, queries, vision_queries, params)
-
-
-def enable_gradient_checkpointing(model: DoubleForward) -> None:
-    """Recompute the decoder layers in the backward pass, each with the adapter it ran with."""
-    language_model = model.backbone.language_model
-    language_model.activation_checkpointing_enable(
-        activation_checkpointing_kwargs={"use_reentrant": False, "context_fn": model.adapters.context_fn}
-    )
-    # The backward pass starts with the last layer: to recompute it frees nothing. Nor may it be (`last_layer`).
-    last: Any = language_model.layers[-1]
-    last.gradient_checkpointing = False
 
 
 def last_places(queries: Tensor, attention_mask: Tensor) -> Tensor:

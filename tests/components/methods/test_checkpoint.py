@@ -7,9 +7,9 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
+from components.methods.checkpoint import load_compressor, save_compressor
+from components.methods.double_forward import DoubleForward
 from components.model.adapters import PASSES
-from components.model.checkpoint import load_compressor, save_compressor
-from components.model.double_forward import DoubleForward
 from components.model.segments import text_segment
 from components.model.tiny_llava import build_tiny_llava
 from tests.components.model.tiny import TEXTS, TINY, load
@@ -120,10 +120,17 @@ def test_missing_and_unexpected_adapter_weights_are_refused(saved: Path, llava_f
 
 
 def test_a_later_format_is_refused(saved: Path, llava_folder: Path) -> None:
-    config = json.loads((saved / "config.json").read_text()) | {"format_version": 2}
+    config = json.loads((saved / "config.json").read_text()) | {"format_version": 3}
     (saved / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="format_version"):
         reload(saved, llava_folder)
+
+
+def test_the_first_format_which_knew_one_method_is_read(saved: Path, llava_folder: Path) -> None:
+    config = json.loads((saved / "config.json").read_text()) | {"format_version": 1}
+    del config["method"]
+    (saved / "config.json").write_text(json.dumps(config))
+    assert reload(saved, llava_folder).chosen.name == "fwd2bot"
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """What training adds to a base model, as a folder that says what it belongs to.
 
     compression/  generation/      adapters in PEFT's format, each usable with `PeftModel.from_pretrained`; or shared/
-    summary_queries.safetensors    the queries, the logarithm of the logit scale and, if learned, the prompt
+    summary_queries.safetensors    the queries, the logarithm of the logit scale and, if learned, the prompt; what a
+                                   compared method adds is in a file with the method's name
     trained_base.safetensors       weights of the base that were trained: the connector, the decoder without adapters
     config.json                    the base model and its hash, all settings, versions
     README.md                      the model card
@@ -10,6 +11,7 @@ Saving the same model twice gives the same bytes. Loading refuses a base model, 
 other than the one that was trained, and says what it found and what it expected.
 """
 
+import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -20,8 +22,9 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from components.methods.catalogue import build_method
+from components.methods.method import FWD2BOT, ChosenMethod, CompressorParams, Method
 from components.model.backbone import Backbone, Preprocessing
-from components.model.double_forward import CompressorParams, DoubleForward, build_double_forward
 from components.model.loading import load_backbone, load_without_weights
 from components.params import Params
 
@@ -29,6 +32,7 @@ ADAPTER_FILE = "adapter_model.safetensors"  # PEFT's name
 QUERIES_FILE = "summary_queries.safetensors"
 BASE_FILE = "trained_base.safetensors"
 CONFIG_FILE = "config.json"
+ONLY_FWD2BOT = {"name": FWD2BOT, "tuning": "trained", "settings": {}}
 LIBRARIES = ("peft", "torch", "transformers")
 
 CARD = """\
@@ -44,7 +48,7 @@ It turns a picture into {config.compressor.num_summary_tokens} summary tokens of
 the same language model answers questions and which, averaged, can be searched with text (Fwd2Bot, arXiv 2503.21757).
 
 ```python
-model = load_compressor(folder, base_model, device, dtype)  # components/model/checkpoint.py
+model = load_compressor(folder, base_model, device, dtype)  # components/methods/checkpoint.py
 summary_tokens = model.compress_pictures(model.backbone.prepare(pictures))
 ```
 {usage}Base weights, SHA-256: `{config.base_weights_sha256}`.
@@ -58,20 +62,26 @@ summary_tokens = model.compress_pictures(model.backbone.prepare(pictures))
 class CompressorConfig(Params):
     """The contents of config.json."""
 
-    format_version: Literal[1]
+    format_version: Literal[2]  # 1 knew Fwd2Bot only, and is read too
     base_model: str  # hub id, or the name of the folder
     base_revision: str | None
     base_weights_sha256: str
     dim: int  # of a summary token
+    method: ChosenMethod
     compressor: CompressorParams
     preprocessing: Preprocessing
     versions: dict[str, str]  # library -> version that trained it
 
+    @property
+    def own_file(self) -> str:
+        """Where the weights are that are neither an adapter's nor the base model's."""
+        return QUERIES_FILE if self.method.name == FWD2BOT else f"{self.method.name}.safetensors"
 
-def save_compressor(model: DoubleForward, folder: Path, card: Mapping[str, float | str]) -> None:
+
+def save_compressor(model: Method, folder: Path, card: Mapping[str, float | str]) -> None:
     """Write the trained parts into a folder; `card` holds the metrics for the model card's table."""
     config = compressor_config(model)
-    names = model.params.adapters.names
+    names = model.adapters.names
     for adapter in names:
         settings = model.adapters.model.peft_config[adapter]
         settings.base_model_name_or_path = config.base_model
@@ -79,7 +89,8 @@ def save_compressor(model: DoubleForward, folder: Path, card: Mapping[str, float
         settings.inference_mode = True
         settings.save_pretrained(str(folder / adapter))
         save_tensors(adapter_tensors(model, adapter), folder / adapter / ADAPTER_FILE)
-    save_tensors(query_tensors(model), folder / QUERIES_FILE)
+    if own := model.own_tensors():
+        save_tensors(own, folder / config.own_file)
     if base := base_tensors(model):
         save_tensors(base, folder / BASE_FILE)
     (folder / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -92,22 +103,23 @@ def save_compressor(model: DoubleForward, folder: Path, card: Mapping[str, float
 
 def load_compressor(
     folder: Path, base: str, device: torch.device, dtype: torch.dtype, num_summary_tokens: int | None = None
-) -> DoubleForward:
+) -> Method:
     """Load a compressor on its base model (folder or hub id), ready for inference.
 
     `dtype` is that of the base weights; `num_summary_tokens` keeps the first queries only, all if not given. Raises
     ValueError if anything is not what the compressor was trained with.
     """
-    config = CompressorConfig.model_validate_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    config = load_config(folder)
     pad_to_square = bool(config.preprocessing["pad_to_square"])
     backbone = load_backbone(base, config.base_revision, dtype, "sdpa", pad_to_square)
     expect(f"base model {base}: SHA-256 of the weights", backbone.weights_sha256, config.base_weights_sha256)
     expect(f"base model {base}: preprocessing", backbone.preprocessing, config.preprocessing)
-    model = build_double_forward(backbone, config.compressor, seed=0)
-    for adapter in config.compressor.adapters.names:
+    model = build_method(backbone, config.compressor, config.method, seed=0)
+    for adapter in model.adapters.names:
         tensors = load_tensors(folder / adapter / ADAPTER_FILE, adapter_tensors(model, adapter))
         set_peft_model_state_dict(model.adapters.model, tensors, adapter_name=adapter)
-    model.load_state_dict(load_tensors(folder / QUERIES_FILE, query_tensors(model)), strict=False)
+    if own := model.own_tensors():
+        model.load_state_dict(load_tensors(folder / config.own_file, own), strict=False)
     if trained := base_tensors(model):
         model.load_state_dict(load_tensors(folder / BASE_FILE, trained), strict=False)
     if num_summary_tokens is not None:
@@ -117,16 +129,25 @@ def load_compressor(
 
 def load_preparer(folder: Path, base: str) -> Backbone:
     """The base model of a compressor without its weights: what prepares pictures for it. Raises ValueError as above."""
-    config = CompressorConfig.model_validate_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    config = load_config(folder)
     backbone = load_without_weights(base, config.base_revision, bool(config.preprocessing["pad_to_square"]))
     expect(f"base model {base}: preprocessing", backbone.preprocessing, config.preprocessing)
     return backbone
 
 
-def compressor_config(model: DoubleForward) -> CompressorConfig:
+def load_config(folder: Path) -> CompressorConfig:
+    """What a saved compressor says of itself."""
+    written = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    if written.get("format_version") == 1:
+        written |= {"format_version": 2, "method": ONLY_FWD2BOT}
+    return CompressorConfig.model_validate_json(json.dumps(written))
+
+
+def compressor_config(model: Method) -> CompressorConfig:
     """Everything that says what a model is."""
     return CompressorConfig(
-        format_version=1,
+        format_version=2,
+        method=model.chosen,
         base_model=model.backbone.source.name,
         base_revision=model.backbone.source.revision,
         base_weights_sha256=model.backbone.weights_sha256,
@@ -137,22 +158,12 @@ def compressor_config(model: DoubleForward) -> CompressorConfig:
     )
 
 
-def adapter_tensors(model: DoubleForward, adapter: str) -> dict[str, Tensor]:
+def adapter_tensors(model: Method, adapter: str) -> dict[str, Tensor]:
     """The LoRA weights of one adapter, under PEFT's names; embeddings are not among them."""
     return get_peft_model_state_dict(model.adapters.model, adapter_name=adapter, save_embedding_layers=False)
 
 
-def query_tensors(model: DoubleForward) -> dict[str, Tensor]:
-    """Queries, logit scale and learned prompt, under the model's own names."""
-    tensors = {"queries.weight": model.queries.weight, "log_logit_scale": model.log_logit_scale}
-    if model.prompt_embeddings is not None:
-        tensors["prompt_embeddings"] = model.prompt_embeddings
-    if model.vision_queries is not None:
-        tensors["vision_queries.weight"] = model.vision_queries.weight
-    return {name: tensor.detach() for name, tensor in tensors.items()}
-
-
-def base_tensors(model: DoubleForward) -> dict[str, Tensor]:
+def base_tensors(model: Method) -> dict[str, Tensor]:
     """The weights of the base model that were trained, under the model's own names: none, as a rule."""
     trained = {name: p.detach() for name, p in model.backbone.named_parameters(prefix="backbone") if p.requires_grad}
     return {name: tensor for name, tensor in trained.items() if ".lora_" not in name}

@@ -5,8 +5,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from components.methods.double_forward import DoubleForward
 from components.model.chat import encode_prompt, encode_text
-from components.model.double_forward import DoubleForward
 from components.model.generation import left_pad
 from components.model.segments import text_segment
 from tests.components.model.tiny import COMPRESSOR, compressor

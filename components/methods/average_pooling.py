@@ -1,0 +1,30 @@
+"""The plainest reducer: the image tokens of each cell of the grid, averaged. With all of them, LLaVA itself."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from components.methods.reduced import Reducer, cells, square_counts
+from components.methods.tower import Reading, TowerShape
+from components.params import Params
+
+
+class AveragePoolingParams(Params):
+    """Nothing to choose."""
+
+
+class AveragePooling(Reducer):
+    """Means over square cells of what the connector makes of the patches."""
+
+    Settings = AveragePoolingParams
+    uses_connector = True
+
+    @staticmethod
+    def counts(shape: TowerShape, settings: Any) -> Sequence[int]:
+        """Those of square cells."""
+        return square_counts(shape)
+
+    def forward(self, reading: Reading) -> Tensor:
+        """-> (pictures, num_tokens, dim)."""
+        return cells(self.connect(reading.patches[0]), self.num_tokens).mean(2)

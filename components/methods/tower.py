@@ -1,0 +1,76 @@
+"""What the compared methods read of the vision tower of a LLaVA: patches of several layers, class attention, keys."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from components.model.backbone import Backbone
+from components.model.families.llava import LlavaBackbone
+from components.model.prepared import PreparedPictures
+
+
+class Needs(NamedTuple):
+    """What a reducer reads of the tower."""
+
+    layers: tuple[int, ...] = ()  # hidden states, numbered as transformers does, -1 the last; none: the connector's
+    attention: bool = False  # that of the class token, and the keys, in the block behind the connector's layer
+
+
+class Reading(NamedTuple):
+    """What the tower said of some pictures; without gradients, it is frozen."""
+
+    patches: tuple[Tensor, ...]  # of each layer asked for: (pictures, patches, channels), in raster order
+    attention: Tensor | None  # of the class token to each patch, over all heads at once: (pictures, patches)
+    keys: Tensor | None  # of the patches: (pictures, patches, channels)
+
+
+class TowerShape(NamedTuple):
+    """The sizes that decide those of a reducer."""
+
+    side: int  # patches along each side of a picture
+    channels: int  # of a patch
+    dim: int  # of the language model's input
+
+
+def llava_of(backbone: Backbone, method: str) -> LlavaBackbone:
+    """The backbone, if it is a LLaVA-1.5. Raises ValueError for other families, whose patches are no square grid."""
+    if not isinstance(backbone, LlavaBackbone):
+        raise ValueError(
+            f"train.method.name: {method} reads the patches of a LLaVA-1.5, and {backbone.source.name} is none; use "
+            "fwd2bot, or such a base model"
+        )
+    return backbone
+
+
+def tower_shape(backbone: LlavaBackbone) -> TowerShape:
+    """The sizes of a LLaVA's tower."""
+    vision = backbone.vlm.config.vision_config
+    return TowerShape(vision.image_size // vision.patch_size, vision.hidden_size, backbone.dim)
+
+
+@torch.no_grad()
+def read_tower(backbone: LlavaBackbone, pictures: PreparedPictures, needs: Needs) -> Reading:
+    """Run the tower once. Raises ValueError for class attention of a tower without a class token."""
+    states = backbone.vision_states(pictures)
+    first = int(backbone.has_class_token)
+    layers = needs.layers or (backbone.read_layer,)
+    patches = tuple(states[layer][:, first:] for layer in layers)
+    if not needs.attention:
+        return Reading(patches, None, None)
+    return Reading(patches, *class_attention(backbone, states))
+
+
+def class_attention(backbone: LlavaBackbone, states: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Attention of the class token to each patch and the keys of the patches, in the block that reads the features.
+
+    One head over all channels, as PruMerge's (arXiv 2403.15388, §3.1): softmax(q kᵀ / √channels).
+    """
+    if not backbone.has_class_token:
+        raise ValueError(f"{backbone.source.name}: its vision tower has no class token, whose attention this needs")
+    blocks: Any = backbone.vlm.model.vision_tower.encoder.layers
+    block, inputs = blocks[backbone.read_layer % len(states)], states[backbone.read_layer]
+    normed = block.layer_norm1(inputs)
+    query, keys = block.self_attn.q_proj(normed[:, :1]), block.self_attn.k_proj(normed)
+    weights = (query @ keys.transpose(1, 2) / keys.shape[-1] ** 0.5).softmax(-1)
+    return weights[:, 0, 1:], keys[:, 1:]

@@ -1,0 +1,30 @@
+import torch
+
+from components.methods.average_pooling import AveragePooling, AveragePoolingParams
+from components.methods.tower import Reading, TowerShape
+
+SHAPE = TowerShape(side=6, channels=5, dim=7)
+
+
+def reducer(num_tokens: int) -> AveragePooling:
+    return AveragePooling(SHAPE, num_tokens, AveragePoolingParams(), torch.nn.Linear(5, 7))
+
+
+def test_counts_are_those_of_square_cells() -> None:
+    assert AveragePooling.counts(SHAPE, AveragePoolingParams()) == [1, 4, 9, 36]
+
+
+@torch.no_grad()
+def test_tokens_are_those_of_pytorchs_pooling() -> None:
+    patches = torch.randn(2, 36, 5)
+    pooling = reducer(4)
+    grid = pooling.connect(patches).transpose(1, 2).unflatten(2, (6, 6))
+    expected = torch.nn.functional.avg_pool2d(grid, 3).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(pooling(Reading((patches,), None, None)), expected)
+
+
+@torch.no_grad()
+def test_all_tokens_are_the_connectors() -> None:
+    patches = torch.randn(2, 36, 5)
+    pooling = reducer(36)
+    torch.testing.assert_close(pooling(Reading((patches,), None, None)), pooling.connect(patches))
