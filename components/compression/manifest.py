@@ -16,6 +16,7 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.compression.provenance import Provenance, StoreError, check_schema_version
+from components.compression.unstored import reason_not_stored
 
 MANIFEST = "_manifest.json"  # names that readers of Parquet folders leave out
 REJECTS = "_rejects.json"
@@ -95,6 +96,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise StoreError(
             f"{folder}: there is no such folder; make a store with `python -m flows.compress` or `dvc repro compress`"
         )
+    if why := reason_not_stored(folder):
+        raise StoreError(f"{folder}: nothing is stored here: {why}")
     if not path.is_file():
         raise StoreError(
             f"{folder}: has no {MANIFEST}, so it is no finished store; run `flows.compress` on its pictures again"

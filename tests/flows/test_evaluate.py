@@ -41,6 +41,7 @@ PARAMS = EvaluateParams(
         max_caption_tokens=8,
         max_text_tokens=77,
     ),
+    references=("uncompressed", "average_pooled", "blind"),
     captioned_pictures=6,
     captions_per_picture=2,
     bootstrap=BootstrapParams(resamples=50, confidence=0.95, seed=0),
