@@ -144,7 +144,7 @@ def read_embeddings(store: TokenStore, path: Path) -> np.ndarray:
     """float32 L2-normalised means of the summary tokens of one file, (rows, dim), a batch at a time. Raises
     StoreError.
     """
-    means = [rows.summary_tokens.mean(axis=1) for rows in read_rows(path, store.provenance)]
+    means = [rows.summary_tokens.mean(axis=1) for rows in read_rows(path, store.provenance, store.fit)]
     return normalise(np.concatenate([np.empty((0, store.provenance.dim), np.float32), *means]))
 
 
