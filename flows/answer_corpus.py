@@ -24,7 +24,6 @@ from ray.data import ActorPoolStrategy
 
 from components.answering.decoding import DecodingParams
 from components.answering.pieces import answer_piece, plan_pieces
-from components.answering.prompts import merge_generation
 from components.answering.questions import Question, Reject, ask_every_picture, read_questions
 from components.answering.results import (
     SUFFIXES,
@@ -40,6 +39,7 @@ from components.compression.identity import check_base, check_same_model, find_b
 from components.compression.manifest import MANIFEST, describe_file, publish, write_json
 from components.compression.store import TokenStore
 from components.compression.work import fingerprint, finish_shard, finished_shard, shard_name, work_folder
+from components.model.adapters import GENERATION
 from components.params import Params
 from flows.cluster import check_resources, connect
 from flows.corpus import COMPRESSOR, STORE, BaseOption, CompressorOption, StoreOption, load_model_of, run_job
@@ -70,7 +70,9 @@ class QuestionAnswerer:
         self.params = AnswerParams.model_validate(params)
         torch.set_num_threads(self.params.cpus_per_worker)
         self.work, self.store = Path(task["work"]), TokenStore.open(task["store"])
-        self.backbone = merge_generation(load_model_of(self.store, Path(task["compressor"]), task["base"]))
+        model = load_model_of(self.store, Path(task["compressor"]), task["base"])
+        model.adapters.merge(GENERATION)
+        self.backbone = model.backbone
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
         """{"piece": JSON of number and questions} -> {"number": its number}; the piece lies in the work folder."""

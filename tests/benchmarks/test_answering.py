@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmarks.answering import count, formulas, ours, plain
 from benchmarks.answering_work import Work
-from components.answering.prompts import merge_generation
+from components.model.adapters import GENERATION
 from components.model.tiny_llava import build_tiny_llava
 from tests.components.compression.models import LIMITS
 from tests.components.model.tiny import COMPRESSOR, TEXTS, TINY, compressor, load
@@ -32,8 +32,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     stream = io.BytesIO()
     Image.new("RGB", (48, 40), (200, 30, 30)).save(stream, "PNG")
     pictures = dict.fromkeys("ab", stream.getvalue())
-    backbone = merge_generation(model)
-    return Work(backbone, load(folder).eval(), read_tokens, pictures, [*"aaaabbbb"], QUESTIONS * 2, (1, 9))
+    model.adapters.merge(GENERATION)
+    return Work(model.backbone, load(folder).eval(), read_tokens, pictures, [*"aaaabbbb"], QUESTIONS * 2, (1, 9))
 
 
 @pytest.mark.parametrize("ends_early", [False, True])
