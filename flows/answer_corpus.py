@@ -10,9 +10,9 @@ import hashlib
 import json
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,8 +43,8 @@ from components.model.adapters import GENERATION
 from components.params import Params
 from flows.cluster import check_resources, connect
 from flows.corpus import COMPRESSOR, STORE, BaseOption, CompressorOption, StoreOption, load_model_of, run_job
+from flows.progress import Progress
 
-PROGRESS_SECONDS = 2.0  # between two lines
 LIBRARIES = ("peft", "torch", "transformers")
 
 
@@ -164,15 +164,9 @@ def run_workers(
 
 def show_progress(sizes: Iterator[int], total: int) -> None:
     """Print questions done, pace and time left as pieces of these sizes are finished."""
-    started = shown = time.monotonic()
-    done = 0
-    for size in sizes:
-        done += size
-        now = time.monotonic()
-        if now - shown >= PROGRESS_SECONDS or done == total:
-            pace, shown = done / (now - started), now
-            left = (total - done) / pace
-            print(f"answer_corpus: {done}/{total} questions, {pace:.1f} questions/s, {left:.0f} s left", flush=True)
+    progress = Progress("answer_corpus", "questions", total)
+    for done in accumulate(sizes):
+        progress.show(done, f"{done}/{total} questions", done)
 
 
 def publish_answers(
