@@ -1,6 +1,7 @@
 """The pieces of an index folder, made one file of a store at a time: memory holds one of them, and the codes."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,7 +55,7 @@ def store_pictures(folder: Path, tables: Sequence[pa.Table]) -> tuple[IndexFile,
             f"{len(twice)} pictures are in the files twice, such as {sorted(twice)[:3]}; `python -m flows.index build` "
             "makes an index anew from stores that share no picture"
         )
-    write = lambda path: pq.write_table(pictures, path, compression="zstd")  # noqa: E731
+    write = partial(pq.write_table, pictures, compression="zstd")
     return store_file(folder, "pictures", ".parquet", write), pictures
 
 
