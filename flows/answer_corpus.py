@@ -6,7 +6,6 @@ Ray Data hands planned pieces to workers that load the model once; a run that wa
 pieces, and the answers appear by one rename, after their rejects and their manifest. docs/answering.md.
 """
 
-import hashlib
 import json
 import shutil
 import sys
@@ -39,6 +38,7 @@ from components.compression.identity import check_base, check_same_model, find_b
 from components.compression.manifest import MANIFEST, describe_file, publish, write_json
 from components.compression.store import TokenStore
 from components.compression.work import fingerprint, finish_shard, finished_shard, shard_name, work_folder
+from components.files.whole import sha256_of
 from components.model.adapters import GENERATION
 from components.params import Params
 from flows.cluster import check_resources, connect
@@ -208,12 +208,10 @@ def check_finished(output: Path, inputs: dict[str, Any]) -> dict[str, Any]:
 
 def _inputs(params: AnswerParams, questions: Path, store: TokenStore, every_picture: bool) -> dict[str, Any]:
     """Everything that decides the answers."""
-    with questions.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {
-        "questions": {"sha256": digest, "suffix": questions.suffix, "every_picture": every_picture},
+        "questions": {"sha256": sha256_of(questions), "suffix": questions.suffix, "every_picture": every_picture},
         "store": {
-            "manifest_sha256": hashlib.sha256((store.folder / MANIFEST).read_bytes()).hexdigest(),
+            "manifest_sha256": sha256_of(store.folder / MANIFEST),
             "provenance": store.provenance.model_dump(mode="json"),
         },
         "settings": params.settings(),

@@ -11,10 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components import schema
+from components.files.whole import sha256_of
 from components.retrieval.codes import Codes, training_rows
 from components.retrieval.folder import PICTURES
 from components.retrieval.index import EmbeddingIndex
-from components.retrieval.manifest import IndexedFile, IndexFile, IndexFolderError, Recall, sha256_of, store_file
+from components.retrieval.manifest import IndexedFile, IndexFile, IndexFolderError, Recall, store_file
 from components.retrieval.vectors import Vectors, check_embeddings
 
 RECALL_AT = 10

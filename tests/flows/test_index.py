@@ -184,7 +184,6 @@ def test_two_writers_at_once_are_refused(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from components.retrieval import manifest
 import flows.index
 replaced = 0
 real = os.replace
@@ -194,7 +193,7 @@ def replace(*names):
         os.kill(os.getpid(), signal.SIGKILL)
     replaced += 1
     real(*names)
-manifest.os.replace = replace
+os.replace = replace
 flows.index.add(Path(sys.argv[2]), [Path(sys.argv[3])])
 """
 
