@@ -2,9 +2,9 @@
 
 import csv
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +23,7 @@ REASONS = (
     "too_long",  # question and answer do not fit the language model
 )
 MAX_FIELD_CHARACTERS = 1 << 30  # of a CSV file
+About = Literal["own_picture", "every_picture"]  # the one that a question names, or all in the order of the store
 
 
 class Question(NamedTuple):
@@ -59,7 +60,7 @@ def read_questions(path: Path, image_ids: Collection[str]) -> tuple[list[Questio
     return _sort_out(_rows(path), image_ids)
 
 
-def ask_every_picture(path: Path, image_ids: Sequence[str]) -> tuple[list[Question], list[Reject]]:
+def ask_every_picture(path: Path, image_ids: Collection[str]) -> tuple[list[Question], list[Reject]]:
     """Every question of the file about every picture; a row that cannot be asked is rejected once.
 
     Raises ValueError as `read_questions` does.
@@ -68,6 +69,13 @@ def ask_every_picture(path: Path, image_ids: Sequence[str]) -> tuple[list[Questi
     questions, rejects = _sort_out(rows, {""})
     asked = [question._replace(image_id=image_id) for image_id in image_ids for question in questions]
     return asked, rejects
+
+
+# By what the questions of a file are about.
+ASK: Mapping[About, Callable[[Path, Collection[str]], tuple[list[Question], list[Reject]]]] = {
+    "own_picture": read_questions,
+    "every_picture": ask_every_picture,
+}
 
 
 def _sort_out(rows: Iterable[Row], image_ids: Collection[str]) -> tuple[list[Question], list[Reject]]:
