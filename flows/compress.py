@@ -12,7 +12,6 @@ and the store appears by one rename: docs/decisions/0007-compress-writes-its-own
 import json
 import os
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -45,9 +44,9 @@ from components.params import load_params
 from flows.cluster import check_resources, connect, run_tasks
 from flows.compress_worker import CompressParams, ImageCompressor, Task, probe_batch_size
 from flows.lifetime import die_with_parent
+from flows.progress import Progress
 
 BATCH_SIZE = "batch_size.json"  # in the work folder
-PROGRESS_SECONDS = 2.0  # between two lines
 SHOWN_REJECTS = 5
 
 
@@ -168,21 +167,14 @@ def run_workers(params: CompressParams, task: Task, shards: list[Shard]) -> Iter
 
 def show_progress(finished: Iterable[dict[str, int]], sizes: dict[int, int]) -> None:
     """Print pictures done, pace, rejects and time left; `sizes` are the shares of the shards in the work."""
-    started = shown = time.monotonic()
     total, done, pictures, rejects = sum(sizes.values()), 0, 0, 0
+    progress = Progress("compress", "pictures", total)
     for shard in finished:
         done += sizes[shard["number"]]
         pictures += shard["rows"] + shard["rejects"]
         rejects += shard["rejects"]
-        now = time.monotonic()
-        if now - shown >= PROGRESS_SECONDS or done == total:
-            spent = now - started
-            print(
-                f"compress: {done / total:.1%} of the files, {pictures} pictures, {rejects} of them rejects, "
-                f"{pictures / spent:.1f} pictures/s, {spent * (total - done) / max(done, 1):.0f} s left",
-                flush=True,
-            )
-            shown = now
+        fact = f"{done / total:.1%} of the files, {pictures} pictures, {rejects} of them rejects"
+        progress.show(done, fact, pictures)
 
 
 def check_rejects(corpus: Corpus, reports: list[ShardReport], max_fraction: float) -> int:

@@ -9,7 +9,6 @@ leaves the index as it was, and the next run keeps the embeddings that are done.
 """
 
 import sys
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -37,6 +36,7 @@ from components.retrieval.manifest import (
     write_manifest,
 )
 from flows.corpus import COMPRESSOR, BaseOption, CompressorOption, Embedder, embedder_of, run_job
+from flows.progress import Progress
 
 CANDIDATES = 1000  # of the codes, scored exactly: docs/decisions/0024
 
@@ -160,13 +160,12 @@ def read_embeddings(store: TokenStore, path: Path, embed: Embedder) -> np.ndarra
 
 def index_files(folder: Path, sources: Sequence[Source]) -> list[IndexedFile]:
     """Write the embeddings of files, one after another, and say how far it is."""
-    total, start, indexed, done = sum(source.rows for source in sources), time.monotonic(), [], 0
+    total, indexed, done = sum(source.rows for source in sources), [], 0
+    progress = Progress("index", "pictures", total)
     for source in sources:
         indexed.append(index_file(folder, source))
         done += source.rows
-        rate = done / max(time.monotonic() - start, 1e-9)
-        left = (total - done) / rate if rate else 0.0
-        print(f"index: {done}/{total} pictures, {rate:.0f} per second, {left:.0f} s left", flush=True)
+        progress.show(done, f"{done}/{total} pictures", done)
     return indexed
 
 
