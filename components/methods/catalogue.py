@@ -6,24 +6,35 @@ from typing import Literal
 from components.methods.average_pooling import AveragePooling, AveragePoolingParams
 from components.methods.double_forward import DoubleForward, build_double_forward
 from components.methods.method import FWD2BOT, ChosenMethod, CompressorParams, Method
+from components.methods.prumerge import PruMerge, PruMergeParams, PruMergePlus, PruMergePlusParams
 from components.methods.reduced import Reduced, Reducer, nearest_count, seeded
-from components.methods.tower import llava_of, tower_shape
+from components.methods.stf import SpatialTokenFusion, SpatialTokenFusionParams
+from components.methods.token_packer import TokenPacker, TokenPackerParams
+from components.methods.tower import check_needs, llava_of, tower_shape
 from components.model.adapters import GENERATION, AdapterSwitch, attach_adapters
 from components.model.backbone import Backbone
 from components.params import Params
 
 REDUCERS: dict[str, type[Reducer]] = {
     "average_pooling": AveragePooling,
+    "prumerge": PruMerge,
+    "prumerge_plus": PruMergePlus,
+    "stf": SpatialTokenFusion,
+    "tokenpacker": TokenPacker,
 }
 
 
 class MethodParams(Params):
     """Which method, and the settings of every one."""
 
-    name: Literal["fwd2bot", "average_pooling"]
+    name: Literal["fwd2bot", "average_pooling", "prumerge", "prumerge_plus", "stf", "tokenpacker"]
     tuning: Literal["trained", "none"]  # of compared methods: as their papers train them, or as they come
     module_steps: int  # the first, in which only what a method adds and the connector learn, not the language model
     average_pooling: AveragePoolingParams
+    prumerge: PruMergeParams
+    prumerge_plus: PruMergePlusParams
+    stf: SpatialTokenFusionParams
+    tokenpacker: TokenPackerParams
 
     @property
     def chosen(self) -> ChosenMethod:
@@ -51,6 +62,7 @@ def build_reduced(backbone: Backbone, params: CompressorParams, method: ChosenMe
     settings = kind.Settings.model_validate(method.settings, strict=False)  # lists as tuples
     count = nearest_count(params.num_summary_tokens, kind.counts(shape, settings))
     reducer = seeded(seed, partial(kind, shape, count, settings, llava.connect_patches))
+    check_needs(llava, reducer.needs)
     if method.tuning == "none":
         adapters = AdapterSwitch(backbone.vlm, {GENERATION: None})
         reducer.requires_grad_(False)

@@ -4,4 +4,8 @@ from typing import Any
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "average_pooling": {},
+    "prumerge": {"num_neighbours": 3},
+    "prumerge_plus": {"num_neighbours": 3, "grid_share": 0.5},
+    "stf": {"layers": [-2, -3], "fusion_width": 4, "projector_width": 16, "initialization": "kaiming"},
+    "tokenpacker": {"layers": [-2, -3], "num_heads": 2},
 }
