@@ -21,7 +21,7 @@ import ray
 import torch
 
 from components import schema
-from components.analysis.costs import ModelSize, Workload, cost_table, matrix_weights
+from components.analysis.costs import ModelSize, Workload, cost_table
 from components.compression.identity import check_same_model, find_base, read_config
 from components.compression.store import TokenStore
 from components.evaluation import publication, scorecard
@@ -53,6 +53,7 @@ from components.evaluation.pooling import average_pool
 from components.evaluation.settings import EvaluateParams
 from components.methods.checkpoint import load_compressor
 from components.methods.method import Method
+from components.methods.tower import matrix_weights
 from components.model.backbone import Backbone
 from components.model.loading import load_backbone
 from components.model.segments import Segment, text_segment

@@ -8,8 +8,6 @@ V, K, Q and G are the numbers of image, summary, question and generated tokens.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from torch import nn
-
 FLOAT16_BYTES = 2
 
 
@@ -18,11 +16,6 @@ class ModelSize(NamedTuple):
 
     language_model: int
     vision: int
-
-
-def matrix_weights(module: nn.Module) -> int:
-    """Number of weights in the linear and convolution layers of `module`, without biases."""
-    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear | nn.Conv2d))
 
 
 def stored_bytes(num_tokens: int, dim: int) -> int:

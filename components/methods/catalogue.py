@@ -1,11 +1,17 @@
 """All methods by name, their params, and how each is built. A method more is its file and a line here."""
 
 from functools import partial
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from components.methods.average_pooling import AveragePooling, AveragePoolingParams
 from components.methods.double_forward import DoubleForward, build_double_forward
+from components.methods.fastv import AllTokens, FastV, FastVParams
+from components.methods.matryoshka_pooling import MatryoshkaPooled, MatryoshkaPooling, MatryoshkaPoolingParams
+from components.methods.matryoshka_queries import MatryoshkaQueried, MatryoshkaQueries, MatryoshkaQueriesParams
 from components.methods.method import FWD2BOT, ChosenMethod, CompressorParams, Method
+from components.methods.quecc import QueCC, QueCCParams, QuestionReduced
 from components.methods.reduced import Reduced, Reducer, nearest_count, seeded
 from components.methods.tower import llava_of, tower_shape
 from components.model.adapters import GENERATION, AdapterSwitch, attach_adapters
@@ -14,22 +20,43 @@ from components.params import Params
 
 REDUCERS: dict[str, type[Reducer]] = {
     "average_pooling": AveragePooling,
+    "fastv": AllTokens,
+    "m3": MatryoshkaPooling,
+    "mqt": MatryoshkaQueries,
+    "quecc": QueCC,
 }
+AROUND: dict[str, type[Reduced]] = {  # reducers that take another LLaVA around them than most
+    "fastv": FastV,
+    "m3": MatryoshkaPooled,
+    "mqt": MatryoshkaQueried,
+    "quecc": QuestionReduced,
+}
+TRAINING_FREE = {"fastv"}
 
 
 class MethodParams(Params):
     """Which method, and the settings of every one."""
 
-    name: Literal["fwd2bot", "average_pooling"]
+    name: Literal["fwd2bot", "average_pooling", "fastv", "m3", "mqt", "quecc"]
     tuning: Literal["trained", "none"]  # of compared methods: as their papers train them, or as they come
     module_steps: int  # the first, in which only what a method adds and the connector learn, not the language model
     average_pooling: AveragePoolingParams
+    fastv: FastVParams
+    m3: MatryoshkaPoolingParams
+    mqt: MatryoshkaQueriesParams
+    quecc: QueCCParams
 
     @property
     def chosen(self) -> ChosenMethod:
         """The method that `name` names."""
         settings = {} if self.name == FWD2BOT else getattr(self, self.name).model_dump(mode="json")
         return ChosenMethod(name=self.name, tuning=self.tuning, settings=settings)
+
+    @model_validator(mode="after")
+    def _leaves_alone_what_is_not_trained(self) -> Self:
+        if self.name in TRAINING_FREE and self.tuning != "none":
+            raise ValueError(f"method.name: {self.name} trains nothing; set method.tuning to none")
+        return self
 
 
 def losses_of(name: str) -> tuple[str, ...]:
@@ -58,4 +85,5 @@ def build_reduced(backbone: Backbone, params: CompressorParams, method: ChosenMe
         adapters = attach_adapters(backbone, params.adapters, (GENERATION,), seed, in_tower=False)
         if kind.uses_connector:
             backbone.train_connector()
-    return Reduced(backbone, adapters, reducer, params.model_copy(update={"num_summary_tokens": count}), method)
+    params = params.model_copy(update={"num_summary_tokens": count})
+    return AROUND.get(method.name, Reduced)(backbone, adapters, reducer, params, method)

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.model.backbone import Backbone
 from components.model.families.llava import LlavaBackbone
@@ -74,3 +74,13 @@ def class_attention(backbone: LlavaBackbone, states: tuple[Tensor, ...]) -> tupl
     query, keys = block.self_attn.q_proj(normed[:, :1]), block.self_attn.k_proj(normed)
     weights = (query @ keys.transpose(1, 2) / keys.shape[-1] ** 0.5).softmax(-1)
     return weights[:, 0, 1:], keys[:, 1:]
+
+
+def matrix_weights(module: nn.Module) -> int:
+    """Number of weights in the linear and convolution layers of `module`, without biases."""
+    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear | nn.Conv2d))
+
+
+def encoding_flops(backbone: LlavaBackbone) -> int:
+    """Operations of vision tower and connector for one picture: 2 N_v V, as in components/analysis/costs.py."""
+    return 2 * sum(map(matrix_weights, backbone.vision_modules)) * backbone.num_image_tokens

@@ -4,4 +4,8 @@ from typing import Any
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "average_pooling": {},
+    "fastv": {"layer": 2},
+    "m3": {"scales": [1, 9]},
+    "mqt": {"num_queries": 4, "num_heads": 2},
+    "quecc": {"layers": [-2, -3], "num_heads": 2},
 }
