@@ -14,6 +14,7 @@ from components.methods.catalogue import MethodParams
 from components.methods.fastv import DroppingReader, FastV, kept_places
 from components.model.chat import encode_prompt
 from components.model.generation import end_token_ids, left_pad
+from components.model.segments import text_segment
 from components.params import load_params
 from components.training.settings import TrainParams
 from tests.components.methods.building import built
@@ -127,11 +128,31 @@ def test_prompts_are_read_as_each_alone(
 
 @torch.no_grad()
 def read_prompts(model: FastV, encoded: Tensor, prompts: list[list[int]], cache: DynamicCache) -> Tensor:
+    reader, inputs = reader_of(model, encoded, prompts)
+    return reader(**inputs, past_key_values=cache).last_hidden_state
+
+
+def reader_of(model: FastV, encoded: Tensor, prompts: list[list[int]]) -> tuple[DroppingReader, dict[str, Tensor]]:
     ids, mask = left_pad(prompts, torch.device("cpu"))
     is_image = ids == model.backbone.image_token_id
     reader = DroppingReader(model.backbone.language_model, model.layer, is_image, model.num_summary_tokens)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    return reader(model.backbone.embed_chat(ids, encoded), mask, positions, cache).last_hidden_state
+    chats = text_segment(model.backbone.embed_chat(ids, encoded), mask)
+    return reader, model.backbone.arguments(chats)
+
+
+@torch.no_grad()
+def test_the_ranking_is_by_transformers_attention(llava_folder: Path, pictures: list[Image.Image]) -> None:
+    model, cache = fastv(llava_folder, 4, layer=1), DynamicCache()
+    encoded, prompts = asked(model, pictures)
+    reader, inputs = reader_of(model, encoded, prompts)
+    reader(**inputs, past_key_values=cache)
+    found = reader.attention_of_last(*inputs.values(), cache)
+    model.backbone.language_model.config._attn_implementation = "eager"
+    for row, prompt in enumerate(prompts):
+        embeddings = inputs["inputs_embeds"][row, -len(prompt) :][None]
+        weights = model.backbone.language_model(inputs_embeds=embeddings, output_attentions=True).attentions[0]
+        torch.testing.assert_close(found[row, -len(prompt) :], weights[0, :, -1].mean(0))
+        assert not found[row, : -len(prompt)].any()
 
 
 def test_the_cache_of_the_layers_above_is_shorter(llava_folder: Path, pictures: list[Image.Image]) -> None:
