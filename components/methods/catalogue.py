@@ -10,14 +10,16 @@ from components.methods.double_forward import DoubleForward, build_double_forwar
 from components.methods.fastv import AllTokens, FastV, FastVParams
 from components.methods.matryoshka_pooling import MatryoshkaPooled, MatryoshkaPooling, MatryoshkaPoolingParams
 from components.methods.matryoshka_queries import MatryoshkaQueried, MatryoshkaQueries, MatryoshkaQueriesParams
-from components.methods.method import FWD2BOT, ChosenMethod, CompressorParams, Method
+from components.methods.method import FWD2BOT, SINGLE_FORWARD, ChosenMethod, CompressorParams, Method
 from components.methods.quecc import QueCC, QueCCParams, QuestionReduced
 from components.methods.reduced import Reduced, Reducer, nearest_count, seeded
+from components.methods.single_forward import SingleForward, build_single_forward
 from components.methods.tower import llava_of, tower_shape
 from components.model.adapters import GENERATION, AdapterSwitch, attach_adapters
 from components.model.backbone import Backbone
 from components.params import Params
 
+OURS: dict[str, type[DoubleForward]] = {FWD2BOT: DoubleForward, SINGLE_FORWARD: SingleForward}  # of the paper itself
 REDUCERS: dict[str, type[Reducer]] = {
     "average_pooling": AveragePooling,
     "fastv": AllTokens,
@@ -37,7 +39,7 @@ TRAINING_FREE = {"fastv"}
 class MethodParams(Params):
     """Which method, and the settings of every one."""
 
-    name: Literal["fwd2bot", "average_pooling", "fastv", "m3", "mqt", "quecc"]
+    name: Literal["fwd2bot", "average_pooling", "fastv", "m3", "mqt", "quecc", "single_forward"]
     tuning: Literal["trained", "none"]  # of compared methods: as their papers train them, or as they come
     module_steps: int  # the first, in which only what a method adds and the connector learn, not the language model
     average_pooling: AveragePoolingParams
@@ -49,7 +51,7 @@ class MethodParams(Params):
     @property
     def chosen(self) -> ChosenMethod:
         """The method that `name` names."""
-        settings = {} if self.name == FWD2BOT else getattr(self, self.name).model_dump(mode="json")
+        settings = {} if self.name in OURS else getattr(self, self.name).model_dump(mode="json")
         return ChosenMethod(name=self.name, tuning=self.tuning, settings=settings)
 
     @model_validator(mode="after")
@@ -59,15 +61,22 @@ class MethodParams(Params):
         return self
 
 
+def kind_of(name: str) -> type[Method]:
+    """The class of a method."""
+    return OURS[name] if name in OURS else AROUND.get(name, Reduced)
+
+
 def losses_of(name: str) -> tuple[str, ...]:
     """The losses that teach a method."""
-    return DoubleForward.losses if name == FWD2BOT else Reduced.losses
+    return kind_of(name).losses
 
 
 def build_method(backbone: Backbone, params: CompressorParams, method: ChosenMethod, seed: int) -> Method:
     """An untrained method on a base model, in place. Raises ValueError when the two do not go together."""
     if method.name == FWD2BOT:
         return build_double_forward(backbone, params, seed)
+    if method.name == SINGLE_FORWARD:
+        return build_single_forward(backbone, params, seed)
     return build_reduced(backbone, params, method, seed)
 
 

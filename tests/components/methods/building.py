@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from components.methods.catalogue import build_method
 from components.methods.method import ChosenMethod, Method
 from components.training.budgets import Budgets
@@ -14,7 +12,7 @@ from components.training.optimizer import trained_parameters
 from components.training.sampler import StepSamples
 from components.training.step import backward_step
 from tests.components.methods.settings import SETTINGS
-from tests.components.model.tiny import COMPRESSOR, load
+from tests.components.model.tiny import COMPRESSOR, awakened, load
 from tests.components.training.world import LENGTHS, samples
 
 GENERATIVE = LossParams(autoregressive_weight=1.0, contrastive_weight=0.0)
@@ -25,21 +23,20 @@ def built(folder: Path, name: str, tuning: str = "trained", count: int = 4, **se
     adapters = COMPRESSOR.adapters.model_copy(update={"dropout": 0.0})
     params = COMPRESSOR.model_copy(update={"num_summary_tokens": count, "adapters": adapters})
     chosen = ChosenMethod(name=name, tuning=tuning, settings=SETTINGS[name] | settings)  # type: ignore[arg-type]
-    model = build_method(load(folder), params, chosen, seed=0)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter_name, parameter in model.named_parameters():
-            if "lora_B" in parameter_name:
-                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
+    return awakened(build_method(load(folder), params, chosen, seed=0))
 
 
 def conversations(model: Method, indices: tuple[int, ...], budgets: Any = None) -> TrainBatch:
-    """Some conversations of the tiny world; each draws a budget of the method if none are given."""
-    table = samples(10)
+    """Some conversations of the tiny world."""
+    return collated(model, StepSamples(indices, ()), budgets)
+
+
+def collated(model: Method, groups: StepSamples, budgets: Any = None) -> TrainBatch:
+    """Groups of the tiny world; each conversation draws a budget of the method if none are given."""
     budgets = budgets or Budgets(model.budgets(()), seed=0, step=0)
-    wanted = {index: table[index] for index in indices}
-    return collate(wanted, StepSamples(indices, ()), model.backbone, budgets, LENGTHS, model.reads_questions)
+    table = samples(10)
+    wanted = {index: table[index] for group in groups for index in group}
+    return collate(wanted, groups, model.backbone, budgets, LENGTHS, model.reads_questions)
 
 
 def without_gradient(model: Method) -> list[str]:
