@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.model.backbone import Backbone
 from components.model.families.llava import LlavaBackbone, num_read_layers
@@ -94,3 +94,17 @@ def class_attention(backbone: LlavaBackbone, states: tuple[Tensor, ...]) -> tupl
     scores = (query @ keys.transpose(1, 2)).float() / keys.shape[-1] ** 0.5
     weights = scores.softmax(-1)  # float32, so that half precision ranks more than a few of them alike
     return weights[:, 0, 1:], keys[:, 1:]
+
+
+def matrix_weights(module: nn.Module) -> int:
+    """Number of weights in the linear and convolution layers of `module`, without biases and without adapters."""
+    return sum(
+        part.weight.numel()
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Linear | nn.Conv2d) and "lora_" not in name
+    )
+
+
+def encoding_flops(backbone: LlavaBackbone) -> int:
+    """Operations of vision tower and connector for one picture: 2 N_v V, as in components/analysis/costs.py."""
+    return 2 * sum(map(matrix_weights, backbone.vision_modules)) * backbone.num_image_tokens

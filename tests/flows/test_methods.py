@@ -9,9 +9,9 @@ import pytest
 
 from components.compression.provenance import StoreError
 from components.compression.store import TokenStore
-from components.methods.catalogue import MethodParams, build_method, kind_of
+from components.methods.catalogue import OURS, MethodParams, build_method, kind_of
 from components.methods.checkpoint import save_compressor
-from components.methods.method import FWD2BOT, ChosenMethod
+from components.methods.method import ChosenMethod
 from components.retrieval.batches import Query
 from flows.answer import answer
 from flows.compress import compress
@@ -23,7 +23,7 @@ from tests.components.model.tiny import COMPRESSOR, load, write_tiny_llava
 from tests.flows.test_compress import PARAMS as COMPRESS
 from tests.flows.test_evaluate import IMAGE_IDS, PARAMS, picture, write_tables
 
-NAMES = sorted(set(get_args(MethodParams.model_fields["name"].annotation)) - {FWD2BOT})
+NAMES = sorted(set(get_args(MethodParams.model_fields["name"].annotation)) - set(OURS))
 EVALUATE = PARAMS.model_copy(update={"references": (), "num_workers": 1, "pictures_per_task": 8})
 
 
