@@ -16,7 +16,7 @@ def packer(num_tokens: int, seed: int = 0) -> TokenPacker:
     reducer = TokenPacker(SHAPE, num_tokens, SETTINGS, nn.Linear(8, 7))
     with torch.no_grad():
         for parameter in reducer.parameters():
-            parameter.copy_(0.5 * torch.randn(parameter.shape))
+            parameter.copy_(torch.randn(parameter.shape))
     return reducer
 
 
@@ -43,11 +43,10 @@ def test_tokens_are_those_of_attention_to_all_patches_under_a_mask(num_tokens: i
     patches = torch.cat(given.patches, dim=2)
     grid = given.patches[0].transpose(1, 2).unflatten(2, (6, 6))
     queries = F.interpolate(grid, size=(round(num_tokens**0.5),) * 2, mode="bilinear").flatten(2).transpose(1, 2)
-    packed, weights = reducer.attention(
-        reducer.query(queries), reducer.key(patches), reducer.value(patches), attn_mask=mask
-    )
+    parts = reducer.read_cells
+    packed, weights = parts.attention(reducer.query(queries), parts.key(patches), parts.value(patches), attn_mask=mask)
     assert weights.amax() > 1.5 * num_tokens / 36  # of which an even one would have 1
-    torch.testing.assert_close(reducer(given), reducer.output(packed))
+    torch.testing.assert_close(reducer(given), reducer.connect(packed))
 
 
 @pytest.mark.parametrize("num_tokens", [1, 4, 9])
@@ -82,14 +81,3 @@ def test_weights_begin_as_the_papers() -> None:
             assert parameter.eq(1).all(), name
         elif "in_proj" not in name:
             assert float(parameter.detach().std()) == pytest.approx(0.02, rel=0.1), name
-
-
-@torch.no_grad()
-def test_half_precision_of_the_tower_is_that_of_the_tokens() -> None:
-    patches = tuple(layer.bfloat16() for layer in reading().patches)
-    assert packer(4)(Reading(patches, None, None)).dtype == torch.bfloat16
-
-
-def test_heads_that_do_not_divide_the_width_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"num_heads 3 does not divide .* 8"):
-        TokenPacker(SHAPE, 4, TokenPackerParams(layers=(-2,), num_heads=3), nn.Identity())
