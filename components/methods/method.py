@@ -109,7 +109,7 @@ class Method(nn.Module):
         raise ValueError(f"{type(self).__name__} makes no summary tokens of a text")
 
     def keep_first(self, num_summary_tokens: int) -> None:
-        """Make only the first summary tokens, for good. Raises ValueError when they depend on the others."""
+        """Make only so many summary tokens from now on, as a rule the first. Raises ValueError when it cannot."""
         if num_summary_tokens != self.num_summary_tokens:
             raise ValueError(
                 f"{type(self).__name__} makes {self.num_summary_tokens} summary tokens of a picture; none can be left "
