@@ -26,6 +26,7 @@ class MatryoshkaQueriesParams(Params):
 
     num_queries: int = Field(ge=1)  # a square: they lie on a grid of their own; the most tokens of a picture
     num_heads: int = Field(ge=1)  # of the cross attention
+    token_scale: float = Field(gt=0)  # factor of the tokens
 
 
 class MatryoshkaQueries(Reducer):
@@ -37,6 +38,7 @@ class MatryoshkaQueries(Reducer):
     def __init__(self, shape: TowerShape, num_tokens: int, settings: MatryoshkaQueriesParams, connect: Connect) -> None:
         super().__init__(shape, num_tokens, settings, connect)
         width, count = shape.channels, settings.num_queries
+        self.token_scale = settings.token_scale
         check_heads("train.method.mqt.num_heads", settings.num_heads, width)
         positions = grid_positions(round(count**0.5), width)
         self.register_buffer("query_positions", positions.flatten(0, 1), persistent=False)
@@ -68,7 +70,7 @@ class MatryoshkaQueries(Reducer):
         keys = self.key_norm(self.key_positions)
         queries, keys = (part.expand(len(patches), -1, -1) for part in (queries, keys))
         read, _ = self.attention(queries, keys, self.value_norm(patches), need_weights=False)
-        return (read @ self.projection).to(reading.patches[0].dtype)
+        return (self.token_scale * (read @ self.projection)).to(reading.patches[0].dtype)
 
 
 class MatryoshkaQueried(Reduced):

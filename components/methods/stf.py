@@ -24,6 +24,7 @@ class SpatialTokenFusionParams(Params):
     fusion_width: int = Field(ge=1)  # of MBTF's hidden layer
     projector_width: int = Field(ge=1)  # of the projector's hidden layer
     initialization: Literal["kaiming", "xavier"]  # of all linear layers; PyTorch's own is Kaiming's
+    token_scale: float = Field(gt=0)  # factor of the tokens
 
 
 class SpatialTokenFusion(Reducer):
@@ -37,6 +38,7 @@ class SpatialTokenFusion(Reducer):
     ) -> None:
         super().__init__(shape, num_tokens, settings, connect)
         self.needs = Needs(layers=settings.layers)
+        self.token_scale = settings.token_scale
         channels, patches_per_cell = shape.channels, shape.side**2 // num_tokens
         self.fusion = mlp(len(settings.layers) * channels, settings.fusion_width * channels, channels)
         self.projector = mlp(patches_per_cell * channels, settings.projector_width * channels, shape.dim)
@@ -52,7 +54,8 @@ class SpatialTokenFusion(Reducer):
     def forward(self, reading: Reading) -> Tensor:
         """-> (pictures, num_tokens, dim)."""
         fused = self.fusion(torch.cat(reading.patches, dim=-1).float())
-        return self.projector(end_to_end(fused, self.num_tokens)).to(reading.patches[0].dtype)
+        tokens = self.token_scale * self.projector(end_to_end(fused, self.num_tokens))
+        return tokens.to(reading.patches[0].dtype)
 
 
 def end_to_end(patches: Tensor, num_cells: int) -> Tensor:

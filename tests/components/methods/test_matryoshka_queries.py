@@ -19,7 +19,7 @@ from components.training.budgets import Budgets
 from tests.components.methods.building import built, conversations, without_gradient
 
 SHAPE = TowerShape(side=3, channels=8, dim=7)
-SETTINGS = MatryoshkaQueriesParams(num_queries=4, num_heads=2)
+SETTINGS = MatryoshkaQueriesParams(num_queries=4, num_heads=2, token_scale=1.0)
 
 
 def reducer(num_tokens: int) -> MatryoshkaQueries:

@@ -9,7 +9,9 @@ from components.methods.stf import SpatialTokenFusion, SpatialTokenFusionParams,
 from components.methods.tower import Reading, TowerShape
 
 SHAPE = TowerShape(side=6, channels=5, dim=7)
-SETTINGS = SpatialTokenFusionParams(layers=(-2, -4, -5), fusion_width=4, projector_width=3, initialization="kaiming")
+SETTINGS = SpatialTokenFusionParams(
+    layers=(-2, -4, -5), fusion_width=4, projector_width=3, initialization="kaiming", token_scale=1.0
+)
 
 
 def reducer(num_tokens: int, **changes: object) -> SpatialTokenFusion:
