@@ -106,7 +106,7 @@ def test_captions_of_prefixes_are_those_of_chats_made_by_hand(world: World, fold
 
 @pytest.fixture(scope="module")
 def asked(world: World) -> Path:  # noqa: F811
-    """Curated tables whose right answers are what is said from all tokens, or, to every other question, from the last."""
+    """Curated tables whose right answers are what is said from all tokens, or from the last alone, in turns."""
     curated = world.root / "asked"
     shutil.copytree(world.curated, curated)
     rows = [row for row in question_rows() if row["benchmark"] == "short_answer" and row["image_id"] in STORED]
