@@ -101,5 +101,12 @@ def answer_attention(
     places = [place for place, token in enumerate(prompt) if token == visual_id]
     with watch(language_model, 1) as seen:
         tokens = generate()
-    weights = [torch.stack([step[0, 0, places] for step in steps]) for steps in seen]
+    weights = [
+        torch.stack([whole(step, len(prompt) + n)[0, 0, places] for n, step in enumerate(steps)]) for steps in seen
+    ]
     return AnswerAttention(tokens, torch.stack(weights))
+
+
+def whole(weights: Tensor, num_tokens: int) -> Tensor:
+    """(rows, positions, keys) over all tokens so far: 0 for the first where a sliding window has dropped them."""
+    return torch.nn.functional.pad(weights, (num_tokens - weights.shape[-1], 0))

@@ -21,7 +21,8 @@ from components.inspection.norms import adapter_norms
 from components.model.adapters import GENERATION
 from components.model.chat import encode_prompt
 from components.model.generation import answer
-from flows.analyse import AnalyseParams, analyse
+from flows.analyse import AnalyseParams, analyse, of_compressor, prepare
+from tests.components.model.tiny import COMPRESSOR, compressor
 from tests.flows.test_evaluate import CAPTIONS, IMAGE_IDS, MISSING, World, question_rows, world  # noqa: F401
 from tests.flows.test_evaluate import PARAMS as EVALUATE
 
@@ -173,3 +174,25 @@ def test_a_store_of_other_pictures_is_refused(world: World) -> None:  # noqa: F8
     small = EVALUATE.pictures.model_copy(update={"max_side": 20})
     with pytest.raises(ValueError, match=r"picture 'picture \d' of .*; compare analyse\.pictures"):
         run(world, "small", pictures=small)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reasons"),
+    [
+        ({"passes": "single"}, {"query_attention": "the vision tower compresses"}),
+        ({"adapters": COMPRESSOR.adapters.model_copy(update={"sharing": "none"})}, {"norms": "has no adapters"}),
+        ({"adapters": COMPRESSOR.adapters.model_copy(update={"sharing": "shared"}), "attention": "bidirectional"}, {}),
+    ],
+    ids=["single", "trained-decoder", "shared-bidirectional"],
+)
+def test_other_kinds_of_compressors_have_what_they_can_have(
+    world: World,  # noqa: F811
+    changes: dict[str, Any],
+    reasons: dict[str, str],
+) -> None:
+    model = compressor(world.root / "models/tiny-llava", params=COMPRESSOR.model_copy(update=changes))
+    found = of_compressor(prepare(PARAMS, world.curated, world.root / "models/compressor", world.store), model)
+    assert {name for name, row in found.items() if row["reason"] is not None} == set(reasons)
+    for name, reason in reasons.items():
+        assert reason in found[name]["reason"]
+        assert found[name]["found"] is None
