@@ -33,6 +33,7 @@ from components.inspection.maps import base_maps, compression_maps, generation_m
 from components.inspection.norms import adapter_norms
 from components.inspection.parts import AbsentError, part
 from components.inspection.subsets import all_but, prefix_lengths, token_groups
+from components.model.backbone import Backbone
 from components.model.chat import encode_prompt
 from components.model.checkpoint import load_compressor
 from components.model.double_forward import DoubleForward
@@ -77,26 +78,34 @@ class Subject(NamedTuple):
 def analyse(params: AnalyseParams, curated: Path, compressor: Path, store: Path, output: Path) -> None:
     """Write the analysis, whole or not at all."""
     torch.set_num_threads(params.num_threads)
-    subject = prepare(params, curated, compressor, store)
-    dtype = getattr(torch, subject.store.provenance.compute["dtype"])
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    base, config = find_base(compressor, None), read_config(compressor)
-    num_summary_tokens = subject.store.provenance.num_summary_tokens
-    content = of_compressor(subject, load_compressor(compressor, base, device, dtype, num_summary_tokens))
-    pad_to_square = bool(config.preprocessing["pad_to_square"])
-    backbone = load_backbone(base, config.base_revision, dtype, "sdpa", pad_to_square).to(device).eval()
-    images = list(subject.drawn.values())
-    content["base_attention"] = part(lambda: base_maps(backbone, images, params.question, params.max_caption_tokens))
-    content |= {
-        "num_summary_tokens": num_summary_tokens,
+    subject, device = prepare(params, curated, compressor, store), "cuda" if torch.cuda.is_available() else "cpu"
+    parts = of_compressor(subject, load_subject(subject, compressor, torch.device(device)))
+    backbone, images = load_base(subject, compressor, torch.device(device)), list(subject.drawn.values())
+    parts["base_attention"] = part(lambda: base_maps(backbone, images, params.question, params.max_caption_tokens))
+    for name, found in parts.items():
+        print(f"analyse: {name}: {'done' if found['reason'] is None else found['reason']}", flush=True)
+    about = {
+        "num_summary_tokens": subject.store.provenance.num_summary_tokens,
         "pictures": [{"image_id": key, "references": subject.exam.captions.get(key, [])} for key in subject.drawn],
         "question": params.question,
         "seed": params.seed,
     }
-    write_analysis(output, content, seen_pictures(backbone, images))
-    for name, found in content.items():
-        if isinstance(found, dict):
-            print(f"analyse: {name}: {'done' if found['reason'] is None else found['reason']}", flush=True)
+    write_analysis(output, about | parts, seen_pictures(backbone, images))
+
+
+def load_subject(subject: Subject, compressor: Path, device: torch.device) -> DoubleForward:
+    """The compressor, as the store was made with it."""
+    provenance = subject.store.provenance
+    dtype = getattr(torch, provenance.compute["dtype"])
+    return load_compressor(compressor, find_base(compressor, None), device, dtype, provenance.num_summary_tokens)
+
+
+def load_base(subject: Subject, compressor: Path, device: torch.device) -> Backbone:
+    """Its base model by itself: nothing in it was trained."""
+    config, dtype = read_config(compressor), getattr(torch, subject.store.provenance.compute["dtype"])
+    pad_to_square = bool(config.preprocessing["pad_to_square"])
+    backbone = load_backbone(find_base(compressor, None), config.base_revision, dtype, "sdpa", pad_to_square)
+    return backbone.to(device).eval()
 
 
 def prepare(params: AnalyseParams, curated: Path, compressor: Path, store: Path) -> Subject:
