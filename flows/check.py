@@ -39,6 +39,7 @@ from components.training.preview import show_sample
 from components.training.sampler import StepSamples
 from components.training.settings import TrainParams
 from components.training.step import backward_step
+from flows.analyse import AnalyseParams
 from flows.compress_worker import CompressParams
 from flows.curate import CurateParams
 from flows.report import ReportParams
@@ -48,6 +49,7 @@ SCHEMAS: dict[str, type[Params]] = {
     "train": TrainParams,
     "compress": CompressParams,
     "evaluate": EvaluateParams,
+    "analyse": AnalyseParams,
     "report": ReportParams,
 }
 GPU_STAGES = ("train", "compress", "evaluate")

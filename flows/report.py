@@ -1,6 +1,6 @@
 """Stage `report`: everything that a run found, as one HTML page that loads nothing and runs nothing.
 
-    python -m flows.report CURATED PICTURES STORE EVALUATION METRICS COMPRESSOR BASE TRAINING PAGE
+    python -m flows.report CURATED PICTURES STORE EVALUATION METRICS CODECS ANALYSIS COMPRESSOR BASE TRAINING PAGE
 
 PICTURES is the corpus that STORE was compressed from: the page shows them, no model sees them again. Texts are searched
 for in STORE by COMPRESSOR, as users do. No time and no path of this machine is on the page.
@@ -19,6 +19,7 @@ from components.compression.store import TokenStore
 from components.methods.checkpoint import load_compressor
 from components.params import Params, load_params
 from components.pictures import PictureLimits
+from components.reporting.analysis import analysis_content, read_analysis, read_seen
 from components.reporting.content import page_content
 from components.reporting.examples import (
     Found,
@@ -61,6 +62,7 @@ def report(
     evaluation: Path,
     metrics: Path,
     codecs: Path,
+    analysis: Path,
     compressor: Path,
     base: Path,
     training: Path,
@@ -77,6 +79,9 @@ def report(
     shown = {example.image_id for box in boxes for example in box.drawn}
     shown |= {image_id for result in searched for image_id, _ in result.hits}
     shown |= {description.image_id for description in descriptions} | set(opened)
+    seen = read_seen(analysis, params.pictures)
+    inside = analysis_content(read_analysis(analysis), seen, params.max_thumbnail_side)
+    shown |= {picture["image_id"] for picture in inside["told"]}
     content = page_content(
         inputs,
         tokens.manifest.model_dump(),
@@ -88,7 +93,7 @@ def report(
         mean_file_bytes(pictures),
         params.seed,
     )
-    write_page(page, render(content))
+    write_page(page, render(content | {"analysis": inside}))
     print(f"report: {page}, {page.stat().st_size / 1e6:.1f} MB", flush=True)
 
 

@@ -69,7 +69,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(900)
 def test_every_stage_runs_and_the_second_time_none(project: Path) -> None:
     first = run(project, "dvc", "repro")
-    assert first.count("Running stage") == 8, first[-3000:]
+    assert first.count("Running stage") == 9, first[-3000:]
     report = json.loads((project / "data/curated/report.json").read_text())
     assert all(row["rows_in"] == row["rows_kept"] + sum(row["rejects"].values()) for row in report.values())
     metrics = json.loads((project / "results/metrics.json").read_text())
@@ -149,7 +149,7 @@ def test_a_preset_runs_on_downloads_as_they_are_published(tmp_path: Path) -> Non
     shutil.copy(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
     start_repository(tmp_path)
     output = run(tmp_path, "dvc", "repro", "report")
-    assert output.count("Running stage") == 6, output[-3000:]  # neither the demo world nor its base
+    assert output.count("Running stage") == 7, output[-3000:]  # neither the demo world nor its base
     metrics = json.loads((tmp_path / "results/metrics.json").read_text())
     assert metrics["uncompressed"]["short_answer"]["count"] == 6
     assert metrics["compressed"]["retrieval"]["image_to_text"]["count"] == 6

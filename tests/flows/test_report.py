@@ -21,12 +21,14 @@ from components.evaluation import publication
 from components.evaluation.answering import COMPRESSED, SYSTEMS
 from components.evaluation.exam import PAIR_ID, read_exam
 from components.evaluation.examination import ANSWER, CAPTION, COST, IMAGE, LENGTH, PAIR, SIZE, TEXT, TIME, Record
+from components.inspection.files import write_analysis
 from components.params import load_params
 from flows.evaluate import score
 from flows.report import ReportParams, report
 from tests.components.compression.stores import random_rows, write_store
+from tests.components.reporting.analyses import analysis
 from tests.components.reporting.pages import PageReader
-from tests.flows.test_evaluate import IMAGE_IDS, MISSING, compress, write_models, write_tables
+from tests.flows.test_evaluate import IMAGE_IDS, MISSING, compress, picture, write_models, write_tables
 from tests.flows.test_evaluate import PARAMS as EVALUATE
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +53,7 @@ ARGUMENTS = (
     "evaluation",
     "metrics.json",
     "codecs.json",
+    "analysis",
     "models/compressor",
     "models/tiny-llava",
     "training",
@@ -110,6 +113,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_evaluation(root)
     write_curation(root / "curated")
     write_training(root / "training")
+    drawn = [{"image_id": image_id, "references": [EVIL]} for image_id in IMAGE_IDS[:2]]
+    write_analysis(root / "analysis", analysis(EVIL) | {"pictures": drawn}, [picture(0), picture(1)])
     (root / "params.yaml").write_text(PARAMS)
     return root
 
@@ -136,6 +141,7 @@ def test_page_shows_pictures_questions_and_what_was_found(page: str) -> None:
         EVIL,
         "line 1\\u202e",
         "Autoregressive loss",
+        "Short answers without some of the summary tokens",
     ):
         assert shown in text
     sources = {element.attributes["src"] for element in read.elements if element.tag == "img"}

@@ -6,8 +6,8 @@ from typing import get_args
 import pytest
 import torch
 
-from components.methods.catalogue import MethodParams, build_method, losses_of
-from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE, FWD2BOT, ChosenMethod, Method
+from components.methods.catalogue import OURS, TRAINING_FREE, MethodParams, build_method
+from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE, ChosenMethod, Method
 from components.training.budgets import Budgets
 from components.training.collate import TrainBatch, collate
 from components.training.forward import LossParams
@@ -19,8 +19,8 @@ from tests.components.model.tiny import COMPRESSOR, load
 from tests.components.training.world import LENGTHS, samples
 
 ALL = get_args(MethodParams.model_fields["name"].annotation)
-COMPARED = sorted(name for name in ALL if name != FWD2BOT)
-TUNED = [name for name in COMPARED if losses_of(name)]
+COMPARED = sorted(name for name in ALL if name not in OURS)
+TUNED = [name for name in COMPARED if name not in TRAINING_FREE]
 
 
 def tuned(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> Method:

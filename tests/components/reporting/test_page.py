@@ -10,11 +10,13 @@ import pytest
 from jinja2 import UndefinedError
 from PIL import Image
 
+from components.reporting.analysis import analysis_content
 from components.reporting.content import page_content
 from components.reporting.examples import Query, draw_descriptions, found, outcome_boxes
 from components.reporting.inputs import Inputs
 from components.reporting.page import readable, render, write_page
 from components.reporting.thumbnails import thumbnail
+from tests.components.reporting.analyses import analysis
 from tests.components.reporting.pages import PageReader
 from tests.components.reporting.results import answers, captions, metrics
 
@@ -30,7 +32,7 @@ HOSTILE = [
 TAGS = """
 a article b bdi blockquote body circle code dd defs details div dl dt em figcaption figure footer g h1 h2 h3 h4 head
 header html image img li line main mark marker meta nav ol p path rect section small span strong style summary svg
-table tbody td text tfoot th thead title tr tspan ul
+table tbody td text tfoot th thead title tr tspan ul use
 """
 
 
@@ -80,7 +82,8 @@ def content(evil: str = "harmless", **changes: Any) -> dict[str, Any]:
         "rows_rejected": {evil: 1},
         "files": [{"name": evil, "sha256": evil}],
     }
-    shown = thumbnail(Image.new("RGB", (4, 4)), 4)
+    shown_as_read = Image.new("RGB", (4, 4))
+    shown = thumbnail(shown_as_read, 4)
     return (
         page_content(
             inputs,
@@ -93,6 +96,7 @@ def content(evil: str = "harmless", **changes: Any) -> dict[str, Any]:
             file_bytes=1000.0,
             seed=0,
         )
+        | {"analysis": analysis_content(analysis(evil), [shown_as_read] * 2, 64)}
         | changes
     )
 

@@ -1,0 +1,34 @@
+"""Which stored summary tokens are given to the generation pass: the first few (Fig. 5), or all but some (Fig. 6)."""
+
+from collections.abc import Sequence
+
+from components.inspection.parts import AbsentError
+
+
+def prefix_lengths(wanted: Sequence[int], num_summary_tokens: int) -> list[int]:
+    """The numbers of first tokens to try: those of `wanted` that are fewer than all, and all.
+
+    Raises AbsentError where there is nothing to leave out.
+    """
+    if num_summary_tokens == 1:
+        raise AbsentError("a single summary token has no shorter beginning")
+    return [*sorted({length for length in wanted if length < num_summary_tokens}), num_summary_tokens]
+
+
+def token_groups(num_summary_tokens: int, group_size: int) -> list[list[int]]:
+    """All tokens in groups of neighbours, the last of which may be smaller.
+
+    Raises AbsentError where a group is all that there is.
+    """
+    if num_summary_tokens <= group_size:
+        raise AbsentError(
+            f"without a group of {group_size} nothing is left of {num_summary_tokens} summary "
+            f"token{'s' if num_summary_tokens != 1 else ''}"
+        )
+    tokens = list(range(num_summary_tokens))
+    return [tokens[start : start + group_size] for start in range(0, num_summary_tokens, group_size)]
+
+
+def all_but(group: Sequence[int], num_summary_tokens: int) -> list[int]:
+    """The tokens that are left, in their order."""
+    return [token for token in range(num_summary_tokens) if token not in group]

@@ -1,0 +1,34 @@
+"""Where image tokens lie on the picture: only where they are the cells of one grid can attention be drawn over it."""
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from components.inspection.parts import AbsentError
+from components.model.backbone import Backbone
+from components.model.families.llava import LlavaBackbone
+from components.model.prepared import PreparedPictures
+
+
+def grid_side(backbone: Backbone) -> int:
+    """Image tokens per row, and rows. Raises AbsentError for families that cut pictures in other ways."""
+    if not isinstance(backbone, LlavaBackbone):
+        raise AbsentError(
+            f"the image tokens of {backbone.source.name} are tiles, or mixtures of patches, and not one grid over the "
+            "picture"
+        )
+    vision = backbone.vlm.config.vision_config
+    return vision.image_size // vision.patch_size
+
+
+def on_grid(weights: Tensor, side: int) -> Tensor:
+    """(…, image tokens) without a class token before the grid: (…, side · side)."""
+    return weights[..., weights.shape[-1] - side * side :]
+
+
+def as_read(backbone: Backbone, picture: PreparedPictures) -> Image.Image:
+    """The picture that the grid lies on: padded, resized or cropped, as the vision tower gets it."""
+    processor, pixels = backbone.image_processor, picture.tensors["pixel_values"][0]
+    mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+    levels = ((pixels * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
