@@ -49,6 +49,7 @@ ARGUMENTS = (
     "evaluation",
     "metrics.json",
     "codecs.json",
+    "methods.json",
     "models/compressor",
     "models/tiny-llava",
     "training",
