@@ -16,9 +16,9 @@ from components import schema
 from components.analysis.corpus_plan import encoding_flops
 from components.analysis.training_costs import ModelShape, Pass, forward_flops
 from components.answering.decoding import LEAST_OPEN
-from components.answering.prompts import merge_generation
 from components.compression.store import TokenStore
 from components.methods.checkpoint import load_compressor
+from components.model.adapters import GENERATION
 from components.model.backbone import Backbone
 from components.model.loading import load_backbone
 from components.params import load_params
@@ -54,10 +54,11 @@ def demo_work(num_questions: int, per_picture: int, max_new_tokens: int) -> Work
     table = pq.read_table(CURATED / "images" / "test", columns=[schema.IMAGE_ID, schema.IMAGE]).to_pylist()
     pictures = {row[schema.IMAGE_ID]: row[schema.IMAGE] for row in table}
     pairs = [(image_id, text) for image_id in chosen for text in asked[image_id][:per_picture]][:num_questions]
-    answerer = merge_generation(load_compressor(COMPRESSOR, str(TINY_BASE), device, torch.float32))
+    compressor = load_compressor(COMPRESSOR, str(TINY_BASE), device, torch.float32)
+    compressor.adapters.merge(GENERATION)
     plain = load_backbone(str(TINY_BASE), None, torch.float32, "sdpa", pad_to_square=True).eval()
     image_ids, questions = (list(column) for column in zip(*pairs, strict=True))
-    return Work(answerer, plain, store.tokens, pictures, image_ids, questions, (1, max_new_tokens))
+    return Work(compressor.backbone, plain, store.tokens, pictures, image_ids, questions, (1, max_new_tokens))
 
 
 def large_work(num_questions: int, per_picture: int, max_new_tokens: int) -> Work:
@@ -66,10 +67,11 @@ def large_work(num_questions: int, per_picture: int, max_new_tokens: int) -> Wor
     Untrained adapters are the identity, so that both ways ask one copy of the weights.
     """
     params = load_params("train", TrainParams, ROOT / "presets" / "llava-1.5-7b.yaml")
-    backbone = merge_generation(large_model(params).eval())
+    model = large_model(params).eval()
+    model.adapters.merge(GENERATION)
     rng = np.random.default_rng(0)
     pictures = {f"{number:06d}": noise_jpeg(rng) for number in range(-(-num_questions // per_picture))}
-    tokens = {image_id: noise_tokens(rng, backbone.dim) for image_id in pictures}
+    tokens = {image_id: noise_tokens(rng, model.backbone.dim) for image_id in pictures}
     image_ids = [image_id for image_id in pictures for _ in range(per_picture)][:num_questions]
     questions = [words(rng, QUESTION_WORDS) for _ in image_ids]
 
@@ -77,7 +79,7 @@ def large_work(num_questions: int, per_picture: int, max_new_tokens: int) -> Wor
         return np.stack([tokens[image_id] for image_id in ids]).astype(np.float32)
 
     least = (max_new_tokens, max_new_tokens)
-    return Work(backbone, backbone, read_tokens, pictures, image_ids, questions, least)
+    return Work(model.backbone, model.backbone, read_tokens, pictures, image_ids, questions, least)
 
 
 def noise_jpeg(rng: np.random.Generator) -> bytes:

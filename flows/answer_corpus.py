@@ -6,32 +6,27 @@ Ray Data hands planned pieces to workers that load the model once; a run that wa
 pieces, and the answers appear by one rename, after their rejects and their manifest. docs/answering.md.
 """
 
-import hashlib
 import json
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any
 
 import ray
-import torch
 import typer
-from pydantic import Field
 from ray.data import ActorPoolStrategy
 
 from components.answering.decoding import DecodingParams
-from components.answering.pieces import answer_piece, plan_pieces
-from components.answering.prompts import merge_generation
-from components.answering.questions import Question, Reject, ask_every_picture, read_questions
+from components.answering.pieces import plan_pieces
+from components.answering.questions import ASK, About, Reject
 from components.answering.results import (
     SUFFIXES,
     Asked,
     answers_bytes,
     merge_pieces,
-    piece_bytes,
     reject_counts,
     rejects_bytes,
     sidecar,
@@ -39,52 +34,14 @@ from components.answering.results import (
 from components.compression.identity import check_base, check_same_model, find_base
 from components.compression.manifest import MANIFEST, describe_file, publish, write_json
 from components.compression.store import TokenStore
-from components.compression.work import fingerprint, finish_shard, finished_shard, shard_name, work_folder
-from components.params import Params
+from components.compression.work import fingerprint, finished_shard, shard_name, work_folder
+from components.files.whole import sha256_of
+from flows.answer_corpus_worker import AnswerParams, QuestionAnswerer
 from flows.cluster import check_resources, connect
-from flows.corpus import COMPRESSOR, STORE, BaseOption, CompressorOption, StoreOption, load_model_of, run_job
+from flows.corpus import COMPRESSOR, STORE, BaseOption, CompressorOption, StoreOption, run_job
+from flows.progress import Progress
 
-PROGRESS_SECONDS = 2.0  # between two lines
 LIBRARIES = ("peft", "torch", "transformers")
-
-
-class AnswerParams(Params):
-    """How questions are answered, and by how many workers."""
-
-    decoding: DecodingParams
-    batch_size: int = Field(ge=1)  # questions decoded together
-    rows_per_piece: int = Field(ge=1)  # questions; their pictures are held in the cache at once
-    num_workers: int = Field(ge=1)
-    cpus_per_worker: int = Field(ge=1)  # also threads of the model
-    gpus_per_worker: int = Field(ge=0, le=1)
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the answers; the number of workers does not."""
-        return self.model_dump(mode="json", exclude={"num_workers"})
-
-
-class QuestionAnswerer:
-    """A Ray Data worker: loads the model once, then turns planned pieces into finished ones."""
-
-    def __init__(self, params: dict[str, Any], task: dict[str, Any]) -> None:
-        self.params = AnswerParams.model_validate(params)
-        torch.set_num_threads(self.params.cpus_per_worker)
-        self.work, self.store = Path(task["work"]), TokenStore.open(task["store"])
-        self.backbone = merge_generation(load_model_of(self.store, Path(task["compressor"]), task["base"]))
-
-    def __call__(self, row: dict[str, str]) -> dict[str, str]:
-        """{"piece": JSON of number and questions} -> {"number": its number}; the piece lies in the work folder."""
-        number, rows = json.loads(row["piece"])
-        asked = [Asked(place, Question(*question)) for place, question in rows]
-        outcomes = answer_piece(
-            self.backbone,
-            self.store.tokens,
-            [question for _, question in asked],
-            self.params.decoding,
-            self.params.batch_size,
-        )
-        finish_shard(self.work, number, piece_bytes(asked, outcomes), len(asked), [])
-        return {"number": str(number)}
 
 
 def answer_corpus(
@@ -94,7 +51,7 @@ def answer_corpus(
     folder: Path,
     compressor: Path,
     base: str | None,
-    every_picture: bool,
+    about: About,
 ) -> dict[str, Any]:
     """Answer the questions of a file into `output`; returns the manifest. Raises ValueError.
 
@@ -105,15 +62,13 @@ def answer_corpus(
     output, folder, compressor = output.resolve(), folder.resolve(), compressor.resolve()
     store = TokenStore.open(folder)
     check_same_model(store.provenance, compressor)
-    inputs = _inputs(params, questions, store, every_picture)
+    inputs = _inputs(params, questions, store, about)
     if output.exists():
         return check_finished(output, inputs)
     base = find_base(compressor, base)
     check_base(compressor, base)
     image_ids = {image_id: number for number, image_id in enumerate(store.ids)}
-    asked, rejects = (
-        ask_every_picture(questions, list(image_ids)) if every_picture else read_questions(questions, image_ids)
-    )
+    asked, rejects = ASK[about](questions, image_ids)
     if not asked:
         raise ValueError(f"{questions}: none of {len(rejects)} rows can be asked: {_examples(rejects)}")
     pieces = list(plan_pieces(asked, image_ids, params.rows_per_piece))
@@ -162,15 +117,9 @@ def run_workers(
 
 def show_progress(sizes: Iterator[int], total: int) -> None:
     """Print questions done, pace and time left as pieces of these sizes are finished."""
-    started = shown = time.monotonic()
-    done = 0
-    for size in sizes:
-        done += size
-        now = time.monotonic()
-        if now - shown >= PROGRESS_SECONDS or done == total:
-            pace, shown = done / (now - started), now
-            left = (total - done) / pace
-            print(f"answer_corpus: {done}/{total} questions, {pace:.1f} questions/s, {left:.0f} s left", flush=True)
+    progress = Progress("answer_corpus", "questions", total)
+    for done in accumulate(sizes):
+        progress.show(done, f"{done}/{total} questions", done)
 
 
 def publish_answers(
@@ -210,14 +159,16 @@ def check_finished(output: Path, inputs: dict[str, Any]) -> dict[str, Any]:
     return manifest
 
 
-def _inputs(params: AnswerParams, questions: Path, store: TokenStore, every_picture: bool) -> dict[str, Any]:
+def _inputs(params: AnswerParams, questions: Path, store: TokenStore, about: About) -> dict[str, Any]:
     """Everything that decides the answers."""
-    with questions.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {
-        "questions": {"sha256": digest, "suffix": questions.suffix, "every_picture": every_picture},
+        "questions": {
+            "sha256": sha256_of(questions),
+            "suffix": questions.suffix,
+            "every_picture": about == "every_picture",
+        },
         "store": {
-            "manifest_sha256": hashlib.sha256((store.folder / MANIFEST).read_bytes()).hexdigest(),
+            "manifest_sha256": sha256_of(store.folder / MANIFEST),
             "provenance": store.provenance.model_dump(mode="json"),
         },
         "settings": params.settings(),
@@ -263,7 +214,8 @@ def main(
             cpus_per_worker=cpus_per_worker,
             gpus_per_worker=gpus_per_worker,
         )
-        return answer_corpus(params, questions, output, store, compressor, base, every_picture)
+        about: About = "every_picture" if every_picture else "own_picture"
+        return answer_corpus(params, questions, output, store, compressor, base, about)
 
     try:
         manifest = run_job("answer_corpus", job)

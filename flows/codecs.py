@@ -9,7 +9,7 @@ Every codec gets the tokens of the store and is scored by the questions, caption
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,11 +18,12 @@ from components import schema
 from components.compression import codecs
 from components.compression.fit import MIN_PICTURES, fit_directions
 from components.compression.identity import check_same_model, find_base
-from components.compression.store import TokenStore, normalise
+from components.compression.store import TokenStore
+from components.compression.unstored import reason_not_stored
 from components.evaluation import publication, scorecard
 from components.evaluation.answering import COMPRESSED, compressed_reader
 from components.evaluation.exam import Exam, read_exam
-from components.evaluation.examination import Sitting, answer_questions, embed_texts
+from components.evaluation.examination import Sitting, answer_questions, embed_images, embed_texts
 from components.evaluation.settings import EvaluateParams
 from components.methods.checkpoint import load_compressor
 from components.methods.method import Method
@@ -53,7 +54,7 @@ class CodecScores(NamedTuple):
     codec: str
     bytes_per_picture: int  # before files are compressed
     error: float  # of the tokens, relative
-    short_answer: float  # accuracy
+    short_answer: float | None  # accuracy; None for a method that gives no answers
     image_to_text: float  # R@1
     text_to_image: float  # R@1
 
@@ -73,7 +74,8 @@ def prepare(params: EvaluateParams, curated: Path, compressor: Path, store: Path
     num_summary_tokens = reader.provenance.num_summary_tokens
     model = load_compressor(compressor, find_base(compressor, None), device, dtype, num_summary_tokens)
     records = embed_texts(COMPRESSED, model, exam.texts(params.captions_per_picture), params.exam)
-    model.adapters.merge(GENERATION)
+    if not model.why_no_answers:
+        model.adapters.merge(GENERATION)
     image_ids = [image_id for image_id in exam.image_ids if image_id in reader]
     texts = {record.key: np.array(record.embedding, np.float32) for record in records}
     return Examination(params, exam, image_ids, reader.tokens(image_ids), texts, model)
@@ -105,24 +107,31 @@ def score(asked: Examination, name: str, num_bytes: int, decoded: np.ndarray) ->
     """The scores of tokens (pictures, summary_tokens, dim) that a codec has decoded."""
     params, exam, model = asked.params, asked.exam, asked.model
     visuals = text_segment(torch.from_numpy(decoded).to(model.backbone.device))
-    sitting = Sitting(COMPRESSED, compressed_reader(model), model.backbone.chat, asked.image_ids, visuals)
-    said = {(row.system, row.record, row.key): row for row in answer_questions(sitting, exam, params.exam)}
-    answers = scorecard.system_metrics(COMPRESSED, scorecard.answer_rows(exam, said), [], [], params.bootstrap)
-    means = normalise(decoded.mean(axis=1))
-    embeddings = scorecard.Embeddings(dict(zip(asked.image_ids, means, strict=True)), asked.texts)
+    answers: dict[str, Any] = {}
+    if not model.why_no_answers:
+        reader, chat = compressed_reader(model), model.backbone.chat
+        sitting = Sitting(COMPRESSED, reader, chat, asked.image_ids, visuals, model.num_placeholders)
+        said = {(row.system, row.record, row.key): row for row in answer_questions(sitting, exam, params.exam)}
+        answers = scorecard.system_metrics(COMPRESSED, scorecard.answer_rows(exam, said), [], [], params.bootstrap)
+    found_images = embed_images(COMPRESSED, model, asked.image_ids, visuals.embeddings)
+    images = {record.key: np.array(record.embedding, np.float32) for record in found_images}
+    embeddings = scorecard.Embeddings(images, asked.texts)
     found = scorecard.retrieval_metrics(exam, embeddings, params.captions_per_picture, params.bootstrap)
     error = float(np.linalg.norm(decoded - asked.tokens) / np.linalg.norm(asked.tokens))
     recalls = [found[way]["recall_at_1"] for way in ("image_to_text", "text_to_image")]
-    return CodecScores(name, num_bytes, round(error, 6), answers[SHORT_ANSWER]["accuracy"], *recalls)
+    return CodecScores(name, num_bytes, round(error, 6), answers.get(SHORT_ANSWER, {}).get("accuracy"), *recalls)
 
 
 def main(curated: Path, compressor: Path, store: Path, output: Path) -> None:
     """Score every codec and write the scores whole or not at all."""
+    if why := reason_not_stored(store):
+        publication.write_json(output, {"codecs": [], "not_stored": why})
+        return
     asked = prepare(load_params("evaluate", EvaluateParams), curated, compressor, store)
     rows = []
     for name, num_bytes, decoded in all_codecs(asked.tokens):
         rows.append(score(asked, name, num_bytes, decoded))
-        print(f"codecs: {name}, {num_bytes} bytes: {rows[-1].short_answer:.3f} of the short answers", flush=True)
+        print(f"codecs: {name}, {num_bytes} bytes: R@1 of texts {rows[-1].image_to_text:.3f}", flush=True)
     publication.write_json(output, {"codecs": [row._asdict() for row in rows]})
 
 

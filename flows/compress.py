@@ -12,7 +12,6 @@ and the store appears by one rename: docs/decisions/0007-compress-writes-its-own
 import json
 import os
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,12 +23,13 @@ from ray.data import ActorPoolStrategy
 
 from components.compression.codecs import code_type
 from components.compression.corpus import Corpus, Shard, corpus_identity, newest_change, num_listed, plan_shards
-from components.compression.identity import check_base, find_base, provenance_of
+from components.compression.identity import check_base, find_base, provenance_of, read_config
 from components.compression.manifest import MANIFEST, Manifest, write_json
 from components.compression.provenance import Provenance, StoreError, differences
 from components.compression.rejects import Reject, reject_counts
 from components.compression.sources import list_corpus
 from components.compression.store import TokenStore
+from components.compression.unstored import reason_not_stored, write_reason
 from components.compression.work import (
     ShardReport,
     fingerprint,
@@ -39,23 +39,31 @@ from components.compression.work import (
     work_folder,
 )
 from components.files.storage import is_uri
+from components.methods.catalogue import kind_of
 from components.params import load_params
 from flows.cluster import check_resources, connect, run_tasks
 from flows.compress_worker import CompressParams, ImageCompressor, Task, probe_batch_size
 from flows.lifetime import die_with_parent
+from flows.progress import Progress
 
 BATCH_SIZE = "batch_size.json"  # in the work folder
-PROGRESS_SECONDS = 2.0  # between two lines
 SHOWN_REJECTS = 5
 
 
-def compress(params: CompressParams, images: str, compressor: Path, output: Path, base: str | None) -> Manifest:
+def compress(params: CompressParams, images: str, compressor: Path, output: Path, base: str | None) -> Manifest | None:
     """Compress a corpus into the store `output`; a finished store of the same corpus and model is left as it is.
+
+    A method whose tokens depend on the question has nothing to store: the reason is left there instead, and None comes
+    back.
 
     Raises ValueError (StoreError): bad corpus, no compressor, a different store in the way, too many rejects.
     """
     images = images if is_uri(images) else os.path.abspath(images)
     compressor, output = compressor.resolve(), output.resolve()
+    name = read_config(compressor).method.name
+    if why := kind_of(name).why_not_stored:
+        write_reason(output, name, why)
+        return None
     provenance = provenance_of(compressor, params.codec, params.dtype, params.num_summary_tokens)
     code_type(params.codec, provenance.num_summary_tokens, provenance.dim)  # raises now, not after the first shard
     corpus = list_corpus(images, params.picture_suffixes)
@@ -159,21 +167,14 @@ def run_workers(params: CompressParams, task: Task, shards: list[Shard]) -> Iter
 
 def show_progress(finished: Iterable[dict[str, int]], sizes: dict[int, int]) -> None:
     """Print pictures done, pace, rejects and time left; `sizes` are the shares of the shards in the work."""
-    started = shown = time.monotonic()
     total, done, pictures, rejects = sum(sizes.values()), 0, 0, 0
+    progress = Progress("compress", "pictures", total)
     for shard in finished:
         done += sizes[shard["number"]]
         pictures += shard["rows"] + shard["rejects"]
         rejects += shard["rejects"]
-        now = time.monotonic()
-        if now - shown >= PROGRESS_SECONDS or done == total:
-            spent = now - started
-            print(
-                f"compress: {done / total:.1%} of the files, {pictures} pictures, {rejects} of them rejects, "
-                f"{pictures / spent:.1f} pictures/s, {spent * (total - done) / max(done, 1):.0f} s left",
-                flush=True,
-            )
-            shown = now
+        fact = f"{done / total:.1%} of the files, {pictures} pictures, {rejects} of them rejects"
+        progress.show(done, fact, pictures)
 
 
 def check_rejects(corpus: Corpus, reports: list[ShardReport], max_fraction: float) -> int:
@@ -224,6 +225,9 @@ def main(
     except ray.exceptions.RayError as error:
         print(error, file=sys.stderr)
         sys.exit(f"compress: a worker failed: {str(error).strip().splitlines()[-1]}; run again to go on from here")
+    if manifest is None:
+        print(f"compress: nothing is stored in {output}: {reason_not_stored(output)}")
+        return
     kept = f"{manifest.rows_kept} of {manifest.rows_in} pictures in {len(manifest.files)} files"
     others = f", other files: {manifest.corpus['skipped_files']}" if manifest.corpus["skipped_files"] else ""
     print(f"compress: {output} holds {kept}, rejects: {manifest.rows_rejected or 0}{others}")

@@ -3,20 +3,25 @@
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+import numpy as np
 import torch
 import typer
 from transformers.utils import logging as transformers_logging
 
 from components.compression.identity import check_same_model, find_base
-from components.compression.provenance import Provenance
-from components.compression.store import TokenStore
+from components.compression.provenance import Provenance, method_of
+from components.compression.store import TokenStore, normalise
+from components.methods.catalogue import kind_of
 from components.methods.checkpoint import load_compressor
-from components.methods.method import Method
+from components.methods.method import FWD2BOT, Method
+from components.retrieval.query import embed_stored
 
 Result = TypeVar("Result")
+Embedder = Callable[[np.ndarray], np.ndarray]  # tokens (pictures, summary tokens, dim) -> (pictures, dim)
 StoreOption = Annotated[Path, typer.Option(help="Folder that `compress` wrote.")]
 CompressorOption = Annotated[Path, typer.Option(help="The compressor that wrote it.")]
 BaseOption = Annotated[
@@ -37,6 +42,18 @@ def load_model_by(provenance: Provenance, compressor: Path, base: str | None) ->
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, provenance.compute["dtype"])
     return load_compressor(compressor, find_base(compressor, base), device, dtype, provenance.num_summary_tokens)
+
+
+def embedder_of(provenance: Provenance, compressor: Path, base: str | None) -> Embedder:
+    """What stored tokens are searched for. The model is loaded only for a method that needs it for that."""
+    if kind_of(method_of(provenance) or FWD2BOT).embeds_by_mean:
+        return mean_embeddings
+    return partial(embed_stored, load_model_by(provenance, compressor, base))
+
+
+def mean_embeddings(summary_tokens: np.ndarray) -> np.ndarray:
+    """L2-normalised means: (pictures, summary tokens, dim) -> (pictures, dim)."""
+    return normalise(summary_tokens.mean(axis=1))
 
 
 def run_job(name: str, job: Callable[[], Result]) -> Result:

@@ -9,7 +9,6 @@ leaves the index as it was, and the next run keeps the embeddings that are done.
 """
 
 import sys
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ import typer
 from components import schema
 from components.compression.provenance import Provenance, StoreError, differences
 from components.compression.shards import read_rows
-from components.compression.store import TokenStore, normalise
+from components.compression.store import TokenStore
 from components.retrieval.building import Source, index_file, measure_recall, store_codes, store_pictures
 from components.retrieval.codes import Codes
 from components.retrieval.folder import PICTURES, changing, open_index, open_vectors, verify_index
@@ -36,7 +35,8 @@ from components.retrieval.manifest import (
     Kind,
     write_manifest,
 )
-from flows.corpus import run_job
+from flows.corpus import COMPRESSOR, BaseOption, CompressorOption, Embedder, embedder_of, run_job
+from flows.progress import Progress
 
 CANDIDATES = 1000  # of the codes, scored exactly: docs/decisions/0024
 
@@ -55,19 +55,30 @@ class Held(NamedTuple):
 app = typer.Typer(help="Make, extend and check an index that `search --index` reads.", add_completion=False)
 
 
-def build(stores: Sequence[Path], folder: Path, kind: Kind, num_candidates: int) -> IndexManifest:
-    """Make the index `folder`, or make it anew. Raises StoreError, IndexFolderError."""
+def build(
+    stores: Sequence[Path],
+    folder: Path,
+    kind: Kind,
+    num_candidates: int,
+    compressor: Path = COMPRESSOR,
+    base: str | None = None,
+) -> IndexManifest:
+    """Make the index `folder`, or make it anew. Raises StoreError, IndexFolderError.
+
+    The compressor is loaded only for a method whose tokens it takes to be searched for.
+    """
     opened = [TokenStore.open(store) for store in stores]
     check_provenance(opened[0].provenance, str(stores[0]), opened[1:])
+    embed = embedder_of(opened[0].provenance, compressor, base)
     with changing(folder):
-        sources = [source for store in opened for source in sources_of(store)]
+        sources = [source for store in opened for source in sources_of(store, embed)]
         if not sum(source.rows for source in sources):
             raise IndexFolderError(f"{', '.join(map(str, stores))}: no picture to index")
         nothing = Held(opened[0].provenance, kind, num_candidates, (), PICTURES.empty_table(), None)
         return extend(folder, nothing, sources)
 
 
-def add(folder: Path, stores: Sequence[Path]) -> IndexManifest:
+def add(folder: Path, stores: Sequence[Path], compressor: Path = COMPRESSOR, base: str | None = None) -> IndexManifest:
     """Take the files of stores that the index `folder` does not hold. Raises StoreError, IndexFolderError."""
     opened = [TokenStore.open(store) for store in stores]
     with changing(folder):
@@ -75,7 +86,8 @@ def add(folder: Path, stores: Sequence[Path]) -> IndexManifest:
         provenance = Provenance.model_validate(manifest.provenance)
         check_provenance(provenance, str(folder), opened)
         known = {source.sha256 for source in manifest.sources}
-        new = [source for store in opened for source in sources_of(store) if source.sha256 not in known]
+        embed = embedder_of(provenance, compressor, base)
+        new = [source for store in opened for source in sources_of(store, embed) if source.sha256 not in known]
         if not new:
             return manifest
         held = Held(
@@ -117,7 +129,7 @@ def check_provenance(ours: Provenance, name: str, stores: Sequence[TokenStore]) 
             )
 
 
-def sources_of(store: TokenStore) -> list[Source]:
+def sources_of(store: TokenStore, embed: Embedder) -> list[Source]:
     """The files of a store, to be read when their turn comes."""
     return [
         Source(
@@ -126,7 +138,7 @@ def sources_of(store: TokenStore) -> list[Source]:
             file.sha256,
             file.rows,
             partial(read_pictures, store.folder / file.name),
-            partial(read_embeddings, store, store.folder / file.name),
+            partial(read_embeddings, store, store.folder / file.name, embed),
         )
         for file in store.manifest.files
     ]
@@ -140,23 +152,20 @@ def read_pictures(path: Path) -> pa.Table:
         raise StoreError(f"{path}: is damaged: {error}; restore it or compress again") from None
 
 
-def read_embeddings(store: TokenStore, path: Path) -> np.ndarray:
-    """float32 L2-normalised means of the summary tokens of one file, (rows, dim), a batch at a time. Raises
-    StoreError.
-    """
-    means = [rows.summary_tokens.mean(axis=1) for rows in read_rows(path, store.provenance)]
-    return normalise(np.concatenate([np.empty((0, store.provenance.dim), np.float32), *means]))
+def read_embeddings(store: TokenStore, path: Path, embed: Embedder) -> np.ndarray:
+    """What the summary tokens of one file are searched for: (rows, dim) float32. Raises StoreError."""
+    found = [embed(rows.summary_tokens) for rows in read_rows(path, store.provenance, store.fit)]
+    return np.concatenate([np.empty((0, store.provenance.dim), np.float32), *found])
 
 
 def index_files(folder: Path, sources: Sequence[Source]) -> list[IndexedFile]:
     """Write the embeddings of files, one after another, and say how far it is."""
-    total, start, indexed, done = sum(source.rows for source in sources), time.monotonic(), [], 0
+    total, indexed, done = sum(source.rows for source in sources), [], 0
+    progress = Progress("index", "pictures", total)
     for source in sources:
         indexed.append(index_file(folder, source))
         done += source.rows
-        rate = done / max(time.monotonic() - start, 1e-9)
-        left = (total - done) / rate if rate else 0.0
-        print(f"index: {done}/{total} pictures, {rate:.0f} per second, {left:.0f} s left", flush=True)
+        progress.show(done, f"{done}/{total} pictures", done)
     return indexed
 
 
@@ -172,17 +181,23 @@ def build_command(
     candidates: Annotated[
         int, typer.Option(help="Of an approximate index: pictures scored exactly per query.", min=1)
     ] = CANDIDATES,
+    compressor: CompressorOption = COMPRESSOR,
+    base: BaseOption = None,
 ) -> None:
     """Make an index of stores, or make it anew."""
     if kind not in get_args(Kind):
         sys.exit(f"index: --kind {kind}: is none of {', '.join(get_args(Kind))}")
-    print(summary(index, run_job("index", lambda: build(stores, index, cast(Kind, kind), candidates))))
+    print(
+        summary(index, run_job("index", lambda: build(stores, index, cast(Kind, kind), candidates, compressor, base)))
+    )
 
 
 @app.command("add")
-def add_command(index: IndexArgument, stores: StoresArgument) -> None:
+def add_command(
+    index: IndexArgument, stores: StoresArgument, compressor: CompressorOption = COMPRESSOR, base: BaseOption = None
+) -> None:
     """Take the files of stores that an index does not hold yet."""
-    print(summary(index, run_job("index", lambda: add(index, stores))))
+    print(summary(index, run_job("index", lambda: add(index, stores, compressor, base))))
 
 
 @app.command("verify")

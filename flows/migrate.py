@@ -6,7 +6,6 @@ File by file; stored values stay as they are, and every file is held against its
 killed goes on from the finished files. docs/store.md says what raises the version.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +17,7 @@ from components.compression.provenance import SCHEMA_VERSION, StoreError
 from components.compression.recode import code_sha256
 from components.compression.rejects import read_rejects
 from components.compression.work import fingerprint, finish_shard, finished_shard, publish_store, work_folder
+from components.files.whole import sha256_of
 from flows.corpus import run_job
 
 
@@ -44,7 +44,7 @@ def migrate(folder: Path, output: Path) -> Manifest:
 
 
 def _check(path: Path, sha256: str) -> None:
-    if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+    if sha256_of(path) != sha256:
         raise StoreError(f"{path}: has changed since it was written; restore it")
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from pydantic import Field
 
@@ -33,7 +34,7 @@ from components.reporting.inputs import read_inputs
 from components.reporting.page import render, write_page
 from components.reporting.thumbnails import mean_file_bytes, read_thumbnails, token_strip
 from components.retrieval.index import EmbeddingIndex
-from components.retrieval.query import embed_text
+from components.retrieval.query import embed_stored, embed_text
 from components.retrieval.vectors import in_memory
 from flows.lifetime import die_with_parent
 
@@ -102,7 +103,8 @@ def search(
     dtype = getattr(torch, tokens.provenance.compute["dtype"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_compressor(compressor, str(base), device, dtype, tokens.provenance.num_summary_tokens)
-    index = EmbeddingIndex(tokens.ids, in_memory(tokens.embeddings()))
+    parts = [embed_stored(model, rows.summary_tokens) for rows in tokens.iter_batches()]
+    index = EmbeddingIndex(tokens.ids, in_memory(np.concatenate(parts)))
     return [
         found(query, index.search(embed_text(model, query.text)[0], len(tokens)), params.hits_per_query)
         for query in queries

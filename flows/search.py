@@ -20,7 +20,7 @@ import typer
 
 from components import schema
 from components.compression.provenance import Provenance, StoreError, differences
-from components.compression.store import TokenStore, UnknownImageError, normalise
+from components.compression.store import TokenStore, UnknownImageError
 from components.retrieval.batches import Query, check_output, read_queries, results_table, write_results
 from components.retrieval.filters import matching_rows
 from components.retrieval.folder import PICTURES, open_index
@@ -28,7 +28,16 @@ from components.retrieval.index import EmbeddingIndex, Hit
 from components.retrieval.late_interaction import rerank
 from components.retrieval.query import checked_text, compress_texts, embed_texts
 from components.retrieval.vectors import in_memory
-from flows.corpus import COMPRESSOR, STORE, BaseOption, CompressorOption, StoreOption, load_model_by, run_job
+from flows.corpus import (
+    COMPRESSOR,
+    STORE,
+    BaseOption,
+    CompressorOption,
+    StoreOption,
+    embedder_of,
+    load_model_by,
+    run_job,
+)
 
 QUERIES_AT_ONCE = 256  # whose tokens are in memory
 
@@ -57,19 +66,20 @@ class Wanted(NamedTuple):
     maxsim: MaxSim | None
 
 
-def open_corpus(store: Path, index: Path | None) -> Corpus:
+def open_corpus(store: Path, index: Path | None, compressor: Path = COMPRESSOR, base: str | None = None) -> Corpus:
     """An index if one is named, else the embeddings of a store. Raises StoreError, IndexFolderError."""
     if index is not None:
         manifest, pictures, embeddings = open_index(index)
         stores = sorted({Path(source.store) for source in manifest.sources})
         return Corpus(Provenance.model_validate(manifest.provenance), pictures, embeddings, stores)
     opened = TokenStore.open(store)
-    tables, means = [PICTURES.empty_table()], [np.empty((0, opened.provenance.dim), np.float32)]
+    embed = embedder_of(opened.provenance, compressor, base)
+    tables, found = [PICTURES.empty_table()], [np.empty((0, opened.provenance.dim), np.float32)]
     for rows in opened.iter_batches():
         tables.append(pa.table([rows.image_ids, rows.widths, rows.heights], schema=PICTURES))
-        means.append(rows.summary_tokens.mean(axis=1))
+        found.append(embed(rows.summary_tokens))
     pictures = pa.concat_tables(tables)
-    embeddings = EmbeddingIndex(pictures[schema.IMAGE_ID].to_pylist(), in_memory(normalise(np.concatenate(means))))
+    embeddings = EmbeddingIndex(pictures[schema.IMAGE_ID].to_pylist(), in_memory(np.concatenate(found)))
     return Corpus(opened.provenance, pictures, embeddings, [store])
 
 
@@ -178,7 +188,7 @@ def main(
     def job() -> list[Hit]:
         check_options(text, like, queries, output, where, metadata)
         asked = read_queries(queries) if queries else [Query("1", checked_text(text or ""))] if like is None else []
-        corpus = open_corpus(store, index)
+        corpus = open_corpus(store, index, compressor, base)
         among = None if where is None else matching_rows(corpus.pictures, metadata, where)
         wanted = Wanted(k, among, None if maxsim is None else open_maxsim(corpus, maxsim))
         if like is not None:

@@ -8,7 +8,6 @@ store is whole and with 1 when it is not. Threads are enough: hashing and decomp
 """
 
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,8 +18,7 @@ import typer
 from components.compression.manifest import Manifest, StoredShard, all_files, read_manifest
 from components.compression.verification import file_content_faults, folder_faults, whole_fit
 from flows.corpus import run_job
-
-PROGRESS_SECONDS = 2.0  # between two lines
+from flows.progress import Progress
 
 
 def verify(folder: Path, manifest: Manifest, num_threads: int) -> Iterator[str]:
@@ -31,19 +29,13 @@ def verify(folder: Path, manifest: Manifest, num_threads: int) -> Iterator[str]:
     def check(file: StoredShard) -> tuple[int, list[str]]:
         return file.bytes, file_content_faults(folder / file.name, file, manifest, fit)
 
-    total = sum(file.bytes for file in manifest.files)
-    started = shown = time.monotonic()
-    done = 0
+    total, done = sum(file.bytes for file in manifest.files), 0
+    progress = Progress("verify", "MB", total)
     with ThreadPoolExecutor(num_threads) as pool:
         for num_bytes, faults in pool.map(check, manifest.files):
             yield from faults
             done += num_bytes
-            now = time.monotonic()
-            if now - shown >= PROGRESS_SECONDS or done == total:
-                pace = done / (now - started)
-                left = (total - done) / pace
-                print(f"verify: {done / 1e6:.0f}/{total / 1e6:.0f} MB, {pace / 1e6:.0f} MB/s, {left:.0f} s left")
-                shown = now
+            progress.show(done, f"{done / 1e6:.0f}/{total / 1e6:.0f} MB", done / 1e6)
 
 
 def main(

@@ -8,9 +8,15 @@ V, K, Q and G are the numbers of image, summary, question and generated tokens.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from components.methods.method import Method
+from components.model.prepared import PreparedPictures
 
 FLOAT16_BYTES = 2
+WEIGHT_PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.convolution)
 
 
 class ModelSize(NamedTuple):
@@ -21,8 +27,12 @@ class ModelSize(NamedTuple):
 
 
 def matrix_weights(module: nn.Module) -> int:
-    """Number of weights in the linear and convolution layers of `module`, without biases."""
-    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear | nn.Conv2d))
+    """Number of weights in the linear and convolution layers of `module`, without biases and without adapters."""
+    return sum(
+        part.weight.numel()
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Linear | nn.Conv2d) and "lora_" not in name
+    )
 
 
 def stored_bytes(num_tokens: int, dim: int) -> int:
@@ -58,7 +68,33 @@ class Workload(NamedTuple):
     answer_tokens: Mapping[str, float]  # G, mean new tokens per system
 
 
-def cost_table(size: ModelSize, load: Workload) -> dict[str, Any]:
+class MethodCosts(NamedTuple):
+    """What one method costs, in operations."""
+
+    per_picture: float  # once
+    per_question: float  # what every later question costs before it is read
+    per_prompt_token: float
+    per_new_token: float
+    is_stored: bool  # so that the picture is not needed again
+
+
+def method_costs(model: Method, size: ModelSize, picture: PreparedPictures) -> MethodCosts:
+    """Those of a method: counted while it reads a picture, and what it says of a question, which is a sum of parts."""
+    start, *more = (model.question_flops(size.language_model, *numbers) for numbers in ((0, 0), (1, 0), (0, 1)))
+    prompt_token, new_token = (value - start for value in more)
+    return MethodCosts(counted_flops(model, picture), start, prompt_token, new_token, not model.why_not_stored)
+
+
+@torch.inference_mode()
+def counted_flops(model: Method, pictures: PreparedPictures) -> int:
+    """Operations of the products with weights while a method reads pictures."""
+    with FlopCounterMode(display=False) as counter:
+        model.compress_pictures(pictures)
+    counts = counter.get_flop_counts()["Global"]
+    return sum(counts.get(product, 0) for product in WEIGHT_PRODUCTS)
+
+
+def cost_table(size: ModelSize, load: Workload, method: MethodCosts) -> dict[str, Any]:
     """Bytes and operations of the compared systems, each {system: number}.
 
     `compressed` and `average_pooled` are stored as K vectors and answer without the picture; `uncompressed` is plain
@@ -70,24 +106,32 @@ def cost_table(size: ModelSize, load: Workload) -> dict[str, Any]:
         "average_pooled": load.num_summary_tokens,
         "blind": 0,
     }
-    per_question = {
-        system: stored_question_flops(size, num_tokens, load.question_tokens, load.answer_tokens[system])
-        for system, num_tokens in visual.items()
+    flops_per_picture = {
+        "compressed": round(method.per_picture),
+        "uncompressed": 0,
+        "average_pooled": 2 * size.vision * load.num_image_tokens,
+        "blind": 0,
     }
-    per_question["uncompressed"] = picture_question_flops(
-        size, load.num_image_tokens, load.question_tokens, load.answer_tokens["uncompressed"]
-    )
+    stored = {system: stored_bytes(count, load.dim) for system, count in visual.items()}
+    asked = {system: question_flops(system, size, load, method, visual[system]) for system in load.answer_tokens}
     return {
         "parameters": size._asdict(),
-        "visual_tokens": visual,
-        "bytes_per_picture": {system: stored_bytes(count, load.dim) for system, count in visual.items()},
-        "flops_per_picture": {
-            "compressed": compression_flops(size, load.num_image_tokens, load.num_summary_tokens),
-            "uncompressed": 0,
-            "average_pooled": 2 * size.vision * load.num_image_tokens,
-            "blind": 0,
+        "visual_tokens": {system: visual[system] for system in asked},
+        "bytes_per_picture": {
+            system: None if system == "compressed" and not method.is_stored else stored[system] for system in asked
         },
-        "flops_per_question": {system: round(flops) for system, flops in per_question.items()},
+        "flops_per_picture": {system: flops_per_picture[system] for system in asked},
+        "flops_per_question": {system: round(flops) for system, flops in asked.items()},
         "question_tokens": round(load.question_tokens, 6),
         "answer_tokens": {system: round(count, 6) for system, count in sorted(load.answer_tokens.items())},
     }
+
+
+def question_flops(system: str, size: ModelSize, load: Workload, method: MethodCosts, num_tokens: int) -> float:
+    """Operations of a later question to a system that reads `num_tokens` visual tokens."""
+    asked, said = load.question_tokens, load.answer_tokens[system]
+    if system == "compressed":
+        return method.per_question + method.per_prompt_token * asked + method.per_new_token * said
+    if system == "uncompressed":
+        return picture_question_flops(size, num_tokens, asked, said)
+    return stored_question_flops(size, num_tokens, asked, said)

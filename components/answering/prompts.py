@@ -13,22 +13,8 @@ from torch import Tensor
 
 from components.answering.decoding import DecodingParams, decode
 from components.answering.reading import Read, nothing_read, read_on, select
-from components.methods.method import Method
-from components.model.adapters import GENERATION
 from components.model.backbone import Backbone
 from components.model.generation import left_pad
-
-
-def merge_generation(model: Method) -> Backbone:
-    """The language model as the generation pass runs it, with its adapter added to the weights, in place.
-
-    The model cannot compress any more.
-    """
-    adapter = model.adapters.adapter_of[GENERATION] or ""  # none if the layers themselves were trained
-    for layer in model.adapters.layers:
-        if adapter in layer.lora_A:
-            layer.merge(adapter_names=[adapter])
-    return model.backbone
 
 
 @torch.inference_mode()
@@ -44,7 +30,8 @@ def answer_prompts(
     """New token ids of the answer to each prompt, without the end token.
 
     summary_tokens: (pictures, summary tokens, dim); pictures: which of them each prompt is about; prompts: ids with
-    their placeholders; draws: (prompts, max_new_tokens); batch_size: prompts. The cache of all pictures is held.
+    their placeholders; draws: (prompts, max_new_tokens); batch_size: prompts. The cache of all pictures is held. The
+    adapter of the generation pass must be merged.
     """
     summary_tokens = summary_tokens.to(backbone.device)
     shared = 0 if has_windows(backbone) else shared_length(prompts, backbone.image_token_id)

@@ -2,14 +2,15 @@
 
 import csv
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-QUESTION_ID, IMAGE_ID, QUESTION = "question_id", "image_id", "question"
+from components import schema
+
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 REASONS = (
     "not_json",  # the line of a .jsonl file is no object
@@ -22,6 +23,7 @@ REASONS = (
     "too_long",  # question and answer do not fit the language model
 )
 MAX_FIELD_CHARACTERS = 1 << 30  # of a CSV file
+About = Literal["own_picture", "every_picture"]  # the one that a question names, or all in the order of the store
 
 
 class Question(NamedTuple):
@@ -58,15 +60,22 @@ def read_questions(path: Path, image_ids: Collection[str]) -> tuple[list[Questio
     return _sort_out(_rows(path), image_ids)
 
 
-def ask_every_picture(path: Path, image_ids: Sequence[str]) -> tuple[list[Question], list[Reject]]:
+def ask_every_picture(path: Path, image_ids: Collection[str]) -> tuple[list[Question], list[Reject]]:
     """Every question of the file about every picture; a row that cannot be asked is rejected once.
 
     Raises ValueError as `read_questions` does.
     """
-    rows = (row if isinstance(row, _Fault) else {**row, IMAGE_ID: ""} for row in _rows(path))
+    rows = (row if isinstance(row, _Fault) else {**row, schema.IMAGE_ID: ""} for row in _rows(path))
     questions, rejects = _sort_out(rows, {""})
     asked = [question._replace(image_id=image_id) for image_id in image_ids for question in questions]
     return asked, rejects
+
+
+# By what the questions of a file are about.
+ASK: Mapping[About, Callable[[Path, Collection[str]], tuple[list[Question], list[Reject]]]] = {
+    "own_picture": read_questions,
+    "every_picture": ask_every_picture,
+}
 
 
 def _sort_out(rows: Iterable[Row], image_ids: Collection[str]) -> tuple[list[Question], list[Reject]]:
@@ -78,7 +87,10 @@ def _sort_out(rows: Iterable[Row], image_ids: Collection[str]) -> tuple[list[Que
             question = _checked(number, row, image_ids, seen)
         except _Fault as fault:
             values = {} if isinstance(row, _Fault) else row
-            ids = [value if isinstance(value := values.get(name), str) else "" for name in (QUESTION_ID, IMAGE_ID)]
+            ids = [
+                value if isinstance(value := values.get(name), str) else ""
+                for name in (schema.QUESTION_ID, schema.IMAGE_ID)
+            ]
             rejects.append(Reject(number, *ids, *fault.args))
         else:
             seen.add((question.image_id, question.question_id))
@@ -90,8 +102,8 @@ def _checked(number: int, row: Row, image_ids: Collection[str], seen: Collection
     """The question of a row. Raises _Fault."""
     if isinstance(row, _Fault):
         raise row
-    image_id, question = _text(row, IMAGE_ID), _text(row, QUESTION)
-    question_id = str(number) if row.get(QUESTION_ID) is None else _text(row, QUESTION_ID)
+    image_id, question = _text(row, schema.IMAGE_ID), _text(row, schema.QUESTION)
+    question_id = str(number) if row.get(schema.QUESTION_ID) is None else _text(row, schema.QUESTION_ID)
     if not question.strip():
         raise _Fault("empty_question", "the question has no words")
     if image_id not in image_ids:
@@ -155,7 +167,9 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
     except pa.ArrowException as error:
         raise ValueError(f"{path}: is no Parquet file: {error}") from None
     with file:
-        names = [name for name in (QUESTION_ID, IMAGE_ID, QUESTION) if name in file.schema_arrow.names]
+        names = [
+            name for name in (schema.QUESTION_ID, schema.IMAGE_ID, schema.QUESTION) if name in file.schema_arrow.names
+        ]
         _check_columns(path, names)
         for batch in file.iter_batches(columns=names):
             columns = [_values(column) for column in batch.columns]
@@ -171,5 +185,5 @@ def _values(column: pa.Array) -> list[Any]:
 
 
 def _check_columns(path: Path, names: Sequence[str]) -> None:
-    if QUESTION not in names:
-        raise ValueError(f"{path}: has no column {QUESTION}; it has {', '.join(names) or 'none'}")
+    if schema.QUESTION not in names:
+        raise ValueError(f"{path}: has no column {schema.QUESTION}; it has {', '.join(names) or 'none'}")

@@ -5,8 +5,6 @@ rest of that layer is left out; `components/model/last_layer.py` does the same w
 """
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,7 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from components.model.backbone import Backbone
-from components.model.last_layer import ATTENTIONS, LAYERS, rotate
+from components.model.last_layer import last_layer_computes, rotate
 from components.model.segments import position_ids
 
 
@@ -53,7 +51,7 @@ def read_on(
     if mask is None:
         mask = read.mask.new_ones(embeddings.shape[:2])
     whole = torch.cat([read.mask, mask], dim=1)
-    with _last_layer_of_few_tokens(backbone, num_kept):
+    with last_layer_computes(backbone.language_model, partial(_narrow_layer, num_kept)):
         hidden = backbone.language_model(
             inputs_embeds=embeddings,
             attention_mask=whole,
@@ -64,23 +62,9 @@ def read_on(
     return hidden[:, hidden.shape[1] - num_kept :], Read(read.cache, whole)
 
 
-@contextmanager
-def _last_layer_of_few_tokens(backbone: Backbone, num_kept: int) -> Iterator[None]:
-    """For the time of the block; layers of another build, or read by other kernels, stay as they are."""
-    layer: Any = backbone.language_model.layers[-1]
-    if not isinstance(layer, LAYERS) or backbone.language_model.config._attn_implementation not in ATTENTIONS:
-        yield
-        return
-    layer.forward = partial(_narrow_layer, layer, num_kept)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del layer.forward
-
-
 def _narrow_layer(
-    layer: Any,  # one of LAYERS
     num_kept: int,
+    layer: Any,  # one of LAYERS
     hidden: Tensor,
     attention_mask: Tensor | None,
     position_embeddings: tuple[Tensor, Tensor],

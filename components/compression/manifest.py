@@ -5,9 +5,7 @@ Readers trust nothing else: a file that is absent from the manifest, missing, lo
 error.
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,8 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.compression.provenance import Provenance, StoreError, check_schema_version
+from components.compression.unstored import reason_not_stored
+from components.files.whole import sha256_of, write_whole
 
 MANIFEST = "_manifest.json"  # names that readers of Parquet folders leave out
 REJECTS = "_rejects.json"
@@ -95,6 +95,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise StoreError(
             f"{folder}: there is no such folder; make a store with `python -m flows.compress` or `dvc repro compress`"
         )
+    if why := reason_not_stored(folder):
+        raise StoreError(f"{folder}: nothing is stored here: {why}")
     if not path.is_file():
         raise StoreError(
             f"{folder}: has no {MANIFEST}, so it is no finished store; run `flows.compress` on its pictures again"
@@ -163,9 +165,7 @@ def order_faults(files: Sequence[StoredShard]) -> list[str]:
 
 def describe_file(path: Path, rows: int) -> StoredFile:
     """The manifest entry of a finished file."""
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return StoredFile(name=path.name, rows=rows, bytes=path.stat().st_size, sha256=digest)
+    return StoredFile(name=path.name, rows=rows, bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
 def write_json(path: Path, content: Mapping[str, Any], aside: Path) -> None:
@@ -176,8 +176,4 @@ def write_json(path: Path, content: Mapping[str, Any], aside: Path) -> None:
 def publish(path: Path, data: bytes, aside: Path) -> None:
     """Write `data` under another name in `aside`, force it to disk, then rename it to `path`."""
     temporary = aside / f"{path.name}.{uuid4().hex}"  # process numbers repeat on other machines
-    with temporary.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    write_whole(path, lambda place: place.write_bytes(data), temporary)

@@ -38,6 +38,12 @@ class Provenance(BaseModel):
     libraries: dict[str, str]  # versions, for people, never compared
 
 
+def method_of(provenance: Provenance) -> str | None:
+    """The compared method that made the tokens, by name; None: Fwd2Bot."""
+    chosen = provenance.model.get("method")
+    return None if chosen is None else str(json.loads(chosen)["name"])
+
+
 def to_metadata(provenance: Provenance) -> dict[bytes, bytes]:
     """The provenance as Parquet key-value metadata; equal provenances give equal bytes."""
     return {METADATA_KEY: json.dumps(provenance.model_dump(), sort_keys=True).encode()}

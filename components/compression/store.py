@@ -26,11 +26,11 @@ from components.compression.manifest import (
     StoredShard,
     all_files,
     check_files,
-    describe_file,
     read_manifest,
 )
 from components.compression.provenance import Provenance, StoreError, differences, from_metadata
 from components.compression.shards import TokenRows, find_rows, open_shard, read_columns, read_rows
+from components.files.whole import sha256_of
 
 FOOTERS = 256  # of files that are kept in memory
 
@@ -123,7 +123,7 @@ class TokenStore:
         `python -m flows.verify` finds all there is to find.
         """
         for file in all_files(self.manifest):
-            if describe_file(self.folder / file.name, 0).sha256 != file.sha256:
+            if sha256_of(self.folder / file.name) != file.sha256:
                 raise StoreError(
                     f"{self.folder / file.name}: has changed since it was written; restore it or compress again"
                 )

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from components.compression.fit import Fit
-from components.compression.manifest import Manifest, StoredShard, describe_file, file_faults, order_faults
+from components.compression.manifest import Manifest, StoredShard, file_faults, order_faults
 from components.compression.provenance import StoreError
 from components.compression.rejects import read_rejects, reject_counts
 from components.compression.shards import open_shard, read_rows
 from components.compression.store import load_fit, shard_faults
+from components.files.whole import sha256_of
 
 
 def folder_faults(folder: Path, manifest: Manifest) -> list[str]:
@@ -34,7 +35,7 @@ def file_content_faults(path: Path, file: StoredShard, manifest: Manifest, fit: 
     """
     if not path.is_file() or path.stat().st_size != file.bytes:
         return []
-    faults = [] if describe_file(path, 0).sha256 == file.sha256 else [f"{file.name} has another SHA-256"]
+    faults = [] if sha256_of(path) == file.sha256 else [f"{file.name} has another SHA-256"]
     if fit is None and manifest.fit is not None:
         return faults
     try:
@@ -84,7 +85,7 @@ def _count_faults(manifest: Manifest) -> list[str]:
 def _reject_faults(path: Path, manifest: Manifest) -> list[str]:
     if not path.is_file():
         return []
-    faults = [] if describe_file(path, 0).sha256 == manifest.rejects.sha256 else [f"{path.name} has another SHA-256"]
+    faults = [] if sha256_of(path) == manifest.rejects.sha256 else [f"{path.name} has another SHA-256"]
     try:
         counts = reject_counts(read_rejects(path))
     except (ValueError, KeyError, TypeError) as error:

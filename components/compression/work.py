@@ -34,6 +34,7 @@ from components.compression.manifest import (
 from components.compression.provenance import Provenance, StoreError
 from components.compression.rejects import Reject, reject_counts, rejects_json
 from components.compression.shards import end_ids
+from components.files.whole import sha256_of
 
 _ASIDE, _SHARDS, _DONE, _RUNNING, _LOCK = "aside", "shards", "done", "running", "lock"
 
@@ -100,7 +101,7 @@ def finished_shard(work: Path, shard: int) -> ShardReport | None:
     path, report = work / _SHARDS / shard_name(shard), noted_shard(work, shard)
     if report is None or not path.is_file():
         return None
-    return report if describe_file(path, 0).sha256 == report.file.sha256 else None
+    return report if sha256_of(path) == report.file.sha256 else None
 
 
 def place_fit(work: Path, data: bytes) -> None:

@@ -5,6 +5,7 @@ Bytes depend on the rows alone: fixed order, fixed file names, no times. Every f
 
 import os
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import count, groupby, islice
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from duckdb import DuckDBPyConnection
 from components import schema
 from components.curation.candidates import CANDIDATES, CONTENT_SHA256, NEAR_HASH, REPAIRS
 from components.curation.database import ROWS_AT_ONCE, stream_rows
+from components.files.whole import put_in_place, write_whole
 
 SAMPLES, IMAGES = "samples", "images"
 FOLDERS = {SAMPLES: schema.SAMPLES, IMAGES: schema.IMAGES}
@@ -74,7 +76,7 @@ class TableWriter:
             self._flush()
         self.writer.close()
         if error is None:
-            _publish(self.partial, self.path)
+            put_in_place(self.partial, self.path)
         else:
             self.partial.unlink()
 
@@ -134,16 +136,8 @@ def write_rows(rows: Iterable[dict[str, Any]], final: pa.Schema, path: Path) -> 
 def write_table(table: pa.Table, path: Path, compression: str) -> None:
     """Write aside, then rename: the name stands for a whole file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, partial, compression=compression, write_page_checksum=True)
-    _publish(partial, path)
-
-
-def _publish(partial: Path, path: Path) -> None:
-    """Rename what lies on the disk, not only in memory: a file under its name is whole even after a power cut."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    write = partial(pq.write_table, table, compression=compression, write_page_checksum=True)
+    write_whole(path, write, path.with_name(f".{path.name}.{os.getpid()}"))
 
 
 def _staged_rows(rows: Iterable[tuple[int, int]], staging: Path) -> Iterator[pa.Table]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from components import schema
 from components.evaluation.answering import Reader, Visuals, answers, batches_of_like_length, log_likelihoods
@@ -17,16 +18,19 @@ from components.model.generation import left_pad
 from components.model.segments import Segment
 from components.params import Params
 
-ANSWER, CAPTION, PAIR, TEXT, TIME, SIZE, LENGTH = "answer", "caption", "pair", "text", "time", "size", "length"
+ANSWER, CAPTION, PAIR, TEXT, IMAGE = "answer", "caption", "pair", "text", "image"
+TIME, SIZE, LENGTH, COST = "time", "size", "length", "cost"
 
 # One table for all that workers send back. By `record`:
 #   ANSWER   key = question id, text, first = prompt tokens without visual ones, second = new tokens
 #   CAPTION  key = picture id, text
 #   PAIR     key = pair id, first and second = mean log-likelihood of caption and negative
 #   TEXT     key = the caption, embedding
+#   IMAGE    key = picture id, embedding
 #   TIME     first = seconds, second = records
 #   SIZE     key = what, first = how many
 #   LENGTH   key = picture id, first = its image tokens
+#   COST     key = a field of MethodCosts, first = its value
 RECORDS = pa.schema(
     [
         ("system", pa.string()),
@@ -69,15 +73,17 @@ class Sitting(NamedTuple):
     reader: Reader
     chat: ChatFormat
     image_ids: Sequence[str]
-    visual_tokens: Segment | None  # of each picture; None for the blind
+    visual_tokens: Segment | None  # what is known of each picture; None for the blind
+    num_placeholders: int | None  # of a picture in a chat; None: as many as it has visual tokens
 
     @property
     def lengths(self) -> dict[str, int]:
-        """The number of visual tokens of each picture."""
-        none = [0] * len(self.image_ids)
-        return dict(
-            zip(self.image_ids, none if self.visual_tokens is None else self.visual_tokens.lengths, strict=True)
-        )
+        """The number of placeholders of each picture."""
+        if self.visual_tokens is None:
+            return dict.fromkeys(self.image_ids, 0)
+        if self.num_placeholders is not None:
+            return dict.fromkeys(self.image_ids, self.num_placeholders)
+        return dict(zip(self.image_ids, self.visual_tokens.lengths, strict=True))
 
     def visuals(self, image_ids: Iterable[str]) -> Visuals:
         """Rows about these pictures, one row each."""
@@ -137,16 +143,24 @@ def weigh_pairs(sitting: Sitting, exam: Exam, params: ExamParams) -> list[Record
 
 @torch.inference_mode()
 def embed_texts(system: str, model: Method, texts: Sequence[str], params: ExamParams) -> list[Record]:
-    """One TEXT per caption, with its L2-normalised embedding from the compression pass."""
+    """One TEXT per caption, with its L2-normalised embedding."""
     ids = [encode_text(model.backbone.tokenizer, text)[: params.max_text_tokens] for text in texts]
     records: list[Record] = []
     for rows in batches_of_like_length([len(row) for row in ids], params.questions_per_batch):
-        summary_tokens = model.compress_texts(*left_pad([ids[row] for row in rows], model.backbone.device))
-        vectors = model.embedding(summary_tokens).float().tolist()
+        vectors = model.embed_texts(*left_pad([ids[row] for row in rows], model.backbone.device)).tolist()
         records += [
             Record(system, TEXT, texts[row], embedding=vector) for row, vector in zip(rows, vectors, strict=True)
         ]
     return records
+
+
+@torch.inference_mode()
+def embed_images(system: str, model: Method, image_ids: Sequence[str], summary_tokens: Tensor) -> list[Record]:
+    """One IMAGE per picture, with what its stored tokens (pictures, tokens, dim) are searched for."""
+    vectors = model.embed_pictures(summary_tokens.to(model.backbone.device)).tolist() if len(image_ids) else []
+    return [
+        Record(system, IMAGE, image_id, embedding=vector) for image_id, vector in zip(image_ids, vectors, strict=True)
+    ]
 
 
 def to_table(records: Sequence[Record], system: str, start: float) -> pa.Table:

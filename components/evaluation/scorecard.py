@@ -33,7 +33,7 @@ class Embeddings(NamedTuple):
 def answer_rows(exam: Exam, said: Said) -> list[dict[str, Any]]:
     """Every question to every system with its answer and score, in order of (system, question_id)."""
     questions = exam.all_questions()
-    return [_answer_row(system, row, said) for system in sorted(SYSTEMS) for row in questions]
+    return [_answer_row(system, row, said) for system in _systems_with(said, ANSWER) for row in questions]
 
 
 def caption_rows(exam: Exam, described: Sequence[str], said: Said) -> list[dict[str, Any]]:
@@ -45,7 +45,7 @@ def caption_rows(exam: Exam, described: Sequence[str], said: Said) -> list[dict[
             "caption": _text(said.get((system, CAPTION, image_id))),
             "references": exam.captions[image_id],
         }
-        for system in sorted(SYSTEMS)
+        for system in _systems_with(said, CAPTION)
         for image_id in described
     ]
 
@@ -56,9 +56,10 @@ def pair_rows(exam: Exam, said: Said, embeddings: Embeddings) -> list[dict[str, 
     The compressor's scores are cosines with the picture, the others' mean log-likelihoods (nats per token).
     """
     pairs = exam.all_pairs()
+    systems = [*_systems_with(said, PAIR), *([COMPRESSED] if embeddings.images else [])]
     return [
         row
-        for system in sorted(SYSTEMS)
+        for system in sorted(systems)
         for row in (_cosine_rows(pairs, embeddings) if system == COMPRESSED else _likelihood_rows(system, pairs, said))
     ]
 
@@ -72,12 +73,13 @@ def system_metrics(
 ) -> dict[str, Any]:
     """All scores of one system, from the rows of all."""
     answers, captions, pairs = ([row for row in rows if row["system"] == system] for rows in (answers, captions, pairs))
-    found = question_metrics([_scored(row) for row in answers], params)
+    found = question_metrics([_scored(row) for row in answers], params) if answers else {}
     if captions:
         texts, references = [row["caption"] or "" for row in captions], [row["references"] for row in captions]
         found["captioning"] = caption_metrics([row[schema.IMAGE_ID] for row in captions], texts, references, params)
-    subsets, image_ids = [row[schema.SUBSET] for row in pairs], [row[schema.IMAGE_ID] for row in pairs]
-    found["compositionality"] = pair_metrics(subsets, image_ids, np.array([row["score"] for row in pairs]), params)
+    if pairs:
+        subsets, image_ids = [row[schema.SUBSET] for row in pairs], [row[schema.IMAGE_ID] for row in pairs]
+        found["compositionality"] = pair_metrics(subsets, image_ids, np.array([row["score"] for row in pairs]), params)
     found["missing"] = {
         "questions": sum(row["answer"] is None for row in answers),
         "captions": sum(row["caption"] is None for row in captions),
@@ -114,7 +116,7 @@ def kind_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {"label": f"{key.removesuffix('_by_kind')} {kind}, {system}", "system": system, "kind": kind, **score}
         for system in SYSTEMS
-        for key, kinds in metrics[system].items()
+        for key, kinds in metrics.get(system, {}).items()
         if key.endswith("_by_kind") and not key.endswith("_f1_by_kind")
         for kind, score in kinds.items()
     ]
@@ -125,7 +127,7 @@ def token_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {"system": system, "visual_tokens": metrics["costs"]["visual_tokens"][system], "benchmark": key, **score}
         for system in SYSTEMS
-        for key, score in metrics[system].items()
+        for key, score in metrics.get(system, {}).items()
         if "accuracy" in score
     ]
 
@@ -135,6 +137,11 @@ def recall_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     recalls = metrics[COMPRESSED].get("retrieval", {})
     rows = [{"k": k, **{direction: recalls[direction][f"recall_at_{k}"] for direction in recalls}} for k in RECALLS]
     return rows if recalls else []
+
+
+def _systems_with(said: Said, kind: str) -> list[str]:
+    """The systems that have given any such record, sorted. A method may not be made for some."""
+    return sorted({system for system, record, _ in said if record == kind})
 
 
 def _answer_row(system: str, row: Row, said: Said) -> dict[str, Any]:

@@ -16,6 +16,7 @@ class EvaluateParams(Params):
     split: Literal["validation", "test"]
     pictures: PictureLimits
     exam: ExamParams
+    references: tuple[Literal["uncompressed", "average_pooled", "blind"], ...]  # systems that are asked beside it
     captioned_pictures: int = Field(ge=0)  # pictures that every system describes, the first by id
     captions_per_picture: int = Field(ge=1)  # captions of a picture that take part in retrieval
     bootstrap: BootstrapParams

@@ -1,1 +1,1 @@
-"""Files that others wrote, wherever they lie: read as data, never trusted."""
+"""Files, wherever they lie: what others wrote is read as data and never trusted; ours appear whole."""

@@ -32,9 +32,9 @@ class MethodParams(Params):
         return ChosenMethod(name=self.name, tuning=self.tuning, settings=settings)
 
 
-def losses_of(name: str) -> tuple[str, ...]:
-    """The losses that teach a method."""
-    return DoubleForward.losses if name == FWD2BOT else Reduced.losses
+def kind_of(name: str) -> type[Method]:
+    """What a method is, before it is built: its losses, and what it cannot do."""
+    return DoubleForward if name == FWD2BOT else Reduced
 
 
 def build_method(backbone: Backbone, params: CompressorParams, method: ChosenMethod, seed: int) -> Method:

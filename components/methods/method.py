@@ -57,6 +57,9 @@ class Method(nn.Module):
     losses: ClassVar[tuple[str, ...]]  # that teach it: AUTOREGRESSIVE, CONTRASTIVE
     parts: ClassVar[tuple[str, ...]]  # attributes that hold what it adds, apart from adapters
     reads_questions: ClassVar[bool] = False  # its tokens depend on the question, so that each has to be asked alone
+    embeds_by_mean: ClassVar[bool] = (
+        True  # `embed_pictures` is the mean of the stored tokens, for which no model is needed
+    )
     why_not_stored: ClassVar[str | None] = None  # why `compress` has nothing to store
     why_no_answers: ClassVar[str | None] = None  # why `answer` cannot read what is stored
 

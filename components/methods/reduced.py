@@ -51,6 +51,7 @@ class Reduced(Method):
 
     losses = (AUTOREGRESSIVE,)
     parts = ("reducer",)
+    embeds_by_mean = False
 
     def __init__(
         self,

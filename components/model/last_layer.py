@@ -5,13 +5,13 @@ that predict an answer. Keys and values are needed of every token; queries, atte
 the kept positions. The result is the same, and so is every gradient.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, eager_attention_forward, rotate_half
@@ -24,16 +24,31 @@ ATTENTIONS = ("sdpa", "eager")  # take a mask of any shape
 
 def hidden_states_at(language_model: PreTrainedModel, places: Tensor, **inputs: Any) -> Tensor:
     """The model's hidden states after the final norm, (batch, kept, dim), at the positions `places` (batch, kept)."""
-    last: Any = language_model.layers[-1]  # type: ignore[index]  # a ModuleList
-    if not isinstance(last, LAYERS) or language_model.config._attn_implementation not in ATTENTIONS:
-        return take(language_model(**inputs).last_hidden_state, places)
-    with _replaced(last, partial(narrow_layer, last, places)):
-        return language_model(**inputs).last_hidden_state
+    with last_layer_computes(language_model, partial(narrow_layer, places)) as is_narrow:
+        hidden = language_model(**inputs).last_hidden_state
+    return hidden if is_narrow else take(hidden, places)
+
+
+@contextmanager
+def last_layer_computes(language_model: PreTrainedModel, forward: Callable[..., Tensor]) -> Iterator[bool]:
+    """Let the last layer compute `forward(layer, …)` for the time of the block; it must not be recomputed after it.
+
+    Gives False, and changes nothing, for a layer of another build or one that is read by other kernels.
+    """
+    layer: Any = language_model.layers[-1]  # type: ignore[index]  # a ModuleList
+    if not isinstance(layer, LAYERS) or language_model.config._attn_implementation not in ATTENTIONS:
+        yield False
+        return
+    layer.forward = partial(forward, layer)  # type: ignore[method-assign]
+    try:
+        yield True
+    finally:
+        del layer.forward
 
 
 def narrow_layer(
-    layer: Any,  # one of LAYERS
     places: Tensor,
+    layer: Any,  # one of LAYERS
     hidden: Tensor,
     attention_mask: Tensor | None,
     position_embeddings: tuple[Tensor, Tensor],
@@ -75,13 +90,3 @@ def mask_at(mask: Tensor | None, places: Tensor, num_tokens: int) -> Tensor:
     if mask is None:
         return (torch.arange(num_tokens, device=places.device) <= places[..., None])[:, None]
     return mask.expand(len(places), -1, -1, -1).take_along_dim(places[:, None, :, None], dim=2)
-
-
-@contextmanager
-def _replaced(layer: nn.Module, forward: Any) -> Iterator[None]:
-    """Let `layer` compute something else for the time of the block; it must not be recomputed after it."""
-    layer.forward = forward
-    try:
-        yield
-    finally:
-        del layer.forward

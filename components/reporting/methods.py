@@ -14,8 +14,10 @@ from components.reporting.tables import BENCHMARKS, BLIND, CAPTION_SCORES, COMPR
 NAMES = {UNCOMPRESSED: "all image tokens", BLIND: "no picture"}  # of systems that no run trained
 RECALLS = {"recall_at_1": "R@1", "recall_at_10": "R@10"}
 WAYS = {"text_to_image": "text to picture", "image_to_text": "picture to text"}
-SUBSETS = tuple(
-    "replace_object replace_attribute replace_relation swap_object swap_attribute add_object add_attribute".split()
+SUBSETS = (
+    *("replace_object", "replace_attribute", "replace_relation"),
+    *("swap_object", "swap_attribute"),
+    *("add_object", "add_attribute"),
 )
 Columns = dict[str, str]  # key of a score -> head of its column
 TABLES: dict[str, tuple[tuple[int, ...], Columns]] = {  # title -> tables of the paper, columns

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components import schema
+from components.files.whole import write_whole
 from components.retrieval.index import Hit
-from components.retrieval.manifest import write_aside
 from components.retrieval.query import QueryError, checked_text
 
 OUTPUTS = (".parquet", ".jsonl")
@@ -72,10 +72,10 @@ def check_output(path: Path) -> None:
 def write_results(path: Path, table: pa.Table) -> None:
     """Parquet or JSON lines, by the suffix; whole or not at all."""
     if path.suffix == ".parquet":
-        write_aside(path, lambda aside: pq.write_table(table, aside, compression="zstd"))
+        write_whole(path, lambda aside: pq.write_table(table, aside, compression="zstd"))
     else:
         text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in table.to_pylist())
-        write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+        write_whole(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 def _from_json(line: str, number: int) -> Query:

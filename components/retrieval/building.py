@@ -1,6 +1,7 @@
 """The pieces of an index folder, made one file of a store at a time: memory holds one of them, and the codes."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,10 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components import schema
+from components.files.whole import sha256_of
 from components.retrieval.codes import Codes, training_rows
 from components.retrieval.folder import PICTURES
 from components.retrieval.index import EmbeddingIndex
-from components.retrieval.manifest import IndexedFile, IndexFile, IndexFolderError, Recall, sha256_of, store_file
+from components.retrieval.manifest import IndexedFile, IndexFile, IndexFolderError, Recall, store_file
 from components.retrieval.vectors import Vectors, check_embeddings
 
 RECALL_AT = 10
@@ -54,7 +56,7 @@ def store_pictures(folder: Path, tables: Sequence[pa.Table]) -> tuple[IndexFile,
             f"{len(twice)} pictures are in the files twice, such as {sorted(twice)[:3]}; `python -m flows.index build` "
             "makes an index anew from stores that share no picture"
         )
-    write = lambda path: pq.write_table(pictures, path, compression="zstd")  # noqa: E731
+    write = partial(pq.write_table, pictures, compression="zstd")
     return store_file(folder, "pictures", ".parquet", write), pictures
 
 

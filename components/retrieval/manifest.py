@@ -3,14 +3,14 @@
 Readers look at nothing that it does not name, so that a build or an addition that is killed leaves the index as it was.
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from components.files.whole import put_in_place, sha256_of, write_whole
 
 SCHEMA_VERSION = 1
 MANIFEST, LOCK = "_manifest.json", "_lock"
@@ -106,7 +106,7 @@ def read_manifest(folder: Path) -> IndexManifest:
 def write_manifest(folder: Path, manifest: IndexManifest) -> None:
     """Make `manifest` that of the folder, then remove the files that it does not name."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
-    write_aside(folder / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(folder / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
     kept = {file.name for file in manifest.files}
     for path in strays(folder, kept):
         path.unlink()
@@ -141,27 +141,7 @@ def store_file(folder: Path, stem: str, suffix: str, write: Callable[[Path], obj
     """What `write` writes, as a file of the index that has part of its SHA-256 in its name; whole or not at all."""
     temporary = folder / f".{stem}{suffix}.partial"
     write(temporary)
-    _flush(temporary)
     digest = sha256_of(temporary)
     path = folder / f"{stem}-{digest[:16]}{suffix}"
-    os.replace(temporary, path)
+    put_in_place(temporary, path)
     return IndexFile(name=path.name, bytes=path.stat().st_size, sha256=digest)
-
-
-def write_aside(path: Path, write: Callable[[Path], object]) -> None:
-    """What `write` writes, at `path`, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.partial")
-    write(temporary)
-    _flush(temporary)
-    os.replace(temporary, path)
-
-
-def sha256_of(path: Path) -> str:
-    """Of the bytes of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb+") as stream:
-        os.fsync(stream.fileno())

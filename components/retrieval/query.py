@@ -11,6 +11,7 @@ from components.model.chat import encode_text
 from components.model.generation import left_pad
 
 TEXTS_PER_BATCH = 64
+PICTURES_PER_BATCH = 64
 
 
 class QueryError(ValueError):
@@ -48,6 +49,16 @@ def embed_texts(model: Method, texts: Sequence[str]) -> EmbeddedTexts:
                 raise QueryError(f"the model gives no finite embedding for {texts[row]!r}; is the compressor trained?")
             embeddings[row] = vector
     return EmbeddedTexts(np.stack(embeddings), [max(0, len(row) - room) for row in ids])
+
+
+def embed_stored(model: Method, summary_tokens: np.ndarray) -> np.ndarray:
+    """What stored tokens (pictures, summary tokens, dim) are searched for: (pictures, dim) float32, L2-normalised."""
+    parts = [np.empty((0, model.backbone.dim), np.float32)]
+    for start in range(0, len(summary_tokens), PICTURES_PER_BATCH):
+        tokens = torch.from_numpy(summary_tokens[start : start + PICTURES_PER_BATCH]).to(model.backbone.device)
+        with torch.inference_mode():
+            parts.append(model.embed_pictures(tokens).cpu().numpy())
+    return np.concatenate(parts)
 
 
 def compress_texts(model: Method, texts: Sequence[str]) -> np.ndarray:

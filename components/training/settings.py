@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.methods.catalogue import MethodParams, losses_of
+from components.methods.catalogue import MethodParams, kind_of
 from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE, FWD2BOT, CompressorParams
 from components.model.loading import BackboneParams
 from components.pictures import PictureLimits
@@ -69,7 +69,7 @@ class TrainParams(CompressorParams):
         """The losses that the method learns by: both with their weights, or the only one of a compared method."""
         if self.method.name == FWD2BOT:
             return self.losses
-        wanted = losses_of(self.method.name)
+        wanted = kind_of(self.method.name).losses
         return LossParams(
             autoregressive_weight=float(AUTOREGRESSIVE in wanted), contrastive_weight=float(CONTRASTIVE in wanted)
         )

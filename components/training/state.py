@@ -5,7 +5,6 @@ of a step are functions of the seed and the number of the step (`learning_rate_a
 that number is their whole state.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from components.files.whole import sha256_of
 from components.params import Params
 from components.training.optimizer import Optimizer
 
@@ -105,11 +105,6 @@ def is_whole(folder: Path) -> bool:
         return bool(checksums) and all(sha256_of(folder / name) == value for name, value in checksums.items())
     except (OSError, ValueError):
         return False
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_state(state: TrainingState, folder: Path) -> None:

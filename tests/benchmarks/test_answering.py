@@ -9,20 +9,16 @@ from PIL import Image
 
 from benchmarks.answering import count, formulas, ours, plain
 from benchmarks.answering_work import Work
-from components.answering.prompts import merge_generation
-from components.model.tiny_llava import build_tiny_llava
+from components.model.adapters import GENERATION
 from tests.components.compression.models import LIMITS
-from tests.components.model.tiny import COMPRESSOR, TEXTS, TINY, compressor, load
+from tests.components.model.tiny import COMPRESSOR, TINY, compressor, load, write_tiny_llava
 
 QUESTIONS = ["what?", "what colour is the small circle above the star?", "is it large?", "how many are there, then?"]
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
-    folder = tmp_path_factory.mktemp("models") / "tiny-llava"
-    vlm, processor = build_tiny_llava(TINY, TEXTS, seed=0)
-    vlm.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    folder = write_tiny_llava(tmp_path_factory.mktemp("models") / "tiny-llava")
     model, rng = compressor(folder), np.random.default_rng(0)
     tokens = {name: rng.normal(size=(COMPRESSOR.num_summary_tokens, TINY.text_hidden_size)) for name in "ab"}
 
@@ -32,8 +28,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     stream = io.BytesIO()
     Image.new("RGB", (48, 40), (200, 30, 30)).save(stream, "PNG")
     pictures = dict.fromkeys("ab", stream.getvalue())
-    backbone = merge_generation(model)
-    return Work(backbone, load(folder).eval(), read_tokens, pictures, [*"aaaabbbb"], QUESTIONS * 2, (1, 9))
+    model.adapters.merge(GENERATION)
+    return Work(model.backbone, load(folder).eval(), read_tokens, pictures, [*"aaaabbbb"], QUESTIONS * 2, (1, 9))
 
 
 @pytest.mark.parametrize("ends_early", [False, True])

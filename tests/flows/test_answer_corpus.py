@@ -17,7 +17,8 @@ from components.compression.identity import provenance_of
 from components.compression.store import TokenStore
 from components.compression.work import partial_folder
 from flows.answer import answer
-from flows.answer_corpus import AnswerParams, QuestionAnswerer, answer_corpus
+from flows.answer_corpus import answer_corpus
+from flows.answer_corpus_worker import AnswerParams, QuestionAnswerer
 from tests.components.compression.models import write_models
 from tests.components.compression.stores import random_rows, write_store
 
@@ -83,7 +84,7 @@ def test_every_row_is_answered_as_one_question_is_or_rejected(
     store: Path, compressor: Path, questions: Path, local_ray: None, tmp_path: Path
 ) -> None:
     output = tmp_path / "answers.jsonl"
-    manifest = answer_corpus(PARAMS, questions, output, store, compressor, None, False)
+    manifest = answer_corpus(PARAMS, questions, output, store, compressor, None, "own_picture")
     answers, asked = lines(output), lines(questions)
     assert [(row["image_id"], row["question"]) for row in answers] == [
         (row["image_id"], row["question"]) for row in asked[:8]
@@ -99,10 +100,10 @@ def test_every_row_is_answered_as_one_question_is_or_rejected(
     assert not partial_folder(output).exists()
 
     before = output.stat().st_mtime_ns
-    assert answer_corpus(PARAMS, questions, output, store, compressor, None, False) == manifest
+    assert answer_corpus(PARAMS, questions, output, store, compressor, None, "own_picture") == manifest
     assert output.stat().st_mtime_ns == before
     with pytest.raises(ValueError, match="holds something else"):
-        answer_corpus(PARAMS, questions, output, store, compressor, None, True)
+        answer_corpus(PARAMS, questions, output, store, compressor, None, "every_picture")
 
 
 def test_a_killed_run_ends_with_the_same_bytes_and_drawn_answers_too(
@@ -120,14 +121,14 @@ def test_a_killed_run_ends_with_the_same_bytes_and_drawn_answers_too(
         (tmp_path / folder).mkdir()
     with monkeypatch.context() as patch:
         patch.setattr("flows.answer_corpus.run_workers", run_here)
-        answer_corpus(params, questions, tmp_path / "undisturbed" / names[0], store, compressor, None, False)
+        answer_corpus(params, questions, tmp_path / "undisturbed" / names[0], store, compressor, None, "own_picture")
 
     output = tmp_path / "killed" / names[0]
     with monkeypatch.context() as patch:
         patch.setattr("flows.answer_corpus.run_workers", run_here)
         patch.setattr("flows.answer_corpus.publish_answers", lambda *_: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):
-            answer_corpus(params, questions, output, store, compressor, None, False)
+            answer_corpus(params, questions, output, store, compressor, None, "own_picture")
     assert not output.exists()
     (work,) = partial_folder(output).glob("*/")
     pieces = work / "shards"
@@ -136,7 +137,7 @@ def test_a_killed_run_ends_with_the_same_bytes_and_drawn_answers_too(
     untouched = (pieces / "part-00002.parquet").stat().st_mtime_ns
     with monkeypatch.context() as patch:
         patch.setattr("flows.answer_corpus.shutil.rmtree", lambda _: None)
-        answer_corpus(params, questions, output, store, compressor, None, False)
+        answer_corpus(params, questions, output, store, compressor, None, "own_picture")
     assert (pieces / "part-00002.parquet").stat().st_mtime_ns == untouched
     for name in names:
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
@@ -150,7 +151,7 @@ def test_every_picture_is_asked(store: Path, compressor: Path, here: None, tmp_p
     (tmp_path / "questions.csv").write_text("question\nwhat?\nis it large?\n")
     output = tmp_path / "answers.jsonl"
     other = PARAMS.model_copy(update={"batch_size": 100, "rows_per_piece": 100})
-    answer_corpus(other, tmp_path / "questions.csv", output, store, compressor, None, True)
+    answer_corpus(other, tmp_path / "questions.csv", output, store, compressor, None, "every_picture")
     assert [(row["image_id"], row["question_id"]) for row in lines(output)] == [
         (image_id, number) for image_id in TokenStore.open(store).ids for number in ("0", "1")
     ]
@@ -158,8 +159,8 @@ def test_every_picture_is_asked(store: Path, compressor: Path, here: None, tmp_p
 
 def test_errors_say_what_to_do(store: Path, compressor: Path, questions: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"written as \.jsonl or \.parquet"):
-        answer_corpus(PARAMS, questions, tmp_path / "answers.txt", store, compressor, None, False)
+        answer_corpus(PARAMS, questions, tmp_path / "answers.txt", store, compressor, None, "own_picture")
     (tmp_path / "questions.csv").write_text("image_id,question\nnone.png,what?\n")
     with pytest.raises(ValueError, match=r"none of 1 rows can be asked.*no picture 'none.png'"):
-        answer_corpus(PARAMS, tmp_path / "questions.csv", tmp_path / "a.jsonl", store, compressor, None, False)
+        answer_corpus(PARAMS, tmp_path / "questions.csv", tmp_path / "a.jsonl", store, compressor, None, "own_picture")
     assert not (tmp_path / "a.jsonl").exists()

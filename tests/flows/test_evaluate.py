@@ -23,11 +23,10 @@ from components.evaluation.settings import EvaluateParams
 from components.methods.checkpoint import save_compressor
 from components.methods.double_forward import DoubleForward
 from components.model.chat import encode_prompt
-from components.model.tiny_llava import build_tiny_llava
 from components.pictures import PictureLimits, encode_png, pixel_sha256
 from flows.evaluate import evaluate
 from tests.components.compression.stores import write_store
-from tests.components.model.tiny import TEXTS, TINY, compressor
+from tests.components.model.tiny import TEXTS, compressor, write_tiny_llava
 
 IMAGE_IDS = [f"picture {number}" for number in range(8)]
 MISSING = IMAGE_IDS[5]
@@ -41,6 +40,7 @@ PARAMS = EvaluateParams(
         max_caption_tokens=8,
         max_text_tokens=77,
     ),
+    references=("uncompressed", "average_pooled", "blind"),
     captioned_pictures=6,
     captions_per_picture=2,
     bootstrap=BootstrapParams(resamples=50, confidence=0.95, seed=0),
@@ -118,10 +118,7 @@ def write_tables(curated: Path) -> None:
 
 
 def write_models(models: Path) -> DoubleForward:
-    vlm, processor = build_tiny_llava(TINY, TEXTS, seed=0)
-    vlm.save_pretrained(models / "tiny-llava")
-    processor.save_pretrained(models / "tiny-llava")
-    model = compressor(models / "tiny-llava")
+    model = compressor(write_tiny_llava(models / "tiny-llava"))
     save_compressor(model, models / "compressor", {})
     return model
 

@@ -6,10 +6,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from components.model.tiny_llava import build_tiny_llava
 from flows.graft import graft
 from tests.components.model.conftest import llava_folder  # noqa: F401
-from tests.components.model.tiny import TEXTS, TINY, load, prepared
+from tests.components.model.tiny import TINY, load, prepared, write_tiny_llava
 
 
 def write_language_model(folder: Path, vocab_size: int, **changes: int) -> LlamaForCausalLM:
@@ -48,10 +47,7 @@ def test_the_result_sees_as_before_and_speaks_like_the_other(
 
 @torch.no_grad()
 def test_of_a_llava_the_language_model_is_taken(llava_folder: Path, tmp_path: Path) -> None:  # noqa: F811
-    donor, processor = build_tiny_llava(TINY, TEXTS, seed=9)
-    donor.save_pretrained(tmp_path / "other")
-    processor.save_pretrained(tmp_path / "other")
-    before = load(llava_folder)
+    before, donor = load(llava_folder), load(write_tiny_llava(tmp_path / "other", seed=9))
     after = load(graft(str(llava_folder), str(tmp_path / "other"), tmp_path / "grafted"))
     assert torch.equal(after.lm_head.weight[:5], donor.lm_head.weight[:5])
     pixels = prepared(torch.randn(2, 3, 48, 48))

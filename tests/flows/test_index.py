@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from components.compression.fit import fit_directions
 from components.compression.provenance import StoreError
+from components.compression.recode import recoded_provenance
 from components.compression.store import TokenStore
 from components.retrieval.folder import changing, open_index, verify_index
 from components.retrieval.manifest import IndexFolderError
@@ -75,6 +77,19 @@ def test_the_same_stores_give_the_same_bytes_built_at_once_or_twice_or_added(tmp
     assert add(tmp_path / "x", stores) == build(stores, tmp_path / "y", kind, 7)  # type: ignore[arg-type]
     build(stores[1:], tmp_path / "x", "exact", 7)
     assert len(files(tmp_path / "x")) == 4  # vectors, pictures, manifest, lock: nothing of the old one is left
+
+
+def test_a_store_in_codec_fitted_is_indexed_by_what_it_decodes_to(tmp_path: Path) -> None:
+    parts = [random_rows(ids, seed) for seed, ids in enumerate(IDS)]
+    fit = fit_directions(np.concatenate([part.summary_tokens.reshape(len(part.image_ids), -1) for part in parts]), 16)
+    fitted = recoded_provenance(PROVENANCE, "fitted", PROVENANCE.num_summary_tokens, fit)
+    stores = [
+        write_store(tmp_path / "one", parts[:3], fitted, fit=fit),
+        write_store(tmp_path / "two", parts[3:], fitted, fit=fit),
+    ]
+    build(stores[:1], tmp_path / "index", "exact", 1)
+    add(tmp_path / "index", stores)
+    assert found(tmp_path / "index") == brute_force(stores, a_query())
 
 
 def test_recall_in_the_manifest_is_that_of_a_loop(tmp_path: Path) -> None:
@@ -169,7 +184,6 @@ def test_two_writers_at_once_are_refused(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from components.retrieval import manifest
 import flows.index
 replaced = 0
 real = os.replace
@@ -179,7 +193,7 @@ def replace(*names):
         os.kill(os.getpid(), signal.SIGKILL)
     replaced += 1
     real(*names)
-manifest.os.replace = replace
+os.replace = replace
 flows.index.add(Path(sys.argv[2]), [Path(sys.argv[3])])
 """
 

@@ -13,12 +13,14 @@ import pytest
 from dvclive import Live
 
 from components import schema
+from components.analysis.costs import MethodCosts
+from components.compression.identity import read_config
 from components.compression.provenance import StoreError
 from components.compression.store import TokenStore
 from components.evaluation import publication
 from components.evaluation.answering import COMPRESSED, SYSTEMS
 from components.evaluation.exam import PAIR_ID, read_exam
-from components.evaluation.examination import ANSWER, CAPTION, LENGTH, PAIR, SIZE, TEXT, TIME, Record
+from components.evaluation.examination import ANSWER, CAPTION, COST, IMAGE, LENGTH, PAIR, SIZE, TEXT, TIME, Record
 from components.params import load_params
 from flows.evaluate import score
 from flows.report import ReportParams, report
@@ -59,9 +61,12 @@ ARGUMENTS = (
 def write_evaluation(root: Path) -> None:
     """What `evaluate` writes: its own scores and files, of answers that are made up."""
     exam, tokens = read_exam(root / "curated", "test"), TokenStore.open(root / "store")
+    config = read_config(root / "models" / "compressor")
     rng = np.random.default_rng(0)
     records = [Record("uncompressed", SIZE, key, None, 1000.0) for key in ("language_model", "vision")]
     records += [Record("uncompressed", LENGTH, image_id, None, 1000.0) for image_id in exam.image_ids]
+    costs = MethodCosts(1000.0, 100.0, 10.0, 10.0, is_stored=True)
+    records += [Record(COMPRESSED, COST, name, None, float(value)) for name, value in costs._asdict().items()]
     for system in SYSTEMS:
         for row in exam.all_questions():
             text = row[schema.ANSWERS][0] if rng.random() < 0.5 else EVIL
@@ -73,7 +78,9 @@ def write_evaluation(root: Path) -> None:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     for text, vector in zip(exam.texts(2), vectors, strict=True):
         records.append(Record(COMPRESSED, TEXT, text, embedding=vector.tolist()))
-    results = score(EVALUATE, exam, tokens, records)
+    images = zip(tokens.ids, tokens.embeddings(), strict=True)
+    records += [Record(COMPRESSED, IMAGE, image_id, embedding=vector.tolist()) for image_id, vector in images]
+    results = score(EVALUATE, exam, config, records)
     publication.write_folder(root / "evaluation", results)
     publication.write_json(root / "metrics.json", results["metrics"])
     scores = {"short_answer": 0.5, "image_to_text": 0.5, "text_to_image": 0.5}

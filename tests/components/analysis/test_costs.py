@@ -3,6 +3,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.analysis.costs import (
+    MethodCosts,
     ModelSize,
     Workload,
     compression_flops,
@@ -42,7 +43,8 @@ def test_the_formulas_by_hand() -> None:
 
 def test_the_table_compares_like_with_like() -> None:
     systems = ("compressed", "uncompressed", "average_pooled", "blind")
-    table = cost_table(SIZE, Workload(36, 4, 8, 10.0, dict.fromkeys(systems, 2.0)))
+    method = MethodCosts(compression_flops(SIZE, 36, 4), 8_000, 2_000, 2_000, is_stored=True)
+    table = cost_table(SIZE, Workload(36, 4, 8, 10.0, dict.fromkeys(systems, 2.0)), method)
     assert table["visual_tokens"] == {"compressed": 4, "uncompressed": 36, "average_pooled": 4, "blind": 0}
     assert table["bytes_per_picture"] == {"compressed": 64, "uncompressed": 576, "average_pooled": 64, "blind": 0}
     assert table["flops_per_question"]["compressed"] == table["flops_per_question"]["average_pooled"] == 32_000

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from components.answering.decoding import DecodingParams, row_draws
-from components.answering.prompts import answer_prompts, merge_generation, shared_length
+from components.answering.prompts import answer_prompts, shared_length
 from components.methods.double_forward import DoubleForward
+from components.model.adapters import GENERATION
 from components.model.chat import encode_prompt
 from tests.components.model.families import FAMILIES, save_family
 from tests.components.model.tiny import COMPRESSOR, compressor
@@ -50,12 +51,12 @@ def test_answers_are_those_of_each_prompt_alone_without_a_shared_prefix(
         model.backbone.vlm.generation_config.eos_token_id = ends
         expected = [row[: next((i for i, token in enumerate(row) if token in ends), None)] for row in expected]
         assert len({len(row) for row in expected}) > 1
-    merge_generation(model)
+    model.adapters.merge(GENERATION)
     assert ask(model, prompts, PICTURES, GREEDY, batch_size) == expected
 
 
 def test_a_sampled_answer_does_not_depend_on_its_batch(model: DoubleForward) -> None:
-    merge_generation(model)
+    model.adapters.merge(GENERATION)
     prompts = some_prompts(model)
     together = ask(model, prompts, PICTURES, SAMPLED, 100)
     assert ask(model, prompts[::-1], PICTURES[::-1], SAMPLED, 3)[::-1] == together
@@ -67,7 +68,7 @@ def test_a_sampled_answer_does_not_depend_on_its_batch(model: DoubleForward) -> 
 
 
 def test_one_question_about_every_picture_is_shared_but_for_its_last_token(model: DoubleForward) -> None:
-    merge_generation(model)
+    model.adapters.merge(GENERATION)
     prompt = some_prompts(model)[1]
     assert shared_length([prompt] * 3, model.backbone.image_token_id) == len(prompt) - 1
     expected = [ask(model, [prompt], [picture], GREEDY)[0] for picture in range(3)]
@@ -87,7 +88,7 @@ def test_merged_weights_answer_as_the_adapter_does_in_every_number_type(llava_fo
         ids = torch.tensor([some_prompts(model)[1]])
         with torch.inference_mode():
             adapted = model.generation_hidden(some_tokens(model)[:1], ids, torch.ones_like(ids)).float()
-            merge_generation(model)
+            model.adapters.merge(GENERATION)
             merged = read_without_adapter(model, ids)
         assert (adapted - merged).norm() / adapted.norm() < tolerance
 
@@ -106,5 +107,5 @@ def test_every_family_answers_as_without_a_shared_prefix(family: str, tmp_path: 
         model.answer(tokens[picture][None], [prompt], NEW_TOKENS)[0]
         for picture, prompt in zip(PICTURES, prompts, strict=True)
     ]
-    merge_generation(model)
+    model.adapters.merge(GENERATION)
     assert ask(model, prompts, PICTURES, GREEDY) == expected

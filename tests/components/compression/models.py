@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from components.methods.checkpoint import save_compressor
-from components.model.tiny_llava import build_tiny_llava
 from components.pictures import PictureLimits
-from tests.components.model.tiny import TEXTS, TINY, compressor
+from tests.components.model.tiny import compressor, write_tiny_llava
 
 LIMITS = PictureLimits(
     formats=("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"),
@@ -18,10 +17,7 @@ LIMITS = PictureLimits(
 
 def write_models(folder: Path) -> Path:
     """Write folder/tiny-llava and folder/compressor; returns the latter."""
-    base, trained = folder / "tiny-llava", folder / "compressor"
-    vlm, processor = build_tiny_llava(TINY, TEXTS, seed=0)
-    vlm.save_pretrained(base)
-    processor.save_pretrained(base)
+    base, trained = write_tiny_llava(folder / "tiny-llava"), folder / "compressor"
     trained.mkdir()
     save_compressor(compressor(base), trained, {})
     return trained

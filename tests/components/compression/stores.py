@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from components.compression import shards, work
+from components.compression.fit import Fit, fit_bytes
 from components.compression.provenance import SCHEMA_VERSION, Provenance
 from components.compression.rejects import Reject
 
@@ -32,16 +33,22 @@ def random_rows(image_ids: list[str], seed: int, provenance: Provenance = PROVEN
 
 
 def write_store(
-    folder: Path, parts: list[shards.TokenRows], provenance: Provenance = PROVENANCE, rejects: tuple[Reject, ...] = ()
+    folder: Path,
+    parts: list[shards.TokenRows],
+    provenance: Provenance = PROVENANCE,
+    rejects: tuple[Reject, ...] = (),
+    fit: Fit | None = None,
 ) -> Path:
     """A finished store of one file for each of `parts`, with two rows to a row group."""
     total = sum(len(rows.image_ids) for rows in parts) + len(rejects)
     with work.work_folder(folder, "run") as place:
+        if fit is not None:
+            work.place_fit(place, fit_bytes(fit))
         reports = [
             work.finish_shard(
                 place,
                 number,
-                shards.shard_bytes(rows, provenance, SETTINGS["rows_per_row_group"]),
+                shards.shard_bytes(rows, provenance, SETTINGS["rows_per_row_group"], fit),
                 len(rows.image_ids),
                 [],
             )

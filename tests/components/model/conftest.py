@@ -8,17 +8,12 @@ from PIL import Image
 
 from components.methods.double_forward import DoubleForward
 from components.model.backbone import Backbone
-from components.model.tiny_llava import build_tiny_llava
-from tests.components.model.tiny import TEXTS, TINY, compressor, load
+from tests.components.model.tiny import compressor, load, write_tiny_llava
 
 
 @pytest.fixture(scope="session")
 def llava_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny-llava"
-    vlm, processor = build_tiny_llava(TINY, TEXTS, seed=0)
-    vlm.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return write_tiny_llava(tmp_path_factory.mktemp("models") / "tiny-llava")
 
 
 @pytest.fixture

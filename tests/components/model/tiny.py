@@ -10,7 +10,7 @@ from components.model.adapters import AdapterParams
 from components.model.backbone import Backbone
 from components.model.loading import load_backbone
 from components.model.prepared import PreparedPictures
-from components.model.tiny_llava import TinyLlavaParams
+from components.model.tiny_llava import TinyLlavaParams, build_tiny_llava
 
 TINY = TinyLlavaParams(
     image_size=48,
@@ -47,6 +47,14 @@ COMPRESSOR = CompressorParams(
     ),
 )
 TEXTS = ["USER: what colour is the small circle? ASSISTANT: red", "a large blue square above a green star"] * 10
+
+
+def write_tiny_llava(folder: Path, seed: int = 0) -> Path:
+    """Write a tiny random LLaVA into `folder`; returns it."""
+    vlm, processor = build_tiny_llava(TINY, TEXTS, seed)
+    vlm.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> Backbone:
