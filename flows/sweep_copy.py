@@ -76,7 +76,8 @@ class SweepCopy(NamedTuple):
         """Run one experiment and fetch it; False when it failed. Ctrl-C lets DVC end first, then ends this process."""
         self.clean()
         LOGS.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | {"PYTHONPATH": str(self.folder), "PYTHONUNBUFFERED": "1"}
+        search = os.pathsep.join(filter(None, [str(self.folder), os.environ.get("PYTHONPATH")]))
+        environment = os.environ | {"PYTHONPATH": search, "PYTHONUNBUFFERED": "1"}
         process = subprocess.Popen(
             ["dvc", "exp", "run", *arguments],
             cwd=self.folder,
