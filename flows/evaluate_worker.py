@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from components import schema
-from components.analysis.costs import ModelSize, matrix_weights, method_costs
+from components.analysis.costs import ModelSize, method_costs
 from components.compression.identity import find_base, read_config
 from components.compression.store import TokenStore
 from components.compression.unstored import reason_not_stored
@@ -41,6 +41,7 @@ from components.evaluation.pooling import average_pool
 from components.evaluation.settings import EvaluateParams
 from components.methods.checkpoint import load_compressor
 from components.methods.method import Method
+from components.methods.tower import matrix_weights
 from components.model.backbone import Backbone
 from components.model.loading import load_backbone
 from components.model.segments import Segment, text_segment

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.methods.method import Method
@@ -24,15 +23,6 @@ class ModelSize(NamedTuple):
 
     language_model: int
     vision: int
-
-
-def matrix_weights(module: nn.Module) -> int:
-    """Number of weights in the linear and convolution layers of `module`, without biases and without adapters."""
-    return sum(
-        part.weight.numel()
-        for name, part in module.named_modules()
-        if isinstance(part, nn.Linear | nn.Conv2d) and "lora_" not in name
-    )
 
 
 def stored_bytes(num_tokens: int, dim: int) -> int:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from components.compression.codecs import Codec
 from components.compression.provenance import SCHEMA_VERSION, Provenance, StoreError, differences
+from components.methods.catalogue import OURS
 from components.methods.checkpoint import ADAPTER_FILE, CONFIG_FILE, CompressorConfig, load_config
-from components.methods.method import FWD2BOT
+from components.methods.method import SINGLE_FORWARD
 from components.model.backbone import weights_sha256
 
 LIBRARIES = ("numpy", "peft", "pillow", "pyarrow", "torch", "transformers")
@@ -35,7 +36,7 @@ def provenance_of(compressor: Path, codec: Codec, dtype: str, num_summary_tokens
     adapters = sorted(path.parent.name for path in compressor.glob(f"*/{ADAPTER_FILE}"))
     hashes = {f"{adapter}_adapter_sha256": weights_sha256(compressor / adapter) for adapter in adapters}
     chosen = config.method
-    compared = {"method": chosen.model_dump_json()} if chosen.name != FWD2BOT else {}
+    compared = {"method": chosen.model_dump_json()} if chosen.name not in OURS else {}
     return Provenance(
         schema_version=SCHEMA_VERSION,
         codec=codec,
@@ -50,7 +51,7 @@ def provenance_of(compressor: Path, codec: Codec, dtype: str, num_summary_tokens
             "summary_queries_sha256": weights_sha256(compressor),
             "prompt": config.compressor.prompt,
             "attention": config.compressor.attention,
-            "passes": config.compressor.passes,
+            "passes": "single" if chosen.name == SINGLE_FORWARD else "double",  # as stores have always called it
             "summary_scale": str(config.compressor.summary_scale),
         },
         preprocessing=config.model_dump(mode="json")["preprocessing"],

@@ -52,14 +52,23 @@ def recoded_provenance(
     """What the new store says of itself. Raises StoreError when the old one cannot become it."""
     if not 1 <= num_summary_tokens <= provenance.num_summary_tokens:
         raise StoreError(f"{num_summary_tokens} tokens: the store has {provenance.num_summary_tokens} per picture")
-    if num_summary_tokens < provenance.num_summary_tokens and provenance.model.get("attention") != "causal":
-        raise StoreError("the tokens of this store see each other (attention: bidirectional): none can be left out")
+    if num_summary_tokens < provenance.num_summary_tokens and not has_prefixes(provenance):
+        raise StoreError(
+            "the tokens of this store see each other, or are each for a part of the picture: none can be left out; "
+            "compress the pictures again with compress.num_summary_tokens, if the model can make fewer"
+        )
     if provenance.codec not in FLOATS and (codec != provenance.codec or codec == FITTED):
         raise _coarse(provenance)
     code_type(codec, num_summary_tokens, provenance.dim, fit)
     fit_sha256 = hashlib.sha256(fit_bytes(fit)).hexdigest() if fit else None
     changed = {"codec": codec, "num_summary_tokens": num_summary_tokens, "fit_sha256": fit_sha256}
     return provenance.model_copy(update=changed)
+
+
+def has_prefixes(provenance: Provenance) -> bool:
+    """Whether the first tokens are those of a model that makes no more: of Fwd2Bot under a causal mask."""
+    model = provenance.model
+    return model.get("attention") == "causal" and model.get("passes") != "single" and "method" not in model
 
 
 def recoded_settings(manifest: Manifest, wanted: Provenance) -> dict[str, Any]:

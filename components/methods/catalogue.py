@@ -1,46 +1,100 @@
 """All methods by name, their params, and how each is built. A method more is its file and a line here."""
 
 from functools import partial
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from components.methods.average_pooling import AveragePooling, AveragePoolingParams
 from components.methods.double_forward import DoubleForward, build_double_forward
-from components.methods.method import FWD2BOT, ChosenMethod, CompressorParams, Method
+from components.methods.fastv import AllTokens, FastV, FastVParams
+from components.methods.matryoshka_pooling import MatryoshkaPooled, MatryoshkaPooling, MatryoshkaPoolingParams
+from components.methods.matryoshka_queries import MatryoshkaQueried, MatryoshkaQueries, MatryoshkaQueriesParams
+from components.methods.method import FWD2BOT, SINGLE_FORWARD, ChosenMethod, CompressorParams, Method
+from components.methods.prumerge import PruMerge, PruMergeParams, PruMergePlus, PruMergePlusParams
+from components.methods.quecc import QueCC, QueCCParams, QuestionReduced
 from components.methods.reduced import Reduced, Reducer, nearest_count, seeded
-from components.methods.tower import llava_of, tower_shape
+from components.methods.single_forward import SingleForward, build_single_forward
+from components.methods.stf import SpatialTokenFusion, SpatialTokenFusionParams
+from components.methods.token_packer import TokenPacker, TokenPackerParams
+from components.methods.tower import check_needs, llava_of, tower_shape
 from components.model.adapters import GENERATION, AdapterSwitch, attach_adapters
 from components.model.backbone import Backbone
 from components.params import Params
 
+OURS: dict[str, type[DoubleForward]] = {FWD2BOT: DoubleForward, SINGLE_FORWARD: SingleForward}  # of the paper itself
 REDUCERS: dict[str, type[Reducer]] = {
     "average_pooling": AveragePooling,
+    "fastv": AllTokens,
+    "m3": MatryoshkaPooling,
+    "mqt": MatryoshkaQueries,
+    "prumerge": PruMerge,
+    "prumerge_plus": PruMergePlus,
+    "quecc": QueCC,
+    "stf": SpatialTokenFusion,
+    "tokenpacker": TokenPacker,
 }
+AROUND: dict[str, type[Reduced]] = {  # reducers that take another LLaVA around them than most
+    "fastv": FastV,
+    "m3": MatryoshkaPooled,
+    "mqt": MatryoshkaQueried,
+    "quecc": QuestionReduced,
+}
+TRAINING_FREE = {"fastv"}
 
 
 class MethodParams(Params):
     """Which method, and the settings of every one."""
 
-    name: Literal["fwd2bot", "average_pooling"]
+    name: Literal[
+        "fwd2bot",
+        "average_pooling",
+        "fastv",
+        "m3",
+        "mqt",
+        "prumerge",
+        "prumerge_plus",
+        "quecc",
+        "single_forward",
+        "stf",
+        "tokenpacker",
+    ]
     tuning: Literal["trained", "none"]  # of compared methods: as their papers train them, or as they come
     module_steps: int  # the first, in which only what a method adds and the connector learn, not the language model
     average_pooling: AveragePoolingParams
+    fastv: FastVParams
+    m3: MatryoshkaPoolingParams
+    mqt: MatryoshkaQueriesParams
+    prumerge: PruMergeParams
+    prumerge_plus: PruMergePlusParams
+    quecc: QueCCParams
+    stf: SpatialTokenFusionParams
+    tokenpacker: TokenPackerParams
 
     @property
     def chosen(self) -> ChosenMethod:
         """The method that `name` names."""
-        settings = {} if self.name == FWD2BOT else getattr(self, self.name).model_dump(mode="json")
+        settings = {} if self.name in OURS else getattr(self, self.name).model_dump(mode="json")
         return ChosenMethod(name=self.name, tuning=self.tuning, settings=settings)
+
+    @model_validator(mode="after")
+    def _leaves_alone_what_is_not_trained(self) -> Self:
+        if self.name in TRAINING_FREE and self.tuning != "none":
+            raise ValueError(f"method.name: {self.name} trains nothing; set method.tuning to none")
+        return self
 
 
 def kind_of(name: str) -> type[Method]:
-    """What a method is, before it is built: its losses, and what it cannot do."""
-    return DoubleForward if name == FWD2BOT else Reduced
+    """The class of a method."""
+    return OURS[name] if name in OURS else AROUND.get(name, Reduced)
 
 
 def build_method(backbone: Backbone, params: CompressorParams, method: ChosenMethod, seed: int) -> Method:
     """An untrained method on a base model, in place. Raises ValueError when the two do not go together."""
     if method.name == FWD2BOT:
         return build_double_forward(backbone, params, seed)
+    if method.name == SINGLE_FORWARD:
+        return build_single_forward(backbone, params, seed)
     return build_reduced(backbone, params, method, seed)
 
 
@@ -51,6 +105,7 @@ def build_reduced(backbone: Backbone, params: CompressorParams, method: ChosenMe
     settings = kind.Settings.model_validate(method.settings, strict=False)  # lists as tuples
     count = nearest_count(params.num_summary_tokens, kind.counts(shape, settings))
     reducer = seeded(seed, partial(kind, shape, count, settings, llava.connect_patches))
+    check_needs(llava, reducer.needs)
     if method.tuning == "none":
         adapters = AdapterSwitch(backbone.vlm, {GENERATION: None})
         reducer.requires_grad_(False)
@@ -58,4 +113,5 @@ def build_reduced(backbone: Backbone, params: CompressorParams, method: ChosenMe
         adapters = attach_adapters(backbone, params.adapters, (GENERATION,), seed, in_tower=False)
         if kind.uses_connector:
             backbone.train_connector()
-    return Reduced(backbone, adapters, reducer, params.model_copy(update={"num_summary_tokens": count}), method)
+    params = params.model_copy(update={"num_summary_tokens": count})
+    return AROUND.get(method.name, Reduced)(backbone, adapters, reducer, params, method)

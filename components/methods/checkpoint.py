@@ -22,8 +22,8 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from components.methods.catalogue import build_method
-from components.methods.method import FWD2BOT, ChosenMethod, CompressorParams, Method
+from components.methods.catalogue import OURS, build_method
+from components.methods.method import FWD2BOT, SINGLE_FORWARD, ChosenMethod, CompressorParams, Method
 from components.model.backbone import Backbone, Preprocessing
 from components.model.loading import load_backbone, load_without_weights
 from components.params import Params
@@ -32,7 +32,7 @@ ADAPTER_FILE = "adapter_model.safetensors"  # PEFT's name
 QUERIES_FILE = "summary_queries.safetensors"
 BASE_FILE = "trained_base.safetensors"
 CONFIG_FILE = "config.json"
-ONLY_FWD2BOT = {"name": FWD2BOT, "tuning": "trained", "settings": {}}
+NAMED_PASSES = {"double": FWD2BOT, "single": SINGLE_FORWARD}  # how a compressor said what it was, before methods
 LIBRARIES = ("peft", "torch", "transformers")
 
 CARD = """\
@@ -62,7 +62,7 @@ summary_tokens = model.compress_pictures(model.backbone.prepare(pictures))
 class CompressorConfig(Params):
     """The contents of config.json."""
 
-    format_version: Literal[2]  # 1 knew Fwd2Bot only, and is read too
+    format_version: Literal[2]  # 1 had no methods but a setting `passes`, and is read too
     base_model: str  # hub id, or the name of the folder
     base_revision: str | None
     base_weights_sha256: str
@@ -75,7 +75,7 @@ class CompressorConfig(Params):
     @property
     def own_file(self) -> str:
         """Where the weights are that are neither an adapter's nor the base model's."""
-        return QUERIES_FILE if self.method.name == FWD2BOT else f"{self.method.name}.safetensors"
+        return QUERIES_FILE if self.method.name in OURS else f"{self.method.name}.safetensors"
 
 
 def save_compressor(model: Method, folder: Path, card: Mapping[str, float | str]) -> None:
@@ -138,8 +138,10 @@ def load_preparer(folder: Path, base: str) -> Backbone:
 def load_config(folder: Path) -> CompressorConfig:
     """What a saved compressor says of itself."""
     written = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    if written.get("format_version") == 1:
-        written |= {"format_version": 2, "method": ONLY_FWD2BOT}
+    passes = written["compressor"].pop("passes", "double")
+    if written.get("format_version") == 1 or passes == "single":
+        named = {"name": NAMED_PASSES[passes], "tuning": "trained", "settings": {}}
+        written |= {"format_version": 2, "method": named}
     return CompressorConfig.model_validate_json(json.dumps(written))
 
 

@@ -5,6 +5,7 @@ nothing of the picture reaches it otherwise, and its gradient flows through them
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,6 @@ from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE, FWD2BOT, Chos
 from components.model.adapters import COMPRESSION, PASSES, AdapterSwitch, attach_adapters
 from components.model.backbone import Backbone
 from components.model.chat import encode_text
-from components.model.families.llava import LlavaBackbone
 from components.model.prepared import PreparedPictures
 from components.model.segments import Segment, join, text_segment
 from components.model.summary_queries import SummaryQueries
@@ -24,7 +24,7 @@ class DoubleForward(Method):
 
     chosen = ChosenMethod(name=FWD2BOT, tuning="trained", settings={})
     losses = (AUTOREGRESSIVE, CONTRASTIVE)
-    parts = ("queries",)
+    parts: ClassVar[tuple[str, ...]] = ("queries",)
     prompt_ids: Tensor
 
     def __init__(
@@ -32,12 +32,10 @@ class DoubleForward(Method):
         backbone: Backbone,
         adapters: AdapterSwitch,
         queries: SummaryQueries,
-        vision_queries: SummaryQueries | None,
         params: CompressorParams,
     ) -> None:
         super().__init__(backbone, adapters, params)
         self.queries = queries
-        self.vision_queries = vision_queries  # of the single pass
         prompt_ids = encode_text(backbone.tokenizer, params.prompt)
         self.register_buffer("prompt_ids", torch.tensor(prompt_ids, dtype=torch.long), persistent=False)
         self.prompt_embeddings = self._learned_prompt() if params.prompt_embeddings == "learned" else None
@@ -56,23 +54,21 @@ class DoubleForward(Method):
 
     def compress_pictures(self, pictures: PreparedPictures) -> Tensor:
         """Preprocessed pictures -> summary tokens (pictures, summary tokens, dim)."""
-        if self.vision_queries is None:
-            return self.compress_images(self.backbone.encode_images(pictures))
-        assert isinstance(self.backbone, LlavaBackbone)
-        with self.adapters.use(COMPRESSION):
-            return self.backbone.compress_in_tower(pictures, self.vision_queries(len(pictures)))
+        return self.compress_images(self.backbone.encode_images(pictures))
+
+    @property
+    def gives_prefixes(self) -> bool:
+        """Whether the first summary tokens are the same however many follow."""
+        return self.params.attention == "causal"
 
     def keep_first(self, num_summary_tokens: int) -> None:
         """Drop the other queries, for good. Raises ValueError when the summary tokens of the first depend on them."""
-        is_prefix = self.params.attention == "causal" and self.params.passes == "double"
-        if num_summary_tokens < self.num_summary_tokens and not is_prefix:
+        if num_summary_tokens < self.num_summary_tokens and not self.gives_prefixes:
             raise ValueError(
                 "of these summary tokens none can be left out, since each depends on all: only a causal pass of the "
                 "language model gives prefixes"
             )
-        for queries in (self.queries, self.vision_queries):
-            if queries is not None:
-                queries.keep_first(num_summary_tokens)
+        self.queries.keep_first(num_summary_tokens)
 
     def compress_images(self, pictures: Segment) -> Tensor:
         """The compression pass over what is read of pictures -> (pictures, summary tokens, dim)."""
@@ -135,26 +131,19 @@ class DoubleForward(Method):
         tensors = {"queries.weight": self.queries.weight, "log_logit_scale": self.log_logit_scale}
         if self.prompt_embeddings is not None:
             tensors["prompt_embeddings"] = self.prompt_embeddings
-        if self.vision_queries is not None:
-            tensors["vision_queries.weight"] = self.vision_queries.weight
         return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
 def build_double_forward(backbone: Backbone, params: CompressorParams, seed: int) -> DoubleForward:
     """Attach untrained adapters and queries to a backbone, in place."""
-    is_single = params.passes == "single"
-    if is_single and not isinstance(backbone, LlavaBackbone):
-        raise ValueError(f"passes: single compresses in the tower of a LLaVA-1.5, and {backbone.source.name} is none")
-    if is_single and params.adapters.sharing != "per_pass":
-        raise ValueError(f"passes: single needs adapters.sharing per_pass, not {params.adapters.sharing}")
-    adapters = attach_adapters(backbone, params.adapters, PASSES, seed, in_tower=is_single)
+    adapters = attach_adapters(backbone, params.adapters, PASSES, seed, in_tower=False)
+    return DoubleForward(backbone, adapters, summary_queries(backbone, params, seed), params)
+
+
+def summary_queries(backbone: Backbone, params: CompressorParams, seed: int) -> SummaryQueries:
+    """Those that the language model reads, untrained."""
     words = encode_text(backbone.tokenizer, params.initial_queries)
-    queries = SummaryQueries(params.num_summary_tokens, backbone.embedding_table, words, seed)
-    vision_queries = None
-    if is_single:
-        positions = backbone.vlm.model.vision_tower.embeddings.position_embedding.weight
-        vision_queries = SummaryQueries(params.num_summary_tokens, positions, [], seed)
-    return DoubleForward(backbone, adapters, queries, vision_queries, params)
+    return SummaryQueries(params.num_summary_tokens, backbone.embedding_table, words, seed)
 
 
 def last_places(queries: Tensor, attention_mask: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from components.model.prepared import PreparedPictures
 from components.model.segments import Segment, text_segment
 from components.params import Params
 
-FWD2BOT = "fwd2bot"
+FWD2BOT, SINGLE_FORWARD = "fwd2bot", "single_forward"  # its paper's method, and what it compares that with
 AUTOREGRESSIVE, CONTRASTIVE = "autoregressive", "contrastive"  # the losses
 
 
@@ -33,7 +33,6 @@ class CompressorParams(Params):
     prompt_embeddings: Literal["frozen", "learned"]  # those of the words, or learned ones that start there
     initial_queries: str  # words whose embeddings the summary queries start from; empty: random ones
     summary_scale: float = Field(gt=0)  # factor of the summary tokens; 1 leaves them as the language model's norm does
-    passes: Literal["double", "single"]  # who compresses: the language model, or the vision tower (Table 7)
     attention: Literal["causal", "bidirectional"]  # of the compression pass (Table 12)
     connector: Literal["frozen", "trained"]  # between vision tower and language model
     logit_scale: Literal["learned", "fixed"]

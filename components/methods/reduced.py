@@ -68,7 +68,16 @@ class Reduced(Method):
 
     def compress_pictures(self, pictures: PreparedPictures) -> Tensor:
         """What the reducer makes of the pictures: (pictures, tokens, dim)."""
-        return self.reducer(read_tower(llava_of(self.backbone, "this method"), pictures, self.reducer.needs))
+        return self.reducer(self.reading(pictures))
+
+    def reading(self, pictures: PreparedPictures) -> Reading:
+        """What the tower says of the pictures, as far as the reducer wants it."""
+        return read_tower(llava_of(self.backbone, "this method"), pictures, self.reducer.needs)
+
+    def make(self, num_tokens: int) -> None:
+        """From now on another number of tokens of a picture, which the reducer must allow."""
+        self.reducer.num_tokens = num_tokens
+        self.params = self.params.model_copy(update={"num_summary_tokens": num_tokens})
 
     def embed_pictures(self, summary_tokens: Tensor) -> Tensor:
         """What the language model says of the tokens in one word, before it is said."""
@@ -98,6 +107,12 @@ def nearest_count(wanted: int, allowed: Sequence[int]) -> int:
 def square_counts(shape: TowerShape) -> list[int]:
     """How many square cells a grid of patches can be cut into."""
     return [(shape.side // cell) ** 2 for cell in range(shape.side, 0, -1) if shape.side % cell == 0]
+
+
+def check_heads(setting: str, num_heads: int, width: int) -> None:
+    """Raises ValueError when an attention of this width cannot have so many heads."""
+    if width % num_heads:
+        raise ValueError(f"{setting}: {width} channels of the vision tower cannot be split into {num_heads} heads")
 
 
 def cells(patches: Tensor, num_cells: int) -> Tensor:

@@ -3,10 +3,10 @@
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.model.backbone import Backbone
-from components.model.families.llava import LlavaBackbone
+from components.model.families.llava import LlavaBackbone, num_read_layers
 from components.model.prepared import PreparedPictures
 
 
@@ -49,9 +49,30 @@ def tower_shape(backbone: LlavaBackbone) -> TowerShape:
     return TowerShape(vision.image_size // vision.patch_size, vision.hidden_size, backbone.dim)
 
 
+def check_needs(backbone: LlavaBackbone, needs: Needs) -> None:
+    """Raises ValueError when the tower does not have, or does not compute, what is to be read of it."""
+    name = backbone.source.name
+    if needs.attention and not backbone.has_class_token:
+        raise ValueError(
+            f"{name}: its vision tower has no class token, whose attention train.method.name needs; use another method"
+        )
+    num_states, highest = len(backbone.vlm.model.vision_tower.encoder.layers) + 1, num_read_layers(backbone.vlm)
+    if needs.attention and backbone.read_layer % num_states == num_states - 1:
+        raise ValueError(
+            f"{name}: its connector reads the last layer of the vision tower, and train.method.name needs the "
+            "attention of the block behind; use another method"
+        )
+    for layer in needs.layers:
+        if not (-num_states <= layer < num_states and layer % num_states <= highest):
+            raise ValueError(
+                f"layers: the vision tower of {name} has no hidden state {layer} that is computed; use {-num_states} "
+                f"to {highest - num_states}, its connector's"
+            )
+
+
 @torch.no_grad()
 def read_tower(backbone: LlavaBackbone, pictures: PreparedPictures, needs: Needs) -> Reading:
-    """Run the tower once. Raises ValueError for class attention of a tower without a class token."""
+    """Run the tower once, for needs that `check_needs` has found good."""
     states = backbone.vision_states(pictures)
     first = int(backbone.has_class_token)
     layers = needs.layers or (backbone.read_layer,)
@@ -66,11 +87,24 @@ def class_attention(backbone: LlavaBackbone, states: tuple[Tensor, ...]) -> tupl
 
     One head over all channels, as PruMerge's (arXiv 2403.15388, §3.1): softmax(q kᵀ / √channels).
     """
-    if not backbone.has_class_token:
-        raise ValueError(f"{backbone.source.name}: its vision tower has no class token, whose attention this needs")
     blocks: Any = backbone.vlm.model.vision_tower.encoder.layers
     block, inputs = blocks[backbone.read_layer % len(states)], states[backbone.read_layer]
     normed = block.layer_norm1(inputs)
     query, keys = block.self_attn.q_proj(normed[:, :1]), block.self_attn.k_proj(normed)
-    weights = (query @ keys.transpose(1, 2) / keys.shape[-1] ** 0.5).softmax(-1)
+    scores = (query @ keys.transpose(1, 2)).float() / keys.shape[-1] ** 0.5
+    weights = scores.softmax(-1)  # float32, so that half precision ranks more than a few of them alike
     return weights[:, 0, 1:], keys[:, 1:]
+
+
+def matrix_weights(module: nn.Module) -> int:
+    """Number of weights in the linear and convolution layers of `module`, without biases and without adapters."""
+    return sum(
+        part.weight.numel()
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Linear | nn.Conv2d) and "lora_" not in name
+    )
+
+
+def encoding_flops(backbone: LlavaBackbone) -> int:
+    """Operations of vision tower and connector for one picture: 2 N_v V, as in components/analysis/costs.py."""
+    return 2 * sum(map(matrix_weights, backbone.vision_modules)) * backbone.num_image_tokens

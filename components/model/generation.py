@@ -1,6 +1,7 @@
 """Answering: greedy decoding of chats, whatever visual tokens stand in them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,15 +23,21 @@ def base_answer(
     return decode(backbone, backbone.chat_segment(ids, mask, pictures), max_new_tokens)
 
 
-def decode(backbone: Backbone, chats: Segment, max_new_tokens: int) -> list[list[int]]:
-    """Greedy decoding of chats padded on the left, with the adapter in use: new token ids of each."""
+def decode(
+    backbone: Backbone, chats: Segment, max_new_tokens: int, language_model: Callable[..., Any] | None = None
+) -> list[list[int]]:
+    """Greedy decoding of chats padded on the left, with the adapter in use: new token ids of each.
+
+    `language_model` is called in place of the backbone's, with the same arguments.
+    """
+    read = backbone.language_model if language_model is None else language_model
     end_ids = torch.tensor(end_token_ids(backbone), device=backbone.device)
     cache = DynamicCache(config=backbone.language_model.config)
     inputs, mask = backbone.arguments(chats), chats.mask
     is_open = torch.ones(chats.num_rows, dtype=torch.bool, device=backbone.device)
     steps: list[Tensor] = []
     while len(steps) < max_new_tokens and is_open.any():
-        hidden = backbone.language_model(**inputs, past_key_values=cache, use_cache=True).last_hidden_state
+        hidden = read(**inputs, past_key_values=cache, use_cache=True).last_hidden_state
         token = backbone.lm_head(hidden[:, -1]).argmax(-1)  # (batch,)
         is_open &= ~torch.isin(token, end_ids)
         steps.append(torch.where(is_open, token, -1))

@@ -69,7 +69,7 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], params: OptimizerPar
 
     AdamW in one fused kernel, which for hundreds of small tensors is several times as fast, also on a CPU.
     """
-    layers = ("lora_", ".layers.")  # of adapters, or of a decoder that is trained itself
+    layers = ("lora_", ".layers.", "reducer.")  # of adapters, of a decoder that is trained itself, of compared methods
     is_matrix = {
         name: params.matrices == "muon" and parameter.ndim == 2 and any(part in name for part in layers)
         for name, parameter in parameters.items()

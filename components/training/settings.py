@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.methods.catalogue import MethodParams, kind_of
+from components.methods.catalogue import OURS, MethodParams, kind_of
 from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE, FWD2BOT, CompressorParams
 from components.model.loading import BackboneParams
 from components.pictures import PictureLimits
@@ -67,7 +67,7 @@ class TrainParams(CompressorParams):
     @property
     def taught(self) -> LossParams:
         """The losses that the method learns by: both with their weights, or the only one of a compared method."""
-        if self.method.name == FWD2BOT:
+        if self.method.name in OURS:
             return self.losses
         wanted = kind_of(self.method.name).losses
         return LossParams(
@@ -94,20 +94,19 @@ class TrainParams(CompressorParams):
             )
         if self.method.name != FWD2BOT and (self.nested_budgets or self.alignment.num_steps):
             raise ValueError(f"nested_budgets and alignment are for fwd2bot; method.name is {self.method.name}")
-        if self.nested_budgets and not (self.attention == "causal" and self.passes == "double"):
-            raise ValueError(
-                "nested_budgets need attention: causal and passes: double; otherwise all summary tokens depend on all"
-            )
+        if self.nested_budgets and self.attention != "causal":
+            raise ValueError("nested_budgets need attention: causal; otherwise all summary tokens depend on all")
         if self.attention == "bidirectional" and self.backbone.attention == "flash_attention_2":
             raise ValueError("attention: bidirectional needs backbone.attention sdpa or eager")
-        if self.feature_cache and self.passes == "single":
-            raise ValueError("feature_cache: the vision tower is trained in passes: single, so it cannot be read ahead")
+        if self.feature_cache and self.method.name != FWD2BOT:
+            raise ValueError(f"feature_cache is for fwd2bot; method.name is {self.method.name}, set it to null")
+        if self.texts.max_row_tokens is not None and kind_of(self.method.name).reads_questions:
+            raise ValueError(f"{self.method.name} asks each question in a row of its own; set max_row_tokens to null")
         if self.alignment.num_steps > self.loop.num_steps:
             raise ValueError(f"alignment.num_steps exceeds loop.num_steps {self.loop.num_steps}")
-        if self.alignment.num_steps and not (self.losses.contrastive_weight and self.passes == "double"):
+        if self.alignment.num_steps and not self.losses.contrastive_weight:
             raise ValueError(
-                "alignment reads the captions of the contrastive loss, by the language model: it needs "
-                "losses.contrastive_weight > 0 and passes: double"
+                "alignment reads the captions of the contrastive loss: it needs losses.contrastive_weight > 0"
             )
         if self.adapters.sharing == "none" and self.backbone.dtype != "float32":
             raise ValueError(

@@ -64,10 +64,11 @@ def test_recode_refuses_what_cannot_be(store: Path, tmp_path: Path) -> None:
             recode(store, tmp_path / "new", "int8", number, 1)
     with pytest.raises(StoreError, match="store: exists already"):
         recode(store, store, "int8", 2, 1)
-    both_ways = CAUSAL.model_copy(update={"model": {**CAUSAL.model, "attention": "bidirectional"}})
-    other = write_store(tmp_path / "bidirectional", PARTS, both_ways)
-    with pytest.raises(StoreError, match="see each other"):
-        recode(other, tmp_path / "new", "int8", 2, 1)
+    for name, value in (("attention", "bidirectional"), ("passes", "single"), ("method", "average_pooling")):
+        no_prefixes = CAUSAL.model_copy(update={"model": {**CAUSAL.model, name: value}})
+        other = write_store(tmp_path / name, PARTS, no_prefixes)
+        with pytest.raises(StoreError, match="see each other"):
+            recode(other, tmp_path / "new", "int8", 2, 1)
 
 
 def test_recode_never_makes_a_fine_codec_of_a_coarse_one(store: Path, tmp_path: Path, local_ray: None) -> None:

@@ -1,15 +1,20 @@
-"""LLaVA-1.5 (arXiv 2310.03744): a CLIP tower, read at its second last layer, and an MLP; 576 tokens per picture."""
+"""LLaVA-1.5 (arXiv 2310.03744): a CLIP tower, read at its second last layer, and an MLP; 576 tokens per picture.
+
+The tower may be another one of transformers, as SigLIP's (arXiv 2303.15343), which has no class token.
+"""
 
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from components.model.backbone import Backbone, Preprocessing, Source
 from components.model.chat import ChatFormat
 from components.model.prepared import PreparedPictures
 from components.model.segments import Segment, picture_segment
+
+WITHOUT_CLASS_TOKEN = ("siglip_vision_model",)  # towers, by transformers' name
 
 
 class LlavaBackbone(Backbone):
@@ -57,7 +62,7 @@ class LlavaBackbone(Backbone):
     @property
     def has_class_token(self) -> bool:
         """Whether the tower's states begin with one, as CLIP's do and SigLIP's do not."""
-        return hasattr(self.vlm.model.vision_tower.embeddings, "class_embedding")
+        return self.vlm.config.vision_config.model_type not in WITHOUT_CLASS_TOKEN
 
     @property
     def read_layer(self) -> int:
@@ -80,7 +85,8 @@ class LlavaBackbone(Backbone):
         """
         tower = self.vlm.model.vision_tower
         patches = tower.embeddings(**pictures.to(self.device, self.dtype).tensors)
-        hidden = tower.pre_layrnorm(torch.cat([patches, queries.to(self.dtype)], dim=1))
+        norm = getattr(tower, "pre_layrnorm", nn.Identity())  # SigLIP has none
+        hidden = norm(torch.cat([patches, queries.to(self.dtype)], dim=1))
         for layer in tower.encoder.layers[: num_read_layers(self.vlm)]:
             hidden = layer(hidden, attention_mask=None)
         return self.vlm.model.multi_modal_projector(hidden[:, -queries.shape[1] :]).to(self.dtype)
@@ -89,7 +95,8 @@ class LlavaBackbone(Backbone):
 def num_image_tokens(config: Any) -> int:
     """Of a picture, by the configuration of a LLaVA: its patches, and the class token if the connector reads it."""
     vision = config.vision_config
-    return (vision.image_size // vision.patch_size) ** 2 + (config.vision_feature_select_strategy == "full")
+    num_states = (vision.image_size // vision.patch_size) ** 2 + (vision.model_type not in WITHOUT_CLASS_TOKEN)
+    return num_states - (config.vision_feature_select_strategy == "default")  # which drops the first
 
 
 def skip_unread_layers(vlm: Any) -> None:

@@ -8,11 +8,11 @@ from components.analysis.costs import (
     Workload,
     compression_flops,
     cost_table,
-    matrix_weights,
     picture_question_flops,
     stored_bytes,
     stored_question_flops,
 )
+from components.methods.tower import matrix_weights
 
 SIZE = ModelSize(language_model=1000, vision=100)
 

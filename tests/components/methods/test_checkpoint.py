@@ -9,10 +9,11 @@ from safetensors.torch import load_file, save_file
 
 from components.methods.checkpoint import load_compressor, save_compressor
 from components.methods.double_forward import DoubleForward
+from components.methods.single_forward import build_single_forward
 from components.model.adapters import PASSES
 from components.model.segments import text_segment
 from components.model.tiny_llava import build_tiny_llava
-from tests.components.model.tiny import TEXTS, TINY, load
+from tests.components.model.tiny import COMPRESSOR, TEXTS, TINY, load
 
 CPU = torch.device("cpu")
 
@@ -126,11 +127,24 @@ def test_a_later_format_is_refused(saved: Path, llava_folder: Path) -> None:
         reload(saved, llava_folder)
 
 
-def test_the_first_format_which_knew_one_method_is_read(saved: Path, llava_folder: Path) -> None:
-    config = json.loads((saved / "config.json").read_text()) | {"format_version": 1}
-    del config["method"]
-    (saved / "config.json").write_text(json.dumps(config))
-    assert reload(saved, llava_folder).chosen.name == "fwd2bot"
+@pytest.mark.parametrize(("passes", "method"), [("double", "fwd2bot"), ("single", "single_forward")])
+def test_the_first_format_which_had_no_methods_is_read(
+    model: DoubleForward, llava_folder: Path, tmp_path: Path, passes: str, method: str
+) -> None:
+    """A format between the two had methods and `passes`."""
+    if passes == "single":
+        model = build_single_forward(load(llava_folder), COMPRESSOR, seed=0).eval()
+    save_compressor(model, tmp_path, {})
+    second = json.loads((tmp_path / "config.json").read_text())
+    second["compressor"]["passes"] = passes
+    second["method"]["name"] = "fwd2bot"
+    first = second | {"format_version": 1}
+    del first["method"]
+    for written in (first, second):
+        (tmp_path / "config.json").write_text(json.dumps(written))
+        loaded = reload(tmp_path, llava_folder)
+        assert loaded.chosen.name == method
+        assert type(loaded) is type(model)
 
 
 @torch.no_grad()

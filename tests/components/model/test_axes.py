@@ -51,9 +51,8 @@ def test_the_first_summary_tokens_do_not_depend_on_the_others(
     torch.testing.assert_close(model.compress_images(pictures), whole[:, :num_tokens])
 
 
-@pytest.mark.parametrize(("axis", "value"), [("attention", "bidirectional"), ("passes", "single")])
-def test_tokens_that_depend_on_all_cannot_be_left_out(llava_folder: Path, axis: str, value: str) -> None:
-    model = compressor(llava_folder, params=COMPRESSOR.model_copy(update={axis: value}))
+def test_tokens_that_depend_on_all_cannot_be_left_out(llava_folder: Path) -> None:
+    model = build(llava_folder, attention="bidirectional")
     model.keep_first(K)
     with pytest.raises(ValueError, match="each depends on all"):
         model.keep_first(2)
@@ -207,28 +206,3 @@ def test_the_cosine_of_two_adapters_is_that_of_their_updates(model: DoubleForwar
     assert shared(llava_folder).adapters.cosine() == pytest.approx(1)
     untrained = build_double_forward(load(llava_folder), COMPRESSOR, seed=0)
     assert untrained.adapters.cosine() == 0
-
-
-def test_in_a_single_pass_the_vision_tower_compresses(llava_folder: Path, tmp_path: Path) -> None:
-    model = build(llava_folder, passes="single")
-    pixels = prepared(torch.randn(2, 3, 48, 48))
-    ran = []
-    model.backbone.language_model.register_forward_pre_hook(lambda *_: ran.append(1))
-    assert -1 < model.adapters.cosine() < 1  # over the layers that both adapters are in
-    summary_tokens = model.compress_pictures(pixels)
-    assert summary_tokens.shape == (2, K, model.backbone.dim)
-    assert not ran
-    summary_tokens.square().sum().backward()
-    grads = {name: p.grad for name, p in trained_parameters(model).items() if p.grad is not None and p.grad.any()}
-    assert "vision_queries.weight" in grads
-    assert {name.split(".")[3] for name in grads if "lora_" in name} == {"vision_tower"}
-    assert all(f".{COMPRESSION}." in name for name in trained_parameters(model) if "vision_tower" in name)
-    base = load(llava_folder)
-    with torch.no_grad():
-        torch.testing.assert_close(
-            model.backbone.encode_images(pixels).embeddings, base.encode_images(pixels).embeddings
-        )
-        loaded = saved_and_loaded(model, llava_folder, tmp_path / "single")
-        assert torch.equal(loaded.compress_pictures(pixels), summary_tokens)
-    with pytest.raises(ValueError, match=r"single needs adapters\.sharing per_pass"):
-        build(llava_folder, passes="single", adapters=COMPRESSOR.adapters.model_copy(update={"sharing": "shared"}))

@@ -1,16 +1,19 @@
 """What the tests of the model build: a tiny random LLaVA, and compressors whose adapters do something."""
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from components.methods.double_forward import DoubleForward, build_double_forward
-from components.methods.method import CompressorParams
+from components.methods.method import CompressorParams, Method
 from components.model.adapters import AdapterParams
 from components.model.backbone import Backbone
 from components.model.loading import load_backbone
 from components.model.prepared import PreparedPictures
 from components.model.tiny_llava import TinyLlavaParams, build_tiny_llava
+
+Model = TypeVar("Model", bound=Method)
 
 TINY = TinyLlavaParams(
     image_size=48,
@@ -32,7 +35,6 @@ COMPRESSOR = CompressorParams(
     prompt_embeddings="frozen",
     initial_queries="a large blue square",
     summary_scale=3.0,
-    passes="double",
     attention="causal",
     connector="frozen",
     logit_scale="learned",
@@ -65,7 +67,11 @@ def compressor(
     folder: Path, dtype: torch.dtype = torch.float32, params: CompressorParams = COMPRESSOR
 ) -> DoubleForward:
     """A compressor whose adapters do something: LoRA starts as the identity, so its second matrix is drawn anew."""
-    model = build_double_forward(load(folder, dtype), params, seed=0)
+    return awakened(build_double_forward(load(folder, dtype), params, seed=0))
+
+
+def awakened(model: Model) -> Model:
+    """The second matrix of every adapter drawn anew; ready to be asked."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

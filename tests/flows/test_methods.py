@@ -1,0 +1,96 @@
+"""Every method through the stages behind training: it is compressed, searched, asked and scored, or says why not."""
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from components.compression.provenance import StoreError
+from components.compression.store import TokenStore
+from components.methods.catalogue import OURS, MethodParams, build_method, kind_of
+from components.methods.checkpoint import save_compressor
+from components.methods.method import ChosenMethod
+from components.retrieval.batches import Query
+from flows.answer import answer
+from flows.compress import compress
+from flows.evaluate import evaluate
+from flows.index import build
+from flows.search import Wanted, open_corpus, search_texts
+from tests.components.methods.settings import SETTINGS
+from tests.components.model.tiny import COMPRESSOR, load, write_tiny_llava
+from tests.flows.test_compress import PARAMS as COMPRESS
+from tests.flows.test_evaluate import IMAGE_IDS, PARAMS, picture, write_tables
+
+NAMES = sorted(set(get_args(MethodParams.model_fields["name"].annotation)) - set(OURS))
+EVALUATE = PARAMS.model_copy(update={"references": (), "num_workers": 1, "pictures_per_task": 8})
+
+
+class World:
+    """Pictures, questions and a base model."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.curated, self.pictures = root, root / "curated", root / "pictures"
+        write_tables(self.curated)
+        self.pictures.mkdir()
+        for number, image_id in enumerate(IMAGE_IDS):
+            picture(number).save(self.pictures / f"{image_id}.png")
+        write_tiny_llava(root / "tiny-llava")
+
+    def compressor(self, name: str) -> Path:
+        """An untrained method, saved."""
+        tuning = "none" if name in ("fastv", "lvlm_zero_shot") else "trained"
+        chosen = ChosenMethod(name=name, tuning=tuning, settings=SETTINGS[name])  # type: ignore[arg-type]
+        folder = self.root / name
+        save_compressor(build_method(load(self.root / "tiny-llava"), COMPRESSOR, chosen, seed=0), folder, {})
+        return folder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> World:
+    return World(tmp_path_factory.mktemp("methods"))
+
+
+def scores_of(world: World, compressor: Path, store: Path, output: Path) -> dict:
+    files = (output / "metrics.json", output / "timings.json")
+    evaluate(EVALUATE, world.curated, compressor, store, output / "rows", *files)
+    return json.loads(files[0].read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_goes_through_all_stages(name: str, world: World, tmp_path: Path) -> None:
+    compressor, store = world.compressor(name), tmp_path / "store"
+    kind = kind_of(name)
+    manifest = compress(COMPRESS, str(world.curated / "images/test"), compressor, store, str(world.root / "tiny-llava"))
+    metrics = scores_of(world, compressor, store, tmp_path)
+    assert metrics["method"]["name"] == name
+    assert metrics["method"]["is_stored"] == (kind.why_not_stored is None) == (manifest is not None)
+    assert ("short_answer" in metrics["compressed"]) == (kind.why_no_answers is None)
+    assert ("retrieval" in metrics["compressed"]) == (kind.why_not_stored is None)
+    assert metrics["costs"]["flops_per_picture"]["compressed"] > 0
+    assert (metrics["costs"]["bytes_per_picture"]["compressed"] is None) == bool(kind.why_not_stored)
+    if kind.why_not_stored:
+        with pytest.raises(StoreError, match="nothing is stored here"):
+            answer(TokenStore.open(store), compressor, None, IMAGE_IDS[0], "what?", 3)
+        return
+    assert manifest
+    assert manifest.rows_kept == len(IMAGE_IDS)
+    search_and_ask(kind.why_no_answers, compressor, store, tmp_path / "index")
+
+
+def search_and_ask(why_no_answers: str | None, compressor: Path, store: Path, index: Path) -> None:
+    """Search with and without an index finds the same; a question is answered, or it is said why not."""
+    wanted = Wanted(3, None, None)
+    corpus = open_corpus(store, None, compressor, None)
+    (hits,) = search_texts(corpus, compressor, None, [Query("1", "a red circle")], wanted)
+    build([store], index, "exact", 1, compressor, None)
+    (indexed,) = search_texts(open_corpus(store, index), compressor, None, [Query("1", "a red circle")], wanted)
+    assert [hit.image_id for hit in hits] == [hit.image_id for hit in indexed]
+    np.testing.assert_allclose([hit.score for hit in hits], [hit.score for hit in indexed], rtol=1e-5)
+    if why_no_answers:
+        with pytest.raises(ValueError, match="answer"):
+            answer(TokenStore.open(store), compressor, None, IMAGE_IDS[0], "what?", 3)
+    else:
+        assert isinstance(answer(TokenStore.open(store), compressor, None, IMAGE_IDS[0], "what?", 3), str)
