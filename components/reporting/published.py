@@ -7,7 +7,7 @@ from ruamel.yaml import YAML
 from components.params import Params
 
 PATH = Path(__file__).with_name("published.yaml")
-Cell = str | float | None
+Cell = str | int | float | None
 
 
 class PublishedTable(Params):
