@@ -25,7 +25,7 @@ from pydantic import Field
 from ruamel.yaml import YAML
 
 from components.params import Params
-from components.reporting.formats import number
+from components.reporting.formats import count, number
 from components.reporting.methods import MethodRun, method_run, read_runs, reference_runs
 from components.reporting.published import published_markdown, read_published
 from components.reporting.seeds import estimate
@@ -131,19 +131,24 @@ def interval(values: Sequence[float]) -> str:
     if isinstance(values[0], bool):
         return "yes" if all(values) else "no"
     if len(set(values)) == 1 and isinstance(values[0], int):
-        return number(values[0])
+        return quantity(values[0])
     mean, half = estimate(values)
     if abs(mean) >= 100:
-        return number(mean)
+        return quantity(mean)
     return f"{mean:.3f}" if half is None else f"{mean:.3f} ± {half:.3f}"
+
+
+def quantity(value: float) -> str:
+    """Bytes, tokens and operations: 1,024 or 34.16M."""
+    return count(value) if value < 1e6 else number(value)
 
 
 def as_markdown(table: Mapping[str, Mapping[str, Sequence[float]]], columns: Sequence[str]) -> str:
     """The scores as a table, with the number of seeds that have ended."""
     lines = ["| run | seeds | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for run, by_column in table.items():
-        count = max(map(len, by_column.values()), default=0)
-        lines.append(f"| {run} | {count} | " + " | ".join(interval(by_column[column]) for column in columns) + " |")
+        num_seeds = max(map(len, by_column.values()), default=0)
+        lines.append(f"| {run} | {num_seeds} | " + " | ".join(interval(by_column[column]) for column in columns) + " |")
     return "\n".join(lines)
 
 
