@@ -15,7 +15,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # Lines appear when they are written, also in a pipe.
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install repro test check base ablations clean constraints
+.PHONY: help install repro test check base ablations methods clean constraints
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,10 +47,11 @@ base: $(INSTALLED)  ## train the tiny base model anew (the stage is frozen: `mak
 	cp dvc.yaml .dvc/tmp/dvc.yaml; trap 'mv .dvc/tmp/dvc.yaml dvc.yaml' EXIT; dvc unfreeze pretrain; \
 		dvc repro --single-item --force pretrain | python benchmarks/stage_times.py
 
-ablations: $(INSTALLED)  ## Tables 5, 6, 7, 12 and 13 on the demo world, three seeds each: hours; then the table
-	python -m flows.sweep queue sweeps/ablations.yaml
-	dvc queue start < /dev/null > /dev/null 2>&1
-	@echo 'running: `dvc queue status`; scores so far: `python -m flows.sweep table sweeps/ablations.yaml`'
+ablations: $(INSTALLED)  ## Tables 5, 6, 7, 12 and 13 on the demo world, what is missing of three seeds each: hours
+	python -m flows.sweep run sweeps/ablations.yaml
+
+methods: $(INSTALLED)  ## Tables 1 to 4 and 9 to 11 on the demo world, what is missing of two seeds each: hours
+	python -m flows.sweep run sweeps/methods.yaml --data results/methods.json
 
 clean:  ## remove .venv, caches and what a killed run left; what the stages made stays
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

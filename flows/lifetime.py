@@ -30,9 +30,14 @@ def die_with_parent() -> None:
     ancestors = watched_ancestors(psutil.Process().parents())
     if not ancestors:
         sys.exit("the dvc process that started this stage is already gone: run `dvc repro` again")
+    killed_with_parent()
+    threading.Thread(target=_watch, args=(ancestors,), name="die-with-parent", daemon=True).start()
+
+
+def killed_with_parent() -> None:
+    """For a process that is being started (`preexec_fn`): the kernel kills it with the one that starts it (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=_watch, args=(ancestors,), name="die-with-parent", daemon=True).start()
 
 
 def watched_ancestors(parents: Sequence[psutil.Process]) -> list[psutil.Process]:

@@ -1,9 +1,11 @@
 """Stage `report`: everything that a run found, as one HTML page that loads nothing and runs nothing.
 
-    python -m flows.report CURATED PICTURES STORE EVALUATION METRICS CODECS ANALYSIS COMPRESSOR BASE TRAINING PAGE
+    python -m flows.report CURATED PICTURES STORE EVALUATION METRICS CODECS ANALYSIS METHODS COMPRESSOR BASE TRAINING
+        PAGE
 
 PICTURES is the corpus that STORE was compressed from: the page shows them, no model sees them again. Texts are searched
-for in STORE by COMPRESSOR, as users do. No time and no path of this machine is on the page.
+for in STORE by COMPRESSOR, as users do. METHODS is what a sweep over other methods wrote, and
+may be missing. No time and no path of this machine is on the page.
 """
 
 import sys
@@ -63,13 +65,14 @@ def report(
     metrics: Path,
     codecs: Path,
     analysis: Path,
+    methods: Path,
     compressor: Path,
     base: Path,
     training: Path,
     page: Path,
 ) -> None:
     """Write the page, whole or not at all."""
-    inputs = read_inputs(curated, evaluation, metrics, codecs, compressor, base, training)
+    inputs = read_inputs(curated, evaluation, metrics, codecs, methods, compressor, base, training)
     tokens = TokenStore.open(store)
     boxes = outcome_boxes(inputs.answers, params.seed, params.examples_per_box)
     descriptions = draw_descriptions(inputs.captions, params.seed, params.descriptions)

@@ -1,43 +1,63 @@
 """Job `sweep`: the runs of a file in `sweeps/` as DVC experiments, and their scores as one table.
 
-    python -m flows.sweep queue sweeps/ablations.yaml      then: dvc queue start
-    python -m flows.sweep table sweeps/ablations.yaml
+    python -m flows.sweep run sweeps/ablations.yaml        what is missing, one after another, until all are done
+    python -m flows.sweep queue sweeps/ablations.yaml      the same into DVC's queue, then: dvc queue start
+    python -m flows.sweep table sweeps/ablations.yaml      the scores of those that have ended
+    python -m flows.sweep published                        what the paper prints for the compared methods
 
 A sweep is a list of runs, each with the params that it changes, times some seeds. Experiments are called
-SWEEP-RUN-SEED, so that runs that are there already are not queued again and a table can be made at any time.
+SWEEP-RUN-SEED; `dvc exp show` lists them. What has ended with the values that the file now has is left alone, whatever
+commit it started from; what failed, was killed or has other values is made anew. `--smoke` takes the runs and values of
+the file's section `smoke`: does everything work together?
 """
 
+import json
 import re
-import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import dvc.api
 import typer
 from pydantic import Field
 from ruamel.yaml import YAML
 
 from components.params import Params
+from components.reporting.formats import count, number
+from components.reporting.methods import MethodRun, method_run, read_runs, reference_runs
+from components.reporting.published import published_markdown, read_published
+from components.reporting.seeds import estimate
+from flows.sweep_copy import SweepCopy, only_sweep, stage_seconds
+from flows.sweep_experiments import clear_queue, experiment_rows, finished, is_unfinished, metrics_of, value_at
 
-# Two-sided 95 % points of Student's t by degrees of freedom; of the normal distribution beyond.
-T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 SEED = "train.seed"
-UNFINISHED = ("Queued", "Running", "Failed")  # states of an experiment
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 SweepFile = Annotated[Path, typer.Argument(help="A file of sweeps/.", exists=True, dir_okay=False)]
+IsSmoke = Annotated[bool, typer.Option("--smoke", help="The few small runs of the section `smoke`.")]
+DataFile = Annotated[Path | None, typer.Option("--data", help="Write all scores and costs to this file, too.")]
 Value = str | float | int | bool
+
+
+class Smoke(Params):
+    """A few small runs."""
+
+    seeds: tuple[int, ...] = Field(min_length=1)
+    params: dict[str, Value]  # in addition to those of the sweep
+    runs: tuple[str, ...]
 
 
 class Sweep(Params):
     """The contents of a sweep file."""
 
+    stage: str  # the last one that a run needs
     seeds: tuple[int, ...] = Field(min_length=1)
     params: dict[str, Value]  # dotted key -> value, the same in all runs
     runs: dict[str, dict[str, Value] | None]  # name -> what it changes
+    without_chance: tuple[str, ...]  # runs that take the first seed only, since nothing in them depends on it
     metrics: dict[str, str]  # column of the table -> dotted key in results/metrics.json
+    smoke: Smoke | None
 
 
 class Experiment(Params):
@@ -45,80 +65,178 @@ class Experiment(Params):
 
     name: str
     run: str
+    seed: int
     overrides: dict[str, Value]
 
 
-def read_sweep(path: Path) -> Sweep:
-    """Raises ValueError naming what is wrong with the file."""
-    return Sweep.model_validate(YAML(typ="safe").load(path), strict=False)  # lists as tuples
+def read_sweep(path: Path, smoke: bool) -> tuple[Sweep, str]:
+    """A sweep and what its experiments' names begin with. Raises ValueError naming what is wrong with the file."""
+    sweep = Sweep.model_validate(YAML(typ="safe", pure=True).load(path), strict=False)  # lists as tuples
+    unknown = {*sweep.without_chance, *(sweep.smoke.runs if sweep.smoke else ())} - set(sweep.runs)
+    if unknown:
+        raise ValueError(f"{path}: {', '.join(sorted(unknown))}: named, but not in `runs`")
+    if not smoke:
+        return sweep, path.stem
+    if sweep.smoke is None:
+        raise ValueError(f"{path}: has no section `smoke`; run it without --smoke")
+    changes = {
+        "seeds": sweep.smoke.seeds,
+        "params": sweep.params | sweep.smoke.params,
+        "runs": {name: sweep.runs[name] for name in sweep.smoke.runs},
+    }
+    return sweep.model_copy(update=changes), f"{path.stem}-smoke"
 
 
 def experiments(sweep: Sweep, name: str) -> Iterator[Experiment]:
     """All runs with one seed, then with the next; names have only letters, digits and hyphens."""
     for seed in sweep.seeds:
         for run, changes in sweep.runs.items():
-            slug = re.sub(r"[^a-z0-9]+", "-", run.lower()).strip("-")
+            slug = re.sub(r"[^a-z0-9]+", "-", run.lower().replace("+", " plus")).strip("-")
             overrides = {**sweep.params, **(changes or {}), SEED: seed}
-            yield Experiment(name=f"{name}-{slug}-{seed}", run=run, overrides=overrides)
+            if seed == sweep.seeds[0] or run not in sweep.without_chance:
+                yield Experiment(name=f"{name}-{slug}-{seed}", run=run, seed=seed, overrides=overrides)
 
 
-def queue_command(experiment: Experiment) -> list[str]:
+def settings(experiment: Experiment) -> list[str]:
+    """The name and the values of an experiment as arguments of `dvc exp run`."""
+    changes = [part for key, value in experiment.overrides.items() for part in ("-S", f"{key}={value}")]
+    return ["--name", experiment.name, *changes]
+
+
+def queue_command(experiment: Experiment, stage: str) -> list[str]:
     """What queues an experiment."""
-    settings = [part for key, value in experiment.overrides.items() for part in ("-S", f"{key}={value}")]
-    return ["dvc", "exp", "run", "--queue", "--name", experiment.name, *settings]
+    return ["dvc", "exp", "run", "--queue", *settings(experiment), stage]
 
 
-def scores(rows: Sequence[Mapping[str, Any]], sweep: Sweep, name: str) -> dict[str, dict[str, list[float]]]:
-    """{run: {column: a score per seed}} from the rows of `dvc exp show`, of experiments that have ended well.
+def ended(planned: Sequence[Experiment], rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """{name: commit} of the planned experiments that have ended with the values they should have."""
+    return finished({it.name: it.overrides for it in planned}, rows)
 
-    Of others DVC shows the scores of the commit that they started from.
-    """
-    found = {row["Experiment"]: row for row in rows if row.get("Experiment") and row.get("State") not in UNFINISHED}
-    table: dict[str, dict[str, list[float]]] = {run: {column: [] for column in sweep.metrics} for run in sweep.runs}
+
+def scores(found: Mapping[str, Mapping[str, Any]], sweep: Sweep, name: str) -> dict[str, dict[str, list[Any]]]:
+    """{run: {column: a score per seed}} from the metrics of experiments by name; what has no such metric adds none."""
+    table: dict[str, dict[str, list[Any]]] = {run: {column: [] for column in sweep.metrics} for run in sweep.runs}
     for experiment in experiments(sweep, name):
         for column, key in sweep.metrics.items():
-            value = found.get(experiment.name, {}).get(key)
+            value = value_at(found.get(experiment.name, {}), key)
             if isinstance(value, int | float):
-                table[experiment.run][column].append(float(value))
+                table[experiment.run][column].append(value)
     return table
 
 
 def interval(values: Sequence[float]) -> str:
-    """Mean and half of its 95 % interval over seeds; a single one has none."""
+    """Mean and half of its 95 % interval over seeds; a single one has none, nor has what is no measurement."""
     if not values:
         return "–"
-    mean = f"{statistics.fmean(values):.3f}"
-    if len(values) == 1:
-        return mean
-    half = T_95.get(len(values) - 1, 1.96) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean} ± {half:.3f}"
+    if isinstance(values[0], bool):
+        return "yes" if all(values) else "no"
+    if len(set(values)) == 1 and isinstance(values[0], int):
+        return quantity(values[0])
+    mean, half = estimate(values)
+    if abs(mean) >= 100:
+        return quantity(mean)
+    return f"{mean:.3f}" if half is None else f"{mean:.3f} ± {half:.3f}"
+
+
+def quantity(value: float) -> str:
+    """Bytes, tokens and operations: 1,024 or 34.16M."""
+    return count(value) if value < 1e6 else number(value)
 
 
 def as_markdown(table: Mapping[str, Mapping[str, Sequence[float]]], columns: Sequence[str]) -> str:
     """The scores as a table, with the number of seeds that have ended."""
     lines = ["| run | seeds | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for run, by_column in table.items():
-        count = max(map(len, by_column.values()), default=0)
-        lines.append(f"| {run} | {count} | " + " | ".join(interval(by_column[column]) for column in columns) + " |")
+        num_seeds = max(map(len, by_column.values()), default=0)
+        lines.append(f"| {run} | {num_seeds} | " + " | ".join(interval(by_column[column]) for column in columns) + " |")
     return "\n".join(lines)
 
 
+def data_rows(planned: Sequence[Experiment], found: Mapping[str, Mapping[str, Any]], path: Path) -> list[MethodRun]:
+    """What is kept of runs of methods, in the order of the file; times that are no longer known are those of `path`."""
+    known = {(row.run, row.seed): row.seconds for row in read_runs(path)}
+    references: list[MethodRun] = []
+    rows = []
+    for experiment in sorted((it for it in planned if it.name in found), key=lambda it: planned_place(it, planned)):
+        metrics = found[experiment.name]
+        seconds = stage_seconds(experiment.name) or known.get((experiment.run, experiment.seed), {})
+        rows.append(method_run(experiment.run, experiment.seed, metrics, seconds))
+        references = references or reference_runs(experiment.seed, metrics)
+    return [*references, *rows]
+
+
+def planned_place(experiment: Experiment, planned: Sequence[Experiment]) -> tuple[int, int]:
+    """Seeds of a run stand together."""
+    return [it.run for it in planned].index(experiment.run), experiment.seed
+
+
+def publish(sweep: Sweep, name: str, data: Path | None) -> None:
+    """Print the table, and write the data file whole."""
+    planned = list(experiments(sweep, name))
+    found = {key: metrics_of(commit) for key, commit in ended(planned, experiment_rows()).items()}
+    print(as_markdown(scores(found, sweep, name), list(sweep.metrics)))
+    if data is not None:
+        rows = [row.model_dump(mode="json") for row in data_rows(planned, found, data)]
+        partial = data.with_name(f"{data.name}.partial")
+        partial.write_text(json.dumps({"rows": rows}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        partial.replace(data)
+
+
 @app.command()
-def queue(path: SweepFile) -> None:
-    """Queue the experiments that are not there yet."""
-    known = {row.get("Experiment") for row in dvc.api.exp_show()}
-    for experiment in experiments(read_sweep(path), path.stem):
-        if experiment.name in known:
+def run(path: SweepFile, smoke: IsSmoke = False, data: DataFile = None) -> None:
+    """Run the experiments that are not there yet, one after another, and print the table."""
+    sweep, name = read_sweep(path, smoke)
+    with only_sweep():
+        planned = list(experiments(sweep, name))
+        done = ended(planned, experiment_rows())
+        missing = [it for it in planned if it.name not in done]
+        print(f"sweep: {len(done)} of {len(planned)} experiments are there already", flush=True)
+        failed = run_all(missing, sweep.stage) if missing else []
+    publish(sweep, name, data)
+    if failed:
+        sys.exit(f"sweep: {len(failed)} failed: {', '.join(failed)}; the logs are in .dvc/tmp/sweep-logs")
+
+
+def run_all(missing: Sequence[Experiment], stage: str) -> list[str]:
+    """Run experiments in a copy of the repository; the names of those that failed."""
+    copy, start, failed = SweepCopy.prepare(), time.monotonic(), []
+    for index, experiment in enumerate(missing):
+        spent = time.monotonic() - start
+        left = f", about {spent / index * (len(missing) - index) / 60:.0f} minutes left" if index else ""
+        print(f"sweep: {index + 1} of {len(missing)}: {experiment.name}{left}", flush=True)
+        if not copy.run(experiment.name, [*settings(experiment), stage]):
+            failed.append(experiment.name)
+            print(f"sweep: {experiment.name} failed; on with the next", flush=True)
+    return failed
+
+
+@app.command()
+def queue(path: SweepFile, smoke: IsSmoke = False) -> None:
+    """Queue the experiments that are not there yet, after removing from the queue what failed or was killed."""
+    sweep, name = read_sweep(path, smoke)
+    planned = list(experiments(sweep, name))
+    clear_queue({it.name for it in planned}, experiment_rows())
+    rows = experiment_rows()
+    waiting = {row["Experiment"] for row in rows if is_unfinished(row)}
+    for experiment in planned:
+        if experiment.name in waiting or experiment.name in ended([experiment], rows):
             print(f"sweep: {experiment.name} is there already")
-        elif subprocess.run(queue_command(experiment), check=False).returncode:
+            continue
+        subprocess.run(["dvc", "exp", "remove", "--quiet", experiment.name], check=False, stderr=subprocess.DEVNULL)
+        if subprocess.run(queue_command(experiment, sweep.stage), check=False).returncode:
             sys.exit(f"sweep: {experiment.name} could not be queued")
 
 
 @app.command()
-def table(path: SweepFile) -> None:
+def table(path: SweepFile, smoke: IsSmoke = False, data: DataFile = None) -> None:
     """Print the scores of the experiments that have ended."""
-    sweep = read_sweep(path)
-    print(as_markdown(scores(dvc.api.exp_show(), sweep, path.stem), list(sweep.metrics)))
+    publish(*read_sweep(path, smoke), data)
+
+
+@app.command()
+def published() -> None:
+    """Print what the paper has in its tables of compared methods, as a document shows it."""
+    print(published_markdown(read_published()))
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.reporting import codecs, curation, geometry, plots, tables
+from components.reporting import codecs, curation, geometry, method_charts, methods, plots, tables
 from components.reporting.examples import Box, Description, Found
 from components.reporting.formats import plain
 from components.reporting.inputs import Curves, Inputs
 from components.reporting.provenance import provenance_groups
+from components.reporting.published import read_published
 from components.reporting.thumbnails import Thumbnail
 
 LOSSES = {
@@ -43,6 +44,7 @@ def page_content(
     costs = {row.system: row for row in tables.cost_rows(metrics["costs"])}
     names = system_names(costs)
     rows = tables.score_rows(metrics)
+    groups, published = methods.group_runs(inputs.methods), read_published()
     return {
         "systems": tables.SYSTEMS,
         "names": names,
@@ -60,6 +62,11 @@ def page_content(
         "token_charts": [plots.token_chart(row, metrics["costs"]["visual_tokens"], names) for row in rows],
         "codecs": codecs.codec_rows(inputs.codecs),
         "codec_charts": [codecs.codec_chart(score, inputs.codecs) for score in codecs.SCORES],
+        "num_method_runs": len(inputs.methods),
+        "method_legend": method_charts.method_legend(groups),
+        "method_charts": method_charts.method_charts(groups),
+        "method_tables": methods.method_tables(groups, published),
+        "source": published.source,
         "size_bars": size_bars(costs, file_bytes),
         "file_bytes": file_bytes,
         "recalls": [(title, found, plots.recall_chart(found)) for title, found in recalls(metrics)],

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
+from components.reporting.methods import MethodRun, read_runs
+
 Row = Mapping[str, Any]
 Points = list[tuple[float, float]]  # (x, y) in order of x
 Curves = dict[str, Points]
@@ -19,6 +21,7 @@ class Inputs(NamedTuple):
 
     metrics: Row  # results/metrics.json
     codecs: list[Row]  # of results/codecs.json
+    methods: list[MethodRun]  # of results/methods.json; none where no sweep has run
     answers: list[Row]  # one per system and question
     captions: list[Row]  # one per system and described picture
     sources: Row  # of curation: source -> counts
@@ -30,12 +33,20 @@ class Inputs(NamedTuple):
 
 
 def read_inputs(
-    curated: Path, evaluation: Path, metrics: Path, codecs: Path, compressor: Path, base: Path, training: Path
+    curated: Path,
+    evaluation: Path,
+    metrics: Path,
+    codecs: Path,
+    methods: Path,
+    compressor: Path,
+    base: Path,
+    training: Path,
 ) -> Inputs:
     """Raises FileNotFoundError that names the file, ValueError for one that is no JSON."""
     return Inputs(
         metrics=read_json(metrics),
         codecs=read_json(codecs)["codecs"],
+        methods=read_runs(methods),
         answers=read_lines(evaluation / "answers.jsonl"),
         captions=read_lines(evaluation / "captions.jsonl"),
         sources=read_json(curated / "report.json"),

@@ -54,6 +54,7 @@ ARGUMENTS = (
     "metrics.json",
     "codecs.json",
     "analysis",
+    "methods.json",
     "models/compressor",
     "models/tiny-llava",
     "training",

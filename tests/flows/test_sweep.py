@@ -1,19 +1,42 @@
-"""Runs times seeds as commands, and what `dvc exp show` gives as a table."""
+"""Runs times seeds as commands, and what ended experiments found as a table."""
 
+import copy
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from flows.sweep import Sweep, as_markdown, experiments, interval, queue_command, read_sweep, scores
+from components.reporting.methods import MethodRun
+from flows.sweep import (
+    Sweep,
+    as_markdown,
+    data_rows,
+    experiments,
+    interval,
+    queue_command,
+    read_sweep,
+    scores,
+)
+from flows.train import TrainParams
+from tests.components.reporting.results import metrics, sweep_metrics
 
 ROOT = Path(__file__).parents[2]
+SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
 SWEEP = Sweep(
+    stage="evaluate",
     seeds=(0, 1),
     params={"train.loop.num_steps": 10},
     runs={"plain": None, "Table 6: shared": {"train.adapters.sharing": "shared"}},
+    without_chance=(),
     metrics={"answers": "compressed.short_answer.accuracy"},
+    smoke=None,
 )
+
+
+def answers(share: float) -> dict[str, Any]:
+    return {"compressed": {"short_answer": {"accuracy": share}}}
 
 
 def test_every_run_is_queued_with_every_seed_under_a_name_of_its_own() -> None:
@@ -25,38 +48,117 @@ def test_every_run_is_queued_with_every_seed_under_a_name_of_its_own() -> None:
         "ablations-table-6-shared-1",
     ]
     command = "dvc exp run --queue --name ablations-table-6-shared-1 -S train.loop.num_steps=10"
-    assert " ".join(queue_command(planned[-1])) == f"{command} -S train.adapters.sharing=shared -S train.seed=1"
+    assert (
+        " ".join(queue_command(planned[-1], "evaluate"))
+        == f"{command} -S train.adapters.sharing=shared -S train.seed=1 evaluate"
+    )
+
+
+def test_a_run_without_chance_takes_the_first_seed_only() -> None:
+    sweep = SWEEP.model_copy(update={"without_chance": ("plain",)})
+    assert [(it.run, it.seed) for it in experiments(sweep, "x")] == [
+        ("plain", 0),
+        ("Table 6: shared", 0),
+        ("Table 6: shared", 1),
+    ]
 
 
 def test_the_table_has_means_with_intervals_of_what_has_ended() -> None:
-    key = SWEEP.metrics["answers"]
-    rows = [
-        {"Experiment": None, key: 0.1},
-        {"Experiment": "ablations-plain-0", key: 0.4},
-        {"Experiment": "ablations-plain-1", key: 0.6},
-        {"Experiment": "ablations-table-6-shared-0", key: ""},
-        {"Experiment": "another", key: 0.9},
-        {"Experiment": "ablations-table-6-shared-1", "State": "Running", key: 0.8},
-    ]
-    found = scores(rows, SWEEP, "ablations")
-    assert found == {"plain": {"answers": [0.4, 0.6]}, "Table 6: shared": {"answers": []}}
-    lines = as_markdown(found, ["answers"]).splitlines()
+    found = {"ablations-plain-0": answers(0.4), "ablations-plain-1": answers(0.6), "another": answers(0.9)}
+    table = scores(found, SWEEP, "ablations")
+    assert table == {"plain": {"answers": [0.4, 0.6]}, "Table 6: shared": {"answers": []}}
+    lines = as_markdown(table, ["answers"]).splitlines()
     assert lines[2:] == ["| plain | 2 | 0.500 ± 1.271 |", "| Table 6: shared | 0 | – |"]
 
 
-def test_a_single_seed_has_no_interval() -> None:
-    assert interval([0.25]) == "0.250"
-    assert interval([0.5, 0.5, 0.5]) == "0.500 ± 0.000"
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([0.25], "0.250"),
+        ([0.5, 0.5, 0.5], "0.500 ± 0.000"),
+        ([1024, 1024], "1,024"),
+        ([9, 9], "9"),
+        ([34160221.5, 34160220.0], "34.16M"),
+        ([True, True], "yes"),
+        ([False], "no"),
+        ([], "–"),
+    ],
+)
+def test_what_was_not_measured_has_no_interval(values: list[float], text: str) -> None:
+    assert interval(values) == text
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.name)
-def test_every_sweep_changes_params_that_exist(path: Path) -> None:
+def test_data_has_the_base_once_and_the_seeds_of_a_run_together(tmp_path: Path) -> None:
+    planned = list(experiments(SWEEP, "ablations"))
+    found = {it.name: sweep_metrics("stf", 4) for it in planned[1:]}  # the first has not ended
+    found[planned[2].name] |= {system: metrics()[system] for system in ("uncompressed", "blind")}
+    rows = data_rows(planned, found, tmp_path / "methods.json")
+    shared = "Table 6: shared"
+    assert [(row.run, row.seed) for row in rows] == [
+        ("all image tokens", 1),
+        ("no picture", 1),
+        ("plain", 1),
+        (shared, 0),
+        (shared, 1),
+    ]
+    assert [row.bytes_per_picture for row in rows] == [None, None, 1024, 1024, 1024]
+
+
+def test_times_that_nobody_remembers_are_those_of_the_last_data(tmp_path: Path) -> None:
+    planned = list(experiments(SWEEP, "no-such-sweep"))
+    rows = data_rows(planned, {planned[0].name: sweep_metrics("stf", 4)}, tmp_path / "methods.json")
+    assert [row.seconds for row in rows] == [{}]
+    timed = rows[0].model_copy(update={"seconds": {"train": 12.5}})
+    (tmp_path / "methods.json").write_text(f'{{"rows": [{timed.model_dump_json()}]}}')
+    again: list[MethodRun] = data_rows(planned, {planned[0].name: sweep_metrics("stf", 4)}, tmp_path / "methods.json")
+    assert [row.seconds for row in again] == [{"train": 12.5}]
+
+
+def test_a_smoke_run_has_its_own_names_and_values() -> None:
+    sweep, name = read_sweep(ROOT / "sweeps/methods.yaml", smoke=True)
+    planned = list(experiments(sweep, name))
+    assert [it.name for it in planned] == [
+        "methods-smoke-fwd2bot-4-tokens-0",
+        "methods-smoke-average-pooling-4-tokens-0",
+    ]
+    assert {it.overrides["scenes.num_instruct_pictures"] for it in planned} == {60}
+    with pytest.raises(ValueError, match="no section `smoke`"):
+        read_sweep(ROOT / "sweeps/ablations.yaml", smoke=True)
+
+
+def test_a_run_that_is_named_but_not_there_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(SWEEP.model_copy(update={"without_chance": ("plane",)}).model_dump_json())
+    with pytest.raises(ValueError, match="plane: named, but not in `runs`"):
+        read_sweep(path, smoke=False)
+
+
+@pytest.mark.parametrize("smoke", [False, True])
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.name)
+def test_every_sweep_changes_params_that_exist(path: Path, smoke: bool) -> None:
+    if smoke and read_sweep(path, smoke=False)[0].smoke is None:
+        return
     params = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    names = [it.name for it in experiments(read_sweep(path), path.stem)]
-    assert len(set(names)) == len(names)
-    for experiment in experiments(read_sweep(path), path.stem):
+    planned = list(experiments(*read_sweep(path, smoke)))
+    assert len({it.name for it in planned}) == len(planned)
+    for experiment in planned:
         for key in experiment.overrides:
             tree = params
             for part in key.split("."):
                 assert part in tree, key
                 tree = tree[part]
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.name)
+def test_every_run_has_values_that_training_takes(path: Path) -> None:
+    yaml = YAML(typ="safe", pure=True)
+    params = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for experiment in experiments(*read_sweep(path, smoke=False)):
+        changed = copy.deepcopy(params)
+        for key, value in experiment.overrides.items():
+            *parts, last = key.split(".")
+            tree = changed
+            for part in parts:
+                tree = tree[part]
+            tree[last] = yaml.load(value) if isinstance(value, str) else value
+        TrainParams.model_validate_json(json.dumps(changed["train"]))

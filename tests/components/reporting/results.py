@@ -46,6 +46,19 @@ def metrics() -> dict[str, Any]:
     return found
 
 
+def sweep_metrics(name: str, tokens: int, is_stored: bool = True) -> dict[str, Any]:
+    """As results/metrics.json of a run of a sweep, which asks nobody but the method."""
+    found = {key: metrics()[key] for key in ("compressed", "costs")}
+    found["costs"] = {
+        "visual_tokens": TOKENS | {"compressed": tokens},
+        "bytes_per_picture": {system: 256 * count for system, count in TOKENS.items()}
+        | {"compressed": 256 * tokens if is_stored else None},
+        "flops_per_picture": dict.fromkeys(TOKENS, 2_000_000),
+        "flops_per_question": {system: 1_000_000 * (1 + count) for system, count in TOKENS.items()},
+    }
+    return found | {"method": {"name": name, "tuning": "trained", "num_tokens": tokens, "is_stored": is_stored}}
+
+
 def answer(system: str, question_id: str, text: str | None, right: bool, **changes: Any) -> dict[str, Any]:
     """As a line of answers.jsonl."""
     return {

@@ -47,6 +47,7 @@ def content(evil: str = "harmless", **changes: Any) -> dict[str, Any]:
             {"codec": evil, "bytes_per_picture": size, "short_answer": 0.5, "image_to_text": 0.5, "text_to_image": 0.5}
             for size in (64, 128)
         ],
+        methods=[],
         answers=rows,
         captions=described,
         sources={evil: {"rows_in": 2, "rows_kept": 1, "rejects": {evil: 1}, "repaired": {evil: 1}}},
