@@ -9,15 +9,18 @@ may be missing. No time and no path of this machine is on the page.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from components.compression.identity import check_same_model
+from components.compression.identity import check_same_model, read_config
 from components.compression.store import TokenStore
+from components.compression.unstored import reason_not_stored
+from components.methods.catalogue import kind_of
 from components.methods.checkpoint import load_compressor
 from components.params import Params, load_params
 from components.pictures import PictureLimits
@@ -34,6 +37,8 @@ from components.reporting.examples import (
 )
 from components.reporting.inputs import read_inputs
 from components.reporting.page import render, write_page
+from components.reporting.short import short_content
+from components.reporting.tables import SYSTEMS
 from components.reporting.thumbnails import mean_file_bytes, read_thumbnails, token_strip
 from components.retrieval.index import EmbeddingIndex
 from components.retrieval.query import embed_stored, embed_text
@@ -73,6 +78,8 @@ def report(
 ) -> None:
     """Write the page, whole or not at all."""
     inputs = read_inputs(curated, evaluation, metrics, codecs, methods, compressor, base, training)
+    if why := reason_for_short_page(inputs.metrics, store, compressor):
+        return write_page(page, render(short_content(inputs.metrics, inputs.compressor, why), "short"))
     tokens = TokenStore.open(store)
     boxes = outcome_boxes(inputs.answers, params.seed, params.examples_per_box)
     descriptions = draw_descriptions(inputs.captions, params.seed, params.descriptions)
@@ -98,6 +105,13 @@ def report(
     )
     write_page(page, render(content | {"analysis": inside}))
     print(f"report: {page}, {page.stat().st_size / 1e6:.1f} MB", flush=True)
+
+
+def reason_for_short_page(metrics: Mapping[str, Any], store: Path, compressor: Path) -> str | None:
+    """Why there is not enough for the full page; None if there is."""
+    if left_out := set(SYSTEMS) - metrics.keys():
+        return f"Its base model was not asked: evaluate.references has no {', '.join(sorted(left_out))}."
+    return reason_not_stored(store) or kind_of(read_config(compressor).method.name).why_no_answers
 
 
 def search(

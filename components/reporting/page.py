@@ -24,13 +24,13 @@ FILTERS = ("count", "data_size", "interval", "number", "operations", "percent", 
 SHOWN_AS_THEY_ARE = "\n\t\u200c\u200d"  # the last two join and part letters of many scripts, and emoji
 
 
-def render(content: Mapping[str, Any]) -> str:
-    """The page. Raises jinja2.UndefinedError for content that is missing."""
+def render(content: Mapping[str, Any], template: str = "page") -> str:
+    """The page, or the short one. Raises jinja2.UndefinedError for content that is missing."""
     templates = build_environment()
     style = Markup(templates.get_template("style.css.jinja").render())
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
     policy = POLICY.format(style=f"sha256-{digest}")
-    return templates.get_template("page.html.jinja").render(content, style=style, policy=policy)
+    return templates.get_template(f"{template}.html.jinja").render(content, style=style, policy=policy)
 
 
 def write_page(path: Path, page: str) -> None:

@@ -17,6 +17,7 @@ from components.analysis.costs import MethodCosts
 from components.compression.identity import read_config
 from components.compression.provenance import StoreError
 from components.compression.store import TokenStore
+from components.compression.unstored import write_reason
 from components.evaluation import publication
 from components.evaluation.answering import COMPRESSED, SYSTEMS
 from components.evaluation.exam import PAIR_ID, read_exam
@@ -174,3 +175,12 @@ def test_store_of_another_model_is_refused(world: Path) -> None:
     with pytest.raises(StoreError, match="another model"):
         write_page(world, "third.html", store=world / "foreign")
     assert not (world / "third.html").exists()
+
+
+def test_a_method_that_stores_nothing_has_a_short_page_with_the_reason(world: Path, tmp_path: Path) -> None:
+    write_reason(tmp_path, "quecc", f"made for each question {EVIL}")
+    text = " ".join(PageReader(write_page(world, "short.html", **{"store": tmp_path})).text.split())
+    assert "made for each question" in text
+    assert "Short answers" in text
+    assert "R@1, image to text" in text
+    assert "operations per question" in text
