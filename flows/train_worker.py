@@ -16,7 +16,7 @@ from components.losses.autoregressive import IGNORE_INDEX
 from components.methods.catalogue import build_method
 from components.methods.checkpoint import save_compressor
 from components.methods.double_forward import DoubleForward
-from components.methods.method import FWD2BOT, Method, enable_gradient_checkpointing
+from components.methods.method import Method, enable_gradient_checkpointing
 from components.model.families.llava import LlavaBackbone
 from components.model.loading import load_backbone
 from components.training.collate import TrainBatch
@@ -76,7 +76,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
         steps,
         params.loop,
         params.alignment,
-        0 if params.method.name == FWD2BOT else params.method.module_steps,
+        params.method.num_module_steps,
         params.taught,
         params.optimizer,
         params.seed,

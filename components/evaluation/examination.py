@@ -138,10 +138,10 @@ def weigh_pairs(sitting: Sitting, exam: Exam, params: ExamParams) -> list[Record
 @torch.inference_mode()
 def embed_texts(system: str, model: Method, texts: Sequence[str], params: ExamParams) -> list[Record]:
     """One TEXT per caption, with its L2-normalised embedding from the compression pass."""
-    ids = [encode_text(model.backbone.tokenizer, text)[: params.max_text_tokens] for text in texts]
+    ids = [encode_text(model.tokenizer, text)[: params.max_text_tokens] for text in texts]
     records: list[Record] = []
     for rows in batches_of_like_length([len(row) for row in ids], params.questions_per_batch):
-        summary_tokens = model.compress_texts(*left_pad([ids[row] for row in rows], model.backbone.device))
+        summary_tokens = model.compress_texts(*left_pad([ids[row] for row in rows], model.device))
         vectors = model.embedding(summary_tokens).float().tolist()
         records += [
             Record(system, TEXT, texts[row], embedding=vector) for row, vector in zip(rows, vectors, strict=True)

@@ -84,9 +84,10 @@ class AdapterSwitch:
     def merge(self, name: str) -> None:
         """Add the adapter of a pass to the weights, for good: W + (alpha / rank) B A, rounded to the base's type.
 
-        Less work per token. Passes with this adapter go on; others, and the base alone, can no longer be used.
+        Less work per token. Passes with this adapter go on; others, and the base alone, can no longer be used. Where
+        there is no such pass, or it has no adapter, nothing changes.
         """
-        adapter = self.adapter_of[name]
+        adapter = self.adapter_of.get(name)
         if adapter is None:
             return
         self.model, self.layers = self.model.merge_and_unload(adapter_names=[adapter]), []
