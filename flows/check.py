@@ -39,6 +39,7 @@ from components.training.preview import show_sample
 from components.training.sampler import StepSamples
 from components.training.settings import TrainParams
 from components.training.step import backward_step
+from components.training.text_pairs import as_text_pair
 from flows.analyse import AnalyseParams
 from flows.compress_worker import CompressParams
 from flows.curate import CurateParams
@@ -204,13 +205,17 @@ def look_at_batch(report: Report, base: str, params: TrainParams, rows: list[Can
     if chats:
         for line in show_sample(model, samples[0], params.texts).splitlines():
             report.say(line)
+    if not trained_parameters(model):
+        return report.say(f"train.method: {params.method.name} learns nothing")
+    if model.learns_from_texts:
+        samples = {number: as_text_pair(sample) for number, sample in samples.items()}
     places = range(len(samples))
     groups = StepSamples(
         tuple(places[: len(chats)]) if params.taught.autoregressive_weight else (),
         tuple(places[len(chats) :]) if params.taught.contrastive_weight else (),
     )
     budgets = Budgets(model.budgets(params.nested_budgets), params.seed, 0)
-    batch = collate(samples, groups, backbone, budgets, params.texts, model.reads_questions).to(device)
+    batch = collate(samples, groups, model, budgets, params.texts, model.reads_questions).to(device)
     start = time.perf_counter()
     losses = {name: float(value) for name, value in backward_step(model, [batch], params.taught).items()}
     norm = float(gradient_norm(trained_parameters(model).values()))

@@ -106,7 +106,7 @@ def cross_fitted(tokens: np.ndarray, num_bytes: int) -> np.ndarray:
 def score(asked: Examination, name: str, num_bytes: int, decoded: np.ndarray) -> CodecScores:
     """The scores of tokens (pictures, summary_tokens, dim) that a codec has decoded."""
     params, exam, model = asked.params, asked.exam, asked.model
-    visuals = text_segment(torch.from_numpy(decoded).to(model.backbone.device))
+    visuals = text_segment(torch.from_numpy(decoded).to(model.device))
     answers: dict[str, Any] = {}
     if not model.why_no_answers:
         reader, chat = compressed_reader(model), model.backbone.chat

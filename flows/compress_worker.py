@@ -135,7 +135,7 @@ def probe_batch_size(params: CompressParams, task: Task, shard: str) -> int:
     model, planned = load_model(params, task), Shard(**json.loads(shard))
     pictures = read_pictures(task.kind, task.root, planned, params.max_picture_bytes)
     watch = watch_path(task.work, planned.number)
-    batches = decode_batches(pictures, model.backbone.prepare, params.pictures, 1, watch)
+    batches = decode_batches(pictures, model.prepare, params.pictures, 1, watch)
     samples = list(islice((batch.pictures for batch in batches if batch.image_ids), PROBE_PICTURES))
     if not samples:
         raise ValueError("no picture of the first file could be decoded; set compress.batch_size in params.yaml")

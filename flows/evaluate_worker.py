@@ -102,18 +102,18 @@ class Examiner:
         if not opened:
             return [], None
         with torch.inference_mode():
-            return list(opened), model.compress_pictures(model.backbone.prepare(list(opened.values())))
+            return list(opened), model.compress_pictures(model.prepare(list(opened.values())))
 
     def _costs(self, model: Method, image_ids: Sequence[str]) -> Iterator[Record]:
         """COST, SIZE and LENGTH records, from one picture."""
         pictures = list(self._opened(image_ids).values())
         if not pictures:
             return
-        prepared, size = model.backbone.prepare(pictures), sizes(model.backbone)
-        for name, value in method_costs(model, size, prepared)._asdict().items():
+        size = sizes(model.backbone)
+        for name, value in method_costs(model, size, model.prepare(pictures))._asdict().items():
             yield Record(COMPRESSED, COST, name, None, float(value))
         yield from size_records(COMPRESSED, size)
-        for length in model.backbone.encode_images(prepared).lengths:
+        for length in model.backbone.encode_images(model.backbone.prepare(pictures)).lengths:
             yield Record(COMPRESSED, LENGTH, image_ids[0], None, length)
 
     def _examine_base(self, task: Task) -> list[Record]:

@@ -13,7 +13,7 @@ from ray.train.torch import get_device
 
 from components.analysis.training_costs import Pass, Step, model_shape, step_flops
 from components.losses.autoregressive import IGNORE_INDEX
-from components.methods.catalogue import OURS, build_method
+from components.methods.catalogue import build_method
 from components.methods.checkpoint import save_compressor
 from components.methods.double_forward import DoubleForward
 from components.methods.method import FWD2BOT, Method, enable_gradient_checkpointing
@@ -76,7 +76,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
         steps,
         params.loop,
         params.alignment,
-        0 if params.method.name in OURS else params.method.module_steps,
+        params.method.num_module_steps,
         params.taught,
         params.optimizer,
         params.seed,

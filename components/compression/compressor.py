@@ -19,7 +19,7 @@ from components.model.prepared import PreparedPictures
 
 def compress_batches(model: Method, batches: Iterable[Batch], codec: Codec) -> tuple[TokenRows, list[Reject]]:
     """Compress the batches of a shard: rows sorted by id that `codec` can hold, and the rejects."""
-    parts = [no_rows(model.num_summary_tokens, model.backbone.dim)]
+    parts = [no_rows(model.num_summary_tokens, model.dim)]
     rejects: list[Reject] = []
     for batch in batches:
         rejects += batch.rejects

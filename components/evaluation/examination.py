@@ -144,10 +144,10 @@ def weigh_pairs(sitting: Sitting, exam: Exam, params: ExamParams) -> list[Record
 @torch.inference_mode()
 def embed_texts(system: str, model: Method, texts: Sequence[str], params: ExamParams) -> list[Record]:
     """One TEXT per caption, with its L2-normalised embedding."""
-    ids = [encode_text(model.backbone.tokenizer, text)[: params.max_text_tokens] for text in texts]
+    ids = [encode_text(model.tokenizer, text)[: params.max_text_tokens] for text in texts]
     records: list[Record] = []
     for rows in batches_of_like_length([len(row) for row in ids], params.questions_per_batch):
-        vectors = model.embed_texts(*left_pad([ids[row] for row in rows], model.backbone.device)).tolist()
+        vectors = model.embed_texts(*left_pad([ids[row] for row in rows], model.device)).tolist()
         records += [
             Record(system, TEXT, texts[row], embedding=vector) for row, vector in zip(rows, vectors, strict=True)
         ]
@@ -157,7 +157,7 @@ def embed_texts(system: str, model: Method, texts: Sequence[str], params: ExamPa
 @torch.inference_mode()
 def embed_images(system: str, model: Method, image_ids: Sequence[str], summary_tokens: Tensor) -> list[Record]:
     """One IMAGE per picture, with what its stored tokens (pictures, tokens, dim) are searched for."""
-    vectors = model.embed_pictures(summary_tokens.to(model.backbone.device)).tolist() if len(image_ids) else []
+    vectors = model.embed_pictures(summary_tokens.to(model.device)).tolist() if len(image_ids) else []
     return [
         Record(system, IMAGE, image_id, embedding=vector) for image_id, vector in zip(image_ids, vectors, strict=True)
     ]

@@ -7,7 +7,16 @@ from pydantic import model_validator
 
 from components.methods.average_pooling import AveragePooling, AveragePoolingParams
 from components.methods.double_forward import DoubleForward, build_double_forward
+from components.methods.dual_encoder import (
+    DUAL_ENCODER,
+    DualEncoder,
+    DualEncoderParams,
+    build_dual_encoder,
+    pictures_of,
+)
 from components.methods.fastv import AllTokens, FastV, FastVParams
+from components.methods.image_text_models import OwnPictures
+from components.methods.lvlm_embedder import EMBEDDERS, EmbedderParams, ZeroShotParams, build_embedder
 from components.methods.matryoshka_pooling import MatryoshkaPooled, MatryoshkaPooling, MatryoshkaPoolingParams
 from components.methods.matryoshka_queries import MatryoshkaQueried, MatryoshkaQueries, MatryoshkaQueriesParams
 from components.methods.method import FWD2BOT, SINGLE_FORWARD, ChosenMethod, CompressorParams, Method
@@ -48,21 +57,28 @@ class MethodParams(Params):
 
     name: Literal[
         "fwd2bot",
+        "single_forward",
         "average_pooling",
+        "dual_encoder",
+        "e5v",
         "fastv",
+        "lvlm_zero_shot",
         "m3",
         "mqt",
         "prumerge",
         "prumerge_plus",
         "quecc",
-        "single_forward",
         "stf",
         "tokenpacker",
+        "vlm2vec",
     ]
     tuning: Literal["trained", "none"]  # of compared methods: as their papers train them, or as they come
     module_steps: int  # the first, in which only what a method adds and the connector learn, not the language model
     average_pooling: AveragePoolingParams
+    dual_encoder: DualEncoderParams
+    e5v: EmbedderParams
     fastv: FastVParams
+    lvlm_zero_shot: ZeroShotParams
     m3: MatryoshkaPoolingParams
     mqt: MatryoshkaQueriesParams
     prumerge: PruMergeParams
@@ -70,6 +86,7 @@ class MethodParams(Params):
     quecc: QueCCParams
     stf: SpatialTokenFusionParams
     tokenpacker: TokenPackerParams
+    vlm2vec: EmbedderParams
 
     @property
     def chosen(self) -> ChosenMethod:
@@ -83,10 +100,16 @@ class MethodParams(Params):
             raise ValueError(f"method.name: {self.name} trains nothing; set method.tuning to none")
         return self
 
+    @property
+    def num_module_steps(self) -> int:
+        """The first steps, in which the language model does not learn; 0 where it is all that does."""
+        return self.module_steps if self.name in REDUCERS else 0
+
 
 def kind_of(name: str) -> type[Method]:
     """The class of a method."""
-    return OURS[name] if name in OURS else AROUND.get(name, Reduced)
+    others: dict[str, type[Method]] = {DUAL_ENCODER: DualEncoder, **OURS, **EMBEDDERS, **AROUND}
+    return others.get(name, Reduced)
 
 
 def build_method(backbone: Backbone, params: CompressorParams, method: ChosenMethod, seed: int) -> Method:
@@ -95,7 +118,17 @@ def build_method(backbone: Backbone, params: CompressorParams, method: ChosenMet
         return build_double_forward(backbone, params, seed)
     if method.name == SINGLE_FORWARD:
         return build_single_forward(backbone, params, seed)
+    if method.name == DUAL_ENCODER:
+        return build_dual_encoder(backbone, params, method, seed)
+    if method.name in EMBEDDERS:
+        return build_embedder(backbone, params, method, seed)
     return build_reduced(backbone, params, method, seed)
+
+
+def preparer_of(backbone: Backbone, method: ChosenMethod) -> Backbone | OwnPictures:
+    """What prepares pictures for a method, of which no weights are needed."""
+    own = pictures_of(method) if method.name == DUAL_ENCODER else None
+    return own or backbone
 
 
 def build_reduced(backbone: Backbone, params: CompressorParams, method: ChosenMethod, seed: int) -> Reduced:

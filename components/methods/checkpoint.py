@@ -22,7 +22,8 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from components.methods.catalogue import OURS, build_method
+from components.methods.catalogue import OURS, build_method, preparer_of
+from components.methods.image_text_models import OwnPictures
 from components.methods.method import FWD2BOT, SINGLE_FORWARD, ChosenMethod, CompressorParams, Method
 from components.model.backbone import Backbone, Preprocessing
 from components.model.loading import load_backbone, load_without_weights
@@ -49,7 +50,7 @@ the same language model answers questions and which, averaged, can be searched w
 
 ```python
 model = load_compressor(folder, base_model, device, dtype)  # components/methods/checkpoint.py
-summary_tokens = model.compress_pictures(model.backbone.prepare(pictures))
+summary_tokens = model.compress_pictures(model.prepare(pictures))
 ```
 {usage}Base weights, SHA-256: `{config.base_weights_sha256}`.
 
@@ -82,6 +83,7 @@ def save_compressor(model: Method, folder: Path, card: Mapping[str, float | str]
     """Write the trained parts into a folder; `card` holds the metrics for the model card's table."""
     config = compressor_config(model)
     names = model.adapters.names
+    folder.mkdir(parents=True, exist_ok=True)
     for adapter in names:
         settings = model.adapters.model.peft_config[adapter]
         settings.base_model_name_or_path = config.base_model
@@ -113,8 +115,8 @@ def load_compressor(
     pad_to_square = bool(config.preprocessing["pad_to_square"])
     backbone = load_backbone(base, config.base_revision, dtype, "sdpa", pad_to_square)
     expect(f"base model {base}: SHA-256 of the weights", backbone.weights_sha256, config.base_weights_sha256)
-    expect(f"base model {base}: preprocessing", backbone.preprocessing, config.preprocessing)
     model = build_method(backbone, config.compressor, config.method, seed=0)
+    expect(f"base model {base}: preprocessing", model.preprocessing, config.preprocessing)
     for adapter in model.adapters.names:
         tensors = load_tensors(folder / adapter / ADAPTER_FILE, adapter_tensors(model, adapter))
         set_peft_model_state_dict(model.adapters.model, tensors, adapter_name=adapter)
@@ -127,12 +129,13 @@ def load_compressor(
     return model.to(device).eval()
 
 
-def load_preparer(folder: Path, base: str) -> Backbone:
-    """The base model of a compressor without its weights: what prepares pictures for it. Raises ValueError as above."""
+def load_preparer(folder: Path, base: str) -> Backbone | OwnPictures:
+    """What prepares pictures for a compressor, without any weights. Raises ValueError as above."""
     config = load_config(folder)
     backbone = load_without_weights(base, config.base_revision, bool(config.preprocessing["pad_to_square"]))
-    expect(f"base model {base}: preprocessing", backbone.preprocessing, config.preprocessing)
-    return backbone
+    preparer = preparer_of(backbone, config.method)
+    expect(f"base model {base}: preprocessing", preparer.preprocessing, config.preprocessing)
+    return preparer
 
 
 def load_config(folder: Path) -> CompressorConfig:
@@ -153,9 +156,9 @@ def compressor_config(model: Method) -> CompressorConfig:
         base_model=model.backbone.source.name,
         base_revision=model.backbone.source.revision,
         base_weights_sha256=model.backbone.weights_sha256,
-        dim=model.backbone.dim,
+        dim=model.dim,
         compressor=model.params,
-        preprocessing=model.backbone.preprocessing,
+        preprocessing=model.preprocessing,
         versions={library: version(library) for library in LIBRARIES},
     )
 

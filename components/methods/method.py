@@ -10,11 +10,13 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
 from components.model.adapters import GENERATION, AdapterParams, AdapterSwitch
-from components.model.backbone import Backbone
+from components.model.backbone import Backbone, Preprocessing
+from components.model.chat import ChatFormat
 from components.model.generation import decode, left_pad
 from components.model.last_layer import hidden_states_at
 from components.model.prepared import PreparedPictures
@@ -56,9 +58,8 @@ class Method(nn.Module):
     losses: ClassVar[tuple[str, ...]]  # that teach it: AUTOREGRESSIVE, CONTRASTIVE
     parts: ClassVar[tuple[str, ...]]  # attributes that hold what it adds, apart from adapters
     reads_questions: ClassVar[bool] = False  # its tokens depend on the question, so that each has to be asked alone
-    embeds_by_mean: ClassVar[bool] = (
-        True  # `embed_pictures` is the mean of the stored tokens, for which no model is needed
-    )
+    embeds_by_mean: ClassVar[bool] = True  # `embed_pictures` is the mean of stored tokens, which needs no model
+    learns_from_texts: ClassVar[bool] = False  # its pairs are two texts each; pictures are not read in training
     why_not_stored: ClassVar[str | None] = None  # why `compress` has nothing to store
     why_no_answers: ClassVar[str | None] = None  # why `answer` cannot read what is stored
 
@@ -148,6 +149,44 @@ class Method(nn.Module):
     def question_flops(self, language_model: int, num_question_tokens: float, num_generated: float) -> float:
         """Operations of a later question, of which `language_model` weights do most: 2 N (K + Q + G)."""
         return 2 * language_model * (self.num_summary_tokens + num_question_tokens + num_generated)
+
+    # Who reads pictures and texts: the base model, unless a method brings another one along.
+
+    def prepare(self, images: Sequence[Image.Image]) -> PreparedPictures:
+        """Preprocess RGB pictures of any size, on the CPU."""
+        return self.backbone.prepare(images)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to a picture; part of what stored tokens depend on."""
+        return self.backbone.preprocessing
+
+    @property
+    def tokenizer(self) -> Any:
+        """That of the texts which are embedded."""
+        return self.backbone.tokenizer
+
+    @property
+    def chat(self) -> ChatFormat:
+        return self.backbone.chat
+
+    @property
+    def image_token_id(self) -> int:
+        return self.backbone.image_token_id
+
+    @property
+    def dim(self) -> int:
+        """Numbers of a summary token."""
+        return self.backbone.dim
+
+    @property
+    def max_positions(self) -> int:
+        """The longest text that can be embedded, with what is read around it."""
+        return self.backbone.max_positions
+
+    @property
+    def device(self) -> torch.device:
+        return self.backbone.device
 
     # The same for all.
 

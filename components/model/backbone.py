@@ -121,8 +121,8 @@ class Backbone(nn.Module):
     @property
     def preprocessing(self) -> Preprocessing:
         """What is done to a picture before the vision tower; part of what stored tokens depend on."""
-        settings = self.image_processor.to_json_string().encode()
-        return {"pad_to_square": self.pad_to_square, "image_processor_sha256": hashlib.sha256(settings).hexdigest()}
+        settings = image_processor_sha256(self.image_processor)
+        return {"pad_to_square": self.pad_to_square, "image_processor_sha256": settings}
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -235,6 +235,11 @@ def pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
     square = Image.new("RGB", (side, side), tuple(int(channel * 255) for channel in mean))
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square
+
+
+def image_processor_sha256(image_processor: Any) -> str:
+    """Hash of all settings of an image processor."""
+    return hashlib.sha256(image_processor.to_json_string().encode()).hexdigest()
 
 
 def weights_sha256(folder: Path) -> str:

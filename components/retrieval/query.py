@@ -38,12 +38,12 @@ def embed_texts(model: Method, texts: Sequence[str]) -> EmbeddedTexts:
 
     Raises QueryError: nothing to search for, or text that is not Unicode.
     """
-    ids = [encode_text(model.backbone.tokenizer, checked_text(text)) for text in texts]
+    ids = [encode_text(model.tokenizer, checked_text(text)) for text in texts]
     room = max_text_tokens(model)
     embeddings: list[np.ndarray] = [np.empty(0)] * len(texts)
     for rows in _batches_of_like_length(ids):
         with torch.inference_mode():
-            vectors = model.embed_texts(*left_pad([ids[row][:room] for row in rows], model.backbone.device))
+            vectors = model.embed_texts(*left_pad([ids[row][:room] for row in rows], model.device))
         for row, vector in zip(rows, vectors.cpu().numpy(), strict=True):
             if not np.isfinite(vector).all():
                 raise QueryError(f"the model gives no finite embedding for {texts[row]!r}; is the compressor trained?")
@@ -53,9 +53,9 @@ def embed_texts(model: Method, texts: Sequence[str]) -> EmbeddedTexts:
 
 def embed_stored(model: Method, summary_tokens: np.ndarray) -> np.ndarray:
     """What stored tokens (pictures, summary tokens, dim) are searched for: (pictures, dim) float32, L2-normalised."""
-    parts = [np.empty((0, model.backbone.dim), np.float32)]
+    parts = [np.empty((0, model.dim), np.float32)]
     for start in range(0, len(summary_tokens), PICTURES_PER_BATCH):
-        tokens = torch.from_numpy(summary_tokens[start : start + PICTURES_PER_BATCH]).to(model.backbone.device)
+        tokens = torch.from_numpy(summary_tokens[start : start + PICTURES_PER_BATCH]).to(model.device)
         with torch.inference_mode():
             parts.append(model.embed_pictures(tokens).cpu().numpy())
     return np.concatenate(parts)
@@ -65,15 +65,15 @@ def compress_texts(model: Method, texts: Sequence[str]) -> np.ndarray:
     """Their summary tokens (texts, summary tokens, dim) float32. Raises ValueError for a method that makes none."""
     room, found = max_text_tokens(model), []
     for text in texts:
-        ids = encode_text(model.backbone.tokenizer, checked_text(text))[:room]
+        ids = encode_text(model.tokenizer, checked_text(text))[:room]
         with torch.inference_mode():
-            found.append(model.compress_texts(*left_pad([ids], model.backbone.device)).float().cpu().numpy())
+            found.append(model.compress_texts(*left_pad([ids], model.device)).float().cpu().numpy())
     return np.concatenate(found)
 
 
 def max_text_tokens(model: Method) -> int:
     """How many tokens of text fit the language model beside what is read with it."""
-    return model.backbone.max_positions - model.num_tokens_around_text
+    return model.max_positions - model.num_tokens_around_text
 
 
 def checked_text(text: str) -> str:

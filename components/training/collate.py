@@ -1,7 +1,7 @@
 """Rows of the sample table -> the tensors of one worker's step."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -10,8 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from components.losses.autoregressive import IGNORE_INDEX
-from components.model.backbone import Backbone
-from components.model.chat import IMAGE_PLACEHOLDER, Turn, encode_conversation, encode_text
+from components.model.chat import IMAGE_PLACEHOLDER, ChatFormat, Turn, encode_conversation, encode_text
 from components.model.prepared import NO_PICTURES, PreparedPictures
 from components.model.segments import position_ids
 from components.params import Params
@@ -32,6 +31,21 @@ class TextParams(Params):
     max_row_tokens: Annotated[int, Field(ge=1)] | None  # rows are filled with conversations up to this; null: one a row
 
 
+class Reader(Protocol):
+    """Who reads the texts and pictures of a batch: a method, or a base model."""
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+    @property
+    def chat(self) -> ChatFormat: ...
+
+    @property
+    def image_token_id(self) -> int: ...
+
+    def prepare(self, images: Sequence[Image.Image]) -> PreparedPictures: ...
+
+
 class TrainSample(NamedTuple):
     """One row: conversation empty and caption None where the row has none; no picture makes it a text-only row."""
 
@@ -41,6 +55,7 @@ class TrainSample(NamedTuple):
     caption: str | None
     hard_negative: str | None = None  # a caption that is wrong by a word or two
     is_learned: bool = True  # whether the answers have labels
+    premise: str | None = None  # of a pair of texts: what stands where the picture does otherwise
 
 
 class TrainBatch(NamedTuple):
@@ -57,12 +72,18 @@ class TrainBatch(NamedTuple):
     conversation_budgets: Tensor  # (conversations with a picture,): how many summary tokens each of them reads
     caption_ids: Tensor  # (captions, tokens); with hard negatives one more row for each, behind all captions
     caption_mask: Tensor  # the same; all zeros for a caption without a hard negative
-    caption_pictures: Tensor  # (captions,)
+    caption_pictures: Tensor  # (captions,); (0,) for pairs of texts
+    premise_ids: Tensor  # (captions, tokens): texts in place of the pictures; (0, 0) if there are pictures
+    premise_mask: Tensor  # the same
     budgets: tuple[int, ...]  # prefixes of the summary tokens that pairs are told apart by
 
     @property
     def num_pictures(self) -> int:
         return len(self.pictures) + len(self.vision_features)
+
+    @property
+    def num_pairs(self) -> int:
+        return len(self.caption_pictures) + len(self.premise_ids)
 
     def to(self, device: torch.device) -> "TrainBatch":
         """The same batch on another device."""
@@ -73,7 +94,7 @@ class TrainBatch(NamedTuple):
 def collate(
     samples: Mapping[int, TrainSample],
     groups: StepSamples,
-    backbone: Backbone,
+    reader: Reader,
     budgets: Budgets,
     texts: TextParams,
     is_asked_alone: bool = False,
@@ -90,16 +111,19 @@ def collate(
     read = {i: budgets.of_conversation(i) for i in groups.autoregressive}
     split = questions_alone if is_asked_alone else whole
     asked = [(i, sample) for i in groups.autoregressive for sample in split(samples[i])]
-    chats = encode_chats([(sample, read[i]) for i, sample in asked], backbone, texts)
+    chats = encode_chats([(sample, read[i]) for i, sample in asked], reader, texts)
     chat_order = [asked[place][0] for place in chats.order]
     texts_read = [samples[i].caption for i in groups.contrastive]
     if texts.hard_negatives:
         texts_read += [samples[i].hard_negative for i in groups.contrastive]
-    captions = [encode_text(backbone.tokenizer, text or "") for text in texts_read]
+    captions = [encode_text(reader.tokenizer, text or "") for text in texts_read]
     caption_ids, caption_mask = pad([ids[: texts.max_caption_tokens] for ids in captions], PADDING_ID)
+    given = [samples[i].premise for i in groups.contrastive]
+    premises = [encode_text(reader.tokenizer, text) for text in given if text is not None]
+    premise_ids, premise_mask = pad([ids[: texts.max_caption_tokens] for ids in premises], PADDING_ID)
     predicting, targets = answer_positions(chats.labels)
     return TrainBatch(
-        pictures=backbone.prepare(list(pictures.values())) if pictures else NO_PICTURES,
+        pictures=reader.prepare(list(pictures.values())) if pictures else NO_PICTURES,
         vision_features=torch.stack(list(encoded.values())) if encoded else torch.empty(0),
         conversation_ids=chats.input_ids,
         conversation_mask=chats.attention_mask,
@@ -110,15 +134,17 @@ def collate(
         conversation_budgets=torch.tensor([read[i] for i in chat_order if i in row_of], dtype=torch.long),
         caption_ids=caption_ids,
         caption_mask=caption_mask,
-        caption_pictures=torch.tensor([row_of[i] for i in groups.contrastive], dtype=torch.long),
+        caption_pictures=torch.tensor([row_of[i] for i in groups.contrastive if i in row_of], dtype=torch.long),
+        premise_ids=premise_ids,
+        premise_mask=premise_mask,
         budgets=budgets.sizes,
     )
 
 
-def encode_chats(samples: Sequence[tuple[TrainSample, int]], backbone: Backbone, texts: TextParams) -> PackedBatch:
+def encode_chats(samples: Sequence[tuple[TrainSample, int]], reader: Reader, texts: TextParams) -> PackedBatch:
     """Conversations, each with its number of summary tokens, as padded rows: one a row and causal, or packed."""
     encode = {"together": whole_chat, "apart": questions_apart}[texts.turns]
-    chats = [encode(sample, backbone, budget, texts.max_conversation_tokens) for sample, budget in samples]
+    chats = [encode(sample, reader, budget, texts.max_conversation_tokens) for sample, budget in samples]
     if texts.turns == "apart" or texts.max_row_tokens is not None:
         return pack(chats, PADDING_ID, texts.max_row_tokens)
     blocks = [block for chat in chats for block in chat.blocks]
@@ -127,17 +153,17 @@ def encode_chats(samples: Sequence[tuple[TrainSample, int]], backbone: Backbone,
     return PackedBatch(input_ids, labels, position_ids(mask), mask, range(len(blocks)))
 
 
-def whole_chat(sample: TrainSample, backbone: Backbone, num_summary_tokens: int, max_tokens: int) -> Chat:
+def whole_chat(sample: TrainSample, reader: Reader, num_summary_tokens: int, max_tokens: int) -> Chat:
     """An ordinary chat, in which each question sees what was said before it; cut at the maximum length."""
-    ids, labels = encode_chat(sample, sample.conversation, backbone, num_summary_tokens)
+    ids, labels = encode_chat(sample, sample.conversation, reader, num_summary_tokens)
     return Chat([], [Block(ids[:max_tokens], labels[:max_tokens])])
 
 
-def questions_apart(sample: TrainSample, backbone: Backbone, num_summary_tokens: int, max_tokens: int) -> Chat:
+def questions_apart(sample: TrainSample, reader: Reader, num_summary_tokens: int, max_tokens: int) -> Chat:
     """Questions that do not see each other; those that do not fit into the maximum length are left out."""
-    chats = [encode_chat(sample, turns, backbone, num_summary_tokens) for turns in single_questions(sample)]
+    chats = [encode_chat(sample, turns, reader, num_summary_tokens) for turns in single_questions(sample)]
     first = chats[0][0] if chats else []
-    start = 1 + max((at for at, token in enumerate(first) if token == backbone.image_token_id), default=0)
+    start = 1 + max((at for at, token in enumerate(first) if token == reader.image_token_id), default=0)
     lengths = np.cumsum([len(ids) - start for ids, _ in chats])
     kept = [chat for chat, length in zip(chats, lengths, strict=True) if length + start <= max_tokens]
     return Chat(first[:start], [Block(ids[start:], labels[start:]) for ids, labels in kept])
@@ -163,12 +189,12 @@ def single_questions(sample: TrainSample) -> Iterator[list[Turn]]:
 
 
 def encode_chat(
-    sample: TrainSample, turns: Sequence[Turn], backbone: Backbone, num_summary_tokens: int
+    sample: TrainSample, turns: Sequence[Turn], reader: Reader, num_summary_tokens: int
 ) -> tuple[list[int], list[int]]:
     """Input ids and labels of a chat in which the picture, if there is one, is `num_summary_tokens` long."""
     num_visual_tokens = 0 if sample.image is None else num_summary_tokens
     try:
-        input_ids, labels = encode_conversation(backbone.chat, turns, num_visual_tokens)
+        input_ids, labels = encode_conversation(reader.chat, turns, num_visual_tokens)
     except ValueError as error:
         raise ValueError(f"sample {sample.sample_id}: {error}") from error
     return input_ids, labels if sample.is_learned else [IGNORE_INDEX] * len(labels)

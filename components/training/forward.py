@@ -109,18 +109,25 @@ def tokens_of_rows(model: Method, batch: TrainBatch, summary_tokens: Tensor) -> 
     ids = batch.conversation_ids
     places = torch.arange(ids.shape[1], device=ids.device)
     is_asked = places <= batch.predicting[:, :1]  # the first answer token follows on the last of these
-    has_picture = (ids == model.backbone.image_token_id).any(1)
+    has_picture = (ids == model.image_token_id).any(1)
     return model.tokens_for_questions(tokens, ids[has_picture], model.is_question(ids, is_asked)[has_picture])
 
 
 def embed_pairs(model: Method, batch: TrainBatch, summary_tokens: Tensor | None) -> Pairs:
     """Both sides of the contrastive group of a batch."""
-    assert summary_tokens is not None
     texts = prefix_embeddings(model, model.compress_texts(batch.caption_ids, batch.caption_mask), batch.budgets)
-    num_pairs = len(batch.caption_pictures)
+    num_pairs = batch.num_pairs
     hard_negatives = texts[num_pairs:] * batch.caption_mask[num_pairs:].any(1)[:, None, None]  # no words: there is none
-    images = prefix_embeddings(model, summary_tokens[batch.caption_pictures], batch.budgets)
+    images = prefix_embeddings(model, first_sides(model, batch, summary_tokens), batch.budgets)
     return Pairs(images, texts[:num_pairs], hard_negatives)
+
+
+def first_sides(model: Method, batch: TrainBatch, summary_tokens: Tensor | None) -> Tensor:
+    """What the captions of a batch belong to, (pairs, summary tokens, dim): pictures, or texts in their place."""
+    if len(batch.premise_ids):
+        return model.compress_texts(batch.premise_ids, batch.premise_mask)
+    assert summary_tokens is not None
+    return summary_tokens[batch.caption_pictures]
 
 
 def prefix_embeddings(model: Method, summary_tokens: Tensor, budgets: Sequence[int]) -> Tensor:

@@ -75,7 +75,7 @@ def run_steps(
         step = state.progress.next_step
         seed_step(seed, step, rank())
         rate = learning_rate_at(step, loop.num_steps, optimizer)
-        chunks = [chunk.to(model.backbone.device) for chunk in chunks]
+        chunks = [chunk.to(model.device) for chunk in chunks]
         if step < alignment.num_steps:
             assert isinstance(model, DoubleForward)  # the params say so
             backward = partial(backward_alignment, model, chunks, alignment.masked_share)
@@ -88,7 +88,7 @@ def run_steps(
         stopwatch.count(chunks, surroundings.flops(chunks) if step >= alignment.num_steps else 0)
         if state.progress.num_skipped_steps > loop.max_skipped_steps:
             return Outcome.DIVERGED
-        is_stopping = _any_worker(surroundings.is_stop_requested(), model.backbone.device)
+        is_stopping = _any_worker(surroundings.is_stop_requested(), model.device)
         if after_interval(state, loop, stopwatch, surroundings) or is_stopping:
             surroundings.checkpoint()
         if is_stopping:
@@ -164,9 +164,7 @@ class Stopwatch:
         self.seconds += time.perf_counter() - self.started
         self.num_steps += 1
         self.flops += flops
-        self.num_samples += (
-            sum(len(chunk.conversation_ids) + len(chunk.caption_pictures) for chunk in chunks) * world_size()
-        )
+        self.num_samples += sum(len(chunk.conversation_ids) + chunk.num_pairs for chunk in chunks) * world_size()
 
     def timings(self) -> dict[str, float]:
         """Means since the last call. A sample is a conversation or a caption, of any worker; waiting is for samples."""

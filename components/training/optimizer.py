@@ -77,13 +77,14 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], params: OptimizerPar
     matrices = [parameter for name, parameter in parameters.items() if is_matrix[name]]
     others = [parameter for name, parameter in parameters.items() if not is_matrix[name]]
     decay = params.weight_decay
-    adamw = torch.optim.AdamW(others, lr=0.0, betas=params.betas, weight_decay=decay, fused=True)
-    if not matrices:
-        return CombinedOptimizer({"adamw": adamw})
-    muon = torch.optim.Muon(
-        matrices, lr=0.0, momentum=params.momentum, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
-    )
-    return CombinedOptimizer({"muon": muon, "adamw": adamw})
+    optimizers: dict[str, torch.optim.Optimizer] = {}
+    if matrices:
+        optimizers["muon"] = torch.optim.Muon(
+            matrices, lr=0.0, momentum=params.momentum, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+        )
+    if others:
+        optimizers["adamw"] = torch.optim.AdamW(others, lr=0.0, betas=params.betas, weight_decay=decay, fused=True)
+    return CombinedOptimizer(optimizers)
 
 
 def learning_rate_at(step: int, num_steps: int, params: OptimizerParams) -> float:

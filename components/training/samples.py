@@ -21,6 +21,7 @@ from components.model.chat import Turn
 from components.pictures import PictureLimits, decode_picture
 from components.training.collate import TrainSample
 from components.training.feature_cache import FeatureCache
+from components.training.text_pairs import has_other_text
 
 COLUMNS = [schema.SAMPLE_ID, schema.IMAGE, schema.IMAGE_SHA256, schema.CONVERSATION, schema.CAPTION]
 ROWS_PER_BATCH = 256  # bounds the memory of the copy
@@ -57,6 +58,11 @@ class SampleTable:
         return pc.and_(image, caption).to_numpy()
 
     @property
+    def has_other_text(self) -> np.ndarray:
+        """One flag per sample: whether there are two texts about the picture, the caption and another."""
+        return np.concatenate([has_other_text(batch) for batch in self.table.to_batches()])
+
+    @property
     def text_lengths(self) -> np.ndarray:
         """Characters of each sample's conversation, or of its caption when it has no conversation; (rows,) int64."""
         return np.concatenate([_text_lengths(batch) for batch in self.table.to_batches()])
@@ -72,6 +78,10 @@ class SampleTable:
         """One row with its picture decoded. Raises ValueError naming the sample whose picture is damaged."""
         picture = None if self._value(schema.IMAGE_SHA256, index) is None else self.picture(index, limits)
         return TrainSample(self._value(schema.SAMPLE_ID, index), picture, *self._texts(index))
+
+    def texts(self, index: int) -> TrainSample:
+        """One row without its picture, which is not decoded."""
+        return TrainSample(self._value(schema.SAMPLE_ID, index), None, *self._texts(index))
 
     def encoded_sample(self, index: int, cache: FeatureCache) -> TrainSample:
         """One row with the vision features of its picture, which the cache must have."""

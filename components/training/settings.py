@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from components.methods.catalogue import OURS, MethodParams, kind_of
+from components.methods.dual_encoder import DUAL_ENCODER
 from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE, FWD2BOT, CompressorParams
 from components.model.loading import BackboneParams
 from components.pictures import PictureLimits
@@ -113,6 +114,8 @@ class TrainParams(CompressorParams):
                 f"adapters.sharing: none trains the decoder, and {self.backbone.dtype} is too coarse for "
                 "small updates; set backbone.dtype to float32"
             )
+        if self.parallelism == "fsdp" and self.method.name == DUAL_ENCODER:
+            raise ValueError("parallelism: fsdp spreads the language model, which dual_encoder does not read; use ddp")
         if self.parallelism == "fsdp" and self.adapters.sharing == "none":
             raise ValueError(
                 "parallelism: fsdp spreads frozen layers; with adapters.sharing none there are none, use ddp"

@@ -18,6 +18,7 @@ from components.training.sampler import GroupedSampler, StepSamples, even_chunks
 from components.training.samples import SampleTable
 from components.training.settings import TrainParams
 from components.training.sharding import with_placeholder
+from components.training.text_pairs import as_text_pair
 
 HARD_NEGATIVES = 5  # random stream; 0 to 3 are the sampler's, 4 is that of the budgets
 
@@ -31,7 +32,7 @@ def training_steps(
     """
     sampler = GroupedSampler(
         table.has_conversation,
-        table.has_caption,
+        table.has_other_text if model.learns_from_texts else table.has_caption,
         table.text_lengths,
         params.autoregressive_batch_size if params.taught.autoregressive_weight else 0,
         params.contrastive_batch_size if params.taught.contrastive_weight else 0,
@@ -45,7 +46,7 @@ def training_steps(
         if wants_placeholders:
             samples, groups = with_placeholder(samples, groups)
         budgets = Budgets(sizes, params.seed, step)
-        return collate(samples, groups, model.backbone, budgets, params.texts, model.reads_questions)
+        return collate(samples, groups, model, budgets, params.texts, model.reads_questions)
 
     read = sample_reader(params, model, table, say)
     return load_batches(
@@ -60,7 +61,9 @@ def training_steps(
 def sample_reader(
     params: TrainParams, model: Method, table: SampleTable, say: Callable[[str], None]
 ) -> Callable[[int], TrainSample]:
-    """Reads a row with its picture, or with its features, which are all computed first."""
+    """Reads a row with its picture, or with its features, which are all computed first, or as a pair of texts."""
+    if model.learns_from_texts:
+        return lambda index: as_text_pair(table.texts(index))
     if params.feature_cache is None:
         return lambda index: table.sample(index, params.pictures)
     if not isinstance(model.backbone, LlavaBackbone) or not isinstance(model, DoubleForward):

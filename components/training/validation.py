@@ -87,7 +87,7 @@ def validate(
     metrics: dict[str, float] = {}
     scores: list[float] = []
     if CONTRASTIVE in model.losses:
-        texts = [encode_text(model.backbone.tokenizer, caption)[:max_caption_tokens] for caption in data.captions]
+        texts = [encode_text(model.tokenizer, caption)[:max_caption_tokens] for caption in data.captions]
         embedded = torch.cat(by_batches(lambda part: embed_captions(model, part), texts, batch_size))
         logits_per_image = model.embed_pictures(summary_tokens) @ embedded.T
         metrics["recall_at_1_image_to_text"] = recall_at_1(logits_per_image)
@@ -105,12 +105,12 @@ def validate(
 
 def compress(model: Method, pictures: Sequence[Image.Image]) -> Tensor:
     """Summary tokens on the CPU, (pictures, summary_tokens, dim)."""
-    return model.compress_pictures(model.backbone.prepare(pictures)).cpu()
+    return model.compress_pictures(model.prepare(pictures)).cpu()
 
 
 def embed_captions(model: Method, texts: Sequence[list[int]]) -> Tensor:
     """What captions, given as ids, are searched with, on the CPU: (captions, dim)."""
-    input_ids, mask = (tensor.to(model.backbone.device) for tensor in pad(texts, PADDING_ID))
+    input_ids, mask = (tensor.to(model.device) for tensor in pad(texts, PADDING_ID))
     return model.embed_texts(input_ids, mask).cpu()
 
 
@@ -118,9 +118,9 @@ def answered_rightly(
     model: Method, summary_tokens: Tensor, questions: Sequence[Question], max_new_tokens: int
 ) -> list[bool]:
     """Whether each greedy answer is one of the accepted ones, up to case and a final period."""
-    tokenizer = model.backbone.tokenizer
-    prompts = [encode_prompt(model.backbone.chat, question.text, model.num_placeholders) for question in questions]
-    visual_tokens = summary_tokens[[question.picture for question in questions]].to(model.backbone.device)
+    tokenizer = model.tokenizer
+    prompts = [encode_prompt(model.chat, question.text, model.num_placeholders) for question in questions]
+    visual_tokens = summary_tokens[[question.picture for question in questions]].to(model.device)
     answers = model.answer(visual_tokens, prompts, max_new_tokens)
     given = [plain(tokenizer.decode(ids, skip_special_tokens=True)) for ids in answers]
     return [text in map(plain, question.answers) for text, question in zip(given, questions, strict=True)]

@@ -2,6 +2,17 @@
 
 from typing import Any
 
+SMALL_CLIP = {
+    "patch_size": 16,
+    "vision_hidden_size": 16,
+    "vision_num_layers": 2,
+    "position_amplitude": 0.3,
+    "text_hidden_size": 12,
+    "text_num_layers": 2,
+    "num_heads": 2,
+    "projection_dim": 8,
+    "max_text_tokens": 20,
+}
 SETTINGS: dict[str, dict[str, Any]] = {
     "average_pooling": {},
     "prumerge": {"num_neighbours": 3},
@@ -18,4 +29,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "m3": {"scales": [1, 9]},
     "mqt": {"num_queries": 4, "num_heads": 2, "token_scale": 3.0},
     "quecc": {"layers": [-2, -3], "num_heads": 2},
+    "dual_encoder": {"checkpoint": None, "revision": None, "weights_sha256": None, "small_clip": SMALL_CLIP},
+    "e5v": {"temperature": 0.05},
+    "lvlm_zero_shot": {},
+    "vlm2vec": {"temperature": 0.02},
 }

@@ -125,3 +125,14 @@ def test_an_optimizer_goes_on_from_its_saved_state(matrices: str) -> None:
     steps(resumed, after, slice(2, 4))
     for name, parameter in straight.items():
         assert torch.equal(parameter, resumed[name])
+
+
+@pytest.mark.parametrize("name", ["layers.0.lora_A", "bias"])
+def test_one_of_the_two_optimizers_may_have_nothing_to_do(name: str) -> None:
+    weight = nn.Parameter(torch.ones(2, 2))
+    optimizer = build_optimizer({name: weight}, schedule(1.0, 0.0, 1.0).model_copy(update={"matrices": "muon"}))
+    weight.grad = torch.ones(2, 2)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    optimizer.step()
+    assert (weight < 1).all()

@@ -1,0 +1,115 @@
+"""LVLMs as embedders: a picture or a text is the hidden state that would say it in one word (see `one_word`).
+
+As it comes: E5-V's reading without training (arXiv 2407.12580, §3.1). VLM2Vec (arXiv 2410.05160, §3.2): an adapter,
+taught by the contrastive loss on pictures and captions at a fixed temperature. E5-V (§3.2): taught by pairs of texts
+alone; that texts and pictures lie close together before the word is said has to carry it over to pictures.
+"""
+
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from components.methods.method import CONTRASTIVE, ChosenMethod, CompressorParams, Method
+from components.methods.one_word import IMAGE_IN_ONE_WORD, TEXT_IN_ONE_WORD, in_one_word
+from components.model.adapters import COMPRESSION, AdapterSwitch, attach_adapters
+from components.model.backbone import Backbone
+from components.model.chat import encode_text
+from components.model.prepared import PreparedPictures
+from components.model.segments import text_segment
+from components.params import Params
+
+
+class ZeroShotParams(Params):
+    """Nothing to choose."""
+
+
+class EmbedderParams(Params):
+    """What the papers fix."""
+
+    temperature: float = Field(gt=0)  # cosine similarities are divided by it; it is not learned
+
+
+class LvlmEmbedder(Method):
+    """A base model, with an adapter or without, of which one hidden state is kept."""
+
+    losses = (CONTRASTIVE,)
+    parts = ()
+    Settings: ClassVar[type[Params]] = EmbedderParams
+    why_no_answers = (
+        "this method keeps one vector of a picture, to compare it with; its language model has not learned to read it. "
+        "Ask a compressor that was trained to answer, such as fwd2bot"
+    )
+
+    def __init__(
+        self, backbone: Backbone, adapters: AdapterSwitch, params: CompressorParams, chosen: ChosenMethod
+    ) -> None:
+        super().__init__(backbone, adapters, params)
+        self.chosen = chosen
+        self.to(backbone.device)
+
+    def compress_pictures(self, pictures: PreparedPictures) -> Tensor:
+        """The one vector of each picture, L2-normalised, float32: (pictures, 1, dim)."""
+        read = self.backbone.framed(self.backbone.encode_images(pictures))
+        return in_one_word(self, COMPRESSION, read, IMAGE_IN_ONE_WORD)[:, None]
+
+    def compress_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The one vector of each text, L2-normalised, float32: (texts, 1, dim)."""
+        text = text_segment(self.backbone.embed(input_ids), attention_mask)
+        return in_one_word(self, COMPRESSION, [text], TEXT_IN_ONE_WORD)[:, None]
+
+    def embed_pictures(self, summary_tokens: Tensor) -> Tensor:
+        """The vector itself, whose length a store may have changed a little."""
+        return self.embedding(summary_tokens)
+
+    def embed_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The vector itself."""
+        return self.embedding(self.compress_texts(input_ids, attention_mask))
+
+    @property
+    def num_tokens_around_text(self) -> int:
+        """BOS and the prompt."""
+        return 1 + len(encode_text(self.tokenizer, TEXT_IN_ONE_WORD))
+
+    def own_tensors(self) -> dict[str, Tensor]:
+        """None: all that is trained is the adapter."""
+        return {}
+
+
+class ZeroShot(LvlmEmbedder):
+    """The base model as it comes."""
+
+    Settings = ZeroShotParams
+
+
+class Vlm2Vec(LvlmEmbedder):
+    """Taught by pictures and their captions."""
+
+
+class E5V(LvlmEmbedder):
+    """Taught by texts alone."""
+
+    learns_from_texts = True
+
+
+EMBEDDERS: dict[str, type[LvlmEmbedder]] = {
+    "e5v": E5V,
+    "lvlm_zero_shot": ZeroShot,
+    "vlm2vec": Vlm2Vec,
+}
+
+
+def build_embedder(backbone: Backbone, params: CompressorParams, method: ChosenMethod, seed: int) -> LvlmEmbedder:
+    """An untrained embedder on a base model, in place; `params` of the result have its one token and temperature."""
+    kind = EMBEDDERS[method.name]
+    settings = kind.Settings.model_validate(method.settings)
+    changes = {"num_summary_tokens": 1, "logit_scale": "fixed"}
+    if isinstance(settings, EmbedderParams):
+        scale = 1 / settings.temperature
+        changes |= {"initial_logit_scale": scale, "max_logit_scale": max(scale, params.max_logit_scale)}
+    if method.tuning == "none" or kind is ZeroShot:
+        method = method.model_copy(update={"tuning": "none"})
+        adapters = AdapterSwitch(backbone.vlm, {COMPRESSION: None})
+    else:
+        adapters = attach_adapters(backbone, params.adapters, (COMPRESSION,), seed, in_tower=False)
+    return kind(backbone, adapters, params.model_copy(update=changes), method)
