@@ -7,6 +7,7 @@ from transformers import CLIPConfig, CLIPModel
 from components.methods.image_text_models import TextFrame
 from components.methods.tower import llava_of
 from components.model.backbone import Backbone
+from components.model.tiny_llava import sincos_positions
 from components.params import Params
 
 
@@ -14,8 +15,9 @@ class SmallClipParams(Params):
     """Sizes of a CLIP that starts from nothing."""
 
     patch_size: int = Field(ge=1)  # pixels per side
-    vision_hidden_size: int = Field(ge=1)
+    vision_hidden_size: int = Field(ge=4, multiple_of=4)  # two axes, sine and cosine
     vision_num_layers: int = Field(ge=1)
+    position_amplitude: float = Field(gt=0)  # of the first position embeddings of patches, sine and cosine
     text_hidden_size: int = Field(ge=1)
     text_num_layers: int = Field(ge=1)
     num_heads: int = Field(ge=1)  # of each encoder
@@ -42,7 +44,11 @@ def build_small_clip(backbone: Backbone, sizes: SmallClipParams, seed: int) -> C
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return CLIPModel(config)
+        encoder = CLIPModel(config)
+    positions = sincos_positions(image_size // sizes.patch_size, sizes.vision_hidden_size)
+    with torch.no_grad():  # as in the tower of the tiny LLaVA
+        encoder.vision_model.embeddings.position_embedding.weight.copy_(sizes.position_amplitude * positions)
+    return encoder
 
 
 def layers(hidden_size: int, count: int, sizes: SmallClipParams) -> dict[str, int]:

@@ -6,6 +6,7 @@ SMALL_CLIP = {
     "patch_size": 16,
     "vision_hidden_size": 16,
     "vision_num_layers": 2,
+    "position_amplitude": 0.3,
     "text_hidden_size": 12,
     "text_num_layers": 2,
     "num_heads": 2,

@@ -118,6 +118,14 @@ def test_company_and_padding_change_nothing(
     )
 
 
+def test_a_small_clip_follows_from_the_seed_and_starts_with_even_positions(llava_folder: Path) -> None:
+    models = [built(llava_folder, None, "trained").encoder for _ in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(*(model.parameters() for model in models), strict=True))
+    positions = models[0].vision_model.embeddings.position_embedding.weight
+    torch.testing.assert_close(positions[1:].norm(dim=1), torch.full((9,), 0.3 * 8**0.5))  # 8 sines, 8 cosines
+    assert not positions[0].any()
+
+
 @torch.no_grad()
 def test_a_small_clip_reads_a_text_to_its_end_token(llava_folder: Path) -> None:
     """Its end token's id is 2, by which transformers would look for the highest id instead."""
