@@ -46,7 +46,7 @@ def build_small_clip(backbone: Backbone, sizes: SmallClipParams, seed: int) -> C
         torch.manual_seed(seed)
         encoder = CLIPModel(config)
     positions = sincos_positions(image_size // sizes.patch_size, sizes.vision_hidden_size)
-    with torch.no_grad():  # random ones are slow to learn at this size
+    with torch.no_grad():  # as in the tower of the tiny LLaVA
         encoder.vision_model.embeddings.position_embedding.weight.copy_(sizes.position_amplitude * positions)
     return encoder
 
