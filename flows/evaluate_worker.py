@@ -148,6 +148,8 @@ class Examiner:
 
     def _opened(self, image_ids: Sequence[str]) -> Mapping[str, Any]:
         """The pictures that can be opened, by id, in the order asked for."""
+        if not image_ids:  # a portion of texts
+            return {}
         folder = self.curated / "images" / self.params.split
         columns, wanted = [schema.IMAGE_ID, schema.IMAGE], [(schema.IMAGE_ID, "in", list(image_ids))]
         opened = {}
