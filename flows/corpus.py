@@ -17,7 +17,8 @@ from components.compression.provenance import Provenance, method_of
 from components.compression.store import TokenStore, normalise
 from components.methods.catalogue import kind_of
 from components.methods.checkpoint import load_compressor
-from components.methods.method import FWD2BOT, Method
+from components.methods.method import Method
+from components.methods.settings import FWD2BOT
 from components.retrieval.query import embed_stored
 
 Result = TypeVar("Result")

@@ -27,7 +27,7 @@ from components.evaluation.exam import Exam, read_exam
 from components.evaluation.examination import ANSWER, COST, IMAGE, LENGTH, SIZE, TEXT, TIME, Record
 from components.evaluation.settings import EvaluateParams
 from components.methods.checkpoint import CompressorConfig
-from components.methods.method import FWD2BOT
+from components.methods.settings import FWD2BOT
 from components.params import load_params
 from flows.cluster import connect
 from flows.evaluate_worker import Examiner, Task, described_pictures

@@ -16,7 +16,8 @@ from components.losses.autoregressive import IGNORE_INDEX
 from components.methods.catalogue import build_method
 from components.methods.checkpoint import save_compressor
 from components.methods.double_forward import DoubleForward
-from components.methods.method import FWD2BOT, Method, enable_gradient_checkpointing
+from components.methods.method import Method, enable_gradient_checkpointing
+from components.methods.settings import FWD2BOT
 from components.model.families.llava import LlavaBackbone
 from components.model.loading import load_backbone
 from components.training.collate import TrainBatch

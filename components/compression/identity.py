@@ -7,7 +7,7 @@ from components.compression.codecs import Codec
 from components.compression.provenance import SCHEMA_VERSION, Provenance, StoreError, differences
 from components.methods.catalogue import OURS
 from components.methods.checkpoint import ADAPTER_FILE, CONFIG_FILE, CompressorConfig, load_config
-from components.methods.method import SINGLE_FORWARD
+from components.methods.settings import SINGLE_FORWARD
 from components.model.backbone import weights_sha256
 
 LIBRARIES = ("numpy", "peft", "pillow", "pyarrow", "torch", "transformers")

@@ -19,10 +19,11 @@ from components.methods.image_text_models import OwnPictures
 from components.methods.lvlm_embedder import EMBEDDERS, EmbedderParams, ZeroShotParams, build_embedder
 from components.methods.matryoshka_pooling import MatryoshkaPooled, MatryoshkaPooling, MatryoshkaPoolingParams
 from components.methods.matryoshka_queries import MatryoshkaQueried, MatryoshkaQueries, MatryoshkaQueriesParams
-from components.methods.method import FWD2BOT, SINGLE_FORWARD, ChosenMethod, CompressorParams, Method
+from components.methods.method import Method
 from components.methods.prumerge import PruMerge, PruMergeParams, PruMergePlus, PruMergePlusParams
 from components.methods.quecc import QueCC, QueCCParams, QuestionReduced
 from components.methods.reduced import Reduced, Reducer, nearest_count, seeded
+from components.methods.settings import FWD2BOT, SINGLE_FORWARD, ChosenMethod, CompressorParams
 from components.methods.single_forward import SingleForward, build_single_forward
 from components.methods.stf import SpatialTokenFusion, SpatialTokenFusionParams
 from components.methods.token_packer import TokenPacker, TokenPackerParams

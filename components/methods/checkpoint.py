@@ -24,7 +24,8 @@ from torch import Tensor
 
 from components.methods.catalogue import OURS, build_method, preparer_of
 from components.methods.image_text_models import OwnPictures
-from components.methods.method import FWD2BOT, SINGLE_FORWARD, ChosenMethod, CompressorParams, Method
+from components.methods.method import Method
+from components.methods.settings import FWD2BOT, SINGLE_FORWARD, ChosenMethod, CompressorParams
 from components.model.backbone import Backbone, Preprocessing
 from components.model.loading import load_backbone, load_without_weights
 from components.params import Params

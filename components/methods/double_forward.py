@@ -10,7 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE, FWD2BOT, ChosenMethod, CompressorParams, Method
+from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE, Method
+from components.methods.settings import FWD2BOT, ChosenMethod, CompressorParams
 from components.model.adapters import COMPRESSION, PASSES, AdapterSwitch, attach_adapters
 from components.model.backbone import Backbone
 from components.model.chat import encode_text
@@ -112,14 +113,6 @@ class DoubleForward(Method):
         content = [*self.backbone.framed(pictures), text_segment(caption, attention_mask)]
         inputs = join([self.bos(len(caption)), *content])
         return self.read_to_compress(inputs, last_places(caption, inputs.mask) - 1)
-
-    def embed_pictures(self, summary_tokens: Tensor) -> Tensor:
-        """§3.3: the mean of the summary tokens."""
-        return self.embedding(summary_tokens)
-
-    def embed_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """§3.3: the mean of what the compression pass makes of a text."""
-        return self.embedding(self.compress_texts(input_ids, attention_mask))
 
     @property
     def num_tokens_around_text(self) -> int:

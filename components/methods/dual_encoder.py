@@ -25,7 +25,8 @@ from components.methods.image_text_models import (
     load_tokenizer,
     read_weights,
 )
-from components.methods.method import CONTRASTIVE, ChosenMethod, CompressorParams, Method
+from components.methods.method import CONTRASTIVE, Method
+from components.methods.settings import ChosenMethod, CompressorParams
 from components.methods.small_clip import SmallClipParams, build_small_clip, small_clip_frame
 from components.model.adapters import AdapterSwitch
 from components.model.backbone import Backbone, Preprocessing, weights_sha256
@@ -82,14 +83,6 @@ class DualEncoder(Method):
     def compress_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The vector of each text: (texts, 1, dim)."""
         return self.kind.texts(self.encoder, *self.frame.rows(input_ids, attention_mask))[:, None]
-
-    def embed_pictures(self, summary_tokens: Tensor) -> Tensor:
-        """The vector, L2-normalised; of several the mean."""
-        return self.embedding(summary_tokens)
-
-    def embed_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The vector, L2-normalised."""
-        return self.embedding(self.compress_texts(input_ids, attention_mask))
 
     def own_tensors(self) -> dict[str, Tensor]:
         """All weights and the logit scale, if they were trained: a checkpoint as it comes is where it was."""

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from components.methods.method import ChosenMethod, CompressorParams
 from components.methods.reduced import Reduced, Reducer
+from components.methods.settings import ChosenMethod, CompressorParams
 from components.methods.tower import Reading, TowerShape, encoding_flops, llava_of
 from components.model.adapters import GENERATION, AdapterSwitch
 from components.model.backbone import Backbone

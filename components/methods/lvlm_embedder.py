@@ -10,8 +10,9 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from components.methods.method import CONTRASTIVE, ChosenMethod, CompressorParams, Method
+from components.methods.method import CONTRASTIVE, Method
 from components.methods.one_word import IMAGE_IN_ONE_WORD, TEXT_IN_ONE_WORD, in_one_word
+from components.methods.settings import ChosenMethod, CompressorParams
 from components.model.adapters import COMPRESSION, AdapterSwitch, attach_adapters
 from components.model.backbone import Backbone
 from components.model.chat import encode_text
@@ -57,14 +58,6 @@ class LvlmEmbedder(Method):
         """The one vector of each text, L2-normalised, float32: (texts, 1, dim)."""
         text = text_segment(self.backbone.embed(input_ids), attention_mask)
         return in_one_word(self, COMPRESSION, [text], TEXT_IN_ONE_WORD)[:, None]
-
-    def embed_pictures(self, summary_tokens: Tensor) -> Tensor:
-        """The vector itself, whose length a store may have changed a little."""
-        return self.embedding(summary_tokens)
-
-    def embed_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The vector itself."""
-        return self.embedding(self.compress_texts(input_ids, attention_mask))
 
     @property
     def num_tokens_around_text(self) -> int:

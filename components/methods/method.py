@@ -6,49 +6,23 @@ losses teach it, and, where it cannot do what Fwd2Bot does, why not; docs/method
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from pydantic import Field
 from torch import Tensor, nn
 
-from components.model.adapters import GENERATION, AdapterParams, AdapterSwitch
+from components.methods.settings import ChosenMethod, CompressorParams
+from components.model.adapters import GENERATION, AdapterSwitch
 from components.model.backbone import Backbone, Preprocessing
 from components.model.chat import ChatFormat
 from components.model.generation import decode, left_pad
 from components.model.last_layer import hidden_states_at
 from components.model.prepared import PreparedPictures
 from components.model.segments import Segment, text_segment
-from components.params import Params
 
-FWD2BOT, SINGLE_FORWARD = "fwd2bot", "single_forward"  # its paper's method, and what it compares that with
 AUTOREGRESSIVE, CONTRASTIVE = "autoregressive", "contrastive"  # the losses
-
-
-class CompressorParams(Params):
-    """What training adds to a base model."""
-
-    num_summary_tokens: int = Field(ge=1)  # k', vectors stored per picture
-    prompt: str  # read between the picture and the summary queries; may be empty
-    prompt_embeddings: Literal["frozen", "learned"]  # those of the words, or learned ones that start there
-    initial_queries: str  # words whose embeddings the summary queries start from; empty: random ones
-    summary_scale: float = Field(gt=0)  # factor of the summary tokens; 1 leaves them as the language model's norm does
-    attention: Literal["causal", "bidirectional"]  # of the compression pass (Table 12)
-    connector: Literal["frozen", "trained"]  # between vision tower and language model
-    logit_scale: Literal["learned", "fixed"]
-    initial_logit_scale: float = Field(gt=0)  # multiplier of the cosine similarities, 1 / temperature
-    max_logit_scale: float = Field(gt=0)
-    adapters: AdapterParams
-
-
-class ChosenMethod(Params):
-    """One method with its own settings: what a trained one is saved with."""
-
-    name: str
-    tuning: Literal["trained", "none"]
-    settings: dict[str, Any]
 
 
 class Method(nn.Module):
@@ -86,14 +60,6 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
-    def embed_pictures(self, summary_tokens: Tensor) -> Tensor:
-        """One vector to search for: (pictures, summary tokens, dim) -> (pictures, dim), L2-normalised, float32."""
-        raise NotImplementedError
-
-    def embed_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """One vector to search with: texts as `compress_texts` takes them -> (texts, dim), L2-normalised, float32."""
-        raise NotImplementedError
-
     def own_tensors(self) -> dict[str, Tensor]:
         """All that has to be saved beside adapters and trained base weights, under the model's own names."""
         raise NotImplementedError
@@ -108,6 +74,17 @@ class Method(nn.Module):
     def compress_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Captions, ids without BOS and padded on either side (batch, tokens) -> (batch, summary tokens, dim)."""
         raise ValueError(f"{type(self).__name__} makes no summary tokens of a text")
+
+    def embed_pictures(self, summary_tokens: Tensor) -> Tensor:
+        """One vector to search for: (pictures, summary tokens, dim) -> (pictures, dim), L2-normalised, float32.
+
+        The mean of the summary tokens, as in Fwd2Bot (§3.3).
+        """
+        return self.embedding(summary_tokens)
+
+    def embed_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """One vector to search with: texts as `compress_texts` takes them -> (texts, dim), L2-normalised, float32."""
+        return self.embedding(self.compress_texts(input_ids, attention_mask))
 
     def keep_first(self, num_summary_tokens: int) -> None:
         """Make only so many summary tokens from now on, as a rule the first. Raises ValueError when it cannot."""

@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from components.methods.method import AUTOREGRESSIVE, ChosenMethod, CompressorParams, Method
+from components.methods.method import AUTOREGRESSIVE, Method
 from components.methods.one_word import IMAGE_IN_ONE_WORD, TEXT_IN_ONE_WORD, in_one_word
+from components.methods.settings import ChosenMethod, CompressorParams
 from components.methods.tower import Needs, Reading, TowerShape, llava_of, read_tower
 from components.model.adapters import GENERATION, AdapterSwitch
 from components.model.backbone import Backbone

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from components.methods.double_forward import DoubleForward, summary_queries
-from components.methods.method import SINGLE_FORWARD, ChosenMethod, CompressorParams
+from components.methods.settings import SINGLE_FORWARD, ChosenMethod, CompressorParams
 from components.methods.tower import llava_of
 from components.model.adapters import COMPRESSION, PASSES, AdapterSwitch, attach_adapters
 from components.model.backbone import Backbone

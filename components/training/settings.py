@@ -6,7 +6,8 @@ from pydantic import Field, model_validator
 
 from components.methods.catalogue import OURS, MethodParams, kind_of
 from components.methods.dual_encoder import DUAL_ENCODER
-from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE, FWD2BOT, CompressorParams
+from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE
+from components.methods.settings import FWD2BOT, CompressorParams
 from components.model.loading import BackboneParams
 from components.pictures import PictureLimits
 from components.training.alignment import AlignmentParams

@@ -11,7 +11,7 @@ from components.compression.provenance import StoreError
 from components.compression.store import TokenStore
 from components.methods.catalogue import OURS, MethodParams, build_method, kind_of
 from components.methods.checkpoint import save_compressor
-from components.methods.method import ChosenMethod
+from components.methods.settings import ChosenMethod
 from components.retrieval.batches import Query
 from flows.answer import answer
 from flows.compress import compress

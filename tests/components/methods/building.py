@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from components.methods.catalogue import build_method
-from components.methods.method import ChosenMethod, Method
+from components.methods.method import Method
+from components.methods.settings import ChosenMethod
 from components.training.budgets import Budgets
 from components.training.collate import TrainBatch, collate
 from components.training.forward import LossParams

@@ -14,7 +14,7 @@ from components.methods.catalogue import build_method
 from components.methods.checkpoint import load_compressor, load_preparer, save_compressor
 from components.methods.dual_encoder import DualEncoder
 from components.methods.image_text_models import KINDS
-from components.methods.method import ChosenMethod, CompressorParams
+from components.methods.settings import ChosenMethod, CompressorParams
 from components.model.chat import encode_text
 from components.model.generation import left_pad
 from tests.components.methods.image_text_checkpoints import DIMS, LONGEST, NAMES, save_checkpoint

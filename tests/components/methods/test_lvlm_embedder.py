@@ -12,7 +12,7 @@ from components.losses.contrastive import contrastive_loss
 from components.methods.catalogue import build_method
 from components.methods.checkpoint import load_compressor, save_compressor
 from components.methods.lvlm_embedder import EMBEDDERS, LvlmEmbedder
-from components.methods.method import ChosenMethod
+from components.methods.settings import ChosenMethod
 from components.model.chat import encode_text
 from components.model.generation import left_pad
 from tests.components.methods.settings import SETTINGS

@@ -8,8 +8,9 @@ from PIL import Image
 
 from components.methods.catalogue import REDUCERS, build_method
 from components.methods.checkpoint import load_compressor, save_compressor
-from components.methods.method import ChosenMethod, Method
+from components.methods.method import Method
 from components.methods.reduced import cells
+from components.methods.settings import ChosenMethod
 from components.model.chat import encode_prompt, encode_text
 from components.model.generation import left_pad
 from tests.components.methods.settings import SETTINGS

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from components.methods.catalogue import OURS, REDUCERS, TRAINING_FREE, MethodParams, build_method
-from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE, ChosenMethod, Method
+from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE, Method
+from components.methods.settings import ChosenMethod
 from components.training.budgets import Budgets
 from components.training.collate import TrainBatch, collate
 from components.training.forward import LossParams

@@ -6,7 +6,8 @@ from typing import TypeVar
 import torch
 
 from components.methods.double_forward import DoubleForward, build_double_forward
-from components.methods.method import CompressorParams, Method
+from components.methods.method import Method
+from components.methods.settings import CompressorParams
 from components.model.adapters import AdapterParams
 from components.model.backbone import Backbone
 from components.model.loading import load_backbone

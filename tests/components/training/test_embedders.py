@@ -10,7 +10,8 @@ from torch import Tensor
 
 from components import schema
 from components.methods.catalogue import build_method
-from components.methods.method import ChosenMethod, Method
+from components.methods.method import Method
+from components.methods.settings import ChosenMethod
 from components.params import load_params
 from components.training.budgets import all_tokens
 from components.training.collate import TrainBatch, collate
