@@ -128,7 +128,7 @@ def build_method(backbone: Backbone, params: CompressorParams, method: ChosenMet
 
 def preparer_of(backbone: Backbone, method: ChosenMethod) -> Backbone | OwnPictures:
     """What prepares pictures for a method, of which no weights are needed."""
-    own = pictures_of(method) if method.name == DUAL_ENCODER else None
+    own = pictures_of(backbone, method) if method.name == DUAL_ENCODER else None
     return own or backbone
 
 

@@ -29,7 +29,7 @@ from components.methods.method import CONTRASTIVE, Method
 from components.methods.settings import ChosenMethod, CompressorParams
 from components.methods.small_clip import SmallClipParams, build_small_clip, small_clip_frame
 from components.model.adapters import AdapterSwitch
-from components.model.backbone import Backbone, Preprocessing, weights_sha256
+from components.model.backbone import Backbone, Preprocessing, Source, weights_sha256
 from components.model.loading import find_source
 from components.model.prepared import PreparedPictures
 from components.params import Params
@@ -40,7 +40,7 @@ DUAL_ENCODER = "dual_encoder"
 class DualEncoderParams(Params):
     """A checkpoint or, without one, the sizes of a new model."""
 
-    checkpoint: str | None  # folder or hub id; null: a small CLIP from nothing
+    checkpoint: str | None  # folder beside the base model, or hub id; null: a small CLIP from nothing
     revision: str | None  # of a checkpoint on the hub
     weights_sha256: Annotated[str, Field(pattern="[0-9a-f]{64}")] | None  # that the checkpoint must have; null: any
     small_clip: SmallClipParams
@@ -127,7 +127,7 @@ def build_dual_encoder(backbone: Backbone, params: CompressorParams, method: Cho
     if settings.checkpoint is None:
         parts = new_parts(backbone, settings.small_clip, method.tuning, seed)
     else:
-        parts, found = load_parts(settings, torch.float32 if method.tuning == "trained" else backbone.dtype)
+        parts, found = load_parts(backbone, settings, torch.float32 if method.tuning == "trained" else backbone.dtype)
         method = method.model_copy(update={"settings": method.settings | {"weights_sha256": found}})
         changes |= known_scale(parts.encoder, params.max_logit_scale)
     changes["num_summary_tokens"] = getattr(parts.encoder.config, "num_query_tokens", 1)
@@ -152,10 +152,9 @@ def known_scale(encoder: Any, largest: float) -> dict[str, float]:
     return {"initial_logit_scale": min(math.exp(encoder.logit_scale.item()), largest)}
 
 
-def load_parts(settings: DualEncoderParams, dtype: torch.dtype) -> tuple[Parts, str]:
+def load_parts(backbone: Backbone, settings: DualEncoderParams, dtype: torch.dtype) -> tuple[Parts, str]:
     """A checkpoint with its own tokenizer and image processor, and the SHA-256 of its weights."""
-    assert settings.checkpoint is not None
-    source = find_source(settings.checkpoint, settings.revision)
+    source = find_checkpoint(backbone, settings)
     found = weights_sha256(source.folder)
     if settings.weights_sha256 not in (None, found):
         raise ValueError(
@@ -166,7 +165,21 @@ def load_parts(settings: DualEncoderParams, dtype: torch.dtype) -> tuple[Parts, 
     return Parts(encoder, frame_of(tokenizer, encoder), tokenizer, load_pictures(source)), found
 
 
-def pictures_of(method: ChosenMethod) -> OwnPictures | None:
+def find_checkpoint(backbone: Backbone, settings: DualEncoderParams) -> Source:
+    """Where the files of a checkpoint are. Raises ValueError when its name can be neither a folder's nor the hub's."""
+    assert settings.checkpoint is not None
+    beside = backbone.source.folder.parent / settings.checkpoint
+    if beside.is_dir():
+        return Source(beside, settings.checkpoint, settings.revision)
+    if "/" not in settings.checkpoint:
+        raise ValueError(
+            f"train.method.dual_encoder.checkpoint {settings.checkpoint}: there is no folder {beside}; put it there, "
+            "beside the base model, or name one on the hub"
+        )
+    return find_source(settings.checkpoint, settings.revision)
+
+
+def pictures_of(backbone: Backbone, method: ChosenMethod) -> OwnPictures | None:
     """What prepares pictures for a dual encoder, without its weights; None: the base model does."""
     settings = DualEncoderParams.model_validate(method.settings)
-    return load_pictures(find_source(settings.checkpoint, settings.revision)) if settings.checkpoint else None
+    return load_pictures(find_checkpoint(backbone, settings)) if settings.checkpoint else None

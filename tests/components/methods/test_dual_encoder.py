@@ -1,6 +1,7 @@
 """Vectors are those of transformers' own outputs; what is trained, saved and refused."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,22 @@ def test_what_cannot_be_a_dual_encoder_is_refused(llava_folder: Path) -> None:
         built(llava_folder, None, "none")
     with pytest.raises(ValueError, match="is a LlavaForConditionalGeneration; take one of CLIPModel"):
         built(llava_folder, llava_folder, "none")
+
+
+def test_a_checkpoint_is_looked_for_beside_the_base_model(
+    llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: list[Image.Image]
+) -> None:
+    base = shutil.copytree(llava_folder, tmp_path / "models" / "base")
+    save_checkpoint("CLIPModel", tmp_path / "models" / "clip")
+    model = built(base, Path("clip"), "none")
+    save_compressor(model, tmp_path / "saved", {})
+    moved = shutil.move(tmp_path / "models", tmp_path / "elsewhere") / "base"
+    monkeypatch.chdir(tmp_path)
+    loaded = load_compressor(tmp_path / "saved", str(moved), CPU, torch.float32)
+    prepared = load_preparer(tmp_path / "saved", "elsewhere/base").prepare(pictures[:1])
+    assert torch.equal(loaded.compress_pictures(prepared), model.compress_pictures(model.prepare(pictures[:1])))
+    with pytest.raises(ValueError, match=r"there is no folder .*elsewhere/clup; put it there, beside the base model"):
+        built(moved, Path("clup"), "none")
 
 
 def test_it_cannot_answer_and_says_so(llava_folder: Path) -> None:
