@@ -30,6 +30,7 @@ def merged(section: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         ),
         ({"adapters": {"sharing": "none"}, "backbone": {"dtype": "bfloat16"}}, "set backbone.dtype to float32"),
         ({"adapters": {"sharing": "none"}, "parallelism": "fsdp"}, "use ddp"),
+        ({"method": {"name": "dual_encoder"}, "parallelism": "fsdp"}, "which dual_encoder does not read"),
         ({"passes": "single", "feature_cache": "folder"}, "the vision tower is trained"),
         ({"alignment": {"num_steps": 2000}}, "exceeds loop.num_steps 1000"),
         ({"alignment": {"num_steps": 10}, "losses": {"contrastive_weight": 0.0}}, "contrastive_weight > 0"),
