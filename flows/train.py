@@ -42,7 +42,14 @@ from flows.metric_files import MetricFiles
 from flows.train_worker import train_worker
 
 KEPT_CHECKPOINTS = 2  # the last one may turn out to be damaged
-CODE = ("components/training", "components/model", "components/losses", "flows/train.py", "flows/train_worker.py")
+CODE = (
+    "components/training",
+    "components/methods",
+    "components/model",
+    "components/losses",
+    "flows/train.py",
+    "flows/train_worker.py",
+)
 LIBRARIES = ("torch", "transformers", "peft")
 SECONDS_BETWEEN_LOOKS = 1.0
 ENDINGS = {

@@ -48,6 +48,12 @@ def test_each_trouble_has_its_sign(step: int, changes: dict[str, float], expecte
     assert names(step, **changes) == expected
 
 
+def test_one_adapter_alone_is_never_called_idle() -> None:
+    metrics = {name: value for name, value in GOOD.items() if name != "train/gradient_norm_compression"}
+    row = HistoryRow(step=10, metrics=metrics | {"train/gradient_norm_generation": 1e-9}, timings={})
+    assert [finding.name for finding in findings([row], RUN)] == []
+
+
 def test_a_run_without_the_loss_is_told_why_search_lags() -> None:
     row = HistoryRow(step=90, metrics=GOOD | LOW_RECALL, timings={})
     (finding,) = findings([row], RUN._replace(contrastive_weight=0.0))

@@ -32,6 +32,7 @@ def merged(section: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         ({"adapters": {"sharing": "none"}, "parallelism": "fsdp"}, "use ddp"),
         ({"method": {"name": "single_forward"}, "feature_cache": "folder"}, "feature_cache is for fwd2bot"),
         ({"method": {"name": "quecc"}, "texts": {"max_row_tokens": 256}}, "quecc asks each question in a row of its"),
+        ({"method": {"name": "dual_encoder"}, "parallelism": "fsdp"}, "which dual_encoder does not read"),
         ({"alignment": {"num_steps": 2000}}, "exceeds loop.num_steps 1000"),
         ({"alignment": {"num_steps": 10}, "losses": {"contrastive_weight": 0.0}}, "contrastive_weight > 0"),
         ({"alignment": {"num_steps": 10}, "method": {"name": "single_forward"}}, "are for fwd2bot"),
