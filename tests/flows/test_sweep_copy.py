@@ -70,6 +70,11 @@ def sweep(folder: Path, *command: str, expected: int = 0, **changes: str) -> str
     return call(folder, sys.executable, "-m", "flows.sweep", *command, expected=expected, **changes)
 
 
+def heed_interrupts() -> None:
+    """Tests that run in the background of a shell are told to ignore SIGINT, and so would their children be."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(folder: Path) -> subprocess.Popen[str]:
     """A sweep whose stage is at work, for long."""
     process = subprocess.Popen(
@@ -80,6 +85,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_interrupts,
     )
     assert process.stdout is not None
     assert any("at work" in line for line in process.stdout)
