@@ -37,6 +37,8 @@ def run(folder: Path, *command: str) -> str:
 def copy_code(folder: Path) -> None:
     for name in ("flows", "components"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "results").mkdir()
+    shutil.copy(ROOT / "results/methods.json", folder / "results")  # of a sweep; in git, and what the report depends on
 
 
 def start_repository(folder: Path) -> None:
