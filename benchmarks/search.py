@@ -30,7 +30,7 @@ from components.retrieval.building import Source, index_file, store_codes
 from components.retrieval.folder import PICTURES, open_vectors
 from components.retrieval.index import EmbeddingIndex
 from components.retrieval.late_interaction import maxsim
-from components.retrieval.query import compress_texts, embed_texts
+from components.retrieval.query import embed_texts
 from flows.index import CANDIDATES
 
 CURATED, COMPRESSOR, STORE = Path("data/curated"), Path("models/compressor"), Path("data/compressed/test")
@@ -174,10 +174,9 @@ def compare_rankings() -> list[Ranking]:
     ]
     owners = np.array([row for row, _ in captions])
     texts = embed_texts(model, [text for _, text in captions])
-    text_tokens = compress_texts(model, [text for _, text in captions])
     cosines = normalise(tokens.mean(axis=1)) @ texts.embeddings.T  # (pictures, captions)
-    by_caption = np.stack([maxsim(query, tokens) for query in text_tokens], axis=1)
-    by_picture = np.stack([maxsim(query, text_tokens) for query in tokens])
+    by_caption = np.stack([maxsim(query, tokens) for query in texts.summary_tokens], axis=1)
+    by_picture = np.stack([maxsim(query, texts.summary_tokens) for query in tokens])
     rankings = [ranking("mean", cosines, cosines, owners), ranking("MaxSim", by_picture, by_caption, owners)]
     for nearest in (10, 100):
         pictures = np.where(ranks(cosines) < nearest, by_picture, -np.inf)

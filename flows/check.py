@@ -33,7 +33,7 @@ from components.model.loading import family_of, load_backbone
 from components.params import DEFAULT_PATH, Params, ParamsError, load_params
 from components.pictures import decode_picture
 from components.training.budgets import Budgets
-from components.training.collate import TrainSample, collate
+from components.training.collate import SPLITS, TrainSample, collate
 from components.training.optimizer import gradient_norm, trained_parameters
 from components.training.preview import show_sample
 from components.training.sampler import StepSamples
@@ -215,7 +215,8 @@ def look_at_batch(report: Report, base: str, params: TrainParams, rows: list[Can
         tuple(places[len(chats) :]) if params.taught.contrastive_weight else (),
     )
     budgets = Budgets(model.budgets(params.nested_budgets), params.seed, 0)
-    batch = collate(samples, groups, model, budgets, params.texts, model.reads_questions).to(device)
+    split = SPLITS[model.reads_questions]
+    batch = collate(samples, groups, model, budgets, params.texts, split).to(device)
     start = time.perf_counter()
     losses = {name: float(value) for name, value in backward_step(model, [batch], params.taught).items()}
     norm = float(gradient_norm(trained_parameters(model).values()))

@@ -78,8 +78,7 @@ class Examiner:
     def _examine_compressor(self, task: Task) -> list[Record]:
         """Answers, captions and vectors, as far as the method gives them."""
         if not isinstance(self.model, Method):
-            kept = self.store.provenance.num_summary_tokens if self.store else None
-            self.model = load_compressor(self.compressor, self.base, self.device, self.dtype, kept)
+            self.model = load_compressor(self.compressor, self.base, self.device, self.dtype, self.num_summary_tokens)
         model, records = self.model, []
         image_ids, tokens = self._known(model, task["image_ids"])
         if tokens is not None and not model.why_no_answers:
@@ -92,6 +91,13 @@ class Examiner:
         if tokens is not None:
             records += self._costs(model, image_ids[:1])
         return records + embed_texts(COMPRESSED, model, task["texts"], self.params.exam)
+
+    @property
+    def num_summary_tokens(self) -> int:
+        """Of the store, which may hold the first ones only; of the compressor where there is none."""
+        if self.store:
+            return self.store.provenance.num_summary_tokens
+        return read_config(self.compressor).compressor.num_summary_tokens
 
     def _known(self, model: Method, image_ids: Sequence[str]) -> tuple[list[str], torch.Tensor | None]:
         """What is known of the pictures before a question: stored tokens, or what the method reads of them now."""
@@ -126,7 +132,7 @@ class Examiner:
         if task["system"] != BLIND:
             image_ids, tokens = self._image_embeddings(backbone, image_ids)
             if task["system"] == AVERAGE_POOLED and tokens is not None:
-                tokens = average_pool(tokens, read_config(self.compressor).compressor.num_summary_tokens)
+                tokens = average_pool(tokens, self.num_summary_tokens)
         sitting = Sitting(task["system"], base_reader(backbone), backbone.chat, image_ids, tokens, None)
         said = self._answers_and_captions(sitting) + weigh_pairs(sitting, self.exam, self.params.exam)
         lengths = [Record(task["system"], LENGTH, key, None, length) for key, length in sitting.lengths.items()]

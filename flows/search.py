@@ -26,7 +26,7 @@ from components.retrieval.filters import matching_rows
 from components.retrieval.folder import PICTURES, open_index
 from components.retrieval.index import EmbeddingIndex, Hit
 from components.retrieval.late_interaction import rerank
-from components.retrieval.query import checked_text, compress_texts, embed_texts
+from components.retrieval.query import checked_text, embed_texts
 from components.retrieval.vectors import in_memory
 from flows.corpus import (
     COMPRESSOR,
@@ -98,12 +98,13 @@ def search_texts(
 ) -> list[list[Hit]]:
     """The pictures nearest to each text. Raises ValueError."""
     model = load_model_by(corpus.provenance, compressor, base)
+    if wanted.maxsim and not model.embeds_by_mean:
+        raise ValueError(f"--maxsim: {model.chosen.name} makes no summary tokens of a text; leave it out")
     hits: list[list[Hit]] = []
     for start in range(0, len(queries), QUERIES_AT_ONCE):
         chunk = queries[start : start + QUERIES_AT_ONCE]
         texts = embed_texts(model, [query.text for query in chunk])
-        tokens = compress_texts(model, [query.text for query in chunk]) if wanted.maxsim else None
-        hits += find(corpus, texts.embeddings, tokens, wanted)
+        hits += find(corpus, texts.embeddings, texts.summary_tokens, wanted)
         for query, num_cut in zip(chunk, texts.num_cut, strict=True):
             if num_cut:
                 say(f"the last {num_cut} tokens of query {query.query_id} do not fit the model and were left out")

@@ -6,18 +6,14 @@ from typing import Any
 from torch import Tensor
 
 from components.methods.reduced import Reducer, cells, square_counts
+from components.methods.settings import NoSettings
 from components.methods.tower import Reading, TowerShape
-from components.params import Params
-
-
-class AveragePoolingParams(Params):
-    """Nothing to choose."""
 
 
 class AveragePooling(Reducer):
     """Means over square cells of what the connector makes of the patches."""
 
-    Settings = AveragePoolingParams
+    Settings = NoSettings
     uses_connector = True
 
     @staticmethod

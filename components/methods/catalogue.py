@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from components.methods.average_pooling import AveragePooling, AveragePoolingParams
+from components.methods.average_pooling import AveragePooling
 from components.methods.double_forward import DoubleForward, build_double_forward
 from components.methods.dual_encoder import (
     DUAL_ENCODER,
@@ -16,14 +16,14 @@ from components.methods.dual_encoder import (
 )
 from components.methods.fastv import AllTokens, FastV, FastVParams
 from components.methods.image_text_models import OwnPictures
-from components.methods.lvlm_embedder import EMBEDDERS, EmbedderParams, ZeroShotParams, build_embedder
+from components.methods.lvlm_embedder import EMBEDDERS, EmbedderParams, build_embedder
 from components.methods.matryoshka_pooling import MatryoshkaPooled, MatryoshkaPooling, MatryoshkaPoolingParams
 from components.methods.matryoshka_queries import MatryoshkaQueried, MatryoshkaQueries, MatryoshkaQueriesParams
 from components.methods.method import Method
 from components.methods.prumerge import PruMerge, PruMergeParams, PruMergePlus, PruMergePlusParams
 from components.methods.quecc import QueCC, QueCCParams, QuestionReduced
 from components.methods.reduced import Reduced, Reducer, nearest_count, seeded
-from components.methods.settings import FWD2BOT, SINGLE_FORWARD, ChosenMethod, CompressorParams
+from components.methods.settings import FWD2BOT, SINGLE_FORWARD, ChosenMethod, CompressorParams, NoSettings
 from components.methods.single_forward import SingleForward, build_single_forward
 from components.methods.stf import SpatialTokenFusion, SpatialTokenFusionParams
 from components.methods.token_packer import TokenPacker, TokenPackerParams
@@ -75,11 +75,11 @@ class MethodParams(Params):
     ]
     tuning: Literal["trained", "none"]  # of compared methods: as their papers train them, or as they come
     module_steps: int  # the first, in which only what a method adds and the connector learn, not the language model
-    average_pooling: AveragePoolingParams
+    average_pooling: NoSettings
     dual_encoder: DualEncoderParams
     e5v: EmbedderParams
     fastv: FastVParams
-    lvlm_zero_shot: ZeroShotParams
+    lvlm_zero_shot: NoSettings
     m3: MatryoshkaPoolingParams
     mqt: MatryoshkaQueriesParams
     prumerge: PruMergeParams

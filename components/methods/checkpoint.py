@@ -22,7 +22,7 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from components.methods.catalogue import OURS, build_method, preparer_of
+from components.methods.catalogue import OURS, build_method, kind_of, preparer_of
 from components.methods.image_text_models import OwnPictures
 from components.methods.method import Method
 from components.methods.settings import FWD2BOT, SINGLE_FORWARD, ChosenMethod, CompressorParams
@@ -35,6 +35,7 @@ QUERIES_FILE = "summary_queries.safetensors"
 BASE_FILE = "trained_base.safetensors"
 CONFIG_FILE = "config.json"
 NAMED_PASSES = {"double": FWD2BOT, "single": SINGLE_FORWARD}  # how a compressor said what it was, before methods
+ANSWERS = "The language model answers questions from them."
 LIBRARIES = ("peft", "torch", "transformers")
 
 CARD = """\
@@ -46,8 +47,7 @@ tags: [fwd2bot, visual-token-compression, image-text-retrieval]
 ---
 # A compressor for {config.base_model}
 
-It turns a picture into {config.compressor.num_summary_tokens} summary tokens of {config.dim} numbers each, from which
-the same language model answers questions and which, averaged, can be searched with text (Fwd2Bot, arXiv 2503.21757).
+{config.says}
 
 ```python
 model = load_compressor(folder, base_model, device, dtype)  # components/methods/checkpoint.py
@@ -73,6 +73,13 @@ class CompressorConfig(Params):
     compressor: CompressorParams
     preprocessing: Preprocessing
     versions: dict[str, str]  # library -> version that trained it
+
+    @property
+    def says(self) -> str:
+        """What it does, for the model card."""
+        kind, count = kind_of(self.method.name), self.compressor.num_summary_tokens
+        made = f"It makes {count} vectors of {self.dim} numbers of a picture (docs/methods.md, {self.method.name})."
+        return " ".join([made, kind.why_not_stored or "They are stored and searched.", kind.why_no_answers or ANSWERS])
 
     @property
     def own_file(self) -> str:
@@ -142,7 +149,7 @@ def load_preparer(folder: Path, base: str) -> Backbone | OwnPictures:
 def load_config(folder: Path) -> CompressorConfig:
     """What a saved compressor says of itself."""
     written = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    passes = written["compressor"].pop("passes", "double")
+    passes = written.get("compressor", {}).pop("passes", "double")
     if written.get("format_version") == 1 or passes == "single":
         named = {"name": NAMED_PASSES[passes], "tuning": "trained", "settings": {}}
         written |= {"format_version": 2, "method": named}

@@ -18,8 +18,8 @@ from torch import Tensor
 from components.methods.image_text_models import (
     OwnPictures,
     TextFrame,
+    encoder_kind,
     frame_of,
-    kind_of,
     load_model,
     load_pictures,
     load_tokenizer,
@@ -68,7 +68,7 @@ class DualEncoder(Method):
     def __init__(self, backbone: Backbone, parts: Parts, params: CompressorParams, chosen: ChosenMethod) -> None:
         super().__init__(backbone, AdapterSwitch(backbone.vlm, {}), params)
         self.chosen = chosen
-        self.kind = kind_of(parts.encoder)
+        self.kind = encoder_kind(parts.encoder)
         self.encoder = parts.encoder.requires_grad_(False)
         self.frame, self.own_tokenizer, self.own_pictures = parts.frame, parts.tokenizer, parts.pictures
         if chosen.tuning == "trained":

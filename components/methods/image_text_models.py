@@ -147,13 +147,13 @@ def load_tokenizer(source: Source) -> Any:
     return tokenizer
 
 
-def kind_of(model: Any) -> Kind:
+def encoder_kind(model: Any) -> Kind:
     return KINDS[type(model).__name__]
 
 
 def read_weights(model: Any) -> dict[str, torch.nn.Parameter]:
     """What the vectors depend on, by name."""
-    unread = re.compile(kind_of(model).unread)
+    unread = re.compile(encoder_kind(model).unread)
     return {name: weight for name, weight in model.named_parameters() if not unread.search(name)}
 
 
@@ -188,7 +188,7 @@ class TextFrame(NamedTuple):
 
 def frame_of(tokenizer: Any, model: Any) -> TextFrame:
     """What a tokenizer itself puts around a text for a model."""
-    kind = kind_of(model)
+    kind = encoder_kind(model)
     longest = getattr(model.config, kind.text_config).max_position_embeddings
     plain, whole = encode_text(tokenizer, "a"), tokenizer("a")["input_ids"]
     first = next(at for at in range(len(whole)) if whole[at : at + len(plain)] == plain)

@@ -12,17 +12,13 @@ from torch import Tensor
 
 from components.methods.method import CONTRASTIVE, Method
 from components.methods.one_word import IMAGE_IN_ONE_WORD, TEXT_IN_ONE_WORD, in_one_word
-from components.methods.settings import ChosenMethod, CompressorParams
+from components.methods.settings import ChosenMethod, CompressorParams, NoSettings
 from components.model.adapters import COMPRESSION, AdapterSwitch, attach_adapters
 from components.model.backbone import Backbone
 from components.model.chat import encode_text
 from components.model.prepared import PreparedPictures
 from components.model.segments import text_segment
 from components.params import Params
-
-
-class ZeroShotParams(Params):
-    """Nothing to choose."""
 
 
 class EmbedderParams(Params):
@@ -72,7 +68,7 @@ class LvlmEmbedder(Method):
 class ZeroShot(LvlmEmbedder):
     """The base model as it comes."""
 
-    Settings = ZeroShotParams
+    Settings = NoSettings
 
 
 class Vlm2Vec(LvlmEmbedder):

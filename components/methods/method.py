@@ -28,6 +28,7 @@ AUTOREGRESSIVE, CONTRASTIVE = "autoregressive", "contrastive"  # the losses
 class Method(nn.Module):
     """A base model, its adapters, and what a method adds to them. Fwd2Bot and the compared methods fill in the rest."""
 
+    bos_ids: Tensor
     chosen: ChosenMethod
     losses: ClassVar[tuple[str, ...]]  # that teach it: AUTOREGRESSIVE, CONTRASTIVE
     parts: ClassVar[tuple[str, ...]]  # attributes that hold what it adds, apart from adapters
@@ -48,8 +49,6 @@ class Method(nn.Module):
         )
         bos = backbone.tokenizer.bos_token_id  # not every tokenizer has one
         self.register_buffer("bos_ids", torch.tensor([] if bos is None else [bos], dtype=torch.long), persistent=False)
-
-    bos_ids: Tensor
 
     # What a method has to say.
 

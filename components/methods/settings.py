@@ -10,6 +10,10 @@ from components.params import Params
 FWD2BOT, SINGLE_FORWARD = "fwd2bot", "single_forward"  # its paper's method, and what it compares that with
 
 
+class NoSettings(Params):
+    """Of a method that leaves nothing to choose."""
+
+
 class CompressorParams(Params):
     """What training adds to a base model."""
 

@@ -21,6 +21,7 @@ class QueryError(ValueError):
 class EmbeddedTexts(NamedTuple):
     """Texts as the model sees them."""
 
+    summary_tokens: np.ndarray  # (texts, summary_tokens, dim) float32; no tokens of a method that makes none of texts
     embeddings: np.ndarray  # (texts, dim) float32, L2-normalised
     num_cut: list[int]  # tokens of each text that did not fit the model
 
@@ -40,15 +41,28 @@ def embed_texts(model: Method, texts: Sequence[str]) -> EmbeddedTexts:
     """
     ids = [encode_text(model.tokenizer, checked_text(text)) for text in texts]
     room = max_text_tokens(model)
+    tokens: list[np.ndarray] = [np.empty(0)] * len(texts)
     embeddings: list[np.ndarray] = [np.empty(0)] * len(texts)
     for rows in _batches_of_like_length(ids):
-        with torch.inference_mode():
-            vectors = model.embed_texts(*left_pad([ids[row][:room] for row in rows], model.device))
-        for row, vector in zip(rows, vectors.cpu().numpy(), strict=True):
+        found, vectors = read_texts(model, [ids[row][:room] for row in rows])
+        for row, summary_tokens, vector in zip(rows, found, vectors, strict=True):
             if not np.isfinite(vector).all():
                 raise QueryError(f"the model gives no finite embedding for {texts[row]!r}; is the compressor trained?")
-            embeddings[row] = vector
-    return EmbeddedTexts(np.stack(embeddings), [max(0, len(row) - room) for row in ids])
+            tokens[row], embeddings[row] = summary_tokens, vector
+    return EmbeddedTexts(np.stack(tokens), np.stack(embeddings), [max(0, len(row) - room) for row in ids])
+
+
+@torch.inference_mode()
+def read_texts(model: Method, ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Summary tokens (texts, summary tokens, dim) and embeddings (texts, dim), float32, from reading texts once.
+
+    No tokens, (texts, 0, dim), of a method whose embedding is not their mean.
+    """
+    inputs = left_pad(ids, model.device)
+    if not model.embeds_by_mean:
+        return np.empty((len(ids), 0, model.dim), np.float32), model.embed_texts(*inputs).cpu().numpy()
+    found = model.compress_texts(*inputs)
+    return found.float().cpu().numpy(), model.embedding(found).cpu().numpy()
 
 
 def embed_stored(model: Method, summary_tokens: np.ndarray) -> np.ndarray:
@@ -59,16 +73,6 @@ def embed_stored(model: Method, summary_tokens: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             parts.append(model.embed_pictures(tokens).cpu().numpy())
     return np.concatenate(parts)
-
-
-def compress_texts(model: Method, texts: Sequence[str]) -> np.ndarray:
-    """Their summary tokens (texts, summary tokens, dim) float32. Raises ValueError for a method that makes none."""
-    room, found = max_text_tokens(model), []
-    for text in texts:
-        ids = encode_text(model.tokenizer, checked_text(text))[:room]
-        with torch.inference_mode():
-            found.append(model.compress_texts(*left_pad([ids], model.device)).float().cpu().numpy())
-    return np.concatenate(found)
 
 
 def max_text_tokens(model: Method) -> int:

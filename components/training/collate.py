@@ -1,6 +1,6 @@
 """Rows of the sample table -> the tensors of one worker's step."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -58,6 +58,9 @@ class TrainSample(NamedTuple):
     premise: str | None = None  # of a pair of texts: what stands where the picture does otherwise
 
 
+Split = Callable[[TrainSample], list[TrainSample]]
+
+
 class TrainBatch(NamedTuple):
     """Pictures occur once and are referred to by their row, prepared ones first; rows are padded on the right."""
 
@@ -91,17 +94,30 @@ class TrainBatch(NamedTuple):
         return self._replace(**moved)
 
 
+def whole(sample: TrainSample) -> list[TrainSample]:
+    """The sample as it is."""
+    return [sample]
+
+
+def questions_alone(sample: TrainSample) -> list[TrainSample]:
+    """The sample once for each of its questions."""
+    return [sample._replace(conversation=turns) for turns in single_questions(sample)]
+
+
+SPLITS: dict[bool, Split] = {False: whole, True: questions_alone}  # by whether the method reads questions
+
+
 def collate(
     samples: Mapping[int, TrainSample],
     groups: StepSamples,
     reader: Reader,
     budgets: Budgets,
     texts: TextParams,
-    is_asked_alone: bool = False,
+    split: Split = whole,
 ) -> TrainBatch:
     """The batch of one worker; `groups` name conversations and captions among `samples`, which are given by index.
 
-    With `is_asked_alone` each question of a conversation is a row of its own, with its picture.
+    `split` makes several samples of one: with `questions_alone` each question is a row of its own, with its picture.
 
     Raises ValueError naming the sample whose conversation does not fit the chat template.
     """
@@ -109,7 +125,6 @@ def collate(
     encoded = {index: sample.image for index, sample in samples.items() if isinstance(sample.image, Tensor)}
     row_of = {index: row for row, index in enumerate([*pictures, *encoded])}
     read = {i: budgets.of_conversation(i) for i in groups.autoregressive}
-    split = questions_alone if is_asked_alone else whole
     asked = [(i, sample) for i in groups.autoregressive for sample in split(samples[i])]
     chats = encode_chats([(sample, read[i]) for i, sample in asked], reader, texts)
     chat_order = [asked[place][0] for place in chats.order]
@@ -167,16 +182,6 @@ def questions_apart(sample: TrainSample, reader: Reader, num_summary_tokens: int
     lengths = np.cumsum([len(ids) - start for ids, _ in chats])
     kept = [chat for chat, length in zip(chats, lengths, strict=True) if length + start <= max_tokens]
     return Chat(first[:start], [Block(ids[start:], labels[start:]) for ids, labels in kept])
-
-
-def whole(sample: TrainSample) -> list[TrainSample]:
-    """The sample as it is."""
-    return [sample]
-
-
-def questions_alone(sample: TrainSample) -> list[TrainSample]:
-    """The sample once for each of its questions."""
-    return [sample._replace(conversation=turns) for turns in single_questions(sample)]
 
 
 def single_questions(sample: TrainSample) -> Iterator[list[Turn]]:

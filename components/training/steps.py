@@ -9,7 +9,7 @@ from components.methods.double_forward import DoubleForward
 from components.methods.method import Method
 from components.model.families.llava import LlavaBackbone
 from components.training.budgets import Budgets
-from components.training.collate import TrainBatch, TrainSample, collate
+from components.training.collate import SPLITS, TrainBatch, TrainSample, collate
 from components.training.distributed import rank, world_size
 from components.training.feature_cache import FeatureCache
 from components.training.loader import load_batches
@@ -46,7 +46,7 @@ def training_steps(
         if wants_placeholders:
             samples, groups = with_placeholder(samples, groups)
         budgets = Budgets(sizes, params.seed, step)
-        return collate(samples, groups, model, budgets, params.texts, model.reads_questions)
+        return collate(samples, groups, model, budgets, params.texts, SPLITS[model.reads_questions])
 
     read = sample_reader(params, model, table, say)
     return load_batches(

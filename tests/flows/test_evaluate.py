@@ -17,7 +17,7 @@ from components.compression.identity import provenance_of
 from components.compression.shards import TokenRows
 from components.compression.store import TokenStore
 from components.evaluation.answering import SYSTEMS
-from components.evaluation.examination import ExamParams
+from components.evaluation.examination import LENGTH, ExamParams
 from components.evaluation.intervals import BootstrapParams
 from components.evaluation.settings import EvaluateParams
 from components.methods.checkpoint import save_compressor
@@ -25,6 +25,7 @@ from components.methods.double_forward import DoubleForward
 from components.model.chat import encode_prompt
 from components.pictures import PictureLimits, encode_png, pixel_sha256
 from flows.evaluate import evaluate
+from flows.evaluate_worker import Examiner
 from tests.components.compression.stores import write_store
 from tests.components.model.tiny import TEXTS, compressor, write_tiny_llava
 
@@ -53,6 +54,8 @@ PARAMS = EvaluateParams(
 CAPTIONS = {
     image_id: [f"a {word} circle", f"the circle is {word}"] for image_id, word in zip(IMAGE_IDS, TEXTS, strict=False)
 }
+
+TASK = pa.schema([("system", pa.string()), ("image_ids", pa.list_(pa.string())), ("texts", pa.list_(pa.string()))])
 
 
 def picture(number: int) -> Image.Image:
@@ -263,3 +266,14 @@ def test_a_store_of_other_pictures_is_refused(world: World, tmp_path: Path) -> N
     )
     with pytest.raises(ValueError, match="none of the 8 pictures"):
         evaluate(PARAMS, world.curated, world.root / "models/compressor", other, *(tmp_path / name for name in "abc"))
+
+
+def test_average_pooling_keeps_as_many_tokens_as_a_store_of_the_first_ones(world: World, tmp_path: Path) -> None:
+    compressor, whole = world.root / "models/compressor", TokenStore.open(world.store)
+    sizes = np.full(len(whole.ids), 48, np.int32)
+    first = TokenRows(whole.ids, sizes, sizes, whole.tokens(whole.ids)[:, :1])
+    write_store(tmp_path / "first", [first], provenance_of(compressor, "float16", "float32", 1))
+    examiner = Examiner(PARAMS.model_dump(), str(world.curated), str(compressor), str(tmp_path / "first"))
+    task = {"system": "average_pooled", "image_ids": IMAGE_IDS[:2], "texts": []}
+    records = examiner(pa.Table.from_pylist([task], TASK)).to_pylist()
+    assert [row["first"] for row in records if row["record"] == LENGTH] == [1, 1]

@@ -17,7 +17,7 @@ from flows.answer import answer
 from flows.compress import compress
 from flows.evaluate import evaluate
 from flows.index import build
-from flows.search import Wanted, open_corpus, search_texts
+from flows.search import MaxSim, Wanted, open_corpus, search_texts
 from tests.components.methods.settings import SETTINGS
 from tests.components.model.tiny import COMPRESSOR, load, write_tiny_llava
 from tests.flows.test_compress import PARAMS as COMPRESS
@@ -77,10 +77,10 @@ def test_a_method_goes_through_all_stages(name: str, world: World, tmp_path: Pat
         return
     assert manifest
     assert manifest.rows_kept == len(IMAGE_IDS)
-    search_and_ask(kind.why_no_answers, compressor, store, tmp_path / "index")
+    search_and_ask(name, compressor, store, tmp_path / "index")
 
 
-def search_and_ask(why_no_answers: str | None, compressor: Path, store: Path, index: Path) -> None:
+def search_and_ask(name: str, compressor: Path, store: Path, index: Path) -> None:
     """Search with and without an index finds the same; a question is answered, or it is said why not."""
     wanted = Wanted(3, None, None)
     corpus = open_corpus(store, None, compressor, None)
@@ -89,7 +89,10 @@ def search_and_ask(why_no_answers: str | None, compressor: Path, store: Path, in
     (indexed,) = search_texts(open_corpus(store, index), compressor, None, [Query("1", "a red circle")], wanted)
     assert [hit.image_id for hit in hits] == [hit.image_id for hit in indexed]
     np.testing.assert_allclose([hit.score for hit in hits], [hit.score for hit in indexed], rtol=1e-5)
-    if why_no_answers:
+    if not kind_of(name).embeds_by_mean:
+        with pytest.raises(ValueError, match=f"--maxsim: {name} makes no summary tokens of a text"):
+            search_texts(corpus, compressor, None, [Query("1", "two")], wanted._replace(maxsim=MaxSim(2, [])))
+    if kind_of(name).why_no_answers:
         with pytest.raises(ValueError, match="answer"):
             answer(TokenStore.open(store), compressor, None, IMAGE_IDS[0], "what?", 3)
     else:

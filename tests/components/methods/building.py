@@ -7,7 +7,7 @@ from components.methods.catalogue import build_method
 from components.methods.method import Method
 from components.methods.settings import ChosenMethod
 from components.training.budgets import Budgets
-from components.training.collate import TrainBatch, collate
+from components.training.collate import SPLITS, TrainBatch, collate
 from components.training.forward import LossParams
 from components.training.optimizer import trained_parameters
 from components.training.sampler import StepSamples
@@ -37,7 +37,7 @@ def collated(model: Method, groups: StepSamples, budgets: Any = None) -> TrainBa
     budgets = budgets or Budgets(model.budgets(()), seed=0, step=0)
     table = samples(10)
     wanted = {index: table[index] for group in groups for index in group}
-    return collate(wanted, groups, model.backbone, budgets, LENGTHS, model.reads_questions)
+    return collate(wanted, groups, model.backbone, budgets, LENGTHS, SPLITS[model.reads_questions])
 
 
 def without_gradient(model: Method) -> list[str]:

@@ -1,17 +1,18 @@
 import torch
 
-from components.methods.average_pooling import AveragePooling, AveragePoolingParams
+from components.methods.average_pooling import AveragePooling
+from components.methods.settings import NoSettings
 from components.methods.tower import Reading, TowerShape
 
 SHAPE = TowerShape(side=6, channels=5, dim=7)
 
 
 def reducer(num_tokens: int) -> AveragePooling:
-    return AveragePooling(SHAPE, num_tokens, AveragePoolingParams(), torch.nn.Linear(5, 7))
+    return AveragePooling(SHAPE, num_tokens, NoSettings(), torch.nn.Linear(5, 7))
 
 
 def test_counts_are_those_of_square_cells() -> None:
-    assert AveragePooling.counts(SHAPE, AveragePoolingParams()) == [1, 4, 9, 36]
+    assert AveragePooling.counts(SHAPE, NoSettings()) == [1, 4, 9, 36]
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from components.methods.catalogue import OURS, REDUCERS, TRAINING_FREE, MethodPa
 from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE, Method
 from components.methods.settings import ChosenMethod
 from components.training.budgets import Budgets
-from components.training.collate import TrainBatch, collate
+from components.training.collate import SPLITS, TrainBatch, collate
 from components.training.forward import LossParams
 from components.training.optimizer import trained_parameters
 from components.training.sampler import StepSamples
@@ -46,7 +46,7 @@ def batch_of(model: Method) -> TrainBatch:
     groups = StepSamples(conversations, captions)
     budgets = Budgets(model.budgets(()), seed=0, step=0)
     wanted = {index: table[index] for index in dict.fromkeys(conversations + captions)}
-    return collate(wanted, groups, model.backbone, budgets, LENGTHS, model.reads_questions)
+    return collate(wanted, groups, model.backbone, budgets, LENGTHS, SPLITS[model.reads_questions])
 
 
 def losses(model: Method) -> LossParams:
