@@ -22,7 +22,7 @@ from components.compression.identity import check_same_model, read_config
 from components.compression.store import TokenStore
 from components.compression.unstored import reason_not_stored
 from components.evaluation import publication, scorecard
-from components.evaluation.answering import BLIND, COMPRESSED, UNCOMPRESSED
+from components.evaluation.answering import COMPRESSED, UNCOMPRESSED
 from components.evaluation.exam import Exam, read_exam
 from components.evaluation.examination import ANSWER, COST, IMAGE, LENGTH, SIZE, TEXT, TIME, Record
 from components.evaluation.settings import EvaluateParams
@@ -141,13 +141,8 @@ def measured(
     """The sizes of the base model, the mean lengths of prompts and answers, and what the method costs."""
     numbers = {(record.record, record.key): record.first or 0 for record in records if record.record in (SIZE, COST)}
     size = ModelSize(*(int(numbers[SIZE, field]) for field in ModelSize._fields))
-    answers = [record for record in records if record.record == ANSWER]
-    answer_tokens = {
-        system: float(np.mean([record.second for record in answers if record.system == system] or [0]))
-        for system in systems
-    }
-    asked, known = (system if system in systems else COMPRESSED for system in (BLIND, UNCOMPRESSED))
-    question_tokens = float(np.mean([record.first for record in answers if record.system == asked] or [0]))
+    question_tokens, answer_tokens = (mean_lengths(systems, records, field) for field in ("first", "second"))
+    known = UNCOMPRESSED if UNCOMPRESSED in systems else COMPRESSED
     lengths = [record.first or 0 for record in records if (record.system, record.record) == (known, LENGTH)]
     if not lengths:
         raise ValueError("none of the exam's pictures can be opened, so that nothing can be compared; curate again")
@@ -157,6 +152,12 @@ def measured(
     if config.method.name == FWD2BOT:  # by the paper's formula; the counter sees what is not computed for nothing
         method = method._replace(per_picture=compression_flops(size, image_tokens, kept))
     return size, Workload(image_tokens, kept, config.dim, question_tokens, answer_tokens), method
+
+
+def mean_lengths(systems: Sequence[str], records: Sequence[Record], field: str) -> dict[str, float]:
+    """{system: mean of this field of its ANSWER records}, 0 where it answers nothing."""
+    said = {system: [it for it in records if (it.system, it.record) == (system, ANSWER)] for system in systems}
+    return {system: float(np.mean([getattr(it, field) for it in rows] or [0])) for system, rows in said.items()}
 
 
 def with_count(config: CompressorConfig, num_summary_tokens: int) -> CompressorConfig:

@@ -54,7 +54,7 @@ class Workload(NamedTuple):
     num_image_tokens: int  # V
     num_summary_tokens: int  # K
     dim: int  # numbers per token
-    question_tokens: float  # Q, mean tokens of a prompt without visual ones
+    question_tokens: Mapping[str, float]  # Q, mean tokens of a prompt without visual ones, per system
     answer_tokens: Mapping[str, float]  # G, mean new tokens per system
 
 
@@ -112,14 +112,14 @@ def cost_table(size: ModelSize, load: Workload, method: MethodCosts) -> dict[str
         },
         "flops_per_picture": {system: flops_per_picture[system] for system in asked},
         "flops_per_question": {system: round(flops) for system, flops in asked.items()},
-        "question_tokens": round(load.question_tokens, 6),
+        "question_tokens": {system: round(count, 6) for system, count in sorted(load.question_tokens.items())},
         "answer_tokens": {system: round(count, 6) for system, count in sorted(load.answer_tokens.items())},
     }
 
 
 def question_flops(system: str, size: ModelSize, load: Workload, method: MethodCosts, num_tokens: int) -> float:
     """Operations of a later question to a system that reads `num_tokens` visual tokens."""
-    asked, said = load.question_tokens, load.answer_tokens[system]
+    asked, said = load.question_tokens[system], load.answer_tokens[system]
     if system == "compressed":
         return method.per_question + method.per_prompt_token * asked + method.per_new_token * said
     if system == "uncompressed":

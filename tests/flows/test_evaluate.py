@@ -13,18 +13,19 @@ import torch
 from PIL import Image
 
 from components import schema
+from components.analysis.costs import MethodCosts, ModelSize
 from components.compression.identity import provenance_of
 from components.compression.shards import TokenRows
 from components.compression.store import TokenStore
-from components.evaluation.answering import SYSTEMS
-from components.evaluation.examination import LENGTH, ExamParams
+from components.evaluation.answering import BLIND, COMPRESSED, SYSTEMS
+from components.evaluation.examination import ANSWER, COST, LENGTH, SIZE, ExamParams, Record
 from components.evaluation.intervals import BootstrapParams
 from components.evaluation.settings import EvaluateParams
-from components.methods.checkpoint import save_compressor
+from components.methods.checkpoint import load_config, save_compressor
 from components.methods.double_forward import DoubleForward
 from components.model.chat import encode_prompt
 from components.pictures import PictureLimits, encode_png, pixel_sha256
-from flows.evaluate import evaluate
+from flows.evaluate import evaluate, measured
 from flows.evaluate_worker import Examiner
 from tests.components.compression.stores import write_store
 from tests.components.model.tiny import TEXTS, compressor, write_tiny_llava
@@ -277,3 +278,13 @@ def test_average_pooling_keeps_as_many_tokens_as_a_store_of_the_first_ones(world
     task = {"system": "average_pooled", "image_ids": IMAGE_IDS[:2], "texts": []}
     records = examiner(pa.Table.from_pylist([task], TASK)).to_pylist()
     assert [row["first"] for row in records if row["record"] == LENGTH] == [1, 1]
+
+
+@pytest.mark.parametrize("systems", [(COMPRESSED,), (COMPRESSED, BLIND)])
+def test_a_question_costs_a_method_the_same_whoever_is_asked_beside_it(world: World, systems: tuple[str, ...]) -> None:
+    sizes = [Record(COMPRESSED, SIZE, field, None, 10) for field in ModelSize._fields]
+    costs = [Record(COMPRESSED, COST, field, None, 1) for field in MethodCosts._fields]
+    answers = [Record(system, ANSWER, "q", "red", length, 1) for system, length in ((COMPRESSED, 16), (BLIND, 14))]
+    records = [*sizes, *costs, *answers, Record(COMPRESSED, LENGTH, "p", None, 36)]
+    _, load, _ = measured(systems, load_config(world.root / "models/compressor"), records)
+    assert load.question_tokens == {system: {COMPRESSED: 16, BLIND: 14}[system] for system in systems}
