@@ -20,10 +20,11 @@ from flows.index import build
 from flows.search import MaxSim, Wanted, open_corpus, search_texts
 from tests.components.methods.settings import SETTINGS
 from tests.components.model.tiny import COMPRESSOR, load, write_tiny_llava
-from tests.flows.test_compress import PARAMS as COMPRESS
+from tests.flows.test_compress import PARAMS as COMPRESS_PARAMS
 from tests.flows.test_evaluate import IMAGE_IDS, PARAMS, picture, write_tables
 
 NAMES = sorted(set(get_args(MethodParams.model_fields["name"].annotation)) - set(OURS))
+COMPRESS = COMPRESS_PARAMS.model_copy(update={"num_workers": 1, "decoders_per_worker": 1})  # few processes to start
 EVALUATE = PARAMS.model_copy(update={"references": (), "num_workers": 1, "pictures_per_task": 8})
 
 
