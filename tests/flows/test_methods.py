@@ -66,6 +66,9 @@ def test_a_method_goes_through_all_stages(name: str, world: World, tmp_path: Pat
     kind = kind_of(name)
     manifest = compress(COMPRESS, str(world.curated / "images/test"), compressor, store, str(world.root / "tiny-llava"))
     metrics = scores_of(world, compressor, store, tmp_path)
+    card = (compressor / "README.md").read_text()
+    assert all(why in card for why in (kind.why_not_stored, kind.why_no_answers) if why)
+    assert ("The language model answers" in card) == (kind.why_no_answers is None)
     assert metrics["method"]["name"] == name
     assert metrics["method"]["is_stored"] == (kind.why_not_stored is None) == (manifest is not None)
     assert ("short_answer" in metrics["compressed"]) == (kind.why_no_answers is None)
