@@ -109,8 +109,7 @@ def load_subject(subject: Subject, compressor: Path, device: torch.device) -> Me
 def load_base(subject: Subject, compressor: Path, device: torch.device) -> Backbone:
     """Its base model by itself: nothing in it was trained."""
     config, dtype = read_config(compressor), getattr(torch, subject.store.provenance.compute["dtype"])
-    pad_to_square = bool(config.preprocessing["pad_to_square"])
-    backbone = load_backbone(find_base(compressor, None), config.base_revision, dtype, "sdpa", pad_to_square)
+    backbone = load_backbone(find_base(compressor, None), config.base_revision, dtype, "sdpa", config.pad_to_square)
     return backbone.to(device).eval()
 
 

@@ -62,7 +62,7 @@ def compress(params: CompressParams, images: str, compressor: Path, output: Path
     compressor, output = compressor.resolve(), output.resolve()
     name = read_config(compressor).method.name
     if why := kind_of(name).why_not_stored:
-        write_reason(output, name, why)
+        write_reason(output, name, why, params.dtype)
         return None
     provenance = provenance_of(compressor, params.codec, params.dtype, params.num_summary_tokens)
     code_type(params.codec, provenance.num_summary_tokens, provenance.dim)  # raises now, not after the first shard

@@ -147,7 +147,7 @@ def measured(
     if not lengths:
         raise ValueError("none of the exam's pictures can be opened, so that nothing can be compared; curate again")
     image_tokens, kept = round(float(np.mean(lengths))), config.compressor.num_summary_tokens
-    costs = {field: numbers[COST, field] for field in MethodCosts._fields}
+    costs = {field: numbers.get((COST, field)) for field in MethodCosts._fields}
     method = MethodCosts(**costs)._replace(is_stored=bool(costs["is_stored"]))  # type: ignore[arg-type]  # one by one
     if config.method.name == FWD2BOT:  # by the paper's formula; the counter sees what is not computed for nothing
         method = method._replace(per_picture=compression_flops(size, image_tokens, kept))

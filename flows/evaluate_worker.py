@@ -14,7 +14,7 @@ from components import schema
 from components.analysis.costs import ModelSize, method_costs
 from components.compression.identity import find_base, read_config
 from components.compression.store import TokenStore
-from components.compression.unstored import reason_not_stored
+from components.compression.unstored import dtype_wanted, reason_not_stored
 from components.evaluation.answering import (
     AVERAGE_POOLED,
     BLIND,
@@ -41,7 +41,7 @@ from components.evaluation.pooling import average_pool
 from components.evaluation.settings import EvaluateParams
 from components.methods.checkpoint import load_compressor
 from components.methods.method import Method
-from components.methods.tower import matrix_weights
+from components.methods.tower import matrix_weights, vision_weights
 from components.model.backbone import Backbone
 from components.model.loading import load_backbone
 from components.model.segments import Segment, text_segment
@@ -62,7 +62,7 @@ class Examiner:
         self.store = None if reason_not_stored(Path(store)) else TokenStore.open(store)
         self.described = set(described_pictures(self.params, self.exam))
         self.device = torch.device("cuda" if self.params.gpus_per_worker else "cpu")
-        self.dtype = getattr(torch, self.store.provenance.compute["dtype"] if self.store else "float32")
+        self.dtype = getattr(torch, self.store.provenance.compute["dtype"] if self.store else dtype_wanted(Path(store)))
         self.model: Method | Backbone | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -117,7 +117,8 @@ class Examiner:
             return
         size = sizes(model.backbone)
         for name, value in method_costs(model, size, model.prepare(pictures))._asdict().items():
-            yield Record(COMPRESSED, COST, name, None, float(value))
+            if value is not None:
+                yield Record(COMPRESSED, COST, name, None, float(value))
         yield from size_records(COMPRESSED, size)
         for length in model.backbone.encode_images(model.backbone.prepare(pictures)).lengths:
             yield Record(COMPRESSED, LENGTH, image_ids[0], None, length)
@@ -125,8 +126,7 @@ class Examiner:
     def _examine_base(self, task: Task) -> list[Record]:
         if not isinstance(self.model, Backbone):
             config = read_config(self.compressor)
-            pad_to_square = bool(config.preprocessing["pad_to_square"])
-            backbone = load_backbone(self.base, config.base_revision, self.dtype, "sdpa", pad_to_square)
+            backbone = load_backbone(self.base, config.base_revision, self.dtype, "sdpa", config.pad_to_square)
             self.model = backbone.to(self.device).eval()
         backbone, image_ids, tokens = self.model, task["image_ids"], None
         if task["system"] != BLIND:
@@ -167,7 +167,7 @@ class Examiner:
 
 def sizes(backbone: Backbone) -> ModelSize:
     """The weights of a base model that cost something."""
-    return ModelSize(matrix_weights(backbone.language_model), sum(map(matrix_weights, backbone.vision_modules)))
+    return ModelSize(matrix_weights(backbone.language_model), vision_weights(backbone))
 
 
 def size_records(system: str, size: ModelSize) -> list[Record]:

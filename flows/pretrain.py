@@ -36,7 +36,7 @@ from components.params import Params, load_params
 from components.scenes.lessons import LessonParams, lesson_row, tokenizer_texts, tower_row
 from components.scenes.world import CELL_ATTRIBUTES
 from components.training.pretraining import Encoder, PretrainBatch, QuestionAnswer, answered_right, packed_hidden
-from components.training.tower import TowerParams, train_tower
+from components.training.tower import TowerParams, train_class_token, train_tower
 from flows.cluster import connect
 from flows.lifetime import die_with_parent
 
@@ -117,6 +117,8 @@ def pretrain_worker(config: dict[str, Any]) -> None:
         num_classes = [len(names) + 1 for names in CELL_ATTRIBUTES]
         tower_loss = train_tower(run.model, tower_batches(params, encoder), num_classes, params.tower)
         print(f"pretrain: the vision tower names patches, loss {tower_loss:.3f}", flush=True)
+        class_loss = train_class_token(run.model, tower_batches(params, encoder), num_classes, params.tower)
+        print(f"pretrain: its class token names what a picture shows, loss {class_loss:.3f}", flush=True)
     validation = validation_rows(params, Path(config["curated"]))
     started, first_step = time.monotonic(), run.step
     while run.step < params.num_steps:

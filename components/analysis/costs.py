@@ -61,18 +61,20 @@ class Workload(NamedTuple):
 class MethodCosts(NamedTuple):
     """What one method costs, in operations."""
 
-    per_picture: float  # once
-    per_question: float  # what every later question costs before it is read
-    per_prompt_token: float
-    per_new_token: float
+    per_picture: float  # once; where nothing is stored, again for every question, which then counts it
+    per_question: float | None  # what every later question costs before it is read; None: it gives no answers
+    per_prompt_token: float | None
+    per_new_token: float | None
     is_stored: bool  # so that the picture is not needed again
 
 
 def method_costs(model: Method, size: ModelSize, picture: PreparedPictures) -> MethodCosts:
     """Those of a method: counted while it reads a picture, and what it says of a question, which is a sum of parts."""
-    start, *more = (model.question_flops(size.language_model, *numbers) for numbers in ((0, 0), (1, 0), (0, 1)))
-    prompt_token, new_token = (value - start for value in more)
-    return MethodCosts(counted_flops(model, picture), start, prompt_token, new_token, not model.why_not_stored)
+    per_picture, is_stored = counted_flops(model, picture), not model.why_not_stored
+    if model.why_no_answers:
+        return MethodCosts(per_picture, None, None, None, is_stored)
+    start, asked, said = (model.question_flops(size.language_model, *numbers) for numbers in ((0, 0), (1, 0), (0, 1)))
+    return MethodCosts(per_picture, start, asked - start, said - start, is_stored)
 
 
 @torch.inference_mode()
@@ -97,7 +99,7 @@ def cost_table(size: ModelSize, load: Workload, method: MethodCosts) -> dict[str
         "blind": 0,
     }
     flops_per_picture = {
-        "compressed": round(method.per_picture),
+        "compressed": round(method.per_picture) if method.is_stored else 0,
         "uncompressed": 0,
         "average_pooled": 2 * size.vision * load.num_image_tokens,
         "blind": 0,
@@ -111,16 +113,18 @@ def cost_table(size: ModelSize, load: Workload, method: MethodCosts) -> dict[str
             system: None if system == "compressed" and not method.is_stored else stored[system] for system in asked
         },
         "flops_per_picture": {system: flops_per_picture[system] for system in asked},
-        "flops_per_question": {system: round(flops) for system, flops in asked.items()},
+        "flops_per_question": {system: flops if flops is None else round(flops) for system, flops in asked.items()},
         "question_tokens": {system: round(count, 6) for system, count in sorted(load.question_tokens.items())},
         "answer_tokens": {system: round(count, 6) for system, count in sorted(load.answer_tokens.items())},
     }
 
 
-def question_flops(system: str, size: ModelSize, load: Workload, method: MethodCosts, num_tokens: int) -> float:
-    """Operations of a later question to a system that reads `num_tokens` visual tokens."""
+def question_flops(system: str, size: ModelSize, load: Workload, method: MethodCosts, num_tokens: int) -> float | None:
+    """Operations of a later question to a system that reads `num_tokens` visual tokens; None if it gives no answers."""
     asked, said = load.question_tokens[system], load.answer_tokens[system]
     if system == "compressed":
+        if method.per_question is None or method.per_prompt_token is None or method.per_new_token is None:
+            return None
         return method.per_question + method.per_prompt_token * asked + method.per_new_token * said
     if system == "uncompressed":
         return picture_question_flops(size, num_tokens, asked, said)

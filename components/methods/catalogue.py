@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from components.methods.average_pooling import AveragePooling
 from components.methods.double_forward import DoubleForward, build_double_forward
@@ -51,6 +51,7 @@ AROUND: dict[str, type[Reduced]] = {  # reducers that take another LLaVA around 
     "quecc": QuestionReduced,
 }
 TRAINING_FREE = {"fastv"}
+IN_TWO_STAGES = {"mqt", "quecc", "stf", "tokenpacker"}  # with modules of their own, which learn alone at first
 
 
 class MethodParams(Params):
@@ -74,7 +75,7 @@ class MethodParams(Params):
         "vlm2vec",
     ]
     tuning: Literal["trained", "none"]  # of compared methods: as their papers train them, or as they come
-    module_steps: int  # the first, in which only what a method adds and the connector learn, not the language model
+    module_steps: int = Field(ge=0)  # the first, in which modules of a method and the connector learn by themselves
     average_pooling: NoSettings
     dual_encoder: DualEncoderParams
     e5v: EmbedderParams
@@ -103,8 +104,8 @@ class MethodParams(Params):
 
     @property
     def num_module_steps(self) -> int:
-        """The first steps, in which the language model does not learn; 0 where it is all that does."""
-        return self.module_steps if self.name in REDUCERS else 0
+        """The first steps, in which the language model does not learn; 0 where there are no new modules."""
+        return self.module_steps if self.name in IN_TWO_STAGES else 0
 
 
 def kind_of(name: str) -> type[Method]:

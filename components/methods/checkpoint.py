@@ -71,7 +71,8 @@ class CompressorConfig(Params):
     dim: int  # of a summary token
     method: ChosenMethod
     compressor: CompressorParams
-    preprocessing: Preprocessing
+    pad_to_square: bool  # of the base model's pictures; those of the method may be others
+    preprocessing: Preprocessing  # of the method's pictures
     versions: dict[str, str]  # library -> version that trained it
 
     @property
@@ -120,8 +121,7 @@ def load_compressor(
     ValueError if anything is not what the compressor was trained with.
     """
     config = load_config(folder)
-    pad_to_square = bool(config.preprocessing["pad_to_square"])
-    backbone = load_backbone(base, config.base_revision, dtype, "sdpa", pad_to_square)
+    backbone = load_backbone(base, config.base_revision, dtype, "sdpa", config.pad_to_square)
     expect(f"base model {base}: SHA-256 of the weights", backbone.weights_sha256, config.base_weights_sha256)
     model = build_method(backbone, config.compressor, config.method, seed=0)
     expect(f"base model {base}: preprocessing", model.preprocessing, config.preprocessing)
@@ -140,7 +140,7 @@ def load_compressor(
 def load_preparer(folder: Path, base: str) -> Backbone | OwnPictures:
     """What prepares pictures for a compressor, without any weights. Raises ValueError as above."""
     config = load_config(folder)
-    backbone = load_without_weights(base, config.base_revision, bool(config.preprocessing["pad_to_square"]))
+    backbone = load_without_weights(base, config.base_revision, config.pad_to_square)
     preparer = preparer_of(backbone, config.method)
     expect(f"base model {base}: preprocessing", preparer.preprocessing, config.preprocessing)
     return preparer
@@ -150,6 +150,7 @@ def load_config(folder: Path) -> CompressorConfig:
     """What a saved compressor says of itself."""
     written = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     passes = written.get("compressor", {}).pop("passes", "double")
+    written.setdefault("pad_to_square", written.get("preprocessing", {}).get("pad_to_square"))
     if written.get("format_version") == 1 or passes == "single":
         named = {"name": NAMED_PASSES[passes], "tuning": "trained", "settings": {}}
         written |= {"format_version": 2, "method": named}
@@ -166,6 +167,7 @@ def compressor_config(model: Method) -> CompressorConfig:
         base_weights_sha256=model.backbone.weights_sha256,
         dim=model.dim,
         compressor=model.params,
+        pad_to_square=model.backbone.pad_to_square,
         preprocessing=model.preprocessing,
         versions={library: version(library) for library in LIBRARIES},
     )

@@ -11,13 +11,11 @@ from pydantic import Field
 from torch import Tensor
 
 from components.methods.method import CONTRASTIVE, Method
-from components.methods.one_word import IMAGE_IN_ONE_WORD, TEXT_IN_ONE_WORD, in_one_word
+from components.methods.one_word import image_in_one_word, num_tokens_around_text, text_in_one_word
 from components.methods.settings import ChosenMethod, CompressorParams, NoSettings
 from components.model.adapters import COMPRESSION, AdapterSwitch, attach_adapters
 from components.model.backbone import Backbone
-from components.model.chat import encode_text
 from components.model.prepared import PreparedPictures
-from components.model.segments import text_segment
 from components.params import Params
 
 
@@ -47,18 +45,16 @@ class LvlmEmbedder(Method):
 
     def compress_pictures(self, pictures: PreparedPictures) -> Tensor:
         """The one vector of each picture, L2-normalised, float32: (pictures, 1, dim)."""
-        read = self.backbone.framed(self.backbone.encode_images(pictures))
-        return in_one_word(self, COMPRESSION, read, IMAGE_IN_ONE_WORD)[:, None]
+        return image_in_one_word(self, COMPRESSION, self.backbone.encode_images(pictures))[:, None]
 
     def compress_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The one vector of each text, L2-normalised, float32: (texts, 1, dim)."""
-        text = text_segment(self.backbone.embed(input_ids), attention_mask)
-        return in_one_word(self, COMPRESSION, [text], TEXT_IN_ONE_WORD)[:, None]
+        return text_in_one_word(self, COMPRESSION, input_ids, attention_mask)[:, None]
 
     @property
     def num_tokens_around_text(self) -> int:
-        """BOS and the prompt."""
-        return 1 + len(encode_text(self.tokenizer, TEXT_IN_ONE_WORD))
+        """The chat that asks for one word."""
+        return num_tokens_around_text(self.backbone)
 
     def own_tensors(self) -> dict[str, Tensor]:
         """None: all that is trained is the adapter."""

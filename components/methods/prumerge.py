@@ -58,33 +58,33 @@ class PruMerge(Reducer):
         assert reading.attention is not None
         assert reading.keys is not None
         attention, keys, patches = (part.float() for part in (reading.attention, reading.keys, reading.patches[0]))
-        kept = by_rank(self.preference(attention), attention, self.num_tokens - 1)
+        kept = self.kept(attention, self.num_tokens - 1)
         return self.connect(merge(patches, attention, keys, kept, self.num_neighbours))
 
-    def preference(self, attention: Tensor) -> Tensor:
-        """The patches with the highest values are kept: (pictures, patches), here their attention."""
-        return attention
+    def kept(self, attention: Tensor, count: int) -> Tensor:
+        """Attention (pictures, patches) -> the kept patches in the order of their tokens: (pictures, count)."""
+        return highest(attention, count)
 
 
 class PruMergePlus(PruMerge):
-    """A part of the kept patches are on a regular grid, and the others are the best of the rest, so that none is twice.
+    """The first of the kept patches are the best, the last are on a regular grid, and none is kept twice.
 
     Half and half, as in training: the paper's 144 are 72 and 72, every eighth patch from the fifth on.
     """
 
     Settings = PruMergePlusParams
-    is_on_grid: Tensor  # (patches,) 1.0 or 0.0
+    grid: Tensor  # positions
 
     def __init__(self, shape: TowerShape, num_tokens: int, settings: PruMergePlusParams, connect: Connect) -> None:
         super().__init__(shape, num_tokens, settings, connect)
         num_on_grid = int(settings.grid_share * (num_tokens - 1))
-        is_on_grid = torch.zeros(shape.side**2)
-        is_on_grid[regular_grid(shape.side**2, num_on_grid)] = 1
-        self.register_buffer("is_on_grid", is_on_grid, persistent=False)
+        self.register_buffer("grid", regular_grid(shape.side**2, num_on_grid), persistent=False)
 
-    def preference(self, attention: Tensor) -> Tensor:
-        """The grid before all others, whose attention is at most 1."""
-        return attention + 2 * self.is_on_grid
+    def kept(self, attention: Tensor, count: int) -> Tensor:
+        """By falling attention, then the grid in raster order."""
+        grid = self.grid.expand(len(attention), -1)
+        elsewhere = attention.scatter(1, grid, -1.0)  # attention is never below 0
+        return torch.cat([highest(elsewhere, count - len(self.grid)), grid], dim=1)
 
 
 def regular_grid(num_patches: int, count: int) -> Tensor:
@@ -92,14 +92,9 @@ def regular_grid(num_patches: int, count: int) -> Tensor:
     return ((torch.arange(count) + 0.5) * num_patches / max(count, 1)).long()
 
 
-def by_rank(preference: Tensor, attention: Tensor, num_kept: int) -> Tensor:
-    """The patches of the highest preference, in the order of their attention: (pictures, num_kept) positions.
-
-    Of equal patches the first comes first.
-    """
-    chosen = preference.argsort(dim=1, descending=True, stable=True)[:, :num_kept].sort(dim=1).values
-    rank = attention.gather(1, chosen).argsort(dim=1, descending=True, stable=True)
-    return chosen.gather(1, rank)
+def highest(attention: Tensor, count: int) -> Tensor:
+    """The patches with most attention, (pictures, patches) -> positions (pictures, count); of equal ones the first."""
+    return attention.argsort(dim=1, descending=True, stable=True)[:, :count]
 
 
 def merge(patches: Tensor, attention: Tensor, keys: Tensor, kept: Tensor, num_neighbours: int) -> Tensor:

@@ -11,11 +11,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from components.methods.cell_attention import NORM_EPSILON, CellAttention, perceptron, start_small
+from components.methods.cell_attention import NORM_EPSILON, CellAttention, perceptron
 from components.methods.reduced import Connect, Reduced, Reducer, check_heads, square_counts
 from components.methods.tower import Needs, Reading, TowerShape, encoding_flops, llava_of
 from components.model.adapters import GENERATION
-from components.model.segments import text_segment
+from components.model.segments import join, text_segment
 from components.params import Params
 
 
@@ -43,7 +43,6 @@ class QueCC(Reducer):
         self.query = nn.Sequential(*perceptron(width, width), nn.LayerNorm(width, NORM_EPSILON))
         self.pool = nn.Conv2d(width, width, cell, stride=cell, groups=width)
         self.read_cells = CellAttention(len(settings.layers), width, settings.num_heads)
-        start_small(self)
 
     @staticmethod
     def counts(shape: TowerShape, settings: Any) -> Sequence[int]:
@@ -79,13 +78,14 @@ class QuestionReduced(Reduced):
 
     @torch.no_grad()
     def read_questions(self, input_ids: Tensor, is_question: Tensor) -> Tensor:
-        """The language model's last hidden state of each question, read alone: (rows, dim), without a gradient."""
+        """The language model's last hidden state of each question, read alone, behind BOS: (rows, dim), no gradient."""
         order = is_question.int().argsort(dim=1, stable=True)[:, -max(1, int(is_question.sum(1).max())) :]
         words, mask = input_ids.gather(1, order), is_question.gather(1, order)
         mask[:, -1] = True  # where nothing is asked, something is read, and nobody reads what comes of it
-        last = torch.full((len(words), 1), words.shape[1] - 1, device=words.device)
+        read = join([self.bos(len(words)), text_segment(self.backbone.embed(words), mask.long())])
+        last = torch.full((len(words), 1), read.mask.shape[1] - 1, device=words.device)
         with self.adapters.use(GENERATION):
-            return self.read(text_segment(self.backbone.embed(words), mask.long()), places=last)[:, 0]
+            return self.read(read, places=last)[:, 0]
 
     def question_flops(self, language_model: int, num_question_tokens: float, num_generated: float) -> float:
         """N_v V + N (K + 2 Q + G): the picture is encoded again, and the question read twice."""

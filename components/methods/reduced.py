@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from components.methods.method import AUTOREGRESSIVE, Method
-from components.methods.one_word import IMAGE_IN_ONE_WORD, TEXT_IN_ONE_WORD, in_one_word
+from components.methods.one_word import image_in_one_word, num_tokens_around_text, text_in_one_word
 from components.methods.settings import ChosenMethod, CompressorParams
 from components.methods.tower import Needs, Reading, TowerShape, llava_of, read_tower
 from components.model.adapters import GENERATION, AdapterSwitch
 from components.model.backbone import Backbone
-from components.model.chat import encode_text
 from components.model.prepared import PreparedPictures
-from components.model.segments import picture_segment, text_segment
+from components.model.segments import picture_segment
 from components.params import Params
 
 Connect = Callable[[Tensor], Tensor]  # the base model's connector: (…, channels) -> (…, dim)
@@ -83,17 +82,16 @@ class Reduced(Method):
     def embed_pictures(self, summary_tokens: Tensor) -> Tensor:
         """What the language model says of the tokens in one word, before it is said."""
         pictures = picture_segment(list(summary_tokens.to(self.backbone.device, self.backbone.dtype)))
-        return in_one_word(self, GENERATION, self.backbone.framed(pictures), IMAGE_IN_ONE_WORD)
+        return image_in_one_word(self, GENERATION, pictures)
 
     def embed_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """What it says of a text in one word."""
-        text = text_segment(self.backbone.embed(input_ids), attention_mask)
-        return in_one_word(self, GENERATION, [text], TEXT_IN_ONE_WORD)
+        return text_in_one_word(self, GENERATION, input_ids, attention_mask)
 
     @property
     def num_tokens_around_text(self) -> int:
-        """BOS and the prompt."""
-        return 1 + len(encode_text(self.backbone.tokenizer, TEXT_IN_ONE_WORD))
+        """The chat that asks for one word."""
+        return num_tokens_around_text(self.backbone)
 
     def own_tensors(self) -> dict[str, Tensor]:
         """The weights of the reducer."""

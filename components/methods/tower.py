@@ -91,9 +91,9 @@ def class_attention(backbone: LlavaBackbone, states: tuple[Tensor, ...]) -> tupl
     block, inputs = blocks[backbone.read_layer % len(states)], states[backbone.read_layer]
     normed = block.layer_norm1(inputs)
     query, keys = block.self_attn.q_proj(normed[:, :1]), block.self_attn.k_proj(normed)
-    scores = (query @ keys.transpose(1, 2)).float() / keys.shape[-1] ** 0.5
-    weights = scores.softmax(-1)  # float32, so that half precision ranks more than a few of them alike
-    return weights[:, 0, 1:], keys[:, 1:]
+    # Products in float32: in half precision many patches would have the same.
+    scores = query.float() @ keys.float().transpose(1, 2) / keys.shape[-1] ** 0.5
+    return scores.softmax(-1)[:, 0, 1:], keys[:, 1:]
 
 
 def matrix_weights(module: nn.Module) -> int:
@@ -105,6 +105,11 @@ def matrix_weights(module: nn.Module) -> int:
     )
 
 
+def vision_weights(backbone: Backbone) -> int:
+    """The weights of vision tower and connector that multiply: N_v, without layers that do not run."""
+    return sum(map(matrix_weights, backbone.vision_modules)) - sum(map(matrix_weights, backbone.unread_modules))
+
+
 def encoding_flops(backbone: LlavaBackbone) -> int:
     """Operations of vision tower and connector for one picture: 2 N_v V, as in components/analysis/costs.py."""
-    return 2 * sum(map(matrix_weights, backbone.vision_modules)) * backbone.num_image_tokens
+    return 2 * vision_weights(backbone) * backbone.num_image_tokens

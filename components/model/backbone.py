@@ -119,6 +119,11 @@ class Backbone(nn.Module):
         return [module for module in parts if self.language_model not in list(module.modules())]
 
     @property
+    def unread_modules(self) -> list[nn.Module]:
+        """Those parts of the vision modules that do not run, since nobody reads what they would say."""
+        return []
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """What is done to a picture before the vision tower; part of what stored tokens depend on."""
         settings = image_processor_sha256(self.image_processor)

@@ -105,6 +105,18 @@ def encode_prompt(chat: ChatFormat, question: str | Sequence[Turn], num_visual_t
     return tokenize(chat.tokenizer, pieces, add_special_tokens=True)[0]
 
 
+def encode_prompt_around(chat: ChatFormat, prompt: str) -> tuple[list[int], list[int]]:
+    """Input ids before and behind a text that a line of its own follows, `prompt`, up to where the answer starts.
+
+    For texts that are tokens already, whose first brings its own space along, as SentencePiece writes it.
+    """
+    before, line, behind = render(chat, [{"role": "user", "content": prompt}], 0, add_generation_prompt=True)
+    before = before._replace(text=before.text.rstrip(" "))
+    ids = tokenize(chat.tokenizer, [before], add_special_tokens=True)[0]
+    asked = [Piece("\n", "template"), line, behind]
+    return ids, tokenize(chat.tokenizer, asked, add_special_tokens=False)[0]
+
+
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Plain text, such as a caption: special tokens are neither added nor parsed."""
     return tokenize(tokenizer, [Piece(text, "user")], add_special_tokens=False)[0]

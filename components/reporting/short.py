@@ -44,10 +44,10 @@ def recalls(metrics: Mapping[str, Any]) -> list[tuple[str, Score]]:
 
 def cost_lines(costs: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Tokens, bytes and operations, as people read them."""
-    kept = costs["bytes_per_picture"][COMPRESSED]
+    kept, asked = costs["bytes_per_picture"][COMPRESSED], costs["flops_per_question"][COMPRESSED]
     return [
         ("visual tokens", str(costs["visual_tokens"][COMPRESSED])),
         ("bytes per picture", "nothing is stored" if kept is None else data_size(kept)),
         ("operations, once per picture", operations(costs["flops_per_picture"][COMPRESSED])),
-        ("operations per question", operations(costs["flops_per_question"][COMPRESSED])),
+        ("operations per question", "it gives no answers" if asked is None else operations(asked)),
     ]

@@ -71,7 +71,10 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], params: OptimizerPar
     """
     layers = ("lora_", ".layers.", "reducer.")  # of adapters, of a decoder that is trained itself, of compared methods
     is_matrix = {
-        name: params.matrices == "muon" and parameter.ndim == 2 and any(part in name for part in layers)
+        name: params.matrices == "muon"
+        and parameter.ndim == 2
+        and any(part in name for part in layers)
+        and not name.endswith("queries")  # vectors in a table, which are no layer
         for name, parameter in parameters.items()
     }
     matrices = [parameter for name, parameter in parameters.items() if is_matrix[name]]

@@ -104,6 +104,11 @@ class TrainParams(CompressorParams):
             raise ValueError(f"feature_cache is for fwd2bot; method.name is {self.method.name}, set it to null")
         if self.texts.max_row_tokens is not None and kind_of(self.method.name).reads_questions:
             raise ValueError(f"{self.method.name} asks each question in a row of its own; set max_row_tokens to null")
+        if self.method.num_module_steps >= self.loop.num_steps:
+            raise ValueError(
+                f"method.module_steps {self.method.module_steps} leaves none of loop.num_steps {self.loop.num_steps} "
+                "to the language model; use fewer"
+            )
         if self.alignment.num_steps > self.loop.num_steps:
             raise ValueError(f"alignment.num_steps exceeds loop.num_steps {self.loop.num_steps}")
         if self.alignment.num_steps and not self.losses.contrastive_weight:

@@ -73,7 +73,8 @@ def test_a_method_goes_through_all_stages(name: str, world: World, tmp_path: Pat
     assert metrics["method"]["is_stored"] == (kind.why_not_stored is None) == (manifest is not None)
     assert ("short_answer" in metrics["compressed"]) == (kind.why_no_answers is None)
     assert ("retrieval" in metrics["compressed"]) == (kind.why_not_stored is None)
-    assert metrics["costs"]["flops_per_picture"]["compressed"] > 0
+    assert (metrics["costs"]["flops_per_picture"]["compressed"] > 0) == (kind.why_not_stored is None)
+    assert (metrics["costs"]["flops_per_question"]["compressed"] is None) == bool(kind.why_no_answers)
     assert (metrics["costs"]["bytes_per_picture"]["compressed"] is None) == bool(kind.why_not_stored)
     if kind.why_not_stored:
         with pytest.raises(StoreError, match="nothing is stored here"):

@@ -26,7 +26,13 @@ class LlavaBackbone(Backbone):
         self, vlm: PreTrainedModel, chat: ChatFormat, image_processor: Any, source: Source, pad_to_square: bool
     ) -> None:
         super().__init__(vlm, chat, image_processor, source, pad_to_square)
-        skip_unread_layers(vlm)
+        for layer in self.unread_modules:
+            layer.forward = pass_on
+
+    @property
+    def unread_modules(self) -> list[nn.Module]:
+        """The layers of the vision tower above the last one that the connector reads."""
+        return list(self.vlm.model.vision_tower.encoder.layers[num_read_layers(self.vlm) :])
 
     @property
     def num_image_tokens(self) -> int:
@@ -97,12 +103,6 @@ def num_image_tokens(config: Any) -> int:
     vision = config.vision_config
     num_states = (vision.image_size // vision.patch_size) ** 2 + (vision.model_type not in WITHOUT_CLASS_TOKEN)
     return num_states - (config.vision_feature_select_strategy == "default")  # which drops the first
-
-
-def skip_unread_layers(vlm: Any) -> None:
-    """Let the layers of the vision tower above the last one that the connector reads pass on what they get."""
-    for layer in vlm.model.vision_tower.encoder.layers[num_read_layers(vlm) :]:
-        layer.forward = pass_on
 
 
 def num_read_layers(vlm: Any) -> int:

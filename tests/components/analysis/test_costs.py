@@ -45,10 +45,16 @@ def test_the_table_compares_like_with_like() -> None:
     systems = ("compressed", "uncompressed", "average_pooled", "blind")
     method = MethodCosts(compression_flops(SIZE, 36, 4), 8_000, 2_000, 2_000, is_stored=True)
     asked = dict.fromkeys(systems, 10.0) | {"blind": 9.0}  # nothing stands where the picture would be
-    table = cost_table(SIZE, Workload(36, 4, 8, asked, dict.fromkeys(systems, 2.0)), method)
+    load = Workload(36, 4, 8, asked, dict.fromkeys(systems, 2.0))
+    table = cost_table(SIZE, load, method)
     assert table["visual_tokens"] == {"compressed": 4, "uncompressed": 36, "average_pooled": 4, "blind": 0}
     assert table["bytes_per_picture"] == {"compressed": 64, "uncompressed": 576, "average_pooled": 64, "blind": 0}
     assert table["flops_per_question"]["compressed"] == table["flops_per_question"]["average_pooled"] == 32_000
     assert table["flops_per_question"]["uncompressed"] == 2 * (100 * 36 + 1000 * 48)
     assert table["flops_per_question"]["blind"] == 2 * 1000 * 11
     assert table["flops_per_picture"]["compressed"] == 2 * (100 * 36 + 1000 * 40)
+    unstored = cost_table(SIZE, load, method._replace(is_stored=False))  # every question reads the picture again
+    assert unstored["flops_per_picture"]["compressed"] == unstored["flops_per_picture"]["uncompressed"] == 0
+    assert unstored["bytes_per_picture"]["compressed"] is None
+    silent = method._replace(per_question=None, per_prompt_token=None, per_new_token=None)
+    assert cost_table(SIZE, load, silent)["flops_per_question"]["compressed"] is None

@@ -186,6 +186,8 @@ def test_a_saved_one_comes_back_the_same(
     assert torch.equal(loaded.logit_scale, model.logit_scale)
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert (config["dim"], config["compressor"]["num_summary_tokens"]) == (model.dim, model.num_summary_tokens)
+    assert config["pad_to_square"]  # whatever the checkpoint does, the base model's pictures are padded
+    assert config["preprocessing"]["pad_to_square"] == (name is None)
 
 
 def test_the_scale_starts_where_the_checkpoints_ended(llava_folder: Path, checkpoints: dict[str, Path]) -> None:

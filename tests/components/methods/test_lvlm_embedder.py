@@ -41,11 +41,11 @@ def ids_of(model: LvlmEmbedder, texts: list[str]) -> tuple[Tensor, Tensor]:
 def by_hand(folder: Path, picture: Image.Image | None, text: str) -> Tensor:
     """The last hidden state of transformers' own model for one picture or one text, of length 1."""
     backbone = load(folder)
-    image_ids = [backbone.image_token_id] * 9
-    words = "Summary above image in one word:" if picture else "Summary above sentence in one word:"
-    content = image_ids if picture else backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
-    prompt = backbone.tokenizer("\n" + words, add_special_tokens=False)["input_ids"]
-    ids = torch.tensor([[backbone.tokenizer.bos_token_id, *content, *prompt]])
+    chat = ["USER: " + "<image>" * 9 + "\nSummary above image in one word: ASSISTANT:"]
+    if picture is None:
+        chat = ["USER:", text, "\nSummary above sentence in one word: ASSISTANT:"]
+    words = [token for part in chat for token in backbone.tokenizer(part, add_special_tokens=False)["input_ids"]]
+    ids = torch.tensor([[backbone.tokenizer.bos_token_id, *words]])
     pixels: dict[str, Any] = backbone.prepare([picture]).tensors if picture else {}
     output = backbone.vlm(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True, **pixels)
     state = output.hidden_states[-1][:, -1]

@@ -18,12 +18,12 @@ def reading(pictures: int = 3) -> Reading:
     return Reading((torch.randn(pictures, 36, 5),), attention, torch.randn(pictures, 36, 5))
 
 
-def naive(patches: Tensor, attention: Tensor, keys: Tensor, first: set[int], num_kept: int, neighbours: int) -> Tensor:
-    """One picture, patch by patch: `first` are kept whatever their attention, the rest is filled up by it."""
+def naive(patches: Tensor, attention: Tensor, keys: Tensor, last: set[int], num_kept: int, neighbours: int) -> Tensor:
+    """One picture, patch by patch: `last` are kept whatever their attention, behind the best of the others."""
     by_attention = sorted(range(len(patches)), key=lambda i: -float(attention[i]))
-    kept = first | set([i for i in by_attention if i not in first][: num_kept - len(first)])
+    kept = [i for i in by_attention if i not in last][: num_kept - len(last)] + sorted(last)
     tokens = []
-    for i in (i for i in by_attention if i in kept):
+    for i in kept:
         others = [j for j in range(len(patches)) if j != i]
         others.sort(key=lambda j: -float(F.cosine_similarity(keys[i], keys[j], dim=0)))
         token = patches[i].clone()
@@ -31,7 +31,7 @@ def naive(patches: Tensor, attention: Tensor, keys: Tensor, first: set[int], num
             token += attention[j] * patches[j]
         tokens.append(token)
     rest = torch.zeros(patches.shape[1])
-    for j in set(range(len(patches))) - kept:
+    for j in set(range(len(patches))) - set(kept):
         rest += attention[j] * patches[j]
     return torch.stack([*tokens, rest])
 
@@ -74,9 +74,7 @@ def test_a_share_of_0_is_the_plain_one_and_a_share_of_1_does_not_look_where_the_
     without = PruMergePlus(SHAPE, 9, PLUS.model_copy(update={"grid_share": 0.0}), CONNECT)
     assert torch.equal(without(given), plain)
     only = PruMergePlus(SHAPE, 9, PLUS.model_copy(update={"grid_share": 1.0}), CONNECT)
-    assert only.preference(given.attention).argsort(1, descending=True)[:, :8].sort(1).values.tolist() == [
-        regular_grid(36, 8).tolist()
-    ] * len(given.attention)
+    assert only.kept(given.attention, 8).tolist() == [regular_grid(36, 8).tolist()] * len(given.attention)
 
 
 @torch.no_grad()

@@ -67,7 +67,7 @@ def test_a_question_is_read_alone_with_the_adapter_of_the_answer(model: Question
     found = model.read_questions(ids, model.is_question(ids, mask))
     for row, question in enumerate(rows):
         last = max(place for place, token in enumerate(question) if token == model.backbone.image_token_id)
-        words = torch.tensor([question[last + 1 :]])
+        words = torch.tensor([[model.tokenizer.bos_token_id, *question[last + 1 :]]])
         with model.adapters.use(GENERATION):
             hidden = model.backbone.language_model(inputs_embeds=model.backbone.embed(words)).last_hidden_state
         torch.testing.assert_close(found[row], hidden[0, -1], rtol=1e-4, atol=1e-5)

@@ -1,5 +1,6 @@
 """What is read of the tower, of CLIP's and of SigLIP's, which has no class token."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,23 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, SiglipImage
 
 from components.methods.catalogue import REDUCERS
 from components.methods.double_forward import build_double_forward
-from components.methods.tower import Needs, check_needs, llava_of, read_tower, tower_shape
+from components.methods.method import Method
+from components.methods.single_forward import build_single_forward
+from components.methods.tower import (
+    Needs,
+    check_needs,
+    class_attention,
+    llava_of,
+    matrix_weights,
+    read_tower,
+    tower_shape,
+    vision_weights,
+)
 from components.model.backbone import Backbone
 from components.model.tiny_llava import build_config, build_processor, build_tokenizer
 from tests.components.methods.settings import SETTINGS
 from tests.components.methods.test_reduced import built
-from tests.components.model.tiny import COMPRESSOR, TEXTS, TINY, load
+from tests.components.model.tiny import COMPRESSOR, TEXTS, TINY, awakened, load
 
 WITHOUT_CLASS_TOKEN = sorted(name for name, kind in REDUCERS.items() if not kind.needs.attention)
 WITH_CLASS_TOKEN = sorted(set(REDUCERS) - set(WITHOUT_CLASS_TOKEN))
@@ -74,6 +86,27 @@ def test_class_attention_is_that_of_the_block_behind_the_features(
     weights = (seen["q_proj"] @ seen["k_proj"].transpose(1, 2) / 16**0.5).softmax(2)
     torch.testing.assert_close(reading.attention, weights[:, 0, 1:])
     torch.testing.assert_close(reading.keys, seen["k_proj"][:, 1:])
+
+
+@torch.no_grad()
+def test_class_attention_in_half_precision_does_not_round_its_scores(
+    llava_folder: Path, pictures: list[Image.Image]
+) -> None:
+    """Large scores of patches that are much alike, as a trained CLIP's are."""
+    backbone = llava_of(load(llava_folder, torch.bfloat16), "a test")
+    states = backbone.vision_states(backbone.prepare(pictures[:2]))
+    block = backbone.vlm.model.vision_tower.encoder.layers[-1]
+    block.self_attn.q_proj.weight.mul_(20)
+    normed = block.layer_norm1(states[2])
+    query, keys = block.self_attn.q_proj(normed[:, :1]).float(), block.self_attn.k_proj(normed).float()
+    expected = torch.einsum("bqc,bkc->bqk", query, keys).div(4).softmax(2)[:, 0, 1:]
+    torch.testing.assert_close(class_attention(backbone, states)[0], expected)
+
+
+def test_layers_that_do_not_run_cost_nothing(backbone: Backbone) -> None:
+    tower = backbone.vlm.model.vision_tower
+    everything = matrix_weights(tower) + matrix_weights(backbone.vlm.model.multi_modal_projector)
+    assert vision_weights(backbone) == everything - matrix_weights(tower.encoder.layers[2])
 
 
 @pytest.mark.parametrize("layer", [-1, 3, 4, -5])
@@ -142,9 +175,11 @@ def test_class_attention_behind_the_last_layer_is_refused(backbone: Backbone) ->
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("passes", ["double", "single"])
-def test_fwd2bot_works_around_siglip(passes: str, siglip_folder: Path, pictures: list[Image.Image]) -> None:
-    model = build_double_forward(load(siglip_folder), COMPRESSOR.model_copy(update={"passes": passes}), seed=0).eval()
+@pytest.mark.parametrize("build", [build_double_forward, build_single_forward])
+def test_one_pass_and_two_work_around_siglip(
+    build: Callable[..., Method], siglip_folder: Path, pictures: list[Image.Image]
+) -> None:
+    model = awakened(build(load(siglip_folder), COMPRESSOR, seed=0))
     together = model.compress_pictures(model.backbone.prepare(pictures))
     alone = torch.cat([model.compress_pictures(model.backbone.prepare([picture])) for picture in pictures])
     assert together.shape == (8, 4, 32)

@@ -8,7 +8,14 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import LlavaProcessor, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from components.losses.autoregressive import IGNORE_INDEX
-from components.model.chat import VICUNA_V1_TEMPLATE, ChatFormat, encode_conversation, encode_prompt, encode_text
+from components.model.chat import (
+    VICUNA_V1_TEMPLATE,
+    ChatFormat,
+    encode_conversation,
+    encode_prompt,
+    encode_prompt_around,
+    encode_text,
+)
 from components.model.tiny_llava import BOS, EOS, IMAGE, PAD, build_processor, build_tokenizer
 from tests.components.model.tiny import TEXTS, TINY
 
@@ -99,6 +106,14 @@ def test_a_prompt_is_what_training_shows_before_the_labels(tokenizer: PreTrained
     first_label = next(index for index, label in enumerate(labels) if label != IGNORE_INDEX)
     assert encode_prompt(ChatFormat(tokenizer), "what colour is it?", 2) == input_ids[:first_label]
     assert encode_prompt(ChatFormat(tokenizer), CONVERSATION[:1], 2) == input_ids[:first_label]
+
+
+@tokenizers
+def test_what_stands_around_a_text_is_the_rest_of_its_chat(tokenizer: PreTrainedTokenizerBase) -> None:
+    before, behind = encode_prompt_around(ChatFormat(tokenizer), "In </s> one word:")
+    assert tokenizer.decode(before).replace(" ", "") == "<s>USER:"
+    assert tokenizer.decode(behind).replace(" ", "") == "\nIn</s>oneword:ASSISTANT:"
+    assert tokenizer.eos_token_id not in behind  # a person wrote its name
 
 
 @tokenizers

@@ -71,6 +71,7 @@ def parameters() -> dict[str, nn.Parameter]:
         "layer.lora_A.compression.weight": nn.Parameter(torch.randn(4, 32)),
         "layer.lora_B.compression.weight": nn.Parameter(torch.randn(32, 4)),
         "queries.weight": nn.Parameter(torch.randn(3, 32)),
+        "reducer.queries": nn.Parameter(torch.randn(3, 32)),
         "log_logit_scale": nn.Parameter(torch.tensor(2.0)),
     }
 
@@ -93,7 +94,7 @@ def test_muon_moves_the_matrices_of_the_adapters_in_all_directions_alike_and_ada
     u, _, v = torch.linalg.svd(gradients["layer.lora_A.compression.weight"], full_matrices=False)
     gradients["layer.lora_A.compression.weight"] = u @ torch.diag(torch.tensor([9.0, 3.0, 1.0, 0.5])) @ v
     muon, adamw = moved("muon", gradients), moved("adamw", gradients)
-    for name in ("queries.weight", "log_logit_scale"):
+    for name in ("queries.weight", "reducer.queries", "log_logit_scale"):
         torch.testing.assert_close(muon[name], adamw[name])
         torch.testing.assert_close(adamw[name], -0.01 * gradients[name].sign())  # AdamW's first step
     strengths = torch.linalg.svdvals(muon["layer.lora_A.compression.weight"])

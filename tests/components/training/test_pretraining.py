@@ -9,7 +9,7 @@ from components.losses.autoregressive import IGNORE_INDEX, answer_loss_sum
 from components.model.tiny_llava import build_tiny_llava
 from components.training.packing import Block
 from components.training.pretraining import Encoder, answered_right, packed_hidden
-from components.training.tower import TowerParams, patch_features, train_tower
+from components.training.tower import TowerParams, patch_features, train_class_token, train_tower
 from tests.components.model.tiny import TEXTS, TINY
 
 PAIRS = [
@@ -102,6 +102,27 @@ def test_tower_learns_what_its_patches_show_and_is_frozen_afterwards() -> None:
     assert loss < 0.3 < np.log(3)
     assert not torch.equal(before, patch_features(model, pixel_values))
     assert not any(parameter.requires_grad for parameter in model.model.vision_tower.parameters())
+
+
+def test_class_token_learns_what_the_picture_shows_and_where_and_nothing_before_it_changes() -> None:
+    """One patch of each picture is bright or dark."""
+    model, _ = build_tiny_llava(TINY, TEXTS, seed=1)
+    generator = torch.Generator().manual_seed(0)
+    places, shades = torch.randint(0, 9, (64,), generator=generator), torch.randint(1, 3, (64,), generator=generator)
+    labels = torch.zeros(64, 9, 1, dtype=torch.long).scatter(1, places[:, None, None], shades[:, None, None])
+    values = torch.tensor([0.0, -1.0, 1.0])[labels].reshape(64, 1, 3, 3).repeat(1, 3, 1, 1)
+    pixel_values = torch.nn.functional.interpolate(values, scale_factor=TINY.patch_size)
+    params = TowerParams(num_steps=150, num_warmup_steps=5, batch_size=64, learning_rate=1e-2)
+    train_tower(model, [(pixel_values, labels)] * params.num_steps, [3], params)
+    before = patch_features(model, pixel_values).detach()
+    loss = train_class_token(model, [(pixel_values, labels)] * params.num_steps, [3], params)
+    assert loss < 0.1 < np.log(2)
+    assert torch.equal(before, patch_features(model, pixel_values))
+    assert not any(parameter.requires_grad for parameter in model.model.vision_tower.parameters())
+    tower = model.model.vision_tower.eval()
+    tower.set_attn_implementation("eager")
+    attention = tower(pixel_values, output_attentions=True).attentions[-1].mean(1)[:, 0, 1:]  # of the class token
+    assert (attention.argmax(1) == places).float().mean() > 0.8
 
 
 def test_patch_features_are_what_the_connector_reads(built, pictures: list[np.ndarray]) -> None:

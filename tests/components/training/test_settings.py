@@ -33,6 +33,8 @@ def merged(section: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         ({"method": {"name": "single_forward"}, "feature_cache": "folder"}, "feature_cache is for fwd2bot"),
         ({"method": {"name": "quecc"}, "texts": {"max_row_tokens": 256}}, "quecc asks each question in a row of its"),
         ({"method": {"name": "dual_encoder"}, "parallelism": "fsdp"}, "which dual_encoder does not read"),
+        ({"method": {"name": "mqt", "module_steps": 1000}}, "leaves none of loop.num_steps 1000"),
+        ({"method": {"module_steps": -1}}, "greater than or equal to 0"),
         ({"alignment": {"num_steps": 2000}}, "exceeds loop.num_steps 1000"),
         ({"alignment": {"num_steps": 10}, "losses": {"contrastive_weight": 0.0}}, "contrastive_weight > 0"),
         ({"alignment": {"num_steps": 10}, "method": {"name": "single_forward"}}, "are for fwd2bot"),
@@ -44,3 +46,9 @@ def test_what_does_not_go_together_is_refused(changes: dict[str, Any], message: 
     params = load_params("train", TrainParams, ROOT / "params.yaml")
     with pytest.raises(ValidationError, match=message):
         TrainParams.model_validate(merged(params.model_dump(), changes))
+
+
+@pytest.mark.parametrize(("name", "expected"), [("stf", 100), ("m3", 0), ("prumerge", 0), ("fwd2bot", 0)])
+def test_only_new_modules_learn_by_themselves_at_first(name: str, expected: int) -> None:
+    params = load_params("train", TrainParams, ROOT / "params.yaml").model_dump()
+    assert TrainParams.model_validate(merged(params, {"method": {"name": name}})).method.num_module_steps == expected
