@@ -201,7 +201,7 @@ def test_methods_without_queries_or_without_a_store_say_so(world: World, tmp_pat
     subject = prepare(PARAMS, world.curated, world.root / "models/compressor", world.store)
     found = of_compressor(subject, built(world.root / "models/tiny-llava", "average_pooling"))
     assert {name for name, row in found.items() if row["reason"] is not None} == {"query_attention"}
-    write_reason(tmp_path / "store", "quecc", "made for each question")
+    write_reason(tmp_path / "store", "quecc", "made for each question", "float32")
     analyse(PARAMS, world.curated, world.root / "models/compressor", tmp_path / "store", tmp_path / "analysis")
     content = json.loads((tmp_path / "analysis/analysis.json").read_text())
     assert all(content[name] == {"found": None, "reason": "made for each question"} for name in PARTS)

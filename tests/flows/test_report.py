@@ -178,7 +178,7 @@ def test_store_of_another_model_is_refused(world: Path) -> None:
 
 
 def test_a_method_that_stores_nothing_has_a_short_page_with_the_reason(world: Path, tmp_path: Path) -> None:
-    write_reason(tmp_path, "quecc", f"made for each question {EVIL}")
+    write_reason(tmp_path, "quecc", f"made for each question {EVIL}", "float32")
     text = " ".join(PageReader(write_page(world, "short.html", **{"store": tmp_path})).text.split())
     assert "made for each question" in text
     assert "Short answers" in text
