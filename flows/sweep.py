@@ -56,7 +56,7 @@ class Sweep(Params):
     params: dict[str, Value]  # dotted key -> value, the same in all runs
     runs: dict[str, dict[str, Value] | None]  # name -> what it changes
     without_chance: tuple[str, ...]  # runs that take the first seed only, since nothing in them depends on it
-    metrics: dict[str, str]  # column of the table -> dotted key in results/metrics.json
+    metrics: dict[str, str]  # column of the table -> dotted key in results/metrics.json, or seconds.STAGE
     smoke: Smoke | None
 
 
@@ -133,9 +133,8 @@ def interval(values: Sequence[float]) -> str:
     if len(set(values)) == 1 and isinstance(values[0], int):
         return quantity(values[0])
     mean, half = estimate(values)
-    if abs(mean) >= 100:
-        return quantity(mean)
-    return f"{mean:.3f}" if half is None else f"{mean:.3f} ± {half:.3f}"
+    written = "{:.3f}".format if abs(mean) < 100 else quantity
+    return written(mean) if half is None or mean >= 1e6 else f"{written(mean)} ± {written(half)}"
 
 
 def quantity(value: float) -> str:
@@ -152,31 +151,37 @@ def as_markdown(table: Mapping[str, Mapping[str, Sequence[float]]], columns: Seq
     return "\n".join(lines)
 
 
-def data_rows(planned: Sequence[Experiment], found: Mapping[str, Mapping[str, Any]], path: Path) -> list[MethodRun]:
-    """What is kept of runs of methods, in the order of the file; times that are no longer known are those of `path`."""
-    known = {(row.run, row.seed): row.seconds for row in read_runs(path)}
+def timed(
+    planned: Sequence[Experiment], found: Mapping[str, Mapping[str, Any]], data: Path | None
+) -> dict[str, dict[str, Any]]:
+    """Metrics with `seconds` of each stage; where there is no log any more, those that the data file has."""
+    known = {(row.run, row.seed): row.seconds for row in read_runs(data)} if data else {}
+    return {
+        it.name: {**found[it.name], "seconds": stage_seconds(it.name) or known.get((it.run, it.seed), {})}
+        for it in planned
+        if it.name in found
+    }
+
+
+def data_rows(planned: Sequence[Experiment], found: Mapping[str, Mapping[str, Any]]) -> list[MethodRun]:
+    """What is kept of runs of methods, in the order of the file, the seeds of a run together."""
     references: list[MethodRun] = []
-    rows = []
-    for experiment in sorted((it for it in planned if it.name in found), key=lambda it: planned_place(it, planned)):
+    rows, runs = [], [it.run for it in planned]
+    for experiment in sorted((it for it in planned if it.name in found), key=lambda it: (runs.index(it.run), it.seed)):
         metrics = found[experiment.name]
-        seconds = stage_seconds(experiment.name) or known.get((experiment.run, experiment.seed), {})
-        rows.append(method_run(experiment.run, experiment.seed, metrics, seconds))
+        rows.append(method_run(experiment.run, experiment.seed, metrics, metrics["seconds"]))
         references = references or reference_runs(experiment.seed, metrics)
     return [*references, *rows]
-
-
-def planned_place(experiment: Experiment, planned: Sequence[Experiment]) -> tuple[int, int]:
-    """Seeds of a run stand together."""
-    return [it.run for it in planned].index(experiment.run), experiment.seed
 
 
 def publish(sweep: Sweep, name: str, data: Path | None) -> None:
     """Print the table, and write the data file whole."""
     planned = list(experiments(sweep, name))
-    found = {key: metrics_of(commit) for key, commit in ended(planned, experiment_rows()).items()}
+    metrics = {key: metrics_of(commit) for key, commit in ended(planned, experiment_rows()).items()}
+    found = timed(planned, metrics, data)
     print(as_markdown(scores(found, sweep, name), list(sweep.metrics)))
     if data is not None:
-        rows = [row.model_dump(mode="json") for row in data_rows(planned, found, data)]
+        rows = [row.model_dump(mode="json") for row in data_rows(planned, found)]
         partial = data.with_name(f"{data.name}.partial")
         partial.write_text(json.dumps({"rows": rows}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         partial.replace(data)

@@ -66,6 +66,8 @@ def page_content(
         "method_legend": method_charts.method_legend(groups),
         "method_charts": method_charts.method_charts(groups),
         "method_tables": methods.method_tables(groups, published),
+        "method_costs": methods.cost_rows(groups),
+        "method_stages": methods.STAGES,
         "source": published.source,
         "size_bars": size_bars(costs, file_bytes),
         "file_bytes": file_bytes,

@@ -19,6 +19,7 @@ SUBSETS = (
     *("swap_object", "swap_attribute"),
     *("add_object", "add_attribute"),
 )
+STAGES = ("train", "compress", "evaluate")  # whose seconds are shown
 Columns = dict[str, str]  # key of a score -> head of its column
 TABLES: dict[str, tuple[tuple[int, ...], Columns]] = {  # title -> tables of the paper, columns
     "Understanding": ((1,), {key: label for key, (label, _) in BENCHMARKS.items()}),
@@ -159,6 +160,36 @@ def method_tables(groups: Sequence[Group], published: Published) -> list[MethodT
         )
         for title, (numbers, columns) in TABLES.items()
     ]
+
+
+class MethodCost(NamedTuple):
+    """What a method keeps of a picture, in bytes, and computes, in operations and seconds; None where it does not."""
+
+    group: Group
+    bytes_per_picture: int | None
+    flops_per_picture: float
+    flops_per_question: float | None
+    seconds: list[Estimate | None]  # of STAGES
+
+
+def cost_rows(groups: Sequence[Group]) -> list[MethodCost]:
+    """Those of methods that a run trained or took as they come."""
+    return [
+        MethodCost(
+            group,
+            group.first.bytes_per_picture,
+            group.first.flops_per_picture,
+            group.first.flops_per_question,
+            [_seconds(group, stage) for stage in STAGES],
+        )
+        for group in groups
+        if group.first.method not in NAMES
+    ]
+
+
+def _seconds(group: Group, stage: str) -> Estimate | None:
+    found = [run.seconds[stage] for run in group.runs if stage in run.seconds]
+    return estimate(found) if found else None
 
 
 def _cells(group: Group, columns: Columns) -> list[tuple[Estimate, tuple[float, float]] | None]:

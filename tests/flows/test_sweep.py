@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from components.reporting.methods import MethodRun
 from flows.sweep import (
     Sweep,
     as_markdown,
@@ -18,6 +17,7 @@ from flows.sweep import (
     queue_command,
     read_sweep,
     scores,
+    timed,
 )
 from flows.train import TrainParams
 from tests.components.reporting.results import metrics, sweep_metrics
@@ -79,6 +79,8 @@ def test_the_table_has_means_with_intervals_of_what_has_ended() -> None:
         ([1024, 1024], "1,024"),
         ([9, 9], "9"),
         ([34160221.5, 34160220.0], "34.16M"),
+        ([400.0, 420.0], "410 ± 127"),
+        ([400.0], "400"),
         ([True, True], "yes"),
         ([False], "no"),
         ([], "–"),
@@ -92,7 +94,7 @@ def test_data_has_the_base_once_and_the_seeds_of_a_run_together(tmp_path: Path) 
     planned = list(experiments(SWEEP, "ablations"))
     found = {it.name: sweep_metrics("stf", 4) for it in planned[1:]}  # the first has not ended
     found[planned[2].name] |= {system: metrics()[system] for system in ("uncompressed", "blind")}
-    rows = data_rows(planned, found, tmp_path / "methods.json")
+    rows = data_rows(planned, timed(planned, found, tmp_path / "methods.json"))
     shared = "Table 6: shared"
     assert [(row.run, row.seed) for row in rows] == [
         ("all image tokens", 1),
@@ -105,13 +107,15 @@ def test_data_has_the_base_once_and_the_seeds_of_a_run_together(tmp_path: Path) 
 
 
 def test_times_that_nobody_remembers_are_those_of_the_last_data(tmp_path: Path) -> None:
-    planned = list(experiments(SWEEP, "no-such-sweep"))
-    rows = data_rows(planned, {planned[0].name: sweep_metrics("stf", 4)}, tmp_path / "methods.json")
-    assert [row.seconds for row in rows] == [{}]
-    timed = rows[0].model_copy(update={"seconds": {"train": 12.5}})
-    (tmp_path / "methods.json").write_text(f'{{"rows": [{timed.model_dump_json()}]}}')
-    again: list[MethodRun] = data_rows(planned, {planned[0].name: sweep_metrics("stf", 4)}, tmp_path / "methods.json")
-    assert [row.seconds for row in again] == [{"train": 12.5}]
+    planned, data = list(experiments(SWEEP, "no-such-sweep")), tmp_path / "methods.json"
+    found = {planned[0].name: sweep_metrics("stf", 4)}
+    (row,) = data_rows(planned, timed(planned, found, data))
+    assert row.seconds == {}
+    data.write_text(f'{{"rows": [{row.model_copy(update={"seconds": {"train": 12.5}}).model_dump_json()}]}}')
+    again = timed(planned, found, data)
+    assert data_rows(planned, again)[0].seconds == {"train": 12.5}
+    sweep = SWEEP.model_copy(update={"metrics": {"training, s": "seconds.train"}})
+    assert scores(again, sweep, "no-such-sweep")["plain"] == {"training, s": [12.5]}
 
 
 def test_a_smoke_run_has_its_own_names_and_values() -> None:

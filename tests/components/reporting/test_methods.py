@@ -8,6 +8,7 @@ from scipy import stats
 
 from components.reporting.methods import (
     MethodRun,
+    cost_rows,
     flat_scores,
     group_runs,
     method_run,
@@ -87,6 +88,19 @@ def test_tables_stand_beside_those_of_the_paper_and_leave_out_who_has_no_score()
     assert cells[0] is not None
     assert cells[0][0].mean == pytest.approx(0.7)
     assert cells[1] is None  # nothing was read
+
+
+def test_costs_are_of_methods_with_mean_seconds_where_they_are_known() -> None:
+    found = runs()
+    found[3] = found[3].model_copy(update={"seconds": {"train": 2.5, "compress": 7.0}})
+    rows = cost_rows(group_runs(found))
+    assert [row.group.name for row in rows] == ["STF, 4 tokens", "E5-V", "FastV, 9 tokens"]
+    train, compress, evaluate = rows[0].seconds
+    assert train is not None
+    assert train == pytest.approx((2.0, stats.t.ppf(0.975, 1) * 0.5), rel=1e-3)
+    assert compress == (7.0, None)
+    assert evaluate is None
+    assert [row.bytes_per_picture is None for row in rows] == [False, False, True]
 
 
 def test_without_runs_the_tables_of_the_paper_stand_alone() -> None:
