@@ -133,7 +133,7 @@ def interval(values: Sequence[float]) -> str:
     if len(set(values)) == 1 and isinstance(values[0], int):
         return quantity(values[0])
     mean, half = estimate(values)
-    written = "{:.3f}".format if abs(mean) < 100 else quantity
+    written = "{:.3f}".format if abs(mean) < 10 else quantity
     return written(mean) if half is None or mean >= 1e6 else f"{written(mean)} ± {written(half)}"
 
 

@@ -63,8 +63,8 @@ class MethodCosts(NamedTuple):
 
     per_picture: float  # once; where nothing is stored, again for every question, which then counts it
     per_question: float | None  # what every later question costs before it is read; None: it gives no answers
-    per_prompt_token: float | None
-    per_new_token: float | None
+    per_prompt_token: float
+    per_new_token: float
     is_stored: bool  # so that the picture is not needed again
 
 
@@ -72,7 +72,7 @@ def method_costs(model: Method, size: ModelSize, picture: PreparedPictures) -> M
     """Those of a method: counted while it reads a picture, and what it says of a question, which is a sum of parts."""
     per_picture, is_stored = counted_flops(model, picture), not model.why_not_stored
     if model.why_no_answers:
-        return MethodCosts(per_picture, None, None, None, is_stored)
+        return MethodCosts(per_picture, None, 0, 0, is_stored)
     start, asked, said = (model.question_flops(size.language_model, *numbers) for numbers in ((0, 0), (1, 0), (0, 1)))
     return MethodCosts(per_picture, start, asked - start, said - start, is_stored)
 
@@ -123,7 +123,7 @@ def question_flops(system: str, size: ModelSize, load: Workload, method: MethodC
     """Operations of a later question to a system that reads `num_tokens` visual tokens; None if it gives no answers."""
     asked, said = load.question_tokens[system], load.answer_tokens[system]
     if system == "compressed":
-        if method.per_question is None or method.per_prompt_token is None or method.per_new_token is None:
+        if method.per_question is None:
             return None
         return method.per_question + method.per_prompt_token * asked + method.per_new_token * said
     if system == "uncompressed":

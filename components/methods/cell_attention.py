@@ -4,7 +4,6 @@ from torch import Tensor, nn
 
 from components.methods.reduced import cells
 
-INITIAL_STD = 0.02  # of linear layers
 NORM_EPSILON = 1e-6  # of the layer norms
 
 
@@ -30,12 +29,3 @@ class CellAttention(nn.Module):
 def perceptron(channels: int, width: int) -> nn.Sequential:
     """Linear, GELU, Linear: (…, channels) -> (…, width)."""
     return nn.Sequential(nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width))
-
-
-def start_small(module: nn.Module) -> None:
-    """First weights of the linear layers in a module: truncated normal, and no biases."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.trunc_normal_(layer.weight, std=INITIAL_STD)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)

@@ -150,6 +150,7 @@ def load_config(folder: Path) -> CompressorConfig:
     """What a saved compressor says of itself."""
     written = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     passes = written.get("compressor", {}).pop("passes", "double")
+    # Before it stood apart, that of the method's pictures was taken.
     written.setdefault("pad_to_square", written.get("preprocessing", {}).get("pad_to_square"))
     if written.get("format_version") == 1 or passes == "single":
         named = {"name": NAMED_PASSES[passes], "tuning": "trained", "settings": {}}

@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from components.methods.cell_attention import NORM_EPSILON, CellAttention, start_small
+from components.methods.cell_attention import NORM_EPSILON, CellAttention
 from components.methods.reduced import Connect, Reducer, check_heads, square_counts
 from components.methods.tower import Needs, Reading, TowerShape
 from components.params import Params
+
+INITIAL_STD = 0.02  # of linear layers
 
 
 class TokenPackerParams(Params):
@@ -63,3 +65,12 @@ def down_sampled(patches: Tensor, num_tokens: int) -> Tensor:
     side, per_side = round(patches.shape[1] ** 0.5), round(num_tokens**0.5)
     grid = patches.transpose(1, 2).unflatten(2, (side, side))
     return F.interpolate(grid, size=(per_side, per_side), mode="bilinear").flatten(2).transpose(1, 2)
+
+
+def start_small(module: nn.Module) -> None:
+    """First weights of the linear layers in a module: truncated normal, and no biases."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=INITIAL_STD)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -162,29 +162,9 @@ def method_tables(groups: Sequence[Group], published: Published) -> list[MethodT
     ]
 
 
-class MethodCost(NamedTuple):
-    """What a method keeps of a picture, in bytes, and computes, in operations and seconds; None where it does not."""
-
-    group: Group
-    bytes_per_picture: int | None
-    flops_per_picture: float
-    flops_per_question: float | None
-    seconds: list[Estimate | None]  # of STAGES
-
-
-def cost_rows(groups: Sequence[Group]) -> list[MethodCost]:
-    """Those of methods that a run trained or took as they come."""
-    return [
-        MethodCost(
-            group,
-            group.first.bytes_per_picture,
-            group.first.flops_per_picture,
-            group.first.flops_per_question,
-            [_seconds(group, stage) for stage in STAGES],
-        )
-        for group in groups
-        if group.first.method not in NAMES
-    ]
+def cost_rows(groups: Sequence[Group]) -> list[tuple[Group, list[Estimate | None]]]:
+    """Methods that a run trained or took as they come, each with the seconds of STAGES, as far as they are known."""
+    return [(it, [_seconds(it, stage) for stage in STAGES]) for it in groups if it.first.method not in NAMES]
 
 
 def _seconds(group: Group, stage: str) -> Estimate | None:
