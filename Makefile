@@ -32,7 +32,8 @@ repro: $(INSTALLED)  ## run the stages whose inputs changed; says where the time
 	dvc repro | python benchmarks/stage_times.py
 
 test: $(INSTALLED)  ## every test
-	OMP_NUM_THREADS=1 python -m pytest
+	@# whole files to two processes, as module fixtures start Ray and train; in their order, which keeps the two busy to the end
+	OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED)  ## format, lint, types, import rules, fast tests
 	ruff format --check .

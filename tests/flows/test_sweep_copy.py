@@ -35,9 +35,9 @@ from flows.lifetime import die_with_parent
 die_with_parent()
 train = YAML(typ="safe").load(Path("params.yaml").read_text())["train"]
 print("at work", flush=True)
-time.sleep(float(os.environ.get("PAUSE", 0)))
 if str(train["seed"]) == os.environ.get("BROKEN"):
     sys.exit("this seed does not work")
+time.sleep(float(os.environ.get("PAUSE", 0)))
 Path("results").mkdir(exist_ok=True)
 Path("results/metrics.json").write_text(json.dumps({"score": train["seed"] + train["steps"] / 10}))
 """,
@@ -174,7 +174,7 @@ def test_a_second_sweep_waits_for_nobody(repository: Path) -> None:
 def test_the_queue_is_rid_of_what_failed_or_was_killed(repository: Path) -> None:
     sweep(repository, "queue", "sweeps/toy.yaml")
     assert "is there already" in sweep(repository, "queue", "sweeps/toy.yaml")
-    call(repository, "bash", "-c", "dvc queue start < /dev/null > /dev/null 2>&1", BROKEN="1", PAUSE="5")
+    call(repository, "bash", "-c", "dvc queue start < /dev/null > /dev/null 2>&1", BROKEN="1", PAUSE="300")
     wait_for(repository, "toy-run-1", "Failed")
     wait_for(repository, "toy-run-2", "Running")
     for process in psutil.process_iter():
