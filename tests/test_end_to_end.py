@@ -17,9 +17,13 @@ ROOT = Path(__file__).parent.parent
 WORLD = {"num_instruct_pictures": 60, "num_text_only": 6, "num_caption_pairs": 60, "pairs_per_tar": 30}
 MICRO = {
     "scenes": WORLD | {"num_validation_pictures": 12, "num_test_pictures": 12},
-    # in a world of sixty pictures a handful of planted faults is a large share
-    "curate": {"max_reject_fraction": 0.6, "max_answer_fraction": 0.9, "rows_per_task": 64, "validation_fraction": 0.1}
-    | {"num_workers": 1},  # a process takes longer to start than to do its share
+    "curate": {
+        "max_reject_fraction": 0.6,  # in a world of sixty pictures a handful of planted faults is a large share
+        "max_answer_fraction": 0.9,
+        "rows_per_task": 64,
+        "validation_fraction": 0.1,
+        "num_workers": 1,  # here and below: a process takes longer to start than to do its share
+    },
     "pretrain": {"num_steps": 4, "num_warmup_steps": 1, "num_decay_steps": 1, "batch_size": 4, "validate_every": 2},
     "train": {"autoregressive_batch_size": 4, "contrastive_batch_size": 4},
     "compress": {"num_workers": 1},
