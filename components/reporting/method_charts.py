@@ -1,7 +1,8 @@
 """Scores of all methods against what they cost, as positions on a chart. Filled: can be stored; hollow: cannot.
 
 Methods are told apart by a number in their mark, so that nothing depends on colours. Marks that would hide each other
-stand beside each other.
+stand beside each other. Those that score next to nothing are named below the chart: so many beside each other would
+stand far from their costs.
 """
 
 import math
@@ -15,6 +16,7 @@ from components.reporting.tables import BLIND
 
 RADIUS = 7.5  # of a mark
 WIDTH, HEIGHT = 480.0, 300.0
+LOWEST_SCORE = 0.01  # of a mark
 ANSWERS, SEARCH = "short_answer", "retrieval.text_to_image.recall_at_1"
 
 
@@ -68,6 +70,7 @@ class MethodChart(NamedTuple):
     y_ticks: list[Tick]
     floor: float | None  # y of the score without the picture
     marks: list[MethodMark]
+    below: list[int]  # numbers of methods with a score under LOWEST_SCORE, which has no mark
 
 
 def method_legend(groups: Sequence[Group]) -> list[LegendEntry]:
@@ -90,14 +93,16 @@ def method_charts(groups: Sequence[Group]) -> list[MethodChart]:
     numbers = {entry.label: entry.number for entry in method_legend(groups)}
     charts = []
     for title, key, against in CHARTS:
-        shown = [
+        scored = [
             (group, float(value))
             for group in groups
             if group.label in numbers and key in group.scores and (value := against.value(group))
         ]
+        shown = [(group, cost) for group, cost in scored if group.scores[key].mean >= LOWEST_SCORE]
         if shown:
             floor = next((group.scores[key].mean for group in groups if is_blind(group, key)), None)
-            charts.append(method_chart(title, key, against, shown, numbers, floor))
+            below = sorted({numbers[group.label] for group, _ in scored if group.scores[key].mean < LOWEST_SCORE})
+            charts.append(method_chart(title, key, against, shown, numbers, floor, below))
     return charts
 
 
@@ -112,8 +117,12 @@ def method_chart(
     shown: Sequence[tuple[Group, float]],
     numbers: dict[str, int],
     floor: float | None,
+    below: list[int],
 ) -> MethodChart:
-    """`shown` are methods with their costs, `numbers` those of the legend, `floor` the score without a picture."""
+    """`shown` are methods with their costs, `numbers` those of the legend, `floor` the score without a picture.
+
+    `below` are the numbers of those without a mark.
+    """
     frame = (44.0, 14.0, WIDTH - 14, HEIGHT - 38)
     costs = [math.log2(value) for _, value in shown]
     x_axis = Axis(min(costs), max(costs), frame[0] + 40, frame[2] - 40)
@@ -135,6 +144,7 @@ def method_chart(
         [Tick(y_axis.at(y), whole_percent(y)) for y in (0, 0.25, 0.5, 0.75, 1)],
         None if floor is None else y_axis.at(floor),
         marks,
+        below,
     )
 
 

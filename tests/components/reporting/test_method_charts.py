@@ -35,6 +35,19 @@ def test_charts_show_who_has_both_a_score_and_a_cost() -> None:
     assert method_charts([]) == []
 
 
+def test_who_finds_next_to_nothing_is_named_and_has_no_mark() -> None:
+    found = runs()
+    key = "retrieval.text_to_image.recall_at_1"
+    lost = found[-2].scores[key].model_copy(update={"value": 0.002, "low": 0.0, "high": 0.004})
+    found[-2] = found[-2].model_copy(update={"scores": found[-2].scores | {key: lost}})
+    charts = method_charts(group_runs(found))
+    assert [([mark.number for mark in chart.marks], chart.below) for chart in charts[-2:]] == [
+        ([2, 4], [3]),
+        ([2], [3]),
+    ]
+    assert all(not chart.below for chart in charts[:-2])
+
+
 def test_more_tokens_stand_further_right_and_better_scores_higher() -> None:
     chart = method_charts(GROUPS)[0]
     base, stf, fastv = chart.marks
