@@ -25,6 +25,7 @@ ON_A_LAPTOP = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a run waits for several such looks; with the usual 2, nine seconds
 }
 
 # Workers have those of whoever started their node: here its driver, on a cluster nobody with these settings.
