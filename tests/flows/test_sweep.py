@@ -122,7 +122,6 @@ def test_a_smoke_run_has_its_own_names_and_values() -> None:
     sweep, name = read_sweep(ROOT / "sweeps/methods.yaml", smoke=True)
     planned = list(experiments(sweep, name))
     assert [it.name for it in planned] == [
-        "methods-smoke-fwd2bot-4-tokens-0",
         "methods-smoke-average-pooling-4-tokens-0",
     ]
     assert {it.overrides["scenes.num_instruct_pictures"] for it in planned} == {60}
