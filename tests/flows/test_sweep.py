@@ -121,9 +121,7 @@ def test_times_that_nobody_remembers_are_those_of_the_last_data(tmp_path: Path) 
 def test_a_smoke_run_has_its_own_names_and_values() -> None:
     sweep, name = read_sweep(ROOT / "sweeps/methods.yaml", smoke=True)
     planned = list(experiments(sweep, name))
-    assert [it.name for it in planned] == [
-        "methods-smoke-average-pooling-4-tokens-0",
-    ]
+    assert [it.name for it in planned] == ["methods-smoke-average-pooling-4-tokens-0"]
     assert {it.overrides["scenes.num_instruct_pictures"] for it in planned} == {60}
     with pytest.raises(ValueError, match="no section `smoke`"):
         read_sweep(ROOT / "sweeps/ablations.yaml", smoke=True)

@@ -31,7 +31,7 @@ MICRO: dict[str, Any] = {
     "autoregressive_batch_size": 4,
     "contrastive_batch_size": 4,
     "loop": {
-        "num_steps": 40,
+        "num_steps": 60,
         "log_every_steps": 5,
         "validate_every_steps": 20,
         "checkpoint_every_steps": 10,
@@ -113,11 +113,11 @@ def test_the_output_is_a_compressor_with_metrics(undisturbed: Path, world: Path)
     model = load_compressor(undisturbed / "compressor", str(world / "base"), torch.device("cpu"), torch.float32)
     assert model.num_summary_tokens == 4
     metrics = YAML(typ="safe").load((undisturbed / "metrics" / "metrics.json").read_text())
-    assert metrics["step"] == 40
+    assert metrics["step"] == 60
     assert {"autoregressive_loss", "contrastive_loss", "logit_scale", "gradient_norm"} < metrics["train"].keys()
     assert {"short_answer_accuracy", "recall_at_1_text_to_image"} < metrics["validation"].keys()
     losses = (undisturbed / "metrics" / "plots" / "metrics" / "train" / "loss.tsv").read_text().splitlines()
-    assert [line.split("\t")[0] for line in losses[1:]] == [str(step) for step in range(5, 41, 5)]
+    assert [line.split("\t")[0] for line in losses[1:]] == [str(step) for step in range(5, 61, 5)]
     assert "samples_per_second" in (undisturbed / "timings" / "metrics.json").read_text()
     assert files_of(undisturbed / "state") == ["lock"]
 
@@ -127,6 +127,13 @@ def test_a_run_killed_in_every_way_ends_like_an_undisturbed_one(undisturbed: Pat
     run = world / "disturbed"
     stage = start(world, run.name)
     wait_until(lambda: bool(checkpoints(run)), stage)
+    stage.send_signal(signal.SIGTERM)
+    assert stage.wait() != 0
+    assert not (run / "compressor").exists()
+
+    stage = start(world, run.name)
+    before = checkpoints(run)
+    wait_until(lambda: bool(checkpoints(run) - before), stage)
     workers_of(psutil.Process(stage.pid))[-1].kill()
     before = checkpoints(run)
     wait_until(lambda: bool(checkpoints(run) - before), stage)
