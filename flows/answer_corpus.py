@@ -33,15 +33,19 @@ from components.answering.results import (
 )
 from components.compression.identity import check_base, check_same_model, find_base
 from components.compression.manifest import MANIFEST, describe_file, publish, write_json
+from components.compression.provenance import method_of
 from components.compression.store import TokenStore
 from components.compression.work import fingerprint, finished_shard, shard_name, work_folder
 from components.files.whole import sha256_of
+from components.methods.catalogue import code_of
+from components.methods.settings import FWD2BOT
 from flows.answer_corpus_worker import AnswerParams, QuestionAnswerer
 from flows.cluster import check_resources, connect
 from flows.corpus import COMPRESSOR, STORE, BaseOption, CompressorOption, StoreOption, run_job
 from flows.progress import Progress
 
 LIBRARIES = ("peft", "torch", "transformers")
+ENTRIES = ("flows.answer_corpus_worker",)  # what it imports makes the answers
 
 
 def answer_corpus(
@@ -72,7 +76,8 @@ def answer_corpus(
     if not asked:
         raise ValueError(f"{questions}: none of {len(rejects)} rows can be asked: {_examples(rejects)}")
     pieces = list(plan_pieces(asked, image_ids, params.rows_per_piece))
-    with work_folder(output, fingerprint(inputs)) as work:
+    code = code_of(ENTRIES, method_of(store.provenance) or FWD2BOT)
+    with work_folder(output, fingerprint({**inputs, "code": code})) as work:
         task = {"work": str(work), "store": str(folder), "compressor": str(compressor), "base": base}
         answer_pieces(params, task, pieces, work)
         return publish_answers(work, output, len(pieces), inputs, rejects)

@@ -39,7 +39,7 @@ from components.compression.work import (
     work_folder,
 )
 from components.files.storage import is_uri
-from components.methods.catalogue import kind_of
+from components.methods.catalogue import code_of, kind_of
 from components.params import load_params
 from flows.cluster import check_resources, connect, run_tasks
 from flows.compress_worker import CompressParams, ImageCompressor, Task, probe_batch_size
@@ -47,6 +47,7 @@ from flows.lifetime import die_with_parent
 from flows.progress import Progress
 
 BATCH_SIZE = "batch_size.json"  # in the work folder
+ENTRIES = ("flows.compress_worker",)  # what it imports makes the shards
 SHOWN_REJECTS = 5
 
 
@@ -71,7 +72,8 @@ def compress(params: CompressParams, images: str, compressor: Path, output: Path
         return check_finished(params, provenance, corpus, output)
     base = find_base(compressor, base)
     check_base(compressor, base)
-    name = fingerprint({**_inputs(params, provenance, corpus), "files": corpus.files})
+    code = code_of(ENTRIES, name)
+    name = fingerprint({**_inputs(params, provenance, corpus), "files": corpus.files, "code": code})
     with work_folder(output, name) as work:
         task = Task(
             kind=corpus.kind, root=corpus.root, work=work, provenance=provenance, compressor=compressor, base=base

@@ -10,8 +10,8 @@ one of them was killed and run again.
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +36,7 @@ from components.curation.progress import log_progress
 from components.curation.sources import Source, SourceName
 from components.curation.tables import facts_path, plan_shards, write_shard
 from components.curation.work import Work, check_work, count_rows_in, decode_work, encode_work, list_work
+from components.files.unfinished import discard, hold, leave, open_work
 from components.params import Params, load_params
 from flows import cluster
 from flows.lifetime import die_with_parent
@@ -66,13 +67,18 @@ def curate(params: CurateParams, raw: Path, output: Path) -> None:
     A run that was killed goes on where it was: the rows that were checked are not checked again.
     """
     raw, output = raw.resolve(), output.resolve()
-    partial = output.with_name(f"{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    staging = open_staging(
-        output.with_name(f"{output.name}.staging"),
-        fingerprint(raw, params.sources, params.candidates, params.rows_per_task),
-    )
+    key = fingerprint(raw, params.sources, params.candidates, params.rows_per_task)
+    with open_staging(output.with_name(f"{output.name}.staging"), key[:16]) as staging:
+        partial = output.with_name(f"{output.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write_curated(params, raw, staging, partial)
+        shutil.rmtree(output, ignore_errors=True)
+        partial.rename(output)
+
+
+def write_curated(params: CurateParams, raw: Path, staging: Path, partial: Path) -> None:
+    """Check all rows, decide about them, and write everything into the folder `partial`."""
     work = list_work(raw, staging, params.sources, params.rows_per_task)
     check_rows(work, raw, staging, params)
     with closing(open_database(staging / "decisions.duckdb", params.memory_limit, params.num_workers)) as database:
@@ -86,19 +92,23 @@ def curate(params: CurateParams, raw: Path, output: Path) -> None:
         write_report(report, partial / "report.json")
         check_reject_fractions(report, params.max_reject_fraction)
         validate(params, database, partial)
-    shutil.rmtree(output, ignore_errors=True)
-    partial.rename(output)
-    shutil.rmtree(staging.parent)
 
 
-def open_staging(folder: Path, key: str) -> Path:
-    """The staging folder of runs with this fingerprint; what other runs left goes."""
-    staging = folder / key[:16]
-    for other in folder.glob("*"):
-        if other != staging:
-            shutil.rmtree(other)
-    staging.mkdir(parents=True, exist_ok=True)
-    return staging
+@contextmanager
+def open_staging(place: Path, key: str) -> Iterator[Path]:
+    """The staging folder of runs with this fingerprint, which goes when one has ended well; those of others stay.
+
+    Raises ValueError when another run is at work.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold(place))
+        except BlockingIOError:
+            raise ValueError(f"{place}: another run is at work there; wait for it, or choose another output") from None
+        staging = open_work(place, key)
+        yield staging
+        discard(staging)
+        leave(place)
 
 
 def check_rows(work: Sequence[Work], raw: Path, staging: Path, params: CurateParams) -> None:

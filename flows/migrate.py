@@ -14,11 +14,13 @@ import typer
 from components.compression.manifest import REJECTS, Manifest
 from components.compression.migration import migrated_provenance, migrated_shard, read_old_manifest
 from components.compression.provenance import SCHEMA_VERSION, StoreError
-from components.compression.recode import code_sha256
 from components.compression.rejects import read_rejects
 from components.compression.work import fingerprint, finish_shard, finished_shard, publish_store, work_folder
+from components.files.code import code_sha256
 from components.files.whole import sha256_of
 from flows.corpus import run_job
+
+ENTRIES = ("components.compression.migration",)  # what it imports makes the shards
 
 
 def migrate(folder: Path, output: Path) -> Manifest:
@@ -29,7 +31,7 @@ def migrate(folder: Path, output: Path) -> Manifest:
     old = read_old_manifest(folder)
     wanted = migrated_provenance(old["provenance"], str(folder))
     rows_per_row_group = int(old["settings"]["rows_per_row_group"])
-    with work_folder(output, fingerprint({"manifest": old, "code": code_sha256()})) as work:
+    with work_folder(output, fingerprint({"manifest": old, "code": code_sha256(ENTRIES)})) as work:
         reports = []
         for number, file in enumerate(old["files"]):
             if (report := finished_shard(work, number)) is None:

@@ -3,7 +3,7 @@
     make base        (or: python -m flows.pretrain data/curated models/tiny-llava [PARAMS])
 
 Training scenes are drawn without end from a random stream of their own; the validation questions are the curated ones.
-A run that was interrupted goes on from its last checkpoint.
+A run that was interrupted goes on from its last checkpoint; those of other runs are listed and stay.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,16 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, get_wsd_schedule
 
 from components import schema
+from components.files.code import code_sha256
+from components.files.contents import contents_sha256
+from components.files.unfinished import discard, open_work
 from components.losses.autoregressive import autoregressive_loss
 from components.model.tiny_llava import TinyLlavaParams, build_tiny_llava
 from components.params import Params, load_params
 from components.scenes.lessons import LessonParams, lesson_row, tokenizer_texts, tower_row
 from components.scenes.world import CELL_ATTRIBUTES
 from components.training.pretraining import Encoder, PretrainBatch, QuestionAnswer, answered_right, packed_hidden
+from components.training.run_folder import CHECKPOINT, HASHES, LIBRARIES, only_run_in
 from components.training.tower import TowerParams, train_class_token, train_tower
 from flows.cluster import connect
 from flows.lifetime import die_with_parent
@@ -43,6 +48,7 @@ from flows.lifetime import die_with_parent
 LOG_EVERY = 20  # steps
 VALIDATION_BATCH = 32  # pictures
 STATE = Path(".cache/pretrain")
+VALIDATION = ("images/validation", "questions/validation.parquet")  # what is read of the curated data
 Row = tuple[np.ndarray, list[QuestionAnswer], list[str]]  # picture, questions with answers, their kinds
 
 
@@ -69,6 +75,21 @@ class PretrainParams(Params):
 
 def pretrain(params: PretrainParams, curated: Path, output: Path) -> None:
     """Train by Ray Train and write the model folder whole or not at all."""
+    with only_run_in(STATE):
+        run = open_work(STATE.resolve(), pretraining_name(params, curated, STATE))
+        train_in(run, params, curated, output)
+        discard(run)
+
+
+def pretraining_name(params: PretrainParams, curated: Path, state: Path) -> str:
+    """A name for everything that decides the result; of times and places it says nothing."""
+    inputs = contents_sha256([curated / name for name in VALIDATION], state / HASHES)
+    parts = [params.model_dump(mode="json"), code_sha256(["flows.pretrain"]), inputs, *map(version, LIBRARIES)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def train_in(run: Path, params: PretrainParams, curated: Path, output: Path) -> None:
+    """Train with the checkpoints of a run, new or interrupted, and write the model folder."""
     connect()
     trainer = TorchTrainer(
         pretrain_worker,
@@ -76,8 +97,8 @@ def pretrain(params: PretrainParams, curated: Path, output: Path) -> None:
         torch_config=TorchConfig(backend="gloo"),
         scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
         run_config=RunConfig(
-            name=hashlib.sha256(params.model_dump_json().encode()).hexdigest()[:16],  # other params, another run
-            storage_path=str(STATE.resolve()),
+            name=run.name,
+            storage_path=str(run.parent),
             failure_config=FailureConfig(max_failures=3),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
@@ -91,7 +112,6 @@ def pretrain(params: PretrainParams, curated: Path, output: Path) -> None:
         write_curve(json.loads((Path(folder) / "curve.json").read_text()), partial / "pretraining.tsv")
     shutil.rmtree(output, ignore_errors=True)
     partial.rename(output)
-    shutil.rmtree(STATE)
 
 
 @dataclass
@@ -184,9 +204,10 @@ def tower_batches(params: PretrainParams, encoder: Encoder) -> Iterator[tuple[to
 
 def validation_rows(params: PretrainParams, curated: Path) -> list[Row]:
     """The first pictures of the curated validation split with all that is asked about them."""
-    images = pq.read_table(curated / "images/validation").to_pylist()[: params.validation_pictures]
+    pictures_of, questions_of = (curated / name for name in VALIDATION)
+    images = pq.read_table(pictures_of).to_pylist()[: params.validation_pictures]
     pairs, kinds = defaultdict(list), defaultdict(list)
-    for row in pq.read_table(curated / "questions/validation.parquet").to_pylist():
+    for row in pq.read_table(questions_of).to_pylist():
         pairs[row[schema.IMAGE_ID]].append((row[schema.QUESTION], row[schema.ANSWERS][0]))
         is_short = row[schema.BENCHMARK] == "short_answer"
         kinds[row[schema.IMAGE_ID]].append(row[schema.KIND] if is_short else row[schema.BENCHMARK])
@@ -231,7 +252,11 @@ def save(run: Run) -> None:
         state = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict(), "step": run.step}
         torch.save(state | {"schedule": run.schedule.state_dict()}, folder / "state.pt")
         (folder / "curve.json").write_text(json.dumps(run.curve))
-        ray.train.report({"step": run.step}, checkpoint=Checkpoint.from_directory(folder))
+        ray.train.report(
+            {"step": run.step},
+            checkpoint=Checkpoint.from_directory(folder),
+            checkpoint_dir_name=CHECKPOINT.format(step=run.step),
+        )
 
 
 def write_curve(curve: list[dict[str, float]], path: Path) -> None:

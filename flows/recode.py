@@ -19,7 +19,7 @@ from components.compression.codecs import CODECS, FITTED, Codec, picture_bytes
 from components.compression.fit import Fit, fit_bytes, read_fit
 from components.compression.manifest import REJECTS, Manifest
 from components.compression.provenance import Provenance, StoreError
-from components.compression.recode import code_sha256, fit_codec, recode_shard, recoded_provenance, recoded_settings
+from components.compression.recode import fit_codec, recode_shard, recoded_provenance, recoded_settings
 from components.compression.rejects import read_rejects
 from components.compression.store import TokenStore
 from components.compression.work import (
@@ -35,6 +35,7 @@ from flows.cluster import run_tasks
 from flows.corpus import run_job
 
 FIT_PICTURES = 4096  # at most; of a 7B model with 16 tokens they take 3 GB while the codec is fitted
+ENTRIES = ("components.compression.recode",)  # what it imports makes the shards
 
 
 def recode(
@@ -52,7 +53,7 @@ def recode(
         "manifest": manifest.model_dump(mode="json"),
         "settings": settings,
         "fit": wanted.fit_sha256,
-        "code": code_sha256(),
+        "code": code_sha256(ENTRIES),
     }
     with work_folder(output, fingerprint(inputs)) as work:
         if fit is not None:

@@ -3,21 +3,21 @@
     python -m flows.train CURATED BASE COMPRESSOR METRICS TIMINGS STATE
 
 BASE is a folder or a hub id. COMPRESSOR appears whole or not at all. METRICS are DVCLive files, the same in every run;
-TIMINGS are those that differ from run to run. STATE holds the checkpoints of an unfinished run and nothing else: the
-same command goes on from the last one, whatever ended the run before. SIGTERM or Ctrl-C saves a checkpoint and ends
-with an error. On several machines the folders are shared ones.
+TIMINGS are those that differ from run to run. STATE holds the checkpoints of unfinished runs: the same command goes on
+from the last one, whatever ended the run before; those of other runs are listed and stay (`python -m flows.runs`).
+SIGTERM or Ctrl-C saves a checkpoint and ends with an error. On several machines the folders are shared ones.
 """
 
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor, wait
-from importlib.metadata import version
 from pathlib import Path
 
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
 from components import schema
+from components.files.unfinished import discard, open_work
 from components.params import load_params
 from components.training.loop import Outcome
 from components.training.run_folder import (
@@ -26,31 +26,21 @@ from components.training.run_folder import (
     RESULT,
     SAMPLES,
     STOP,
-    discard,
-    fingerprint,
     forget_damaged_checkpoints,
     only_run_in,
-    open_run,
     publish,
     read_history,
 )
+from components.training.run_name import run_name
 from components.training.samples import write_sample_file
-from components.training.settings import PLACEMENT, TrainParams
+from components.training.settings import TrainParams
 from flows.cluster import check_resources, connect
 from flows.lifetime import die_with_parent
 from flows.metric_files import MetricFiles
 from flows.train_worker import train_worker
 
 KEPT_CHECKPOINTS = 2  # the last one may turn out to be damaged
-CODE = (
-    "components/training",
-    "components/methods",
-    "components/model",
-    "components/losses",
-    "flows/train.py",
-    "flows/train_worker.py",
-)
-LIBRARIES = ("torch", "transformers", "peft")
+ENTRIES = ("flows.train", "flows.train_worker")  # what they import is the code of a run
 SECONDS_BETWEEN_LOOKS = 1.0
 ENDINGS = {
     Outcome.STOPPED: "stopped on request at step {step}; run the same command again to go on from there",
@@ -96,10 +86,7 @@ def train(
 
 def prepare_run(params: TrainParams, curated: Path, base: str, state: Path) -> Path:
     """The folder of this run, new or left by an interrupted one, with the samples in random-access form."""
-    code = [Path(__file__).parent.parent / part for part in CODE]
-    inputs = [curated, *code, *([Path(base)] if Path(base).is_dir() else [])]
-    name = fingerprint([params.model_dump_json(exclude=PLACEMENT), base, *map(version, LIBRARIES)], inputs)
-    run = open_run(state, name)
+    run = open_work(state, run_name(params, curated, base, state, ENTRIES))
     for stale in (HISTORY, NOTES, STOP):
         (run / stale).unlink(missing_ok=True)
     forget_damaged_checkpoints(run)

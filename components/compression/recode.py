@@ -79,14 +79,6 @@ def recoded_settings(manifest: Manifest, wanted: Provenance) -> dict[str, Any]:
     return {**manifest.settings, **changed, "recoded_from": came_from}
 
 
-def code_sha256() -> str:
-    """Of the code that turns tokens into files: shards of a killed run count only for the same."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def recode_shard(
     path: Path, provenance: Provenance, wanted: Provenance, rows_per_row_group: int, fit: Fit | None = None
 ) -> tuple[bytes, int, list[Reject]]:

@@ -1,7 +1,8 @@
 """The work folder of one compress run: finished shards survive a killed run, and the store appears by one rename.
 
 `<output>.partial/<fingerprint>/` stands beside the output on the same file system. The fingerprint covers the model,
-the codec, the parameters and the listing of the corpus, so that a run never picks up the shards of another. In it
+the codec, the parameters, the code and the listing of the corpus, so that a run never picks up the shards of another;
+those stay until they are removed by hand (components/files/unfinished.py). In it
     aside/    files that are being written
     shards/   part-00000.parquet …, each whole; becomes the output folder
     done/     part-00000.json …, written after the shard: its rows, bytes, SHA-256 and rejects
@@ -10,13 +11,12 @@ A shard counts as done only if its note is there and its bytes still have the no
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,9 +34,10 @@ from components.compression.manifest import (
 from components.compression.provenance import Provenance, StoreError
 from components.compression.rejects import Reject, reject_counts, rejects_json
 from components.compression.shards import end_ids
+from components.files.unfinished import hold, leave, open_work
 from components.files.whole import sha256_of
 
-_ASIDE, _SHARDS, _DONE, _RUNNING, _LOCK = "aside", "shards", "done", "running", "lock"
+_ASIDE, _SHARDS, _DONE, _RUNNING = "aside", "shards", "done", "running"
 
 
 class ShardReport(NamedTuple):
@@ -58,22 +59,23 @@ def fingerprint(content: dict[str, Any]) -> str:
 
 @contextmanager
 def work_folder(output: Path, name: str) -> Iterator[Path]:
-    """The work folder of a run, with those of other runs into `output` removed; no other run may hold it meanwhile.
+    """The work folder of a run; those of other runs into `output` are listed and stay. No other may run meanwhile.
 
     Raises StoreError when another run writes to the same output. A killed run frees its lock with its death.
     """
     parent = partial_folder(output)
-    parent.mkdir(parents=True, exist_ok=True)
-    with (parent / _LOCK).open("w") as lock:
-        _take(lock.fileno(), output)
-        for other in parent.iterdir():
-            if other.name not in (name, _LOCK):
-                shutil.rmtree(other)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold(parent))
+        except BlockingIOError:
+            raise StoreError(
+                f"{output}: another run is writing this store; wait for it or choose another folder"
+            ) from None
+        work = open_work(parent, name)
         for part in (_ASIDE, _SHARDS, _DONE):
-            (parent / name / part).mkdir(parents=True, exist_ok=True)
-        yield parent / name
-        if not (parent / name).exists():  # it became the output
-            shutil.rmtree(parent)
+            (work / part).mkdir(exist_ok=True)
+        yield work
+        leave(parent)  # unless this run's work is there still, or another's
 
 
 def partial_folder(output: Path) -> Path:
@@ -183,10 +185,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _take(descriptor: int, output: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise StoreError(f"{output}: another run is writing this store; wait for it or choose another folder") from None

@@ -8,19 +8,20 @@ from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
-import components
 from components.curation.candidates import CandidateParams
 from components.curation.sources import Source, WebdatasetSource
 from components.curation.work import EVALUATION_SPLITS, pictures_source
+from components.files.code import code_sha256
 from components.files.storage import join, list_files, matching_files, state_of
 
-CODE = ("curation/*.py", "params.py", "pictures.py", "schema.py")
+CODE = "components.curation.work"  # what it imports checks the rows
 LIBRARIES = ("numpy", "pillow", "pyarrow", "scipy")  # that decode and hash pictures and write them
 
 
 def fingerprint(raw: Path, sources: Mapping[str, Source], params: CandidateParams, rows_per_task: int) -> str:
     """SHA-256 of the params, the code, and the names, sizes and times of all files that are read.
 
+    Of the code its contents count, of the files not: to read terabytes once more would take as long as checking them.
     Raises ValueError when a source has no files.
     """
     settings = {name: source.model_dump() for name, source in sources.items()}
@@ -31,19 +32,18 @@ def fingerprint(raw: Path, sources: Mapping[str, Source], params: CandidateParam
 
 
 def _code() -> Iterator[str]:
-    root = Path(components.__path__[0])
-    for pattern in CODE:
-        yield from (path.read_text(encoding="utf-8") for path in sorted(root.glob(pattern)))
+    yield code_sha256([CODE])
     yield from (sys.version, *(version(name) for name in LIBRARIES))
 
 
 def _files(raw: Path, sources: Mapping[str, Source]) -> Iterator[str]:
-    roots = {join(str(raw), pictures_source(split)) for split in EVALUATION_SPLITS}
+    """Places are as the params have them, so that a raw folder that was moved is the same."""
+    folders = {pictures_source(split) for split in EVALUATION_SPLITS}
     for source in sources.values():
         for place in matching_files(join(str(raw), source.files)):
-            yield json.dumps([place, *state_of(place)])
+            yield json.dumps([source.files, *state_of(place)])
         if not isinstance(source, WebdatasetSource) and source.pictures is not None:
-            roots.add(join(str(raw), source.pictures))
-    for root in sorted(roots):
-        yield root
-        yield from (json.dumps(state) for state in list_files(root))
+            folders.add(source.pictures)
+    for folder in sorted(folders):
+        yield folder
+        yield from (json.dumps(state) for state in list_files(join(str(raw), folder)))

@@ -1,10 +1,12 @@
 """All methods by name, their params, and how each is built. A method more is its file and a line here."""
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from components.files.code import code_sha256
 from components.methods.average_pooling import AveragePooling
 from components.methods.double_forward import DoubleForward, build_double_forward
 from components.methods.dual_encoder import (
@@ -112,6 +114,21 @@ def kind_of(name: str) -> type[Method]:
     """The class of a method."""
     others: dict[str, type[Method]] = {DUAL_ENCODER: DualEncoder, **OURS, **EMBEDDERS, **AROUND}
     return others.get(name, Reduced)
+
+
+def code_of(entries: Iterable[str], name: str) -> str:
+    """A hash of the code of a run with one method: the modules that `entries` import.
+
+    Of those that methods are written in only its own count, and what they import: this file imports all, but a run
+    calls nothing of the others.
+    """
+    own = _modules_of(name)
+    others = set().union(*map(_modules_of, (DUAL_ENCODER, *OURS, *EMBEDDERS, *REDUCERS))) - own
+    return code_sha256(entries, without=others) + code_sha256(own)
+
+
+def _modules_of(name: str) -> set[str]:
+    return {kind.__module__ for kind in (kind_of(name), REDUCERS.get(name)) if kind}
 
 
 def build_method(backbone: Backbone, params: CompressorParams, method: ChosenMethod, seed: int) -> Method:

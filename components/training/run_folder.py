@@ -1,13 +1,12 @@
 """The folder in which an unfinished training run lives: one run at a time, and never somebody else's checkpoint."""
 
-import fcntl
-import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from components.files.unfinished import discard, hold, remove_discarded
 from components.training.state import HistoryRow, is_whole
 
 # What lies in the folder of a run.
@@ -15,52 +14,21 @@ SAMPLES, HISTORY, NOTES, STOP, RESULT = "samples.arrow", "history.jsonl", "notes
 CHECKPOINTS = "checkpoint_manager_snapshot.json"  # Ray's list
 CHECKPOINT = "step-{step:08d}"
 
+HASHES = "hashes.json"  # in the state folder: what the inputs of earlier runs contained
+LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "pillow")  # that decide what a run gives
+
 
 @contextmanager
 def only_run_in(state: Path) -> Iterator[None]:
     """Hold the lock of a state folder, which ends with its process. Raises RuntimeError when another run holds it."""
-    state.mkdir(parents=True, exist_ok=True)
-    with (state / "lock").open("w") as lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(hold(state))
         except BlockingIOError:
             raise RuntimeError(
                 f"{state}: another run is at work there; wait for it, or give this one its own"
             ) from None
         yield
-
-
-def fingerprint(settings: Sequence[str], inputs: Iterable[Path]) -> str:
-    """A name for everything that decides the result: change any of it, and old checkpoints no longer fit.
-
-    Files are told apart by name, size and time of change, not by content: a data set may be of any size.
-    """
-    digest = hashlib.sha256("\0".join(settings).encode())
-    for path in inputs:
-        files = sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
-        for file in files or [path]:
-            status = file.stat()
-            digest.update(f"\0{file} {status.st_size} {status.st_mtime_ns}".encode())
-    return digest.hexdigest()[:16]
-
-
-def open_run(state: Path, name: str) -> Path:
-    """The folder of the run called `name`; what runs of another name left in the state folder is removed."""
-    for other in state.iterdir():
-        if other.is_dir() and other.name != name:
-            discard(other)
-    run = state / name
-    run.mkdir(exist_ok=True)
-    return run
-
-
-def discard(folder: Path) -> None:
-    """Remove a run; a kill in the middle leaves no run of that name with half its files."""
-    trash = folder.with_name("trash")
-    shutil.rmtree(trash, ignore_errors=True)
-    if folder != trash:
-        folder.rename(trash)
-        shutil.rmtree(trash)
 
 
 def publish(folder: Path, output: Path) -> None:
@@ -93,6 +61,7 @@ def forget_damaged_checkpoints(run: Path) -> None:
     of reports. Ray then starts a run of the same name, and the workers find the checkpoint by themselves.
     """
     (run / CHECKPOINTS).unlink(missing_ok=True)
+    remove_discarded(run)
     for folder in sorted(run.glob("step-*")):
         if not is_whole(folder):
             print(f"train: checkpoint {folder.name} is damaged and left out", flush=True)

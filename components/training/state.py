@@ -99,11 +99,14 @@ def save_state(state: TrainingState, folder: Path) -> None:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a checkpoint is as `save_state` left it: neither half-written nor cut off nor changed since."""
+    """Whether a checkpoint is as `save_state` left it: neither half-written nor cut off nor changed since.
+
+    Raises OSError when it cannot be read: of a disk that fails for a moment nothing can be said.
+    """
     try:
         checksums = json.loads((folder / CHECKSUMS_FILE).read_text(encoding="utf-8"))
         return bool(checksums) and all(sha256_of(folder / name) == value for name, value in checksums.items())
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
 
 

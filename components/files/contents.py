@@ -1,0 +1,83 @@
+"""What files contain, as a hash that `touch`, a checkout, a stash or a copy elsewhere leave as it is."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from components.files.whole import sha256_of, write_whole
+
+State = tuple[int, int, int, int]  # bytes, times of change of content and of the inode in ns, inode
+Known = dict[str, tuple[State, str]]  # path -> what it was, and its SHA-256 then
+NUM_READERS = 8
+SETTLED_NS = 2_000_000_000  # a younger file may change once more without its times telling
+
+
+def contents_sha256(roots: Sequence[Path], memory: Path) -> str:
+    """SHA-256 of the names and contents of all files in some folders; of no time, and of no path above a root.
+
+    Hidden files do not count. `memory`: a file of hashes, so that what has not changed is read once; a file is taken
+    for unchanged if its size, both its times and its inode are as they were. It only saves time: without it the result
+    is the same. Raises OSError when a file cannot be read.
+    """
+    named = [(f"{number}/{path.relative_to(root)}", path) for number, root in enumerate(roots) for path in files(root)]
+    known = _read(memory)
+    with ThreadPoolExecutor(NUM_READERS, "hash") as pool:
+        found = list(pool.map(lambda item: _look_up(item[1], known), named))
+
+    _remember(known, [path for _, path in named], found, memory)
+    listing = [(name, sha256) for (name, _), (_, sha256) in zip(named, found, strict=True)]
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+
+def files(root: Path) -> Iterator[Path]:
+    """The files below a folder, or the file itself, always in the same order; folders behind links too, but once."""
+    if not root.is_dir():
+        yield root
+        return
+    seen: set[Path] = set()  # a link may lead upwards
+    for folder, folders, names in os.walk(root, onerror=_fail, followlinks=True):
+        place = Path(folder).resolve()
+        if place in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _fail(error: OSError) -> None:
+    raise error
+
+
+def _state(path: Path) -> State:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def _look_up(path: Path, known: Known) -> tuple[State, str]:
+    state = _state(path)
+    remembered, sha256 = known.get(str(path), (None, ""))
+    return state, sha256 if remembered == state else sha256_of(path)
+
+
+def _read(memory: Path) -> Known:
+    try:
+        kept = json.loads(memory.read_bytes())
+        return {path: ((size, changed, moved, inode), sha256) for path, size, changed, moved, inode, sha256 in kept}
+    except (OSError, ValueError, TypeError):  # not there, or damaged
+        return {}
+
+
+def _remember(known: Known, paths: Sequence[Path], found: Sequence[tuple[State, str]], memory: Path) -> None:
+    """Keep the hashes of files that have not changed for a while, nor since they were looked at."""
+    now = time.time_ns()
+    for path, (state, sha256) in zip(paths, found, strict=True):
+        known.pop(str(path), None)
+        if max(state[1:3]) < now - SETTLED_NS and _state(path) == state:
+            known[str(path)] = (state, sha256)
+    rows = [(path, *state, sha256) for path, (state, sha256) in known.items()]
+    write_whole(memory, lambda aside: aside.write_text(json.dumps(rows), encoding="utf-8"))
