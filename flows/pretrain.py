@@ -252,11 +252,8 @@ def save(run: Run) -> None:
         state = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict(), "step": run.step}
         torch.save(state | {"schedule": run.schedule.state_dict()}, folder / "state.pt")
         (folder / "curve.json").write_text(json.dumps(run.curve))
-        ray.train.report(
-            {"step": run.step},
-            checkpoint=Checkpoint.from_directory(folder),
-            checkpoint_dir_name=CHECKPOINT.format(step=run.step),
-        )
+        checkpoint, name = Checkpoint.from_directory(folder), CHECKPOINT.format(step=run.step)
+        ray.train.report({"step": run.step}, checkpoint=checkpoint, checkpoint_dir_name=name)
 
 
 def write_curve(curve: list[dict[str, float]], path: Path) -> None:

@@ -31,6 +31,7 @@ from components.compression.work import (
     publish_store,
     work_folder,
 )
+from components.files.code import code_sha256
 from flows.cluster import run_tasks
 from flows.corpus import run_job
 
