@@ -54,9 +54,9 @@ ablations: $(INSTALLED)  ## Tables 5, 6, 7, 12 and 13 on the demo world, what is
 methods: $(INSTALLED)  ## Tables 1 to 4 and 9 to 11 on the demo world, what is missing of two seeds each: hours
 	python -m flows.sweep run sweeps/methods.yaml --data results/methods.json
 
-clean:  ## remove .venv, caches and what a killed run left; what the stages made stays
+clean:  ## remove .venv and caches; what the stages made stays, and what a killed run left (python -m flows.runs)
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	find . -path ./.git -prune -o \( -name __pycache__ -o -name '*.partial' -o -name '*.staging' \) -print0 | xargs -0 rm -rf
+	find . -path ./.git -prune -o -name __pycache__ -print0 | xargs -0 rm -rf
 
 constraints:  ## write constraints.txt anew from pyproject.toml (needs uv)
 	head -2 constraints.txt > constraints.partial

@@ -24,6 +24,7 @@ STATE = Path(".dvc/tmp")
 PLACE, LOGS, LOCK = STATE / "sweep", STATE / "sweep-logs", STATE / "sweep.lock"
 STAGE = re.compile(r"Running stage '(.+)':")
 ATTEMPT = "attempt"  # the first line of each in a log
+UNFINISHED = (".cache", "*.partial", "*.staging")  # stays in the copy, whatever a commit ignores
 PATIENCE = 60  # seconds that DVC may take to end after Ctrl-C
 
 
@@ -68,9 +69,13 @@ class SweepCopy(NamedTuple):
         return copy
 
     def clean(self) -> None:
-        """The files of the commit; what git does not know and does not ignore is removed, data stay."""
+        """The files of the commit, with new times. What git does not know and does not ignore is removed.
+
+        Data and unfinished work stay.
+        """
         git("checkout", "--quiet", "--force", "--detach", self.commit, folder=self.folder)
-        git("clean", "--quiet", "--force", "-d", folder=self.folder)
+        kept = [f"--exclude={name}" for name in UNFINISHED]
+        git("clean", "--quiet", "--force", "-d", *kept, folder=self.folder)
 
     def run(self, name: str, arguments: Sequence[str]) -> bool:
         """Run one experiment and fetch it; False when it failed. Ctrl-C lets DVC end first, then ends this process."""

@@ -20,11 +20,12 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from components import schema
+from components.curation.tables import facts_path
 from components.params import load_params
 from components.pictures import pixel_sha256
 from components.scenes import formats
 from components.scenes.broken import broken_caption_members, broken_instruct_rows
-from flows.curate import CurateParams, curate
+from flows.curate import CurateParams, curate, open_staging
 
 COMMITTED = load_params("curate", CurateParams, Path(__file__).parents[2] / "params.yaml")
 # Small pieces, so that there are several; and one in three rows of this world is broken.
@@ -218,6 +219,26 @@ def test_curate_goes_on_where_it_was_killed_and_ends_with_the_same_bytes(
     assert re.search(r"\d+ of \d+ pieces were checked before", again.stderr)
     assert_same_files(curated, tmp_path / "output/curated")
     assert [path.name for path in (tmp_path / "output").iterdir()] == ["curated"]
+
+
+def test_the_staging_of_other_runs_is_kept_and_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "curated.staging"
+
+    def be_killed() -> None:
+        with open_staging(place, "first") as staging:
+            facts_path(staging, 0).parent.mkdir()
+            facts_path(staging, 0).touch()
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        be_killed()
+    with open_staging(place, "second") as second, pytest.raises(ValueError, match="another run is at work"):
+        assert f"{place / 'first'}: 1 pieces checked" in capsys.readouterr().err
+        open_staging(place, "second").__enter__()
+    assert not second.exists()
+    with open_staging(place, "first") as staging:
+        assert facts_path(staging, 0).exists()
+    assert not place.exists()
 
 
 @pytest.mark.slow

@@ -2,17 +2,23 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+from ruamel.yaml import YAML
 
 from flows import sweep_copy
 from flows.sweep_copy import ATTEMPT, stage_seconds
+from tests.components.model.conftest import llava_folder  # noqa: F401
+from tests.components.training.world import write_curated
 
 ROOT = Path(__file__).parents[2]
 FILES = {
@@ -51,6 +57,44 @@ metrics: {score: score}
 smoke: null
 """,
 }
+MICRO = {
+    "num_workers": 1,
+    "autoregressive_batch_size": 4,
+    "contrastive_batch_size": 4,
+    "loop": {
+        "num_steps": 60,
+        "log_every_steps": 5,
+        "validate_every_steps": 20,
+        "checkpoint_every_steps": 1,
+        "max_skipped_steps": 0,
+    },
+    "validation": {"num_pictures": 6, "num_questions": 6, "batch_size": 2, "max_new_tokens": 3},
+}
+TRAINING = {
+    "dvc.yaml": """
+stages:
+  train:
+    cmd: python -m flows.train curated base models/compressor dvclive/train dvclive/timings .cache/train
+    deps: [curated, base]
+    params: [train]
+    outs: [models/compressor]
+  evaluate:
+    cmd: mkdir -p results && echo '{"score":1.0}' > results/metrics.json
+    deps: [models/compressor]
+    metrics:
+      - results/metrics.json: {cache: false}
+""",
+    "sweeps/toy.yaml": """
+stage: evaluate
+seeds: [1]
+params: {}
+runs: {run: null}
+without_chance: []
+metrics: {score: score}
+smoke: null
+""",
+    ".gitignore": "/models/\n/dvclive/\n__pycache__\n",
+}
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -75,8 +119,8 @@ def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    """A sweep whose stage is at work, for long."""
+def start(folder: Path, until: str = "at work") -> subprocess.Popen[str]:
+    """A sweep whose stage is at work, for long: it has said `until`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.sweep", "run", "sweeps/toy.yaml"],
         cwd=folder,
@@ -88,7 +132,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
         preexec_fn=heed_interrupts,
     )
     assert process.stdout is not None
-    assert any("at work" in line for line in process.stdout)
+    assert any(until in line for line in process.stdout)
     return process
 
 
@@ -108,11 +152,16 @@ def repository(tmp_path: Path) -> Path:
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    call(tmp_path, "git", "init", "--quiet", "--initial-branch", "main")
-    call(tmp_path, "dvc", "init", "--quiet")
-    call(tmp_path, "git", "add", "-A")
-    call(tmp_path, "git", "commit", "--quiet", "-m", "start")
-    return tmp_path
+    return commit(tmp_path)
+
+
+def commit(folder: Path) -> Path:
+    """Make a folder a repository of git and DVC."""
+    call(folder, "git", "init", "--quiet", "--initial-branch", "main")
+    call(folder, "dvc", "init", "--quiet")
+    call(folder, "git", "add", "-A")
+    call(folder, "git", "commit", "--quiet", "-m", "start")
+    return folder
 
 
 @pytest.mark.slow
@@ -160,6 +209,44 @@ def test_an_interrupted_sweep_leaves_nothing_running_and_goes_on(repository: Pat
     assert is_untouched(repository)
     assert "0 of 2 experiments are there already" in (again := sweep(repository, "run", "sweeps/toy.yaml"))
     assert "| run | 2 |" in again
+
+
+@pytest.mark.slow
+def test_the_training_of_a_killed_sweep_goes_on_from_its_checkpoint(tmp_path: Path, llava_folder: Path) -> None:  # noqa: F811
+    """The real stage, with code, data and base in the copy, where every start of a sweep gives them new times."""
+    write_training(tmp_path, llava_folder)
+    commit(tmp_path)
+    process = start(tmp_path, "Running stage 'train'")
+    state = tmp_path / sweep_copy.PLACE / ".cache/train"
+    while len(list(state.glob("*/step-*/checksums.json"))) < 2:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.05)
+    for member in [*family(process), psutil.Process(process.pid)]:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.communicate()
+    (run,) = {path.parent.name for path in state.glob("*/UNFINISHED.txt")}
+
+    said = sweep(tmp_path, "run", "sweeps/toy.yaml")
+    assert re.search(r"train: going on from checkpoint step-0000\d+ of an interrupted run", said)
+    assert "unfinished work of other runs" not in said
+    assert "| run | 1 | 1.000 |" in said
+    assert not (state / run).exists()
+
+
+def write_training(folder: Path, base: Path) -> None:
+    """A repository with the code of this one, and a pipeline of a micro training and a score."""
+    for name in ("components", "flows"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(base, folder / "base")
+    write_curated(folder / "curated", num_samples=25, num_validation=6)
+    yaml = YAML()
+    params = {"train": yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))["train"] | MICRO}
+    with (folder / "params.yaml").open("w") as file:
+        yaml.dump(params, file)
+    for name, text in TRAINING.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
 
 
 @pytest.mark.slow

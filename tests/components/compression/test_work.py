@@ -42,12 +42,24 @@ def test_shard_that_is_not_whole_is_not_finished(tmp_path: Path, damage: str) ->
         assert work.finished_shard(place, 0) is None
 
 
-def test_shards_of_another_run_are_removed(tmp_path: Path) -> None:
-    with work.work_folder(tmp_path / "out", "one") as place:
-        finish(place, 0)
-    with work.work_folder(tmp_path / "out", "two") as place:
-        assert work.finished_shard(place, 0) is None
-    assert not (tmp_path / "out.partial" / "one").exists()
+def test_shards_of_another_run_are_kept_and_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with work.work_folder(tmp_path / "out", "one") as first:
+        report = finish(first, 0)
+    with work.work_folder(tmp_path / "out", "two") as second:
+        assert work.finished_shard(second, 0) is None
+        assert f"{first}: 1 files done" in capsys.readouterr().err
+        work.publish_store(second, tmp_path / "out", PROVENANCE, {"rows": 3}, {}, [finish(second, 0)], [])
+    assert not second.exists()
+    with work.work_folder(tmp_path / "out", "one") as first:
+        assert work.finished_shard(first, 0) == report
+
+
+def test_files_of_others_beside_the_work_stay(tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "thesis.txt").write_text("mine")
+    with work.work_folder(tmp_path / "out", "run") as place:
+        work.publish_store(place, tmp_path / "out", PROVENANCE, {"rows": 3}, {}, [finish(place, 0)], [])
+    assert (tmp_path / "out.partial" / "thesis.txt").read_text() == "mine"
 
 
 def test_two_runs_into_one_output_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,12 @@ def test_fingerprint_changes_with_size_time_and_presence_of_every_file(raw: Path
     (raw / name).with_stem("another").write_bytes(b"")
     found.add(fingerprint(raw, SOURCES, PARAMS, 10))
     assert len(found) == 4
+
+
+def test_fingerprint_is_that_of_a_folder_that_was_moved(raw: Path, tmp_path: Path) -> None:
+    first = fingerprint(raw, SOURCES, PARAMS, 10)
+    shutil.copytree(raw, tmp_path / "moved")
+    assert fingerprint(tmp_path / "moved", SOURCES, PARAMS, 10) == first
 
 
 def test_fingerprint_changes_with_every_param_of_the_checks(raw: Path) -> None:

@@ -1,59 +1,52 @@
-import os
+import errno
+import json
 from pathlib import Path
 
 import pytest
 
+from components.files.whole import sha256_of
+from components.training import state
 from components.training.run_folder import (
-    discard,
-    fingerprint,
+    CHECKPOINTS,
+    forget_damaged_checkpoints,
+    last_checkpoint,
     only_run_in,
-    open_run,
     publish,
     read_history,
     write_history,
 )
-from components.training.state import HistoryRow
+from components.training.state import CHECKSUMS_FILE, HistoryRow
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    state, refused = tmp_path / "state", pytest.raises(RuntimeError, match="another run is at work")
-    with only_run_in(state), refused, only_run_in(state):
+    place, refused = tmp_path / "state", pytest.raises(RuntimeError, match="another run is at work")
+    with only_run_in(place), refused, only_run_in(place):
         pass
-    with only_run_in(state):
+    with only_run_in(place):
         pass
 
 
-def test_fingerprint_changes_with_settings_and_files(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    file = tmp_path / "data" / "part"
-    file.write_text("one")
-    (tmp_path / "code.py").write_text("pass")
-    inputs = [tmp_path / "data", tmp_path / "code.py"]
-    names = [fingerprint(["a", "b"], inputs), fingerprint(["ab", ""], inputs)]
-    os.utime(file, (1, 1))
-    names.append(fingerprint(["a", "b"], inputs))
-    file.write_text("three")
-    os.utime(file, (1, 1))
-    names.append(fingerprint(["a", "b"], inputs))
-    os.utime(tmp_path / "code.py", (1, 1))
-    names.append(fingerprint(["a", "b"], inputs))
-    assert len(set(names)) == 5
-    assert fingerprint(["a", "b"], inputs) == names[-1]
+def test_a_damaged_checkpoint_is_left_out_and_one_that_cannot_be_read_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (10, 20):
+        (tmp_path / f"step-{step:08d}").mkdir()
+        (tmp_path / f"step-{step:08d}" / "weights").write_text(str(step))
+        checksums = {"weights": sha256_of(tmp_path / f"step-{step:08d}" / "weights")}
+        (tmp_path / f"step-{step:08d}" / CHECKSUMS_FILE).write_text(json.dumps(checksums))
+    (tmp_path / CHECKPOINTS).touch()
 
+    def fail(path: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error", str(path))
 
-def test_a_run_keeps_its_files_and_removes_those_of_others(tmp_path: Path) -> None:
-    (open_run(tmp_path, "first") / "checkpoint").write_text("1")
-    assert (open_run(tmp_path, "first") / "checkpoint").exists()
-    open_run(tmp_path, "second")
-    assert [path.name for path in tmp_path.iterdir()] == ["second"]
-
-
-def test_a_discarded_run_is_gone_whatever_a_kill_left_of_another(tmp_path: Path) -> None:
-    for name in ("run", "trash"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "checkpoint").write_text(name)
-    discard(tmp_path / "run")
-    assert not list(tmp_path.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "sha256_of", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            forget_damaged_checkpoints(tmp_path)
+    assert last_checkpoint(tmp_path) == tmp_path / "step-00000020"
+    (tmp_path / "step-00000020" / "weights").write_text("cut")
+    forget_damaged_checkpoints(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
 
 
 def test_publish_replaces_the_output_and_what_a_killed_run_left(tmp_path: Path) -> None:
