@@ -13,6 +13,7 @@ from components.files.whole import sha256_of, write_whole
 State = tuple[int, int, int, int]  # bytes, times of change of content and of the inode in ns, inode
 Known = dict[str, tuple[State, str]]  # path -> what it was, and its SHA-256 then
 NUM_READERS = 8
+SAID_BYTES = 10_000_000_000  # ten seconds of a fast disk
 SETTLED_NS = 2_000_000_000  # a younger file may change once more without its times telling
 
 
@@ -24,12 +25,14 @@ def contents_sha256(roots: Sequence[Path], memory: Path) -> str:
     is the same. Raises OSError when a file cannot be read.
     """
     named = [(f"{number}/{path.relative_to(root)}", path) for number, root in enumerate(roots) for path in files(root)]
-    known = _read(memory)
+    paths, known = [path for _, path in named], _read(memory)
+    states = [_state(path) for path in paths]
+    _say_how_much(paths, states, known)
     with ThreadPoolExecutor(NUM_READERS, "hash") as pool:
-        found = list(pool.map(lambda item: _look_up(item[1], known), named))
+        hashes = list(pool.map(lambda path, state: _look_up(path, state, known), paths, states))
 
-    _remember(known, [path for _, path in named], found, memory)
-    listing = [(name, sha256) for (name, _), (_, sha256) in zip(named, found, strict=True)]
+    _remember(known, paths, states, hashes, memory)
+    listing = [(name, sha256) for (name, _), sha256 in zip(named, hashes, strict=True)]
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
 
@@ -58,10 +61,17 @@ def _state(path: Path) -> State:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
-def _look_up(path: Path, known: Known) -> tuple[State, str]:
-    state = _state(path)
+def _say_how_much(paths: Sequence[Path], states: Sequence[State], known: Known) -> None:
+    """Of what takes a while."""
+    is_known = [str(path) in known and known[str(path)][0] == state for path, state in zip(paths, states, strict=True)]
+    unknown = sum(state[0] for state, known_already in zip(states, is_known, strict=True) if not known_already)
+    if unknown > SAID_BYTES:
+        print(f"{unknown / 1e9:,.0f} GB of inputs are read once, to tell this run from others", flush=True)
+
+
+def _look_up(path: Path, state: State, known: Known) -> str:
     remembered, sha256 = known.get(str(path), (None, ""))
-    return state, sha256 if remembered == state else sha256_of(path)
+    return sha256 if remembered == state else sha256_of(path)
 
 
 def _read(memory: Path) -> Known:
@@ -72,10 +82,12 @@ def _read(memory: Path) -> Known:
         return {}
 
 
-def _remember(known: Known, paths: Sequence[Path], found: Sequence[tuple[State, str]], memory: Path) -> None:
+def _remember(
+    known: Known, paths: Sequence[Path], states: Sequence[State], hashes: Sequence[str], memory: Path
+) -> None:
     """Keep the hashes of files that have not changed for a while, nor since they were looked at."""
     now = time.time_ns()
-    for path, (state, sha256) in zip(paths, found, strict=True):
+    for path, state, sha256 in zip(paths, states, hashes, strict=True):
         known.pop(str(path), None)
         if max(state[1:3]) < now - SETTLED_NS and _state(path) == state:
             known[str(path)] = (state, sha256)

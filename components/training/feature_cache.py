@@ -19,10 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from components.files.code import code_sha256
 from components.model.families.llava import LlavaBackbone
 from components.training.distributed import gather_objects, rank, world_size
 
 LIBRARIES = ("torch", "transformers", "pillow")
+CODE = ("components.model.families.llava",)  # what it imports computes the features
 NAME = "features"  # of the only tensor of a file
 PICTURES_PER_BATCH = 64
 SECONDS_BETWEEN_LINES = 10.0
@@ -35,7 +37,7 @@ class FeatureCache:
         config = backbone.vlm.config
         parts = [backbone.weights_sha256, backbone.preprocessing, str(backbone.dtype)]
         parts += [config.vision_feature_layer, config.vision_feature_select_strategy]
-        parts += [backbone.image_processor.to_json_string(), *map(version, LIBRARIES)]
+        parts += [backbone.image_processor.to_json_string(), *map(version, LIBRARIES), code_sha256(CODE)]
         self.folder = folder / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
         self.backbone = backbone
 

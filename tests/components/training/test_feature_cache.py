@@ -7,7 +7,9 @@ import torch
 from PIL import Image
 
 from components.methods.double_forward import DoubleForward
+from components.model.families.llava import LlavaBackbone
 from components.pictures import pixel_sha256
+from components.training import feature_cache
 from components.training.alignment import backward_alignment
 from components.training.budgets import all_tokens
 from components.training.collate import TrainBatch, collate
@@ -28,6 +30,17 @@ def filled(folder: Path, model: DoubleForward) -> FeatureCache:
     cache = FeatureCache(folder, model.backbone)
     cache.fill(HASHES, lambda place: PICTURES[HASHES[place]], print)
     return cache
+
+
+def test_features_of_other_code_lie_elsewhere(
+    llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = build_model(llava_folder).backbone
+    assert isinstance(backbone, LlavaBackbone)
+    first = FeatureCache(tmp_path, backbone).folder
+    assert FeatureCache(tmp_path, backbone).folder == first
+    monkeypatch.setattr(feature_cache, "code_sha256", lambda modules: f"another {modules}")
+    assert FeatureCache(tmp_path, backbone).folder != first
 
 
 def batch_of(model: DoubleForward, cache: FeatureCache | None, without: tuple[int, ...] = ()) -> TrainBatch:
