@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from components.files.unfinished import MARKER, describe, discard, find_works, hold, leave
+from components.files.unfinished import describe, discard, find_works, hold, is_work, leave
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 Root = Annotated[Path, typer.Argument(help="Folder to look in, with all below it.", exists=True, file_okay=False)]
@@ -33,7 +33,7 @@ def list_runs(root: Root = Path()) -> None:
 def discard_runs(folders: Folders) -> None:
     """Remove folders of unfinished work for good."""
     for folder in folders:
-        if folder.is_symlink() or not (folder / MARKER).is_file():
+        if not is_work(folder):
             sys.exit(f"runs: {folder}: is no folder of unfinished work; `list` prints those; nothing was removed")
     for folder in map(Path.resolve, folders):
         try:

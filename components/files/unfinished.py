@@ -77,17 +77,25 @@ def leave(place: Path) -> None:
 
 def works_in(place: Path) -> list[Work]:
     """What runs left in a place, by name."""
-    return [_look_at(marker.parent) for marker in sorted(place.glob(f"*/{MARKER}"))]
+    return [_look_at(marker.parent) for marker in sorted(place.glob(f"*/{MARKER}")) if is_work(marker.parent)]
 
 
 def find_works(root: Path) -> Iterator[Work]:
     """All unfinished work below a folder; hidden folders are looked into, for the training's state lies in one."""
     for folder, folders, names in os.walk(root):
-        if MARKER in names:
+        if MARKER in names and is_work(Path(folder)):
             yield _look_at(Path(folder))
             folders.clear()
         is_cache = Path(folder).parts[-2:] == DVC_CACHE
         folders[:] = sorted(name for name in folders if name not in NOT_ENTERED and not is_cache)
+
+
+def is_work(folder: Path) -> bool:
+    """Whether a run has made this folder; a file of the marker's name may be anybody's."""
+    try:
+        return not folder.is_symlink() and (folder / MARKER).read_bytes() == SAYS.encode()
+    except OSError:
+        return False
 
 
 def describe(work: Work) -> str:

@@ -14,7 +14,7 @@ SAMPLES, HISTORY, NOTES, STOP, RESULT = "samples.arrow", "history.jsonl", "notes
 CHECKPOINTS = "checkpoint_manager_snapshot.json"  # Ray's list
 CHECKPOINT = "step-{step:08d}"
 
-HASHES = "hashes.json"  # in the state folder: what the inputs of earlier runs contained
+HASHES = ".fwd2bot-hashes.json"  # in the state folder: what the inputs of earlier runs contained
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "pillow")  # that decide what a run gives
 
 

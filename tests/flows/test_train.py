@@ -119,7 +119,7 @@ def test_the_output_is_a_compressor_with_metrics(undisturbed: Path, world: Path)
     losses = (undisturbed / "metrics" / "plots" / "metrics" / "train" / "loss.tsv").read_text().splitlines()
     assert [line.split("\t")[0] for line in losses[1:]] == [str(step) for step in range(5, 61, 5)]
     assert "samples_per_second" in (undisturbed / "timings" / "metrics.json").read_text()
-    assert files_of(undisturbed / "state") == ["hashes.json", "lock"]
+    assert files_of(undisturbed / "state") == [".fwd2bot-hashes.json", "lock"]
 
 
 @pytest.mark.slow

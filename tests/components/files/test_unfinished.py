@@ -103,6 +103,7 @@ def test_the_command_lists_everything_and_removes_what_is_named(tmp_path: Path) 
         open_work(tmp_path / place, "0123456789abcdef")
         open_work(tmp_path / place, "fedcba9876543210")
     (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / MARKER).write_text("chapter 3 is missing")
     said = runs(tmp_path, "list").stdout
     assert all(f"{place}/0123456789abcdef: nothing finished" in said for place in places)
     assert "runs: 8 unfinished" in said
