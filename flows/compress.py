@@ -38,6 +38,7 @@ from components.compression.work import (
     publish_store,
     work_folder,
 )
+from components.files.outputs import checked_place
 from components.files.storage import is_uri
 from components.methods.catalogue import kind_of
 from components.params import load_params
@@ -59,7 +60,8 @@ def compress(params: CompressParams, images: str, compressor: Path, output: Path
     Raises ValueError (StoreError): bad corpus, no compressor, a different store in the way, too many rejects.
     """
     images = images if is_uri(images) else os.path.abspath(images)
-    compressor, output = compressor.resolve(), output.resolve()
+    output = checked_place(output, [images, compressor, *([base] if base else [])])
+    compressor = compressor.resolve()
     name = read_config(compressor).method.name
     if why := kind_of(name).why_not_stored:
         write_reason(output, name, why, params.dtype)
@@ -67,7 +69,7 @@ def compress(params: CompressParams, images: str, compressor: Path, output: Path
     provenance = provenance_of(compressor, params.codec, params.dtype, params.num_summary_tokens)
     code_type(params.codec, provenance.num_summary_tokens, provenance.dim)  # raises now, not after the first shard
     corpus = list_corpus(images, params.picture_suffixes)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output.exists() and any(output.iterdir()):
         return check_finished(params, provenance, corpus, output)
     base = find_base(compressor, base)
     check_base(compressor, base)
@@ -208,7 +210,7 @@ def main(
         str, typer.Argument(help="Folder of pictures, Parquet, CSV or JSON lines of places, or tars; path or s3://….")
     ],
     compressor: Annotated[Path, typer.Argument(help="Folder that `train` wrote.")],
-    output: Annotated[Path, typer.Argument(help="Folder for the store; must not exist yet.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the store; new, empty, or with this very store.")],
     base: Annotated[
         str | None,
         typer.Option(

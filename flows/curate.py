@@ -36,6 +36,7 @@ from components.curation.progress import log_progress
 from components.curation.sources import Source, SourceName
 from components.curation.tables import facts_path, plan_shards, write_shard
 from components.curation.work import Work, check_work, count_rows_in, decode_work, encode_work, list_work
+from components.files.outputs import checked_place, new_folder
 from components.params import Params, load_params
 from flows import cluster
 from flows.lifetime import die_with_parent
@@ -65,14 +66,18 @@ def curate(params: CurateParams, raw: Path, output: Path) -> None:
 
     A run that was killed goes on where it was: the rows that were checked are not checked again.
     """
-    raw, output = raw.resolve(), output.resolve()
-    partial = output.with_name(f"{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    staging = open_staging(
-        output.with_name(f"{output.name}.staging"),
-        fingerprint(raw, params.sources, params.candidates, params.rows_per_task),
-    )
+    raw, output = raw.resolve(), checked_place(output, [raw])
+    staging_folder = output.with_name(f"{output.name}.staging")
+    with new_folder("curate", output, [raw, staging_folder]) as partial:
+        staging = open_staging(
+            staging_folder, fingerprint(raw, params.sources, params.candidates, params.rows_per_task)
+        )
+        write_curated(params, raw, staging, partial)
+    shutil.rmtree(staging.parent)
+
+
+def write_curated(params: CurateParams, raw: Path, staging: Path, partial: Path) -> None:
+    """Check all rows, decide about them, and write everything into the folder `partial`."""
     work = list_work(raw, staging, params.sources, params.rows_per_task)
     check_rows(work, raw, staging, params)
     with closing(open_database(staging / "decisions.duckdb", params.memory_limit, params.num_workers)) as database:
@@ -86,9 +91,6 @@ def curate(params: CurateParams, raw: Path, output: Path) -> None:
         write_report(report, partial / "report.json")
         check_reject_fractions(report, params.max_reject_fraction)
         validate(params, database, partial)
-    shutil.rmtree(output, ignore_errors=True)
-    partial.rename(output)
-    shutil.rmtree(staging.parent)
 
 
 def open_staging(folder: Path, key: str) -> Path:

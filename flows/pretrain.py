@@ -30,6 +30,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, get_wsd_schedule
 
 from components import schema
+from components.files.outputs import new_folder
 from components.losses.autoregressive import autoregressive_loss
 from components.model.tiny_llava import TinyLlavaParams, build_tiny_llava
 from components.params import Params, load_params
@@ -68,7 +69,17 @@ class PretrainParams(Params):
 
 
 def pretrain(params: PretrainParams, curated: Path, output: Path) -> None:
-    """Train by Ray Train and write the model folder whole or not at all."""
+    """Train by Ray Train and write the model folder whole or not at all. Raises OutputError before it trains."""
+    with new_folder("pretrain", output, [curated, STATE]) as partial:
+        checkpoint = run_training(params, curated)
+        with checkpoint.as_directory() as folder:
+            shutil.copytree(Path(folder) / "model", partial, dirs_exist_ok=True)
+            write_curve(json.loads((Path(folder) / "curve.json").read_text()), partial / "pretraining.tsv")
+    shutil.rmtree(STATE)
+
+
+def run_training(params: PretrainParams, curated: Path) -> Checkpoint:
+    """The last checkpoint of a training, which goes on if it was interrupted."""
     connect()
     trainer = TorchTrainer(
         pretrain_worker,
@@ -84,14 +95,7 @@ def pretrain(params: PretrainParams, curated: Path, output: Path) -> None:
     )
     checkpoint = trainer.fit().checkpoint
     assert checkpoint is not None
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with checkpoint.as_directory() as folder:
-        shutil.copytree(Path(folder) / "model", partial)
-        write_curve(json.loads((Path(folder) / "curve.json").read_text()), partial / "pretraining.tsv")
-    shutil.rmtree(output, ignore_errors=True)
-    partial.rename(output)
-    shutil.rmtree(STATE)
+    return checkpoint
 
 
 @dataclass

@@ -31,6 +31,7 @@ from components.compression.work import (
     publish_store,
     work_folder,
 )
+from components.files.outputs import checked_place
 from flows.cluster import run_tasks
 from flows.corpus import run_job
 
@@ -41,8 +42,8 @@ def recode(
     folder: Path, output: Path, codec: Codec, num_summary_tokens: int | None, num_workers: int, fit: Fit | None = None
 ) -> Manifest:
     """Write the store `output`. Raises StoreError: damaged or unfit store, or something in the way."""
-    folder, output = folder.resolve(), output.resolve()
-    if output.exists():
+    folder, output = folder.resolve(), checked_place(output, [folder])
+    if output.exists() and any(output.iterdir()):
         raise StoreError(f"{output}: exists already; remove it, or choose another folder")
     manifest = TokenStore.open(folder).manifest
     kept = manifest.provenance.num_summary_tokens if num_summary_tokens is None else num_summary_tokens
@@ -107,7 +108,7 @@ def find_fit(
 
 def main(
     store: Annotated[Path, typer.Argument(help="Folder that `compress` wrote.")],
-    output: Annotated[Path, typer.Argument(help="Folder for the new store; must not exist yet.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the new store; new or empty.")],
     codec: Annotated[str, typer.Option(help=f"One of {', '.join((*CODECS, FITTED))}.")],
     num_summary_tokens: Annotated[int | None, typer.Option(help="The first of the tokens; all if not given.")] = None,
     bytes_per_picture: Annotated[int | None, typer.Option(help=f"Of codec {FITTED}, at most.", min=1)] = None,

@@ -8,6 +8,7 @@ same command goes on from the last one, whatever ended the run before. SIGTERM o
 with an error. On several machines the folders are shared ones.
 """
 
+import shutil
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -18,6 +19,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig,
 from ray.train.torch import TorchTrainer
 
 from components import schema
+from components.files.outputs import growing_folder, new_folder
 from components.params import load_params
 from components.training.loop import Outcome
 from components.training.run_folder import (
@@ -31,14 +33,13 @@ from components.training.run_folder import (
     forget_damaged_checkpoints,
     only_run_in,
     open_run,
-    publish,
     read_history,
 )
 from components.training.samples import write_sample_file
 from components.training.settings import PLACEMENT, TrainParams
 from flows.cluster import check_resources, connect
 from flows.lifetime import die_with_parent
-from flows.metric_files import MetricFiles
+from flows.metric_files import PATTERNS, MetricFiles
 from flows.train_worker import train_worker
 
 KEPT_CHECKPOINTS = 2  # the last one may turn out to be damaged
@@ -66,7 +67,13 @@ def train(
 ) -> None:
     """Run the training to its end. SystemExit with a message when it was stopped or did not converge."""
     base = str(Path(base).resolve()) if Path(base).is_dir() else base
-    with only_run_in(state):
+    inputs: list[Path | str] = [curated, base, state]
+    with (
+        only_run_in(state),
+        new_folder("train", output, [*inputs, metrics, timings]) as partial,
+        growing_folder("train", metrics, PATTERNS, [*inputs, timings]),
+        growing_folder("train", timings, PATTERNS, inputs),
+    ):
         run = prepare_run(params, curated.resolve(), base, state.resolve())
         connect(log_to_driver=False)  # progress comes from the history; Ray Train's own actors repeat themselves
         check_resources(params.num_workers, params.cpus_per_worker, params.gpus_per_worker)
@@ -90,8 +97,8 @@ def train(
         outcome, step = watch(trainer, run, MetricFiles(metrics, timings, params.what_to_expect))
         if outcome is not Outcome.FINISHED:
             sys.exit(f"train: {ENDINGS[outcome].format(step=step, state=state)}")
-        publish(run / RESULT, output)
-        discard(run)
+        shutil.copytree(run / RESULT, partial, dirs_exist_ok=True)
+    discard(run)
 
 
 def prepare_run(params: TrainParams, curated: Path, base: str, state: Path) -> Path:

@@ -6,11 +6,11 @@ the codec, the parameters and the listing of the corpus, so that a run never pic
     shards/   part-00000.parquet …, each whole; becomes the output folder
     done/     part-00000.json …, written after the shard: its rows, bytes, SHA-256 and rejects
     running/  which picture each decoder is at (components/files/row_watch.py)
+Nothing else may lie beside the fingerprints: a folder of that name with other things in it is somebody else's.
 A shard counts as done only if its note is there and its bytes still have the noted hash. The manifest is written last.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -34,9 +34,11 @@ from components.compression.manifest import (
 from components.compression.provenance import Provenance, StoreError
 from components.compression.rejects import Reject, reject_counts, rejects_json
 from components.compression.shards import end_ids
+from components.files.outputs import OutputError, only_writer
 from components.files.whole import sha256_of
 
-_ASIDE, _SHARDS, _DONE, _RUNNING, _LOCK = "aside", "shards", "done", "running", "lock"
+_ASIDE, _SHARDS, _DONE, _RUNNING = "aside", "shards", "done", "running"
+_LOCK = "lock"  # of versions before; today's lies beside the output
 
 
 class ShardReport(NamedTuple):
@@ -60,12 +62,13 @@ def fingerprint(content: dict[str, Any]) -> str:
 def work_folder(output: Path, name: str) -> Iterator[Path]:
     """The work folder of a run, with those of other runs into `output` removed; no other run may hold it meanwhile.
 
-    Raises StoreError when another run writes to the same output. A killed run frees its lock with its death.
+    Raises OutputError when another run writes to the same output, or when the folder holds other things than runs. A
+    killed run frees its lock with its death.
     """
     parent = partial_folder(output)
-    parent.mkdir(parents=True, exist_ok=True)
-    with (parent / _LOCK).open("w") as lock:
-        _take(lock.fileno(), output)
+    with only_writer(output):
+        check_runs(parent)
+        parent.mkdir(exist_ok=True)
         for other in parent.iterdir():
             if other.name not in (name, _LOCK):
                 shutil.rmtree(other)
@@ -73,7 +76,18 @@ def work_folder(output: Path, name: str) -> Iterator[Path]:
             (parent / name / part).mkdir(parents=True, exist_ok=True)
         yield parent / name
         if not (parent / name).exists():  # it became the output
-            shutil.rmtree(parent)
+            (parent / _LOCK).unlink(missing_ok=True)
+            parent.rmdir()
+
+
+def check_runs(parent: Path) -> None:
+    """Raises OutputError for a folder in the way that holds anything but runs."""
+    if parent.is_symlink() or (parent.exists() and not parent.is_dir()):
+        raise OutputError(f"{parent}: is in the way of unfinished work; move it")
+    entries = sorted(parent.iterdir()) if parent.exists() else []
+    foreign = [entry.name for entry in entries if entry.name != _LOCK and not _is_run(entry)]
+    if foreign:
+        raise OutputError(f"{parent}: holds {', '.join(foreign[:3])}, which is no unfinished work; move it")
 
 
 def partial_folder(output: Path) -> Path:
@@ -161,6 +175,11 @@ def publish_store(
     return manifest
 
 
+def _is_run(entry: Path) -> bool:
+    """Whether a run has made this folder, maybe just now."""
+    return entry.is_dir() and ((entry / _ASIDE).is_dir() or not any(entry.iterdir()))
+
+
 def _note(work: Path, shard: int) -> Path:
     return work / _DONE / f"{shard_name(shard)}.json"
 
@@ -183,10 +202,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _take(descriptor: int, output: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise StoreError(f"{output}: another run is writing this store; wait for it or choose another folder") from None
