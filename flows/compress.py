@@ -29,7 +29,7 @@ from components.compression.provenance import Provenance, StoreError, difference
 from components.compression.rejects import Reject, reject_counts
 from components.compression.sources import list_corpus
 from components.compression.store import TokenStore
-from components.compression.unstored import reason_not_stored, write_reason
+from components.compression.unstored import NOTE, reason_not_stored, write_reason
 from components.compression.work import (
     ShardReport,
     fingerprint,
@@ -61,6 +61,7 @@ def compress(params: CompressParams, images: str, compressor: Path, output: Path
     """
     images = images if is_uri(images) else os.path.abspath(images)
     output = checked_place(output, [images, compressor, *([base] if base else [])])
+    check_output(output)
     compressor = compressor.resolve()
     name = read_config(compressor).method.name
     if why := kind_of(name).why_not_stored:
@@ -86,6 +87,16 @@ def compress(params: CompressParams, images: str, compressor: Path, output: Path
         rows = check_rejects(corpus, reports, params.max_reject_fraction)
         description = {**corpus_identity(corpus), "rows": rows, "skipped_files": corpus.skipped}
         return publish_store(work, output, provenance, description, params.settings(), reports, corpus.rejects)
+
+
+def check_output(output: Path) -> None:
+    """Raises StoreError for a folder with other things than a store, before the pictures are listed."""
+    names = sorted(path.name for path in output.iterdir()) if output.exists() else []
+    if names and MANIFEST not in names and NOTE not in names:
+        raise StoreError(
+            f"{output}: holds {', '.join(names[:3])}, and has no {MANIFEST}, so it is no finished store; choose "
+            "another folder"
+        )
 
 
 def with_batch_size(params: CompressParams, task: Task, shards: list[Shard]) -> CompressParams:

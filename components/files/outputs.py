@@ -66,9 +66,7 @@ def new_folder(job: str, output: Path, apart_from: Iterable[Path | str] = ()) ->
             raise
         _write_list(aside, Written(job, _files_in(aside)))
         _follow_modes(aside, modes)
-        _check_again(output, job, aside)
-        _remove_written(output)
-        os.rename(aside, output)
+        _replace(output, job, aside)
 
 
 @contextmanager
@@ -265,8 +263,8 @@ def _remove_written(folder: Path) -> None:
     for name in names:
         if not name.endswith("/"):
             (folder / name).unlink()
-    emptied = {parent for name in names for parent in Path(f"{name}.").parents} - {Path()}
-    for parent in sorted(emptied, key=lambda path: len(path.parts), reverse=True):
+    emptied = {parent for name in names for parent in Path(f"{name}x").parents}  # `x`: an empty folder is emptied, too
+    for parent in sorted(emptied - {Path()}, key=lambda path: len(path.parts), reverse=True):
         with suppress(OSError):  # somebody has put something into it just now
             (folder / parent).rmdir()
     (folder / LIST).unlink()
@@ -293,12 +291,18 @@ def _forget_if_empty(aside: Path) -> None:
         aside.rmdir()
 
 
-def _check_again(output: Path, job: str, aside: Path) -> None:
-    """What came into the folder while the job was at work is left alone, too."""
+def _replace(output: Path, job: str, aside: Path) -> None:
+    """Put a finished folder in the place of an earlier one; what came there while the job was at work is left alone."""
     try:
         check_folder(output, job)
+        _remove_written(output)
+        os.rename(aside, output)
     except OutputError as error:
         raise OutputError(f"{error}; what {job} has written is in {aside}") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise OutputError(f"{output}: something was put there just now; what {job} has written is in {aside}") from None
 
 
 def _write_list(folder: Path, written: Written) -> None:

@@ -8,7 +8,6 @@ from components.training.run_folder import (
     fingerprint,
     only_run_in,
     open_run,
-    publish,
     read_history,
     write_history,
 )
@@ -54,15 +53,6 @@ def test_a_discarded_run_is_gone_whatever_a_kill_left_of_another(tmp_path: Path)
         (tmp_path / name / "checkpoint").write_text(name)
     discard(tmp_path / "run")
     assert not list(tmp_path.iterdir())
-
-
-def test_publish_replaces_the_output_and_what_a_killed_run_left(tmp_path: Path) -> None:
-    for name, text in (("done", "new"), ("output", "old"), ("output.partial", "half")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / f"{text}.txt").write_text(text)
-    publish(tmp_path / "done", tmp_path / "output")
-    assert [path.name for path in (tmp_path / "output").iterdir()] == ["new.txt"]
-    assert not (tmp_path / "output.partial").exists()
 
 
 def test_history_comes_back(tmp_path: Path) -> None:
