@@ -29,6 +29,7 @@ from components.evaluation.examination import Sitting
 from components.evaluation.intervals import BootstrapParams, mean_estimate
 from components.evaluation.metrics import as_json, caption_metrics
 from components.evaluation.scoring import answer_score
+from components.files.outputs import new_folder
 from components.inspection.files import write_analysis
 from components.inspection.maps import base_maps, compression_maps, generation_maps, seen_pictures
 from components.inspection.norms import adapter_norms
@@ -78,12 +79,20 @@ class Subject(NamedTuple):
 
 
 def analyse(params: AnalyseParams, curated: Path, compressor: Path, store: Path, output: Path) -> None:
-    """Write the analysis, whole or not at all."""
+    """Write the analysis, whole or not at all. Raises OutputError before anything is looked at."""
+    with new_folder("analyse", output, [curated, compressor, store]) as folder:
+        write_analysis(folder, *find_out(params, curated, compressor, store))
+
+
+def find_out(
+    params: AnalyseParams, curated: Path, compressor: Path, store: Path
+) -> tuple[dict[str, Any], Sequence[Image.Image]]:
+    """The analysis, and the pictures that it is drawn over."""
     torch.set_num_threads(params.num_threads)
     if why := reason_not_stored(store):
         absent = {name: {"found": None, "reason": why} for name in PARTS}
         nothing = {"num_summary_tokens": 0, "pictures": [], "question": params.question, "seed": params.seed}
-        return write_analysis(output, nothing | absent, [])
+        return nothing | absent, []
     subject, device = prepare(params, curated, compressor, store), "cuda" if torch.cuda.is_available() else "cpu"
     parts = of_compressor(subject, load_subject(subject, compressor, torch.device(device)))
     backbone, images = load_base(subject, compressor, torch.device(device)), list(subject.drawn.values())
@@ -96,7 +105,7 @@ def analyse(params: AnalyseParams, curated: Path, compressor: Path, store: Path,
         "question": params.question,
         "seed": params.seed,
     }
-    write_analysis(output, about | parts, seen_pictures(backbone, images))
+    return about | parts, seen_pictures(backbone, images)
 
 
 def load_subject(subject: Subject, compressor: Path, device: torch.device) -> Method:

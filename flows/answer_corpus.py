@@ -26,6 +26,8 @@ from components.answering.results import (
     SUFFIXES,
     Asked,
     answers_bytes,
+    is_manifest,
+    is_rejects,
     merge_pieces,
     reject_counts,
     rejects_bytes,
@@ -36,6 +38,7 @@ from components.compression.manifest import MANIFEST, describe_file, publish, wr
 from components.compression.provenance import method_of
 from components.compression.store import TokenStore
 from components.compression.work import fingerprint, finished_shard, shard_name, work_folder
+from components.files.outputs import OutputError, check_apart, check_file
 from components.files.whole import sha256_of
 from components.methods.catalogue import code_of
 from components.methods.settings import FWD2BOT
@@ -63,6 +66,7 @@ def answer_corpus(
     """
     if output.suffix not in SUFFIXES:
         raise ValueError(f"{output}: answers are written as {' or '.join(SUFFIXES)}; choose such a name")
+    check_place(output, [questions, folder, compressor, *([base] if base else [])])
     output, folder, compressor = output.resolve(), folder.resolve(), compressor.resolve()
     store = TokenStore.open(folder)
     check_same_model(store.provenance, compressor)
@@ -81,6 +85,18 @@ def answer_corpus(
         task = {"work": str(work), "store": str(folder), "compressor": str(compressor), "base": base}
         answer_pieces(params, task, pieces, work)
         return publish_answers(work, output, len(pieces), inputs, rejects)
+
+
+def check_place(output: Path, inputs: Sequence[Path | str]) -> None:
+    """Raises OutputError when the answers, or what is written beside them, would take the place of other files.
+
+    Answers that are there already are not touched; what they are is looked at later.
+    """
+    ours = {"": lambda _: True, "rejects.jsonl": is_rejects, "manifest.json": is_manifest}
+    for name, is_ours in ours.items():
+        path = sidecar(output, name) if name else output
+        check_apart(path, inputs)
+        check_file(path, is_ours)
 
 
 def answer_pieces(params: AnswerParams, task: dict[str, Any], pieces: Sequence[list[Asked]], work: Path) -> None:
@@ -131,6 +147,9 @@ def publish_answers(
     work: Path, output: Path, num_pieces: int, inputs: dict[str, Any], rejects: Sequence[Reject]
 ) -> dict[str, Any]:
     """Rejects, then the manifest, then the answers, each by a rename; returns the manifest."""
+    check_place(output, [])
+    if output.exists():
+        raise OutputError(f"{output}: appeared while the questions were answered; move it and run again")
     answers, unanswered = merge_pieces(work / "shards" / shard_name(number) for number in range(num_pieces))
     rejects = [*rejects, *unanswered]
     aside = work / "aside"

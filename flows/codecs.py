@@ -25,6 +25,7 @@ from components.evaluation.answering import COMPRESSED, compressed_reader
 from components.evaluation.exam import Exam, read_exam
 from components.evaluation.examination import Sitting, answer_questions, embed_images, embed_texts
 from components.evaluation.settings import EvaluateParams
+from components.files.outputs import json_with, new_file
 from components.methods.checkpoint import load_compressor
 from components.methods.method import Method
 from components.model.adapters import GENERATION
@@ -123,16 +124,21 @@ def score(asked: Examination, name: str, num_bytes: int, decoded: np.ndarray) ->
 
 
 def main(curated: Path, compressor: Path, store: Path, output: Path) -> None:
-    """Score every codec and write the scores whole or not at all."""
+    """Score every codec and write the scores whole or not at all. Raises OutputError before it scores."""
+    with new_file(output, json_with("codecs"), [curated, compressor, store]) as path:
+        publication.write_json(path, scores_of_codecs(curated, compressor, store))
+
+
+def scores_of_codecs(curated: Path, compressor: Path, store: Path) -> dict[str, Any]:
+    """What is published: a row for each codec, or why there is none."""
     if why := reason_not_stored(store):
-        publication.write_json(output, {"codecs": [], "not_stored": why})
-        return
+        return {"codecs": [], "not_stored": why}
     asked = prepare(load_params("evaluate", EvaluateParams), curated, compressor, store)
     rows = []
     for name, num_bytes, decoded in all_codecs(asked.tokens):
         rows.append(score(asked, name, num_bytes, decoded))
         print(f"codecs: {name}, {num_bytes} bytes: R@1 of texts {rows[-1].image_to_text:.3f}", flush=True)
-    publication.write_json(output, {"codecs": [row._asdict() for row in rows]})
+    return {"codecs": [row._asdict() for row in rows]}
 
 
 if __name__ == "__main__":

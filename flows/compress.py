@@ -29,7 +29,7 @@ from components.compression.provenance import Provenance, StoreError, difference
 from components.compression.rejects import Reject, reject_counts
 from components.compression.sources import list_corpus
 from components.compression.store import TokenStore
-from components.compression.unstored import reason_not_stored, write_reason
+from components.compression.unstored import NOTE, reason_not_stored, write_reason
 from components.compression.work import (
     ShardReport,
     fingerprint,
@@ -38,6 +38,7 @@ from components.compression.work import (
     publish_store,
     work_folder,
 )
+from components.files.outputs import checked_place
 from components.files.storage import is_uri
 from components.methods.catalogue import code_of, kind_of
 from components.params import load_params
@@ -60,7 +61,9 @@ def compress(params: CompressParams, images: str, compressor: Path, output: Path
     Raises ValueError (StoreError): bad corpus, no compressor, a different store in the way, too many rejects.
     """
     images = images if is_uri(images) else os.path.abspath(images)
-    compressor, output = compressor.resolve(), output.resolve()
+    output = checked_place(output, [images, compressor, *([base] if base else [])])
+    check_output(output)
+    compressor = compressor.resolve()
     name = read_config(compressor).method.name
     if why := kind_of(name).why_not_stored:
         write_reason(output, name, why, params.dtype)
@@ -68,7 +71,7 @@ def compress(params: CompressParams, images: str, compressor: Path, output: Path
     provenance = provenance_of(compressor, params.codec, params.dtype, params.num_summary_tokens)
     code_type(params.codec, provenance.num_summary_tokens, provenance.dim)  # raises now, not after the first shard
     corpus = list_corpus(images, params.picture_suffixes)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output.exists() and any(output.iterdir()):
         return check_finished(params, provenance, corpus, output)
     base = find_base(compressor, base)
     check_base(compressor, base)
@@ -86,6 +89,16 @@ def compress(params: CompressParams, images: str, compressor: Path, output: Path
         rows = check_rejects(corpus, reports, params.max_reject_fraction)
         description = {**corpus_identity(corpus), "rows": rows, "skipped_files": corpus.skipped}
         return publish_store(work, output, provenance, description, params.settings(), reports, corpus.rejects)
+
+
+def check_output(output: Path) -> None:
+    """Raises StoreError for a folder with other things than a store, before the pictures are listed."""
+    names = sorted(path.name for path in output.iterdir()) if output.exists() else []
+    if names and MANIFEST not in names and NOTE not in names:
+        raise StoreError(
+            f"{output}: holds {', '.join(names[:3])}, and has no {MANIFEST}, so it is no finished store; choose "
+            "another folder"
+        )
 
 
 def with_batch_size(params: CompressParams, task: Task, shards: list[Shard]) -> CompressParams:
@@ -210,7 +223,7 @@ def main(
         str, typer.Argument(help="Folder of pictures, Parquet, CSV or JSON lines of places, or tars; path or s3://….")
     ],
     compressor: Annotated[Path, typer.Argument(help="Folder that `train` wrote.")],
-    output: Annotated[Path, typer.Argument(help="Folder for the store; must not exist yet.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the store; new, empty, or with this very store.")],
     base: Annotated[
         str | None,
         typer.Option(

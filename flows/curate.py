@@ -37,6 +37,7 @@ from components.curation.sources import Source, SourceName
 from components.curation.tables import facts_path, plan_shards, write_shard
 from components.curation.work import Work, check_work, count_rows_in, decode_work, encode_work, list_work
 from components.files.unfinished import discard, hold, leave, open_work
+from components.files.outputs import check_folder, checked_place, new_folder
 from components.params import Params, load_params
 from flows import cluster
 from flows.lifetime import die_with_parent
@@ -66,15 +67,12 @@ def curate(params: CurateParams, raw: Path, output: Path) -> None:
 
     A run that was killed goes on where it was: the rows that were checked are not checked again.
     """
-    raw, output = raw.resolve(), output.resolve()
-    key = fingerprint(raw, params.sources, params.candidates, params.rows_per_task)
-    with open_staging(output.with_name(f"{output.name}.staging"), key[:16]) as staging:
-        partial = output.with_name(f"{output.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    raw, output = raw.resolve(), checked_place(output, [raw])
+    place = output.with_name(f"{output.name}.staging")
+    key = fingerprint(raw, params.sources, params.candidates, params.rows_per_task)[:16]
+    check_folder(output, "curate")  # before anything is made
+    with open_staging(place, key) as staging, new_folder("curate", output, [raw, place]) as partial:
         write_curated(params, raw, staging, partial)
-        shutil.rmtree(output, ignore_errors=True)
-        partial.rename(output)
 
 
 def write_curated(params: CurateParams, raw: Path, staging: Path, partial: Path) -> None:

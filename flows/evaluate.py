@@ -26,6 +26,7 @@ from components.evaluation.answering import COMPRESSED, UNCOMPRESSED
 from components.evaluation.exam import Exam, read_exam
 from components.evaluation.examination import ANSWER, COST, IMAGE, LENGTH, SIZE, TEXT, TIME, Record
 from components.evaluation.settings import EvaluateParams
+from components.files.outputs import json_with, new_file, new_folder
 from components.methods.checkpoint import CompressorConfig
 from components.methods.settings import FWD2BOT
 from components.params import load_params
@@ -43,7 +44,28 @@ def evaluate(
     metrics: Path,
     timings: Path,
 ) -> None:
-    """Ask every system everything, score it, and write the results whole or not at all."""
+    """Ask every system everything, score it, and write the results whole or not at all.
+
+    Raises OutputError before anything is asked.
+    """
+    inputs = [curated, compressor, store]
+    with (
+        new_folder("evaluate", output, [*inputs, metrics, timings]) as folder,
+        new_file(metrics, json_with("costs", "method"), [*inputs, timings]) as metrics_file,
+        new_file(timings, json_with("examination", "scoring"), inputs) as timings_file,
+    ):
+        start = time.perf_counter()
+        results, records, seconds = examine_and_score(params, curated, compressor, store)
+        publication.write_folder(folder, results)
+        publication.write_json(metrics_file, results["metrics"])
+        publication.write_json(timings_file, publication.timing_table(records, seconds))
+    print(f"evaluate: done in {time.perf_counter() - start:.0f} s, scores in {metrics}", flush=True)
+
+
+def examine_and_score(
+    params: EvaluateParams, curated: Path, compressor: Path, store: Path
+) -> tuple[dict[str, Any], list[Record], dict[str, float]]:
+    """What is published, the records behind it, and the seconds that they took."""
     start = time.perf_counter()
     exam, config = read_exam(curated, params.split), read_config(compressor)
     if not reason_not_stored(store):
@@ -55,11 +77,7 @@ def evaluate(
     records = examine(params, exam, {name: str(path.resolve()) for name, path in places.items()})
     examined = time.perf_counter()
     results = score(params, exam, config, records)
-    publication.write_folder(output, results)
-    publication.write_json(metrics, results["metrics"])
-    seconds = {"examination": examined - start, "scoring": time.perf_counter() - examined}
-    publication.write_json(timings, publication.timing_table(records, seconds))
-    print(f"evaluate: done in {time.perf_counter() - start:.0f} s, scores in {metrics}", flush=True)
+    return results, records, {"examination": examined - start, "scoring": time.perf_counter() - examined}
 
 
 def check_same_pictures(exam: Exam, tokens: TokenStore) -> None:

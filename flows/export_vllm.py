@@ -7,8 +7,6 @@ request.json and a README.md with the commands. docs/answering.md.
 """
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +19,7 @@ from components.answering.serving import (
     save_language_model,
 )
 from components.compression.store import TokenStore
+from components.files.outputs import new_folder
 from flows.corpus import COMPRESSOR, STORE, BaseOption, CompressorOption, StoreOption, load_model_of, run_job
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes as --max-lora-rank
@@ -42,17 +41,20 @@ Embeddings of a wrong shape may stop the server, so give this interface to progr
 def export_vllm(
     output: Path, store: TokenStore, compressor: Path, base: str | None, image_id: str, question: str, max_tokens: int
 ) -> None:
-    """Write the folder, whole or not at all. Raises ValueError."""
-    if output.exists():
-        raise ValueError(f"{output}: exists already; remove it, or choose another folder")
+    """Write the folder, whole or not at all, in the place of an earlier export. Raises ValueError."""
     if not question.strip():
         raise ValueError("the question is empty; ask something")
+    with new_folder("export_vllm", output, [store.folder, compressor, *([base] if base else [])]) as aside:
+        write_export(aside, store, compressor, base, image_id, question, max_tokens)
+
+
+def write_export(
+    aside: Path, store: TokenStore, compressor: Path, base: str | None, image_id: str, question: str, max_tokens: int
+) -> None:
+    """Write model, adapter, request and instructions into an empty folder."""
     tokens = store.tokens([image_id])[0]
     model = load_model_of(store, compressor, base)
     backbone = model.backbone
-    aside = output.with_name(f"{output.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     save_language_model(backbone, aside / "language_model")
     has_adapter = save_generation_adapter(model, aside / "adapter", store.provenance.base)
     embeds = prompt_embeds(backbone, tokens, question)
@@ -73,11 +75,10 @@ def export_vllm(
         lora=f" \\\n  --enable-lora --max-lora-rank {rank} --lora-modules {NAME}=adapter" if has_adapter else "",
     )
     (aside / "README.md").write_text(readme, encoding="utf-8")
-    os.rename(aside, output)
 
 
 def main(
-    output: Annotated[Path, typer.Argument(help="Folder for the export; must not exist yet.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the export; new, empty, or an earlier export.")],
     question: Annotated[str, typer.Argument(help="What the example request asks.")],
     image_id: Annotated[str, typer.Option(help="The picture that it asks about.")],
     store: StoreOption = STORE,

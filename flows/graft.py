@@ -17,6 +17,7 @@ import typer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from components.files.outputs import new_folder
 from components.model.backbone import Backbone
 from components.model.families.llava import LlavaBackbone
 from components.model.loading import load_backbone
@@ -25,17 +26,15 @@ from flows.lifetime import die_with_parent
 
 
 def graft(base: str, language_model: str, output: Path) -> Path:
-    """Write the folder `output`. Raises ValueError when the two do not have the same shape, or the folder exists."""
-    if output.exists():
-        raise ValueError(f"{output}: exists already; choose another folder")
-    backbone = load_backbone(base, None, torch.float32, "sdpa", pad_to_square=True)
-    replace_language_model(backbone, *load_language_model(language_model))
-    partial = output.with_name(f"{output.name}.partial")
-    backbone.vlm.save_pretrained(partial)
-    for path in backbone.source.folder.iterdir():  # tokenizer, image processor, chat template
-        if path.suffix in (".json", ".jinja", ".model") and not (partial / path.name).exists() and not is_index(path):
-            shutil.copy(path, partial)
-    partial.rename(output)
+    """Write the folder `output`. Raises ValueError: the two differ in shape, or something is in the way."""
+    with new_folder("graft", output, [base, language_model]) as partial:
+        backbone = load_backbone(base, None, torch.float32, "sdpa", pad_to_square=True)
+        replace_language_model(backbone, *load_language_model(language_model))
+        backbone.vlm.save_pretrained(partial)
+        for path in backbone.source.folder.iterdir():  # tokenizer, image processor, chat template
+            is_told = path.suffix in (".json", ".jinja", ".model") and not is_index(path)
+            if is_told and not (partial / path.name).exists():
+                shutil.copy(path, partial)
     return output
 
 
@@ -80,7 +79,7 @@ def main(
     language_model: Annotated[
         str, typer.Argument(help="A causal language model of the same shape, or a LLaVA around one.")
     ],
-    output: Annotated[Path, typer.Argument(help="Folder for the result; must not exist yet.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the result; new, empty, or an earlier graft.")],
 ) -> None:
     """Replace the language model inside a LLaVA."""
     die_with_parent()

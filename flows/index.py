@@ -70,7 +70,7 @@ def build(
     opened = [TokenStore.open(store) for store in stores]
     check_provenance(opened[0].provenance, str(stores[0]), opened[1:])
     embed = embedder_of(opened[0].provenance, compressor, base)
-    with changing(folder):
+    with changing(folder, stores):
         sources = [source for store in opened for source in sources_of(store, embed)]
         if not sum(source.rows for source in sources):
             raise IndexFolderError(f"{', '.join(map(str, stores))}: no picture to index")
@@ -81,7 +81,7 @@ def build(
 def add(folder: Path, stores: Sequence[Path], compressor: Path = COMPRESSOR, base: str | None = None) -> IndexManifest:
     """Take the files of stores that the index `folder` does not hold. Raises StoreError, IndexFolderError."""
     opened = [TokenStore.open(store) for store in stores]
-    with changing(folder):
+    with changing(folder, stores):
         manifest, pictures, embeddings = open_index(folder)
         provenance = Provenance.model_validate(manifest.provenance)
         check_provenance(provenance, str(folder), opened)

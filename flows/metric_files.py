@@ -11,6 +11,8 @@ from dvclive import Live
 from components.training.diagnostics import Run, findings
 from components.training.state import HistoryRow
 
+PATTERNS = ("metrics.json", "plots/*")  # of names of what DVCLive writes here
+
 
 class MetricFiles:
     """DVCLive files and log lines that follow a history, also when it goes back to a checkpoint."""

@@ -17,6 +17,7 @@ from components.compression.provenance import SCHEMA_VERSION, StoreError
 from components.compression.rejects import read_rejects
 from components.compression.work import fingerprint, finish_shard, finished_shard, publish_store, work_folder
 from components.files.code import code_sha256
+from components.files.outputs import checked_place
 from components.files.whole import sha256_of
 from flows.corpus import run_job
 
@@ -25,8 +26,8 @@ ENTRIES = ("components.compression.migration",)  # what it imports makes the sha
 
 def migrate(folder: Path, output: Path) -> Manifest:
     """Write the store `output`. Raises StoreError: a damaged store, one of today, or something in the way."""
-    folder, output = folder.resolve(), output.resolve()
-    if output.exists():
+    folder, output = folder.resolve(), checked_place(output, [folder])
+    if output.exists() and any(output.iterdir()):
         raise StoreError(f"{output}: exists already; remove it, or choose another folder")
     old = read_old_manifest(folder)
     wanted = migrated_provenance(old["provenance"], str(folder))
@@ -52,7 +53,7 @@ def _check(path: Path, sha256: str) -> None:
 
 def main(
     store: Annotated[Path, typer.Argument(help="Folder of an older version.")],
-    output: Annotated[Path, typer.Argument(help="Folder for the new store; must not exist yet.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the new store; new or empty.")],
 ) -> None:
     """Write a store of an older schema version anew in today's."""
     manifest = run_job("migrate", lambda: migrate(store, output))

@@ -34,6 +34,7 @@ from components import schema
 from components.files.code import code_sha256
 from components.files.contents import contents_sha256
 from components.files.unfinished import discard, open_work
+from components.files.outputs import new_folder
 from components.losses.autoregressive import autoregressive_loss
 from components.model.tiny_llava import TinyLlavaParams, build_tiny_llava
 from components.params import Params, load_params
@@ -74,11 +75,14 @@ class PretrainParams(Params):
 
 
 def pretrain(params: PretrainParams, curated: Path, output: Path) -> None:
-    """Train by Ray Train and write the model folder whole or not at all."""
-    with only_run_in(STATE):
+    """Train by Ray Train and write the model folder whole or not at all. Raises OutputError before it trains."""
+    with only_run_in(STATE), new_folder("pretrain", output, [curated, STATE]) as partial:
         run = open_work(STATE.resolve(), pretraining_name(params, curated, STATE))
-        train_in(run, params, curated, output)
-        discard(run)
+        checkpoint = train_in(run, params, curated)
+        with checkpoint.as_directory() as folder:
+            shutil.copytree(Path(folder) / "model", partial, dirs_exist_ok=True)
+            write_curve(json.loads((Path(folder) / "curve.json").read_text()), partial / "pretraining.tsv")
+    discard(run)
 
 
 def pretraining_name(params: PretrainParams, curated: Path, state: Path) -> str:
@@ -88,8 +92,8 @@ def pretraining_name(params: PretrainParams, curated: Path, state: Path) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def train_in(run: Path, params: PretrainParams, curated: Path, output: Path) -> None:
-    """Train with the checkpoints of a run, new or interrupted, and write the model folder."""
+def train_in(run: Path, params: PretrainParams, curated: Path) -> Checkpoint:
+    """The last checkpoint of a run, new or interrupted."""
     connect()
     trainer = TorchTrainer(
         pretrain_worker,
@@ -105,13 +109,7 @@ def train_in(run: Path, params: PretrainParams, curated: Path, output: Path) -> 
     )
     checkpoint = trainer.fit().checkpoint
     assert checkpoint is not None
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with checkpoint.as_directory() as folder:
-        shutil.copytree(Path(folder) / "model", partial)
-        write_curve(json.loads((Path(folder) / "curve.json").read_text()), partial / "pretraining.tsv")
-    shutil.rmtree(output, ignore_errors=True)
-    partial.rename(output)
+    return checkpoint
 
 
 @dataclass

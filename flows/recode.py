@@ -10,6 +10,7 @@ store, or taken from another store: parts of one corpus that are to be read toge
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,7 @@ from components.compression.work import (
     work_folder,
 )
 from components.files.code import code_sha256
+from components.files.outputs import checked_place
 from flows.cluster import run_tasks
 from flows.corpus import run_job
 
@@ -43,9 +45,7 @@ def recode(
     folder: Path, output: Path, codec: Codec, num_summary_tokens: int | None, num_workers: int, fit: Fit | None = None
 ) -> Manifest:
     """Write the store `output`. Raises StoreError: damaged or unfit store, or something in the way."""
-    folder, output = folder.resolve(), output.resolve()
-    if output.exists():
-        raise StoreError(f"{output}: exists already; remove it, or choose another folder")
+    folder, output = folder.resolve(), new_place(output, [folder])
     manifest = TokenStore.open(folder).manifest
     kept = manifest.provenance.num_summary_tokens if num_summary_tokens is None else num_summary_tokens
     wanted = recoded_provenance(manifest.provenance, codec, kept, fit)
@@ -65,6 +65,14 @@ def recode(
             raise StoreError(f"{work}: not all files are whole; do all machines of the cluster share this folder?")
         rejects = read_rejects(folder / REJECTS)
         return publish_store(work, output, wanted, manifest.corpus, settings, reports, rejects)
+
+
+def new_place(output: Path, inputs: Sequence[Path]) -> Path:
+    """Where the store is written. Raises OutputError, StoreError when something is there."""
+    output = checked_place(output, inputs)
+    if output.exists() and any(output.iterdir()):
+        raise StoreError(f"{output}: exists already; remove it, or choose another folder")
+    return output
 
 
 def recode_files(folder: Path, manifest: Manifest, wanted: Provenance, work: Path, num_workers: int) -> None:
@@ -109,7 +117,7 @@ def find_fit(
 
 def main(
     store: Annotated[Path, typer.Argument(help="Folder that `compress` wrote.")],
-    output: Annotated[Path, typer.Argument(help="Folder for the new store; must not exist yet.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the new store; new or empty.")],
     codec: Annotated[str, typer.Option(help=f"One of {', '.join((*CODECS, FITTED))}.")],
     num_summary_tokens: Annotated[int | None, typer.Option(help="The first of the tokens; all if not given.")] = None,
     bytes_per_picture: Annotated[int | None, typer.Option(help=f"Of codec {FITTED}, at most.", min=1)] = None,
@@ -123,6 +131,7 @@ def main(
 
     def job() -> Manifest:
         fit = None
+        new_place(output, [store, *([fit_of] if fit_of else [])])  # before a fit, which takes its time
         if codec == FITTED:
             fit = find_fit(store, num_summary_tokens, bytes_per_picture, fit_of, fit_pictures)
         manifest = recode(store, output, codec, num_summary_tokens, num_workers, fit)

@@ -20,6 +20,7 @@ from pydantic import Field
 from components.compression.identity import check_same_model, read_config
 from components.compression.store import TokenStore
 from components.compression.unstored import reason_not_stored
+from components.files.outputs import new_file
 from components.methods.catalogue import kind_of
 from components.methods.checkpoint import load_compressor
 from components.params import Params, load_params
@@ -36,7 +37,7 @@ from components.reporting.examples import (
     sample,
 )
 from components.reporting.inputs import read_inputs
-from components.reporting.page import render, write_page
+from components.reporting.page import is_page, render, write_page
 from components.reporting.short import short_content
 from components.reporting.tables import SYSTEMS
 from components.reporting.thumbnails import mean_file_bytes, read_thumbnails, token_strip
@@ -76,10 +77,31 @@ def report(
     training: Path,
     page: Path,
 ) -> None:
-    """Write the page, whole or not at all."""
+    """Write the page, whole or not at all. Raises OutputError before anything is read."""
+    read = [curated, pictures, store, evaluation, metrics, codecs, analysis, methods, compressor, base, training]
+    with new_file(page, is_page, read) as path:
+        write_page(path, build_page(params, *read))
+    print(f"report: {page}, {page.stat().st_size / 1e6:.1f} MB", flush=True)
+
+
+def build_page(
+    params: ReportParams,
+    curated: Path,
+    pictures: Path,
+    store: Path,
+    evaluation: Path,
+    metrics: Path,
+    codecs: Path,
+    analysis: Path,
+    methods: Path,
+    compressor: Path,
+    base: Path,
+    training: Path,
+) -> str:
+    """The page as HTML."""
     inputs = read_inputs(curated, evaluation, metrics, codecs, methods, compressor, base, training)
     if why := reason_for_short_page(inputs.metrics, store, compressor):
-        return write_page(page, render(short_content(inputs.metrics, inputs.compressor, why), "short"))
+        return render(short_content(inputs.metrics, inputs.compressor, why), "short")
     tokens = TokenStore.open(store)
     boxes = outcome_boxes(inputs.answers, params.seed, params.examples_per_box)
     descriptions = draw_descriptions(inputs.captions, params.seed, params.descriptions)
@@ -103,8 +125,7 @@ def report(
         mean_file_bytes(pictures),
         params.seed,
     )
-    write_page(page, render(content | {"analysis": inside}))
-    print(f"report: {page}, {page.stat().st_size / 1e6:.1f} MB", flush=True)
+    return render(content | {"analysis": inside})
 
 
 def reason_for_short_page(metrics: Mapping[str, Any], store: Path, compressor: Path) -> str | None:

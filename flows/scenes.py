@@ -4,7 +4,6 @@ python -m flows.scenes data/raw
 """
 
 import json
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from components.files.outputs import new_folder
 from components.params import Params, load_params
 from components.scenes import ask, formats
 from components.scenes.broken import Fault, broken_caption_members, broken_instruct_rows
@@ -42,16 +42,13 @@ class ScenesParams(Params):
 
 
 def scenes(params: ScenesParams, output: Path) -> None:
-    """Write `output`/{instruct,captions,evaluation} and the list of planted faults."""
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "instruct/pictures").mkdir(parents=True)
-    faults = write_instruct(params, partial / "instruct") + write_caption_tars(params, partial / "captions")
-    formats.write_json(partial / "broken.json", [asdict(fault) for fault in faults])
-    for split, count in (("validation", params.num_validation_pictures), ("test", params.num_test_pictures)):
-        write_evaluation(params, split, count, partial / "evaluation" / split)
-    shutil.rmtree(output, ignore_errors=True)
-    partial.rename(output)
+    """Write `output`/{instruct,captions,evaluation} and the list of planted faults. Raises OutputError."""
+    with new_folder("scenes", output) as partial:
+        (partial / "instruct/pictures").mkdir(parents=True)
+        faults = write_instruct(params, partial / "instruct") + write_caption_tars(params, partial / "captions")
+        formats.write_json(partial / "broken.json", [asdict(fault) for fault in faults])
+        for split, count in (("validation", params.num_validation_pictures), ("test", params.num_test_pictures)):
+            write_evaluation(params, split, count, partial / "evaluation" / split)
 
 
 def draw_stream(params: ScenesParams, stream: str, count: int) -> Iterator[tuple[Scene, np.random.Generator]]:

@@ -21,7 +21,15 @@ import typer
 from components import schema
 from components.compression.provenance import Provenance, StoreError, differences
 from components.compression.store import TokenStore, UnknownImageError
-from components.retrieval.batches import Query, check_output, read_queries, results_table, write_results
+from components.files.outputs import new_file
+from components.retrieval.batches import (
+    Query,
+    check_output,
+    is_results,
+    read_queries,
+    results_table,
+    write_results,
+)
 from components.retrieval.filters import matching_rows
 from components.retrieval.folder import PICTURES, open_index
 from components.retrieval.index import EmbeddingIndex, Hit
@@ -188,18 +196,23 @@ def main(
 
     def job() -> list[Hit]:
         check_options(text, like, queries, output, where, metadata)
+        if output is None:
+            return found()[1][0]
+        read = [queries, metadata, index, None if index else store, compressor, base]
+        with new_file(output, is_results, [place for place in read if place is not None]) as path:
+            asked, hits = found()
+            write_results(path, results_table(asked, hits), output.suffix)
+        say(f"{output} holds the hits of {len(asked)} queries")
+        return []
+
+    def found() -> tuple[list[Query], list[list[Hit]]]:
         asked = read_queries(queries) if queries else [Query("1", checked_text(text or ""))] if like is None else []
         corpus = open_corpus(store, index, compressor, base)
         among = None if where is None else matching_rows(corpus.pictures, metadata, where)
         wanted = Wanted(k, among, None if maxsim is None else open_maxsim(corpus, maxsim))
         if like is not None:
-            return search_like(corpus, like, wanted)
-        hits = search_texts(corpus, compressor, base, asked, wanted)
-        if output is None:
-            return hits[0]
-        write_results(output, results_table(asked, hits))
-        say(f"{output} holds the hits of {len(asked)} queries")
-        return []
+            return asked, [search_like(corpus, like, wanted)]
+        return asked, search_texts(corpus, compressor, base, asked, wanted)
 
     hits = run_job("search", job)
     if output is None:

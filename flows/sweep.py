@@ -24,6 +24,7 @@ import typer
 from pydantic import Field
 from ruamel.yaml import YAML
 
+from components.files.outputs import OutputError, check_file, new_file
 from components.params import Params
 from components.reporting.formats import count, number
 from components.reporting.methods import MethodRun, method_run, read_runs, reference_runs
@@ -182,14 +183,32 @@ def publish(sweep: Sweep, name: str, data: Path | None) -> None:
     print(as_markdown(scores(found, sweep, name), list(sweep.metrics)))
     if data is not None:
         rows = [row.model_dump(mode="json") for row in data_rows(planned, found)]
-        partial = data.with_name(f"{data.name}.partial")
-        partial.write_text(json.dumps({"rows": rows}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        partial.replace(data)
+        with new_file(data, is_data) as path:
+            path.write_text(json.dumps({"rows": rows}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def check_data(data: Path | None) -> None:
+    """Ends the process when something else is where `--data` is to be written."""
+    try:
+        if data is not None:
+            check_file(data, is_data)
+    except OutputError as error:
+        sys.exit(f"sweep: --data {error}")
+
+
+def is_data(path: Path) -> bool:
+    """Whether a file is what `--data` wrote before."""
+    try:
+        read_runs(path)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
+    return True
 
 
 @app.command()
 def run(path: SweepFile, smoke: IsSmoke = False, data: DataFile = None) -> None:
     """Run the experiments that are not there yet, one after another, and print the table."""
+    check_data(data)
     sweep, name = read_sweep(path, smoke)
     with only_sweep():
         planned = list(experiments(sweep, name))
@@ -235,6 +254,7 @@ def queue(path: SweepFile, smoke: IsSmoke = False) -> None:
 @app.command()
 def table(path: SweepFile, smoke: IsSmoke = False, data: DataFile = None) -> None:
     """Print the scores of the experiments that have ended."""
+    check_data(data)
     publish(*read_sweep(path, smoke), data)
 
 

@@ -8,6 +8,7 @@ from the last one, whatever ended the run before; those of other runs are listed
 SIGTERM or Ctrl-C saves a checkpoint and ends with an error. On several machines the folders are shared ones.
 """
 
+import shutil
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -18,6 +19,7 @@ from ray.train.torch import TorchTrainer
 
 from components import schema
 from components.files.unfinished import discard, open_work
+from components.files.outputs import growing_folder, new_folder
 from components.params import load_params
 from components.training.loop import Outcome
 from components.training.run_folder import (
@@ -28,7 +30,6 @@ from components.training.run_folder import (
     STOP,
     forget_damaged_checkpoints,
     only_run_in,
-    publish,
     read_history,
 )
 from components.training.run_name import run_name
@@ -36,7 +37,7 @@ from components.training.samples import write_sample_file
 from components.training.settings import TrainParams
 from flows.cluster import check_resources, connect
 from flows.lifetime import die_with_parent
-from flows.metric_files import MetricFiles
+from flows.metric_files import PATTERNS, MetricFiles
 from flows.train_worker import train_worker
 
 KEPT_CHECKPOINTS = 2  # the last one may turn out to be damaged
@@ -56,7 +57,13 @@ def train(
 ) -> None:
     """Run the training to its end. SystemExit with a message when it was stopped or did not converge."""
     base = str(Path(base).resolve()) if Path(base).is_dir() else base
-    with only_run_in(state):
+    inputs: list[Path | str] = [curated, base, state]
+    with (
+        only_run_in(state),
+        new_folder("train", output, [*inputs, metrics, timings]) as partial,
+        growing_folder("train", metrics, PATTERNS, [*inputs, timings]),
+        growing_folder("train", timings, PATTERNS, inputs),
+    ):
         run = prepare_run(params, curated.resolve(), base, state.resolve())
         connect(log_to_driver=False)  # progress comes from the history; Ray Train's own actors repeat themselves
         check_resources(params.num_workers, params.cpus_per_worker, params.gpus_per_worker)
@@ -80,8 +87,8 @@ def train(
         outcome, step = watch(trainer, run, MetricFiles(metrics, timings, params.what_to_expect))
         if outcome is not Outcome.FINISHED:
             sys.exit(f"train: {ENDINGS[outcome].format(step=step, state=state)}")
-        publish(run / RESULT, output)
-        discard(run)
+        shutil.copytree(run / RESULT, partial, dirs_exist_ok=True)
+    discard(run)
 
 
 def prepare_run(params: TrainParams, curated: Path, base: str, state: Path) -> Path:

@@ -16,8 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.answering.questions import REASONS, Question, Reject
+from components.files.outputs import json_with
 
 SUFFIXES = (".jsonl", ".parquet")
+MAX_LINE_BYTES = 1 << 24  # of a reject; a longer first line is none
 ANSWERS = pa.schema(
     [
         pa.field("question_id", pa.string(), nullable=False),
@@ -89,6 +91,19 @@ def json_lines(rows: Iterable[dict[str, Any]]) -> bytes:
 def sidecar(output: Path, name: str) -> Path:
     """The file beside the answers that is called `name`."""
     return output.with_name(f"{output.name}.{name}")
+
+
+def is_rejects(path: Path) -> bool:
+    """Whether a file begins as the rejects of a run do."""
+    try:
+        with path.open("rb") as stream:
+            first = json.loads(stream.readline(MAX_LINE_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and tuple(first) == Reject._fields
+
+
+is_manifest = json_with("questions", "store", "settings", "answers", "rejects")
 
 
 def _piece_row(asked: Asked, outcome: Answer | Reject) -> dict[str, Any]:

@@ -3,22 +3,26 @@
 import json
 from pathlib import Path
 
+from components.files.outputs import json_with, new_file, only_writer
+
 NOTE = "_not_stored.json"
 
 
 def write_reason(folder: Path, method: str, why: str, dtype: str) -> None:
-    """A folder with the reason, and nothing else; an earlier one is replaced. Raises FileExistsError for a store.
+    """A folder with the reason, and nothing else; an earlier one is replaced. Raises FileExistsError for anything else.
 
     `dtype` is that of the base model's weights, in which a store would have been computed.
     """
-    if folder.is_dir() and {path.name for path in folder.iterdir()} - {NOTE}:
-        raise FileExistsError(
-            f"{folder}: holds a store, and {method} stores nothing; remove it, or choose another folder"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / NOTE).write_text(
-        json.dumps({"method": method, "why": why, "dtype": dtype}, indent=1) + "\n", encoding="utf-8"
-    )
+    text = json.dumps({"method": method, "why": why, "dtype": dtype}, indent=1) + "\n"
+    with only_writer(folder):
+        if others := sorted({path.name for path in folder.iterdir()} - {NOTE} if folder.is_dir() else []):
+            raise FileExistsError(
+                f"{folder}: holds a store or other things ({', '.join(others[:3])}), and {method} stores nothing; "
+                "remove it, or choose another folder"
+            )
+        folder.mkdir(exist_ok=True)
+        with new_file(folder / NOTE, json_with("method", "why", "dtype")) as path:
+            path.write_text(text, encoding="utf-8")
 
 
 def dtype_wanted(folder: Path) -> str:

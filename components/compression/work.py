@@ -7,6 +7,7 @@ those stay until they are removed by hand (components/files/unfinished.py). In i
     shards/   part-00000.parquet …, each whole; becomes the output folder
     done/     part-00000.json …, written after the shard: its rows, bytes, SHA-256 and rejects
     running/  which picture each decoder is at (components/files/row_watch.py)
+Nothing else may lie beside the fingerprints: a folder of that name with other things in it is somebody else's.
 A shard counts as done only if its note is there and its bytes still have the noted hash. The manifest is written last.
 """
 
@@ -16,7 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +35,8 @@ from components.compression.manifest import (
 from components.compression.provenance import Provenance, StoreError
 from components.compression.rejects import Reject, reject_counts, rejects_json
 from components.compression.shards import end_ids
-from components.files.unfinished import hold, leave, open_work
+from components.files.outputs import OutputError, only_writer
+from components.files.unfinished import LOCK, TRASH, hold, is_work, leave, open_work
 from components.files.whole import sha256_of
 
 _ASIDE, _SHARDS, _DONE, _RUNNING = "aside", "shards", "done", "running"
@@ -61,21 +63,28 @@ def fingerprint(content: dict[str, Any]) -> str:
 def work_folder(output: Path, name: str) -> Iterator[Path]:
     """The work folder of a run; those of other runs into `output` are listed and stay. No other may run meanwhile.
 
-    Raises StoreError when another run writes to the same output. A killed run frees its lock with its death.
+    Raises OutputError when another run writes to the same output, or when the folder holds other things than runs. A
+    killed run frees its lock with its death.
     """
     parent = partial_folder(output)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(hold(parent))
-        except BlockingIOError:
-            raise StoreError(
-                f"{output}: another run is writing this store; wait for it or choose another folder"
-            ) from None
-        work = open_work(parent, name)
-        for part in (_ASIDE, _SHARDS, _DONE):
-            (work / part).mkdir(exist_ok=True)
-        yield work
-        leave(parent)  # unless this run's work is there still, or another's
+    with only_writer(output):
+        check_runs(parent)
+        with hold(parent):  # so that nobody discards it meanwhile
+            work = open_work(parent, name)
+            for part in (_ASIDE, _SHARDS, _DONE):
+                (work / part).mkdir(exist_ok=True)
+            yield work
+            leave(parent)  # unless this run's work is there still, or another's
+
+
+def check_runs(parent: Path) -> None:
+    """Raises OutputError for a folder in the way that holds anything but runs."""
+    if parent.is_symlink() or (parent.exists() and not parent.is_dir()):
+        raise OutputError(f"{parent}: is in the way of unfinished work; move it")
+    entries = sorted(parent.iterdir()) if parent.exists() else []
+    foreign = [entry.name for entry in entries if entry.name != LOCK and not _is_run(entry)]
+    if foreign:
+        raise OutputError(f"{parent}: holds {', '.join(foreign[:3])}, which is no unfinished work; move it")
 
 
 def partial_folder(output: Path) -> Path:
@@ -161,6 +170,13 @@ def publish_store(
     _rename(folder, output)
     shutil.rmtree(work)
     return manifest
+
+
+def _is_run(entry: Path) -> bool:
+    """Whether a run has made this folder, maybe just now; one of a version before has no marker."""
+    if not entry.is_dir() or entry.is_symlink():
+        return False
+    return is_work(entry) or entry.name.endswith(TRASH) or (entry / _ASIDE).is_dir() or not any(entry.iterdir())
 
 
 def _note(work: Path, shard: int) -> Path:

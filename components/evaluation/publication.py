@@ -1,8 +1,7 @@
-"""The results as files: answers as JSON lines, plot data as CSV, scores and timings as JSON. Each appears whole."""
+"""The results as files: answers as JSON lines, plot data as CSV, scores and timings as JSON."""
 
 import csv
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,14 @@ ROWS = ("answers", "captions", "compositionality")
 
 
 def write_folder(folder: Path, results: Mapping[str, Any]) -> None:
-    """`results` holds lists of rows under the names of ROWS, and "metrics"; replaces what is at `folder`."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "plots").mkdir(parents=True)
+    """Write into a folder; `results` holds lists of rows under the names of ROWS, and "metrics"."""
+    (folder / "plots").mkdir(parents=True)
     for name in ROWS:
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in results[name]]
-        (partial / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-    write_csv(partial / "plots" / "accuracy_by_kind.csv", kind_rows(results["metrics"]))
-    write_csv(partial / "plots" / "accuracy_against_tokens.csv", token_rows(results["metrics"]))
-    write_csv(partial / "plots" / "recall.csv", recall_rows(results["metrics"]))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_csv(folder / "plots" / "accuracy_by_kind.csv", kind_rows(results["metrics"]))
+    write_csv(folder / "plots" / "accuracy_against_tokens.csv", token_rows(results["metrics"]))
+    write_csv(folder / "plots" / "recall.csv", recall_rows(results["metrics"]))
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -39,10 +34,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Sorted keys, so that equal content is equal bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(path)
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def timing_table(records: Sequence[Record], seconds: Mapping[str, float]) -> dict[str, Any]:

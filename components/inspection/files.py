@@ -1,7 +1,6 @@
 """The analysis as a folder: `analysis.json`, and the pictures that attention is drawn over, by their numbers."""
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,9 @@ def picture_file(number: int) -> str:
 
 
 def write_analysis(folder: Path, content: Mapping[str, Any], pictures: Sequence[Image.Image]) -> None:
-    """Write the folder whole, in the place of what is there; equal content is equal bytes."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "pictures").mkdir(parents=True)
+    """Write into a folder; equal content is equal bytes."""
+    (folder / "pictures").mkdir(parents=True)
     for number, picture in enumerate(pictures):
-        (partial / picture_file(number)).write_bytes(encode_png(picture))
+        (folder / picture_file(number)).write_bytes(encode_png(picture))
     text = json.dumps(content, sort_keys=True)
-    (partial / ANALYSIS).write_text(text + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    (folder / ANALYSIS).write_text(text + "\n", encoding="utf-8")

@@ -22,6 +22,7 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from components.files.outputs import write_by_umask
 from components.methods.catalogue import OURS, build_method, kind_of, preparer_of
 from components.methods.image_text_models import OwnPictures
 from components.methods.method import Method
@@ -186,7 +187,9 @@ def base_tensors(model: Method) -> dict[str, Tensor]:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    """Write safetensors that others may read."""
+    stored = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    write_by_umask(path, lambda place: save_file(stored, place, metadata={"format": "pt"}))
 
 
 def load_tensors(path: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:

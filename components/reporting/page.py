@@ -21,6 +21,7 @@ POLICY = "default-src 'none'; img-src data:; style-src '{style}'; base-uri 'none
 # Categories of characters without a shape of their own: controls, format, surrogates, private use, unassigned.
 INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn")
 FILTERS = ("count", "data_size", "interval", "number", "operations", "percent", "plain", "short")
+TITLE, HEAD = b"\n<title>fwd2bot: ", 4096  # among the first so many bytes of a page
 SHOWN_AS_THEY_ARE = "\n\t\u200c\u200d"  # the last two join and part letters of many scripts, and emoji
 
 
@@ -34,11 +35,14 @@ def render(content: Mapping[str, Any], template: str = "page") -> str:
 
 
 def write_page(path: Path, page: str) -> None:
-    """The file appears whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8", newline="\n")
-    partial.replace(path)
+    """The file."""
+    path.write_text(page, encoding="utf-8", newline="\n")
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is such a page."""
+    with path.open("rb") as stream:
+        return TITLE in stream.read(HEAD)
 
 
 @cache

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components import schema
-from components.files.whole import write_whole
 from components.retrieval.index import Hit
 from components.retrieval.query import QueryError, checked_text
 
 OUTPUTS = (".parquet", ".jsonl")
+MAX_ROW_BYTES = 1 << 20  # of a hit; a query and an id are shorter
 RESULTS = pa.schema(
     [
         pa.field("query_id", pa.string(), nullable=False),
@@ -69,13 +69,25 @@ def check_output(path: Path) -> None:
         raise QueryError(f"--output {path}: ends in neither {' nor '.join(OUTPUTS)}")
 
 
-def write_results(path: Path, table: pa.Table) -> None:
-    """Parquet or JSON lines, by the suffix; whole or not at all."""
-    if path.suffix == ".parquet":
-        write_whole(path, lambda aside: pq.write_table(table, aside, compression="zstd"))
+def is_results(path: Path) -> bool:
+    """Whether a file is what a search has written, in either format."""
+    try:
+        if path.suffix == ".parquet":
+            return bool(pq.read_schema(path).equals(RESULTS))
+        with path.open("rb") as stream:
+            first = json.loads(stream.readline(MAX_ROW_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and list(first) == RESULTS.names
+
+
+def write_results(path: Path, table: pa.Table, suffix: str) -> None:
+    """Parquet or JSON lines, by the suffix."""
+    if suffix == ".parquet":
+        pq.write_table(table, path, compression="zstd")
     else:
         text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in table.to_pylist())
-        write_whole(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+        path.write_text(text, encoding="utf-8")
 
 
 def _from_json(line: str, number: int) -> Query:

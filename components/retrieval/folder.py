@@ -6,8 +6,7 @@ codes-*.faiss        of an approximate index
 _manifest.json       which of these count
 """
 
-import fcntl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -17,18 +16,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components import schema
+from components.files.outputs import checked_place, only_writer
 from components.retrieval.codes import Codes
 from components.retrieval.index import EmbeddingIndex
 from components.retrieval.manifest import (
-    LOCK,
-    MANIFEST,
     IndexedFile,
     IndexFolderError,
     IndexManifest,
     check_bytes,
     check_files,
+    files_of,
     read_manifest,
-    strays,
 )
 from components.retrieval.vectors import Vectors
 
@@ -88,19 +86,22 @@ def verify_index(folder: Path) -> IndexManifest:
 
 
 @contextmanager
-def changing(folder: Path) -> Iterator[None]:
+def changing(folder: Path, stores: Iterable[Path] = ()) -> Iterator[None]:
     """The folder, which is made if there is none, for one process at a time; a killed one frees it with its death.
 
-    Raises IndexFolderError: somebody else is at it, or the folder holds other things than an index.
+    Raises OutputError: somebody else is at it, or it lies in one of the `stores`. Raises IndexFolderError: it holds
+    other things than an index.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    ours = {MANIFEST, LOCK, *(path.name for path in strays(folder, ()))}
-    others = sorted(path.name for path in folder.iterdir() if path.name not in ours)
-    if others:
-        raise IndexFolderError(f"{folder}: is no index, it holds {', '.join(others[:3])}; choose another folder")
-    with (folder / LOCK).open("w") as lock:
+    real = checked_place(folder, stores)
+    with only_writer(real):
+        real.mkdir(exist_ok=True)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise IndexFolderError(f"{folder}: another process is writing it; wait until it has ended") from None
+            others = sorted({path.name for path in real.iterdir()} - files_of(real))
+        except IndexFolderError as error:
+            raise IndexFolderError(f"{folder}: holds no index that can be changed; choose another: {error}") from None
+        if others:
+            raise IndexFolderError(
+                f"{folder}: holds {', '.join(others[:3])}, which no index there names; move that, or choose another "
+                "folder"
+            )
         yield

@@ -4,7 +4,7 @@ Readers look at nothing that it does not name, so that a build or an addition th
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +13,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from components.files.whole import put_in_place, sha256_of, write_whole
 
 SCHEMA_VERSION = 1
-MANIFEST, LOCK = "_manifest.json", "_lock"
-PATTERNS = ("vectors-*.npy", "pictures-*.parquet", "codes-*.faiss", ".*.partial")  # all that an index folder may hold
+MANIFEST = "_manifest.json"
+ASIDE = ".manifest.partial"
+BEGUN = "_begun.jsonl"  # names of files that a run has begun to write: what it leaves when it is killed
+OLD_LOCK = "_lock"  # of versions before; today's lies beside the folder
 Kind = Literal["exact", "approximate"]
 
 
@@ -104,18 +106,43 @@ def read_manifest(folder: Path) -> IndexManifest:
 
 
 def write_manifest(folder: Path, manifest: IndexManifest) -> None:
-    """Make `manifest` that of the folder, then remove the files that it does not name."""
+    """Make `manifest` that of the folder, then remove what the one before and killed runs name and this does not."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
-    write_whole(folder / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
-    kept = {file.name for file in manifest.files}
-    for path in strays(folder, kept):
-        path.unlink()
+    earlier = files_of(folder)
+    note_begun(folder, ASIDE)
+    write_whole(folder / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"), folder / ASIDE)
+    for name in earlier - {file.name for file in manifest.files} - {MANIFEST, BEGUN, OLD_LOCK}:
+        (folder / name).unlink(missing_ok=True)
+    (folder / BEGUN).unlink(missing_ok=True)
 
 
-def strays(folder: Path, kept: Iterable[str]) -> list[Path]:
-    """Files of an index that are not among `kept`: what a killed run or an earlier state left."""
-    named = set(kept)
-    return [path for pattern in PATTERNS for path in sorted(folder.glob(pattern)) if path.name not in named]
+def files_of(folder: Path) -> set[str]:
+    """The names of all files that runs have written into a folder, whether they are still there or not.
+
+    Raises IndexFolderError when its manifest is not that of an index.
+    """
+    names = {MANIFEST, BEGUN, OLD_LOCK}
+    if (folder / MANIFEST).exists():
+        names |= {file.name for file in read_manifest(folder).files}
+    if (folder / BEGUN).is_file():
+        lines = (folder / BEGUN).read_text(encoding="utf-8", errors="replace").split("\n")
+        names |= {name for line in lines[:-1] for name in _begun(line)}
+    return {name for name in names if "/" not in name}
+
+
+def note_begun(folder: Path, name: str) -> None:
+    """Note, before it is there, that a file is about to be."""
+    with (folder / BEGUN).open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(name) + "\n")
+
+
+def _begun(line: str) -> list[str]:
+    """The name in a line; a line that a kill has cut names a file that was not begun."""
+    try:
+        name = json.loads(line)
+    except ValueError:
+        return []
+    return [name] if isinstance(name, str) else []
 
 
 def check_files(folder: Path, manifest: IndexManifest) -> None:
@@ -140,8 +167,10 @@ def check_bytes(folder: Path, file: IndexFile) -> None:
 def store_file(folder: Path, stem: str, suffix: str, write: Callable[[Path], object]) -> IndexFile:
     """What `write` writes, as a file of the index that has part of its SHA-256 in its name; whole or not at all."""
     temporary = folder / f".{stem}{suffix}.partial"
+    note_begun(folder, temporary.name)
     write(temporary)
     digest = sha256_of(temporary)
     path = folder / f"{stem}-{digest[:16]}{suffix}"
+    note_begun(folder, path.name)
     put_in_place(temporary, path)
     return IndexFile(name=path.name, bytes=path.stat().st_size, sha256=digest)

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from components.files.code import code_sha256
+from components.files.outputs import write_by_umask
 from components.model.families.llava import LlavaBackbone
 from components.training.distributed import gather_objects, rank, world_size
 
@@ -57,7 +58,7 @@ class FeatureCache:
         path = self.path(pixel_sha256)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        save_file({NAME: features.contiguous()}, partial)
+        write_by_umask(partial, lambda place: save_file({NAME: features.contiguous()}, place))
         os.replace(partial, path)
 
     @torch.no_grad()

@@ -31,15 +31,6 @@ def only_run_in(state: Path) -> Iterator[None]:
         yield
 
 
-def publish(folder: Path, output: Path) -> None:
-    """Copy a finished folder to its place; it appears there whole."""
-    aside = output.with_name(f"{output.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(folder, aside)
-    shutil.rmtree(output, ignore_errors=True)
-    os.replace(aside, output)
-
-
 def write_history(rows: Iterable[HistoryRow], path: Path) -> None:
     """Replace a history file, one JSON row per line."""
     aside = path.with_name(f"{path.name}.partial")

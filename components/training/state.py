@@ -16,6 +16,7 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from components.files.outputs import write_by_umask
 from components.files.whole import sha256_of
 from components.params import Params
 from components.training.optimizer import Optimizer
@@ -90,8 +91,8 @@ def load_weights(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, T
 
 def save_state(state: TrainingState, folder: Path) -> None:
     """Write everything into a folder."""
-    save_file(weights_of(state.parameters), folder / WEIGHTS_FILE)
-    save_file(state.best, folder / BEST_FILE)
+    write_by_umask(folder / WEIGHTS_FILE, lambda path: save_file(weights_of(state.parameters), path))
+    write_by_umask(folder / BEST_FILE, lambda path: save_file(state.best, path))
     torch.save(state.optimizer.state_dict(), folder / OPTIMIZER_FILE)
     (folder / PROGRESS_FILE).write_text(state.progress.model_dump_json(), encoding="utf-8")
     checksums = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}

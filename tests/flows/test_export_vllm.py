@@ -101,8 +101,6 @@ def test_the_same_export_has_the_same_bytes(exported: Path, trained: Path, store
 
 
 def test_errors_leave_nothing_under_the_name(trained: Path, store: TokenStore, exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="exists already"):
-        export_vllm(exported, store, trained, None, IMAGE_ID, QUESTION, NEW_TOKENS)
     with pytest.raises(ValueError, match=r"c\.png.*nearest"):
         export_vllm(tmp_path / "out", store, trained, None, "c.png", QUESTION, NEW_TOKENS)
     with pytest.raises(ValueError, match="lower --max-new-tokens"):

@@ -62,5 +62,6 @@ def test_another_shape_is_refused(llava_folder: Path, tmp_path: Path) -> None:  
 
 
 def test_a_folder_that_exists_is_left_alone(llava_folder: Path, tmp_path: Path) -> None:  # noqa: F811
-    with pytest.raises(ValueError, match="exists already"):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds mine\.txt"):
         graft(str(llava_folder), str(llava_folder), tmp_path)

@@ -14,6 +14,7 @@ from components.compression.fit import fit_directions
 from components.compression.provenance import StoreError
 from components.compression.recode import recoded_provenance
 from components.compression.store import TokenStore
+from components.files.outputs import OutputError
 from components.retrieval.folder import changing, open_index, verify_index
 from components.retrieval.manifest import IndexFolderError
 from flows.index import add, build
@@ -162,8 +163,10 @@ def test_folders_that_are_no_index_are_left_alone(tmp_path: Path) -> None:
     one = store(tmp_path / "one", 0)
     with pytest.raises(IndexFolderError, match="no finished index"):
         open_index(tmp_path / "nowhere")
-    with pytest.raises(IndexFolderError, match="is no index, it holds"):
+    with pytest.raises(OutputError, match="which this run needs"):
         build([one], one, "exact", 1)
+    with pytest.raises(IndexFolderError, match="holds no index that can be changed"):
+        build([one], store(tmp_path / "two", 1), "exact", 1)
     TokenStore.open(one).verify()
     build([one], tmp_path / "index", "exact", 1)
     path = tmp_path / "index" / "_manifest.json"
@@ -177,7 +180,7 @@ def test_folders_that_are_no_index_are_left_alone(tmp_path: Path) -> None:
 
 def test_two_writers_at_once_are_refused(tmp_path: Path) -> None:
     one = store(tmp_path / "one", 0)
-    with changing(tmp_path / "index"), pytest.raises(IndexFolderError, match="another process"):
+    with changing(tmp_path / "index"), pytest.raises(OutputError, match="another run"):
         build([one], tmp_path / "index", "exact", 1)
 
 
@@ -209,7 +212,7 @@ def test_killed_before_a_rename_the_old_index_is_whole_and_the_next_run_finishes
     verify_index(index)
     add(index, [more])
     assert found(index) == brute_force([tmp_path / "one", more], a_query())
-    assert len(files(index)) == 7  # three of vectors, pictures, codes, manifest, lock
+    assert len(files(index)) == 6  # three of vectors, pictures, codes, manifest
 
 
 def test_embeddings_that_a_killed_run_finished_are_not_made_again(tmp_path: Path) -> None:

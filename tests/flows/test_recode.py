@@ -15,6 +15,7 @@ from components.compression.provenance import StoreError, differences
 from components.compression.quantisation import Quantised
 from components.compression.rejects import Reject
 from components.compression.store import TokenStore
+from components.files.outputs import OutputError
 from flows.recode import find_fit, recode
 from tests.components.compression.stores import PROVENANCE, random_rows, write_store
 
@@ -62,7 +63,7 @@ def test_recode_refuses_what_cannot_be(store: Path, tmp_path: Path) -> None:
     for number in (0, 4):
         with pytest.raises(StoreError, match=f"{number} tokens: the store has 3 per picture"):
             recode(store, tmp_path / "new", "int8", number, 1)
-    with pytest.raises(StoreError, match="store: exists already"):
+    with pytest.raises(OutputError, match="store, which this run needs"):
         recode(store, store, "int8", 2, 1)
     for name, value in (("attention", "bidirectional"), ("passes", "single"), ("method", "average_pooling")):
         no_prefixes = CAUSAL.model_copy(update={"model": {**CAUSAL.model, name: value}})

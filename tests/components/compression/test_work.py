@@ -7,6 +7,7 @@ import pytest
 from components.compression import shards, work
 from components.compression.provenance import StoreError
 from components.compression.rejects import Reject
+from components.files.outputs import OutputError
 from tests.components.compression.stores import PROVENANCE, random_rows
 
 ROWS = random_rows(["a", "b"], 0)
@@ -65,7 +66,7 @@ def test_files_of_others_beside_the_work_stay(tmp_path: Path) -> None:
 def test_two_runs_into_one_output_are_refused(tmp_path: Path) -> None:
     with (
         work.work_folder(tmp_path / "out", "run"),
-        pytest.raises(StoreError, match="another run is writing"),
+        pytest.raises(OutputError, match="another run is writing"),
         work.work_folder(tmp_path / "out", "run"),
     ):
         pass

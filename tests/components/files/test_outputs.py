@@ -1,0 +1,382 @@
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from components.files.outputs import (
+    LIST,
+    OutputError,
+    check_apart,
+    growing_folder,
+    json_with,
+    new_file,
+    new_folder,
+    read_list,
+    write_by_umask,
+)
+
+ROOT = Path(__file__).parents[3]
+
+
+def write(output: Path, **files: str) -> None:
+    with new_folder("job", output) as aside:
+        for name, text in files.items():
+            path = aside / name.replace("__", "/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """What is in a folder, but for our list."""
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.name != LIST}
+    return {name: path.read_text() if path.is_file() else "" for name, path in found.items()}
+
+
+def any_file(_: Path) -> bool:
+    return True
+
+
+def no_file(_: Path) -> bool:
+    return False
+
+
+def test_a_folder_is_new_empty_or_what_the_job_wrote_before(tmp_path: Path) -> None:
+    output = tmp_path / "deep" / "out"
+    write(output, a="1", b__c="2")
+    assert tree(output) == {"a": "1", "b": "", "b/c": "2"}
+    write(output, d="3")
+    assert tree(output) == {"d": "3"}
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "empty", a="1")
+    assert sorted(path.name for path in output.parent.iterdir()) == ["out"]  # neither lock nor work is left
+
+
+def test_the_list_is_the_same_for_the_same_files(tmp_path: Path) -> None:
+    write(tmp_path / "one", a="1", b__c="2")
+    write(tmp_path / "two", b__c="2", a="1")
+    assert (tmp_path / "one" / LIST).read_bytes() == (tmp_path / "two" / LIST).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        lambda out: (out / "thesis.txt").write_text("mine"),
+        lambda out: (out / "b" / "thesis.txt").write_text("mine"),
+        lambda out: (out / ".hidden").write_text("mine"),
+        lambda out: (out / "thesis.partial").write_text("mine"),
+        lambda out: (out / "mine").mkdir(),
+        lambda out: (out / "link").symlink_to(out.parent),
+        lambda out: (out / "gone").symlink_to("nowhere"),
+        lambda out: (out / "a").write_text("edited"),
+        lambda out: os.mkfifo(out / "pipe"),
+    ],
+)
+def test_what_others_put_into_a_folder_stops_the_job_and_stays(
+    tmp_path: Path, foreign: Callable[[Path], object]
+) -> None:
+    output = tmp_path / "out"
+    write(output, a="1", b__c="2")
+    foreign(output)
+    before = sorted(path.as_posix() for path in output.rglob("*"))
+    with pytest.raises(OutputError, match="which job did not write or which has changed since"):
+        write(output, a="3")
+    assert sorted(path.as_posix() for path in output.rglob("*")) == before
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"out: holds thesis\.txt, and no _fwd2bot\.json says that job wrote that"):
+        write(tmp_path / "out")
+    for text in ("{", "[]", "{}", '{"files": 1, "growing": [], "written_by": "fwd2bot job"}', "[" * 100_000):
+        (tmp_path / "out" / LIST).write_text(text)
+        with pytest.raises(OutputError, match=r"thesis\.txt"):
+            write(tmp_path / "out")
+    assert tree(tmp_path / "out") == {"thesis.txt": "mine"}
+
+
+def test_a_job_does_not_replace_what_another_job_wrote(tmp_path: Path) -> None:
+    write(tmp_path / "out", a="1")
+    with pytest.raises(OutputError, match="holds what job wrote"), new_folder("other", tmp_path / "out"):
+        pass
+    assert tree(tmp_path / "out") == {"a": "1"}
+
+
+def test_a_partial_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"out\.partial: is in the way"):
+        write(tmp_path / "out")
+    assert tree(tmp_path) == {"out.partial": "", "out.partial/thesis.txt": "mine"}
+    (tmp_path / "file.partial").write_text("mine")
+    with pytest.raises(OutputError, match=r"file\.partial: is in the way"):
+        write(tmp_path / "file")
+
+
+def test_an_error_keeps_the_old_output_and_what_was_written(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    write(output, a="1")
+    with pytest.raises(OSError):  # noqa: PT011
+        write(output, b="half", **{"a" * 300: "cannot be written"})
+    assert tree(output) == {"a": "1"}
+    assert tree(tmp_path / "out.partial") == {"b": "half"}
+    with pytest.raises(OSError):  # noqa: PT011  # the next run begins anew, and leaves nothing of nothing
+        write(output, **{"a" * 300: "cannot be written"})
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_comes_into_the_folder_meanwhile_stays(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    write(output, a="1")
+
+    def run() -> None:
+        with new_folder("job", output) as aside:
+            (aside / "b").write_text("2")
+            (output / "thesis.txt").write_text("mine")
+
+    with pytest.raises(OutputError, match=r"thesis\.txt.*has written is in .*out\.partial"):
+        run()
+    assert tree(output) == {"a": "1", "thesis.txt": "mine"}
+    assert tree(tmp_path / "out.partial") == {"b": "2"}
+
+
+def test_links_as_dvc_makes_them_are_ours_and_what_they_lead_to_stays(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    write(output, a="1")
+    (output / "a").rename(tmp_path / "cached")
+    (output / "a").symlink_to(tmp_path / "cached")
+    write(output, a="2")
+    assert (tmp_path / "cached").read_text() == "1"
+    assert tree(output) == {"a": "2"}
+
+
+def test_a_link_to_a_folder_is_followed_and_one_to_nowhere_refused(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    write(tmp_path / "link", a="1")
+    assert tree(tmp_path / "disk") == {"a": "1"}
+    (tmp_path / "broken").symlink_to("nowhere")
+    with pytest.raises(OutputError, match="broken: is a link to nowhere, which does not exist"):
+        write(tmp_path / "broken")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OutputError, match="loop: is a link"):
+        write(tmp_path / "loop")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match="file: is a file"):
+        write(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("output", "wanted"),
+    [
+        ("raw", "is also"),
+        ("raw/", "is also"),
+        ("other/../raw", "is also"),
+        ("link", "is also"),
+        ("raw/curated", "lies in"),
+        ("raw/new/deep", "lies in"),
+        ("link/curated", "lies in"),
+        (".", "holds"),
+        ("raw-curated", None),
+        ("curated", None),
+    ],
+)
+def test_an_output_and_an_input_do_not_lie_in_each_other(tmp_path: Path, output: str, wanted: str | None) -> None:
+    for name in ("raw", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("raw")
+    if wanted is None:
+        return check_apart(tmp_path / output, [tmp_path / "raw", "s3://bucket/raw"])
+    with pytest.raises(OutputError, match=f"{wanted} .*raw, which this run needs"):
+        check_apart(tmp_path / output, [tmp_path / "raw"])
+
+
+def test_a_file_by_another_name_is_the_same_file(tmp_path: Path) -> None:
+    (tmp_path / "queries").write_text("mine")
+    (tmp_path / "hard").hardlink_to(tmp_path / "queries")
+    (tmp_path / "soft").symlink_to("queries")
+    for name in ("queries", "hard", "soft"):
+        with pytest.raises(OutputError, match="is also"), new_file(tmp_path / name, any_file, [tmp_path / "queries"]):
+            pass
+    assert (tmp_path / "queries").read_text() == "mine"
+
+
+def test_a_file_is_replaced_only_when_it_is_ours_or_empty(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file"
+    for text in ("1", "2"):
+        with new_file(path, any_file) as aside:
+            aside.write_text(text)
+    assert tree(tmp_path) == {"deep": "", "deep/file": "2"}
+    with pytest.raises(OutputError, match="exists, and is no earlier result"), new_file(path, no_file):
+        pass
+    path.write_text("")
+    with new_file(path, no_file) as aside:
+        aside.write_text("3")
+    with pytest.raises(OutputError, match="is no file"), new_file(tmp_path / "deep", any_file):
+        pass
+    assert tree(tmp_path) == {"deep": "", "deep/file": "3"}
+
+
+def test_a_link_is_replaced_and_its_file_stays(tmp_path: Path) -> None:
+    (tmp_path / "cached").write_text("1")
+    (tmp_path / "file").symlink_to("cached")
+    with new_file(tmp_path / "file", any_file) as aside:
+        aside.write_text("2")
+    assert tree(tmp_path) == {"cached": "1", "file": "2"}
+    (tmp_path / "broken").symlink_to("nowhere")
+    with pytest.raises(OutputError, match="does not exist"), new_file(tmp_path / "broken", any_file):
+        pass
+
+
+def test_an_error_leaves_a_file_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("1")
+
+    def run() -> None:
+        with new_file(tmp_path / "file", any_file) as aside:
+            aside.write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        run()
+    assert tree(tmp_path) == {"file": "1"}
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [('{"a": 1, "b": 2}', True), ('{"a": 1}', False), ("[]", False), ("x", False), ("[" * 99_999, False)],
+)
+def test_scores_are_told_from_other_files_by_their_keys(tmp_path: Path, text: str, wanted: bool) -> None:
+    (tmp_path / "file").write_text(text)
+    assert json_with("a", "b")(tmp_path / "file") is wanted
+
+
+def test_a_growing_folder_is_ours_also_after_a_kill(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+
+    def grow(name: str) -> None:
+        with growing_folder("job", output, ("m.json", "plots/*")):
+            (output / "plots/deep").mkdir(parents=True)
+            (output / name).write_text("1")
+            (output / "plots/deep/loss.tsv").write_text("1")
+
+    grow("m.json")
+    written = (output / LIST).read_text()
+    (output / LIST).write_text('{"files": {}, "growing": ["m.json", "plots/*"], "written_by": "fwd2bot job"}')
+    grow("m.json")
+    assert (output / LIST).read_text() == written
+    (output / "plots/mine.tsv").write_text("mine")
+    with pytest.raises(OutputError, match=r"holds plots/mine\.tsv"):
+        grow("m.json")
+    (output / "plots/mine.tsv").unlink()
+    grow("thesis.txt")  # it is not of the job, though it came while the job was at work
+    with pytest.raises(OutputError, match=r"holds thesis\.txt"):
+        grow("m.json")
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from components.files.outputs import only_writer
+with only_writer(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("ending", ["end", "kill"])
+def test_one_process_at_a_time_writes_an_output(tmp_path: Path, ending: str) -> None:
+    output = tmp_path / "out"
+    command = [sys.executable, "-c", HOLD, str(output)]
+    holder = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link").symlink_to(".")
+    for name in ("out", "other/../out", "link/out"):
+        with pytest.raises(OutputError, match="another run is writing it"):
+            write(tmp_path / name, a="1")
+    if ending == "kill":
+        holder.send_signal(signal.SIGKILL)
+    holder.communicate("\n" if ending == "end" else None)
+    write(output, a="1")
+    assert not list(tmp_path.glob(".*"))
+
+
+RACE = """
+import sys, time
+from pathlib import Path
+from components.files.outputs import OutputError, only_writer
+for _ in range(300):
+    try:
+        with only_writer(Path(sys.argv[1])):
+            mark = Path(sys.argv[1] + ".mark")
+            mark.touch(exist_ok=False)
+            mark.unlink()
+    except OutputError:
+        pass
+"""
+
+
+def test_many_processes_never_hold_the_lock_together(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RACE, str(tmp_path / "out")]
+    runs = [subprocess.Popen(command, cwd=ROOT) for _ in range(3)]
+    assert [run.wait() for run in runs] == [0, 0, 0]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700), (0o002, 0o664, 0o775)]
+)
+def test_permissions_follow_the_umask(tmp_path: Path, umask: int, file: int, folder: int) -> None:
+    before = os.umask(umask)
+    try:
+        with new_folder("job", tmp_path / "out") as aside:
+            (aside / "model").mkdir(mode=0o700)
+            save_file({"weight": torch.zeros(2)}, aside / "model" / "model.safetensors")
+        write_by_umask(tmp_path / "alone.safetensors", lambda path: save_file({"weight": torch.zeros(2)}, path))
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert modes == {
+        "out": folder,
+        "model": folder,
+        "model.safetensors": file,
+        LIST: file,
+        "alone.safetensors": file,
+    }
+
+
+NAMES = st.sampled_from(["a", "b", "c", "d/a", "d/b", "d/e/a", "_fwd2bot.json.txt", "é", "a b"])
+FILES = st.dictionaries(NAMES, st.text("xyz", max_size=3), max_size=6)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(first=FILES, theirs=FILES, second=FILES)
+def test_whatever_is_written_no_file_of_others_is_lost(
+    tmp_path_factory: pytest.TempPathFactory, first: dict[str, str], theirs: dict[str, str], second: dict[str, str]
+) -> None:
+    output = tmp_path_factory.mktemp("drawn") / "out"
+    keys = {name: name.replace("/", "__") for name in {*first, *second}}
+    write(output, **{keys[name]: text for name, text in first.items()})
+    for name, text in theirs.items():
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).write_text(text)
+    before = tree(output)
+    is_foreign = any(len(first.get(name, "none of this length")) != len(text) for name, text in theirs.items())
+    if is_foreign:
+        with pytest.raises(OutputError):
+            write(output, **{keys[name]: text for name, text in second.items()})
+        assert tree(output) == before
+    else:
+        write(output, **{keys[name]: text for name, text in second.items()})
+        assert {name: text for name, text in tree(output).items() if (output / name).is_file()} == second
+    assert read_list(output) is not None
