@@ -36,8 +36,8 @@ from components.curation.progress import log_progress
 from components.curation.sources import Source, SourceName
 from components.curation.tables import facts_path, plan_shards, write_shard
 from components.curation.work import Work, check_work, count_rows_in, decode_work, encode_work, list_work
-from components.files.unfinished import discard, hold, leave, open_work
 from components.files.outputs import check_folder, checked_place, new_folder
+from components.files.unfinished import discard, hold, leave, open_work
 from components.params import Params, load_params
 from flows import cluster
 from flows.lifetime import die_with_parent

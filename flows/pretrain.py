@@ -33,8 +33,8 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor, get_wsd_
 from components import schema
 from components.files.code import code_sha256
 from components.files.contents import contents_sha256
-from components.files.unfinished import discard, open_work
 from components.files.outputs import new_folder
+from components.files.unfinished import discard, open_work
 from components.losses.autoregressive import autoregressive_loss
 from components.model.tiny_llava import TinyLlavaParams, build_tiny_llava
 from components.params import Params, load_params

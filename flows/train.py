@@ -18,8 +18,8 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig,
 from ray.train.torch import TorchTrainer
 
 from components import schema
-from components.files.unfinished import discard, open_work
 from components.files.outputs import growing_folder, new_folder
+from components.files.unfinished import discard, open_work
 from components.params import load_params
 from components.training.loop import Outcome
 from components.training.run_folder import (

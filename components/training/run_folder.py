@@ -1,7 +1,6 @@
 """The folder in which an unfinished training run lives: one run at a time, and never somebody else's checkpoint."""
 
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
