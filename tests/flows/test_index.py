@@ -77,7 +77,7 @@ def test_the_same_stores_give_the_same_bytes_built_at_once_or_twice_or_added(tmp
     assert files(tmp_path / "x") == files(tmp_path / "y")
     assert add(tmp_path / "x", stores) == build(stores, tmp_path / "y", kind, 7)  # type: ignore[arg-type]
     build(stores[1:], tmp_path / "x", "exact", 7)
-    assert len(files(tmp_path / "x")) == 4  # vectors, pictures, manifest, lock: nothing of the old one is left
+    assert len(files(tmp_path / "x")) == 3  # vectors, pictures, manifest: nothing of the old one is left
 
 
 def test_a_store_in_codec_fitted_is_indexed_by_what_it_decodes_to(tmp_path: Path) -> None:
@@ -219,10 +219,24 @@ def test_embeddings_that_a_killed_run_finished_are_not_made_again(tmp_path: Path
     index, one = tmp_path / "index", store(tmp_path / "one", 0, 1)
     build([one], index, "exact", 1)
     (index / "_manifest.json").unlink()
+    (index / "_begun.jsonl").write_text("".join(f"{json.dumps(path.name)}\n" for path in index.iterdir()) + '"cut')
     kept = next(index.glob("vectors-*"))
     os.utime(kept, (1, 1))
     build([one], index, "exact", 1)
     assert kept.stat().st_mtime == 1
+    assert not (index / "_begun.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["vectors-clip.npy", "pictures-2024.parquet", "codes-mine.faiss", ".notes.partial"])
+def test_files_of_others_in_an_index_are_named_and_stay(tmp_path: Path, name: str) -> None:
+    index, one = tmp_path / "index", store(tmp_path / "one", 0)
+    build([one], index, "exact", 1)
+    (index / name).write_text("mine")
+    for change in (lambda: build([one], index, "exact", 1), lambda: add(index, [one])):
+        with pytest.raises(IndexFolderError, match=name):
+            change()
+    assert (index / name).read_text() == "mine"
+    verify_index(index)
 
 
 def test_command_builds_says_how_far_it_is_and_names_what_is_wrong(tmp_path: Path) -> None:
