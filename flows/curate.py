@@ -38,6 +38,7 @@ from components.curation.tables import facts_path, plan_shards, write_shard
 from components.curation.work import Work, check_work, count_rows_in, decode_work, encode_work, list_work
 from components.params import Params, load_params
 from flows import cluster
+from flows.allowed_roots import allowed_roots
 from flows.lifetime import die_with_parent
 
 log = logging.getLogger("curate")
@@ -66,6 +67,7 @@ def curate(params: CurateParams, raw: Path, output: Path) -> None:
     A run that was killed goes on where it was: the rows that were checked are not checked again.
     """
     raw, output = raw.resolve(), output.resolve()
+    params = with_allowed_roots(params)
     partial = output.with_name(f"{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -73,7 +75,7 @@ def curate(params: CurateParams, raw: Path, output: Path) -> None:
         output.with_name(f"{output.name}.staging"),
         fingerprint(raw, params.sources, params.candidates, params.rows_per_task),
     )
-    work = list_work(raw, staging, params.sources, params.rows_per_task)
+    work = list_work(raw, staging, params.sources, params.rows_per_task, params.candidates.allowed_roots)
     check_rows(work, raw, staging, params)
     with closing(open_database(staging / "decisions.duckdb", params.memory_limit, params.num_workers)) as database:
         facts = [facts_path(staging, piece.task) for piece in work]
@@ -89,6 +91,12 @@ def curate(params: CurateParams, raw: Path, output: Path) -> None:
     shutil.rmtree(output, ignore_errors=True)
     partial.rename(output)
     shutil.rmtree(staging.parent)
+
+
+def with_allowed_roots(params: CurateParams) -> CurateParams:
+    """Params whose allowed roots are those that links may really lead into."""
+    roots = allowed_roots(params.candidates.allowed_roots)
+    return params.model_copy(update={"candidates": params.candidates.model_copy(update={"allowed_roots": roots})})
 
 
 def open_staging(folder: Path, key: str) -> Path:
