@@ -121,10 +121,11 @@ REJECTS = pa.schema(
 def compressed(num_summary_tokens: int, width: int, dtype: pa.DataType, num_scales: int) -> pa.Schema:
     """data/compressed/<name>: width and height of the picture in pixels, tokens (num_summary_tokens, width).
 
-    Of a codec with scales, these are (num_summary_tokens, num_scales).
+    Of a codec with scales, these are (num_summary_tokens, num_scales). Both are flat lists of one length, which every
+    reader of Parquet knows; the shape is in the provenance of a store.
     """
-    tokens = pa.fixed_shape_tensor(dtype, (num_summary_tokens, width), dim_names=("summary_tokens", "dim"))
-    scales = pa.fixed_shape_tensor(pa.float32(), (num_summary_tokens, num_scales))
+    tokens = pa.list_(pa.field("element", dtype), num_summary_tokens * width)
+    scales = pa.list_(pa.field("element", pa.float32()), num_summary_tokens * num_scales)
     return pa.schema(
         [
             _required(IMAGE_ID, pa.string()),

@@ -42,7 +42,7 @@ from components.training.step import backward_step
 from components.training.text_pairs import as_text_pair
 from flows.analyse import AnalyseParams
 from flows.compress_worker import CompressParams
-from flows.curate import CurateParams
+from flows.curate import CurateParams, with_allowed_roots
 from flows.report import ReportParams
 
 SCHEMAS: dict[str, type[Params]] = {
@@ -136,7 +136,7 @@ def look_at_evaluation(report: Report, raw: Path) -> None:
 
 def look_at_source(report: Report, name: str, source: Any, raw: Path, params: CurateParams, num_rows: int) -> Preview:
     """Some rows of a source, decoded and checked; and whether the disk has room for its pictures."""
-    preview = preview_source(name, source, raw, params.candidates, num_rows)
+    preview = preview_source(name, source, raw, with_allowed_roots(params).candidates, num_rows)
     found, lost = len(preview.rows), len(preview.rows) - len(preview.accepted)
     size, about = preview.num_bytes / 1e9, preview.estimated_rows
     report.say(f"{name} ({source.format}): {preview.num_files} files, {size:.2f} GB, about {about} rows")

@@ -42,6 +42,7 @@ from components.files.outputs import checked_place
 from components.files.storage import is_uri
 from components.methods.catalogue import code_of, kind_of
 from components.params import load_params
+from flows.allowed_roots import allowed_roots
 from flows.cluster import check_resources, connect, run_tasks
 from flows.compress_worker import CompressParams, ImageCompressor, Task, probe_batch_size
 from flows.lifetime import die_with_parent
@@ -70,7 +71,8 @@ def compress(params: CompressParams, images: str, compressor: Path, output: Path
         return None
     provenance = provenance_of(compressor, params.codec, params.dtype, params.num_summary_tokens)
     code_type(params.codec, provenance.num_summary_tokens, provenance.dim)  # raises now, not after the first shard
-    corpus = list_corpus(images, params.picture_suffixes)
+    params = params.model_copy(update={"allowed_roots": allowed_roots(params.allowed_roots)})
+    corpus = list_corpus(images, params.picture_suffixes, params.allowed_roots)
     if output.exists() and any(output.iterdir()):
         return check_finished(params, provenance, corpus, output)
     base = find_base(compressor, base)

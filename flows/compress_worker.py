@@ -54,12 +54,13 @@ class CompressParams(Params):
     max_picture_bytes: Annotated[int, Field(ge=1)]
     max_restarts: Annotated[int, Field(ge=0)]  # of one worker that died
     max_reject_fraction: Annotated[float, Field(ge=0, le=1)]
+    allowed_roots: tuple[Annotated[str, Field(min_length=1)], ...]  # folders that links to pictures may lead into
     picture_suffixes: tuple[str, ...]  # lower case, with the dot
     pictures: PictureLimits
 
     def settings(self) -> dict[str, Any]:
         """What decides the stored values and files; worker counts do not."""
-        indifferent = {"num_workers", "decoders_per_worker", "max_restarts", "max_reject_fraction"}
+        indifferent = {"num_workers", "decoders_per_worker", "max_restarts", "max_reject_fraction", "allowed_roots"}
         return self.model_dump(mode="json", exclude=indifferent)
 
 
@@ -104,7 +105,7 @@ class ImageCompressor:
 def decode_shard(params: CompressParams, task: Task, shard: str) -> Iterator[Batch]:
     """The batches of a shard; a picture that kills this process several times becomes a reject."""
     planned = Shard(**json.loads(shard))
-    pictures = read_pictures(task.kind, task.root, planned, params.max_picture_bytes)
+    pictures = read_pictures(task.kind, task.root, planned, params.max_picture_bytes, params.allowed_roots)
     prepare, batch_size = preparer(task.compressor, task.base), params.batch_size
     assert batch_size, "the run finds the batch size before it starts"
     yield from decode_batches(pictures, prepare, params.pictures, batch_size, watch_path(task.work, planned.number))
@@ -133,7 +134,7 @@ def load_model(params: CompressParams, task: Task) -> Method:
 def probe_batch_size(params: CompressParams, task: Task, shard: str) -> int:
     """The fastest batch size of the first pictures of a shard, on a worker like those of the run."""
     model, planned = load_model(params, task), Shard(**json.loads(shard))
-    pictures = read_pictures(task.kind, task.root, planned, params.max_picture_bytes)
+    pictures = read_pictures(task.kind, task.root, planned, params.max_picture_bytes, params.allowed_roots)
     watch = watch_path(task.work, planned.number)
     batches = decode_batches(pictures, model.prepare, params.pictures, 1, watch)
     samples = list(islice((batch.pictures for batch in batches if batch.image_ids), PROBE_PICTURES))

@@ -40,6 +40,7 @@ from components.files.outputs import check_folder, checked_place, new_folder
 from components.files.unfinished import discard, hold, leave, open_work
 from components.params import Params, load_params
 from flows import cluster
+from flows.allowed_roots import allowed_roots
 from flows.lifetime import die_with_parent
 
 log = logging.getLogger("curate")
@@ -68,6 +69,7 @@ def curate(params: CurateParams, raw: Path, output: Path) -> None:
     A run that was killed goes on where it was: the rows that were checked are not checked again.
     """
     raw, output = raw.resolve(), checked_place(output, [raw])
+    params = with_allowed_roots(params)
     place = output.with_name(f"{output.name}.staging")
     key = fingerprint(raw, params.sources, params.candidates, params.rows_per_task)[:16]
     check_folder(output, "curate")  # before anything is made
@@ -77,7 +79,7 @@ def curate(params: CurateParams, raw: Path, output: Path) -> None:
 
 def write_curated(params: CurateParams, raw: Path, staging: Path, partial: Path) -> None:
     """Check all rows, decide about them, and write everything into the folder `partial`."""
-    work = list_work(raw, staging, params.sources, params.rows_per_task)
+    work = list_work(raw, staging, params.sources, params.rows_per_task, params.candidates.allowed_roots)
     check_rows(work, raw, staging, params)
     with closing(open_database(staging / "decisions.duckdb", params.memory_limit, params.num_workers)) as database:
         facts = [facts_path(staging, piece.task) for piece in work]
@@ -90,6 +92,12 @@ def write_curated(params: CurateParams, raw: Path, staging: Path, partial: Path)
         write_report(report, partial / "report.json")
         check_reject_fractions(report, params.max_reject_fraction)
         validate(params, database, partial)
+
+
+def with_allowed_roots(params: CurateParams) -> CurateParams:
+    """Params whose allowed roots are those that links may really lead into."""
+    roots = allowed_roots(params.candidates.allowed_roots)
+    return params.model_copy(update={"candidates": params.candidates.model_copy(update={"allowed_roots": roots})})
 
 
 @contextmanager

@@ -7,6 +7,7 @@ DVC lists a task whose worker was killed as running for ever: `dvc queue start` 
 import json
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,18 @@ def finished(wanted: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> di
 
 
 def has_values(commit: str, wanted: Mapping[str, Any]) -> bool:
-    """Whether params.yaml of a commit has these values at dotted keys; lists may be written as YAML."""
+    """Whether a commit has these values at dotted keys of params.yaml, or at FILE:KEY; lists may be written as YAML."""
     yaml = YAML(typ="safe", pure=True)
-    params = yaml.load(git("show", f"{commit}:params.yaml"))
-    return all(
-        value_at(params, key) == (yaml.load(value) if isinstance(value, str) else value)
-        for key, value in wanted.items()
-    )
+
+    @cache
+    def params(file: str) -> Any:
+        return yaml.load(git("show", f"{commit}:{file or 'params.yaml'}"))
+
+    def found(name: str) -> Any:
+        file, _, key = name.rpartition(":")
+        return value_at(params(file), key)
+
+    return all(found(name) == (yaml.load(value) if isinstance(value, str) else value) for name, value in wanted.items())
 
 
 def value_at(tree: Any, key: str) -> Any:

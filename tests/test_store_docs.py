@@ -14,7 +14,9 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", Path("docs/store.md").read_text(en
 PARTS = [random_rows(["a", "b/1.png", "c"], 0), random_rows(["d", "ü"], 1)]
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=["pyarrow", "pandas", "duckdb", "ray", "ours"])
+@pytest.mark.parametrize(
+    "example", EXAMPLES, ids=["pyarrow", "pandas", "polars", "duckdb", "duckdb of int8", "datasets", "ray", "ours"]
+)
 def test_example_reads_the_ids_and_the_tokens(example: str, tmp_path: Path, local_ray: None) -> None:
     write_store(tmp_path / "store", PARTS)
     write_store(tmp_path / "store-int8", PARTS, PROVENANCE.model_copy(update={"codec": "int8"}))

@@ -7,6 +7,7 @@ one version only. Every step takes the JSON of the version before it.
 |---|---|
 | 1 | float32, float16, int8, int4 and rotated tokens |
 | 2 | codec `fitted` with `fit_sha256` in the provenance; the manifest says which ids a file begins and ends with |
+| 3 | codes and scales are flat lists, no tensors of Arrow's own; `float16` is not split into byte streams |
 """
 
 import json
@@ -28,7 +29,11 @@ def _to_2(provenance: Tree) -> Tree:
     return {**provenance, "schema_version": 2, "fit_sha256": None}
 
 
-STEPS: dict[int, Callable[[Tree], Tree]] = {1: _to_2}
+def _to_3(provenance: Tree) -> Tree:
+    return {**provenance, "schema_version": 3}
+
+
+STEPS: dict[int, Callable[[Tree], Tree]] = {1: _to_2, 2: _to_3}
 
 
 def migrated_provenance(provenance: Tree, name: str) -> Provenance:
@@ -58,4 +63,14 @@ def migrated_shard(path: Path, old: Tree, wanted: Provenance, rows_per_row_group
         raise StoreError(f"{path}: is damaged: {error}; restore it") from None
     if json.loads(table.schema.metadata[METADATA_KEY]) != old:
         raise StoreError(f"{path}: has another provenance than the manifest says; restore it")
-    return table_bytes(table, wanted, rows_per_row_group)
+    return table_bytes(_with_flat_lists(table), wanted, rows_per_row_group)
+
+
+def _with_flat_lists(table: pa.Table) -> pa.Table:
+    """The same values with lists in place of tensors, which were the columns up to version 2."""
+    for number, field in enumerate(table.schema):
+        if isinstance(field.type, pa.FixedShapeTensorType):
+            flat = pa.list_(pa.field("element", field.type.value_type), field.type.storage_type.list_size)
+            chunks = [chunk.storage.cast(flat) for chunk in table.column(number).chunks]
+            table = table.set_column(number, field.with_type(flat), pa.chunked_array(chunks, flat))
+    return table

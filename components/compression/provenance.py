@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from components.compression.codecs import Codec
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 METADATA_KEY = b"fwd2bot.provenance"
 
 

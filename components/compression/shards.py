@@ -1,9 +1,9 @@
-"""One file of a store: summary tokens and their picture ids as Parquet that plain pyarrow and pandas read.
+"""One file of a store: summary tokens and their picture ids as Parquet that every common reader opens as it is.
 
-Pages are checksummed, and floats are split into byte streams: the sign-and-exponent bytes of neighbours resemble each
-other, so zstd saves about 15 % where it saves 8 % of plain 2-byte floats. It does so only when a page holds 256
-KiB or more, and only when the *leaf* of the column is named: with the column's own name the option is ignored without a
-word.
+Columns are flat lists of one length; the shape is in the provenance. Pages are checksummed. 4-byte floats are split
+into byte streams, which zstd packs better when a page holds 256 KiB or more, and only when the *leaf* of the column is
+named: with the column's own name the option is ignored without a word. 2-byte floats are plain, though splitting saves
+about 7 %: DuckDB does not read them split (docs/decisions/0036).
 """
 
 import io
@@ -83,7 +83,7 @@ def shard_bytes(rows: TokenRows, provenance: Provenance, rows_per_row_group: int
     }
     for name, values in ((schema.SUMMARY_TOKENS, stored.codes), (schema.SCALES, stored.scales)):
         if name in target.names:
-            columns[name] = _tensor_column(values, target.field(name).type)
+            columns[name] = _list_column(values, target.field(name).type)
     return table_bytes(pa.Table.from_pydict(columns, schema=target), provenance, rows_per_row_group)
 
 
@@ -97,7 +97,7 @@ def table_bytes(table: pa.Table, provenance: Provenance, rows_per_row_group: int
         compression="zstd",
         use_dictionary=False,
         write_statistics=[schema.IMAGE_ID],  # the others help nobody and make the footer long
-        column_encoding={TOKENS_LEAF: "BYTE_STREAM_SPLIT"} if provenance.codec in codecs.FLOATS else None,
+        column_encoding={TOKENS_LEAF: "BYTE_STREAM_SPLIT"} if provenance.codec == "float32" else None,
         write_page_checksum=True,
     )
     return sink.getvalue()
@@ -188,9 +188,13 @@ def _damaged(path: Path, error: Exception) -> StoreError:
 
 def _token_rows(batch: pa.RecordBatch, provenance: Provenance, fit: Fit | None, rows: np.ndarray | slice) -> TokenRows:
     """Some rows of a batch."""
-    codes = _tensors(batch[schema.SUMMARY_TOKENS])[rows]
-    has_scales = schema.SCALES in batch.schema.names
-    scales = _tensors(batch[schema.SCALES])[rows] if has_scales else np.empty((*codes.shape[:2], 0), np.float32)
+    _, shape = codecs.code_type(provenance.codec, provenance.num_summary_tokens, provenance.dim, fit)
+    codes = _lists(batch[schema.SUMMARY_TOKENS]).reshape(-1, *shape)[rows]
+    num_scales = codecs.num_scales(provenance.codec, provenance.dim)
+    scales = np.empty((*codes.shape[:2], 0), np.float32)
+    if num_scales:
+        scales = _lists(batch[schema.SCALES]).reshape(-1, shape[0], num_scales)[rows]
+
     return TokenRows(
         np.array(batch[schema.IMAGE_ID].to_pylist(), object)[rows].tolist(),
         np.from_dlpack(batch[schema.WIDTH])[rows],
@@ -199,13 +203,12 @@ def _token_rows(batch: pa.RecordBatch, provenance: Provenance, fit: Fit | None, 
     )
 
 
-def _tensors(column: pa.ExtensionArray) -> np.ndarray:
-    """The arrays of a column, (rows, *shape). Arrow's `to_numpy` and `flatten` first import pandas or 300 functions."""
-    storage, size = column.storage, column.storage.type.list_size
-    values = storage.values.slice(storage.offset * size, len(storage) * size)
-    return np.from_dlpack(values).reshape(len(column), *column.type.shape)
+def _lists(column: pa.FixedSizeListArray) -> np.ndarray:
+    """The lists of a column, (rows, size). Arrow's `to_numpy` and `flatten` first import pandas or 300 functions."""
+    size = column.type.list_size
+    return np.from_dlpack(column.values.slice(column.offset * size, len(column) * size)).reshape(-1, size)
 
 
-def _tensor_column(stored: np.ndarray, kind: pa.DataType) -> pa.ExtensionArray:
-    flat = pa.array(stored.reshape(-1), kind.value_type)
-    return pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(flat, type=kind.storage_type))
+def _list_column(stored: np.ndarray, kind: pa.FixedSizeListType) -> pa.FixedSizeListArray:
+    """A column of `stored` (rows, …), each row one flat list."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(stored.reshape(-1), kind.value_type), type=kind)

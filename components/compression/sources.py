@@ -1,16 +1,17 @@
 """Kinds of corpus: a folder of pictures, Parquet, a list of places, webdataset tars; on a disk or in a bucket."""
 
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
 from components.compression.corpus import ENTRIES, Corpus, Kind, Picture, Shard, build_corpus
-from components.compression.folders import list_folder
+from components.compression.folders import OUTSIDE, list_folder
 from components.compression.rejects import UnreadablePictureError
 from components.compression.tables import list_parquet, list_pictures, read_parquet
+from components.files.links import OutsideRootsError, real_place
 from components.files.storage import (
     PICTURE_EXTENSIONS,
     FileTooLargeError,
@@ -32,13 +33,13 @@ SUFFIXES: dict[Kind, tuple[str, ...]] = {
 }
 
 
-def list_corpus(place: str, suffixes: Sequence[str]) -> Corpus:
+def list_corpus(place: str, suffixes: Sequence[str], allowed_roots: Sequence[str] = ()) -> Corpus:
     """List a folder, one file, or the files that a place with wild cards stands for.
 
-    `suffixes`: of the pictures of a folder, lower case. Raises ValueError: nothing there, two kinds in one place, or
-    tables without the columns.
+    `suffixes`: of the pictures of a folder, lower case. `allowed_roots`: folders that links in it may lead into.
+    Raises ValueError: nothing there, two kinds in one place, or tables without the columns.
     """
-    root, places, pictures = _look(place, suffixes)
+    root, places, pictures = _look(place, suffixes, allowed_roots)
     found: dict[Kind, list[str]] = {kind: [file for file in places if _kind_of(file) == kind] for kind in SUFFIXES}
     kinds = [kind for kind, files in found.items() if files] + ["folder"] * bool(pictures and pictures.files)
     if len(kinds) > 1:
@@ -66,8 +67,12 @@ def list_tars(root: str, places: Sequence[str]) -> Corpus:
     return build_corpus("tars", root, entries, [], {}, states)
 
 
-def read_pictures(kind: Kind, root: str, shard: Shard, max_bytes: int) -> Iterator[Picture]:
+def read_pictures(
+    kind: Kind, root: str, shard: Shard, max_bytes: int, allowed_roots: Sequence[str] = ()
+) -> Iterator[Picture]:
     """The pictures of a shard in the order of their files and rows; none of more than `max_bytes` is loaded.
+
+    Links of a folder are looked at again: they may lead elsewhere than when they were listed.
 
     Raises OSError when the disk or the network fails: what can be read in a minute is no reject.
     """
@@ -78,12 +83,15 @@ def read_pictures(kind: Kind, root: str, shard: Shard, max_bytes: int) -> Iterat
             places = zip(shard.rows, shard.image_ids, shard.files, strict=True)
             wanted = {row: image_id for row, image_id, file in places if file == name}
             yield from read_parquet(join(root, name), wanted, max_bytes)
+    elif kind == "folder" and not is_uri(root):
+        for image_id, name in zip(shard.image_ids, shard.files, strict=True):
+            yield Picture(image_id, partial(_read_within, root, name, max_bytes, allowed_roots))
     else:
         for image_id, name in zip(shard.image_ids, shard.files, strict=True):
             yield Picture(image_id, partial(_read_picture, join(root, name), max_bytes))
 
 
-def _look(place: str, suffixes: Sequence[str]) -> tuple[str, list[str], Corpus | None]:
+def _look(place: str, suffixes: Sequence[str], allowed_roots: Sequence[str]) -> tuple[str, list[str], Corpus | None]:
     """The root of a place, its files that are no pictures, and its pictures if it is a folder."""
     if any(mark in name_of(place) for mark in "*?"):
         return posixpath.dirname(place) or ".", matching_files(place), None
@@ -94,7 +102,7 @@ def _look(place: str, suffixes: Sequence[str]) -> tuple[str, list[str], Corpus |
     if not is_uri(place) and not Path(place).is_dir():
         raise ValueError(f"{place}: is neither a folder nor one of {_known_suffixes()}")
     names = [name for name in names_in(place) if not name.startswith((".", "_"))]
-    return place, [join(place, name) for name in sorted(names)], list_folder(place, suffixes)
+    return place, [join(place, name) for name in sorted(names)], list_folder(place, suffixes, allowed_roots)
 
 
 def _known_suffixes() -> str:
@@ -107,8 +115,18 @@ def _kind_of(place: str) -> Kind | None:
 
 
 def _read_picture(place: str, max_bytes: int) -> bytes:
+    return _read_or_refuse(lambda: read_file(place, max_bytes))
+
+
+def _read_within(root: str, name: str, max_bytes: int, allowed_roots: Sequence[str]) -> bytes:
+    return _read_or_refuse(lambda: read_file(real_place(root, name, allowed_roots), max_bytes))
+
+
+def _read_or_refuse(read: Callable[[], bytes]) -> bytes:
     try:
-        return read_file(place, max_bytes)
+        return read()
+    except OutsideRootsError:
+        raise UnreadablePictureError("path_escapes_root", OUTSIDE) from None
     except FileNotFoundError:
         raise UnreadablePictureError("image_missing", "not there, gone since it was listed, or a broken link") from None
     except IsADirectoryError as error:

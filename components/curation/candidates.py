@@ -61,6 +61,7 @@ class CandidateParams(Params):
     captions: CaptionQuality  # of caption pairs
     caption_prompts: tuple[str, ...]  # the answer to one of these is a caption too
     near_duplicates: NearDuplicateParams
+    allowed_roots: tuple[Annotated[str, Field(min_length=1)], ...]  # folders that links to pictures may lead into
 
 
 def check_row(row: RawRow) -> Candidate:
@@ -91,7 +92,7 @@ def instruct_row(source: str, root: str, entry: Entry, params: CandidateParams) 
         row[schema.CONVERSATION] = turns
         if reference is not None:
             row[schema.CAPTION] = caption_of(turns, params.caption_prompts, params.text)
-            _add_file(row, read_picture_file(root, reference, params.max_file_bytes), reference, params)
+            _add_file(row, _read(root, reference, params), reference, params)
         _note_text(row, repaired)
 
     return RawRow(f"{source}/{row_id}", source, fill)
@@ -118,7 +119,7 @@ def pair_row(source: str, root: str | None, entry: Entry, params: CandidateParam
         else:
             if not isinstance(image, str):
                 raise Rejected(Reason.BAD_RECORD, f"{entry.place}: image is a {type(image).__name__}")
-            _add_file(row, read_picture_file(root, image, params.max_file_bytes), image, params)
+            _add_file(row, _read(root, image, params), image, params)
         _note_text(row, repaired)
 
     return RawRow(f"{source}/{_record_id(entry)}", source, fill)
@@ -149,7 +150,7 @@ def picture_row(source: str, root: str, reference: str, params: CandidateParams)
     """A picture of an evaluation corpus; its name below `root` is its id."""
 
     def fill(row: Candidate) -> None:
-        _add_file(row, read_picture_file(root, reference, params.max_file_bytes), reference, params)
+        _add_file(row, _read(root, reference, params), reference, params)
         _note_text(row, False)
 
     return RawRow(reference, source, fill)
@@ -187,6 +188,10 @@ def _single_reference(image: object) -> str | None:
     if not isinstance(names[0], str):
         raise Rejected(Reason.BAD_RECORD, f"image is a {type(names[0]).__name__}")
     return names[0]
+
+
+def _read(root: str, reference: str, params: CandidateParams) -> FoundPicture:
+    return read_picture_file(root, reference, params.max_file_bytes, params.allowed_roots)
 
 
 def _add_file(row: Candidate, found: FoundPicture, reference: str, params: CandidateParams) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -12,7 +12,8 @@ from components.curation.candidates import CandidateParams
 from components.curation.sources import Source, WebdatasetSource
 from components.curation.work import EVALUATION_SPLITS, pictures_source
 from components.files.code import code_sha256
-from components.files.storage import join, list_files, matching_files, state_of
+from components.files.listing import list_files
+from components.files.storage import join, matching_files, state_of
 
 CODE = "components.curation.work"  # what it imports checks the rows
 LIBRARIES = ("numpy", "pillow", "pyarrow", "scipy")  # that decode and hash pictures and write them
@@ -26,7 +27,7 @@ def fingerprint(raw: Path, sources: Mapping[str, Source], params: CandidateParam
     """
     settings = {name: source.model_dump() for name, source in sources.items()}
     digest = hashlib.sha256(json.dumps([settings, params.model_dump(), rows_per_task]).encode())
-    for part in chain(_code(), _files(raw, sources)):
+    for part in chain(_code(), _files(raw, sources, params.allowed_roots)):
         digest.update(f"{part}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
@@ -36,7 +37,7 @@ def _code() -> Iterator[str]:
     yield from (sys.version, *(version(name) for name in LIBRARIES))
 
 
-def _files(raw: Path, sources: Mapping[str, Source]) -> Iterator[str]:
+def _files(raw: Path, sources: Mapping[str, Source], allowed_roots: Sequence[str]) -> Iterator[str]:
     """Places are as the params have them, so that a raw folder that was moved is the same."""
     folders = {pictures_source(split) for split in EVALUATION_SPLITS}
     for source in sources.values():
@@ -46,4 +47,4 @@ def _files(raw: Path, sources: Mapping[str, Source]) -> Iterator[str]:
             folders.add(source.pictures)
     for folder in sorted(folders):
         yield folder
-        yield from (json.dumps(state) for state in list_files(join(str(raw), folder)))
+        yield from (json.dumps(state) for state in list_files(join(str(raw), folder), allowed_roots))

@@ -1,14 +1,23 @@
 """Pictures that a record refers to, by a name below the root of its source.
 
-References come from data that nobody checked: none of them leads out of the root that it belongs to.
+References come from data that nobody checked: none of them leads out of the root that it belongs to, but for links into
+roots that were allowed by name.
 """
 
-import stat
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from components.curation.reasons import Reason, Rejected
-from components.files.storage import PICTURE_EXTENSIONS, FileTooLargeError, is_uri, message, read_file
+from components.files.links import OutsideRootsError, real_place
+from components.files.storage import (
+    PICTURE_EXTENSIONS,
+    FileTooLargeError,
+    is_storage_fault,
+    is_uri,
+    message,
+    read_file,
+)
 
 
 class FoundPicture(NamedTuple):
@@ -18,20 +27,22 @@ class FoundPicture(NamedTuple):
     reference: str
 
 
-def read_picture_file(root: str, reference: str, max_file_bytes: int) -> FoundPicture:
-    """The picture that a record refers to, relative to `root`. Raises Rejected.
+def read_picture_file(
+    root: str, reference: str, max_file_bytes: int, allowed_roots: Sequence[str] = ()
+) -> FoundPicture:
+    """The picture that a record refers to, relative to `root`; links may lead into `allowed_roots`. Raises Rejected.
 
     Downloads may have another extension than the records that name them (OCR-VQA): where there is no such file, one
     with the same name and another picture extension counts.
     """
     try:
-        return FoundPicture(_read_within(root, reference, max_file_bytes), reference)
+        return FoundPicture(_read_within(root, reference, max_file_bytes, allowed_roots), reference)
     except Rejected as error:
         if error.reason is not Reason.IMAGE_MISSING:
             raise
         for sibling in _siblings(reference):
             try:
-                return FoundPicture(_read_within(root, sibling, max_file_bytes), sibling)
+                return FoundPicture(_read_within(root, sibling, max_file_bytes, allowed_roots), sibling)
             except Rejected as other:
                 if other.reason is not Reason.IMAGE_MISSING:
                     raise
@@ -45,23 +56,23 @@ def _siblings(reference: str) -> list[str]:
     return [f"{stem}.{other}" for other in PICTURE_EXTENSIONS if other != extension]
 
 
-def _read_within(root: str, reference: str, max_file_bytes: int) -> bytes:
+def _read_within(root: str, reference: str, max_file_bytes: int, allowed_roots: Sequence[str]) -> bytes:
     if is_uri(root):
         return _read_object(root, reference, max_file_bytes)
     try:
-        path = (Path(root) / reference).resolve()
-        if not path.is_relative_to(Path(root).resolve()):
-            raise Rejected(Reason.PATH_ESCAPES_ROOT, reference)
-        status = path.stat()
+        return read_file(real_place(root, reference, allowed_roots), max_file_bytes)
+    except OutsideRootsError:
+        raise Rejected(Reason.PATH_ESCAPES_ROOT, reference) from None
     except (FileNotFoundError, NotADirectoryError):
         raise Rejected(Reason.IMAGE_MISSING, reference) from None
-    except (OSError, ValueError, RuntimeError) as error:  # NUL in the name, a name too long, a loop of links
+    except IsADirectoryError:
+        raise Rejected(Reason.NOT_A_FILE, reference) from None
+    except FileTooLargeError as error:
+        raise Rejected(Reason.FILE_TOO_LARGE, f"{reference}: {error}") from None
+    except (OSError, ValueError) as error:  # NUL in the name, a name too long, a loop of links
+        if is_storage_fault(error):
+            raise
         raise Rejected(Reason.IMAGE_MISSING, f"{reference[:200]!r}: {message(error)}") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise Rejected(Reason.NOT_A_FILE, reference)
-    if status.st_size > max_file_bytes:
-        raise Rejected(Reason.FILE_TOO_LARGE, f"{reference}: {status.st_size} bytes")
-    return path.read_bytes()
 
 
 def _read_object(root: str, reference: str, max_file_bytes: int) -> bytes:

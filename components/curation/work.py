@@ -36,8 +36,9 @@ from components.curation.tables import (
     facts_path,
     staging_path,
 )
+from components.files.listing import list_files
 from components.files.row_watch import RowWatch
-from components.files.storage import join, list_files, matching_files
+from components.files.storage import join, matching_files
 from components.files.tars import read_shard
 
 KILLER = Rejected(Reason.KILLS_DECODER, "every process that read it ended without a word")
@@ -59,8 +60,13 @@ def pictures_source(split: str) -> str:
     return f"evaluation/{split}/{PICTURES}"
 
 
-def list_work(raw: Path, staging: Path, sources: Mapping[str, Source], rows_per_task: int) -> list[Work]:
-    """All pieces, numbered in input order. Raises ValueError when a source or an evaluation corpus is missing."""
+def list_work(
+    raw: Path, staging: Path, sources: Mapping[str, Source], rows_per_task: int, allowed_roots: Sequence[str] = ()
+) -> list[Work]:
+    """All pieces, numbered in input order; `allowed_roots`: what linked folders of pictures may lead into.
+
+    Raises ValueError when a source or an evaluation corpus is missing.
+    """
     check_no_file_twice(raw, sources)
     pieces: list[tuple[str, int | None, Piece | None, str]] = [
         (name, piece.num_rows, piece, "")
@@ -68,7 +74,7 @@ def list_work(raw: Path, staging: Path, sources: Mapping[str, Source], rows_per_
         for piece in list_pieces(source, raw, staging, name, rows_per_task)
     ]
     for split in EVALUATION_SPLITS:
-        pieces += _list_pictures(raw, split, rows_per_task)
+        pieces += _list_pictures(raw, split, rows_per_task, allowed_roots)
     return [Work(task, *piece) for task, piece in enumerate(pieces)]
 
 
@@ -121,8 +127,10 @@ def check_work(work: Work, raw: Path, staging: Path, sources: Mapping[str, Sourc
     return facts.num_rows
 
 
-def _list_pictures(raw: Path, split: str, rows_per_task: int) -> Iterator[tuple[str, int, None, str]]:
-    names = sorted(file.name for file in list_files(str(raw / pictures_source(split))))
+def _list_pictures(
+    raw: Path, split: str, rows_per_task: int, allowed_roots: Sequence[str]
+) -> Iterator[tuple[str, int, None, str]]:
+    names = sorted(file.name for file in list_files(str(raw / pictures_source(split)), allowed_roots))
     if not names:
         raise ValueError(f"{raw / pictures_source(split)}: no pictures; `curate` needs an evaluation corpus per split")
     for start in range(0, len(names), rows_per_task):

@@ -4,10 +4,9 @@ import errno
 import fnmatch
 import os
 import stat
-from collections.abc import Iterator
 from functools import lru_cache
 from io import BufferedReader, RawIOBase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
@@ -91,23 +90,10 @@ class FileState(NamedTuple):
     modified: str  # time
 
 
-def list_files(root: str) -> Iterator[FileState]:
-    """All files below `root`, always in the same order; of a folder, the names of one level at a time in memory."""
-    if not is_uri(root):
-        for folder, folders, names in os.walk(root):
-            folders.sort()
-            yield from (_state(Path(folder, name), root) for name in sorted(names))
-        return
-    system, path = file_system(root)
-    infos = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
-    for info in sorted((info for info in infos if info.is_file), key=lambda info: str(info.path)):
-        yield FileState(PurePosixPath(info.path).relative_to(path).as_posix(), info.size, str(info.mtime_ns))
-
-
 def state_of(place: str) -> FileState:
     """The state of one file."""
     if not is_uri(place):
-        return _state(Path(place), str(Path(place).parent))
+        return state_of_path(place, Path(place).name)
     system, path = file_system(place)
     info = system.get_file_info(path)
     return FileState(info.base_name, info.size, str(info.mtime_ns))
@@ -118,17 +104,25 @@ def message(error: Exception) -> str:
     return f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
 
 
-def _state(path: Path, root: str) -> FileState:
-    """A link that leads nowhere is a file without content."""
-    status = path.stat() if path.exists() else None
-    size, modified = (0, "") if status is None else (status.st_size, str(status.st_mtime_ns))
-    return FileState(path.relative_to(root).as_posix(), size, modified)
+def state_of_path(path: str, name: str) -> FileState:
+    """The state of a file of a disk, under a name; of a link, of what it leads to.
+
+    A link that leads nowhere, or to itself, is a file without content.
+    """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        if is_storage_fault(error):
+            raise
+        return FileState(name, 0, "")
+    return FileState(name, status.st_size, str(status.st_mtime_ns))
 
 
 def names_in(folder: str) -> list[str]:
-    """The files directly in a folder."""
+    """The files directly in a folder, and links that lead nowhere: who opens them says so."""
     if not is_uri(folder):
-        return [path.name for path in Path(folder).glob("*") if path.is_file()]
+        paths = [path for path in Path(folder).glob("*") if not os.path.isdir(path)]
+        return [path.name for path in paths if path.is_symlink() or path.is_file()]
     system, path = file_system(folder)
     infos = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
     return [info.base_name for info in infos if info.is_file]

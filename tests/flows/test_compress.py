@@ -44,6 +44,7 @@ PARAMS = CompressParams(
     max_picture_bytes=50_000_000,
     max_restarts=3,
     max_reject_fraction=0.5,
+    allowed_roots=(),
     picture_suffixes=(".jpg", ".png", ".gif", ".tif", ".webp"),
     pictures=LIMITS,
 )

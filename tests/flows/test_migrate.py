@@ -1,4 +1,4 @@
-"""Job `migrate` on a store of version 1, which the code of that version wrote and nobody changes any more."""
+"""Job `migrate` on stores of older versions, which the code of those versions wrote and nobody changes any more."""
 
 import hashlib
 import shutil
@@ -16,6 +16,7 @@ from flows.verify import verify
 from tests.components.compression.stores import PROVENANCE, random_rows, write_store
 
 OLD = Path("tests/components/compression/store_v1")
+SECOND = Path("tests/components/compression/store_v2")  # of codec int8, the same rows
 PARTS = [random_rows(["a", "b/1.png", "c", "d", "e"], 0), random_rows(["f", 'g "\n', "ü/ß.jpg"], 2)]
 
 
@@ -29,7 +30,7 @@ def test_the_old_store_is_the_one_of_version_1() -> None:
 
 
 def test_a_reader_says_what_to_do_with_an_old_store() -> None:
-    with pytest.raises(StoreError, match=r"schema version 1, this version reads 2; .*flows\.migrate"):
+    with pytest.raises(StoreError, match=r"schema version 1, this version reads 3; .*flows\.migrate"):
         TokenStore.open(OLD)
 
 
@@ -42,14 +43,24 @@ def test_migrated_store_is_what_is_written_today(tmp_path: Path) -> None:
 
 def test_stored_values_stay_as_they_are(tmp_path: Path) -> None:
     migrate(OLD, tmp_path / "new")
-    assert pq.read_table(tmp_path / "new").equals(pq.read_table(OLD))
+    new, old = pq.read_table(tmp_path / "new"), pq.read_table(OLD)
+    for name in new.column_names:
+        assert new[name].to_pylist() == old[name].to_pylist()
     tokens = TokenStore.open(tmp_path / "new").tokens(["f", "a"])
     np.testing.assert_array_equal(tokens, [PARTS[1].summary_tokens[0], PARTS[0].summary_tokens[0]])
 
 
+def test_a_store_of_version_2_is_migrated_with_its_scales(tmp_path: Path) -> None:
+    manifest = migrate(SECOND, tmp_path / "new")
+    int8 = PROVENANCE.model_copy(update={"codec": "int8"})
+    today = write_store(tmp_path / "today", PARTS, int8, (Reject("x", "truncated", "half"),))
+    assert contents(tmp_path / "new") == contents(today)
+    assert list(verify(tmp_path / "new", manifest, 1)) == []
+
+
 def test_damaged_and_newer_stores_and_those_of_today_are_refused(tmp_path: Path) -> None:
     migrate(OLD, tmp_path / "new")
-    with pytest.raises(StoreError, match="has schema version 2 already"):
+    with pytest.raises(StoreError, match="has schema version 3 already"):
         migrate(tmp_path / "new", tmp_path / "newer")
     with pytest.raises(StoreError, match="exists already"):
         migrate(OLD, tmp_path / "new")

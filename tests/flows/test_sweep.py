@@ -139,12 +139,12 @@ def test_a_run_that_is_named_but_not_there_is_refused(tmp_path: Path) -> None:
 def test_every_sweep_changes_params_that_exist(path: Path, smoke: bool) -> None:
     if smoke and read_sweep(path, smoke=False)[0].smoke is None:
         return
-    params = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     planned = list(experiments(*read_sweep(path, smoke)))
     assert len({it.name for it in planned}) == len(planned)
     for experiment in planned:
-        for key in experiment.overrides:
-            tree = params
+        for name in experiment.overrides:
+            file, _, key = name.rpartition(":")
+            tree = YAML(typ="safe", pure=True).load(ROOT / (file or "params.yaml"))
             for part in key.split("."):
                 assert part in tree, key
                 tree = tree[part]
@@ -157,6 +157,8 @@ def test_every_run_has_values_that_training_takes(path: Path) -> None:
     for experiment in experiments(*read_sweep(path, smoke=False)):
         changed = copy.deepcopy(params)
         for key, value in experiment.overrides.items():
+            if ":" in key:  # of another file
+                continue
             *parts, last = key.split(".")
             tree = changed
             for part in parts:

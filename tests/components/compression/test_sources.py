@@ -13,6 +13,7 @@ from pyarrow import fs
 from components.compression.corpus import corpus_identity, num_listed, plan_shards
 from components.compression.rejects import UnreadablePictureError
 from components.compression.sources import list_corpus, read_pictures
+from components.files.storage import FileState
 from tests.components.files.bucket import bucket, upload  # noqa: F401
 
 SUFFIXES = (".jpg", ".png")
@@ -27,12 +28,12 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def read(path: Path | str, max_bytes: int = 1000) -> dict[str, bytes | str]:
+def read(path: Path | str, max_bytes: int = 1000, allowed_roots: tuple[str, ...] = ()) -> dict[str, bytes | str]:
     """All pictures of a corpus, each as its bytes or the reason why not."""
-    corpus = list_corpus(str(path), SUFFIXES)
+    corpus = list_corpus(str(path), SUFFIXES, allowed_roots)
     found: dict[str, bytes | str] = {}
     for shard in plan_shards(corpus, 2):
-        for picture in read_pictures(corpus.kind, corpus.root, shard, max_bytes):
+        for picture in read_pictures(corpus.kind, corpus.root, shard, max_bytes, allowed_roots):
             try:
                 found[picture.image_id] = picture.load()
             except UnreadablePictureError as error:
@@ -61,16 +62,77 @@ def test_folder_odd_files_are_rejects(folder: Path, tmp_path: Path) -> None:
     (folder / "inside.jpg").symlink_to(folder / "b.jpg")
     (folder / "broken.jpg").symlink_to(folder / "nowhere.jpg")
     (folder / "loop").symlink_to(folder)
+    (folder / "loop.jpg").symlink_to("loop.jpg")
     os.mkfifo(folder / "pipe.jpg")
     Path(os.fsdecode(os.fsencode(folder) + b"/\xff.jpg")).write_bytes(b"x")
     (folder / "big.jpg").write_bytes(bytes(1001))
     corpus = list_corpus(str(folder), SUFFIXES)
-    assert [reject[:2] for reject in corpus.rejects] == [("\\xff.jpg", "bad_id"), ("out.jpg", "path_escapes_root")]
+    assert [reject[:2] for reject in corpus.rejects] == [
+        ("\\xff.jpg", "bad_id"),
+        ("loop.jpg", "image_missing"),
+        ("out.jpg", "path_escapes_root"),
+    ]
     assert corpus.skipped["linked folder"] == 1
     found = read(folder)
     assert found["inside.jpg"] == b"b.jpg"
     assert (found["broken.jpg"], found["pipe.jpg"]) == ("image_missing", "not_a_file")
     assert found["big.jpg"] == "too_many_bytes"
+
+
+def test_folder_of_links_is_read_when_what_they_lead_into_is_allowed(tmp_path: Path) -> None:
+    """As the cache of Hugging Face lays out a model or a data set, with a linked folder beside it."""
+    for name in ("blobs/0a", "blobs/0b", "shelf/c.jpg", "shelf/deep/d.jpg", "secret/e.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    snapshot = tmp_path / "snapshots" / "1f"
+    snapshot.mkdir(parents=True)
+    (snapshot / "a.jpg").symlink_to("../../blobs/0a")
+    (snapshot / "b.jpg").symlink_to("../../blobs/0b")
+    (snapshot / "shelf").symlink_to("../../shelf")
+    (snapshot / "secret").symlink_to("../../secret")
+    (snapshot / "shelf" / "round").symlink_to(tmp_path / "shelf")
+    allowed = (str(tmp_path / "blobs"), str(tmp_path / "shelf"))
+    assert read(snapshot, allowed_roots=allowed) == {
+        "a.jpg": b"blobs/0a",
+        "b.jpg": b"blobs/0b",
+        "shelf/c.jpg": b"shelf/c.jpg",
+        "shelf/deep/d.jpg": b"shelf/deep/d.jpg",
+    }
+    corpus = list_corpus(str(snapshot), SUFFIXES, allowed)
+    assert [reject[:2] for reject in corpus.rejects] == [("secret", "path_escapes_root")]
+    assert corpus.skipped == {"linked folder": 1}
+    refused = list_corpus(str(snapshot), SUFFIXES)
+    assert [reject[:2] for reject in refused.rejects] == [
+        (name, "path_escapes_root") for name in ("a.jpg", "b.jpg", "secret", "shelf")
+    ]
+    assert num_listed(refused) == 4
+
+
+def test_identity_of_links_is_that_of_what_they_lead_to(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "links").mkdir()
+    (tmp_path / "blobs/0a").write_bytes(b"a picture")
+    os.utime(tmp_path / "blobs/0a", (1, 1))
+    (tmp_path / "links/a.jpg").symlink_to("../blobs/0a")
+    allowed = (str(tmp_path / "blobs"),)
+    first = list_corpus(str(tmp_path / "links"), SUFFIXES, allowed)
+    assert first.files == [FileState("a.jpg", 9, str(10**9))]
+    (tmp_path / "blobs/0a").write_bytes(b"another picture")
+    assert corpus_identity(list_corpus(str(tmp_path / "links"), SUFFIXES, allowed)) != corpus_identity(first)
+
+
+def test_a_link_that_changes_behind_the_listing_is_looked_at_again(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/a.jpg").write_bytes(b"picture")
+    (tmp_path / "secret").write_bytes(b"secret")
+    corpus = list_corpus(str(tmp_path / "root"), SUFFIXES)
+    (tmp_path / "root/a.jpg").unlink()
+    (tmp_path / "root/a.jpg").symlink_to(tmp_path / "secret")
+    (shard,) = plan_shards(corpus, 2)
+    (picture,) = read_pictures(corpus.kind, corpus.root, shard, 1000)
+    with pytest.raises(UnreadablePictureError) as caught:
+        picture.load()
+    assert caught.value.reason == "path_escapes_root"
 
 
 def test_shards_are_cut_by_sorted_id(folder: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.compression.provenance import StoreError
+from components.compression.provenance import SCHEMA_VERSION, StoreError
 from components.compression.rejects import Reject
 from components.compression.shards import TokenRows, shard_bytes
 from components.compression.store import TokenStore, UnknownImageError
@@ -62,15 +62,20 @@ def test_embeddings_are_normalised_means(store: Path) -> None:
 
 def test_store_opens_in_plain_pyarrow_and_pandas(store: Path) -> None:
     table = pq.read_table(store, filters=[("image_id", "=", "c")])
-    np.testing.assert_array_equal(table["summary_tokens"].combine_chunks().to_numpy_ndarray()[0], TOKENS[2])
+    np.testing.assert_array_equal(table["summary_tokens"].to_pylist(), [TOKENS[2].reshape(-1)])
     frame = pd.read_parquet(store / "part-00000.parquet")
     np.testing.assert_array_equal(frame["summary_tokens"][1], TOKENS[1].reshape(-1))
 
 
-def test_token_column_is_split_into_byte_streams_and_checksummed(store: Path) -> None:
-    column = pq.ParquetFile(store / "part-00000.parquet").metadata.row_group(0).column(3)
+def test_token_column_of_four_byte_floats_only_is_split_into_byte_streams(store: Path, tmp_path: Path) -> None:
+    def token_column(folder: Path) -> pq.ColumnChunkMetaData:
+        return pq.ParquetFile(folder / "part-00000.parquet").metadata.row_group(0).column(3)
+
+    column = token_column(store)
     assert (column.physical_type, column.compression) == ("FIXED_LEN_BYTE_ARRAY", "ZSTD")
-    assert "BYTE_STREAM_SPLIT" in column.encodings
+    assert "BYTE_STREAM_SPLIT" not in column.encodings  # DuckDB does not read that of 2-byte floats
+    whole = write_store(tmp_path / "float32", PARTS, PROVENANCE.model_copy(update={"codec": "float32"}))
+    assert "BYTE_STREAM_SPLIT" in token_column(whole).encodings
 
 
 def test_manifest_counts_every_row(store: Path) -> None:
@@ -139,12 +144,17 @@ def test_folder_without_manifest_is_no_store(store: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("version", "way_out"), [(1, "write the store anew with `python -m flows.migrate`"), (3, "newer fwd2bot: update")]
+    ("version", "way_out"),
+    [
+        (1, "write the store anew with `python -m flows.migrate`"),
+        (SCHEMA_VERSION - 1, "write the store anew with `python -m flows.migrate`"),
+        (SCHEMA_VERSION + 1, "newer fwd2bot: update"),
+    ],
 )
 def test_manifest_of_another_schema_version_is_refused(store: Path, version: int, way_out: str) -> None:
     path = store / "_manifest.json"
-    path.write_text(path.read_text().replace('"schema_version": 2', f'"schema_version": {version}'))
-    with pytest.raises(StoreError, match=f"schema version {version}, this version reads 2; .*{way_out}"):
+    path.write_text(path.read_text().replace(f'"schema_version": {SCHEMA_VERSION}', f'"schema_version": {version}'))
+    with pytest.raises(StoreError, match=f"schema version {version}, this version reads {SCHEMA_VERSION}; .*{way_out}"):
         TokenStore.open(store)
 
 

@@ -19,8 +19,17 @@ MAX_BYTES = 1000
         ("nul\0.jpg", Reason.IMAGE_MISSING),
         ("x" * 5000, Reason.IMAGE_MISSING),
         ("../outside.jpg", Reason.PATH_ESCAPES_ROOT),
+        ("../nowhere.jpg", Reason.PATH_ESCAPES_ROOT),
         ("/etc/passwd", Reason.PATH_ESCAPES_ROOT),
         ("link.jpg", Reason.PATH_ESCAPES_ROOT),
+        ("loop.jpg", Reason.IMAGE_MISSING),
+        ("loop/a.jpg", Reason.IMAGE_MISSING),
+        ("allowed/../outside.jpg", Reason.PATH_ESCAPES_ROOT),
+        ("../allowed/a", Reason.PATH_ESCAPES_ROOT),
+        ("allowed", Reason.NOT_A_FILE),
+        ("allowed/pipe", Reason.NOT_A_FILE),
+        ("to-pipe.jpg", Reason.NOT_A_FILE),
+        ("null.jpg", Reason.PATH_ESCAPES_ROOT),
         ("folder", Reason.NOT_A_FILE),
         ("pipe.jpg", Reason.NOT_A_FILE),
         ("large.jpg", Reason.FILE_TOO_LARGE),
@@ -35,11 +44,35 @@ def test_read_picture_file_rejects_what_is_no_picture_file_below_the_root(
     (root / "a.jpg").write_bytes(b"picture")
     (root / "large.jpg").write_bytes(b"1" * (MAX_BYTES + 1))
     (root / "link.jpg").symlink_to(tmp_path / "outside.jpg")
+    (root / "loop.jpg").symlink_to("loop.jpg")
+    (root / "loop").symlink_to("loop")
+    (tmp_path / "allowed").mkdir()
+    (tmp_path / "allowed" / "a").write_bytes(b"picture")
+    (root / "allowed").symlink_to(tmp_path / "allowed")
+    (root / "to-pipe.jpg").symlink_to(tmp_path / "allowed" / "pipe")
+    (root / "null.jpg").symlink_to("/dev/null")
     os.mkfifo(root / "pipe.jpg")
+    os.mkfifo(tmp_path / "allowed" / "pipe")
     with pytest.raises(Rejected) as caught:
-        read_picture_file(str(root), reference, MAX_BYTES)
+        read_picture_file(str(root), reference, MAX_BYTES, (str(tmp_path / "allowed"),))
     assert caught.value.reason is reason
     assert str(tmp_path) not in caught.value.detail
+
+
+def test_a_link_into_an_allowed_root_is_followed(tmp_path: Path) -> None:
+    """As DVC's `cache.type symlink` and the cache of Hugging Face lay out a folder."""
+    for folder in ("root", "cache/ab"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "cache/ab/cdef").write_bytes(b"picture")
+    (tmp_path / "root/a.jpg").symlink_to(tmp_path / "cache/ab/cdef")
+    (tmp_path / "root/b.png").symlink_to("../cache/ab/cdef")
+    root, allowed = str(tmp_path / "root"), (str(tmp_path / "cache"),)
+    assert read_picture_file(root, "a.jpg", MAX_BYTES, allowed) == (b"picture", "a.jpg")
+    assert read_picture_file(root, "b.jpg", MAX_BYTES, allowed) == (b"picture", "b.png")
+    for roots in ((), (str(tmp_path / "cac"),)):
+        with pytest.raises(Rejected) as caught:
+            read_picture_file(root, "a.jpg", MAX_BYTES, roots)
+        assert caught.value.reason is Reason.PATH_ESCAPES_ROOT
 
 
 def test_a_picture_under_another_extension_is_found(tmp_path: Path) -> None:
