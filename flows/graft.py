@@ -15,11 +15,12 @@ from typing import Annotated, Any
 import torch
 import typer
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from components.model.backbone import Backbone
 from components.model.families.llava import LlavaBackbone
-from components.model.loading import load_backbone
+from components.model.loading import architectures_of, find_source, load_backbone
+from components.model.pretrained import load_pretrained
 from flows.corpus import run_job
 from flows.lifetime import die_with_parent
 
@@ -46,10 +47,13 @@ def is_index(path: Path) -> bool:
 
 def load_language_model(model: str) -> tuple[nn.Module, nn.Module]:
     """Decoder and head of a causal language model, or of the one inside a LLaVA."""
-    if set(AutoConfig.from_pretrained(model).architectures or []) & set(LlavaBackbone.architectures):
+    folder = find_source(model, None).folder
+    if set(architectures_of(folder)) & set(LlavaBackbone.architectures):
         backbone = load_backbone(model, None, torch.float32, "sdpa", pad_to_square=True)
         return backbone.language_model, backbone.lm_head
-    donor: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, use_safetensors=True)
+    donor: Any = load_pretrained(AutoModelForCausalLM, folder, dtype=torch.float32)
+    if not (hasattr(donor, "model") and hasattr(donor, "lm_head")):
+        raise ValueError(f"{model}: a {type(donor).__name__} has no decoder and head of a LLaVA; take a Llama or alike")
     return donor.model, donor.lm_head
 
 
