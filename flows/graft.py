@@ -24,6 +24,12 @@ from components.model.pretrained import load_pretrained
 from flows.corpus import run_job
 from flows.lifetime import die_with_parent
 
+# Settings of a decoder that no shape of a weight gives away.
+WHAT_IT_COMPUTES = (
+    *("model_type", "hidden_act", "rms_norm_eps", "num_attention_heads", "num_key_value_heads", "head_dim"),
+    *("rope_parameters", "sliding_window", "use_sliding_window", "layer_types"),
+)
+
 
 def graft(base: str, language_model: str, output: Path) -> Path:
     """Write the folder `output`. Raises ValueError when the two do not have the same shape, or the folder exists."""
@@ -57,9 +63,21 @@ def load_language_model(model: str) -> tuple[nn.Module, nn.Module]:
     return donor.model, donor.lm_head
 
 
+def check_alike(own: Any, given: Any) -> None:
+    """Raises ValueError when two decoders, by their configurations, compute something else of the same weights."""
+    for name in WHAT_IT_COMPUTES:
+        found, wanted = getattr(given, name, None), getattr(own, name, None)
+        if found != wanted:
+            raise ValueError(
+                f"{name} is {found} in the language model, {wanted} in the base, whose settings the result keeps; "
+                "graft a language model that computes as the one inside"
+            )
+
+
 @torch.no_grad()
 def replace_language_model(backbone: Backbone, decoder: nn.Module, head: nn.Module) -> None:
-    """Copy every weight of a decoder and its head into those inside a LLaVA, in place."""
+    """Copy every weight of a decoder and its head into those inside a LLaVA, in place. Raises ValueError."""
+    check_alike(backbone.language_model.config, decoder.config)
     parts = {"model": (backbone.language_model, decoder), "lm_head": (backbone.lm_head, head)}
     for part, (target, donor) in parts.items():
         own, given = target.state_dict(), donor.state_dict()

@@ -18,6 +18,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig,
 from ray.train.torch import TorchTrainer
 
 from components import schema
+from components.model.loading import check_base_model
 from components.params import load_params
 from components.training.loop import Outcome
 from components.training.run_folder import (
@@ -66,6 +67,7 @@ def train(
 ) -> None:
     """Run the training to its end. SystemExit with a message when it was stopped or did not converge."""
     base = str(Path(base).resolve()) if Path(base).is_dir() else base
+    check_base_model(base, params.backbone.revision)
     with only_run_in(state):
         run = prepare_run(params, curated.resolve(), base, state.resolve())
         connect(log_to_driver=False)  # progress comes from the history; Ray Train's own actors repeat themselves
