@@ -10,6 +10,7 @@ from components.methods.checkpoint import (
     ADAPTER_FILE,
     CONFIG_FILE,
     CompressorConfig,
+    check_trained_files,
     expect_settings,
     load_config,
 )
@@ -40,8 +41,10 @@ def provenance_of(compressor: Path, codec: Codec, dtype: str, num_summary_tokens
     `num_summary_tokens` of its queries are asked, all if not given.
 
     The hash of the base weights is the one that the compressor was trained on; `load_compressor` refuses any other.
+    Raises ValueError, naming the file, when one is missing, cut or no such file.
     """
     config = read_config(compressor)
+    check_trained_files(compressor, config)
     adapters = sorted(path.parent.name for path in compressor.glob(f"*/{ADAPTER_FILE}"))
     hashes = {f"{adapter}_adapter_sha256": weights_sha256(compressor / adapter) for adapter in adapters}
     chosen = config.method

@@ -151,6 +151,16 @@ def load_preparer(folder: Path, base: str) -> Backbone | OwnPictures:
     return preparer
 
 
+def check_trained_files(folder: Path, config: CompressorConfig) -> None:
+    """Raises ValueError when a file that every compressor of its kind has is missing; others may have none."""
+    if config.method.name not in OURS:
+        return
+    adapters = [f"{name}/{ADAPTER_FILE}" for name in config.compressor.adapters.names] or [BASE_FILE]
+    for name in (QUERIES_FILE, *adapters):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name}: is missing; fetch the whole compressor, or train one")
+
+
 def load_config(folder: Path) -> CompressorConfig:
     """What a saved compressor says of itself. Raises ValueError, naming the file, when it cannot be read."""
     path = folder / CONFIG_FILE
@@ -248,7 +258,8 @@ def expect_settings(base: str, found: Mapping[str, str], config: CompressorConfi
     A compressor that was written before they were noted cannot say.
     """
     for whose, wanted in (config.settings_sha256 or {}).items():
-        what = f"{whose} model {base}: SHA-256 of config.json, tokenizer, chat template and image processor"
+        name = f"base model {base}" if whose == "base" else f"{whose} of {config.method.name}"
+        what = f"{name}: SHA-256 of config.json, tokenizer, chat template and image processor"
         expect(what, found.get(whose, "missing"), wanted)
 
 

@@ -70,3 +70,17 @@ def test_another_base_is_refused_before_work(
         (base / file).write_text(change)
     with pytest.raises(ValueError, match=outcome):
         check_base(trained, str(base))
+
+
+@pytest.mark.parametrize("file", ["summary_queries.safetensors", "generation/adapter_model.safetensors"])
+@pytest.mark.parametrize("fault", ["gone", "cut"])
+def test_a_compressor_that_is_not_whole_is_refused_before_work(
+    trained: Path, tmp_path: Path, file: str, fault: str
+) -> None:
+    path = shutil.copytree(trained, tmp_path / "compressor") / file
+    if fault == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(ValueError, match=f"{file}: is (missing|cut)"):
+        provenance_of(tmp_path / "compressor", "float16", "float32")
