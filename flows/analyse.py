@@ -20,7 +20,7 @@ from PIL import Image
 from pydantic import Field
 
 from components import schema
-from components.compression.identity import check_same_model, find_base, read_config
+from components.compression.identity import check_base, check_same_model, find_base, read_config
 from components.compression.store import TokenStore
 from components.compression.unstored import reason_not_stored
 from components.evaluation.answering import COMPRESSED, answers, compressed_reader
@@ -118,7 +118,9 @@ def load_subject(subject: Subject, compressor: Path, device: torch.device) -> Me
 def load_base(subject: Subject, compressor: Path, device: torch.device) -> Backbone:
     """Its base model by itself: nothing in it was trained."""
     config, dtype = read_config(compressor), getattr(torch, subject.store.provenance.compute["dtype"])
-    backbone = load_backbone(find_base(compressor, None), config.base_revision, dtype, "sdpa", config.pad_to_square)
+    base = find_base(compressor, None)
+    check_base(compressor, base)
+    backbone = load_backbone(base, config.base_revision, dtype, "sdpa", config.pad_to_square)
     return backbone.to(device).eval()
 
 

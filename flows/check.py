@@ -29,7 +29,7 @@ from components.curation.preview import Preview, preview_source
 from components.curation.work import EVALUATION_SPLITS
 from components.evaluation.settings import EvaluateParams
 from components.methods.catalogue import build_method
-from components.model.loading import family_of, load_backbone
+from components.model.loading import check_base_model, family_of, load_backbone
 from components.params import DEFAULT_PATH, Params, ParamsError, load_params
 from components.pictures import decode_picture
 from components.training.budgets import Budgets
@@ -191,6 +191,8 @@ def look_at_base(report: Report, base: str) -> bool:
             f"base_model: {base} needs {needed / 1e9:.0f} GB of memory to be loaded, {free / 1e9:.0f} GB are free; run "
             "the check on a machine like those that train"
         )
+    check_base_model(base, None)
+    report.say("  all weights are there")
     return True
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import ray
 
 from components.analysis.costs import MethodCosts, ModelSize, Workload, compression_flops, cost_table
-from components.compression.identity import check_same_model, read_config
+from components.compression.identity import check_base, check_same_model, find_base, read_config
 from components.compression.store import TokenStore
 from components.compression.unstored import reason_not_stored
 from components.evaluation import publication, scorecard
@@ -68,6 +68,7 @@ def examine_and_score(
     """What is published, the records behind it, and the seconds that they took."""
     start = time.perf_counter()
     exam, config = read_exam(curated, params.split), read_config(compressor)
+    check_base(compressor, find_base(compressor, None))
     if not reason_not_stored(store):
         tokens = TokenStore.open(store)
         check_same_model(tokens.provenance, compressor)

@@ -15,14 +15,21 @@ from typing import Annotated, Any
 import torch
 import typer
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from components.files.outputs import new_folder
 from components.model.backbone import Backbone
 from components.model.families.llava import LlavaBackbone
-from components.model.loading import load_backbone
+from components.model.loading import architectures_of, find_source, load_backbone
+from components.model.pretrained import load_pretrained
 from flows.corpus import run_job
 from flows.lifetime import die_with_parent
+
+# Settings of a decoder that no shape of a weight gives away.
+WHAT_IT_COMPUTES = (
+    *("model_type", "hidden_act", "rms_norm_eps", "num_attention_heads", "num_key_value_heads", "head_dim"),
+    *("rope_parameters", "sliding_window", "use_sliding_window", "layer_types"),
+)
 
 
 def graft(base: str, language_model: str, output: Path) -> Path:
@@ -45,16 +52,31 @@ def is_index(path: Path) -> bool:
 
 def load_language_model(model: str) -> tuple[nn.Module, nn.Module]:
     """Decoder and head of a causal language model, or of the one inside a LLaVA."""
-    if set(AutoConfig.from_pretrained(model).architectures or []) & set(LlavaBackbone.architectures):
+    folder = find_source(model, None).folder
+    if set(architectures_of(folder)) & set(LlavaBackbone.architectures):
         backbone = load_backbone(model, None, torch.float32, "sdpa", pad_to_square=True)
         return backbone.language_model, backbone.lm_head
-    donor: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, use_safetensors=True)
+    donor: Any = load_pretrained(AutoModelForCausalLM, folder, dtype=torch.float32)
+    if not (hasattr(donor, "model") and hasattr(donor, "lm_head")):
+        raise ValueError(f"{model}: a {type(donor).__name__} has no decoder and head of a LLaVA; take a Llama or alike")
     return donor.model, donor.lm_head
+
+
+def check_alike(own: Any, given: Any) -> None:
+    """Raises ValueError when two decoders, by their configurations, compute something else of the same weights."""
+    for name in WHAT_IT_COMPUTES:
+        found, wanted = getattr(given, name, None), getattr(own, name, None)
+        if found != wanted:
+            raise ValueError(
+                f"{name} is {found} in the language model, {wanted} in the base, whose settings the result keeps; "
+                "graft a language model that computes as the one inside"
+            )
 
 
 @torch.no_grad()
 def replace_language_model(backbone: Backbone, decoder: nn.Module, head: nn.Module) -> None:
-    """Copy every weight of a decoder and its head into those inside a LLaVA, in place."""
+    """Copy every weight of a decoder and its head into those inside a LLaVA, in place. Raises ValueError."""
+    check_alike(backbone.language_model.config, decoder.config)
     parts = {"model": (backbone.language_model, decoder), "lm_head": (backbone.lm_head, head)}
     for part, (target, donor) in parts.items():
         own, given = target.state_dict(), donor.state_dict()

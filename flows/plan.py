@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from transformers import AutoConfig
 
 from components.analysis.corpus_plan import Corpus, Effort, Machines, Plan, make_plan
 from components.analysis.shapes import SEVEN_B, THIRTEEN_B, llava_config
 from components.compression.codecs import CODECS, picture_bytes
+from components.model.pretrained import read_model_config
 
 SHAPES = {"llava-1.5-7b": SEVEN_B, "llava-1.5-13b": THIRTEEN_B}
 UNITS = ("B", "KB", "MB", "GB", "TB", "PB", "EB")
@@ -30,7 +30,7 @@ def read_config(model: str) -> Any:
         return llava_config(SHAPES[model])
     if not (Path(model) / "config.json").is_file():
         raise ValueError(f"--model {model}: is neither one of {', '.join(SHAPES)} nor a folder with a config.json")
-    config = AutoConfig.from_pretrained(model)
+    config = read_model_config(Path(model))
     if config.model_type != "llava":
         raise ValueError(f"--model {model}: the formulas are for LLaVA-1.5, this is a {config.model_type}")
     return config

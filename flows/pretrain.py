@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchConfig, TorchTrainer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, get_wsd_schedule
+from transformers.utils import logging as transformers_logging
 
 from components import schema
 from components.files.code import code_sha256
@@ -127,6 +129,7 @@ class Run:
 def pretrain_worker(config: dict[str, Any]) -> None:
     """The loop of the only worker."""
     params = PretrainParams.model_validate(config["params"])
+    transformers_logging.disable_progress_bar()  # of each model that is saved
     torch.set_num_threads(params.num_threads)
     run = start(params)
     encoder = Encoder(run.processor, run.model.config.image_seq_length)
@@ -232,8 +235,13 @@ def restore(run: Run) -> None:
     if checkpoint is None:
         return
     with checkpoint.as_directory() as folder:
-        state = torch.load(Path(folder) / "state.pt", weights_only=True)
-        run.curve = json.loads((Path(folder) / "curve.json").read_text())
+        try:
+            state = torch.load(Path(folder) / "state.pt", weights_only=True)
+            run.curve = json.loads((Path(folder) / "curve.json").read_text())
+        except (OSError, ValueError, EOFError, RuntimeError, UnpicklingError) as error:
+            raise ValueError(
+                f"{folder}: this checkpoint is damaged ({error}); remove it to go on from one before"
+            ) from error
     run.model.load_state_dict(state["model"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.schedule.load_state_dict(state["schedule"])

@@ -20,6 +20,7 @@ from ray.train.torch import TorchTrainer
 from components import schema
 from components.files.outputs import growing_folder, new_folder
 from components.files.unfinished import discard, open_work
+from components.model.loading import check_base_model
 from components.params import load_params
 from components.training.loop import Outcome
 from components.training.run_folder import (
@@ -57,6 +58,7 @@ def train(
 ) -> None:
     """Run the training to its end. SystemExit with a message when it was stopped or did not converge."""
     base = str(Path(base).resolve()) if Path(base).is_dir() else base
+    check_base_model(base, params.backbone.revision)
     inputs: list[Path | str] = [curated, base, state]
     with (
         only_run_in(state),

@@ -4,13 +4,23 @@ from importlib.metadata import version
 from pathlib import Path
 
 from components.compression.codecs import Codec
-from components.compression.provenance import SCHEMA_VERSION, Provenance, StoreError, differences
+from components.compression.provenance import SCHEMA_VERSION, SETTINGS, Provenance, StoreError, differences
 from components.methods.catalogue import OURS
-from components.methods.checkpoint import ADAPTER_FILE, CONFIG_FILE, CompressorConfig, load_config
+from components.methods.checkpoint import (
+    ADAPTER_FILE,
+    CONFIG_FILE,
+    CompressorConfig,
+    check_trained_files,
+    expect_settings,
+    load_config,
+)
 from components.methods.settings import SINGLE_FORWARD
 from components.model.backbone import weights_sha256
+from components.model.loading import check_base_model
+from components.model.settings_identity import settings_sha256
 
 LIBRARIES = ("numpy", "peft", "pillow", "pyarrow", "torch", "transformers")
+BASE = "base"  # whose settings
 ATTENTION = "sdpa"  # what `load_compressor` loads
 
 
@@ -31,8 +41,10 @@ def provenance_of(compressor: Path, codec: Codec, dtype: str, num_summary_tokens
     `num_summary_tokens` of its queries are asked, all if not given.
 
     The hash of the base weights is the one that the compressor was trained on; `load_compressor` refuses any other.
+    Raises ValueError, naming the file, when one is missing, cut or no such file.
     """
     config = read_config(compressor)
+    check_trained_files(compressor, config)
     adapters = sorted(path.parent.name for path in compressor.glob(f"*/{ADAPTER_FILE}"))
     hashes = {f"{adapter}_adapter_sha256": weights_sha256(compressor / adapter) for adapter in adapters}
     chosen = config.method
@@ -46,6 +58,7 @@ def provenance_of(compressor: Path, codec: Codec, dtype: str, num_summary_tokens
         base=config.base_model,
         model={
             "base_weights_sha256": config.base_weights_sha256,
+            **{f"{whose}{SETTINGS}": value for whose, value in sorted((config.settings_sha256 or {}).items())},
             **hashes,
             **compared,
             "summary_queries_sha256": weights_sha256(compressor),
@@ -79,13 +92,22 @@ def find_base(compressor: Path, base: str | None) -> str:
 
 
 def check_base(compressor: Path, base: str) -> None:
-    """Raises ValueError, before any worker starts, when a base model in a folder is not the one of the compressor."""
-    wanted = read_config(compressor).base_weights_sha256
-    if Path(base).is_dir() and (found := weights_sha256(Path(base))) != wanted:
+    """Raises ValueError, before any worker starts, when a base model in a folder is not that of the compressor.
+
+    Or when it is not whole.
+    """
+    if not Path(base).is_dir():
+        return
+    config = read_config(compressor)
+    check_base_model(base, None)
+    found = weights_sha256(Path(base))
+    if found != config.base_weights_sha256:
         raise ValueError(
-            f"base model {base}: SHA-256 of the weights is {found}, but {compressor} needs {wanted}; use the base "
-            "model it was trained on"
+            f"base model {base}: SHA-256 of the weights is {found}, but {compressor} needs "
+            f"{config.base_weights_sha256}; use the base model it was trained on"
         )
+    own = {whose: value for whose, value in (config.settings_sha256 or {}).items() if whose == BASE}
+    expect_settings(base, {BASE: settings_sha256(Path(base))}, config.model_copy(update={"settings_sha256": own}))
 
 
 def check_same_model(store: Provenance, compressor: Path) -> None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from components.compression.codecs import Codec
 
 SCHEMA_VERSION = 3
+SETTINGS = "_settings_sha256"  # how names end of hashes that older stores do not have
 METADATA_KEY = b"fwd2bot.provenance"
 
 
@@ -76,9 +77,14 @@ def check_schema_version(found: Any, name: str) -> None:
 
 
 def differences(ours: Provenance, theirs: Provenance) -> list[str]:
-    """One line `key: ours != theirs` for each compared value in which two provenances differ."""
+    """One line `key: ours != theirs` for each compared value in which two provenances differ.
+
+    What one of them was written too early to know of settings is not compared: the base model itself is, with its
+    compressor.
+    """
     left, right = dict(_leaves(_compared(ours))), dict(_leaves(_compared(theirs)))
-    keys = sorted(left.keys() | right.keys())
+    in_both, in_one = left.keys() & right.keys(), left.keys() ^ right.keys()
+    keys = sorted(in_both | {key for key in in_one if not key.endswith(SETTINGS)})
     absent = "(absent)"
     return [
         f"{key}: {left.get(key, absent)} != {right.get(key, absent)}" for key in keys if left.get(key) != right.get(key)

@@ -15,11 +15,12 @@ import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from pydantic import ValidationError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from components.files.outputs import write_by_umask
@@ -29,6 +30,7 @@ from components.methods.method import Method
 from components.methods.settings import FWD2BOT, SINGLE_FORWARD, ChosenMethod, CompressorParams
 from components.model.backbone import Backbone, Preprocessing
 from components.model.loading import load_backbone, load_without_weights
+from components.model.model_files import read_json, read_tensors, some_of
 from components.params import Params
 
 ADAPTER_FILE = "adapter_model.safetensors"  # PEFT's name
@@ -69,6 +71,7 @@ class CompressorConfig(Params):
     base_model: str  # hub id, or the name of the folder
     base_revision: str | None
     base_weights_sha256: str
+    settings_sha256: dict[str, str] | None  # beside the weights, by whose they are; None: written before there were any
     dim: int  # of a summary token
     method: ChosenMethod
     compressor: CompressorParams
@@ -126,13 +129,15 @@ def load_compressor(
     expect(f"base model {base}: SHA-256 of the weights", backbone.weights_sha256, config.base_weights_sha256)
     model = build_method(backbone, config.compressor, config.method, seed=0)
     expect(f"base model {base}: preprocessing", model.preprocessing, config.preprocessing)
+    expect_settings(base, model.settings_sha256, config)
     for adapter in model.adapters.names:
         tensors = load_tensors(folder / adapter / ADAPTER_FILE, adapter_tensors(model, adapter))
-        set_peft_model_state_dict(model.adapters.model, tensors, adapter_name=adapter)
+        report: Any = set_peft_model_state_dict(model.adapters.model, tensors, adapter_name=adapter)
+        expect(f"{folder / adapter / ADAPTER_FILE}: weights that are not the model's", report.unexpected_keys, [])
     if own := model.own_tensors():
-        model.load_state_dict(load_tensors(folder / config.own_file, own), strict=False)
+        put_in(model, folder / config.own_file, own)
     if trained := base_tensors(model):
-        model.load_state_dict(load_tensors(folder / BASE_FILE, trained), strict=False)
+        put_in(model, folder / BASE_FILE, trained)
     if num_summary_tokens is not None:
         model.keep_first(num_summary_tokens)
     return model.to(device).eval()
@@ -147,16 +152,46 @@ def load_preparer(folder: Path, base: str) -> Backbone | OwnPictures:
     return preparer
 
 
+def check_trained_files(folder: Path, config: CompressorConfig) -> None:
+    """Raises ValueError when a file that every compressor of its kind has is missing; others may have none."""
+    if config.method.name not in OURS:
+        return
+    adapters = [f"{name}/{ADAPTER_FILE}" for name in config.compressor.adapters.names] or [BASE_FILE]
+    for name in (QUERIES_FILE, *adapters):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name}: is missing; fetch the whole compressor, or train one")
+
+
 def load_config(folder: Path) -> CompressorConfig:
-    """What a saved compressor says of itself."""
-    written = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    passes = written.get("compressor", {}).pop("passes", "double")
+    """What a saved compressor says of itself. Raises ValueError, naming the file, when it cannot be read."""
+    path = folder / CONFIG_FILE
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such file; is this a compressor?")
+    try:
+        return CompressorConfig.model_validate_json(json.dumps(of_today(read_json(path))))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(
+            f"{path}: {where}: {first['msg']}; it was written by another version, or changed by hand: take the "
+            "version that wrote it, or train again"
+        ) from None
+
+
+def of_today(written: dict[str, Any]) -> dict[str, Any]:
+    """A configuration of an earlier format in today's."""
+    settings = written.get("compressor")
+    passes = settings.pop("passes", "double") if isinstance(settings, dict) else "double"
+    preprocessing = written.get("preprocessing")
+    if not isinstance(preprocessing, dict):
+        return written
     # Before it stood apart, that of the method's pictures was taken.
-    written.setdefault("pad_to_square", written.get("preprocessing", {}).get("pad_to_square"))
+    written.setdefault("pad_to_square", preprocessing.get("pad_to_square"))
+    written.setdefault("settings_sha256", None)
     if written.get("format_version") == 1 or passes == "single":
-        named = {"name": NAMED_PASSES[passes], "tuning": "trained", "settings": {}}
+        named = {"name": NAMED_PASSES.get(passes, passes), "tuning": "trained", "settings": {}}
         written |= {"format_version": 2, "method": named}
-    return CompressorConfig.model_validate_json(json.dumps(written))
+    return written
 
 
 def compressor_config(model: Method) -> CompressorConfig:
@@ -167,6 +202,7 @@ def compressor_config(model: Method) -> CompressorConfig:
         base_model=model.backbone.source.name,
         base_revision=model.backbone.source.revision,
         base_weights_sha256=model.backbone.weights_sha256,
+        settings_sha256=model.settings_sha256,
         dim=model.dim,
         compressor=model.params,
         pad_to_square=model.backbone.pad_to_square,
@@ -193,14 +229,41 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def load_tensors(path: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Read a safetensors file that must have the names and shapes of `like`."""
-    tensors = load_file(path)
+    """Read a safetensors file that must have the names and shapes of `like`, and numbers in it. Raises ValueError."""
+    tensors = read_tensors(path)
     found, expected = ({name: tuple(t.shape) for name, t in group.items()} for group in (tensors, like))
     differing = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
     for name in differing[:1]:
         others = f" (and {len(differing) - 1} more tensors)" if len(differing) > 1 else ""
         expect(f"{path}: shape of {name}{others}", found.get(name, "missing"), expected.get(name, "missing"))
+    odd = [
+        name
+        for name, tensor in sorted(tensors.items())
+        if tensor.is_floating_point() != like[name].is_floating_point() or not torch.isfinite(tensor).all()
+    ]
+    if odd:
+        raise ValueError(
+            f"{path}: {len(odd)} tensors hold values that are not finite, or no such numbers as the model has "
+            f"({some_of(odd)}); restore the file, or train again"
+        )
     return tensors
+
+
+def put_in(model: Method, path: Path, like: Mapping[str, Tensor]) -> None:
+    """Load into a model those of its tensors that a file holds, all of `like`. Raises ValueError."""
+    left = model.load_state_dict(load_tensors(path, like), strict=False).unexpected_keys
+    expect(f"{path}: weights that are not the model's", left, [])
+
+
+def expect_settings(base: str, found: Mapping[str, str], config: CompressorConfig) -> None:
+    """Raises ValueError when configuration, tokenizer or chat template are not those of training.
+
+    A compressor that was written before they were noted cannot say.
+    """
+    for whose, wanted in (config.settings_sha256 or {}).items():
+        name = f"base model {base}" if whose == "base" else f"{whose} of {config.method.name}"
+        what = f"{name}: SHA-256 of config.json, tokenizer, chat template and image processor"
+        expect(what, found.get(whose, "missing"), wanted)
 
 
 def expect(what: str, found: object, expected: object) -> None:

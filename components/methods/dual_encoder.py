@@ -8,6 +8,7 @@ base model's weights are not read.
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -32,6 +33,7 @@ from components.model.adapters import AdapterSwitch
 from components.model.backbone import Backbone, Preprocessing, Source, weights_sha256
 from components.model.loading import find_source
 from components.model.prepared import PreparedPictures
+from components.model.settings_identity import settings_sha256
 from components.params import Params
 
 DUAL_ENCODER = "dual_encoder"
@@ -53,6 +55,7 @@ class Parts(NamedTuple):
     frame: TextFrame
     tokenizer: Any
     pictures: OwnPictures | None  # prepares them; None: the base model does
+    folder: Path | None  # of the checkpoint
 
 
 class DualEncoder(Method):
@@ -71,6 +74,7 @@ class DualEncoder(Method):
         self.kind = encoder_kind(parts.encoder)
         self.encoder = parts.encoder.requires_grad_(False)
         self.frame, self.own_tokenizer, self.own_pictures = parts.frame, parts.tokenizer, parts.pictures
+        self.folder = parts.folder
         if chosen.tuning == "trained":
             for weight in read_weights(self.encoder).values():
                 weight.requires_grad_(True)
@@ -98,6 +102,12 @@ class DualEncoder(Method):
     @property
     def preprocessing(self) -> Preprocessing:
         return (self.own_pictures or self.backbone).preprocessing
+
+    @property
+    def settings_sha256(self) -> dict[str, str]:
+        """Of a checkpoint too."""
+        own = {} if self.folder is None else {"checkpoint": settings_sha256(self.folder)}
+        return super().settings_sha256 | own
 
     @property
     def tokenizer(self) -> Any:
@@ -142,7 +152,7 @@ def new_parts(backbone: Backbone, sizes: SmallClipParams, tuning: str, seed: int
             "leaves it so; name a checkpoint, or set tuning to trained"
         )
     frame = small_clip_frame(backbone, sizes)
-    return Parts(build_small_clip(backbone, sizes, seed), frame, backbone.tokenizer, None)
+    return Parts(build_small_clip(backbone, sizes, seed), frame, backbone.tokenizer, None, None)
 
 
 def known_scale(encoder: Any, largest: float) -> dict[str, float]:
@@ -162,7 +172,7 @@ def load_parts(backbone: Backbone, settings: DualEncoderParams, dtype: torch.dty
             f"{settings.weights_sha256}; take the checkpoint that was meant, or set weights_sha256 to null"
         )
     encoder, tokenizer = load_model(source, dtype), load_tokenizer(source)
-    return Parts(encoder, frame_of(tokenizer, encoder), tokenizer, load_pictures(source)), found
+    return Parts(encoder, frame_of(tokenizer, encoder), tokenizer, load_pictures(source), source.folder), found
 
 
 def find_checkpoint(backbone: Backbone, settings: DualEncoderParams) -> Source:

@@ -13,9 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoTokenizer,
     Blip2ForImageTextRetrieval,
     BlipForImageTextRetrieval,
     CLIPModel,
@@ -25,7 +22,11 @@ from transformers import (
 
 from components.model.backbone import Preprocessing, Source, image_processor_sha256
 from components.model.chat import encode_text
+from components.model.loading import architectures_of
+from components.model.model_files import check_settings_files
 from components.model.prepared import PreparedPictures
+from components.model.pretrained import load_image_processor, load_pretrained
+from components.model.pretrained import load_tokenizer as load_any_tokenizer
 
 
 class Kind(NamedTuple):
@@ -121,24 +122,24 @@ class OwnPictures(NamedTuple):
 
 def load_pictures(source: Source) -> OwnPictures:
     """What prepares pictures for a checkpoint."""
-    return OwnPictures(AutoImageProcessor.from_pretrained(source.folder, backend="pil"))
+    return OwnPictures(load_image_processor(source.folder))
 
 
 def load_model(source: Source, dtype: torch.dtype) -> PreTrainedModel:
-    """The weights of a checkpoint. Raises ValueError for one of another class."""
-    named = AutoConfig.from_pretrained(source.folder).architectures or ["no class"]
+    """The weights of a checkpoint. Raises ValueError for one of another class, or one that is not whole."""
+    check_settings_files(source.folder)
+    named = architectures_of(source.folder) or ["no class"]
     if named[0] not in KINDS:
         raise ValueError(
             f"train.method.dual_encoder.checkpoint {source.name} is a {named[0]}; take one of {', '.join(KINDS)}, or "
             "convert it: transformers has scripts for the weights of OpenCLIP, LAVIS and big_vision"
         )
-    model = KINDS[named[0]].load.from_pretrained(source.folder, dtype=dtype, use_safetensors=True)
-    return model
+    return load_pretrained(KINDS[named[0]].load, source.folder, dtype=dtype)
 
 
 def load_tokenizer(source: Source) -> Any:
     """That of a checkpoint. Raises ValueError for one that cannot say where its tokens stand in a text."""
-    tokenizer = AutoTokenizer.from_pretrained(source.folder)
+    tokenizer = load_any_tokenizer(source.folder)
     if not tokenizer.is_fast:
         raise ValueError(
             f"train.method.dual_encoder.checkpoint {source.name}: its {type(tokenizer).__name__} is not a fast one; "

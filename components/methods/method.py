@@ -138,6 +138,11 @@ class Method(nn.Module):
         return self.backbone.preprocessing
 
     @property
+    def settings_sha256(self) -> dict[str, str]:
+        """Hashes of what beside the weights changes answers, by whose it is."""
+        return {"base": self.backbone.settings_sha256}
+
+    @property
     def tokenizer(self) -> Any:
         """That of the texts which are embedded."""
         return self.backbone.tokenizer

@@ -8,6 +8,7 @@ PEFT's state, and tells the checkpoint which adapter a layer ran with.
 import contextlib
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -153,7 +154,10 @@ def attach_adapters(
         torch.manual_seed(seed)
         tower_layers = num_read_layers(backbone.vlm) if in_tower else 0
         decoder = backbone.decoder_name
-        peft_model = get_peft_model(backbone.vlm, lora_config(params, decoder, tower_layers), adapter_name=first)
+        with warnings.catch_warnings():
+            # PEFT asks a model whether it recomputes activations by the name that transformers has replaced.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            peft_model = get_peft_model(backbone.vlm, lora_config(params, decoder, tower_layers), adapter_name=first)
         for name in others:
             peft_model.add_adapter(name, lora_config(params, decoder, 0))
     peft_model.set_requires_grad(list(names))

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from components.model.chat import ChatFormat, Markup
+from components.model.model_files import whole_safetensors
 from components.model.prepared import PreparedPictures
 from components.model.segments import Segment, insert, picture_segment, text_segment
+from components.model.settings_identity import settings_sha256
 
 Preprocessing = dict[str, bool | int | str | tuple[float, ...]]
 
@@ -135,6 +137,11 @@ class Backbone(nn.Module):
         return weights_sha256(self.source.folder)
 
     @cached_property
+    def settings_sha256(self) -> str:
+        """Hash of all beside the weights that changes answers: configuration, tokenizer, chat template."""
+        return settings_sha256(self.source.folder)
+
+    @cached_property
     def decoder_name(self) -> str:
         """The language model's name inside the whole model."""
         return next(name for name, module in self.vlm.named_modules() if module is self.language_model)
@@ -248,10 +255,13 @@ def image_processor_sha256(image_processor: Any) -> str:
 
 
 def weights_sha256(folder: Path) -> str:
-    """Hash the safetensors in a folder: name, type, shape and bytes of every tensor, in the order of the names."""
+    """Hash the safetensors in a folder: name, type, shape and bytes of every tensor, in the order of the names.
+
+    Raises ValueError, naming the file, for one that is cut or none.
+    """
     files: dict[str, Path] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as tensors:
+        with whole_safetensors(path), safe_open(path, "pt") as tensors:
             files |= dict.fromkeys(tensors.keys(), path)
     digest = hashlib.sha256()
     for name in sorted(files):

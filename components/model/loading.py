@@ -1,19 +1,28 @@
 """Base models from a folder or the hub: which family they are of, their weights, tokenizer and image processor.
 
-Weights come from safetensors only and no code is ever fetched.
+Weights come from safetensors only, all of them, and no code is ever fetched or run (`pretrained`).
 """
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForImageTextToText
 
 from components.model.backbone import Backbone, Source
-from components.model.chat import ChatFormat
+from components.model.chat import ChatFormat, render
 from components.model.families import FAMILIES
+from components.model.model_files import CONFIG_FILE, check_settings_files, read_json
+from components.model.pretrained import (
+    NO_CODE,
+    load_image_processor,
+    load_pretrained,
+    load_tokenizer,
+    outline_of,
+    read_model_config,
+    transformers_errors,
+)
 from components.params import Params
 
 # Architectures of checkpoints in LLaVA's own format.
@@ -38,21 +47,30 @@ class BackboneParams(Params):
 def load_backbone(
     model: str, revision: str | None, dtype: torch.dtype, attention: str, pad_to_square: bool
 ) -> Backbone:
-    """Load a base model from a folder or by its hub id; ValueError for an architecture of no known family."""
+    """Load a base model from a folder or by its hub id.
+
+    Raises ValueError for an architecture of no known family, and for a folder that does not hold the whole model.
+    """
     source = find_source(model, revision)
     family = family_of(model, source.folder)
-    vlm = AutoModelForImageTextToText.from_pretrained(
-        source.folder, dtype=dtype, attn_implementation=attention, use_safetensors=True
-    )
+    vlm = load_pretrained(AutoModelForImageTextToText, source.folder, dtype=dtype, attn_implementation=attention)
     return _around(vlm, family, source, pad_to_square)
+
+
+def check_base_model(model: str, revision: str | None) -> None:
+    """Raises ValueError, before any weight is read, when a base model is not whole or of no known family."""
+    source = find_source(model, revision)
+    family = family_of(model, source.folder)
+    _around(outline_of(AutoModelForImageTextToText, source.folder), family, source, pad_to_square=False)
 
 
 def load_without_weights(model: str, revision: str | None, pad_to_square: bool) -> Backbone:
     """A base model whose tensors hold nothing (device meta): enough to prepare pictures, on machines without a GPU."""
     source = find_source(model, revision)
     family = family_of(model, source.folder)
-    with torch.device("meta"):
-        vlm = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(source.folder))
+    config = read_model_config(source.folder)
+    with torch.device("meta"), transformers_errors(source.folder, "config.json"):
+        vlm = AutoModelForImageTextToText.from_config(config, attn_implementation="eager", **NO_CODE)
     return _around(vlm, family, source, pad_to_square)
 
 
@@ -64,14 +82,20 @@ def find_source(model: str, revision: str | None) -> Source:
 
 
 def _around(vlm: Any, family: type[Backbone], source: Source, pad_to_square: bool) -> Backbone:
-    image_processor = AutoImageProcessor.from_pretrained(source.folder, backend="pil")
+    if type(vlm).__name__ not in family.architectures:
+        raise ValueError(
+            f"{source.folder / CONFIG_FILE}: architectures names a {family.architectures[0]}, but model_type makes a "
+            f"{type(vlm).__name__} of it; fetch the model again"
+        )
+    image_processor = load_image_processor(source.folder)
     chat = load_chat(source.name, source.folder, family, vlm.config)
     return family(vlm, chat, image_processor, source, pad_to_square)
 
 
 def family_of(model: str, folder: Path) -> type[Backbone]:
     """The family whose file takes the architecture that config.json names."""
-    architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+    check_settings_files(folder)
+    architectures = architectures_of(folder)
     for family in FAMILIES:
         if set(architectures) & set(family.architectures):
             return family
@@ -88,18 +112,37 @@ def family_of(model: str, folder: Path) -> type[Backbone]:
     )
 
 
+def architectures_of(folder: Path) -> list[str]:
+    """The classes that config.json names. Raises ValueError when it cannot be read."""
+    named = read_json(folder / CONFIG_FILE).get("architectures") or []
+    return [str(name) for name in named] if isinstance(named, list) else [str(named)]
+
+
 def load_chat(model: str, folder: Path, family: type[Backbone], config: Any) -> ChatFormat:
     """The tokenizer with a chat template: its own, that of an older processor, or the family's."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     if not tokenizer.chat_template and (folder / CHAT_FILE).is_file():
-        tokenizer.chat_template = json.loads((folder / CHAT_FILE).read_text(encoding="utf-8"))["chat_template"]
+        tokenizer.chat_template = read_json(folder / CHAT_FILE).get("chat_template")
     tokenizer.chat_template = tokenizer.chat_template or family.markup.chat_template
     if tokenizer.convert_tokens_to_ids(family.markup.image_token) != config.image_token_id:
         raise ValueError(
             f"{model}: the tokenizer's {family.markup.image_token} is not the model's image token; use the model's own "
             "tokenizer"
         )
-    return ChatFormat(tokenizer, family.markup)
+    chat = ChatFormat(tokenizer, family.markup)
+    check_chat_template(folder, chat)
+    return chat
+
+
+def check_chat_template(folder: Path, chat: ChatFormat) -> None:
+    """Raises ValueError when the template cannot be rendered, or loses the question or repeats it."""
+    with transformers_errors(folder, "chat template"):
+        pieces = render(chat, [{"role": "user", "content": "a"}], 0, add_generation_prompt=True)
+    if [piece.author for piece in pieces].count("user") != 1:
+        raise ValueError(
+            f"{folder}: its chat template does not write the question once; take the template that the model was "
+            "published with (chat_template.jinja)"
+        )
 
 
 def download(model: str, revision: str | None) -> Path:

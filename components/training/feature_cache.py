@@ -36,7 +36,7 @@ class FeatureCache:
 
     def __init__(self, folder: Path, backbone: LlavaBackbone) -> None:
         config = backbone.vlm.config
-        parts = [backbone.weights_sha256, backbone.preprocessing, str(backbone.dtype)]
+        parts = [backbone.weights_sha256, backbone.settings_sha256, backbone.preprocessing, str(backbone.dtype)]
         parts += [config.vision_feature_layer, config.vision_feature_select_strategy]
         parts += [backbone.image_processor.to_json_string(), *map(version, LIBRARIES), code_sha256(CODE)]
         self.folder = folder / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+from safetensors.torch import load_file, save_file
 
 from flows.check import check
 from tests.downloads import write_downloads
@@ -81,6 +82,32 @@ def test_every_problem_is_listed_at_once(params: dict[str, Any]) -> None:
     ):
         assert expected in found
     assert len(found.splitlines()) == 8  # and the two shards of CC3M
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome"),
+    [
+        ("missing", "1 missing, and would be random (model.language_model.layers.1.mlp.up_proj.weight)"),
+        ("pointer", "model.safetensors: is a pointer of git-lfs"),
+        ("config", "config.json: is no whole JSON"),
+    ],
+)
+def test_a_base_model_that_is_not_whole_is_a_problem(params: dict[str, Any], fault: str, outcome: str) -> None:
+    folder = Path(shutil.copytree("models/llava-1.5-7b-hf", f"models/{fault}"))
+    params["base_model"] = str(folder)
+    weights = folder / "model.safetensors"
+    if fault == "missing":
+        tensors = load_file(weights)
+        del tensors[next(name for name in tensors if name.endswith("layers.1.mlp.up_proj.weight"))]
+        save_file(tensors, weights)
+    elif fault == "pointer":
+        weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 13\n")
+    else:
+        (folder / "config.json").write_text("{")
+    found = problems(params)
+    shutil.rmtree(folder)
+    assert len(found) == 1
+    assert outcome in found[0]
 
 
 def test_more_gpus_than_there_are_and_too_little_memory(

@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from components.model.backbone import Backbone, Source
 from components.model.chat import ChatFormat, Markup
 from components.model.prepared import PreparedPictures
+from components.model.pretrained import load_tokenizer
 
 INSTRUCTION = "Describe the image in detail."
 PLAIN_TEMPLATE = (  # a question as it is, and the picture before the first token of all
@@ -38,7 +39,7 @@ class InstructBlipBackbone(Backbone):
         if not vlm.config.use_decoder_only_language_model:
             raise ValueError(f"{source.name}: its language model is an encoder-decoder; use an InstructBLIP of Vicuna")
         super().__init__(vlm, chat, image_processor, source, pad_to_square)
-        tokenizer = AutoTokenizer.from_pretrained(source.folder / "qformer_tokenizer")
+        tokenizer = load_tokenizer(source.folder / "qformer_tokenizer")
         self.instruction = tokenizer(INSTRUCTION, return_tensors="pt")
 
     @property

@@ -156,3 +156,77 @@ def test_half_precision_base_weights_keep_the_adapters_exact(
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     theirs = dict(loaded.named_parameters())
     assert all(torch.equal(parameter, theirs[name]) for name, parameter in trained.items())
+
+
+@pytest.mark.parametrize("file", ["summary_queries.safetensors", "generation/adapter_model.safetensors"])
+@pytest.mark.parametrize("fault", ["gone", "cut", "pointer", "empty", "not finite", "whole numbers", "another rank"])
+def test_trained_weights_that_are_not_whole_are_refused_by_name(
+    saved: Path, llava_folder: Path, file: str, fault: str
+) -> None:
+    path = saved / file
+    tensors = load_file(path)
+    name = next(name for name in sorted(tensors) if tensors[name].ndim == 2)
+    if fault == "gone":
+        path.unlink()
+    elif fault == "cut":
+        path.write_bytes(path.read_bytes()[:-9])
+    elif fault == "pointer":
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 13\n")
+    elif fault == "empty":
+        path.write_bytes(b"")
+    else:
+        changed = {
+            "not finite": lambda tensor: tensor.fill_(float("inf")),
+            "whole numbers": lambda tensor: tensor.int(),
+            "another rank": lambda tensor: tensor[:1].clone(),
+        }[fault]
+        save_file(tensors | {name: changed(tensors[name])}, path)
+    said = {
+        "gone": "is missing",
+        "cut": "is cut or no safetensors file",
+        "pointer": "is a pointer of git-lfs",
+        "empty": "is empty",
+        "not finite": "not finite",
+        "whole numbers": "no such numbers",
+        "another rank": "shape of",
+    }[fault]
+    with pytest.raises(ValueError, match=said) as error:
+        reload(saved, llava_folder)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "{}", '{"format_version": 2}', '{"compressor": 3}'])
+def test_a_configuration_that_cannot_be_read_is_named(saved: Path, llava_folder: Path, content: str) -> None:
+    (saved / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"compressor/config\.json: ") as error:
+        reload(saved, llava_folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("config.json", '"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-03'),
+        ("config.json", '"hidden_act": "silu"', '"hidden_act": "gelu"'),
+        ("chat_template.jinja", "ASSISTANT:", "BOT:"),
+        ("tokenizer_config.json", '"eos_token": "</s>"', '"eos_token": "<pad>"'),
+        ("processor_config.json", '"resample": 3', '"resample": 2'),
+    ],
+)
+def test_a_base_that_answers_otherwise_is_refused(
+    saved: Path, llava_folder: Path, tmp_path: Path, file: str, old: str, new: str
+) -> None:
+    folder = shutil.copytree(llava_folder, tmp_path / "changed")
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=r"base model \S+changed: SHA-256 of config\.json, tokenizer, chat template"):
+        reload(saved, folder)
+
+
+def test_a_compressor_from_before_settings_were_noted_is_read(saved: Path, llava_folder: Path) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    assert list(config.pop("settings_sha256")) == ["base"]
+    (saved / "config.json").write_text(json.dumps(config))
+    reload(saved, llava_folder)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer
 
@@ -218,6 +219,30 @@ def test_another_preprocessing_is_refused(llava_folder: Path, tmp_path: Path) ->
     ):
         with pytest.raises(ValueError, match="preprocessing is"):
             look()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_that_a_checkpoint_lacks_are_refused_by_name(name: str, llava_folder: Path, tmp_path: Path) -> None:
+    path = save_checkpoint(name, tmp_path / "model") / "model.safetensors"
+    tensors = load_file(path)
+    lost = next(name for name in sorted(tensors) if name.endswith("fc1.weight"))
+    del tensors[lost]
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=rf"model: weights do not fit .*1 missing, and would be random \({lost}\)"):
+        built(llava_folder, path.parent, "none")
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=r"model/model\.safetensors: is cut"):
+        built(llava_folder, path.parent, "none")
+
+
+def test_a_checkpoint_with_other_settings_is_refused(llava_folder: Path, tmp_path: Path) -> None:
+    folder = save_checkpoint("CLIPModel", tmp_path / "clip")
+    save_compressor(built(llava_folder, folder, "none"), tmp_path / "saved", {})
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"]["hidden_act"] = "relu"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="checkpoint of dual_encoder: SHA-256 of config"):
+        load_compressor(tmp_path / "saved", str(llava_folder), CPU, torch.float32)
 
 
 def test_what_cannot_be_a_dual_encoder_is_refused(llava_folder: Path) -> None:

@@ -50,8 +50,9 @@ def test_the_chat_template_of_an_older_processor_is_read(name: str, tmp_path: Pa
     save_family(name, tmp_path)
     (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
     assert load(tmp_path).tokenizer.chat_template == VICUNA_V1_TEMPLATE
-    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "{{ messages[0]['content'] }}"}))
-    assert load(tmp_path).tokenizer.chat_template == "{{ messages[0]['content'] }}"
+    template = "{{ messages[0]['content'][-1]['text'] }}"
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    assert load(tmp_path).tokenizer.chat_template == template
 
 
 def test_an_encoder_decoder_has_no_summary_tokens_to_give(tmp_path: Path) -> None:

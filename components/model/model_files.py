@@ -1,0 +1,211 @@
+"""The files of a model's folder, looked at before a library reads them: whole, plain, and of this model.
+
+Downloads stop half way, `git clone` leaves pointers, a shard is forgotten. What libraries say of it hides the file, and
+some of it they mend with random numbers.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+CONFIG_FILE = "config.json"
+JSON_FILES = (  # that transformers or this project reads
+    CONFIG_FILE,
+    "generation_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "chat_template.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    INDEX_FILE,
+)
+TEXT_FILES = ("chat_template.jinja", "merges.txt", "vocab.txt")
+SENTENCEPIECE = "tokenizer.model"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+FETCH = "fetch it again"
+HEAD = 128  # bytes that tell what a file is in truth
+NOT_THE_FILE = {  # how what lies there begins
+    b"version https://git-lfs": "is a pointer of git-lfs, not the file itself; run `git lfs pull` there",
+    b"/annex/objects/": "is a pointer of git-annex, not the file itself; run `git annex get` there",
+    b"<!doctype html": f"is a web page; {FETCH}",
+    b"<html": f"is a web page; {FETCH}",
+}
+FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names of what weights may be
+# Tensors that count places and carry nothing that was learned; older libraries wrote them, in whole numbers too.
+COUNTERS = re.compile(r"(^|\.)(position_ids|inv_freq|num_batches_tracked|masked_bias)$")
+
+
+def check_model_folder(folder: Path) -> None:
+    """Raises ValueError, naming the file, when one that will be read is cut, a pointer, missing, or another's."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: there is no such folder; say where the model is")
+    check_settings_files(folder)
+    if (folder / "adapter_config.json").exists():
+        raise ValueError(
+            f"{folder}: holds an adapter (adapter_config.json) beside or in place of a model, which would be loaded "
+            "with it; move the adapter elsewhere"
+        )
+    config = read_json(folder / CONFIG_FILE)
+    if config.get("quantization_config"):
+        raise ValueError(
+            f"{folder / CONFIG_FILE}: the weights are quantised (quantization_config); take the checkpoint in "
+            "bfloat16, float16 or float32"
+        )
+    if config.get("transformers_weights"):
+        raise ValueError(
+            f"{folder / CONFIG_FILE}: names a file of weights itself (transformers_weights); rename that file to "
+            f"{WEIGHTS_FILE} and remove the key"
+        )
+    check_weights(folder)
+
+
+def check_settings_files(folder: Path) -> None:
+    """Raises ValueError when a file of settings or of the tokenizer is not what its name says."""
+    if not (folder / CONFIG_FILE).exists():
+        raise ValueError(f"{folder}: holds no {CONFIG_FILE}; is it a model's folder, and is the download complete?")
+    for part in (folder, folder / "qformer_tokenizer"):
+        for name in JSON_FILES:
+            if is_listed(part / name):
+                read_json(part / name)
+        for name in TEXT_FILES:
+            if is_listed(part / name):
+                read_text(part / name)
+        if is_listed(part / SENTENCEPIECE):
+            check_plain(part / SENTENCEPIECE)
+
+
+def check_weights(folder: Path) -> None:
+    """Raises ValueError unless the safetensors that will be loaded are whole, and are those of their index."""
+    wanted = weight_files(folder)
+    places: dict[str, Path] = {}
+    for path, listed in wanted.items():
+        types = tensor_types(path)
+        if away := sorted(listed - types.keys()):
+            raise ValueError(
+                f"{path}: does not hold {away[0]} (and {len(away) - 1} others), which {INDEX_FILE} places there; fetch "
+                "the model again"
+            )
+        for name, kind in types.items():
+            if kind not in FLOATS and not COUNTERS.search(name):
+                raise ValueError(f"{path}: {name} is of type {kind}; weights have to be one of {', '.join(FLOATS)}")
+            if name in places:
+                raise ValueError(f"{path}: holds {name}, and so does {places[name].name}; remove the wrong one")
+            places[name] = path
+
+
+def weight_files(folder: Path) -> dict[Path, set[str]]:
+    """The files that transformers loads, each with the tensors that the index, if any, places in it.
+
+    Raises ValueError when there is none, or one is missing.
+    """
+    if is_listed(folder / WEIGHTS_FILE):
+        return {folder / WEIGHTS_FILE: set()}
+    if not is_listed(folder / INDEX_FILE):
+        raise ValueError(no_weights(folder))
+    index = read_json(folder / INDEX_FILE).get("weight_map")
+    if not isinstance(index, dict) or not index:
+        raise ValueError(f"{folder / INDEX_FILE}: has no weight_map; {FETCH}")
+    files: dict[Path, set[str]] = {}
+    for tensor, name in index.items():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ValueError(f"{folder / INDEX_FILE}: {tensor} is placed in {name!r}, which is no file beside it")
+        files.setdefault(folder / name, set()).add(tensor)
+    for path in sorted(files):
+        if not is_listed(path):
+            raise ValueError(f"{path}: is missing, and {INDEX_FILE} names it; fetch the rest of the model")
+    return files
+
+
+def no_weights(folder: Path) -> str:
+    """What to do about a folder without safetensors that could be loaded."""
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    if others:
+        return f"{folder}: holds {others[0]} but neither {WEIGHTS_FILE} nor {INDEX_FILE}; fetch the model again"
+    if pickles:
+        return (
+            f"{folder}: holds pickled weights only ({pickles[0]}), which are never opened; take a version with "
+            "safetensors, or convert it in a place that you can lose"
+        )
+    return f"{folder}: holds no weights (*.safetensors); is the download complete?"
+
+
+def is_listed(path: Path) -> bool:
+    """Whether something has that name, be it a link to nothing."""
+    return path.exists() or path.is_symlink()
+
+
+def check_plain(path: Path) -> None:
+    """Raises ValueError when a file is no plain file, empty, or a pointer or an error page in place of the file."""
+    if not path.exists():
+        state = "is a link to nothing" if path.is_symlink() else "is missing"
+        raise ValueError(f"{path}: {state}; {FETCH}")
+    if not path.is_file():  # says no to pipes and devices without opening them
+        raise ValueError(f"{path}: is not a plain file; {FETCH}")
+    with path.open("rb") as stream:
+        head = stream.read(HEAD)
+    if not head:
+        raise ValueError(f"{path}: is empty; {FETCH}")
+    for beginning, outcome in NOT_THE_FILE.items():
+        if head.lstrip().lower().startswith(beginning):
+            raise ValueError(f"{path}: {outcome}")
+
+
+def read_text(path: Path) -> str:
+    """A text file. Raises ValueError, naming it, when it is none."""
+    check_plain(path)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not UTF-8 ({error}); {FETCH}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a JSON file. Raises ValueError, naming it, for anything else."""
+    text = read_text(path)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: is no whole JSON ({error}); {FETCH}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: is not a JSON object but {type(content).__name__}; {FETCH}")
+    return content
+
+
+@contextmanager
+def whole_safetensors(path: Path) -> Iterator[None]:
+    """Say of a safetensors file that is cut or none that it is, as a ValueError with its name."""
+    check_plain(path)
+    try:
+        yield
+    except SafetensorError as error:
+        raise ValueError(f"{path}: is cut or no safetensors file ({error}); {FETCH}") from None
+
+
+def tensor_types(path: Path) -> dict[str, str]:
+    """The tensors of a safetensors file and their number types, from its header. Raises ValueError."""
+    with whole_safetensors(path), safe_open(path, "pt") as tensors:
+        return {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118  # no mapping
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file. Raises ValueError, naming it, when it is missing, cut or none."""
+    with whole_safetensors(path):
+        return load_file(path)
+
+
+def some_of(names: list[str], shown: int = 3) -> str:
+    """The first few of some names, and how many others there are."""
+    others = f" and {len(names) - shown} others" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + others

@@ -1,0 +1,90 @@
+"""The identity of all that is not weights and changes what a model answers: its settings, tokenizer and chat template.
+
+Taken from the files as they are, so that no release of a library changes it; what the files say twice, or only of
+themselves, is left out (docs/decisions/0032-the-identity-of-a-base-is-in-its-files.md).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.model.model_files import CONFIG_FILE, read_json, read_text
+
+Tree = dict[str, Any]
+
+# Keys that say where a file comes from, how it was stored, or how training started: at any depth.
+OF_THE_FILE = {
+    *("transformers_version", "_name_or_path", "name_or_path", "_commit_hash", "architectures", "auto_map"),
+    *("dtype", "torch_dtype", "use_cache", "torchscript", "return_dict", "output_attentions", "output_hidden_states"),
+    *("_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "id2label", "label2id"),
+    *("initializer_range", "initializer_factor", "processor_class", "problem_type"),
+}
+# Of a tokenizer: how rows are filled up and cut off, which this project does itself; and how its class is called.
+OF_BATCHES = {"padding", "truncation", "padding_side", "truncation_side", "model_max_length", "backend", "is_local"}
+# Of an image processor: its class, of which only the computation with Pillow is used.
+OF_PROCESSORS = {"image_processor_type", "feature_extractor_type", "backend", "_valid_processor_keys"}
+WORDS = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")  # read where there is no tokenizer.json
+
+
+def settings_sha256(folder: Path) -> str:
+    """SHA-256 of a model's settings in canonical JSON: the order of keys and the layout of files do not count.
+
+    Raises ValueError when a file cannot be read.
+    """
+    return hashlib.sha256(json.dumps(settings_of(folder), sort_keys=True).encode()).hexdigest()
+
+
+def settings_of(folder: Path) -> Tree:
+    """All that decides answers beside the weights, of the files that transformers reads."""
+    generation = json_of(folder / "generation_config.json")
+    processor = json_of(folder / "processor_config.json").get("image_processor", {})
+    return {
+        "config": canonical(read_json(folder / CONFIG_FILE), OF_THE_FILE),
+        "image_processor": [
+            canonical(settings, OF_THE_FILE | OF_PROCESSORS)
+            for settings in (json_of(folder / "preprocessor_config.json"), processor)
+        ],
+        "end_tokens": generation.get("eos_token_id"),  # of its settings the only ones that are read
+        "chat_template": chat_template_of(folder),
+        "tokenizers": [tokenizer_of(folder), tokenizer_of(folder / "qformer_tokenizer")],
+    }
+
+
+def tokenizer_of(folder: Path) -> Tree:
+    """What a tokenizer is made of."""
+    names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+    left_out = OF_THE_FILE | OF_BATCHES
+    parts = {name: canonical(json_of(folder / name), left_out) for name in names}
+    parts["tokenizer_config.json"].pop("chat_template", None)  # known by itself
+    words = {} if parts["tokenizer.json"] else {name: bytes_sha256(folder / name) for name in WORDS}
+    return parts | words
+
+
+def chat_template_of(folder: Path) -> Any:
+    """The chat template, wherever it is; None: the family's, which belongs to this project."""
+    path = folder / "chat_template.jinja"
+    if path.exists():
+        return read_text(path)
+    own = json_of(folder / "tokenizer_config.json").get("chat_template")
+    return own or json_of(folder / "chat_template.json").get("chat_template")
+
+
+def canonical(value: Any, left_out: set[str]) -> Any:
+    """A JSON value without some keys, at any depth, and with whole numbers written as such."""
+    if isinstance(value, Mapping):
+        return {key: canonical(inner, left_out) for key, inner in value.items() if key not in left_out}
+    if isinstance(value, list):
+        return [canonical(inner, left_out) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def json_of(path: Path) -> Tree:
+    """The object in a file; nothing if there is no such file."""
+    return read_json(path) if path.exists() else {}
+
+
+def bytes_sha256(path: Path) -> str | None:
+    """The hash of a file; None if there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
