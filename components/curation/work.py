@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from components import schema
-from components.curation.benchmarks import PICTURES
+from components.curation.benchmarks import PICTURES, check_files
 from components.curation.candidates import (
     CANDIDATES,
     CandidateParams,
@@ -60,8 +60,9 @@ def pictures_source(split: str) -> str:
 
 
 def list_work(raw: Path, staging: Path, sources: Mapping[str, Source], rows_per_task: int) -> list[Work]:
-    """All pieces, numbered in input order. Raises ValueError when a source or an evaluation corpus is missing."""
+    """All pieces, numbered in input order. Raises ValueError when a source or an evaluation file is missing."""
     check_no_file_twice(raw, sources)
+    check_files(raw, EVALUATION_SPLITS)
     pieces: list[tuple[str, int | None, Piece | None, str]] = [
         (name, piece.num_rows, piece, "")
         for name, source in sources.items()
