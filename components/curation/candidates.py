@@ -191,7 +191,7 @@ def _check_record(entry: Entry) -> dict[str, Any]:
 
 
 def _single_reference(record: dict[str, Any]) -> str | None:
-    """`image` may be absent, empty, a name, or a list of one name; of nothing else may there be any. Raises Rejected."""
+    """`image` may be absent, empty, a name, or a list of one name; no other medium may be there. Raises Rejected."""
     image = record.get("image")
     names = image if isinstance(image, list) else [image]
     if len(names) > 1:
