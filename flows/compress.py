@@ -22,7 +22,18 @@ import typer
 from ray.data import ActorPoolStrategy
 
 from components.compression.codecs import code_type
-from components.compression.corpus import Corpus, Shard, corpus_identity, newest_change, num_listed, plan_shards
+from components.compression.content import (
+    CONTENT,
+    FileStates,
+    has_note,
+    is_remembered,
+    look_at_files,
+    note_states,
+    noted_content,
+    read_content,
+    remember,
+)
+from components.compression.corpus import Corpus, Shard, corpus_identity, num_listed, plan_shards
 from components.compression.identity import check_base, find_base, provenance_of, read_config
 from components.compression.manifest import MANIFEST, Manifest, write_json
 from components.compression.provenance import Provenance, StoreError, differences
@@ -73,13 +84,15 @@ def compress(params: CompressParams, images: str, compressor: Path, output: Path
     code_type(params.codec, provenance.num_summary_tokens, provenance.dim)  # raises now, not after the first shard
     params = params.model_copy(update={"allowed_roots": allowed_roots(params.allowed_roots)})
     corpus = list_corpus(images, params.picture_suffixes, params.allowed_roots)
+    states = look_at_files(corpus)
     if output.exists() and any(output.iterdir()):
-        return check_finished(params, provenance, corpus, output)
+        return check_finished(params, provenance, corpus, states, output)
     base = find_base(compressor, base)
     check_base(compressor, base)
-    code = code_of(ENTRIES, name)
-    name = fingerprint({**_inputs(params, provenance, corpus), "files": corpus.files, "code": code})
+    inputs = {"files": corpus.files, "times": states.times, "code": code_of(ENTRIES, name)}
+    name = fingerprint({**_inputs(params, provenance, corpus), **inputs})
     with work_folder(output, name) as work:
+        states = note_states(work, states)
         task = Task(
             kind=corpus.kind, root=corpus.root, work=work, provenance=provenance, compressor=compressor, base=base
         )
@@ -90,7 +103,10 @@ def compress(params: CompressParams, images: str, compressor: Path, output: Path
             raise StoreError(f"{compressor}: changed while it was in use; run again")
         rows = check_rejects(corpus, reports, params.max_reject_fraction)
         description = {**corpus_identity(corpus), "rows": rows, "skipped_files": corpus.skipped}
-        return publish_store(work, output, provenance, description, params.settings(), reports, corpus.rejects)
+        description[CONTENT] = noted_content(work, shards)
+        manifest = publish_store(work, output, provenance, description, params.settings(), reports, corpus.rejects)
+    remember(output, states)
+    return manifest
 
 
 def check_output(output: Path) -> None:
@@ -118,7 +134,9 @@ def with_batch_size(params: CompressParams, task: Task, shards: list[Shard]) -> 
     return params.model_copy(update={"batch_size": found})
 
 
-def check_finished(params: CompressParams, provenance: Provenance, corpus: Corpus, output: Path) -> Manifest:
+def check_finished(
+    params: CompressParams, provenance: Provenance, corpus: Corpus, states: FileStates, output: Path
+) -> Manifest:
     """The manifest of a store that already is what this run would write. Raises StoreError for anything else."""
     store = TokenStore.open(output)
     inputs = _inputs(params, provenance, corpus)
@@ -129,8 +147,7 @@ def check_finished(params: CompressParams, provenance: Provenance, corpus: Corpu
         if found.get(key) != value and (key, value) != ("batch_size", None)  # None: whatever was found
     ]
     differing += differences(store.provenance, provenance)
-    if newest_change(corpus) > (output / MANIFEST).stat().st_mtime_ns:
-        differing.append("pictures have changed since")
+    differing = differing or content_differences(params, corpus, states, store.manifest, output)
     if differing:
         raise StoreError(
             f"{output}: holds another store (found != wanted): {'; '.join(differing)}; remove it, or choose another "
@@ -138,6 +155,22 @@ def check_finished(params: CompressParams, provenance: Provenance, corpus: Corpu
         )
     store.verify()
     return store.manifest
+
+
+def content_differences(
+    params: CompressParams, corpus: Corpus, states: FileStates, manifest: Manifest, output: Path
+) -> list[str]:
+    """What is other in the pictures than when they were compressed; they are read unless none was touched since."""
+    if CONTENT not in manifest.corpus:
+        return ["an older version wrote it and did not note what the pictures hold"]
+    if is_remembered(output, states):
+        return []
+    print("compress: reads the pictures, to compare them with those that the store was made of", flush=True)
+    found = read_content(corpus, list(plan_shards(corpus, params.rows_per_shard)), params.max_picture_bytes)
+    if found != manifest.corpus[CONTENT]:
+        return ["pictures have changed since"]
+    remember(output, states)
+    return []
 
 
 def compress_shards(params: CompressParams, task: Task, shards: list[Shard]) -> list[ShardReport]:
@@ -157,7 +190,7 @@ def compress_shards(params: CompressParams, task: Task, shards: list[Shard]) -> 
 
 def check_shard(work: Path, number: str) -> int:
     """The number of a shard whose bytes are those of its note, else -1."""
-    return int(number) if finished_shard(work, int(number)) else -1
+    return int(number) if finished_shard(work, int(number)) and has_note(work, int(number)) else -1
 
 
 def run_workers(params: CompressParams, task: Task, shards: list[Shard]) -> Iterator[dict[str, int]]:

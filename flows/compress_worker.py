@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 from components.compression.batch_size import find_batch_size
 from components.compression.codecs import FixedCodec
 from components.compression.compressor import compress_batches
+from components.compression.content import note_content
 from components.compression.corpus import Kind, Shard
 from components.compression.decoding import Batch, Prepare, decode_batches
 from components.compression.provenance import Provenance
@@ -88,15 +89,18 @@ class ImageCompressor:
         shard = Shard(**json.loads(row["shard"]))
         decoder: Any = decode_shard.options(_generator_backpressure_num_objects=AHEAD)
         decoded = decoder.remote(self.params, self.task, row["shard"])
-        rows, rejects = compress_batches(self.model, self.turns(decoded), self.params.codec)
+        digests: list[bytes] = []
+        rows, rejects = compress_batches(self.model, self.turns(decoded, digests), self.params.codec)
         data = shard_bytes(rows, self.task.provenance, self.params.rows_per_row_group)
+        note_content(self.task.work, shard.number, digests)
         report = finish_shard(self.task.work, shard.number, data, len(rows.image_ids), rejects)
         return {"number": shard.number, "rows": report.file.rows, "rejects": len(rejects)}
 
-    def turns(self, decoded: Iterator[ray.ObjectRef]) -> Iterator[Batch]:
+    def turns(self, decoded: Iterator[ray.ObjectRef], digests: list[bytes]) -> Iterator[Batch]:
         """The batches as they are decoded; between two of them another shard may use the model."""
         for reference in decoded:
             batch = ray.get(reference)
+            digests += batch.digests
             with self.one_at_a_time:
                 yield batch
 

@@ -1,7 +1,5 @@
 """Questions from a file of JSON lines, CSV or Parquet: every row is a question to ask, or a reject with a reason."""
 
-import csv
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,10 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components import schema
+from components.files.lines import Fault, read_json_lines, read_table
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
+COLUMNS = (schema.QUESTION_ID, schema.IMAGE_ID, schema.QUESTION)
 REASONS = (
     "not_json",  # the line of a .jsonl file is no object
+    "not_a_record",  # a quote of a .csv file is left open, or a line has more fields than the header
     "missing_value",
     "not_text",  # a number or a list where text belongs
     "invalid_unicode",
@@ -22,7 +23,7 @@ REASONS = (
     "duplicate_question",  # picture and question id have been there before
     "too_long",  # question and answer do not fit the language model
 )
-MAX_FIELD_CHARACTERS = 1 << 30  # of a CSV file
+FAULTS = {"not_json": "not_json", "not_utf8": "invalid_unicode"}  # of a line that cannot be read; else not_a_record
 About = Literal["own_picture", "every_picture"]  # the one that a question names, or all in the order of the store
 
 
@@ -136,29 +137,26 @@ def _rows(path: Path) -> Iterator[Row]:
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
-    with path.open("rb") as lines:
-        for line in lines:
-            if line := line.removeprefix(b"\xef\xbb\xbf").strip():
-                yield _json_row(line)
-
-
-def _json_row(line: bytes) -> Row:
-    try:
-        row = json.loads(line.decode("utf-8", "surrogateescape"))
-    except (ValueError, RecursionError) as error:
-        return _Fault("not_json", str(error))
-    return row if isinstance(row, dict) else _Fault("not_json", "the line is no JSON object")
+    for number, value in read_json_lines(str(path)):
+        if isinstance(value, Fault):
+            yield _rejected(value)
+        elif isinstance(value, dict):
+            yield value
+        else:
+            yield _Fault("not_json", f"line {number} is no JSON object")
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
-    csv.field_size_limit(MAX_FIELD_CHARACTERS)
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        rows = csv.DictReader(lines)
-        _check_columns(path, rows.fieldnames or [])
-        try:
-            yield from rows
-        except csv.Error as error:
-            raise ValueError(f"{path}: line {rows.line_num}: {error}; repair it, or use .jsonl") from None
+    def choose(header: Sequence[str]) -> Sequence[str]:
+        _check_columns(path, header)
+        return [name for name in COLUMNS if name in header]
+
+    for row in read_table(str(path), choose, (schema.QUESTION_ID, schema.IMAGE_ID)):
+        yield _rejected(row.values) if isinstance(row.values, Fault) else row.values
+
+
+def _rejected(fault: Fault) -> _Fault:
+    return _Fault(FAULTS.get(fault.kind, "not_a_record"), fault.detail)
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
@@ -167,10 +165,8 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
     except pa.ArrowException as error:
         raise ValueError(f"{path}: is no Parquet file: {error}") from None
     with file:
-        names = [
-            name for name in (schema.QUESTION_ID, schema.IMAGE_ID, schema.QUESTION) if name in file.schema_arrow.names
-        ]
-        _check_columns(path, names)
+        names = [name for name in COLUMNS if name in file.schema_arrow.names]
+        _check_columns(path, file.schema_arrow.names)
         for batch in file.iter_batches(columns=names):
             columns = [_values(column) for column in batch.columns]
             yield from (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
@@ -185,5 +181,7 @@ def _values(column: pa.Array) -> list[Any]:
 
 
 def _check_columns(path: Path, names: Sequence[str]) -> None:
+    if twice := [name for name in COLUMNS if list(names).count(name) > 1]:
+        raise ValueError(f"{path}: the column {twice[0]!r} is there several times; rename all but one")
     if schema.QUESTION not in names:
         raise ValueError(f"{path}: has no column {schema.QUESTION}; it has {', '.join(names) or 'none'}")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from components import schema
 from components.compression.rejects import Reject
@@ -18,6 +19,7 @@ from components.files.storage import FileState
 
 Kind = Literal["folder", "parquet", "list", "tars"]
 FILE, ROW = "file", "row"
+ROWS_AT_ONCE = 65_536  # as Python objects
 ENTRIES = pa.schema([(schema.IMAGE_ID, pa.string()), (FILE, pa.string()), (ROW, pa.int64())])
 
 
@@ -59,14 +61,12 @@ def build_corpus(
 ) -> Corpus:
     """Sort the entries by id; of an id that occurs more than once the first in (file, row) order counts."""
     ordered = entries.sort_by([(name, "ascending") for name in (schema.IMAGE_ID, FILE, ROW)])
-    ids = ordered[schema.IMAGE_ID].to_pylist()
-    is_repeated = [row > 0 and ids[row] == ids[row - 1] for row in range(len(ids))]
-    repeated = ordered.filter(pa.array(is_repeated, pa.bool_())).to_pylist()
+    is_repeated = _repeats(ordered[schema.IMAGE_ID])
     rejects = rejects + [
         Reject(entry[schema.IMAGE_ID], "duplicate_id", f"again in {entry[FILE]}, row {entry[ROW]}")
-        for entry in repeated
+        for entry in ordered.filter(is_repeated).to_pylist()
     ]
-    kept = ordered.filter(pa.array([not again for again in is_repeated], pa.bool_()))
+    kept = ordered.filter(pc.invert(is_repeated))
     return Corpus(kind, root, kept, sorted(rejects), dict(sorted(skipped.items())), sorted(files))
 
 
@@ -87,11 +87,28 @@ def num_listed(corpus: Corpus) -> int | None:
 
 def corpus_identity(corpus: Corpus) -> dict[str, Any]:
     """What the manifest says of the corpus; the same for a copy of it elsewhere."""
-    listing = [[(file.name, file.num_bytes) for file in corpus.files], corpus.entries.to_pydict()]
-    digest = hashlib.sha256(json.dumps(listing).encode())
+    digest = hashlib.sha256()
+    for part in _listing(corpus):
+        digest.update(part.encode())
     return {"kind": corpus.kind, "listing_sha256": digest.hexdigest()}
 
 
-def newest_change(corpus: Corpus) -> int:
-    """When a file of the corpus last changed, ns since the epoch."""
-    return max((int(file.modified or 0) for file in corpus.files), default=0)
+def _listing(corpus: Corpus) -> Iterator[str]:
+    """JSON of the files and of the columns of the entries, batch by batch: a list may have ten million rows."""
+    yield f"[{json.dumps([(file.name, file.num_bytes) for file in corpus.files])}, {{"
+    for number, name in enumerate(ENTRIES.names):
+        yield f"{', ' if number else ''}{json.dumps(name)}: ["
+        start = 0
+        for batch in corpus.entries.select([name]).to_batches(ROWS_AT_ONCE):
+            values = json.dumps(batch[name].to_pylist())[1:-1]
+            yield f", {values}" if start else values
+            start += len(batch)
+        yield "]"
+    yield "}]"
+
+
+def _repeats(ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Of sorted ids, whether each is equal to the one before."""
+    again = pc.equal(ids.slice(1), ids.slice(0, max(len(ids) - 1, 0)))
+    first = [pa.array([False] * min(len(ids), 1), pa.bool_())]
+    return pa.chunked_array([*first, *again.chunks], pa.bool_())

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from components.compression.content import picture_digest
 from components.compression.corpus import Picture
 from components.compression.rejects import Reject, UnreadablePictureError
 from components.files.row_watch import RowWatch
@@ -32,6 +33,7 @@ class Batch(NamedTuple):
     heights: list[int]
     pictures: PreparedPictures  # of image_ids
     rejects: list[Reject]
+    digests: list[bytes]  # of every picture, rejects too, in order: components/compression/content.py
 
 
 class Prepared(NamedTuple):
@@ -53,7 +55,8 @@ def decode_batches(
     """
     with ThreadPoolExecutor(FETCHES, thread_name_prefix="fetch") as threads, RowWatch(watch) as rows:
         numbered = enumerate(_fetch(pictures, threads))
-        while items := [_decode(number, *item, prepare, limits, rows) for number, item in islice(numbered, batch_size)]:
+        while found := [_decode(number, *item, prepare, limits, rows) for number, item in islice(numbered, batch_size)]:
+            items = [item for item, _ in found]
             accepted = [item for item in items if isinstance(item, Prepared)]
             yield Batch(
                 [item.image_id for item in accepted],
@@ -61,6 +64,7 @@ def decode_batches(
                 [item.height for item in accepted],
                 merge([item.pictures for item in accepted]),
                 [item for item in items if isinstance(item, Reject)],
+                [digest for _, digest in found],
             )
 
 
@@ -75,14 +79,19 @@ def _fetch(pictures: Iterable[Picture], threads: ThreadPoolExecutor) -> Iterator
 
 def _decode(
     number: int, image_id: str, data: Future[bytes], prepare: Prepare, limits: PictureLimits, rows: RowWatch
-) -> Prepared | Reject:
+) -> tuple[Prepared | Reject, bytes]:
+    """What becomes of a picture, and the digest of what it was."""
     try:
         content = data.result()
-        if not rows.begin(number):
-            return Reject(image_id, "kills_decoder", KILLER)
+    except UnreadablePictureError as error:
+        return Reject(image_id, error.reason, error.detail), picture_digest(image_id, error)
+    digest = picture_digest(image_id, content)
+    if not rows.begin(number):
+        return Reject(image_id, "kills_decoder", KILLER), digest
+    try:
         image = decode_picture(content, limits)
         prepared = Prepared(image_id, image.width, image.height, prepare([image]))
-        rows.end()
-        return prepared
-    except (PictureError, UnreadablePictureError) as error:
-        return Reject(image_id, error.reason, error.detail)
+    except PictureError as error:
+        return Reject(image_id, error.reason, error.detail), digest
+    rows.end()
+    return prepared, digest

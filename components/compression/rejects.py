@@ -9,7 +9,10 @@ from components.files.tars import TarReason
 from components.pictures import PictureReason
 
 CorpusReason = Literal[
+    "bad_encoding",  # of a line of a list, as the next two
     "bad_id",
+    "bad_json",
+    "bad_record",
     "duplicate_id",
     "image_missing",
     "kills_decoder",  # several processes ended while they decoded it

@@ -9,8 +9,9 @@ import pyarrow as pa
 
 from components.compression.corpus import ENTRIES, Corpus, Kind, Picture, Shard, build_corpus
 from components.compression.folders import OUTSIDE, list_folder
+from components.compression.lists import list_pictures
 from components.compression.rejects import UnreadablePictureError
-from components.compression.tables import list_parquet, list_pictures, read_parquet
+from components.compression.tables import list_parquet, read_parquet
 from components.files.links import OutsideRootsError, real_place
 from components.files.storage import (
     PICTURE_EXTENSIONS,

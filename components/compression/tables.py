@@ -1,36 +1,24 @@
-"""Tables of pictures: Parquet with the columns image_id and image (bytes), and lists (CSV, TSV, JSON lines) of where
-pictures are, with the column image (a path below the folder of the list, an absolute path or a URI) and, if there is
-one, image_id; without it the place is the id.
-"""
+"""Tables of pictures: Parquet with the columns image_id and image (bytes)."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pcsv
-import pyarrow.json as pjson
 import pyarrow.parquet as pq
 
 from components import schema
-from components.compression.corpus import ENTRIES, Corpus, Kind, Picture, build_corpus
+from components.compression.corpus import ENTRIES, Corpus, Picture, build_corpus
 from components.compression.rejects import Reject, UnreadablePictureError
 from components.files.storage import name_of, open_file, state_of
 
 READ_ROWS = 64  # pictures of a Parquet corpus that are in memory at once
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
 MISSING = "the column image is null or empty"
 
 
 def list_parquet(root: str, places: Sequence[str]) -> Corpus:
     """List the rows of Parquet files; ids become text. Raises ValueError for other columns."""
-    return _list_tables("parquet", root, places, [_read_ids(place) for place in places])
-
-
-def list_pictures(root: str, places: Sequence[str]) -> Corpus:
-    """List the rows of lists of places. Raises ValueError for a file that is no such list."""
-    return _list_tables("list", root, places, [_read_list(place) for place in places])
+    return _list_tables(root, places, [_read_ids(place) for place in places])
 
 
 def read_parquet(place: str, wanted: dict[int, str], max_bytes: int) -> Iterator[Picture]:
@@ -44,7 +32,7 @@ def read_parquet(place: str, wanted: dict[int, str], max_bytes: int) -> Iterator
             start = stop
 
 
-def _list_tables(kind: Kind, root: str, places: Sequence[str], tables: Sequence[pa.Table]) -> Corpus:
+def _list_tables(root: str, places: Sequence[str], tables: Sequence[pa.Table]) -> Corpus:
     """`tables`: of each file the columns image_id, and where the bytes are: the file itself, or what a row names."""
     rejects: list[Reject] = []
     entries = [ENTRIES.empty_table()]
@@ -59,7 +47,7 @@ def _list_tables(kind: Kind, root: str, places: Sequence[str], tables: Sequence[
         listed = pa.Table.from_arrays([ids, files, rows], schema=ENTRIES)
         entries.append(listed.filter(pc.invert(pc.or_(bad, missing))))
     states = [state_of(place) for place in places]
-    return build_corpus(kind, root, pa.concat_tables(entries), rejects, {}, states)
+    return build_corpus("parquet", root, pa.concat_tables(entries), rejects, {}, states)
 
 
 def _read_ids(place: str) -> pa.Table:
@@ -76,28 +64,6 @@ def _read_ids(place: str) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{place}: cannot be read as Parquet: {error}") from None
     return pa.table({schema.IMAGE_ID: ids, schema.IMAGE: pa.array([name_of(place)] * len(ids), pa.string())})
-
-
-def _read_list(place: str) -> pa.Table:
-    suffix = PurePosixPath(place).suffix.lower()
-    try:
-        with open_file(place) as file:
-            table = _read_csv(file, DELIMITERS[suffix]) if suffix in DELIMITERS else pjson.read_json(file)
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{place}: cannot be read as a list of pictures: {error}") from None
-    _expect(place, table.column_names, schema.IMAGE)
-    places = table[schema.IMAGE].cast(pa.string())
-    ids = table[schema.IMAGE_ID].cast(pa.string()) if schema.IMAGE_ID in table.column_names else places
-    return pa.table({schema.IMAGE_ID: ids, schema.IMAGE: places})
-
-
-def _read_csv(file: object, delimiter: str) -> pa.Table:
-    columns = {schema.IMAGE: pa.string(), schema.IMAGE_ID: pa.string()}  # 007 is an id, not a number
-    return pcsv.read_csv(
-        file,
-        parse_options=pcsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=pcsv.ConvertOptions(column_types=columns),
-    )
 
 
 def _expect(place: str, found: Sequence[str], *wanted: str) -> None:

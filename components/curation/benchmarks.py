@@ -12,8 +12,9 @@ from components import schema
 from components.curation.accounting import Outcome
 from components.curation.filters import TextLimits, clean_text
 from components.curation.reasons import Reason, Rejected, Repair
-from components.curation.records import Entry, file_names, list_in, read_entries, read_object
+from components.curation.records import Entry, PictureNames, id_text, list_in, read_entries, read_object, shown
 from components.curation.tables import write_rows
+from components.files.lines import is_unicode, printable
 
 PICTURES = "pictures"  # the folder beside the files below that holds their pictures
 Row = dict[str, Any]
@@ -34,6 +35,18 @@ def write_benchmarks(
             outcomes += found
             rows_in[source] = len(found)
     return outcomes, rows_in
+
+
+def check_files(raw: Path, splits: Iterable[str]) -> None:
+    """Raises ValueError for evaluation files that are not there or broken as a whole: rows take hours, this seconds."""
+    places = [raw / "evaluation" / split / name for split in splits for name, *_ in TABLES]
+    if missing := [str(place) for place in places if not place.is_file()]:
+        raise ValueError(f"{', '.join(missing)}: no such file; docs/data.md says what stands in one for no rows")
+    for place in places:
+        if place.suffix == ".jsonl":
+            next(read_entries(str(place)), None)
+        else:
+            read_object(str(place))
 
 
 def question_rows(
@@ -64,13 +77,11 @@ def caption_rows(
 ) -> tuple[list[Row], list[Outcome]]:
     """Rows of schema.IMAGE_CAPTIONS from a file in COCO format; one outcome per annotation, one row per picture."""
     document = read_object(str(path))
-    names = file_names(str(path), document)
+    names = PictureNames(str(path), document)
 
     def check(record: Any, clean: Callable[[object], str]) -> Row:
-        if record["image_id"] not in names:
-            raise Rejected(Reason.IMAGE_MISSING, f"no picture has the id {record['image_id']!r}")
         return {
-            schema.IMAGE_ID: _find_picture(names[record["image_id"]], pictures),
+            schema.IMAGE_ID: _find_picture(names.find(record["image_id"]), pictures),
             schema.CAPTION: clean(record["caption"]),
         }
 
@@ -117,7 +128,8 @@ def _check_all(
     rows: list[Row] = []
     outcomes: list[Outcome] = []
     seen: set[str] = set()
-    for entry_id, value in entries:
+    for name, value in entries:
+        entry_id = printable(name)
         repairs: set[str] = set()
         try:
             if entry_id in seen:
@@ -125,8 +137,7 @@ def _check_all(
             rows.append(_check_one(value, check, _cleaner(limits, repairs)))
             outcomes.append(Outcome(entry_id, source, None, "", tuple(repairs)))
         except Rejected as error:
-            detail = error.detail.encode("utf-8", "backslashreplace").decode()
-            outcomes.append(Outcome(entry_id, source, error.reason.value, detail, ()))
+            outcomes.append(Outcome(entry_id, source, error.reason.value, printable(error.detail), ()))
         seen.add(entry_id)
     return rows, outcomes
 
@@ -165,15 +176,17 @@ def _clean_list(texts: object, clean: Callable[[object], str]) -> list[str]:
 
 
 def _identifier(value: object) -> str:
-    if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
-        raise Rejected(Reason.BAD_RECORD, f"{value!r} is not an id")
-    return str(value)
+    text = id_text(value)
+    if text is None:
+        raise Rejected(Reason.BAD_RECORD, f"{shown(value)} is no id; write it as text")
+    if not is_unicode(text):
+        raise Rejected(Reason.BAD_ENCODING, f"the id {text!r} is not Unicode text")
+    return text
 
 
 def _entry_id(entry: Entry, key: str) -> str:
     value = entry.value.get(key) if isinstance(entry.value, dict) else None
-    is_id = isinstance(value, str | int) and not isinstance(value, bool) and value != ""
-    return str(value).encode("utf-8", "backslashreplace").decode() if is_id else entry.place
+    return id_text(value) or entry.place
 
 
 def _find_picture(reference: str, pictures: Pictures) -> str:

@@ -6,6 +6,7 @@ other row. What depends on other rows (duplicates, leaks, splits) is decided lat
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Annotated, Any, NamedTuple
@@ -19,8 +20,9 @@ from components.curation.deduplication import NearDuplicateParams, perceptual_ha
 from components.curation.filters import TextLimits, caption_of, check_caption, check_conversation
 from components.curation.quality import CaptionQuality, check_quality
 from components.curation.reasons import Reason, Rejected, Repair, rejected_picture
-from components.curation.records import Entry, parse_json
+from components.curation.records import Entry, id_text, parse_json, shown
 from components.curation.references import FoundPicture, read_picture_file
+from components.files.lines import is_unicode, printable
 from components.files.storage import PICTURE_EXTENSIONS
 from components.files.tars import ShardSample
 from components.params import Params
@@ -30,6 +32,10 @@ REPAIRS, NEAR_HASH, CONTENT_SHA256 = "repairs", "near_hash", "content_sha256"
 # The format that a file name promises, by Pillow's name.
 FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "tif": "TIFF"}
 FORMATS["tiff"] = FORMATS["tif"]
+# Keys of records for what is no picture, and for pictures as other programs call them: a record with one of them must
+# not become text without it.
+OTHER_MODALITIES = ("video", "videos", "audio", "audios", "speech", "sound", "point", "point_cloud", "pcd")
+OTHER_PICTURES = re.compile(r"images|img|imgs|pictures?|photos?|(image|img|picture)_?(path|file|name|url)s?")
 
 CANDIDATES = pa.schema(
     [
@@ -77,34 +83,32 @@ def check_row(row: RawRow) -> Candidate:
 def refuse_row(row: RawRow, error: Rejected) -> Candidate:
     """The candidate of a row that cannot be used."""
     # A detail may quote the input: characters that no file can hold are escaped.
-    detail = error.detail.encode("utf-8", "backslashreplace").decode()
-    return _empty(row) | {schema.REASON: error.reason.value, schema.DETAIL: detail}
+    return _empty(row) | {schema.REASON: error.reason.value, schema.DETAIL: printable(error.detail)}
 
 
 def instruct_row(source: str, root: str, entry: Entry, params: CandidateParams) -> RawRow:
     """A row of LLaVA-format instruction data; pictures are looked up below `root`."""
-    row_id = _record_id(entry)
 
     def fill(row: Candidate) -> None:
         record = _check_record(entry)
-        reference = _single_reference(record.get("image"))
+        reference = _single_reference(record)
         turns, repaired = check_conversation(record.get("conversations"), reference is not None, params.text)
         row[schema.CONVERSATION] = turns
         if reference is not None:
             row[schema.CAPTION] = caption_of(turns, params.caption_prompts, params.text)
+            _check_reference(reference)
             _add_file(row, _read(root, reference, params), reference, params)
         _note_text(row, repaired)
+        _note_id(row, record.get(ID))
 
-    return RawRow(f"{source}/{row_id}", source, fill)
+    return RawRow(f"{source}/{_record_id(entry)}", source, fill)
 
 
 def pair_row(source: str, root: str | None, entry: Entry, params: CandidateParams) -> RawRow:
     """A caption pair of a table or an annotation file; without a `root` the row itself holds the picture."""
 
     def fill(row: Candidate) -> None:
-        record = entry.value
-        if isinstance(record, Rejected):
-            raise record
+        record = _check_record(entry)
         row[schema.CAPTION], repaired = check_caption(record[CAPTION], params.text)
         check_quality(row[schema.CAPTION], params.captions)
         image = record[IMAGE]
@@ -119,8 +123,10 @@ def pair_row(source: str, root: str | None, entry: Entry, params: CandidateParam
         else:
             if not isinstance(image, str):
                 raise Rejected(Reason.BAD_RECORD, f"{entry.place}: image is a {type(image).__name__}")
+            _check_reference(image)
             _add_file(row, _read(root, image, params), image, params)
         _note_text(row, repaired)
+        _note_id(row, record.get(ID, entry.place))  # a table may have no column of ids
 
     return RawRow(f"{source}/{_record_id(entry)}", source, fill)
 
@@ -150,10 +156,11 @@ def picture_row(source: str, root: str, reference: str, params: CandidateParams)
     """A picture of an evaluation corpus; its name below `root` is its id."""
 
     def fill(row: Candidate) -> None:
+        _check_reference(reference)
         _add_file(row, _read(root, reference, params), reference, params)
         _note_text(row, False)
 
-    return RawRow(reference, source, fill)
+    return RawRow(printable(reference), source, fill)
 
 
 def _empty(row: RawRow) -> Candidate:
@@ -164,26 +171,37 @@ def _empty(row: RawRow) -> Candidate:
 def _record_id(entry: Entry) -> str:
     """The record's own id, else its place in the file."""
     value = entry.value.get(ID) if isinstance(entry.value, dict) else None
-    is_id = isinstance(value, str | int) and not isinstance(value, bool) and value != ""
-    return str(value).encode("utf-8", "backslashreplace").decode() if is_id else entry.place
+    return printable(id_text(value) or entry.place)
 
 
 def _check_record(entry: Entry) -> dict[str, Any]:
-    if isinstance(entry.value, Rejected):
-        raise entry.value
-    if not isinstance(entry.value, dict):
-        raise Rejected(Reason.BAD_RECORD, f"{entry.place}: {type(entry.value).__name__} where an object belongs")
-    if _record_id(entry) == entry.place:
-        raise Rejected(Reason.BAD_RECORD, f"{entry.place}: no id")
-    return entry.value
+    """The record, if it is one and its id is none or one that can be kept as it is written. Raises Rejected."""
+    record = entry.value
+    if isinstance(record, Rejected):
+        raise record
+    if not isinstance(record, dict):
+        raise Rejected(Reason.BAD_RECORD, f"{entry.place}: {type(record).__name__} where an object belongs")
+    value = record.get(ID)
+    if value not in (None, "") and id_text(value) is None:
+        raise Rejected(Reason.BAD_RECORD, f"{entry.place}: the id is {shown(value)}; write it as text")
+    if isinstance(value, str) and not is_unicode(value):
+        raise Rejected(Reason.BAD_ENCODING, f"{entry.place}: the id {value!r} is not Unicode text")
+    if not is_unicode(entry.place):
+        raise Rejected(Reason.BAD_ENCODING, f"{entry.place!r}: the name of the file is not Unicode text")
+    return record
 
 
-def _single_reference(image: object) -> str | None:
-    """`image` may be absent, empty, a name, or a list of one name. Raises Rejected."""
+def _single_reference(record: dict[str, Any]) -> str | None:
+    """`image` may be absent, empty, a name, or a list of one name; no other medium may be there. Raises Rejected."""
+    image = record.get("image")
     names = image if isinstance(image, list) else [image]
     if len(names) > 1:
         raise Rejected(Reason.MULTIPLE_IMAGES, f"{len(names)} pictures")
+    if other := [key for key in OTHER_MODALITIES if _says_something(record.get(key))]:
+        raise Rejected(Reason.OTHER_MODALITY, f"the record has {other[0]!r}; only pictures can be read")
     if not names or names[0] is None or names[0] == "":
+        if other := [key for key in record if OTHER_PICTURES.fullmatch(key) and _says_something(record[key])]:
+            raise Rejected(Reason.BAD_RECORD, f"the picture is named by {other[0]!r}; the key is 'image'")
         return None
     if not isinstance(names[0], str):
         raise Rejected(Reason.BAD_RECORD, f"image is a {type(names[0]).__name__}")
@@ -192,6 +210,21 @@ def _single_reference(image: object) -> str | None:
 
 def _read(root: str, reference: str, params: CandidateParams) -> FoundPicture:
     return read_picture_file(root, reference, params.max_file_bytes, params.allowed_roots)
+
+
+def _says_something(value: object) -> bool:
+    return value is not None and value not in ("", [], {}, False)
+
+
+def _check_reference(reference: str) -> None:
+    if not is_unicode(reference):
+        raise Rejected(Reason.BAD_ENCODING, f"the name of the picture, {reference!r}, is not Unicode text")
+
+
+def _note_id(row: Candidate, value: object) -> None:
+    """`value`: the id of the record, where its place stands for an id that is missing."""
+    if id_text(value) is None:
+        row[REPAIRS].append(Repair.ID_FROM_PLACE.value)
 
 
 def _add_file(row: Candidate, found: FoundPicture, reference: str, params: CandidateParams) -> None:

@@ -4,59 +4,56 @@
 here; a row that lacks one of them is an entry with a `Rejected` in it.
 """
 
-import csv
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from io import TextIOWrapper
-from itertools import chain, count
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.curation.reasons import Reason, Rejected
-from components.curation.records import Entry, file_names, list_in, read_entries, read_object
+from components.curation.records import (
+    Entry,
+    PictureNames,
+    id_text,
+    list_in,
+    read_entries,
+    read_object,
+    rejected_line,
+    shown,
+)
+from components.files.lines import Fault, read_lines, read_table
 from components.files.storage import message, name_of, open_file
 
 ID, IMAGE, CAPTION = "id", "image", "caption"
-# How fields are told apart, by the end of the name. Quotes in a TSV are ordinary characters (CC3M's).
-DIALECTS: dict[str, dict[str, Any]] = {
-    ".csv": {"delimiter": ",", "strict": True},
-    ".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE},
-}
+KARPATHY_SPLITS = ("train", "restval", "val", "test")
 ROWS_AT_ONCE = 1024  # of a table, as Python objects
-FIELD_LIMIT = 1_000_000  # characters; a quote that is never closed is noticed after so many
 # What pyarrow raises of damaged files.
 TABLE_ERRORS = (pa.ArrowException, OSError, MemoryError, SystemError, UnicodeDecodeError)
-csv.field_size_limit(FIELD_LIMIT)
 
 
 def read_delimited(place: str, columns: Mapping[str, str]) -> Iterator[Entry]:
     """Rows of a CSV or TSV file with a header. `columns`: which column is the id (if any), the image, the caption.
 
-    Raises ValueError when the header lacks one of them.
+    Raises ValueError when the header lacks one of them, or has one twice.
     """
     name = name_of(place)
-    with open_file(place) as file:  # what is not UTF-8 becomes lone surrogates, which no text may hold
-        text = TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        reader = csv.DictReader(text, **DIALECTS[place[place.rindex(".") :]])
-        try:
-            header = list(reader.fieldnames or [])
-        except csv.Error as error:
-            raise ValueError(f"{place}: the header cannot be read ({error}); fetch the file again") from None
+
+    def choose(header: Sequence[str]) -> Sequence[str]:
         check_columns(place, header, columns)
-        for number in count(1):
-            try:
-                row = next(reader, None)
-            except csv.Error as error:
-                yield Entry(f"{name}:{number}", Rejected(Reason.BAD_RECORD, f"{name}:{number}: {error}"))
-                continue
-            if row is None:
-                return
-            yield _entry(name, number, row, columns)
+        return list(dict.fromkeys(columns.values()))
+
+    single_line = [column for field, column in columns.items() if field != CAPTION]
+    for number, row in enumerate(read_table(place, choose, single_line), start=1):
+        if isinstance(row.values, Fault):
+            value: Any = rejected_line(row.values)
+        else:
+            value = {field: row.values[column] for field, column in columns.items()}
+        yield Entry(f"{name}:{number}", value)
 
 
-def read_lines(place: str, columns: Mapping[str, str]) -> Iterator[Entry]:
+def read_json_rows(place: str, columns: Mapping[str, str]) -> Iterator[Entry]:
     """Rows of a file with one JSON object per line."""
     for entry in read_entries(place):
         value = entry.value
@@ -98,36 +95,39 @@ def read_stream(place: str, columns: Mapping[str, str]) -> Iterator[Entry]:
 def read_coco(place: str) -> Iterator[Entry]:
     """Captions in COCO format: a row per annotation."""
     document = read_object(place)
-    names = file_names(place, document)
+    names = PictureNames(place, document)
     for number, row in enumerate(list_in(place, document, "annotations")):
-        row = row if isinstance(row, dict) else {}
-        image_id = row.get("image_id")
-        image = names.get(image_id) if isinstance(image_id, str | int) else None
-        value = {ID: row.get("id"), IMAGE: image, CAPTION: row.get("caption")}
-        yield Entry(f"{name_of(place)}:{number}", value)
+        yield Entry(f"{name_of(place)}:{number}", _coco_row(row, names))
 
 
 def read_karpathy(place: str, splits: Sequence[str]) -> Iterator[Entry]:
-    """Captions of some splits in the format of Karpathy's COCO and Flickr30k files: a row per sentence."""
+    """Captions of some splits in the format of Karpathy's COCO and Flickr30k files: a row per sentence.
+
+    Pictures of the other splits are no rows; one of a split that nobody knows is a reject.
+    """
     for number, image in enumerate(list_in(place, read_object(place), "images")):
-        if not isinstance(image, dict) or image.get("split") not in splits:
-            continue
-        reference = "/".join(str(part) for part in (image.get("filepath"), image.get("filename")) if part)
-        sentences = image.get("sentences") if isinstance(image.get("sentences"), list) else []
-        key = image.get("cocoid", image.get("imgid", number))
-        for index, sentence in enumerate(sentences or []):
-            caption = sentence.get("raw") if isinstance(sentence, dict) else None
-            yield Entry(f"{name_of(place)}:{number}", {ID: f"{key}#{index}", IMAGE: reference, CAPTION: caption})
+        where = f"{name_of(place)}:{number}"
+        split = image.get("split") if isinstance(image, dict) else None
+        if split not in KARPATHY_SPLITS:
+            yield Entry(where, Rejected(Reason.BAD_RECORD, f"{where}: the split is {shown(split)}"))
+        elif split in splits:
+            yield from _sentences(where, number, image)
+
+
+def karpathy_splits(place: str) -> set[str]:
+    """The splits that a file of Karpathy's has pictures of."""
+    images = [image for image in list_in(place, read_object(place), "images") if isinstance(image, dict)]
+    return {split for split in KARPATHY_SPLITS if any(image.get("split") == split for image in images)}
 
 
 def read_flickr30k(place: str) -> Iterator[Entry]:
     """Lines of Flickr30k's token file: `1000092795.jpg#0<tab>Two young guys …`."""
-    with open_file(place) as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            key, tab, caption = line.decode("utf-8", "surrogateescape").rstrip("\r\n").partition("\t")
-            where = f"{name_of(place)}:{number}"
+    for number, content in read_lines(place):
+        where = f"{name_of(place)}:{number}"
+        if isinstance(content, Fault):
+            yield Entry(where, rejected_line(content))
+        elif content.strip():
+            key, tab, caption = content.decode("utf-8", "surrogateescape").partition("\t")
             if tab:
                 yield Entry(where, {ID: key, IMAGE: key.partition("#")[0], CAPTION: caption})
             else:
@@ -145,11 +145,31 @@ def check_columns(place: str, present: Sequence[str], columns: Mapping[str, str]
         raise ValueError(f"{place}: {', '.join(faults)} (its columns: {', '.join(map(repr, present)) or 'none'})")
 
 
-def _entry(name: str, number: int, row: Mapping[Any, Any], columns: Mapping[str, str]) -> Entry:
-    place = f"{name}:{number}"
-    if None in row:
-        return Entry(place, Rejected(Reason.BAD_RECORD, f"{place}: more fields than the header has"))
-    return Entry(place, {field: row[column] for field, column in columns.items()})
+def _coco_row(row: Any, names: PictureNames) -> Any:
+    if not isinstance(row, dict):
+        return Rejected(Reason.BAD_RECORD, f"{type(row).__name__} where an object belongs")
+    try:
+        return {ID: row.get("id"), IMAGE: names.find(row.get("image_id")), CAPTION: row.get("caption")}
+    except Rejected as error:
+        return error
+
+
+def _sentences(where: str, number: int, image: Mapping[str, Any]) -> Iterator[Entry]:
+    """The captions of one picture of Karpathy's; a picture without any is one reject."""
+    reference = "/".join(part for part in (image.get("filepath"), image.get("filename")) if isinstance(part, str))
+    sentences = image.get("sentences")
+    if not isinstance(sentences, list) or not sentences:
+        yield Entry(
+            where, Rejected(Reason.BAD_RECORD, f"{where}: sentences is {shown(sentences)}, no list of captions")
+        )
+        return
+    if not isinstance(image.get("filename"), str):
+        yield Entry(where, Rejected(Reason.BAD_RECORD, f"{where}: filename is {shown(image.get('filename'))}"))
+        return
+    key = id_text(image.get("cocoid", image.get("imgid", number)))
+    for index, sentence in enumerate(sentences):
+        caption = sentence.get("raw") if isinstance(sentence, dict) else None
+        yield Entry(where, {ID: None if key is None else f"{key}#{index}", IMAGE: reference, CAPTION: caption})
 
 
 def _table_entries(name: str, table: pa.Table, columns: Mapping[str, str]) -> Iterator[Entry]:

@@ -1,6 +1,7 @@
 """Keep or drop one row by its text: clean strings, conversations in LLaVA format, captions.
 
 Text is never normalised or cut: what is kept is what was written, without control characters and outer white space.
+Controls that part words (line ends of other systems, vertical tabs, separators) become white space, so that none glues.
 """
 
 import re
@@ -10,12 +11,23 @@ from pydantic import Field
 
 from components import schema
 from components.curation.reasons import Reason, Rejected
+from components.curation.records import shown
 from components.params import Params
 
+SPEAKERS = ("human", "gpt")  # in turn
 ROLES = {"human": schema.USER, "gpt": schema.ASSISTANT}
-# ASCII and Latin-1 controls but newline and tab; zero-width space, word joiner and byte order mark; bidirectional marks
-# and overrides. The zero-width joiners (U+200C, U+200D) shape emoji and several scripts and stay.
-CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+# What ends a line elsewhere: a carriage return alone, and the ends of lines and paragraphs of ISO 6429 and Unicode.
+LINE_ENDS = re.compile(r"[\r\x85\u2028\u2029]")
+SPACES = re.compile(r"[\x0b\x0c\x1c-\x1f]")  # vertical tab, form feed, and the separators of files to units
+# The other ASCII and Latin-1 controls but newline and tab; zero-width space, word joiner and byte order mark;
+# bidirectional marks and overrides. The zero-width joiners (U+200C, U+200D) shape emoji and several scripts and stay.
+CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+# What stands for a video, a sound or points in the conversations of models that read them.
+OTHER_MODALITIES = re.compile(
+    r"<\|?(?:vid|videos?|audios?|sound|speech|point|point_?cloud|pcd|3d)"
+    r"(?:_?(?:pad|start|end|bos|eos|placeholder|token))?(?:_?[0-9]+)?\|?>",
+    re.IGNORECASE,
+)
 Turn = dict[str, str]
 
 
@@ -27,10 +39,11 @@ class TextLimits(Params):
     max_turn_characters: Annotated[int, Field(ge=1)]  # of one question or answer
 
 
-def clean_text(text: object) -> tuple[str, bool]:
-    """The string without control characters and outer white space, and whether control characters were removed.
+def clean_text(text: object, line_end: str = " ") -> tuple[str, bool]:
+    """The string without control characters and outer white space, and whether control characters were in it.
 
-    Raises Rejected: not a string, or a lone surrogate, which no file can hold.
+    `line_end`: what the line ends of other systems become, but `\\r\\n`, which is a new line as everywhere. Raises
+    Rejected: not a string, or a lone surrogate, which no file can hold.
     """
     if not isinstance(text, str):
         raise Rejected(Reason.BAD_RECORD, f"{type(text).__name__} where text belongs")
@@ -39,8 +52,8 @@ def clean_text(text: object) -> tuple[str, bool]:
     except UnicodeEncodeError as error:
         raise Rejected(Reason.BAD_ENCODING, f"lone surrogate at character {error.start}") from None
     text = text.replace("\r\n", "\n")
-    cleaned = CONTROLS.sub("", text)
-    return cleaned.strip(), len(cleaned) != len(text)
+    cleaned = CONTROLS.sub("", SPACES.sub(" ", LINE_ENDS.sub(line_end, text)))
+    return cleaned.strip(), cleaned != text
 
 
 def check_conversation(turns: object, has_picture: bool, limits: TextLimits) -> tuple[list[Turn], bool]:
@@ -51,10 +64,12 @@ def check_conversation(turns: object, has_picture: bool, limits: TextLimits) -> 
     """
     if not isinstance(turns, list) or not turns:
         raise Rejected(Reason.BAD_CONVERSATION, "no turns")
-    if len(turns) % 2:
-        raise Rejected(Reason.BAD_CONVERSATION, f"{len(turns)} turns: the last question has no answer")
+    _check_order(turns)
     checked = [_check_turn(turn, index, limits) for index, turn in enumerate(turns)]
-    _check_placeholders([turn[schema.CONTENT] for turn, _ in checked], has_picture)
+    texts = [turn[schema.CONTENT] for turn, _ in checked]
+    for text in texts:
+        _check_modality(text)
+    _check_placeholders(texts, has_picture)
     return [turn for turn, _ in checked], any(repaired for _, repaired in checked)
 
 
@@ -65,6 +80,7 @@ def check_caption(text: object, limits: TextLimits) -> tuple[str, bool]:
         raise Rejected(Reason.EMPTY_CAPTION, f"{len(caption)} characters")
     if len(caption) > limits.max_caption_characters:
         raise Rejected(Reason.TEXT_TOO_LONG, f"caption of {len(caption)} characters")
+    _check_modality(caption)
     if schema.IMAGE_PLACEHOLDER in caption:
         raise Rejected(Reason.PLACEHOLDER_MISMATCH, f"{schema.IMAGE_PLACEHOLDER} inside a caption")
     return caption, repaired
@@ -79,18 +95,35 @@ def caption_of(turns: list[Turn], prompts: tuple[str, ...], limits: TextLimits) 
     return None
 
 
-def _check_turn(turn: Any, index: int, limits: TextLimits) -> tuple[Turn, bool]:
-    if not isinstance(turn, dict) or "value" not in turn:
-        raise Rejected(Reason.BAD_CONVERSATION, f"turn {index} has no value")
-    expected = ("human", "gpt")[index % 2]
-    if turn.get("from") != expected:
-        raise Rejected(Reason.BAD_CONVERSATION, f"turn {index} is from {turn.get('from')!r}, not from {expected!r}")
-    text, repaired = clean_text(turn["value"])
+def _check_order(turns: list[Any]) -> None:
+    """Raises Rejected unless questions and answers alternate; a turn of another speaker is named as what it is."""
+    for index, turn in enumerate(turns):
+        if not isinstance(turn, dict) or "value" not in turn:
+            raise Rejected(Reason.BAD_CONVERSATION, f"turn {index} has no value")
+        speaker, expected = turn.get("from"), SPEAKERS[index % 2]
+        if speaker not in SPEAKERS:
+            raise Rejected(
+                Reason.BAD_CONVERSATION, f"turn {index} is from {shown(speaker)}; only human and gpt are read"
+            )
+        if speaker != expected:
+            raise Rejected(Reason.BAD_CONVERSATION, f"turn {index} is from {speaker!r}, not from {expected!r}")
+    if len(turns) % 2:
+        raise Rejected(Reason.BAD_CONVERSATION, f"{len(turns)} turns: the last question has no answer")
+
+
+def _check_turn(turn: dict[str, Any], index: int, limits: TextLimits) -> tuple[Turn, bool]:
+    speaker = SPEAKERS[index % 2]
+    text, repaired = clean_text(turn["value"], line_end="\n")
     if not text.replace(schema.IMAGE_PLACEHOLDER, "").strip():
-        raise Rejected(Reason.EMPTY_TEXT, f"turn {index} from {expected!r} says nothing")
+        raise Rejected(Reason.EMPTY_TEXT, f"turn {index} from {speaker!r} says nothing")
     if len(text) > limits.max_turn_characters:
         raise Rejected(Reason.TEXT_TOO_LONG, f"turn {index} has {len(text)} characters")
-    return {schema.ROLE: ROLES[expected], schema.CONTENT: text}, repaired
+    return {schema.ROLE: ROLES[speaker], schema.CONTENT: text}, repaired
+
+
+def _check_modality(text: str) -> None:
+    if found := OTHER_MODALITIES.search(text):
+        raise Rejected(Reason.OTHER_MODALITY, f"{found.group()} in the text; only pictures can be read")
 
 
 def _check_placeholders(texts: list[str], has_picture: bool) -> None:

@@ -29,6 +29,7 @@ class Reason(StrEnum):
     NOT_A_FILE = "not_a_file"
     FILE_TOO_LARGE = "file_too_large"
     MULTIPLE_IMAGES = "multiple_images"
+    OTHER_MODALITY = "other_modality"  # a video, a sound or points: what a picture's compressor cannot read
     PICTURE_REJECTED = "picture_rejected"  # a question or caption whose evaluation picture is not in the corpus
     # records
     BAD_JSON = "bad_json"
@@ -69,8 +70,9 @@ class Repair(StrEnum):
     CMYK = "cmyk"
     ALPHA = "alpha"
     WRONG_EXTENSION = "wrong_extension"  # the name says another format than the bytes
-    CONTROL_CHARACTERS = "control_characters"  # removed from the text
+    CONTROL_CHARACTERS = "control_characters"  # removed from the text, or made a space or a new line
     OTHER_EXTENSION = "other_extension"  # the file lies under another extension than the record names
+    ID_FROM_PLACE = "id_from_place"  # the record has no id; its file and position are one
     ID_MADE_UNIQUE = "id_made_unique"  # another row had the id already, with other content
 
 

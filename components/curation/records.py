@@ -10,10 +10,13 @@ from io import TextIOWrapper
 from typing import Any, NamedTuple
 
 from components.curation.reasons import Reason, Rejected
+from components.files.lines import Fault, StrictJson, json_value, read_json_lines, refuse_depth, refuse_other_files
 from components.files.storage import name_of, open_file
 
 CHUNK = 1 << 20  # characters read at a time
 NEAR_THE_END = 16  # characters: a word, number or escape that is cut by the end of a chunk starts here
+SHOWN_CHARACTERS = 100
+REASONS = {"not_utf8": Reason.BAD_ENCODING, "not_json": Reason.BAD_JSON}  # of a Fault; any other is a bad record
 
 
 class Entry(NamedTuple):
@@ -41,10 +44,15 @@ def decode_entries(text: str) -> list[Entry]:
 
 def read_object(place: str) -> dict[str, Any]:
     """A whole file that holds one JSON object. Raises ValueError that names the byte at which it is broken."""
+    parser = StrictJson()
     try:
         with open_file(place) as file:
+            refuse_other_files(place, file.read(NEAR_THE_END))
+            file.seek(0)
             text = file.read().decode("utf-8-sig")
-        document = json.loads(text, parse_constant=_refuse_constant)
+        document = parser.decode(text)
+        if fault := parser.take_fault():
+            raise ValueError(fault.detail)
     except UnicodeDecodeError as error:
         raise ValueError(f"{place}: is not UTF-8 at byte {error.start}; fetch the file again") from None
     except json.JSONDecodeError as error:
@@ -64,47 +72,58 @@ def list_in(place: str, document: Mapping[str, Any], key: str) -> list[Any]:
     return found
 
 
-def file_names(place: str, document: Mapping[str, Any]) -> dict[str | int, Any]:
-    """The pictures of a document in COCO format, by their ids; those without one cannot be looked up."""
-    images = [image for image in list_in(place, document, "images") if isinstance(image, dict)]
-    return {image["id"]: image.get("file_name") for image in images if isinstance(image.get("id"), str | int)}
+class PictureNames:
+    """The pictures of a document in COCO format by their ids, which may be numbers in one place and text in another."""
+
+    def __init__(self, place: str, document: Mapping[str, Any]) -> None:
+        images = [image for image in list_in(place, document, "images") if isinstance(image, dict)]
+        self.names: dict[str, Any] = {}
+        self.repeated: set[str] = set()  # which one is meant nobody knows
+        for image in images:
+            image_id = id_text(image.get("id"))
+            name = image.get("file_name")
+            if image_id is not None and self.names.setdefault(image_id, name) != name:
+                self.repeated.add(image_id)
+
+    def find(self, value: object) -> str:
+        """The file name of a picture. Raises Rejected."""
+        image_id = id_text(value)
+        if image_id is None:
+            raise Rejected(Reason.BAD_RECORD, f"image_id is {shown(value)}, not a number or text")
+        if image_id not in self.names:
+            raise Rejected(Reason.IMAGE_MISSING, f"`images` has no picture with the id {shown(value)}")
+        if image_id in self.repeated:
+            raise Rejected(Reason.BAD_RECORD, f"`images` has several pictures with the id {shown(value)}")
+        name = self.names[image_id]
+        if not isinstance(name, str) or not name:
+            raise Rejected(Reason.BAD_RECORD, f"the picture with the id {shown(value)} has no file_name in `images`")
+        return name
+
+
+def id_text(value: object) -> str | None:
+    """An id as text: text as it is, a whole number in decimal digits; None for anything else, also for no text."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    return str(value) or None
+
+
+def shown(value: object) -> str:
+    """A value in a message, cut."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
 
 
 def parse_json(data: bytes) -> Any:
     """A small piece of untrusted JSON. Raises Rejected."""
-    parser = RowParser()
     try:
-        value = parser.decoder.decode(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise Rejected(Reason.BAD_ENCODING, f"not UTF-8: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise Rejected(Reason.BAD_JSON, str(error) or type(error).__name__) from None
-    if fault := parser.take_fault():
-        raise fault
-    return value
+        return json_value(data)
+    except Fault as fault:
+        raise rejected_line(fault) from None
 
 
-class RowParser:
-    """Parses one row after another, and remembers what Python's parser lets pass though it is no JSON."""
-
-    def __init__(self) -> None:
-        self.faults: list[str] = []
-        self.decoder = json.JSONDecoder(parse_constant=self._note_constant, object_pairs_hook=self._to_object)
-
-    def take_fault(self) -> Rejected | None:
-        """What was wrong since the last call."""
-        faults, self.faults = self.faults, []
-        return Rejected(Reason.BAD_JSON, faults[0]) if faults else None
-
-    def _note_constant(self, name: str) -> None:
-        self.faults.append(f"{name} is not JSON")
-
-    def _to_object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
-            self.faults.append(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
-        return found
+def rejected_line(fault: Fault) -> Rejected:
+    """A line's fault as the reason of its row."""
+    return Rejected(REASONS.get(fault.kind, Reason.BAD_RECORD), fault.detail)
 
 
 class TextWindow:
@@ -142,8 +161,10 @@ class TextWindow:
 
 
 def _read_array(place: str) -> Iterator[Entry]:
-    parser, name = RowParser(), name_of(place)
+    parser, name = StrictJson(), name_of(place)
     with open_file(place) as file:
+        refuse_other_files(place, file.read(NEAR_THE_END))
+        file.seek(0)
         window = TextWindow(place, TextIOWrapper(file, encoding="utf-8-sig", newline=""))
         if (first := window.next_character()) != "[":
             what = "empty" if not first else "no JSON array of records"
@@ -157,18 +178,20 @@ def _read_array(place: str) -> Iterator[Entry]:
                 window.at += 1
                 window.next_character()
             value = _next_value(window, parser)
-            yield Entry(f"{name}:{index}", parser.take_fault() or value)
+            fault = parser.take_fault()
+            yield Entry(f"{name}:{index}", rejected_line(fault) if fault else value)
             index += 1
         window.at += 1
         if window.next_character():
             raise window.broken(window.at, "Extra data")
 
 
-def _next_value(window: TextWindow, parser: RowParser) -> Any:
+def _next_value(window: TextWindow, parser: StrictJson) -> Any:
     """One value of the array; reads on as long as it may only be cut by the end of what was read."""
     while True:
         try:
             value, end = parser.decoder.raw_decode(window.text, window.at)
+            refuse_depth(window.text[window.at : end])
         except json.JSONDecodeError as error:
             is_cut = error.msg.startswith("Unterminated") or error.pos >= len(window.text) - NEAR_THE_END
             fault = window.broken(error.pos, error.msg)
@@ -187,21 +210,12 @@ def _next_value(window: TextWindow, parser: RowParser) -> Any:
 
 def _read_lines(place: str) -> Iterator[Entry]:
     name = name_of(place)
-    with open_file(place) as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                try:
-                    yield Entry(f"{name}:{number}", parse_json(line))
-                except Rejected as error:
-                    yield Entry(f"{name}:{number}", error)
+    for number, value in read_json_lines(place):
+        yield Entry(f"{name}:{number}", rejected_line(value) if isinstance(value, Fault) else value)
 
 
 def _encode_value(value: Any) -> tuple[Any, str | None]:
     return (value.detail, value.reason.value) if isinstance(value, Rejected) else (value, None)
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _num_bytes(text: str) -> int:

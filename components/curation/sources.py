@@ -12,7 +12,7 @@
 Files and pictures are places below the raw folder, or URIs (`s3://bucket/…`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -22,6 +22,7 @@ from pydantic import Field
 
 from components.curation import captions
 from components.curation.records import Entry, decode_entries, encode_entries, read_entries
+from components.files.lines import DELIMITERS
 from components.files.storage import join, matching_files, open_file
 from components.params import Params
 
@@ -69,7 +70,7 @@ class KarpathySource(Params):
     format: Literal["karpathy"]
     files: Place
     pictures: Place
-    splits: Annotated[tuple[str, ...], Field(min_length=1)]  # of train, restval, val, test
+    splits: Annotated[tuple[Literal["train", "restval", "val", "test"], ...], Field(min_length=1)]
 
 
 class Flickr30kSource(Params):
@@ -102,7 +103,10 @@ def list_pieces(source: Source, raw: Path | str, staging: Path, name: str, rows_
 
     Raises ValueError when there are no files, or one of them is broken as a whole.
     """
-    for number, place in enumerate(matching_files(join(str(raw), source.files))):
+    places = matching_files(join(str(raw), source.files))
+    if isinstance(source, KarpathySource):
+        _check_splits(source, places)
+    for number, place in enumerate(places):
         for piece in pieces_of_file(source, place):
             if piece.kind == "text":
                 entries = read_piece(piece, source)
@@ -148,8 +152,8 @@ def read_rows(source: Source, place: str) -> Iterator[Entry]:
     if not isinstance(source, TableSource):
         raise AssertionError(f"{source.format} has no rows of text")
     if place.endswith(".jsonl"):
-        return captions.read_lines(place, _columns(source))
-    if place.endswith(tuple(captions.DIALECTS)):
+        return captions.read_json_rows(place, _columns(source))
+    if place.endswith(tuple(DELIMITERS)):
         return captions.read_delimited(place, _columns(source))
     raise ValueError(f"{place}: a table is a .csv, .tsv, .jsonl, .parquet or .arrow file")
 
@@ -161,6 +165,14 @@ def write_pieces(entries: Iterator[Entry], folder: Path, rows_per_task: int) -> 
         path = folder / f"{number:06d}.json"
         path.write_text(encode_entries(part), encoding="utf-8")
         yield Piece("entries", str(path), 0, len(part))
+
+
+def _check_splits(source: KarpathySource, places: Sequence[str]) -> None:
+    """Raises ValueError for a split that none of the files has a picture of."""
+    there = set[str]().union(*(captions.karpathy_splits(place) for place in places))
+    if missing := [split for split in source.splits if split not in there]:
+        found = ", ".join(sorted(there)) or "none"
+        raise ValueError(f"{source.files}: no picture is of the split {' or '.join(missing)}; its splits: {found}")
 
 
 def _row_groups(source: Source, place: str) -> Iterator[Piece]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from components import schema
-from components.curation.benchmarks import PICTURES
+from components.curation.benchmarks import PICTURES, check_files
 from components.curation.candidates import (
     CANDIDATES,
     CandidateParams,
@@ -65,9 +65,10 @@ def list_work(
 ) -> list[Work]:
     """All pieces, numbered in input order; `allowed_roots`: what linked folders of pictures may lead into.
 
-    Raises ValueError when a source or an evaluation corpus is missing.
+    Raises ValueError when a source or an evaluation file is missing.
     """
     check_no_file_twice(raw, sources)
+    check_files(raw, EVALUATION_SPLITS)
     pieces: list[tuple[str, int | None, Piece | None, str]] = [
         (name, piece.num_rows, piece, "")
         for name, source in sources.items()

@@ -1,14 +1,15 @@
 """Many queries from a file, and what they found as one table: a row per hit."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components import schema
+from components.files.lines import Fault, is_unicode, read_json_lines, read_lines
 from components.retrieval.index import Hit
 from components.retrieval.query import QueryError, checked_text
 
@@ -35,19 +36,23 @@ class Query(NamedTuple):
 def read_queries(path: Path) -> list[Query]:
     """The queries of a file: of `.jsonl` the `text` and, if given, the `query_id` of each line, of any other the line.
 
-    A query without an id is called by the number of its line, from 1. Raises QueryError, with the line.
+    Blank lines of `.jsonl` are left out. A query without an id is called by the number of its line, from 1. Raises
+    QueryError, with the line, also for an id that two queries have.
     """
+    queries: list[Query] = []
+    lines: dict[str, int] = {}  # of each id
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise QueryError(f"{path}: is not UTF-8 text: {error}") from None
-    queries = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            queries.append(_from_json(line, number) if path.suffix == ".jsonl" else Query(str(number), line))
-            checked_text(queries[-1].text)
-        except ValueError as error:
-            raise QueryError(f"{path}, line {number}: {error}") from None
+        for number, query in _rows(path):
+            try:
+                queries.append(_checked(query))
+            except ValueError as error:
+                raise QueryError(f"{path}, line {number}: {error}") from None
+            earlier = lines.setdefault(queries[-1].query_id, number)
+            if earlier != number:
+                twice = f"the query_id {queries[-1].query_id!r} is that of line {earlier}"
+                raise QueryError(f"{path}, line {number}: {twice}; give every query one of its own")
+    except (OSError, ValueError) as error:
+        raise QueryError(str(error)) from None
     if not queries:
         raise QueryError(f"{path}: holds no query")
     return queries
@@ -90,8 +95,36 @@ def write_results(path: Path, table: pa.Table, suffix: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def _from_json(line: str, number: int) -> Query:
-    row = json.loads(line)
+def _rows(path: Path) -> Iterator[tuple[int, Query | Fault]]:
+    """The queries as they stand there, with the numbers of their lines."""
+    if path.suffix == ".jsonl":
+        for number, value in read_json_lines(str(path)):
+            yield number, value if isinstance(value, Fault) else _from_json(value, number)
+    else:
+        for number, content in read_lines(str(path)):
+            yield number, content if isinstance(content, Fault) else Query(str(number), _text(content))
+
+
+def _checked(query: Query | Fault) -> Query:
+    """Raises ValueError."""
+    if isinstance(query, Fault):
+        raise QueryError(query.detail)
+    checked_text(query.text)
+    if not is_unicode(query.query_id):
+        raise QueryError(f"the query_id {query.query_id!r} is not Unicode text")
+    return query
+
+
+def _from_json(row: Any, number: int) -> Query | Fault:
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-        raise QueryError('is not an object with a "text"')
-    return Query(str(row.get("query_id", number)), row["text"])
+        return Fault("not_a_record", 'is not an object with a "text"')
+    query_id = row.get("query_id")
+    if query_id is None or (isinstance(query_id, int) and not isinstance(query_id, bool)):
+        query_id = str(number if query_id is None else query_id)
+    if not isinstance(query_id, str) or not query_id:
+        return Fault("not_a_record", f"the query_id is {str(query_id)[:100]!r}; write it as text, or leave it out")
+    return Query(query_id, row["text"])
+
+
+def _text(content: bytes) -> str:
+    return content.decode("utf-8", "surrogateescape")

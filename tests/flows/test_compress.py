@@ -131,6 +131,24 @@ def test_finished_store_is_left_alone_and_another_is_refused(store: Path, photos
         compress(PARAMS.model_copy(update={"batch_size": 3}), str(photos), compressor, store, None)
 
 
+def test_a_finished_store_is_compared_by_what_the_pictures_hold(
+    store: Path, photos: Path, compressor: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clone = tmp_path / "clone"
+    shutil.copytree(photos, clone, copy_function=shutil.copyfile)  # other times and inodes
+    picture = clone / "china.jpg"
+    os.utime(picture, (2**32, 2**32))  # in the future
+    compress(PARAMS, str(clone), compressor, store, None)
+    assert "reads the pictures" in capsys.readouterr().out
+    compress(PARAMS, str(clone), compressor, store, None)
+    assert "reads the pictures" not in capsys.readouterr().out  # their state is noted
+    content = picture.read_bytes()
+    picture.write_bytes(content[:-2] + b"xx")
+    os.utime(picture, (1, 1))  # as large, and older
+    with pytest.raises(StoreError, match="pictures have changed since"):
+        compress(PARAMS, str(clone), compressor, store, None)
+
+
 def test_killed_run_goes_on_to_the_same_bytes_with_other_workers(
     store: Path, photos: Path, compressor: Path, tmp_path: Path
 ) -> None:

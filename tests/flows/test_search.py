@@ -128,6 +128,15 @@ def test_files_of_queries(tmp_path: Path) -> None:
     path = tmp_path / "queries.txt"
     path.write_text("a red circle\nblå\n", encoding="utf-8")
     assert read_queries(path) == [Query("1", "a red circle"), Query("2", "blå")]
+    path.write_bytes("one\u2028two\x85three\x0bfour\r\n".encode() + b"\xef\xbb\xbffive")
+    assert [query.query_id for query in read_queries(path)] == ["1", "2"]
+    assert read_queries(path)[0].text == "one\u2028two\x85three\x0bfour"
+    lines = tmp_path / "queries.jsonl"
+    lines.write_text('{"text": "x\u2028y", "query_id": null}\n\n{"text": "z", "query_id": 18446744073709551617}\n')
+    assert read_queries(lines) == [Query("1", "x\u2028y"), Query("18446744073709551617", "z")]
+    path.write_bytes(b"caf\xe9\n")
+    with pytest.raises(QueryError, match="line 1: the query is not valid Unicode text"):
+        read_queries(path)
     table = results_table([Query("1", "x"), Query("2", "y")], [[Hit("a", 0.5), Hit("b", 0.25)], []])
     assert table.to_pylist() == [
         {"query_id": "1", "query": "x", "rank": 1, "image_id": "a", "score": 0.5},
@@ -138,6 +147,13 @@ def test_files_of_queries(tmp_path: Path) -> None:
         ("b.txt", "", "holds no query"),
         ("c.jsonl", '{"text": "x"}\n{"words": "y"}\n', 'line 2: is not an object with a "text"'),
         ("d.jsonl", "{\n", "line 1"),
+        ("e.jsonl", '{"text": "x"}\n{"text": "y", "query_id": "1"}\n', "line 2: the query_id '1' is that of line 1"),
+        ("f.jsonl", '{"text": "x", "query_id": true}\n', "line 1: the query_id is 'True'; write it as text"),
+        ("g.jsonl", '{"text": "x", "query_id": 1.5}\n', "line 1: the query_id is '1.5'"),
+        ("h.jsonl", '{"text": "x", "query_id": ""}\n', "line 1: the query_id is ''"),
+        ("i.jsonl", '{"text": "x", "text": "y"}\n', "line 1: the key 'text' is there twice"),
+        ("j.jsonl", "[" * 100_000, "line 1: nested more than 100 levels"),
+        ("k.jsonl", '{"text": "\\ud800"}\n', "line 1: the query is not valid Unicode"),
     ):
         (tmp_path / name).write_text(text)
         with pytest.raises(QueryError, match=message):

@@ -270,7 +270,8 @@ def test_a_list_of_places_is_a_corpus(tmp_path: Path, name: str, text: str) -> N
     assert read(tmp_path / name) == {"007": b"a", "2": b"bc", "3": "image_missing"}
     corpus = list_corpus(str(tmp_path / name), SUFFIXES)
     reasons = [reject[:2] for reject in corpus.rejects]
-    assert reasons == [("2", "duplicate_id"), ("4", "image_missing"), (f"{name}#4", "bad_id")]
+    line = 5 if name.endswith("jsonl") else 6  # the header is one
+    assert reasons == [("2", "duplicate_id"), ("4", "image_missing"), (f"{name}:{line}", "bad_id")]
     assert num_listed(corpus) == 6
 
 
@@ -284,8 +285,11 @@ def test_without_ids_the_place_is_the_id(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("list.csv", "url,id\nx,1\n", r"has no column image; its columns: \['url', 'id'\]"),
-        ("list.jsonl", "{broken", "cannot be read as a list of pictures"),
-        ("list.csv", "", "cannot be read as a list of pictures"),
+        ("list.jsonl", "{broken", r"has no column image; its columns: \[\]; list\.jsonl:1: Expecting property name"),
+        ("list.csv", "", r"has no column image; its columns: \[\]"),
+        ("list.csv", "image,image\na,b\n", "the column 'image' is there 2 times; rename one"),
+        ("list.csv", '"image\na.jpg\n', "the header cannot be read: line 1: a quote is opened and never closed"),
+        ("list.csv", "image\ra.jpg\rb.jpg", "the header cannot be read: lines end with a carriage return alone"),
     ],
 )
 def test_a_list_of_something_else_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:

@@ -126,8 +126,26 @@ RECORDS = [
     Case("B5", "a name with %20", "image_missing", record(image="a%2Ejpg")),
     Case("B6", "a GIF where .jpg is named", "other_extension", record(image="other.jpg")),
     Case("B9", "an id that is a number", "kept", record(id=7)),
-    Case("B9", "no id", "bad_record", record(id=None), "f:0: no id"),
-    Case("B9", "an id that is a list", "bad_record", record(id=[1]), "no id"),
+    Case("B9", "no id", "id_from_place", record(id=None)),
+    Case("B9", "an empty id", "id_from_place", record(id="")),
+    Case("B9", "an id that is a list", "bad_record", record(id=[1]), "f:0: the id is [1]"),
+    Case("B9", "an id that is a fraction", "bad_record", record(id=1.0), "the id is 1.0; write it as text"),
+    Case("B9", "an id that is true", "bad_record", record(id=True), "the id is True"),
+    Case("B9", "an id that is no Unicode text", "bad_encoding", record(id="a\ud800"), "'a\\ud800'"),
+    Case("B22", "a name that is no Unicode text", "bad_encoding", record(image="a\udcff.jpg"), "name of the picture"),
+    Case(
+        "B23", "a video", "other_modality", record(image=None, video="a.mp4", conversations=talk("hi", "yo")), "'video'"
+    ),
+    Case("B23", "a sound beside a picture", "other_modality", record(audio=["a.wav"]), "'audio'"),
+    Case("B23", "no video", "kept", record(video=None, audio="", videos=[])),
+    Case(
+        "B23", "a mark for a video", "other_modality", record(image=None, conversations=talk("<video>", "b")), "<video>"
+    ),
+    Case(
+        "B24", "`images`", "bad_record", record(image=None, images=["a.jpg"], conversations=talk("a", "b")), "'images'"
+    ),
+    Case("B24", "`image_path`", "bad_record", record(image=None, image_path="a.jpg", conversations=talk("a", "b"))),
+    Case("B24", "the address of the picture beside it", "kept", record(image_url="https://example.org/a.jpg")),
     Case("B10", "a list of one picture", "kept", record(image=["a.jpg"])),
     Case("B10", "two pictures", "multiple_images", record(image=["a.jpg", "b.jpg"]), "2 pictures"),
     Case("B10", "an empty list", "placeholder_mismatch", record(image=[]), "no picture"),
@@ -153,6 +171,13 @@ RECORDS = [
         "no value",
     ),
     Case("B13", "a question without an answer", "bad_conversation", record(conversations=TURNS[:1]), "no answer"),
+    Case(
+        "B13",
+        "a system turn",
+        "bad_conversation",
+        record(conversations=[{"from": "system", "value": "be kind"}, *TURNS]),
+        "turn 0 is from 'system'",
+    ),
     Case("B13", "conversations that are text", "bad_conversation", record(conversations="hi")),
     Case("B14", "an empty answer", "empty_text", record(conversations=talk("<image>a", " \n")), "turn 1"),
     Case("B20", "unknown extra fields", "kept", record(model="", extra={"a": 1})),
@@ -184,7 +209,7 @@ LINES = [
     Case("B17", "a byte order mark", "kept", b"\xef\xbb\xbf" + json.dumps(record()).encode()),
     Case("B18", "NaN", "bad_json", b'{"id": NaN}', "NaN is not JSON"),
     Case("B18", "a key that is there twice", "bad_json", b'{"id": 1, "id": 2}', "'id' is there twice"),
-    Case("B19", "100 000 brackets", "bad_json", b"[" * 100_000, "recursion"),
+    Case("B19", "100 000 brackets", "bad_json", b"[" * 100_000, "nested more than 100 levels"),
     Case("B19", "an integer of 5000 digits", "bad_json", b"[" + b"9" * 5000 + b"]", "digit"),
     Case("C13", "a line that is not UTF-8", "bad_encoding", b'{"id": "\xff"}', "not UTF-8"),
 ]

@@ -110,7 +110,12 @@ def test_lines_of_json(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join([*map(json.dumps, ROWS), "[1]", "{", '{"key": 3}']))
     missing = {"id": 3, "image": None, "caption": None}
-    assert values(captions.read_lines(str(path), COLUMNS)) == [*EXPECTED, Reason.BAD_RECORD, Reason.BAD_JSON, missing]
+    assert values(captions.read_json_rows(str(path), COLUMNS)) == [
+        *EXPECTED,
+        Reason.BAD_RECORD,
+        Reason.BAD_JSON,
+        missing,
+    ]
 
 
 def pictures_table() -> pa.Table:
@@ -160,7 +165,7 @@ def test_coco_annotations(tmp_path: Path) -> None:
     path.write_text(json.dumps(COCO))
     first, *others = values(captions.read_coco(str(path)))
     assert first == {"id": 770337, "image": "000000391895.jpg", "caption": "A man with a red helmet"}
-    assert [row["image"] for row in others] == [None] * 3
+    assert others == [Reason.IMAGE_MISSING, Reason.BAD_RECORD, Reason.BAD_RECORD]
     path.write_text('{"images": []}')
     with pytest.raises(ValueError, match="no list 'annotations'"):
         list(captions.read_coco(str(path)))
@@ -172,10 +177,13 @@ def test_karpathy_splits(tmp_path: Path) -> None:
     assert values(captions.read_karpathy(str(path), ["test"])) == [
         {"id": "391895#0", "image": "val2014/COCO_val2014_000000391895.jpg", "caption": "A man with a red helmet"},
         {"id": "391895#1", "image": "val2014/COCO_val2014_000000391895.jpg", "caption": "A man riding"},
+        Reason.BAD_RECORD,  # no object
     ]
     assert values(captions.read_karpathy(str(path), ["train", "restval"])) == [
         {"id": "7#0", "image": "1000092795.jpg", "caption": "Two young guys"},
+        Reason.BAD_RECORD,  # no captions
         {"id": "3#0", "image": "3.jpg", "caption": None},
+        Reason.BAD_RECORD,
     ]
 
 
@@ -193,7 +201,7 @@ def test_flickr30k_tokens(tmp_path: Path) -> None:
 READERS = {
     "rows.csv": lambda place: captions.read_delimited(place, COLUMNS),
     "rows.tsv": lambda place: captions.read_delimited(place, COLUMNS),
-    "rows.jsonl": lambda place: captions.read_lines(place, COLUMNS),
+    "rows.jsonl": lambda place: captions.read_json_rows(place, COLUMNS),
     "rows.parquet": lambda place: captions.read_row_group(place, 0, 3, COLUMNS),
     "rows.arrow": lambda place: captions.read_stream(place, COLUMNS),
     "coco.json": captions.read_coco,

@@ -15,9 +15,42 @@ def test_clean_text_leaves_real_text_alone(text: str) -> None:
     assert clean_text(text) == (text, False)
 
 
-@pytest.mark.parametrize("mark", ["\x00", "\x07", "\x85", "\u202e", "\u2066", "\u200b", "\ufeff", "\r"])
+@pytest.mark.parametrize("mark", ["\x00", "\x07", "\x84", "\u202e", "\u2066", "\u200b", "\ufeff"])
 def test_clean_text_removes_control_characters_and_says_so(mark: str) -> None:
     assert clean_text(f" a{mark}b ") == ("ab", True)
+
+
+@pytest.mark.parametrize("mark", ["\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x1f", "\x85", "\u2028", "\u2029"])
+def test_clean_text_never_glues_words_that_a_control_parts(mark: str) -> None:
+    assert clean_text(f"a dog{mark}on grass{mark}") == ("a dog on grass", True)
+
+
+@pytest.mark.parametrize(
+    ("mark", "kept"), [("\r", "\n"), ("\u2028", "\n"), ("\x85", "\n"), ("\x0b", " "), ("\t", "\t")]
+)
+def test_check_conversation_keeps_the_lines_of_other_systems(mark: str, kept: str) -> None:
+    checked, repaired = check_conversation(turns("what?", f"a{mark}b"), False, LIMITS)
+    assert (checked[1]["content"], repaired) == (f"a{kept}b", mark != kept)
+
+
+@pytest.mark.parametrize(
+    "mark", ["<video>", "<audio>", "<speech>", "<vid>", "<|video_pad|>", "<|AUDIO|>", "<video_1>", "<point_cloud>"]
+)
+def test_placeholders_of_other_modalities_are_rejects_by_their_name(mark: str) -> None:
+    with pytest.raises(Rejected, match="only pictures") as caught:
+        check_conversation(turns(f"{mark}\nwhat?", "a cat"), False, LIMITS)
+    assert caught.value.reason is Reason.OTHER_MODALITY
+    with pytest.raises(Rejected):
+        check_caption(f"{mark} a cat", LIMITS)
+
+
+@pytest.mark.parametrize("speaker", ["system", "user", "function", None])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_turn_of_another_speaker_is_named(speaker: str | None, place: int) -> None:
+    conversation = turns("q", "a")
+    conversation.insert(place, {"from": speaker, "value": "be kind"})  # type: ignore[dict-item]
+    with pytest.raises(Rejected, match=f"turn {place} is from {speaker!r}; only human and gpt"):
+        check_conversation(conversation, False, LIMITS)
 
 
 def test_clean_text_takes_the_line_ends_of_other_systems_without_a_repair() -> None:

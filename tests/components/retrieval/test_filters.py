@@ -91,3 +91,45 @@ def test_tables_that_do_not_fit(tmp_path: Path) -> None:
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(FilterError, match="broken"):
         matching_rows(TABLE, tmp_path / "broken.parquet", "true")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image_id,a\nb,x\ne,y,z\n", "line 3: 3 fields, more than the 2 of the header"),
+        ("image_id,a,c\nb,x,1\ne,y\n", "line 3: ends before the column c"),
+        ('image_id,a\nb,"x\ne,y\n', "line 2: a quote is opened and never closed"),
+        ("image_id,a,A\nb,x,y\n", "several columns a"),
+        ("image_id,image_id\nb,x\n", "several columns image_id"),
+        ("image_id;a\nb;x\n", "no column image_id, only image_id;a"),
+        ("", "no column image_id, only $"),
+        ("image_id,a\nb,\udcff\n", "line 2: a is not UTF-8"),
+        ("\udcff\udcfei\0m\0", "is UTF-16"),
+    ],
+)
+def test_a_table_that_is_not_in_order_is_named_with_the_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "facts.csv").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(FilterError, match=message):
+        matching_rows(TABLE, tmp_path / "facts.csv", "true")
+
+
+@pytest.mark.parametrize(
+    ("condition", "rows"),
+    [
+        ("year >= 2000", [0, 1]),
+        ("code LIKE '00%'", [0, 2]),  # not a number
+        ("day > DATE '2020-01-01'", [1]),
+        ("note = 'a \u2028b, \"c\"'", [0]),
+        ("share < 0.5 AND is_free", [1]),
+        ("day IS NULL", [2, 3]),
+    ],
+)
+def test_columns_of_a_table_of_text_are_what_all_their_values_are(
+    tmp_path: Path, condition: str, rows: list[int]
+) -> None:
+    (tmp_path / "facts.csv").write_text(
+        "image_id,year,code,day,note,share,is_free,\n"
+        '007,2000,007,2020-01-01,"a \u2028b, ""c""",0.5,true,\n'
+        "b,2001,1,2020-01-02,,.25,true,\nc'd,1,00,,x,1e3,false,\n"
+    )
+    assert matching_rows(TABLE, tmp_path / "facts.csv", condition).tolist() == rows
