@@ -34,6 +34,8 @@ DETAIL = "detail"
 SUMMARY_TOKENS = "summary_tokens"
 SCALES = "scales"
 
+MAX_ID_BYTES = 8192  # of an identifier: a path of Linux below the name of another
+
 USER, ASSISTANT = "user", "assistant"
 IMAGE_PLACEHOLDER = "<image>"
 

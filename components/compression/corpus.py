@@ -59,7 +59,15 @@ def build_corpus(
     skipped: dict[str, int],
     files: list[FileState],
 ) -> Corpus:
-    """Sort the entries by id; of an id that occurs more than once the first in (file, row) order counts."""
+    """Sort the entries by id; of an id that occurs more than once the first in (file, row) order counts.
+
+    Ids of more than `schema.MAX_ID_BYTES` are rejects.
+    """
+    is_long = pc.greater(pc.binary_length(entries[schema.IMAGE_ID]), schema.MAX_ID_BYTES)
+    for entry in entries.filter(is_long).to_pylist():
+        detail = f"the id has more than {schema.MAX_ID_BYTES} bytes, in {entry[FILE][:200]}, row {entry[ROW]}"
+        rejects = [*rejects, Reject(entry[schema.IMAGE_ID][:100], "bad_id", detail)]
+    entries = entries.filter(pc.invert(is_long))
     ordered = entries.sort_by([(name, "ascending") for name in (schema.IMAGE_ID, FILE, ROW)])
     is_repeated = _repeats(ordered[schema.IMAGE_ID])
     rejects = rejects + [

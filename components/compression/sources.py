@@ -22,6 +22,7 @@ from components.files.storage import (
     matching_files,
     name_of,
     names_in,
+    printable,
     read_file,
     state_of,
 )
@@ -61,6 +62,8 @@ def list_tars(root: str, places: Sequence[str]) -> Corpus:
     """List tars by their names and sizes only."""
     states = [state_of(place) for place in places]
     names = [state.name for state in states]
+    if faulty := [name for name in names if printable(name) != name]:
+        raise ValueError(f"{root}: the name of {printable(faulty[0])} is no UTF-8, and ids begin with it; rename it")
     if len({_stem(name) for name in names}) < len(names):
         raise ValueError(f"{root}: two tars have one name but for the suffix, so that ids would be equal; rename one")
     folders = [f"{_stem(name)}/" for name in names]  # what the ids of their pictures begin with

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 from components import schema
 from components.compression.corpus import ENTRIES, Corpus, Picture, build_corpus
 from components.compression.rejects import Reject, UnreadablePictureError
-from components.files.storage import name_of, open_file, state_of
+from components.files.parquet import PLAIN, TABLE_ERRORS, check_names, open_parquet, read_batches
+from components.files.storage import is_storage_fault, message, name_of, state_of
 
-READ_ROWS = 64  # pictures of a Parquet corpus that are in memory at once
 MISSING = "the column image is null or empty"
 
 
@@ -22,13 +22,16 @@ def list_parquet(root: str, places: Sequence[str]) -> Corpus:
 
 
 def read_parquet(place: str, wanted: dict[int, str], max_bytes: int) -> Iterator[Picture]:
-    """The rows of one file whose numbers are in `wanted`, from the row groups that hold them."""
-    with open_file(place) as file, pq.ParquetFile(file) as table:
+    """The rows of one file whose numbers are in `wanted`, from the row groups that hold them.
+
+    Of a damaged row group the rows before the damage. Raises OSError when the disk or the network fails.
+    """
+    with open_parquet(place) as table:
         start = 0
         for group in range(table.metadata.num_row_groups):
             stop = start + table.metadata.row_group(group).num_rows
             if any(start <= row < stop for row in wanted):
-                yield from _read_row_group(table, group, start, wanted, max_bytes)
+                yield from _read_row_group(place, table, group, start, wanted, max_bytes)
             start = stop
 
 
@@ -41,7 +44,14 @@ def _list_tables(root: str, places: Sequence[str], tables: Sequence[pa.Table]) -
         rows = pa.array(range(len(ids)), pa.int64())
         bad = pc.fill_null(pc.equal(ids, ""), True)
         numbers = rows.filter(bad).to_pylist()
-        rejects += [Reject(f"{name_of(place)}#{row}", "bad_id", "the id is null or empty") for row in numbers]
+        rejects += [
+            Reject(
+                f"{name_of(place)}#{row}",
+                "bad_id",
+                f"the id is null, empty, no UTF-8 or longer than {schema.MAX_ID_BYTES} bytes",
+            )
+            for row in numbers
+        ]
         missing = pc.and_not(pc.fill_null(pc.equal(files, ""), True), bad)
         rejects += [Reject(image_id, "image_missing", MISSING) for image_id in ids.filter(missing).to_pylist()]
         listed = pa.Table.from_arrays([ids, files, rows], schema=ENTRIES)
@@ -51,19 +61,46 @@ def _list_tables(root: str, places: Sequence[str], tables: Sequence[pa.Table]) -
 
 
 def _read_ids(place: str) -> pa.Table:
+    """The ids of a file, null where one is no UTF-8 or too long."""
     try:
-        with open_file(place) as file, pq.ParquetFile(file) as table:
+        with open_parquet(place) as table:
             found = table.schema_arrow
+            check_names(place, found.names, [schema.IMAGE_ID, schema.IMAGE])
             _expect(place, found.names, schema.IMAGE_ID, schema.IMAGE)
             kind = found.field(schema.IMAGE).type
             if _bytes_of(kind) is None:
                 raise ValueError(
                     f"{place}: column {schema.IMAGE} has type {kind} instead of binary or struct<bytes: binary>"
                 )
-            ids = table.read(columns=[schema.IMAGE_ID])[schema.IMAGE_ID].cast(pa.string())
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{place}: cannot be read as Parquet: {error}") from None
+            batches = [
+                _ids_of(batch[schema.IMAGE_ID])
+                for group in range(table.metadata.num_row_groups)
+                for batch in read_batches(place, table, group, [schema.IMAGE_ID])
+            ]
+    except TABLE_ERRORS as error:
+        raise ValueError(f"{place}: cannot be read as Parquet: {error}; fetch or write the file again") from None
+    ids = pa.chunked_array(batches, pa.string())
     return pa.table({schema.IMAGE_ID: ids, schema.IMAGE: pa.array([name_of(place)] * len(ids), pa.string())})
+
+
+def _ids_of(column: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if column.type not in (*PLAIN, *PLAIN.values()):
+        return column.cast(pa.string())
+    ids = column.cast(pa.large_binary())
+    ids = pc.if_else(pc.greater(pc.binary_length(ids), schema.MAX_ID_BYTES), None, ids)
+    try:
+        return ids.cast(pa.string())
+    except pa.ArrowInvalid:  # one of them is no UTF-8
+        return pa.array([_text_or_none(value) for value in ids.to_pylist()], pa.string())
+
+
+def _text_or_none(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _expect(place: str, found: Sequence[str], *wanted: str) -> None:
@@ -82,16 +119,30 @@ def _bytes_of(kind: pa.DataType) -> Sequence[str] | None:
 
 
 def _read_row_group(
-    table: pq.ParquetFile, group: int, start: int, wanted: dict[int, str], max_bytes: int
+    place: str, table: pq.ParquetFile, group: int, start: int, wanted: dict[int, str], max_bytes: int
 ) -> Iterator[Picture]:
-    for batch in table.iter_batches(READ_ROWS, row_groups=[group], columns=[schema.IMAGE]):
-        column = batch[schema.IMAGE]
-        for field in _bytes_of(column.type) or []:
-            column = pc.struct_field(column, field)
-        for offset in range(len(column)):
-            if start + offset in wanted:
-                yield Picture(wanted[start + offset], partial(_load, column[offset], max_bytes))
-        start += len(column)
+    row, stop = start, start + table.metadata.row_group(group).num_rows
+    try:
+        for batch in read_batches(place, table, group, [schema.IMAGE]):
+            column = batch[schema.IMAGE]
+            for field in _bytes_of(column.type) or []:
+                column = pc.struct_field(column, field)
+            for value in column:
+                if row in wanted:
+                    yield Picture(wanted[row], partial(_load, value, max_bytes))
+                row += 1
+        return
+    except TABLE_ERRORS as error:
+        if is_storage_fault(error):
+            raise
+        detail = f"{name_of(place)}#{group}: {message(error)}"
+    for number in range(row, stop):
+        if number in wanted:
+            yield Picture(wanted[number], partial(_refuse, detail))
+
+
+def _refuse(detail: str) -> bytes:
+    raise UnreadablePictureError("unreadable_shard", detail)
 
 
 def _load(value: pa.Scalar, max_bytes: int) -> bytes:

@@ -143,10 +143,12 @@ def caption_row(source: str, sample: ShardSample, params: CandidateParams) -> Ra
             raise Rejected(Reason.MISSING_CAPTION, f"{sample.key} has no .txt member")
         row[schema.CAPTION], repaired = check_caption(_decode(sample.members["txt"]), params.text)
         check_quality(row[schema.CAPTION], params.captions)
-        extension = next((name for name in PICTURE_EXTENSIONS if name in sample.members), None)
-        if extension is None:
+        extensions = [name for name in PICTURE_EXTENSIONS if name in sample.members]
+        if not extensions:
             raise Rejected(Reason.IMAGE_MISSING, f"{sample.key} has no picture member")
-        _add_picture(row, sample.members[extension], f"{sample.key}.{extension}", params)
+        if len(extensions) > 1:
+            raise Rejected(Reason.MULTIPLE_IMAGES, f"{', '.join(extensions)} in the sample {sample.key}")
+        _add_picture(row, sample.members[extensions[0]], f"{sample.key}.{extensions[0]}", params)
         _note_text(row, repaired)
 
     return RawRow(f"{source}/{sample.key}", source, fill)

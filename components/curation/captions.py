@@ -6,11 +6,10 @@ here; a row that lacks one of them is an entry with a `Rejected` in it.
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
-from typing import Any
+from itertools import count
+from typing import IO, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from components.curation.reasons import Reason, Rejected
 from components.curation.records import (
@@ -24,13 +23,13 @@ from components.curation.records import (
     shown,
 )
 from components.files.lines import Fault, read_lines, read_table
-from components.files.storage import message, name_of, open_file
+from components.files.parquet import TABLE_ERRORS, check_batch, check_names, open_parquet, read_batches, scalar_value
+from components.files.storage import is_storage_fault, message, name_of, open_file
+from components.files.unpacking import DamagedFileError
 
 ID, IMAGE, CAPTION = "id", "image", "caption"
 KARPATHY_SPLITS = ("train", "restval", "val", "test")
-ROWS_AT_ONCE = 1024  # of a table, as Python objects
-# What pyarrow raises of damaged files.
-TABLE_ERRORS = (pa.ArrowException, OSError, MemoryError, SystemError, UnicodeDecodeError)
+END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow
 
 
 def read_delimited(place: str, columns: Mapping[str, str]) -> Iterator[Entry]:
@@ -65,30 +64,48 @@ def read_json_rows(place: str, columns: Mapping[str, str]) -> Iterator[Entry]:
 
 
 def read_row_group(place: str, group: int, num_rows: int, columns: Mapping[str, str]) -> Iterator[Entry]:
-    """Rows of one row group of a Parquet file; numbers count within it. Damage takes all of its `num_rows` rows."""
+    """Rows of one row group of a Parquet file; numbers count within it. Damage takes all rows from there on.
+
+    Raises OSError when the disk or the network fails.
+    """
     name = f"{name_of(place)}#{group}"
+    num_read = 0
     try:
-        with open_file(place) as file:
-            parquet = pq.ParquetFile(file, page_checksum_verification=True)
-            table = parquet.read_row_group(group, columns=list(columns.values()))
-            table.validate(full=True)  # damage that only shows in the values could bring the process down
-    except TABLE_ERRORS as error:
-        for number in range(num_rows):
-            yield Entry(f"{name}:{number}", Rejected(Reason.UNREADABLE_SHARD, f"{name}: {message(error)}"))
+        with open_parquet(place) as table:
+            for batch in read_batches(place, table, group, list(columns.values())):
+                for entry in _batch_entries(name, num_read, batch, columns):
+                    yield entry
+                    num_read += 1
         return
-    yield from _table_entries(name, table, columns)
+    except TABLE_ERRORS as error:
+        if is_storage_fault(error):
+            raise
+        fault = message(error)
+    for number in range(num_read, num_rows):
+        yield Entry(f"{name}:{number}", Rejected(Reason.UNREADABLE_SHARD, f"{name}: {fault}"))
 
 
 def read_stream(place: str, columns: Mapping[str, str]) -> Iterator[Entry]:
-    """Rows of an Arrow file as Hugging Face datasets saves it (IPC stream); one that is cut ends with a reject."""
+    """Rows of an Arrow file as Hugging Face datasets saves it (IPC streams); one that is cut ends with a reject.
+
+    Raises OSError when the disk or the network fails.
+    """
     name = name_of(place)
+    batches = count()
     try:
-        with open_file(place) as file, pa.ipc.open_stream(file) as stream:
-            check_columns(place, stream.schema.names, columns)
-            for number, batch in enumerate(stream):
-                batch.validate(full=True)
-                yield from _table_entries(f"{name}#{number}", pa.Table.from_batches([batch]), columns)
+        with open_file(place) as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            while file.tell() < size or not size:
+                with pa.ipc.open_stream(file) as stream:
+                    check_columns(place, stream.schema.names, columns)
+                    check_names(place, stream.schema.names, list(columns.values()))
+                    for batch in stream:
+                        yield from _batch_entries(f"{name}#{next(batches)}", 0, batch, columns)
+                _check_end(file)
     except TABLE_ERRORS as error:
+        if is_storage_fault(error):
+            raise
         yield Entry(name, Rejected(Reason.UNREADABLE_SHARD, f"{name}: {message(error)}"))
 
 
@@ -172,10 +189,25 @@ def _sentences(where: str, number: int, image: Mapping[str, Any]) -> Iterator[En
         yield Entry(where, {ID: None if key is None else f"{key}#{index}", IMAGE: reference, CAPTION: caption})
 
 
-def _table_entries(name: str, table: pa.Table, columns: Mapping[str, str]) -> Iterator[Entry]:
-    rows = chain.from_iterable(batch.to_pylist() for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE))
-    for number, row in enumerate(rows):
-        value = {field: row[column] for field, column in columns.items()}
-        if isinstance(value[IMAGE], dict):  # Hugging Face's pictures: {"bytes", "path"}
-            value[IMAGE] = value[IMAGE].get("bytes") or value[IMAGE].get("path")
-        yield Entry(f"{name}:{number}", value)
+def _batch_entries(name: str, start: int, batch: pa.RecordBatch, columns: Mapping[str, str]) -> Iterator[Entry]:
+    """The rows of a batch one by one: a dictionary may hold one value for all of them."""
+    check_batch(batch)
+    arrays = {field: batch[column] for field, column in columns.items()}
+    for number in range(len(batch)):
+        place = f"{name}:{start + number}"
+        try:
+            value: Any = {field: scalar_value(array[number]) for field, array in arrays.items()}
+        except (ValueError, OverflowError, pa.ArrowException) as error:  # a time that Python has no words for
+            value = Rejected(Reason.BAD_RECORD, f"{place}: {message(error)}")
+        else:
+            if isinstance(value[IMAGE], dict):  # Hugging Face's pictures: {"bytes", "path"}
+                value[IMAGE] = value[IMAGE].get("bytes") or value[IMAGE].get("path")
+        yield Entry(place, value)
+
+
+def _check_end(file: IO[bytes]) -> None:
+    """Raises DamagedFileError where a stream ends without saying so: pyarrow does not mind."""
+    at = file.tell()
+    file.seek(max(at - len(END_OF_STREAM), 0))
+    if file.read(len(END_OF_STREAM)) != END_OF_STREAM:
+        raise DamagedFileError("the file has no end mark: it was cut")

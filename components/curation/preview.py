@@ -1,9 +1,6 @@
 """The first rows of every source, checked as curation checks them, before anything is paid for."""
 
-import tarfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +10,7 @@ from components.curation.candidates import Candidate, CandidateParams, check_row
 from components.curation.sources import Piece, Source, pieces_of_file, read_piece
 from components.curation.work import piece_rows
 from components.files.storage import join, matching_files, open_file
-from components.files.tars import TAR_ERRORS, split_member_name
+from components.files.tars import read_keys
 
 
 class Preview(NamedTuple):
@@ -62,7 +59,7 @@ def count_rows(source: Source, piece: Piece) -> int:
     if piece.num_rows is not None:
         return piece.num_rows
     if piece.kind == "tar":
-        return len(set(_keys(piece.place)))
+        return len(set(read_keys(piece.place)))
     return sum(1 for _ in read_piece(piece, source))
 
 
@@ -70,10 +67,3 @@ def size_of(place: str) -> int:
     """Bytes of a file."""
     with open_file(place) as file:
         return file.seek(0, 2)
-
-
-def _keys(place: str) -> Iterator[str]:
-    """The keys of a shard, from its headers alone."""
-    with suppress(*TAR_ERRORS), open_file(place) as file, tarfile.open(fileobj=file, mode="r:*") as archive:
-        for member in archive:
-            yield split_member_name(member.name)[0]

@@ -48,6 +48,7 @@ class Reason(StrEnum):
     EMPTY_SHARD = "empty_shard"  # one row that stands for an archive without samples
     MISSING_CAPTION = "missing_caption"
     UNSAFE_KEY = "unsafe_key"
+    DOTTED_NAME = "dotted_name"  # of a picture of an archive: its key, up to the first dot, would be that of others
     DUPLICATE_MEMBER = "duplicate_member"
     NON_CONTIGUOUS_KEY = "non_contiguous_key"
     # against other rows

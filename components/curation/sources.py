@@ -17,13 +17,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from components.curation import captions
 from components.curation.records import Entry, decode_entries, encode_entries, read_entries
 from components.files.lines import DELIMITERS
-from components.files.storage import join, matching_files, open_file
+from components.files.parquet import TABLE_ERRORS, check_names, open_parquet
+from components.files.storage import join, matching_files
 from components.params import Params
 
 SourceName = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]*$")]  # part of ids and of file names
@@ -178,11 +178,12 @@ def _check_splits(source: KarpathySource, places: Sequence[str]) -> None:
 def _row_groups(source: Source, place: str) -> Iterator[Piece]:
     assert isinstance(source, TableSource)
     try:
-        with open_file(place) as file:
-            metadata = pq.ParquetFile(file).metadata
-            captions.check_columns(place, metadata.schema.to_arrow_schema().names, _columns(source))
-    except captions.TABLE_ERRORS as error:
-        raise ValueError(f"{place}: is no Parquet file ({error}); fetch the file again") from None
+        with open_parquet(place) as table:
+            metadata, names = table.metadata, table.schema_arrow.names
+    except TABLE_ERRORS as error:
+        raise ValueError(f"{place}: is no Parquet file, or not a whole one ({error}); fetch the file again") from None
+    captions.check_columns(place, names, _columns(source))
+    check_names(place, names, list(_columns(source).values()))
     for group in range(metadata.num_row_groups):
         yield Piece("row_group", place, group, metadata.row_group(group).num_rows)
 

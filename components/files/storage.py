@@ -5,7 +5,7 @@ import fnmatch
 import os
 import stat
 from functools import lru_cache
-from io import BufferedReader, RawIOBase
+from io import BufferedReader, BytesIO, RawIOBase
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -18,6 +18,7 @@ STORAGE_FAULTS = {
     *(errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH),
 }
 BUCKET_SCHEMES = ("s3", "gs", "gcs")
+NO_FILE = "neither a file nor a link to one"
 PICTURE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 
 
@@ -40,29 +41,58 @@ def name_of(place: str) -> str:
 
 
 def open_file(place: str) -> IO[bytes]:
-    """A file to read from, at any position. Raises OSError; one of a bucket that stops to answer has errno EIO."""
-    if not is_uri(place):
-        return Path(place).open("rb")
-    return BufferedReader(_RemoteFile(place), REMOTE_BUFFER)
+    """A file to read from, at any position; of no bytes if that is its size, whatever a read of it would give.
+
+    Raises OSError: IsADirectoryError also for pipes and devices; one of a bucket that stops to answer has errno EIO.
+    """
+    if is_uri(place):
+        return BufferedReader(_RemoteFile(place), REMOTE_BUFFER)
+    _check_regular(os.stat(place))  # opening some devices does something
+    # What was a file may be a pipe by now: opening that would wait for a writer.
+    file = os.fdopen(os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
+    try:
+        status = os.fstat(file.fileno())
+        _check_regular(status)
+    except OSError:
+        file.close()
+        raise
+    if status.st_size == 0:  # such as /proc/kmsg, which never ends
+        file.close()
+        return BytesIO()
+    return file
 
 
 def read_file(place: str, max_bytes: int) -> bytes:
-    """A whole file. Raises FileTooLargeError, and OSError: IsADirectoryError also for pipes and devices."""
+    """A whole file, as long as it was when it was opened.
+
+    Raises FileTooLargeError, and OSError: IsADirectoryError also for pipes and devices.
+    """
     if is_uri(place):
         system, path = file_system(place)
         info = system.get_file_info(path)
         if info.type == fs.FileType.NotFound:
             raise FileNotFoundError(errno.ENOENT, "there is no such file")
-        is_file, size = info.is_file, info.size
-    else:
-        status = os.stat(place)
-        is_file, size = stat.S_ISREG(status.st_mode), status.st_size
-    if not is_file:
-        raise IsADirectoryError(errno.EISDIR, "neither a file nor a link to one")
-    if size > max_bytes:
-        raise FileTooLargeError(f"{size} bytes, more than {max_bytes}")
+        if not info.is_file:
+            raise IsADirectoryError(errno.EISDIR, NO_FILE)
     with open_file(place) as file:
-        return file.read()
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        if size > max_bytes:
+            raise FileTooLargeError(f"{size} bytes, more than {max_bytes}")
+        return file.read(size)
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, NO_FILE)
+
+
+def printable(name: str) -> str:
+    """A name with the bytes that are no UTF-8 written out (`\\xff`), so that it can be stored and shown."""
+    try:
+        return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+        return name.encode(errors="backslashreplace").decode()
 
 
 def is_storage_fault(error: Exception) -> bool:
