@@ -21,6 +21,7 @@ from components.model.backbone import Backbone
 from components.model.families.llava import LlavaBackbone
 from components.model.loading import load_backbone
 from flows.corpus import run_job
+from flows.endings import ending
 from flows.lifetime import die_with_parent
 
 
@@ -75,6 +76,7 @@ def copy_rows(name: str, source: Tensor, target: Tensor) -> None:
     target[:rows] = source
 
 
+@ending("graft")
 def main(
     base: Annotated[str, typer.Argument(help="A LLaVA, folder or hub id.")],
     language_model: Annotated[

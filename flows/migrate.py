@@ -19,6 +19,7 @@ from components.compression.rejects import read_rejects
 from components.compression.work import fingerprint, finish_shard, finished_shard, publish_store, work_folder
 from components.files.whole import sha256_of
 from flows.corpus import run_job
+from flows.endings import ending
 
 
 def migrate(folder: Path, output: Path) -> Manifest:
@@ -48,6 +49,7 @@ def _check(path: Path, sha256: str) -> None:
         raise StoreError(f"{path}: has changed since it was written; restore it")
 
 
+@ending("migrate")
 def main(
     store: Annotated[Path, typer.Argument(help="Folder of an older version.")],
     output: Annotated[Path, typer.Argument(help="Folder for the new store; must not exist yet.")],

@@ -29,6 +29,7 @@ from components.reporting.formats import count, number
 from components.reporting.methods import MethodRun, method_run, read_runs, reference_runs
 from components.reporting.published import published_markdown, read_published
 from components.reporting.seeds import estimate
+from flows.endings import ending
 from flows.sweep_copy import SweepCopy, only_sweep, stage_seconds
 from flows.sweep_experiments import clear_queue, experiment_rows, finished, is_unfinished, metrics_of, value_at
 
@@ -188,6 +189,7 @@ def publish(sweep: Sweep, name: str, data: Path | None) -> None:
 
 
 @app.command()
+@ending("sweep")
 def run(path: SweepFile, smoke: IsSmoke = False, data: DataFile = None) -> None:
     """Run the experiments that are not there yet, one after another, and print the table."""
     sweep, name = read_sweep(path, smoke)
@@ -216,6 +218,7 @@ def run_all(missing: Sequence[Experiment], stage: str) -> list[str]:
 
 
 @app.command()
+@ending("sweep")
 def queue(path: SweepFile, smoke: IsSmoke = False) -> None:
     """Queue the experiments that are not there yet, after removing from the queue what failed or was killed."""
     sweep, name = read_sweep(path, smoke)
@@ -233,12 +236,14 @@ def queue(path: SweepFile, smoke: IsSmoke = False) -> None:
 
 
 @app.command()
+@ending("sweep")
 def table(path: SweepFile, smoke: IsSmoke = False, data: DataFile = None) -> None:
     """Print the scores of the experiments that have ended."""
     publish(*read_sweep(path, smoke), data)
 
 
 @app.command()
+@ending("sweep")
 def published() -> None:
     """Print what the paper has in its tables of compared methods, as a document shows it."""
     print(published_markdown(read_published()))
