@@ -67,6 +67,9 @@ ANY_ERRNO = re.compile(r"\[errno (\d+)\]", re.IGNORECASE)
 QUOTED = re.compile(r"'([^'\n]*/[^'\n]*)'|\"([^\"\n]*/[^\"\n]*)\"")
 
 
+_running: list[str] = []  # jobs, the innermost last
+
+
 class Terminated(BaseException):
     """SIGTERM came."""
 
@@ -81,7 +84,7 @@ class Cause(NamedTuple):
 @contextmanager
 def ending(job: str) -> Iterator[None]:
     """End the process as a command should when what runs inside raises; `job` is what its last line begins with."""
-    with _sigterm_raises():
+    with _sigterm_raises(), _named(job):
         try:
             yield
             sys.stdout.flush()
@@ -99,6 +102,13 @@ def ending(job: str) -> Iterator[None]:
             if is_bug(cause := cause_of(error)):
                 traceback.print_exception(error)
             _end(f"{job}: {describe(cause)}", 1)
+
+
+def lost(what: str) -> NoReturn:
+    """End this process from any thread, since what it cannot work without is gone."""
+    line = f"{what} was lost, for its memory or by hand; {AGAIN}"
+    print(f"{': '.join([*_running[-1:], line])}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def describe(cause: Cause) -> str:
@@ -241,6 +251,15 @@ def _sigterm_raises() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def _named(job: str) -> Iterator[None]:
+    _running.append(job)
+    try:
+        yield
+    finally:
+        _running.pop()
+
+
 def _nobody_reads() -> bool:
     """Whether stdout is a pipe whose reader has gone."""
     try:
@@ -254,6 +273,11 @@ def _nobody_reads() -> bool:
 
 
 def _end(line: str, status: int) -> NoReturn:
+    """Say the line, behind all that Ray still has to say, and exit."""
+    ray, command = sys.modules.get("ray"), getattr(sys.modules["__main__"], "__spec__", None)
+    if ray and command and command.name.startswith("flows."):  # else Ray belongs to somebody else
+        with suppress(Exception):
+            ray.shutdown()
     with suppress(OSError):  # stderr may be a closed pipe, too
         if line:
             print(line, file=sys.stderr, flush=True)
