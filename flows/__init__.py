@@ -5,6 +5,7 @@ imported, so the settings stand here, before any flow does that; a value that th
 """
 
 import os
+import secrets
 import sys
 
 SETTINGS = {
@@ -23,6 +24,9 @@ SETTINGS = {
 ON_A_LAPTOP = {
     # With 0 Ray takes 127.0.0.1 as the address of its node, so nothing listens on a public interface.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Who may use that node: this process and those it starts. Ray's own way writes a token into the home folder.
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
     "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a run waits for several such looks; with the usual 2, nine seconds

@@ -8,14 +8,14 @@ analysis.json of its own, which holds what was `found`, or the `reason` why this
 """
 
 import random
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+import typer
 from PIL import Image
 from pydantic import Field
 
@@ -43,6 +43,7 @@ from components.model.loading import load_backbone
 from components.model.segments import text_segment
 from components.params import Params, load_params
 from components.pictures import PictureError, PictureLimits, decode_picture
+from flows.endings import ending
 from flows.lifetime import die_with_parent
 
 SHORT_ANSWER = "short_answer"
@@ -236,6 +237,17 @@ def question_scores(subject: Subject, model: Method, rows: Sequence[Row], kept: 
     )
 
 
-if __name__ == "__main__":
+@ending("analyse")
+def main(
+    curated: Annotated[Path, typer.Argument(help="Folder that `curate` wrote.")],
+    compressor: Annotated[Path, typer.Argument(help="Folder that `train` wrote.")],
+    store: Annotated[Path, typer.Argument(help="Folder that `compress` wrote.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the analysis.")],
+) -> None:
+    """Look at what the compressor has become."""
     die_with_parent()
-    analyse(load_params("analyse", AnalyseParams), *map(Path, sys.argv[1:]))
+    analyse(load_params("analyse", AnalyseParams), curated, compressor, store, output)
+
+
+if __name__ == "__main__":
+    typer.run(main)

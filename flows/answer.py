@@ -15,6 +15,7 @@ from components.compression.store import TokenStore
 from components.methods.method import Method
 from components.model.chat import encode_prompt
 from flows.corpus import COMPRESSOR, STORE, BaseOption, CompressorOption, StoreOption, load_model_of, run_job
+from flows.endings import ending
 
 
 def answer(
@@ -53,6 +54,7 @@ def check_length(model: Method, num_prompt_tokens: int, max_new_tokens: int) -> 
         )
 
 
+@ending("answer")
 def main(
     question: Annotated[str, typer.Argument(help="What to ask.")],
     image_id: Annotated[str, typer.Option(help="The picture; `python -m flows.search` prints ids.")],

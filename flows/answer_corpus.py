@@ -8,7 +8,6 @@ pieces, and the answers appear by one rename, after their rejects and their mani
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from itertools import accumulate
@@ -45,6 +44,7 @@ from components.methods.settings import FWD2BOT
 from flows.answer_corpus_worker import AnswerParams, QuestionAnswerer
 from flows.cluster import check_resources, connect
 from flows.corpus import COMPRESSOR, STORE, BaseOption, CompressorOption, StoreOption, run_job
+from flows.endings import ending
 from flows.progress import Progress
 
 LIBRARIES = ("peft", "torch", "transformers")
@@ -205,6 +205,7 @@ def _examples(rejects: Sequence[Reject]) -> str:
     return f"{reject_counts(rejects)}; {shown}"
 
 
+@ending("answer_corpus")
 def main(
     questions: Annotated[
         Path, typer.Argument(help=".jsonl, .csv or .parquet with question, image_id and, if you like, question_id.")
@@ -241,11 +242,7 @@ def main(
         about: About = "every_picture" if every_picture else "own_picture"
         return answer_corpus(params, questions, output, store, compressor, base, about)
 
-    try:
-        manifest = run_job("answer_corpus", job)
-    except ray.exceptions.RayError as error:
-        print(error, file=sys.stderr)
-        sys.exit(f"answer_corpus: a worker failed: {str(error).strip().splitlines()[-1]}; run again to go on from here")
+    manifest = run_job("answer_corpus", job)
     answered, rows_in = manifest["rows_answered"], manifest["rows_in"]
     print(f"answer_corpus: {output} answers {answered} of {rows_in} rows, rejects: {manifest['rows_rejected'] or 0}")
 

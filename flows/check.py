@@ -43,6 +43,7 @@ from components.training.text_pairs import as_text_pair
 from flows.analyse import AnalyseParams
 from flows.compress_worker import CompressParams
 from flows.curate import CurateParams, with_allowed_roots
+from flows.endings import ending
 from flows.report import ReportParams
 
 SCHEMAS: dict[str, type[Params]] = {
@@ -247,6 +248,7 @@ def to_sample(row: Candidate, params: TrainParams) -> TrainSample:
     return TrainSample(row[schema.SAMPLE_ID], image, row[schema.CONVERSATION], row[schema.CAPTION])
 
 
+@ending("check")
 def main(
     params: Annotated[Path, typer.Option(help="The parameter file.")] = DEFAULT_PATH,
     rows: Annotated[int, typer.Option(min=1, help="How many rows of each source are looked at.")] = 64,

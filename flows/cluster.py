@@ -5,16 +5,24 @@ Worker counts and sizes are values of `params.yaml`; where they run is said by R
 
 import logging
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
+import psutil
 import ray
 from ray.data import DataContext, TaskPoolStrategy
 from ray.data._internal.tensor_extensions.arrow import FixedShapeTensorFormat
+
+from flows.endings import lost
 
 # Ray Data hangs without a word when its actors hold every CPU and none is left to read or write, so a small machine
 # announces a few more CPUs than it has; they are tickets for the scheduler, not threads.
 MIN_LOCAL_CPUS = 8
 LOCAL_OBJECT_STORE_BYTES = 1 << 30
+SECONDS_BETWEEN_LOOKS, SECONDS_TO_END = 0.5, 3.0  # for a process that is on its way out by itself
 
 
 def connect(log_to_driver: bool = True) -> None:
@@ -23,7 +31,9 @@ def connect(log_to_driver: bool = True) -> None:
     log_to_driver: repeat here what workers print; errors that end the work come out in any case.
     """
     if not ray.is_initialized():
-        _connect_to_cluster(log_to_driver) if os.environ.get("RAY_ADDRESS") else _start_local(log_to_driver)
+        with _our_sigterm():
+            _connect_to_cluster(log_to_driver) if os.environ.get("RAY_ADDRESS") else _start_local(log_to_driver)
+        threading.Thread(target=_watch_raylet, args=(_find_raylet(),), name="watch-raylet", daemon=True).start()
     use_plain_ray_data()
 
 
@@ -62,6 +72,7 @@ def use_plain_ray_data() -> None:
 
     No progress bars, which flood a log; tensors in Arrow's own type; the reader that makes a block of each small file.
     """
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns of bars that are not wanted
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -75,12 +86,54 @@ def _connect_to_cluster(log_to_driver: bool) -> None:
 
 
 def _start_local(log_to_driver: bool) -> None:
-    """One node that ends with this process; flows/__init__.py bound it to 127.0.0.1 before Ray was imported."""
-    ray.init(
-        address="local",  # never a cluster that another run left a note about
-        num_cpus=max(MIN_LOCAL_CPUS, os.cpu_count() or 1),
-        object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=log_to_driver,
-        logging_level=logging.WARNING,
-    )
+    """One node that ends with this process; flows/__init__.py bound it to 127.0.0.1 before Ray was imported.
+
+    Raises ValueError where Ray cannot keep its files.
+    """
+    try:
+        ray.init(
+            address="local",  # never a cluster that another run left a note about
+            num_cpus=max(MIN_LOCAL_CPUS, os.cpu_count() or 1),
+            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=log_to_driver,
+            logging_level=logging.WARNING,
+        )
+    except OSError as error:
+        is_long, is_theirs = "AF_UNIX path length" in str(error), isinstance(error, PermissionError)
+        if not (is_long or is_theirs):
+            raise
+        why = "the paths of Ray's sockets get too long" if is_long else "Ray may not write there"
+        raise ValueError(f"{why}: {error}; set RAY_TMPDIR to a folder of yours with a short path, as /tmp/me") from None
+
+
+@contextmanager
+def _our_sigterm() -> Iterator[None]:
+    """Ray and its C++ parts take SIGTERM for themselves when they start; they print a stack and abort."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _find_raylet() -> psutil.Process | None:
+    """The process through which this one talks to Ray, if it can be seen from here."""
+    here = ray.get_runtime_context().get_node_id()
+    sockets = {node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.name() == "raylet" and any(name in word for word in process.cmdline() for name in sockets):
+                return process
+    return None
+
+
+def _watch_raylet(raylet: psutil.Process | None) -> None:
+    """Say what happened before Ray ends this process without a word, which it does some seconds after its raylet."""
+    while raylet and ray.is_initialized():
+        if not raylet.is_running() or raylet.status() == psutil.STATUS_ZOMBIE:
+            time.sleep(SECONDS_TO_END)
+            if ray.is_initialized():
+                lost("Ray's node of this machine")
+        time.sleep(SECONDS_BETWEEN_LOOKS)

@@ -6,13 +6,13 @@ Every codec gets the tokens of the store and is scored by the questions, caption
 `fitted` is fitted to one half of the pictures and scored on the other, and the other way round.
 """
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
+import typer
 
 from components import schema
 from components.compression import codecs
@@ -31,6 +31,7 @@ from components.methods.method import Method
 from components.model.adapters import GENERATION
 from components.model.segments import text_segment
 from components.params import load_params
+from flows.endings import ending
 from flows.lifetime import die_with_parent
 
 FIXED: tuple[codecs.FixedCodec, ...] = ("float16", "int8", "int4", "rotated4", "rotated3", "rotated2")
@@ -123,7 +124,7 @@ def score(asked: Examination, name: str, num_bytes: int, decoded: np.ndarray) ->
     return CodecScores(name, num_bytes, round(error, 6), answers.get(SHORT_ANSWER, {}).get("accuracy"), *recalls)
 
 
-def main(curated: Path, compressor: Path, store: Path, output: Path) -> None:
+def score_codecs(curated: Path, compressor: Path, store: Path, output: Path) -> None:
     """Score every codec and write the scores whole or not at all. Raises OutputError before it scores."""
     with new_file(output, json_with("codecs"), [curated, compressor, store]) as path:
         publication.write_json(path, scores_of_codecs(curated, compressor, store))
@@ -141,6 +142,17 @@ def scores_of_codecs(curated: Path, compressor: Path, store: Path) -> dict[str, 
     return {"codecs": [row._asdict() for row in rows]}
 
 
-if __name__ == "__main__":
+@ending("codecs")
+def main(
+    curated: Annotated[Path, typer.Argument(help="Folder that `curate` wrote.")],
+    compressor: Annotated[Path, typer.Argument(help="Folder that `train` wrote.")],
+    store: Annotated[Path, typer.Argument(help="Folder that `compress` wrote.")],
+    output: Annotated[Path, typer.Argument(help="File for the scores.")],
+) -> None:
+    """Score the stored tokens in fewer bytes."""
     die_with_parent()
-    main(*map(Path, sys.argv[1:]))
+    score_codecs(curated, compressor, store, output)
+
+
+if __name__ == "__main__":
+    typer.run(main)

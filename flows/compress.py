@@ -56,6 +56,7 @@ from components.params import load_params
 from flows.allowed_roots import allowed_roots
 from flows.cluster import check_resources, connect, run_tasks
 from flows.compress_worker import CompressParams, ImageCompressor, Task, probe_batch_size
+from flows.endings import ending
 from flows.lifetime import die_with_parent
 from flows.progress import Progress
 
@@ -253,6 +254,7 @@ def _inputs(params: CompressParams, provenance: Provenance, corpus: Corpus) -> d
     }
 
 
+@ending("compress")
 def main(
     images: Annotated[
         str, typer.Argument(help="Folder of pictures, Parquet, CSV or JSON lines of places, or tars; path or s3://….")
@@ -268,13 +270,7 @@ def main(
 ) -> None:
     """Compress pictures into a store of summary tokens, with the section `compress` of params.yaml."""
     die_with_parent()
-    try:
-        manifest = compress(load_params("compress", CompressParams), images, compressor, output, base)
-    except (ValueError, OSError) as error:
-        sys.exit(f"compress: {error}")
-    except ray.exceptions.RayError as error:
-        print(error, file=sys.stderr)
-        sys.exit(f"compress: a worker failed: {str(error).strip().splitlines()[-1]}; run again to go on from here")
+    manifest = compress(load_params("compress", CompressParams), images, compressor, output, base)
     if manifest is None:
         print(f"compress: nothing is stored in {output}: {reason_not_stored(output)}")
         return

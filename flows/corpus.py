@@ -1,6 +1,5 @@
 """What the jobs on a compressed corpus share: their options, the model that wrote the corpus, and how errors end."""
 
-import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +19,7 @@ from components.methods.checkpoint import load_compressor
 from components.methods.method import Method
 from components.methods.settings import FWD2BOT
 from components.retrieval.query import embed_stored
+from flows.endings import ending
 
 Result = TypeVar("Result")
 Embedder = Callable[[np.ndarray], np.ndarray]  # tokens (pictures, summary tokens, dim) -> (pictures, dim)
@@ -58,10 +58,8 @@ def mean_embeddings(summary_tokens: np.ndarray) -> np.ndarray:
 
 
 def run_job(name: str, job: Callable[[], Result]) -> Result:
-    """The result of `job`; an error that the user can mend ends the process with one line."""
+    """The result of `job`, without what libraries say to each other; an error ends the process with one line."""
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries to each other
-    try:
+    with ending(name):
         return job()
-    except (ValueError, OSError) as error:
-        sys.exit(f"{name}: {error}")

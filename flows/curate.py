@@ -9,13 +9,12 @@ one of them was killed and run again.
 
 import logging
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import duckdb
+import typer
 from duckdb import DuckDBPyConnection
 from pydantic import Field
 
@@ -41,6 +40,7 @@ from components.files.unfinished import discard, hold, leave, open_work
 from components.params import Params, load_params
 from flows import cluster
 from flows.allowed_roots import allowed_roots
+from flows.endings import ending
 from flows.lifetime import die_with_parent
 
 log = logging.getLogger("curate")
@@ -156,13 +156,17 @@ def validate(params: CurateParams, database: DuckDBPyConnection, curated: Path) 
         raise ValueError("\n".join(["curated data break these expectations:", *failed, f"details: {page}"]))
 
 
-if __name__ == "__main__":
+@ending("curate")
+def main(
+    raw: Annotated[Path, typer.Argument(help="Folder of the raw data.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the tables.")],
+) -> None:
+    """Check, deduplicate and split the sources into Parquet."""
     die_with_parent()
     logging.basicConfig(format="%(name)s: %(message)s")
     log.setLevel(logging.INFO)
-    try:
-        curate(load_params("curate", CurateParams), *map(Path, sys.argv[1:]))
-    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-        sys.exit(f"curate: {error}\nis curate.memory_limit too small, or the disk full?")
-    except ValueError as error:  # bad params or bad data, said in words; the tables so far are in <output>.partial
-        sys.exit(f"curate: {error}")
+    curate(load_params("curate", CurateParams), raw, output)
+
+
+if __name__ == "__main__":
+    typer.run(main)

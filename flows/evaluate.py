@@ -7,15 +7,15 @@ OUTPUT gets answers.jsonl, captions.jsonl, compositionality.jsonl and plots/*.cs
 (for the systems that open pictures: that cannot be opened) counts as wrong everywhere, and is counted under `missing`.
 """
 
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import ray
+import typer
 
 from components.analysis.costs import MethodCosts, ModelSize, Workload, compression_flops, cost_table
 from components.compression.identity import check_base, check_same_model, find_base, read_config
@@ -31,6 +31,7 @@ from components.methods.checkpoint import CompressorConfig
 from components.methods.settings import FWD2BOT
 from components.params import load_params
 from flows.cluster import connect
+from flows.endings import ending
 from flows.evaluate_worker import Examiner, Task, described_pictures
 from flows.lifetime import die_with_parent
 
@@ -197,6 +198,19 @@ def with_progress(tables: Iterable[pa.Table], num_portions: int) -> Iterator[Rec
         yield from records
 
 
-if __name__ == "__main__":
+@ending("evaluate")
+def main(
+    curated: Annotated[Path, typer.Argument(help="Folder that `curate` wrote.")],
+    compressor: Annotated[Path, typer.Argument(help="Folder that `train` wrote.")],
+    store: Annotated[Path, typer.Argument(help="Folder that `compress` wrote.")],
+    output: Annotated[Path, typer.Argument(help="Folder for answers, captions and plots.")],
+    metrics: Annotated[Path, typer.Argument(help="File for the scores.")],
+    timings: Annotated[Path, typer.Argument(help="File for the seconds.")],
+) -> None:
+    """Answer, search and rank from the stored tokens, and score it."""
     die_with_parent()
-    evaluate(load_params("evaluate", EvaluateParams), *map(Path, sys.argv[1:]))
+    evaluate(load_params("evaluate", EvaluateParams), curated, compressor, store, output, metrics, timings)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -21,6 +21,7 @@ from components.answering.serving import (
 from components.compression.store import TokenStore
 from components.files.outputs import new_folder
 from flows.corpus import COMPRESSOR, STORE, BaseOption, CompressorOption, StoreOption, load_model_of, run_job
+from flows.endings import ending
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes as --max-lora-rank
 NAME, BASE_NAME = "fwd2bot", "language-model"  # that the server is asked for
@@ -77,6 +78,7 @@ def write_export(
     (aside / "README.md").write_text(readme, encoding="utf-8")
 
 
+@ending("export_vllm")
 def main(
     output: Annotated[Path, typer.Argument(help="Folder for the export; new, empty, or an earlier export.")],
     question: Annotated[str, typer.Argument(help="What the example request asks.")],

@@ -23,6 +23,7 @@ from components.model.families.llava import LlavaBackbone
 from components.model.loading import architectures_of, find_source, load_backbone
 from components.model.pretrained import load_pretrained
 from flows.corpus import run_job
+from flows.endings import ending
 from flows.lifetime import die_with_parent
 
 # Settings of a decoder that no shape of a weight gives away.
@@ -96,6 +97,7 @@ def copy_rows(name: str, source: Tensor, target: Tensor) -> None:
     target[:rows] = source
 
 
+@ending("graft")
 def main(
     base: Annotated[str, typer.Argument(help="A LLaVA, folder or hub id.")],
     language_model: Annotated[

@@ -36,6 +36,7 @@ from components.retrieval.manifest import (
     write_manifest,
 )
 from flows.corpus import COMPRESSOR, BaseOption, CompressorOption, Embedder, embedder_of, run_job
+from flows.endings import ending
 from flows.progress import Progress
 
 CANDIDATES = 1000  # of the codes, scored exactly: docs/decisions/0024
@@ -174,6 +175,7 @@ IndexArgument = Annotated[Path, typer.Argument(help="Folder of the index.")]
 
 
 @app.command("build")
+@ending("index")
 def build_command(
     stores: StoresArgument,
     index: IndexArgument,
@@ -193,6 +195,7 @@ def build_command(
 
 
 @app.command("add")
+@ending("index")
 def add_command(
     index: IndexArgument, stores: StoresArgument, compressor: CompressorOption = COMPRESSOR, base: BaseOption = None
 ) -> None:
@@ -201,6 +204,7 @@ def add_command(
 
 
 @app.command("verify")
+@ending("index")
 def verify_command(index: IndexArgument) -> None:
     """Compare every byte of an index with its manifest."""
     print(summary(index, run_job("index", lambda: verify_index(index))))

@@ -20,6 +20,7 @@ from components.files.code import code_sha256
 from components.files.outputs import checked_place
 from components.files.whole import sha256_of
 from flows.corpus import run_job
+from flows.endings import ending
 
 ENTRIES = ("components.compression.migration",)  # what it imports makes the shards
 
@@ -51,6 +52,7 @@ def _check(path: Path, sha256: str) -> None:
         raise StoreError(f"{path}: has changed since it was written; restore it")
 
 
+@ending("migrate")
 def main(
     store: Annotated[Path, typer.Argument(help="Folder of an older version.")],
     output: Annotated[Path, typer.Argument(help="Folder for the new store; new or empty.")],

@@ -6,7 +6,6 @@ Operations are counted from the model's shapes; `--tflops` is what one GPU reach
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from components.analysis.corpus_plan import Corpus, Effort, Machines, Plan, make
 from components.analysis.shapes import SEVEN_B, THIRTEEN_B, llava_config
 from components.compression.codecs import CODECS, picture_bytes
 from components.model.pretrained import read_model_config
+from flows.endings import ending
 
 SHAPES = {"llava-1.5-7b": SEVEN_B, "llava-1.5-13b": THIRTEEN_B}
 UNITS = ("B", "KB", "MB", "GB", "TB", "PB", "EB")
@@ -74,6 +74,7 @@ def _effort_line(name: str, flops_each: int, effort: Effort) -> str:
     return f"{name:<44}{flops_each / 1e12:>12.3g}{effort.gpu_hours:>14,.1f}{effort.days:>10,.2f}{effort.cost:>14,.0f}"
 
 
+@ending("plan")
 def main(
     images: Annotated[float, typer.Option(help="Pictures of the corpus, such as 1e9.", min=1)],
     gpus: Annotated[int, typer.Option(help="GPUs that work at the same time.", min=1)],
@@ -91,11 +92,8 @@ def main(
     """What a corpus costs to compress, keep, search and ask."""
     corpus = Corpus(images, num_summary_tokens, PROMPT_TOKENS, question_tokens, answer_tokens, rows_per_shard)
     machines = Machines(gpus, tflops * 1e12, price)
-    try:
-        config = read_config(model)
-        sizes: dict[str, int] = {codec: picture_bytes(codec, 1, config.text_config.hidden_size) for codec in CODECS}
-    except (ValueError, OSError) as error:
-        sys.exit(f"plan: {error}")
+    config = read_config(model)
+    sizes: dict[str, int] = {codec: picture_bytes(codec, 1, config.text_config.hidden_size) for codec in CODECS}
     plan = make_plan(config, corpus, machines, sizes)
     print(json.dumps(_as_dict(plan), indent=1) if as_json else describe(plan, corpus, machines))
 

@@ -9,7 +9,6 @@ A run that was interrupted goes on from its last checkpoint; those of other runs
 import hashlib
 import json
 import shutil
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -19,12 +18,13 @@ from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import ray
 import torch
+import typer
 from PIL import Image
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -39,13 +39,14 @@ from components.files.outputs import new_folder
 from components.files.unfinished import discard, open_work
 from components.losses.autoregressive import autoregressive_loss
 from components.model.tiny_llava import TinyLlavaParams, build_tiny_llava
-from components.params import Params, load_params
+from components.params import DEFAULT_PATH, Params, load_params
 from components.scenes.lessons import LessonParams, lesson_row, tokenizer_texts, tower_row
 from components.scenes.world import CELL_ATTRIBUTES
 from components.training.pretraining import Encoder, PretrainBatch, QuestionAnswer, answered_right, packed_hidden
 from components.training.run_folder import CHECKPOINT, HASHES, LIBRARIES, only_run_in
 from components.training.tower import TowerParams, train_class_token, train_tower
 from flows.cluster import connect
+from flows.endings import ending
 from flows.lifetime import die_with_parent
 
 LOG_EVERY = 20  # steps
@@ -269,7 +270,16 @@ def write_curve(curve: list[dict[str, float]], path: Path) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-if __name__ == "__main__":
+@ending("pretrain")
+def main(
+    curated: Annotated[Path, typer.Argument(help="Folder that `curate` wrote.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the base model.")],
+    params: Annotated[Path, typer.Argument(help="The parameter file.")] = DEFAULT_PATH,
+) -> None:
+    """Train the tiny base model of the demo world."""
     die_with_parent()
-    curated, output, *params_file = map(Path, sys.argv[1:])
-    pretrain(load_params("pretrain", PretrainParams, *params_file), curated, output)
+    pretrain(load_params("pretrain", PretrainParams, params), curated, output)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -36,6 +36,7 @@ from components.files.code import code_sha256
 from components.files.outputs import checked_place
 from flows.cluster import run_tasks
 from flows.corpus import run_job
+from flows.endings import ending
 
 FIT_PICTURES = 4096  # at most; of a 7B model with 16 tokens they take 3 GB while the codec is fitted
 ENTRIES = ("components.compression.recode",)  # what it imports makes the shards
@@ -115,6 +116,7 @@ def find_fit(
     return fitting.fit
 
 
+@ending("recode")
 def main(
     store: Annotated[Path, typer.Argument(help="Folder that `compress` wrote.")],
     output: Annotated[Path, typer.Argument(help="Folder for the new store; new or empty.")],

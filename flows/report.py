@@ -8,13 +8,13 @@ for in STORE by COMPRESSOR, as users do. METHODS is what a sweep over other meth
 may be missing. No time and no path of this machine is on the page.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import typer
 from pydantic import Field
 
 from components.compression.identity import check_same_model, read_config
@@ -44,6 +44,7 @@ from components.reporting.thumbnails import mean_file_bytes, read_thumbnails, to
 from components.retrieval.index import EmbeddingIndex
 from components.retrieval.query import embed_stored, embed_text
 from components.retrieval.vectors import in_memory
+from flows.endings import ending
 from flows.lifetime import die_with_parent
 
 
@@ -152,6 +153,39 @@ def search(
     ]
 
 
-if __name__ == "__main__":
+@ending("report")
+def main(
+    curated: Annotated[Path, typer.Argument(help="Folder that `curate` wrote.")],
+    pictures: Annotated[Path, typer.Argument(help="Pictures of the store.")],
+    store: Annotated[Path, typer.Argument(help="Folder that `compress` wrote.")],
+    evaluation: Annotated[Path, typer.Argument(help="Folder that `evaluate` wrote.")],
+    metrics: Annotated[Path, typer.Argument(help="Its scores.")],
+    codecs: Annotated[Path, typer.Argument(help="File that `codecs` wrote.")],
+    analysis: Annotated[Path, typer.Argument(help="Folder that `analyse` wrote.")],
+    methods: Annotated[Path, typer.Argument(help="File of a sweep over methods; may be missing.")],
+    compressor: Annotated[Path, typer.Argument(help="Folder that `train` wrote.")],
+    base: Annotated[Path, typer.Argument(help="Folder of the base model.")],
+    training: Annotated[Path, typer.Argument(help="Metrics of `train`.")],
+    page: Annotated[Path, typer.Argument(help="File for the page.")],
+) -> None:
+    """Write all that was found as one HTML page."""
     die_with_parent()
-    report(load_params("report", ReportParams), *map(Path, sys.argv[1:]))
+    places = (
+        curated,
+        pictures,
+        store,
+        evaluation,
+        metrics,
+        codecs,
+        analysis,
+        methods,
+        compressor,
+        base,
+        training,
+        page,
+    )
+    report(load_params("report", ReportParams), *places)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -4,13 +4,13 @@ python -m flows.scenes data/raw
 """
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
 from components.files.outputs import new_folder
 from components.params import Params, load_params
@@ -21,6 +21,7 @@ from components.scenes.converse import picture_turns, text_only_turns
 from components.scenes.describe import captions
 from components.scenes.draw import draw_picture
 from components.scenes.world import Scene, WorldParams, draw_scene, scene_rng
+from flows.endings import ending
 from flows.lifetime import die_with_parent
 
 
@@ -145,6 +146,14 @@ def question_rows(prefix: str, image: str, questions: list[ask.Question]) -> lis
     ]
 
 
-if __name__ == "__main__":
+@ending("scenes")
+def main(
+    output: Annotated[Path, typer.Argument(help="Folder for the world.")],
+) -> None:
+    """Draw the demo world, in the file formats that real downloads come in."""
     die_with_parent()
-    scenes(load_params("scenes", ScenesParams), *map(Path, sys.argv[1:]))
+    scenes(load_params("scenes", ScenesParams), output)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -46,6 +46,7 @@ from flows.corpus import (
     load_model_by,
     run_job,
 )
+from flows.endings import ending
 
 QUERIES_AT_ONCE = 256  # whose tokens are in memory
 
@@ -175,6 +176,7 @@ def say(line: str) -> None:
     print(f"search: {line}", file=sys.stderr, flush=True)
 
 
+@ending("search")
 def main(
     text: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
     like: Annotated[str | None, typer.Option(help="Look for pictures like this one of the corpus.")] = None,

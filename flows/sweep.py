@@ -30,6 +30,7 @@ from components.reporting.formats import count, number
 from components.reporting.methods import MethodRun, method_run, read_runs, reference_runs
 from components.reporting.published import published_markdown, read_published
 from components.reporting.seeds import estimate
+from flows.endings import ending
 from flows.sweep_copy import SweepCopy, only_sweep, stage_seconds
 from flows.sweep_experiments import clear_queue, experiment_rows, finished, is_unfinished, metrics_of, value_at
 
@@ -206,6 +207,7 @@ def is_data(path: Path) -> bool:
 
 
 @app.command()
+@ending("sweep")
 def run(path: SweepFile, smoke: IsSmoke = False, data: DataFile = None) -> None:
     """Run the experiments that are not there yet, one after another, and print the table."""
     check_data(data)
@@ -235,6 +237,7 @@ def run_all(missing: Sequence[Experiment], stage: str) -> list[str]:
 
 
 @app.command()
+@ending("sweep")
 def queue(path: SweepFile, smoke: IsSmoke = False) -> None:
     """Queue the experiments that are not there yet, after removing from the queue what failed or was killed."""
     sweep, name = read_sweep(path, smoke)
@@ -252,6 +255,7 @@ def queue(path: SweepFile, smoke: IsSmoke = False) -> None:
 
 
 @app.command()
+@ending("sweep")
 def table(path: SweepFile, smoke: IsSmoke = False, data: DataFile = None) -> None:
     """Print the scores of the experiments that have ended."""
     check_data(data)
@@ -259,6 +263,7 @@ def table(path: SweepFile, smoke: IsSmoke = False, data: DataFile = None) -> Non
 
 
 @app.command()
+@ending("sweep")
 def published() -> None:
     """Print what the paper has in its tables of compared methods, as a document shows it."""
     print(published_markdown(read_published()))

@@ -13,8 +13,10 @@ import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Annotated
 
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+import typer
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from components import schema
@@ -37,6 +39,7 @@ from components.training.run_name import run_name
 from components.training.samples import write_sample_file
 from components.training.settings import TrainParams
 from flows.cluster import check_resources, connect
+from flows.endings import ending
 from flows.lifetime import die_with_parent
 from flows.metric_files import PATTERNS, MetricFiles
 from flows.train_worker import train_worker
@@ -128,14 +131,19 @@ def say_anew(notes: Path, said: str) -> str:
     return note
 
 
-if __name__ == "__main__":
+@ending("train")
+def main(
+    curated: Annotated[Path, typer.Argument(help="Folder that `curate` wrote.")],
+    base: Annotated[str, typer.Argument(help="Base model, folder or hub id.")],
+    compressor: Annotated[Path, typer.Argument(help="Folder for the result.")],
+    metrics: Annotated[Path, typer.Argument(help="Folder for DVCLive files.")],
+    timings: Annotated[Path, typer.Argument(help="Folder for what differs from run to run.")],
+    state: Annotated[Path, typer.Argument(help="Folder for the checkpoints of unfinished runs.")],
+) -> None:
+    """Train adapters, summary queries and logit scale."""
     die_with_parent()
-    curated, base, *folders = sys.argv[1:]
-    try:
-        train(load_params("train", TrainParams), Path(curated), base, *map(Path, folders))
-    except WorkerGroupError as error:
-        print(error, file=sys.stderr)
-        reasons = {str(failure).strip().splitlines()[-1] for failure in error.worker_failures.values()}
-        sys.exit(f"train: workers failed: {'; '.join(sorted(reasons))}; run again to go on from the checkpoint")
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"train: {error}")
+    train(load_params("train", TrainParams), curated, base, compressor, metrics, timings, state)
+
+
+if __name__ == "__main__":
+    typer.run(main)

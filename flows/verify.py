@@ -18,6 +18,7 @@ import typer
 from components.compression.manifest import Manifest, StoredShard, all_files, read_manifest
 from components.compression.verification import file_content_faults, folder_faults, whole_fit
 from flows.corpus import run_job
+from flows.endings import ending
 from flows.progress import Progress
 
 
@@ -38,6 +39,7 @@ def verify(folder: Path, manifest: Manifest, num_threads: int) -> Iterator[str]:
             progress.show(done, f"{done / 1e6:.0f}/{total / 1e6:.0f} MB", done / 1e6)
 
 
+@ending("verify")
 def main(
     store: Annotated[Path, typer.Argument(help="Folder that `compress` or `recode` wrote.")],
     num_threads: Annotated[int, typer.Option(help="Files at a time.", min=1)] = 2,
