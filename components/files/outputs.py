@@ -79,7 +79,7 @@ def new_file(output: Path, is_ours: Callable[[Path], bool], apart_from: Iterable
     output = output.parent.resolve() / output.name
     with only_writer(output):
         check_file(output, is_ours)
-        aside = output.with_name(f".{output.name}.{uuid4().hex}.partial")
+        aside = output.with_name(f".{uuid4().hex}.partial")  # a name of any length has one
         try:
             yield aside
             check_file(output, is_ours)
