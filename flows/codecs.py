@@ -6,6 +6,7 @@ Every codec gets the tokens of the store and is scored by the questions, caption
 `fitted` is fitted to one half of the pictures and scored on the other, and the other way round.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -126,8 +127,16 @@ def score(asked: Examination, name: str, num_bytes: int, decoded: np.ndarray) ->
 
 def score_codecs(curated: Path, compressor: Path, store: Path, output: Path) -> None:
     """Score every codec and write the scores whole or not at all. Raises OutputError before it scores."""
-    with new_file(output, json_with("codecs"), [curated, compressor, store]) as path:
+    with new_file(output, are_scores, [curated, compressor, store]) as path:
         publication.write_json(path, scores_of_codecs(curated, compressor, store))
+
+
+def are_scores(path: Path) -> bool:
+    """Whether a file holds the scores of codecs, or why there are none."""
+    if not json_with("codecs")(path):
+        return False
+    rows = json.loads(path.read_bytes())["codecs"]
+    return isinstance(rows, list) and all(isinstance(row, dict) and "bytes_per_picture" in row for row in rows)
 
 
 def scores_of_codecs(curated: Path, compressor: Path, store: Path) -> dict[str, Any]:

@@ -52,8 +52,8 @@ def evaluate(
     inputs = [curated, compressor, store]
     with (
         new_folder("evaluate", output, [*inputs, metrics, timings]) as folder,
-        new_file(metrics, json_with("costs", "method"), [*inputs, timings]) as metrics_file,
-        new_file(timings, json_with("examination", "scoring"), inputs) as timings_file,
+        new_file(metrics, json_with("compressed", "costs", "method"), [*inputs, timings]) as metrics_file,
+        new_file(timings, json_with("compressed", "examination", "scoring"), inputs) as timings_file,
     ):
         start = time.perf_counter()
         results, records, seconds = examine_and_score(params, curated, compressor, store)

@@ -8,10 +8,16 @@ from pathlib import Path
 
 from dvclive import Live
 
+from components.files.outputs import json_with
 from components.training.diagnostics import Run, findings
 from components.training.state import HistoryRow
 
 PATTERNS = ("metrics.json", "plots/*")  # of names of what DVCLive writes here
+
+
+def are_timings(folder: Path) -> bool:
+    """Whether a folder holds the timings of a training."""
+    return json_with("seconds_per_step", "data_wait_share")(folder / "metrics.json")
 
 
 class MetricFiles:

@@ -21,7 +21,7 @@ import typer
 from components import schema
 from components.compression.provenance import Provenance, StoreError, differences
 from components.compression.store import TokenStore, UnknownImageError
-from components.files.outputs import new_file
+from components.files.outputs import check_apart, new_file
 from components.retrieval.batches import (
     Query,
     check_output,
@@ -210,6 +210,8 @@ def main(
     def found() -> tuple[list[Query], list[list[Hit]]]:
         asked = read_queries(queries) if queries else [Query("1", checked_text(text or ""))] if like is None else []
         corpus = open_corpus(store, index, compressor, base)
+        if output is not None:
+            check_apart(output, corpus.stores)
         among = None if where is None else matching_rows(corpus.pictures, metadata, where)
         wanted = Wanted(k, among, None if maxsim is None else open_maxsim(corpus, maxsim))
         if like is not None:

@@ -41,7 +41,7 @@ from components.training.settings import TrainParams
 from flows.cluster import check_resources, connect
 from flows.endings import ending
 from flows.lifetime import die_with_parent
-from flows.metric_files import PATTERNS, MetricFiles
+from flows.metric_files import PATTERNS, MetricFiles, are_timings
 from flows.train_worker import train_worker
 
 KEPT_CHECKPOINTS = 2  # the last one may turn out to be damaged
@@ -67,7 +67,7 @@ def train(
         only_run_in(state),
         new_folder("train", output, [*inputs, metrics, timings]) as partial,
         growing_folder("train", metrics, PATTERNS, [*inputs, timings]),
-        growing_folder("train", timings, PATTERNS, inputs),
+        growing_folder("train", timings, PATTERNS, inputs, is_older=are_timings),
     ):
         run = prepare_run(params, curated.resolve(), base, state.resolve())
         connect(log_to_driver=False)  # progress comes from the history; Ray Train's own actors repeat themselves

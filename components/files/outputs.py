@@ -79,7 +79,7 @@ def new_file(output: Path, is_ours: Callable[[Path], bool], apart_from: Iterable
     output = output.parent.resolve() / output.name
     with only_writer(output):
         check_file(output, is_ours)
-        aside = output.with_name(f".{output.name}.{uuid4().hex}.partial")
+        aside = output.with_name(f".{uuid4().hex}.partial")  # a name of any length has one
         try:
             yield aside
             check_file(output, is_ours)
@@ -90,18 +90,25 @@ def new_file(output: Path, is_ours: Callable[[Path], bool], apart_from: Iterable
 
 @contextmanager
 def growing_folder(
-    job: str, output: Path, patterns: Iterable[str], apart_from: Iterable[Path | str] = ()
+    job: str,
+    output: Path,
+    patterns: Iterable[str],
+    apart_from: Iterable[Path | str] = (),
+    is_older: Callable[[Path], bool] = lambda _: False,
 ) -> Iterator[None]:
     """A folder that is looked at while it is written, with files that match `patterns`; emptied of those before.
 
-    Raises OutputError as `new_folder`.
+    `is_older`: whether a folder without a list was written by a version that made none. Raises OutputError as
+    `new_folder`.
     """
     output = checked_place(output, apart_from)
+    growing = Written(job, {}, tuple(patterns))
     with only_writer(output):
+        if output.exists() and read_list(output) is None and is_older(output):
+            _write_list(output, growing)
         check_folder(output, job)
         _remove_written(output)
         output.mkdir(exist_ok=True)
-        growing = Written(job, {}, tuple(patterns))
         _write_list(output, growing)
         try:
             yield
@@ -131,6 +138,8 @@ def checked_place(output: Path, apart_from: Iterable[Path | str] = ()) -> Path:
     check_apart(output, apart_from)
     if output.is_symlink() and not output.exists():
         raise OutputError(f"{output}: is a link to {os.readlink(output)}, which does not exist; remove the link")
+    if not output.resolve().name:
+        raise OutputError(f"{output}: is no folder for an output; choose another")
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output}: is a file, and a folder is to be written; choose another name")
     return output.resolve()

@@ -207,7 +207,9 @@ def test_a_file_in_the_place_of_a_folder_is_left_alone(run: Run, inputs: Path, t
 
 
 @pytest.mark.parametrize(("run", "name"), FILES)
-@pytest.mark.parametrize("text", ["mine", '{"mine": 1}', "PAR1"])
+@pytest.mark.parametrize(
+    "text", ["mine", '{"mine": 1}', "PAR1", '{"codecs": ["h264"], "costs": 1, "method": "walk", "rows": [1]}']
+)
 def test_a_file_with_other_things_is_named_and_left_alone(
     run: Run, name: str, text: str, inputs: Path, tmp_path: Path
 ) -> None:

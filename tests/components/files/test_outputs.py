@@ -45,6 +45,10 @@ def any_file(_: Path) -> bool:
     return True
 
 
+def json_with_a(folder: Path) -> bool:
+    return json_with("a")(folder / "m.json")
+
+
 def no_file(_: Path) -> bool:
     return False
 
@@ -263,7 +267,7 @@ def test_a_growing_folder_is_ours_also_after_a_kill(tmp_path: Path) -> None:
     output = tmp_path / "out"
 
     def grow(name: str) -> None:
-        with growing_folder("job", output, ("m.json", "plots/*")):
+        with growing_folder("job", output, ("m.json", "plots/*"), is_older=json_with_a):
             (output / "plots/deep").mkdir(parents=True)
             (output / name).write_text("1")
             (output / "plots/deep/loss.tsv").write_text("1")
@@ -280,6 +284,26 @@ def test_a_growing_folder_is_ours_also_after_a_kill(tmp_path: Path) -> None:
     grow("thesis.txt")  # it is not of the job, though it came while the job was at work
     with pytest.raises(OutputError, match=r"holds thesis\.txt"):
         grow("m.json")
+
+
+def test_a_growing_folder_of_an_older_version_is_ours_if_it_is_told_by_what_it_holds(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+
+    def grow() -> None:
+        with growing_folder("job", output, ("m.json",), is_older=json_with_a):
+            (output / "m.json").write_text("{}")
+
+    output.mkdir()
+    (output / "m.json").write_text('{"b": 1}')
+    with pytest.raises(OutputError, match=r"holds m\.json"):
+        grow()
+    (output / "m.json").write_text('{"a": 1}')
+    (output / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"holds thesis\.txt"):
+        grow()
+    (output / "thesis.txt").unlink()
+    grow()
+    assert (output / "m.json").read_text() == "{}"
 
 
 HOLD = """
