@@ -4,15 +4,21 @@ import os
 import subprocess
 import sys
 import time
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from ruamel.yaml import YAML
 
+from components import schema
 from components.files.unfinished import open_work
 from components.params import load_params
+from components.pictures import encode_png
 from flows.pretrain import STATE, PretrainParams, pretraining_name
 from tests.components.training.world import write_curated
 
@@ -20,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 PARAMS = load_params("pretrain", PretrainParams, ROOT / "params.yaml")
 MICRO: dict[str, Any] = {
     "num_tokenizer_scenes": 50,
-    "num_steps": 60,
+    "num_steps": 20,
     "num_warmup_steps": 1,
     "num_decay_steps": 1,
     "batch_size": 2,
@@ -39,7 +45,16 @@ def world(tmp_path: Path) -> Path:
     with (tmp_path / "params.yaml").open("w") as file:
         yaml.dump({"pretrain": params}, file)
     write_curated(tmp_path / "curated", num_samples=2, num_validation=3)
+    enlarge(tmp_path / "curated/images/validation/part-00000.parquet", params["model"]["image_size"])
     return tmp_path
+
+
+def enlarge(table: Path, side: int) -> None:
+    """Pictures as large as those of the demo world."""
+    rows = pq.read_table(table).to_pylist()
+    for row in rows:
+        row[schema.IMAGE] = encode_png(Image.open(BytesIO(row[schema.IMAGE])).resize((side, side)))
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema.IMAGES), table)
 
 
 def start(world: Path) -> subprocess.Popen[str]:
