@@ -23,6 +23,7 @@ from components.model.adapters import GENERATION
 from components.model.backbone import Backbone
 from components.model.chat import encode_prompt
 from components.model.generation import end_token_ids
+from components.model.pretrained import NO_CODE
 
 LANGUAGE_MODELS = (LlamaModel, MistralModel, Qwen2Model)  # that stand alone as they stand in the whole model
 
@@ -46,7 +47,7 @@ def save_language_model(backbone: Backbone, folder: Path) -> None:
     }
     tensors |= {f"lm_head.{name}": tensor for name, tensor in backbone.lm_head.state_dict().items()}
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(decoder.config, dtype=backbone.dtype)
+        model = AutoModelForCausalLM.from_config(decoder.config, dtype=backbone.dtype, **NO_CODE)
     model.load_state_dict(tensors, assign=True)
     tokenizer = backbone.tokenizer
     model.generation_config = GenerationConfig(

@@ -21,6 +21,7 @@ from components.model.pretrained import (
     load_tokenizer,
     outline_of,
     read_model_config,
+    reason_of,
     transformers_errors,
 )
 from components.params import Params
@@ -146,6 +147,12 @@ def check_chat_template(folder: Path, chat: ChatFormat) -> None:
 
 
 def download(model: str, revision: str | None) -> Path:
-    """Fetch a model from the hub, without anything that could hold code."""
+    """Fetch a model from the hub, without anything that could hold code. Raises ValueError when it cannot be had."""
     patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "qformer_tokenizer/*"]
-    return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+    except Exception as error:  # of the hub, of the network, of the disk: each has classes of its own
+        raise ValueError(
+            f"{model}: is no folder, and the hub does not give it: {reason_of(error)}; say where the folder is, or "
+            "name a model of the hub as owner/name"
+        ) from error

@@ -33,7 +33,7 @@ JSON_FILES = (  # that transformers or this project reads
 TEXT_FILES = ("chat_template.jinja", "merges.txt", "vocab.txt")
 SENTENCEPIECE = "tokenizer.model"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-FETCH = "fetch it again"
+FETCH = "fetch it again, or restore it"
 HEAD = 128  # bytes that tell what a file is in truth
 NOT_THE_FILE = {  # how what lies there begins
     b"version https://git-lfs": "is a pointer of git-lfs, not the file itself; run `git lfs pull` there",

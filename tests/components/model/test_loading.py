@@ -55,6 +55,13 @@ def test_the_chat_template_of_an_older_processor_is_read(name: str, tmp_path: Pa
     assert load(tmp_path).tokenizer.chat_template == template
 
 
+@pytest.mark.parametrize("name", ["models/none", "/no/such/folder", "owner/is/none", "nobody"])
+def test_what_is_neither_a_folder_nor_on_the_hub_is_named(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: is no folder, and the hub does not give it: ") as error:
+        load(Path(name))
+    assert "\n" not in str(error.value)
+
+
 def test_an_encoder_decoder_has_no_summary_tokens_to_give(tmp_path: Path) -> None:
     save_family("instructblip", tmp_path)
     tokenizer = build_tokenizer(("<image>",), None)
