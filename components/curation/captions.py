@@ -152,9 +152,11 @@ def read_flickr30k(place: str) -> Iterator[Entry]:
 
 
 def check_columns(place: str, present: Sequence[str], columns: Mapping[str, str]) -> None:
-    """Raises ValueError that names the columns that a file lacks, and what they may be called there."""
+    """Raises ValueError that names the columns that a file lacks or has twice, and what they may be called there."""
     faults = []
     for column in columns.values():
+        if list(present).count(column) > 1:
+            faults.append(f"several columns {column!r}; rename all but one")
         if column not in present:
             close = difflib.get_close_matches(column, present, n=1)
             faults.append(f"no column {column!r}" + (f"; did you mean {close[0]!r}?" if close else ""))

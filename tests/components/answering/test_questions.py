@@ -61,6 +61,9 @@ def test_csv_gives_the_questions_and_an_empty_id_is_an_id(tmp_path: Path) -> Non
         (b"{", "not_json"),
         (b"[" * 100_000, "not_json"),
         (b"[1]", "not_json"),
+        (b'{"image_id": "a.jpg", "question": "x", "question": "y"}', "not_json"),
+        (b'{"image_id": "a.jpg", "question": "x", "n": NaN}', "not_json"),
+        (b'{"image_id": "a.jpg", "question": "x"} {}', "not_json"),
         (b'{"image_id": "a.jpg"}', "missing_value"),
         (b'{"image_id": null, "question": "x"}', "missing_value"),
         (b'{"image_id": 7, "question": "x"}', "not_text"),
@@ -89,6 +92,23 @@ def test_text_that_is_not_utf8_is_rejected_in_every_format(tmp_path: Path) -> No
             [1],
             ["invalid_unicode"],
         )
+
+
+def test_a_quote_that_is_left_open_costs_its_line_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "questions.csv"
+    path.write_text('image_id,question\na.jpg,"what?\nb.jpg,"two\nlines?"\nb.jpg,x,y\na.jpg,a\u2028b\n')
+    questions, rejects = read_questions(path, IMAGES)
+    assert [(question.row, question.question) for question in questions] == [(1, "two\nlines?"), (3, "a\u2028b")]
+    assert [(reject.row, reject.reason) for reject in rejects] == [(0, "not_a_record"), (2, "not_a_record")]
+    assert "line 2" in rejects[0].detail
+
+
+def test_a_column_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "questions.csv").write_text("image_id,question,question\na.jpg,x,y\n")
+    pq.write_table(pa.table([["a.jpg"], ["x"], ["y"]], ["image_id", "question", "question"]), tmp_path / "q.parquet")
+    for name in ("questions.csv", "q.parquet"):
+        with pytest.raises(ValueError, match="the column 'question' is there several times"):
+            read_questions(tmp_path / name, IMAGES)
 
 
 def test_every_picture_is_asked_every_question_in_the_order_of_the_store(tmp_path: Path) -> None:

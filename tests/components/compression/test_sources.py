@@ -1,6 +1,7 @@
 """Listing and reading corpora: folders and Parquet as people have them, with the odd things in them."""
 
 import io
+import json
 import os
 import tarfile
 from pathlib import Path
@@ -180,6 +181,10 @@ def test_parquet_of_other_columns_is_refused_by_name(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image_id": [1], "image": ["x"]}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match="column image has type string"):
         list_corpus(str(tmp_path), SUFFIXES)
+    twice = pa.table([["1"], ["2"], [b"x"]], ["image_id", "image_id", "image"])
+    pq.write_table(twice, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="the column image_id is there several times"):
+        list_corpus(str(tmp_path), SUFFIXES)
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=r"a\.parquet: cannot be read as Parquet"):
         list_corpus(str(tmp_path), SUFFIXES)
@@ -272,6 +277,70 @@ def test_a_list_of_places_is_a_corpus(tmp_path: Path, name: str, text: str) -> N
     reasons = [reject[:2] for reject in corpus.rejects]
     line = 5 if name.endswith("jsonl") else 6  # the header is one
     assert reasons == [("2", "duplicate_id"), ("4", "image_missing"), (f"{name}:{line}", "bad_id")]
+    assert num_listed(corpus) == 6
+
+
+def test_ids_and_places_of_lists_are_the_text_that_stands_there(tmp_path: Path) -> None:
+    ids = ["2023-05-01", "1e3", "0x10", "true", "18446744073709551616", "18446744073709551617", "007", " a ", "NULL"]
+    for name, separator in (("list.csv", ","), ("list.tsv", "\t")):
+        rows = [f"{image_id}{separator}{image_id}{separator}{number}" for number, image_id in enumerate(ids)]
+        (tmp_path / name).write_text("\n".join([f"image_id{separator}image{separator}other", *rows]))
+        entries = list_corpus(str(tmp_path / name), SUFFIXES).entries
+        assert entries["image_id"].to_pylist() == entries["file"].to_pylist() == sorted(ids)
+    rows = [
+        {"image": "a.jpg", "image_id": image_id, "n": [number, "mixed"][number % 2]}
+        for number, image_id in enumerate(ids)
+    ]
+    rows += [{"image": "a.jpg", "image_id": 2**64 + 2}, {"image": "a.jpg", "image_id": -1, "n": {"nested": []}}]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = list_corpus(str(tmp_path / "list.jsonl"), SUFFIXES)
+    assert found.entries["image_id"].to_pylist() == sorted([*ids, str(2**64 + 2), "-1"])
+    assert not found.rejects
+
+
+def test_lines_of_lists_that_are_no_pictures_are_rejects_with_their_number(tmp_path: Path) -> None:
+    lines = [
+        *(
+            '{"image": "a", "image_id": 1.0}',
+            '{"image": "a", "image_id": true}',
+            '{"image": "a", "image_id": "\\ud800"}',
+        ),
+        *('{"image": "\\udcff", "image_id": "4"}', '{"image": 7, "image_id": "5"}', "[1]", '{"image": "a"', ""),
+        *(
+            '{"image": "a", "image": "b", "image_id": "9"}',
+            '{"image": "a", "image_id": "1"}',
+            '{"image": "b", "image_id": 1}',
+        ),
+        *('{"image": "a"}', "[" * 5000),
+    ]
+    (tmp_path / "list.jsonl").write_bytes("\n".join(lines).encode() + b"\n\xff")
+    corpus = list_corpus(str(tmp_path / "list.jsonl"), SUFFIXES)
+    assert corpus.entries.to_pylist() == [{"image_id": "1", "file": "a", "row": 10}]
+    assert {reject.image_id: reject.reason for reject in corpus.rejects} == {
+        **{f"list.jsonl:{line}": "bad_id" for line in (1, 2, 3, 12)},
+        **{"4": "bad_encoding", "5": "bad_record", "1": "duplicate_id", "list.jsonl:6": "bad_record"},
+        **{f"list.jsonl:{line}": "bad_json" for line in (7, 9, 13)},
+        "list.jsonl:14": "bad_encoding",
+    }
+    assert num_listed(corpus) == 13  # of 14 lines one is blank
+    details = {reject.image_id: reject.detail for reject in corpus.rejects}
+    assert details["list.jsonl:1"] == "list.jsonl:1: the id is 1.0; write it as text"
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "csv"])
+def test_a_quote_in_a_list_takes_no_other_row_along(tmp_path: Path, suffix: str) -> None:
+    separator = {"tsv": "\t", "csv": ","}[suffix]
+    rows = [f"{name}.jpg{separator}{name}" for name in "abcdef"]
+    rows[1] = f'"{rows[1]}'
+    rows[4] = f'e.jpg{separator}e"'
+    place = tmp_path / f"list.{suffix}"
+    place.write_text("\n".join([f"image{separator}image_id", *rows, ""]))
+    corpus = list_corpus(str(place), SUFFIXES)
+    if suffix == "tsv":
+        assert corpus.entries["file"].to_pylist() == ["a.jpg", '"b.jpg', "c.jpg", "d.jpg", "e.jpg", "f.jpg"]
+    else:
+        assert corpus.entries["image_id"].to_pylist() == ["a", "c", "d", 'e"', "f"]
+        assert [reject[:2] for reject in corpus.rejects] == [("list.csv:3", "bad_record")]
     assert num_listed(corpus) == 6
 
 

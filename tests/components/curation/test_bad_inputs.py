@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from components import schema
-from components.curation.candidates import Candidate, caption_row, check_row, instruct_row, pair_row
+from components.curation.candidates import Candidate, caption_row, check_row, instruct_row, pair_row, picture_row
 from components.curation.reasons import Rejected
 from components.curation.records import Entry, parse_json, read_entries
 from components.curation.sources import LlavaSource, WebdatasetSource
@@ -201,6 +201,19 @@ def test_records(case: Case, tmp_path: Path) -> None:
     assert ended(row) == case.outcome
     assert case.said in (row[schema.DETAIL] or "")
     assert str(tmp_path) not in (row[schema.DETAIL] or "")
+
+
+def test_names_of_evaluation_pictures_that_are_no_text_are_rejects(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.jpg")
+    (tmp_path / name).write_bytes(GOOD)
+    row = check_row(picture_row("evaluation/test/pictures", str(tmp_path), name, PARAMS))
+    assert (ended(row), row[schema.SAMPLE_ID]) == ("bad_encoding", "caf\\udce9.jpg")
+
+
+def test_rows_of_a_file_whose_name_is_no_text_are_rejects(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(GOOD)
+    row = check_row(instruct_row("s", str(tmp_path), Entry(f"{os.fsdecode(bytes([255]))}:1", record(id=None)), PARAMS))
+    assert (ended(row), row[schema.SAMPLE_ID]) == ("bad_encoding", "s/\\udcff:1")
 
 
 # Lines of a .jsonl file; whole files have their own tests (test_records.py).

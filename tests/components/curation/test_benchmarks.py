@@ -6,7 +6,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.curation.benchmarks import TABLES, caption_rows, compositionality_rows, question_rows
+from components.curation.benchmarks import (
+    TABLES,
+    caption_rows,
+    check_files,
+    compositionality_rows,
+    question_rows,
+)
 from components.curation.filters import TextLimits
 
 LIMITS = TextLimits(min_caption_characters=3, max_caption_characters=100, max_turn_characters=100)
@@ -85,6 +91,56 @@ def test_caption_rows_gather_the_captions_of_a_picture(tmp_path: Path) -> None:
     ]
     assert [o.reason for o in outcomes] == [None, None, None, "image_missing", "empty_text"]
     assert outcomes[2].repairs == ("control_characters",)
+
+
+def test_ids_of_pictures_agree_as_text_and_what_does_not_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "captions.json"
+    images = [{"id": 1, "file_name": "a.jpg"}, {"id": "2", "file_name": "b.jpg"}, {"id": 3}]
+    images += [{"id": 4, "file_name": "a.jpg"}, {"id": "4", "file_name": "b.jpg"}]
+    annotations = [{"id": str(i), "image_id": image, "caption": "c"} for i, image in enumerate(("1", 2, 3, 4, 1.0, 9))]
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    rows, outcomes = caption_rows(path, "s", "test", PICTURES, LIMITS)
+    assert [row["image_id"] for row in rows] == ["a.jpg", "b.jpg"]
+    assert [(o.reason, o.detail) for o in outcomes[2:]] == [
+        ("bad_record", "the picture with the id 3 has no file_name in `images`"),
+        ("bad_record", "`images` has several pictures with the id 4"),
+        ("bad_record", "image_id is 1.0, not a number or text"),
+        ("image_missing", "`images` has no picture with the id 9"),
+    ]
+
+
+def test_ids_that_are_no_text_and_names_that_are_no_unicode_are_rejects(tmp_path: Path) -> None:
+    changes = [{"question_id": value} for value in (1.5, True, None, "a\\ud800", ["x"])]
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n".join(json.dumps({**QUESTION, **change}).replace("\\\\", "\\") for change in changes))
+    _, outcomes = question_rows(path, "s", "test", PICTURES, LIMITS)
+    assert [o.reason for o in outcomes] == ["bad_record"] * 3 + ["bad_encoding", "bad_record"]
+    path = tmp_path / "pairs.json"
+    path.write_text('{"\\ud800": {"\\udcff": {"filename": "\\ud800", "caption": "a", "negative_caption": "b"}}}')
+    _, outcomes = compositionality_rows(path, "s", "test", PICTURES, LIMITS)
+    assert [(o.sample_id, o.reason) for o in outcomes] == [("\\ud800/\\udcff", "image_missing")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("questions.jsonl", None, r"test/questions\.jsonl: no such file"),
+        ("captions.json", "{", r"captions\.json: is not JSON"),
+        ("compositionality.json", '{"a": {}, "a": {}}', "'a' is there twice"),
+        ("questions.jsonl", "\x1f\x8b", r"questions\.jsonl: is packed with gzip"),
+    ],
+)
+def test_evaluation_files_are_looked_at_before_any_row(
+    tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
+    folder = tmp_path / "evaluation/test"
+    folder.mkdir(parents=True)
+    for file, whole in WHOLE.items():
+        (folder / file).write_text(json.dumps(whole))
+    check_files(tmp_path, ["test"])
+    (folder / name).unlink() if content is None else (folder / name).write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match=message):
+        check_files(tmp_path, ["test"])
 
 
 def test_compositionality_rows_read_sugar_crepe(tmp_path: Path) -> None:

@@ -106,6 +106,14 @@ def test_a_missing_column_is_named_with_those_that_are_there(tmp_path: Path, nam
         list(read)
 
 
+def test_a_column_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("key,file,text,text,other,other\n1,a.jpg,a,b,c,d\n")
+    with pytest.raises(ValueError, match=r"rows\.csv: several columns 'text'"):
+        list(captions.read_delimited(str(tmp_path / "rows.csv"), COLUMNS))
+    with pytest.raises(ValueError, match="several columns 'key'"):
+        captions.check_columns("a.parquet", ["key", "file", "text", "key"], COLUMNS)
+
+
 def test_lines_of_json(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join([*map(json.dumps, ROWS), "[1]", "{", '{"key": 3}']))

@@ -106,3 +106,14 @@ def test_files_of_an_unknown_kind_and_broken_parquet_are_named(tmp_path: Path) -
         table = TypeAdapter(Source).validate_json(json.dumps(SOURCES["csv"] | {"files": files}))
         with pytest.raises(ValueError, match=why):
             list(list_pieces(table, raw, tmp_path / "staging", "csv", 2))
+
+
+def test_splits_are_a_closed_set_and_one_without_pictures_is_an_error(tmp_path: Path) -> None:
+    raw = write_all(tmp_path / "raw")
+    with pytest.raises(ValueError, match="restvall"):
+        TypeAdapter(Source).validate_json(json.dumps(SOURCES["karpathy"] | {"splits": ["train", "restvall"]}))
+    empty = TypeAdapter(Source).validate_json(json.dumps(SOURCES["karpathy"] | {"splits": ["train", "restval"]}))
+    with pytest.raises(
+        ValueError, match=r"dataset_coco\.json: no picture is of the split restval; its splits: test, train"
+    ):
+        list(list_pieces(empty, raw, tmp_path / "staging", "karpathy", 2))

@@ -1,0 +1,266 @@
+"""The reader of lines, JSON and tables, against Python's own and drawn bytes; then every reader on top of it."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from components.answering.questions import ask_every_picture, read_questions
+from components.compression.lists import list_pictures
+from components.curation import captions
+from components.curation.reasons import Rejected
+from components.curation.records import read_entries
+from components.files import lines
+from components.files.lines import Fault, Row, json_value, read_json_lines, read_lines, read_table
+from components.retrieval.batches import read_queries
+from components.retrieval.filters import matching_rows
+from tests.components.retrieval.test_filters import TABLE
+
+BOM = b"\xef\xbb\xbf"
+
+
+def everything(header: Sequence[str]) -> Sequence[str]:
+    return list(header)
+
+
+def table(path: Path, content: bytes, single_line: Sequence[str] = ()) -> list[Row]:
+    path.write_bytes(content)
+    return list(read_table(str(path), everything, single_line))
+
+
+def fields(rows: Sequence[Row]) -> list[Any]:
+    return [row.values.kind if isinstance(row.values, Fault) else list(row.values.values()) for row in rows]
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "lines.txt"
+    path.write_bytes(BOM + "a\u2028b\x85c\x0bd\re\r\n\n f \n".encode() + b"\xff")
+    assert [tuple(line) for line in read_lines(str(path))] == [
+        (1, "a\u2028b\x85c\x0bd\re".encode()),
+        (2, b""),
+        (3, b" f "),
+        (4, b"\xff"),
+    ]
+
+
+def test_a_line_without_end_is_one_fault_and_not_held_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 8)
+    path = tmp_path / "lines.txt"
+    path.write_bytes(b"12345678\n123456789\nafter\n123456789")
+    found = [line.content for line in read_lines(str(path))]
+    assert [getattr(content, "kind", content) for content in found] == [b"12345678", "too_long", b"after", "too_long"]
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (b"\x1f\x8b\x08", "gzip"),
+        (b"BZh91AY&SY", "bzip2"),
+        (b"\xfd7zXZ\0", "xz"),
+        (b"PK\x03\x04", "zip"),
+        ("id".encode("utf-16"), "UTF-16"),
+    ],
+)
+def test_packed_files_and_other_encodings_are_refused_by_name(tmp_path: Path, start: bytes, said: str) -> None:
+    for name, read in READERS.items():
+        path = tmp_path / name
+        path.write_bytes(start + b"x" * 100)
+        with pytest.raises(ValueError, match=rf"{name}.* is .*{said}"):
+            read(path)
+
+
+ROWS = st.lists(st.lists(st.text('a",\n \u2028\x85é', max_size=4), min_size=3, max_size=3), max_size=5)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
+@given(rows=ROWS, end=st.sampled_from(["\n", "\r\n"]), bom=st.sampled_from([b"", BOM]))
+def test_a_valid_table_is_what_python_reads(tmp_path: Path, rows: list[list[str]], end: str, bom: bytes) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator=end)
+    writer.writerows([["a", "b", "c"], *rows])
+    assert fields(table(tmp_path / "t.csv", bom + text.getvalue().encode())) == rows
+
+
+def test_a_quote_that_is_left_open_costs_its_line(tmp_path: Path) -> None:
+    content = b'a,b\n1,"x\n2,y\n"3,z\n4,"q ""r"" s"\n5,"two\nlines"\n6,"x"y\n7,8" disc\n8,1,2\n9\n10,"end\n11,\n'
+    rows = table(tmp_path / "t.csv", content)
+    broken = "not_a_record"
+    assert fields(rows) == [
+        *(broken, ["2", "y"], broken, ["4", 'q "r" s'], ["5", "two\nlines"], broken, ["7", '8" disc'], broken),
+        *(["9", None], broken, ["11", ""]),
+    ]
+    assert [row.line for row in rows] == [2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13]
+
+
+def test_a_field_of_one_line_never_swallows_the_next(tmp_path: Path) -> None:
+    content = b'image,image_id\na.jpg,"1\nb.jpg,2\nc.jpg,3"\n'
+    assert fields(table(tmp_path / "t.csv", content)) == [["a.jpg", "1\nb.jpg,2\nc.jpg,3"]]  # as RFC 4180 has it
+    rows = fields(table(tmp_path / "t.csv", content, ["image_id"]))
+    assert rows == ["not_a_record", ["b.jpg", "2"], ["c.jpg", '3"']]
+
+
+def test_an_open_quote_is_noticed_after_a_bounded_number_of_characters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "MAX_RECORD_CHARACTERS", 20)
+    content = b'a,b\n1,"x\n' + b"2,y\n" * 10 + b'3,"z\n'
+    assert fields(table(tmp_path / "t.csv", content)) == ["not_a_record", *[["2", "y"]] * 10, "not_a_record"]
+
+
+def test_in_a_tsv_quotes_are_characters(tmp_path: Path) -> None:
+    rows = table(tmp_path / "t.tsv", b'a\tb\n"1\tx\n2"\t""\n3\t"y\tz"\n')
+    assert fields(rows) == [['"1', "x"], ['2"', '""'], "not_a_record"]
+
+
+@pytest.mark.parametrize("content", [b"a,b,a\n1,2,3\n", b'"a\n1\n', b"a\rb\rc"])
+def test_headers_that_say_nothing_are_errors_with_the_file(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"t\.csv"):
+        table(tmp_path / "t.csv", content)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b'{"a": 1, "a": 1}', "'a' is there twice"),
+        (b"[-Infinity]", "-Infinity is not JSON"),
+        (b'{"a": 1}{"a": 2}', "Extra data"),
+        (b"[" * 101 + b"]" * 101, "more than 100 levels"),
+        (b'{"a":' * 100_000, "more than 100 levels"),
+        (b"9" * 5000, "digits"),
+        (b'"\xff"', "not UTF-8"),
+    ],
+)
+def test_json_is_read_strictly(data: bytes, said: str) -> None:
+    with pytest.raises(Fault, match=said):
+        json_value(data)
+
+
+def test_json_values_are_exact_and_brackets_in_texts_are_no_depth() -> None:
+    assert json_value(b"[18446744073709551617]") == [2**64 + 1]
+    assert json_value(b"[" * 100 + b"]" * 100)
+    text = '[{"' * 1000 + "\\"
+    assert json_value(json.dumps({"a": text}).encode()) == {"a": text}
+
+
+COLUMNS = {"id": "image_id", "image": "image", "caption": "question"}
+
+
+def listed(path: Path) -> tuple[int, int]:
+    """Pictures and rejects of a list."""
+    corpus = list_pictures(str(path.parent), [str(path)])
+    return corpus.entries.num_rows, len(corpus.rejects)
+
+
+def entries(read: Callable[[str], Any]) -> Callable[[Path], tuple[int, int]]:
+    """Rows and rejects of a reader of curation."""
+
+    def count(path: Path) -> tuple[int, int]:
+        found = [isinstance(entry.value, Rejected) for entry in read(str(path))]
+        return len(found) - sum(found), sum(found)
+
+    return count
+
+
+def asked(path: Path) -> tuple[int, int]:
+    """Questions and rejects; of one picture, asking about every picture gives no more."""
+    for questions, rejects in (read_questions(path, ["a"]), ask_every_picture(path, ["a"])):
+        assert len({question.row for question in questions} | {reject.row for reject in rejects}) == len(
+            questions
+        ) + len(rejects)
+    return len(questions), len(rejects)
+
+
+def query_count(path: Path) -> tuple[int, int]:
+    """A file of queries is read as a whole, or refused with a line."""
+    return len(read_queries(path)), 0
+
+
+def facts(path: Path) -> tuple[int, int]:
+    """A table of facts joined to pictures, or refused with a line."""
+    return len(matching_rows(TABLE, path, "true")), 0
+
+
+READERS: dict[str, Callable[[Path], tuple[int, int]]] = {
+    "list.csv": listed,
+    "list.tsv": listed,
+    "list.jsonl": listed,
+    "captions.csv": entries(lambda place: captions.read_delimited(place, COLUMNS)),
+    "captions.tsv": entries(lambda place: captions.read_delimited(place, COLUMNS)),
+    "captions.jsonl": entries(lambda place: captions.read_json_rows(place, COLUMNS)),
+    "rows.jsonl": entries(read_entries),
+    "rows.json": entries(read_entries),
+    "results.token": entries(captions.read_flickr30k),
+    "coco.json": entries(captions.read_coco),
+    "karpathy.json": entries(lambda place: captions.read_karpathy(place, ["train"])),
+    "questions.csv": asked,
+    "questions.jsonl": asked,
+    "queries.jsonl": query_count,
+    "queries.txt": query_count,
+    "facts.csv": facts,
+}
+LINES = [
+    *(
+        b"image,image_id,question",
+        b"image\timage_id\tquestion",
+        b"",
+        b"a,b,c",
+        b"a\tb\tc",
+        b'"a,b,c',
+        b'a,"b",c"',
+        b'"',
+    ),
+    *(b'{"image": "a", "image_id": "b", "question": "c"}', b'{"text": "a"}', b'{"image_id": 1e999}', b"[", b"{", b"]"),
+    *(b'{"image": ["\\ud800"], "image_id": true}', b'{"images": [], "annotations": [{"image_id": 1}]}', b"\xff\xfe"),
+    *(
+        'a\u2028b,c"\x85d,\x1f'.encode(),
+        b"a#0\tb",
+        b"\xff,\xff,\xff",
+        b"\0\r\0",
+        b"[" * 200,
+        b'{"image": 1, "image": 2}',
+    ),
+    b'{"images": [{"split": "train", "sentences": [{"raw": 1}, 2], "filename": "a"}, {"split": []}, 3]}',
+]
+CONTENT = st.lists(st.sampled_from(LINES) | st.binary(max_size=12), max_size=6)
+
+
+@pytest.mark.parametrize("name", READERS)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=30, deadline=None
+)
+@given(header=st.sampled_from(LINES[:2]), body=CONTENT, end=st.sampled_from([b"\n", b"\r\n"]))
+@example(header=LINES[0], body=[b'a,"b', b"c,d,e", b"f,g,h"], end=b"\n")
+@example(header=LINES[1], body=[b'"a\tb\tc', b"c\td\te", b'f\t"g\th'], end=b"\n")
+def test_whatever_is_in_a_file_every_row_is_counted_or_the_file_is_named(
+    tmp_path: Path, name: str, header: bytes, body: list[bytes], end: bytes
+) -> None:
+    has_header = name.endswith((".csv", ".tsv"))
+    content = end.join([header, *body] if has_header else body)
+    path = tmp_path / name
+    path.write_bytes(content)
+    try:
+        kept, rejected = READERS[name](path)
+    except ValueError as error:
+        message = str(error)
+        assert name in message or str(TABLE.num_rows) in message  # a condition that matches no picture
+        return
+    texts = content.removeprefix(BOM).split(b"\n")[has_header:]
+    is_row = (lambda line: line.removesuffix(b"\r")) if has_header else (lambda line: line.strip())
+    if name.endswith((".jsonl", ".token", ".tsv")) or (name.endswith(".csv") and b'"' not in content):
+        assert kept + rejected == sum(bool(is_row(line)) for line in texts)
+
+
+def test_json_lines_number_what_is_not_blank(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'\n1\n \t\r\n{\n"a"')
+    found = list(read_json_lines(str(path)))
+    assert [number for number, _ in found] == [2, 4, 5]
+    assert isinstance(found[1][1], Fault)
