@@ -3,12 +3,11 @@
 References come from data that nobody checked: none of them leads out of the root that it belongs to.
 """
 
-import stat
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from components.curation.reasons import Reason, Rejected
-from components.files.storage import PICTURE_EXTENSIONS, FileTooLargeError, is_uri, message, read_file
+from components.files.storage import PICTURE_EXTENSIONS, FileTooLargeError, is_storage_fault, is_uri, message, read_file
 
 
 class FoundPicture(NamedTuple):
@@ -52,16 +51,19 @@ def _read_within(root: str, reference: str, max_file_bytes: int) -> bytes:
         path = (Path(root) / reference).resolve()
         if not path.is_relative_to(Path(root).resolve()):
             raise Rejected(Reason.PATH_ESCAPES_ROOT, reference)
-        status = path.stat()
+        return read_file(str(path), max_file_bytes)
     except (FileNotFoundError, NotADirectoryError):
         raise Rejected(Reason.IMAGE_MISSING, reference) from None
+    except IsADirectoryError:
+        raise Rejected(Reason.NOT_A_FILE, reference) from None
+    except FileTooLargeError as error:
+        raise Rejected(Reason.FILE_TOO_LARGE, f"{reference}: {error}") from None
+    except PermissionError as error:
+        raise Rejected(Reason.UNREADABLE, f"{reference}: {message(error)}") from None
     except (OSError, ValueError, RuntimeError) as error:  # NUL in the name, a name too long, a loop of links
+        if is_storage_fault(error):
+            raise
         raise Rejected(Reason.IMAGE_MISSING, f"{reference[:200]!r}: {message(error)}") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise Rejected(Reason.NOT_A_FILE, reference)
-    if status.st_size > max_file_bytes:
-        raise Rejected(Reason.FILE_TOO_LARGE, f"{reference}: {status.st_size} bytes")
-    return path.read_bytes()
 
 
 def _read_object(root: str, reference: str, max_file_bytes: int) -> bytes:
