@@ -1,18 +1,20 @@
 """The one way in for pictures: untrusted bytes become a plain RGB picture, or an error with a reason from a closed set.
 
 The rules are the same at curation, compression and serving. Size limits are read from the header, before any pixel is
-decoded; only formats on the allow-list are parsed; the EXIF orientation is applied; of an animation the first frame
-counts; 16-bit grey is scaled to 8 bits; transparency is composited on white; CMYK becomes RGB; an ICC profile is
-ignored. Damage that the format itself does not detect (a flipped byte inside a JPEG scan) cannot be seen here.
+decoded; what a picture takes is bounded by its bytes and its pixels, never by a clock; only formats on the allow-list
+are parsed; the EXIF orientation is applied; of an animation the first frame counts; 16-bit grey is scaled to 8 bits;
+transparency is composited on white; CMYK becomes RGB; an ICC profile is ignored. Damage that the format itself does not
+detect (a flipped byte inside a JPEG scan) cannot be seen here.
 """
 
 import hashlib
 import io
+import re
 import warnings
 from typing import Annotated, Literal, NamedTuple, NoReturn, get_args
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 from pydantic import Field, field_validator
 
 from components.params import Params
@@ -24,6 +26,7 @@ PictureReason = Literal[
     "unsupported_mode",
     "truncated",
     "too_many_pixels",
+    "too_many_scans",
     "aspect_ratio",
     "too_large",
     "too_small",
@@ -48,8 +51,20 @@ CUT_SHORT = ("truncated", "cannot load this image")  # what Pillow says when pix
 GREY_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 SUPPORTED_MODES = (*GREY_16_BIT, "1", "L", "P", "RGB", "RGBX", "YCbCr", "CMYK", "LA", "PA", "RGBA", "La", "RGBa")
 
-# Between 90 and 179 million pixels Pillow only warns; PictureLimits decides instead.
+# A progressive JPEG paints its pixels again with every scan, and a scan may have 12 bytes: 400 kB decode for a minute.
+# Encoders write 10 to 14 scans. So much takes some 6 s, and allows 12 scans of as many pixels as Pillow opens.
+MAX_SCANNED_PIXELS = 1 << 31
+MAX_SCANS = 500
+MAX_SEGMENTS = 4096  # in front of the scans; Pillow copies what it has with every one more
+MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # that is neither data of a scan nor a restart
+JPEG_START = b"\xff\xd8\xff"
+SCAN, END, START = 0xDA, 0xD9, 0xD8
+FIRST_WITH_LENGTH = 0xC0
+
+# Between 90 and 179 million pixels Pillow only warns; PictureLimits decides instead. Of damaged tags it warns one by
+# one.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class PictureLimits(Params):
@@ -100,6 +115,10 @@ def decode_with_repairs(data: bytes, limits: PictureLimits) -> DecodedPicture:
         raise PictureError("empty_file", "0 bytes")
     source = _open(data, limits)
     _check_size(*source.size, limits)
+    if data.startswith(JPEG_START):
+        _check_scans(data, *source.size)
+    if isinstance(source, TiffImagePlugin.TiffImageFile):
+        _check_tiles(source, limits)
     if source.mode not in SUPPORTED_MODES:
         raise PictureError("unsupported_mode", f"pixel mode {source.mode}")
     try:
@@ -144,6 +163,8 @@ def pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Ima
 
 def _open(data: bytes, limits: PictureLimits) -> Image.Image:
     """Parse the header with the parsers of the allowed formats only."""
+    if data.startswith(JPEG_START):
+        _check_segments(data)
     Image.init()  # Pillow knows only a few formats by name until then
     try:
         return Image.open(io.BytesIO(data), formats=limits.formats)
@@ -184,6 +205,47 @@ def _check_size(width: int, height: int, limits: PictureLimits) -> None:
         raise PictureError("too_large", f"{size}, a side over {limits.max_side}")
     if shortest < limits.min_side:
         raise PictureError("too_small", f"{size}, a side under {limits.min_side}")
+
+
+def _check_segments(data: bytes) -> None:
+    """Raises PictureError for a JPEG of more segments than any has a use for."""
+    at = len(JPEG_START) - 1
+    for _ in range(MAX_SEGMENTS):
+        if data[at : at + 1] != b"\xff" or data[at + 1 : at + 2] in (b"\xda", b""):
+            return
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    raise PictureError("decode_error", f"JPEG: more than {MAX_SEGMENTS} segments in front of the pixels")
+
+
+def _check_scans(data: bytes, width: int, height: int) -> None:
+    """Raises PictureError for a JPEG whose decoding is bounded by neither its bytes nor its pixels."""
+    most = min(MAX_SCANS, MAX_SCANNED_PIXELS // (width * height))
+    if data.count(bytes((0xFF, SCAN))) > most and (number := _count_scans(data)) > most:
+        raise PictureError("too_many_scans", f"{number} scans of {width}×{height} pixels, more than {most}")
+
+
+def _check_tiles(source: TiffImagePlugin.TiffImageFile, limits: PictureLimits) -> None:
+    """Raises PictureError for tiles that are larger than any picture: one of them is unpacked as a whole."""
+    sides = [source.tag_v2.get(tag, 1) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)]
+    width, height = (side if isinstance(side, int) else 1 for side in sides)
+    if width * height > limits.max_pixels:
+        raise PictureError("too_many_pixels", f"tiles of {width}×{height} pixels, more than {limits.max_pixels} in all")
+
+
+def _count_scans(data: bytes) -> int:
+    """Scans of a JPEG up to its end mark, as libjpeg finds them; where it would give up, as many as there can be."""
+    number = 0
+    at = len(JPEG_START) - 1
+    while marker := MARKER.search(data, at):
+        kind, at = marker[1][0], marker.end()
+        if kind == END:
+            return number
+        number += kind == SCAN
+        length = int.from_bytes(data[at : at + 2])
+        if kind == START or (kind >= FIRST_WITH_LENGTH and length < 2):
+            return data.count(bytes((0xFF, SCAN)))
+        at += length if kind >= FIRST_WITH_LENGTH else 0
+    return number
 
 
 def _to_rgb(source: Image.Image, repairs: list[PictureRepair]) -> Image.Image:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from components import schema
 from components.files.lines import Fault, read_json_lines, read_table
+from components.files.parquet import TABLE_ERRORS, check_names, open_parquet, read_batches
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 COLUMNS = (schema.QUESTION_ID, schema.IMAGE_ID, schema.QUESTION)
@@ -161,15 +161,18 @@ def _rejected(fault: Fault) -> _Fault:
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
     try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowException as error:
-        raise ValueError(f"{path}: is no Parquet file: {error}") from None
-    with file:
-        names = [name for name in COLUMNS if name in file.schema_arrow.names]
-        _check_columns(path, file.schema_arrow.names)
-        for batch in file.iter_batches(columns=names):
-            columns = [_values(column) for column in batch.columns]
-            yield from (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
+        with open_parquet(str(path)) as file:
+            known = file.schema_arrow.names
+            names = [name for name in COLUMNS if name in known]
+            check_names(str(path), known, names)
+            _check_columns(path, known)
+            for group in range(file.metadata.num_row_groups):
+                for batch in read_batches(str(path), file, group, names):
+                    columns = [_values(column) for column in batch.columns]
+                    found = batch.schema.names
+                    yield from (dict(zip(found, values, strict=True)) for values in zip(*columns, strict=True))
+    except TABLE_ERRORS as error:
+        raise ValueError(f"{path}: is no Parquet file, or not a whole one: {error}") from None
 
 
 def _values(column: pa.Array) -> list[Any]:

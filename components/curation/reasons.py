@@ -18,6 +18,7 @@ class Reason(StrEnum):
     UNSUPPORTED_MODE = "unsupported_mode"
     TRUNCATED = "truncated"
     TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_MANY_SCANS = "too_many_scans"
     ASPECT_RATIO = "aspect_ratio"
     TOO_LARGE = "too_large"
     TOO_SMALL = "too_small"
@@ -27,6 +28,7 @@ class Reason(StrEnum):
     IMAGE_MISSING = "image_missing"
     PATH_ESCAPES_ROOT = "path_escapes_root"
     NOT_A_FILE = "not_a_file"
+    UNREADABLE = "unreadable"  # nobody who runs this may read the file
     FILE_TOO_LARGE = "file_too_large"
     MULTIPLE_IMAGES = "multiple_images"
     OTHER_MODALITY = "other_modality"  # a video, a sound or points: what a picture's compressor cannot read

@@ -69,6 +69,8 @@ def _read_within(root: str, reference: str, max_file_bytes: int, allowed_roots: 
         raise Rejected(Reason.NOT_A_FILE, reference) from None
     except FileTooLargeError as error:
         raise Rejected(Reason.FILE_TOO_LARGE, f"{reference}: {error}") from None
+    except PermissionError as error:
+        raise Rejected(Reason.UNREADABLE, f"{reference}: {message(error)}") from None
     except (OSError, ValueError) as error:  # NUL in the name, a name too long, a loop of links
         if is_storage_fault(error):
             raise

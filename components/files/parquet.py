@@ -6,6 +6,7 @@ only a promise, and one value that is repeated, or of zeros, takes gigabytes fro
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
@@ -40,6 +41,21 @@ class Pages(NamedTuple):
     dictionary: int  # each row may be all of it
 
 
+class _Chunk(NamedTuple):
+    """A column of a row group, as the footer tells."""
+
+    column: bytes  # the first name of its path
+    start: int  # byte
+    has_dictionary: bool
+    packed: int  # bytes, with the headers of the pages
+    unpacked: int  # bytes; a promise
+
+
+class _Group(NamedTuple):
+    num_rows: int
+    chunks: list[_Chunk]
+
+
 @contextmanager
 def open_parquet(place: str) -> Iterator[pq.ParquetFile]:
     """A Parquet file whose footer tells of all its bytes and rows.
@@ -58,10 +74,17 @@ def read_batches(place: str, table: pq.ParquetFile, group: int, columns: Sequenc
 
     Raises one of TABLE_ERRORS at damage, for rows that are fewer than promised, and for pages that unpack to too much.
     """
-    row_group = table.metadata.row_group(group)
-    wanted = [chunk for chunk in _chunks(row_group) if chunk.path_in_schema.partition(".")[0] in columns]
+    if lost := set(columns) - set(table.schema_arrow.names):
+        raise DamagedFileError(f"row group {group} has no column {', '.join(sorted(lost))}")
     with open_file(place) as file:
-        pages = [_pages(file, chunk) if _is_suspect(place, chunk) else _promised(chunk) for chunk in wanted]
+        row_group = _read_footer(file)[1][group]
+        wanted = [chunk for chunk in row_group.chunks if chunk.column in [name.encode() for name in columns]]
+        pages = [
+            _promised(chunk)
+            if is_uri(place) and chunk.unpacked <= TRUSTED_EXPANSION * chunk.packed
+            else _pages(file, chunk)
+            for chunk in wanted
+        ]
     row_bytes = sum(page.total // max(row_group.num_rows, 1) + page.dictionary for page in pages)
     num_rows = min(max(BATCH_BYTES // max(row_bytes, 1), 1), BATCH_ROWS)
 
@@ -110,25 +133,46 @@ def _check_array(array: pa.Array) -> None:
 
 
 def _check_whole(file: IO[bytes], metadata: pq.FileMetaData) -> None:
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    footer, groups = _read_footer(file)
     rows = [group.num_rows for group in groups]
     if sum(rows) != metadata.num_rows or min(rows, default=0) < 0:
         raise DamagedFileError(f"its footer promises {metadata.num_rows} rows, and its row groups hold {sum(rows)}")
 
-    size = file.seek(0, 2)
-    file.seek(size - 8)
-    footer = size - 8 - int.from_bytes(file.read(4), "little")
     end = len(MAGIC)
     for group in groups:
-        for chunk in _chunks(group):
-            start = _start(chunk)
-            end = max(end, start + chunk.total_compressed_size)
-            if start < len(MAGIC) or chunk.total_compressed_size < 0 or end > footer:
+        for chunk in [chunk for chunk in group.chunks if chunk.packed]:
+            end = max(end, chunk.start + chunk.packed)
+            if chunk.start < len(MAGIC) or chunk.packed < 0 or end > footer:
                 raise DamagedFileError("its footer promises row groups that are not there")
 
     # Indexes of pages and Bloom filters may lie behind the rows, another file in front of them.
     if (at := _find(file, 2 * MAGIC, footer - end + 2 * len(MAGIC))) >= 0 and end < footer:
         raise DamagedFileError(f"its first {at + 4} bytes are a file of their own; cut it there and read both")
+
+
+def _read_footer(file: IO[bytes]) -> tuple[int, list[_Group]]:
+    """Where the footer is, and what it says of row groups. A damaged one ends the process if pyarrow is asked."""
+    size = file.seek(0, 2)
+    file.seek(size - 8)
+    footer = size - 8 - int.from_bytes(file.read(4), "little")
+    file.seek(max(footer, 0))
+    return footer, _parse_footer(file.read(size - 8 - footer))
+
+
+@lru_cache(maxsize=4)  # the row groups of a file are read one by one, and each time its footer is
+def _parse_footer(data: bytes) -> list[_Group]:
+    groups = _Thrift(data).struct().get(4, [])
+    try:
+        return [_Group(group[3], [_chunk(column[3]) for column in group[1]]) for group in groups]
+    except (KeyError, TypeError, IndexError, AttributeError):
+        raise DamagedFileError("its footer is damaged") from None
+
+
+def _chunk(column: dict[int, Any]) -> _Chunk:
+    """Some writers note 0 where there is no dictionary."""
+    data = column[9]
+    dictionary = column.get(11) or data
+    return _Chunk(column[3][0], min(dictionary, data), dictionary < data, column[7], column[6])
 
 
 def _find(file: IO[bytes], wanted: bytes, stop: int) -> int:
@@ -143,97 +187,82 @@ def _find(file: IO[bytes], wanted: bytes, stop: int) -> int:
     return -1
 
 
-def _chunks(group: pq.RowGroupMetaData) -> Iterator[pq.ColumnChunkMetaData]:
-    yield from (group.column(number) for number in range(group.num_columns))
+def _promised(chunk: _Chunk) -> Pages:
+    return Pages(chunk.unpacked, chunk.unpacked if chunk.has_dictionary else 0)
 
 
-def _start(chunk: pq.ColumnChunkMetaData) -> int:
-    """Where the pages of a column begin; some writers note 0 where there is no dictionary."""
-    return min(at for at in (chunk.dictionary_page_offset or chunk.data_page_offset, chunk.data_page_offset))
-
-
-def _is_suspect(place: str, chunk: pq.ColumnChunkMetaData) -> bool:
-    return not is_uri(place) or chunk.total_uncompressed_size > TRUSTED_EXPANSION * chunk.total_compressed_size
-
-
-def _promised(chunk: pq.ColumnChunkMetaData) -> Pages:
-    dictionary = chunk.data_page_offset - _start(chunk) if chunk.has_dictionary_page else 0
-    return Pages(chunk.total_uncompressed_size, dictionary * TRUSTED_EXPANSION)
-
-
-def _pages(file: IO[bytes], chunk: pq.ColumnChunkMetaData) -> Pages:
+def _pages(file: IO[bytes], chunk: _Chunk) -> Pages:
     """Add up the headers of all pages of a column. Raises DamagedFileError for a page that takes too much."""
-    at = _start(chunk)
-    end = at + chunk.total_compressed_size
+    at, end = chunk.start, chunk.start + chunk.packed
     total = dictionary = 0
     while at < end:
         file.seek(at)
-        header = _Header(file.read(min(HEADER_BYTES, end - at)))
-        kind, unpacked, packed = header.page()
-        if min(unpacked, packed) < 0 or at + header.at + packed > end:
+        header = _Thrift(file.read(min(HEADER_BYTES, end - at)))
+        found = header.struct()
+        kind, unpacked, packed = (found.get(number, -1) for number in (1, 2, 3))
+        if not all(isinstance(value, int) for value in (kind, unpacked, packed)) or min(unpacked, packed) < 0:
             raise DamagedFileError("the header of a page is damaged")
+        at += header.at + packed
+        if at > end:
+            raise DamagedFileError("a page goes on behind the end of its column")
+
         is_bomb = unpacked > FREE_PAGE_BYTES and unpacked > MAX_PAGE_EXPANSION * packed
         if is_bomb or unpacked > MAX_PAGE_BYTES:
             raise DamagedFileError(f"a page of {packed} bytes unpacks to {unpacked}")
         total += unpacked
         dictionary = max(dictionary, unpacked if kind == DICTIONARY_PAGE else 0)
-        at += header.at + packed
     return Pages(total, dictionary)
 
 
-# Thrift's compact protocol, as far as a header of a page needs it.
-STOP, TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(13)
+# Thrift's compact protocol, as far as footers and headers of pages need it.
+STOP, TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, _, STRUCT = range(13)
 DICTIONARY_PAGE = 2
-MAX_DEPTH = 8
+MAX_DEPTH = 16
 
 
-class _Header:
-    """The header of a page at the beginning of some bytes; `at` is where it ends."""
+class _Thrift:
+    """A struct at the beginning of some bytes; `at` is where it ends."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
 
-    def page(self) -> tuple[int, int, int]:
-        """Kind, bytes unpacked and bytes in the file. Raises DamagedFileError."""
-        found = {1: -1, 2: -1, 3: -1}
+    def struct(self) -> dict[int, Any]:
+        """The fields by their numbers. Raises DamagedFileError."""
         try:
-            for number, kind in self._fields():
-                if number in found and kind == I32:
-                    found[number] = self._signed()
-                else:
-                    self._skip(kind, MAX_DEPTH)
+            return self._struct(MAX_DEPTH)
         except IndexError:
-            raise DamagedFileError("the header of a page is damaged") from None
-        return found[1], found[2], found[3]
+            raise DamagedFileError("a header or the footer is damaged") from None
 
-    def _fields(self) -> Iterator[tuple[int, int]]:
+    def _struct(self, depth: int) -> dict[int, Any]:
+        fields: dict[int, Any] = {}
         number = 0
         while (head := self._byte()) != STOP:
             number = number + (head >> 4) if head >> 4 else self._signed()
-            yield number, head & 15
+            kind = head & 15
+            fields[number] = kind == TRUE if kind in (TRUE, FALSE) else self._value(kind, depth)
+        return fields
 
-    def _skip(self, kind: int, depth: int) -> None:
-        if depth == 0:
-            raise DamagedFileError("the header of a page is damaged")
-        if kind == BYTE:
-            self._byte()
-        elif kind in (I16, I32, I64):
-            self._varint()
-        elif kind == DOUBLE:
-            self.at += 8
-        elif kind == BINARY:
-            num_bytes = self._varint()
-            self.at += num_bytes
-        elif kind in (LIST, SET):
+    def _value(self, kind: int, depth: int) -> Any:
+        if kind in (I16, I32, I64):
+            return self._signed()
+        if kind == BINARY:
+            return self._bytes(self._varint())
+        if kind in (BYTE, TRUE, FALSE):
+            return self._byte()
+        if kind == DOUBLE:
+            return self._bytes(8)
+        if kind == STRUCT and depth:
+            return self._struct(depth - 1)
+        if kind in (LIST, SET) and depth:
             head = self._byte()
             number = head >> 4 if head >> 4 < 15 else self._varint()
-            for _ in range(number):
-                self._skip(BYTE if head & 15 in (TRUE, FALSE) else head & 15, depth - 1)
-        elif kind == STRUCT:
-            for _, inner in self._fields():
-                self._skip(inner, depth - 1)
-        elif kind not in (TRUE, FALSE):
-            raise DamagedFileError("the header of a page is damaged")
+            return [self._value(head & 15, depth - 1) for _ in range(number)]
+        raise DamagedFileError("a header or the footer is damaged")
+
+    def _bytes(self, number: int) -> bytes:
+        start = self.at
+        self.at += number
+        return self.data[start : self.at]
 
     def _byte(self) -> int:
         self.at += 1
@@ -248,7 +277,7 @@ class _Header:
                 return value
             shift += 7
             if shift > 63:
-                raise DamagedFileError("the header of a page is damaged")
+                raise DamagedFileError("a header or the footer is damaged")
 
     def _signed(self) -> int:
         value = self._varint()

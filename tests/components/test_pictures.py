@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import resource
 import struct
 import subprocess
 import sys
@@ -366,3 +367,78 @@ print(decode_picture(data.getvalue(), limits).size)
 def test_a_format_that_pillow_does_not_open_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Pillow opens no JPG; choose from .*JPEG"):
         PictureLimits(formats=("JPG", "PNG"), max_pixels=10**6, max_aspect_ratio=9.0, max_side=1000, min_side=1)
+
+
+# --- work that neither bytes nor pixels bound -------------------------------------------------------------------------
+
+
+def progressive(side: int, extra_scans: int, behind: bytes = b"") -> bytes:
+    """A JPEG whose last scan, of 14 bytes, comes so many times more."""
+    data = encoded(Image.new("RGB", (side, side), BLUE), "JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + scan * extra_scans + data[-2:] + behind
+
+
+@pytest.mark.parametrize(
+    ("side", "extra_scans", "is_refused"),
+    [(900, 0, False), (900, 400, False), (900, 25_000, True), (64, 480, False), (64, 1000, True)],
+)
+def test_scans_of_a_jpeg_are_bounded(side: int, extra_scans: int, is_refused: bool) -> None:
+    data = progressive(side, extra_scans)
+    if is_refused:
+        assert reason(data) == "too_many_scans"
+    else:
+        assert decode_picture(data, LIMITS).size == (side, side)
+
+
+def test_scans_times_pixels_are_bounded() -> None:
+    large = LIMITS.model_copy(update={"max_pixels": 30_000_000, "max_side": 6000})
+    decode_picture(progressive(5000, 10), large)
+    with pytest.raises(PictureError, match="too_many_scans: 110 scans of 5000×5000 pixels, more than 85"):
+        decode_picture(progressive(5000, 100), large)
+
+
+def test_what_looks_like_scans_behind_or_inside_of_segments_is_none() -> None:
+    """Films behind a picture, thumbnails in its EXIF."""
+    marks = b"\xff\xda" * 20_000
+    assert decode_picture(progressive(64, 0, marks), LIMITS)
+    data = progressive(64, 0)
+    assert decode_picture(data[:2] + b"\xff\xe5" + (40_002).to_bytes(2) + marks + data[2:], LIMITS)
+
+
+def test_a_jpeg_of_more_segments_than_any_is_refused() -> None:
+    segment = b"\xff\xe1" + (10).to_bytes(2) + b"Exif\0\0ab"
+    data = encoded(noise(), "JPEG")
+    assert reason(data[:2] + segment * 100_000 + data[2:]) == "decode_error"
+    assert decode_picture(data[:2] + segment * 100 + data[2:], LIMITS)
+
+
+def tiff(*tags: tuple[int, int, int, int], data: bytes) -> bytes:
+    """A TIFF of 64 × 64 grey pixels; `data` stands at 8."""
+    plain = [(256, 4, 1, 64), (257, 4, 1, 64), (258, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1)]
+    entries = sorted([*plain, *tags])
+    packed = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(entries)) + packed + bytes(4)
+
+
+def test_a_tile_that_is_larger_than_any_picture_is_refused() -> None:
+    data = zlib.compress(bytes(10_000_000))
+    data += bytes(len(data) % 2)
+    tiles = [(259, 3, 1, 8), (322, 4, 1, 60_000), (323, 4, 1, 30_000), (324, 4, 1, 8), (325, 4, 1, len(data))]
+    assert reason(tiff(*tiles, data=data)) == "too_many_pixels"
+
+
+def test_tags_that_all_refer_to_the_same_bytes_take_little_memory(recwarn: pytest.WarningsRecorder) -> None:
+    """20,000 tags of 1 MB each in a file of 1.2 MB; and nothing is said about each of them."""
+    strips = [(259, 3, 1, 1), (273, 4, 1, 8), (278, 4, 1, 64), (279, 4, 1, 4096)]
+    data = tiff(*strips, *((1000 + tag, 7, 1_000_000, 8) for tag in range(20_000)), data=bytes(1_000_000))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert decode_picture(data, LIMITS).size == (64, 64)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+def test_of_an_animation_of_many_frames_one_is_decoded() -> None:
+    data = encoded(Image.new("P", (64, 48)), "GIF")
+    start = 13 + 3 * (2 << (data[10] & 7)) if data[10] & 128 else 13
+    found = decode_with_repairs(data[:start] + data[start:-1] * 50_000 + b";", LIMITS)
+    assert found.repairs == ("first_frame",)

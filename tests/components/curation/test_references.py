@@ -1,3 +1,4 @@
+import errno
 import os
 from pathlib import Path
 
@@ -73,6 +74,28 @@ def test_a_link_into_an_allowed_root_is_followed(tmp_path: Path) -> None:
         with pytest.raises(Rejected) as caught:
             read_picture_file(root, "a.jpg", MAX_BYTES, roots)
         assert caught.value.reason is Reason.PATH_ESCAPES_ROOT
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_picture_that_may_not_be_read_is_a_reject(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"picture")
+    (tmp_path / "a.jpg").chmod(0)
+    with pytest.raises(Rejected) as caught:
+        read_picture_file(str(tmp_path), "a.jpg", MAX_BYTES)
+    assert caught.value.reason is Reason.UNREADABLE
+
+
+def test_a_picture_that_nobody_may_read_is_a_reject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above, where tests run as root."""
+    (tmp_path / "a.jpg").write_bytes(b"picture")
+
+    def refuse(path: object, *_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(Rejected, match=r"a\.jpg: PermissionError: Permission denied") as caught:
+        read_picture_file(str(tmp_path), "a.jpg", MAX_BYTES)
+    assert caught.value.reason is Reason.UNREADABLE
 
 
 def test_a_picture_under_another_extension_is_found(tmp_path: Path) -> None:

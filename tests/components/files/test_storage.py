@@ -1,5 +1,7 @@
 import errno
 import os
+import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from components.files.storage import (
     is_storage_fault,
     matching_files,
     open_file,
+    printable,
     read_file,
     state_of,
 )
@@ -104,3 +107,63 @@ def test_a_bucket_that_goes_away_is_a_fault_of_the_storage(bucket: fs.S3FileSyst
     assert is_storage_fault(caught.value)
     assert not is_storage_fault(FileNotFoundError(errno.ENOENT, "gone"))
     assert not is_storage_fault(EOFError())
+
+
+@pytest.mark.parametrize("place", ["/dev/zero", "/dev/null", "/dev/tty"])
+def test_devices_are_not_opened(place: str) -> None:
+    for read in (open_file, partial(read_file, max_bytes=10)):
+        with pytest.raises(OSError):  # noqa: PT011 - /dev/tty may not be there
+            read(place)
+
+
+def test_pipes_and_sockets_are_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.relpath(tmp_path / "socket"))
+        for name in ("pipe", "socket", "."):
+            with pytest.raises(IsADirectoryError):
+                open_file(f"{tmp_path}/{name}")
+
+
+def test_a_file_that_becomes_a_pipe_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at it and its opening; without a writer that would wait for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    status = os.stat(tmp_path / "file")
+    monkeypatch.setattr(os, "stat", lambda _: status)
+    with pytest.raises(IsADirectoryError):
+        open_file(f"{tmp_path}/pipe")
+
+
+@pytest.mark.parametrize("place", ["/proc/kmsg", "/proc/self/maps", "/proc/self/mem"])
+def test_files_of_no_size_have_no_content(place: str) -> None:
+    """The kernel's own are as long as one reads, some without end."""
+    try:
+        assert read_file(place, 1000) == b""
+        with open_file(place) as file:
+            assert file.read() == b""
+    except PermissionError:
+        pass
+
+
+def test_a_file_that_grows_is_read_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "growing"
+    path.write_bytes(b"12345")
+    whole = os.fstat
+
+    def grow(descriptor: int) -> os.stat_result:
+        status = whole(descriptor)
+        with path.open("ab") as file:
+            file.write(b"6" * 1000)
+        return status
+
+    monkeypatch.setattr(os, "fstat", grow)
+    with pytest.raises(FileTooLargeError):
+        read_file(str(path), 1000)
+    assert read_file(str(path), 10_000)[:5] == b"12345"
+
+
+def test_names_that_are_no_text_can_be_printed() -> None:
+    assert printable("é") == "é"
+    assert printable("\udcff.jpg") == r"\xff.jpg"
+    assert printable("\ud800.jpg") == r"\ud800.jpg"

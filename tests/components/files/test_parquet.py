@@ -1,0 +1,222 @@
+import io
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from components.curation.captions import read_row_group, read_stream
+from components.curation.reasons import Reason, Rejected
+from components.files import parquet
+from components.files.parquet import TABLE_ERRORS, open_parquet, scalar_value
+from components.files.unpacking import DamagedFileError
+
+COLUMNS = {"id": "name", "image": "image", "caption": "text"}
+WRITERS: list[dict[str, Any]] = [
+    {},
+    {"data_page_version": "2.0", "compression": "zstd"},
+    {"use_dictionary": False, "write_page_index": True, "write_page_checksum": True},
+    {"row_group_size": 7, "compression": "none"},
+    {"compression": "gzip", "version": "1.0", "data_page_size": 100},
+]
+
+
+def table(num_rows: int = 20) -> pa.Table:
+    pictures = [random.Random(row).randbytes(200) for row in range(num_rows)]
+    image = pa.array([{"bytes": data, "path": None} for data in pictures])
+    return pa.table(
+        {
+            "name": [f"n{row}" for row in range(num_rows)],
+            "text": [f"text {row % 3}" for row in range(num_rows)],
+            "image": image,
+        }
+    )
+
+
+def write(path: Path, content: pa.Table, **options: Any) -> Path:
+    pq.write_table(content, path, **options)
+    return path
+
+
+def rows_of(place: Path) -> Iterator[Any]:
+    with open_parquet(str(place)) as opened:
+        groups = [opened.metadata.row_group(number).num_rows for number in range(opened.metadata.num_row_groups)]
+    for group, num_rows in enumerate(groups):
+        yield from read_row_group(str(place), group, num_rows, COLUMNS)
+
+
+def reasons(entries: Iterator[Any]) -> list[str]:
+    return [entry.value.reason.value if isinstance(entry.value, Rejected) else "kept" for entry in entries]
+
+
+@pytest.mark.parametrize("options", WRITERS, ids=str)
+def test_pages_of_every_kind_are_added_up(tmp_path: Path, options: dict[str, Any]) -> None:
+    """What the headers of the pages say agrees with the footer, which counts the headers too."""
+    place = write(tmp_path / "a.parquet", table(1000), **options)
+    with open_parquet(str(place)) as opened, place.open("rb") as file:
+        chunk = opened.metadata.row_group(0).column(2)
+        found = parquet._read_footer(file)[1][0].chunks[2]
+        pages = parquet._pages(file, found)
+    assert (found.packed, found.unpacked) == (chunk.total_compressed_size, chunk.total_uncompressed_size)
+    assert 0.7 * chunk.total_uncompressed_size < pages.total < chunk.total_uncompressed_size
+    assert (pages.dictionary > 0) == chunk.has_dictionary_page
+    values = [entry.value["image"] for entry in rows_of(place)]
+    assert values == [row["bytes"] for row in table(1000)["image"].to_pylist()]
+
+
+@pytest.mark.parametrize("options", WRITERS, ids=str)
+def test_files_behind_one_another_are_named(tmp_path: Path, options: dict[str, Any]) -> None:
+    first = write(tmp_path / "a.parquet", table(30), **options).read_bytes()
+    second = write(tmp_path / "b.parquet", table(200), **options).read_bytes()
+    for content in (first + second, second + first, first + first):
+        (tmp_path / "both.parquet").write_bytes(content)
+        with (
+            pytest.raises(DamagedFileError, match="bytes are a file of their own"),
+            open_parquet(str(tmp_path / "both.parquet")),
+        ):
+            pass
+
+
+def test_bytes_of_no_size_and_rows_of_no_number_are_files(tmp_path: Path) -> None:
+    for number in (0, 1):
+        assert len(list(rows_of(write(tmp_path / "a.parquet", table(1).slice(0, number))))) == number
+
+
+def test_a_footer_that_promises_other_rows_than_its_row_groups_is_refused(tmp_path: Path) -> None:
+    """The number of all rows is the third field of the footer: 0x16, then 2 × 20."""
+    place = write(tmp_path / "a.parquet", table(20))
+    data = place.read_bytes()
+    at = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    position = data.index(b"\x16\x28", at)
+    place.write_bytes(data[: position + 1] + b"\x2a" + data[position + 2 :])
+    with pytest.raises(TABLE_ERRORS, match="promises 21 rows"), open_parquet(str(place)):
+        pass
+
+
+def test_pages_that_hold_fewer_rows_than_promised_are_rejects(tmp_path: Path) -> None:
+    """Both numbers of the footer, of all rows and of the row group, say 21; the last of those is a reject."""
+    place = write(tmp_path / "a.parquet", table(20))
+    data = place.read_bytes()
+    at = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    place.write_bytes(data[:at] + data[at:].replace(b"\x16\x28", b"\x16\x2a"))
+    found = reasons(rows_of(place))
+    assert len(found) == 21
+    assert found[-1] == "unreadable_shard"
+
+
+def test_a_value_that_is_no_text_costs_its_row(tmp_path: Path) -> None:
+    texts = pa.array([b"fine", b"\xff\xfe", b"fine"], pa.binary())
+    texts = pa.StringArray.from_buffers(3, *texts.buffers()[1:])
+    content = table(3).set_column(1, "text", texts)
+    for place in (write(tmp_path / "a.parquet", content), write(tmp_path / "b.parquet", content, store_schema=False)):
+        found = [entry.value["caption"] for entry in rows_of(place)]
+        assert found == ["fine", "\udcff\udcfe", "fine"]
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_stream(file, content.schema) as stream:
+        stream.write_table(content)
+    assert [entry.value["caption"] for entry in read_stream(str(tmp_path / "a.arrow"), COLUMNS)][1] == "\udcff\udcfe"
+
+
+def test_rows_in_front_of_damage_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "BATCH_ROWS", 10)
+    options: dict[str, Any] = {"use_dictionary": False, "compression": "none", "data_page_size": 2000}
+    place = write(tmp_path / "a.parquet", table(5000), write_batch_size=10, write_page_checksum=True, **options)
+    data = bytearray(place.read_bytes())
+    data[data.index(random.Random(3000).randbytes(200)) + 50] ^= 1
+    place.write_bytes(data)
+    found = reasons(rows_of(place))
+    assert len(found) == 5000
+    assert 1000 < found.count("kept") <= 3000
+    assert set(found[found.count("kept") :]) == {"unreadable_shard"}
+
+
+def repeated(num_bytes: int, num_rows: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(np.zeros(num_rows, np.int32), pa.array([bytes(num_bytes)]))
+
+
+BOMBS = {
+    "one value for all rows": (lambda: repeated(70_000_000, 60), {"compression": "zstd"}),
+    "a smaller value for all rows": (lambda: repeated(50_000_000, 8), {"compression": "zstd"}),
+    "zeros": (lambda: pa.array([bytes(80_000_000)] * 2), {"compression": "zstd", "use_dictionary": False}),
+}
+
+
+@pytest.mark.parametrize("what", BOMBS)
+def test_a_small_file_takes_little_memory(tmp_path: Path, what: str) -> None:
+    make, options = BOMBS[what]
+    values = make()
+    names = [str(row) for row in range(len(values))]
+    content = pa.table({"name": names, "text": names, "image": values})
+    place = write(tmp_path / "a.parquet", content, store_schema=False, **options)
+    assert place.stat().st_size < 100_000
+    code = (
+        "import resource, sys\nfrom components.curation.captions import read_row_group\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "columns = {'id': 'name', 'image': 'image', 'caption': 'text'}\n"
+        "found = sum(1 for _ in read_row_group(sys.argv[1], 0, int(sys.argv[2]), columns))\n"
+        "print(found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, place, str(len(values))], capture_output=True, text=True, check=True
+    )
+    found, kilobytes = map(int, done.stdout.split())
+    assert found == len(values)
+    assert kilobytes < 500_000
+
+
+def test_streams_behind_one_another_are_read_on_and_a_cut_one_says_so(tmp_path: Path) -> None:
+    def stream(content: pa.Table) -> bytes:
+        sink = io.BytesIO()
+        with pa.ipc.new_stream(sink, content.schema) as writer:
+            writer.write_table(content, max_chunksize=5)
+        return sink.getvalue()
+
+    def found(content: bytes) -> list[str]:
+        (tmp_path / "a.arrow").write_bytes(content)
+        return reasons(read_stream(str(tmp_path / "a.arrow"), COLUMNS))
+
+    one = stream(table(20))
+    assert found(one + one) == ["kept"] * 40
+    assert found(one[:-8]) == ["kept"] * 20 + ["unreadable_shard"]
+    assert found(one[:-20])[-1] == "unreadable_shard"
+    assert found(one + b"garbage") == ["kept"] * 20 + ["unreadable_shard"]
+    assert found(b"") == ["unreadable_shard"]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("a", pa.dictionary(pa.int8(), pa.string())),
+        ({"bytes": b"1", "path": "a"}, None),
+        (None, pa.string()),
+        (7, None),
+    ],
+)
+def test_scalar_value_is_what_pyarrow_says(value: object, kind: pa.DataType | None) -> None:
+    assert scalar_value(pa.array([value], kind)[0]) == value
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
+@given(data=st.data(), options=st.sampled_from(WRITERS))
+def test_no_damage_lets_another_error_out(tmp_path: Path, data: st.DataObject, options: dict[str, Any]) -> None:
+    """Rows in are rows and rejects; where the file does not open, it says why."""
+    place = write(tmp_path / "a.parquet", table(20), **options)
+    content = bytearray(place.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    place.write_bytes(content)
+    try:
+        with open_parquet(str(place)) as opened:
+            num_rows = opened.metadata.num_rows
+        found = list(rows_of(place))
+    except TABLE_ERRORS:
+        return
+    assert len(found) == num_rows
+    assert all(isinstance(entry.value, dict) or entry.value.reason in set(Reason) for entry in found)
