@@ -57,7 +57,7 @@ def load_params(section: str, schema: type[Schema], path: Path | str = DEFAULT_P
 
     Raises ParamsError: the file or section is missing, is not YAML, has duplicate keys, or does not fit the schema.
     """
-    sections = _read_yaml(Path(path))
+    sections = read_sections(Path(path))
     if section not in sections:
         raise ParamsError(f"{path}: {section}: the section is missing{_hint(section, list(sections))}")
     if not isinstance(sections[section], dict):
@@ -98,7 +98,8 @@ def read_yaml(path: Path) -> Any:
         raise ParamsError(f"{path}: is not YAML: {_one_line(error)}") from None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_sections(path: Path) -> dict[str, Any]:
+    """The contents of a parameter file. Raises ParamsError, also where they are no mapping."""
     sections = read_yaml(path)
     if not isinstance(sections, dict):
         raise ParamsError(f"{path}: is empty or not a mapping of sections")
