@@ -124,9 +124,7 @@ def describe(cause: Cause) -> str:
     if kind in LOST_NODES or (kind in LOST_WORKERS and re.search(r"\bnode\b.{0,30}\bdied\b", message)):
         return f"a machine of the cluster, or Ray on it, was lost ({_first_line(message)}); {AGAIN}"
     if kind in LOST_WORKERS:
-        return (
-            f"a worker was killed, by the system for its memory or by hand ({_exit_of(message)}); {AGAIN}, or {MEMORY}"
-        )
+        return f"a worker was killed, for its memory or by hand ({_exit_of(message)}); {AGAIN}, or {MEMORY}"
     if is_bug(cause):
         return f"{cause.name}: {message}; {BUG}"
     return _of_system(message)
