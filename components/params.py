@@ -11,10 +11,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from ruamel.yaml import YAML, MappingNode, Node, SequenceNode
+from ruamel.yaml import YAML, MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
 DEFAULT_PATH = Path("params.yaml")
+# Bounds of a parameter file: beyond them it is a mistake, or made to keep whoever reads it busy.
+MAX_BYTES, MAX_DEPTH, MAX_NODES = 1 << 20, 32, 100_000  # nodes: keys and values, those behind aliases anew each time
+STRING_TAG, MERGE_TAG = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+YAML_FAULTS = (YAMLError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, NotImplementedError)
 BOUNDS = {"greater_than_equal": "≥", "greater_than": ">", "less_than_equal": "≤", "less_than": "<"}
 TYPES = {
     "int_type": "an integer",
@@ -52,13 +57,13 @@ def load_params(section: str, schema: type[Schema], path: Path | str = DEFAULT_P
 
     Raises ParamsError: the file or section is missing, is not YAML, has duplicate keys, or does not fit the schema.
     """
-    sections = _read_yaml(Path(path))
+    sections = read_sections(Path(path))
     if section not in sections:
         raise ParamsError(f"{path}: {section}: the section is missing{_hint(section, list(sections))}")
     if not isinstance(sections[section], dict):
         raise ParamsError(f"{path}: {section}: {sections[section]!r} is not a mapping")
     try:  # JSON mode: strict, yet a YAML list may fill a tuple
-        return schema.model_validate_json(json.dumps(sections[section], default=str))
+        return schema.model_validate_json(_as_json(sections[section], f"{path}: {section}"))
     except ValidationError as error:
         faults: list[dict[str, Any]] = [
             {**fault, "loc": _in_file(sections[section], fault["loc"])} for fault in error.errors(include_url=False)
@@ -68,39 +73,110 @@ def load_params(section: str, schema: type[Schema], path: Path | str = DEFAULT_P
         raise ParamsError("\n".join(lines)) from None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _as_json(values: Any, place: str) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        way_out = "run from the root of the repository, or start from a preset: cp presets/demo.yaml params.yaml"
-        raise ParamsError(f"{path}: there is no such file; {way_out}") from None
-    except UnicodeDecodeError as error:
-        raise ParamsError(f"{path}: is not UTF-8 text: {error}") from None
+        return json.dumps(values, default=str)
+    except ValueError as error:  # a number of thousands of digits
+        raise ParamsError(f"{place}: {error}") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """The contents of a YAML file, of bounded size and with text as keys.
+
+    Raises ParamsError: it cannot be read, is not YAML, has a key twice or one that is not text, or is beyond bounds.
+    """
+    text = _read_text(path)
     try:
-        duplicates = _duplicate_keys(YAML(typ="safe", pure=True).compose(text), ())
-        if duplicates:
-            raise ParamsError("\n".join(f"{path}: {key}: the key is written twice" for key in duplicates))
-        sections = YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        raise ParamsError(f"{path}: is not YAML: {error}") from None
+        _check_bounds(text, path)
+        faults = _key_faults(YAML(typ="safe", pure=True).compose(text), ())
+        if faults:
+            raise ParamsError("\n".join(f"{path}: {fault}" for fault in faults))
+        return YAML(typ="safe", pure=True).load(text)
+    except ParamsError:
+        raise
+    except YAML_FAULTS as error:  # a date with a month 13 ends in Python's own errors
+        raise ParamsError(f"{path}: is not YAML: {_one_line(error)}") from None
+
+
+def read_sections(path: Path) -> dict[str, Any]:
+    """The contents of a parameter file. Raises ParamsError, also where they are no mapping."""
+    sections = read_yaml(path)
     if not isinstance(sections, dict):
         raise ParamsError(f"{path}: is empty or not a mapping of sections")
     return sections
 
 
-def _duplicate_keys(node: Node | None, loc: tuple[str, ...]) -> list[str]:
-    """Key paths that occur twice; `line` is counted from 1."""
+def _read_text(path: Path) -> str:
+    if not path.exists():
+        way_out = "run from the root of the repository, or start from a preset: cp presets/demo.yaml params.yaml"
+        raise ParamsError(f"{path}: there is no such file; {way_out}")
+    if not path.is_file():  # a folder, or a device that never ends
+        raise ParamsError(f"{path}: is not a file; start from a preset: cp presets/demo.yaml params.yaml")
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ParamsError(f"{path}: has more than {MAX_BYTES} bytes; is it the right file?")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path}: is not UTF-8 text: {error}") from None
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read: {error.strerror}; change its permissions") from None
+
+
+def _check_bounds(text: str, path: Path) -> None:
+    """Raises ParamsError, with the line, for deep nesting, an alias inside its own anchor, and aliases of aliases.
+
+    Reads events one by one, so that nothing is built before it is known to be small.
+    """
+    sizes: dict[str, int] = {}  # nodes below each anchor
+    opened: list[tuple[str | None, int]] = []  # anchor and nodes so far of each collection that is not closed yet
+    count = 0
+    for event in YAML(typ="safe", pure=True).parse(text):
+        line = event.start_mark.line + 1
+        anchor = getattr(event, "anchor", None)
+        if isinstance(event, AliasEvent):
+            if any(anchor == name for name, _ in opened):
+                raise ParamsError(f"{path}: line {line}: *{anchor} stands inside of what it names; write the values")
+            count += sizes.get(str(anchor), 1)
+        elif isinstance(event, CollectionStartEvent | ScalarEvent):
+            count += 1
+        if isinstance(event, CollectionStartEvent):
+            opened.append((anchor, count))
+        elif isinstance(event, CollectionEndEvent):
+            name, before = opened.pop()
+            sizes |= {} if name is None else {str(name): count - before + 1}
+        if len(opened) > MAX_DEPTH:
+            raise ParamsError(f"{path}: line {line}: is nested more than {MAX_DEPTH} deep")
+        if count > MAX_NODES:
+            raise ParamsError(f"{path}: line {line}: holds more than {MAX_NODES} values, aliases counted each time")
+
+
+def _one_line(error: Exception) -> str:
+    """What is wrong and where, of an error that the YAML library spreads over several lines."""
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return f"{where}{' '.join(str(problem).split())}"
+
+
+def _key_faults(node: Node | None, loc: tuple[str, ...]) -> list[str]:
+    """Keys that occur twice or are not text, with their path and their line, counted from 1."""
     found: list[str] = []
     if isinstance(node, SequenceNode):
         for index, item in enumerate(node.value):
-            found += _duplicate_keys(item, (*loc, str(index)))
+            found += _key_faults(item, (*loc, str(index)))
     if isinstance(node, MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
-            if key.value in seen:
-                found.append(f"{_join(*loc, key.value)} (line {key.start_mark.line + 1})")
-            seen.add(str(key.value))
-            found += _duplicate_keys(value, (*loc, str(key.value)))
+            line = f"(line {key.start_mark.line + 1})"
+            if not isinstance(key, ScalarNode):
+                found.append(f"{_join(*loc)} {line}: a key is a list or a mapping; put text in quotes".lstrip())
+                continue
+            if key.tag not in (STRING_TAG, MERGE_TAG):
+                found.append(f"{_join(*loc, key.value)} {line}: the key is not text; put it in quotes")
+            elif key.value in seen:
+                found.append(f"{_join(*loc, key.value)} {line}: the key is written twice")
+            seen.add(key.value)
+            found += _key_faults(value, (*loc, key.value))
     return found
 
 

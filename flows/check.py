@@ -19,7 +19,6 @@ from typing import Annotated, Any
 import psutil
 import torch
 import typer
-from ruamel.yaml import YAML
 from transformers.utils import logging as transformers_logging
 
 from components import schema
@@ -30,7 +29,7 @@ from components.curation.work import EVALUATION_SPLITS
 from components.evaluation.settings import EvaluateParams
 from components.methods.catalogue import build_method
 from components.model.loading import check_base_model, family_of, load_backbone
-from components.params import DEFAULT_PATH, Params, ParamsError, load_params
+from components.params import DEFAULT_PATH, Params, ParamsError, load_params, read_sections
 from components.pictures import decode_picture
 from components.training.budgets import Budgets
 from components.training.collate import SPLITS, TrainSample, collate
@@ -112,7 +111,7 @@ def look_at_section(report: Report, path: Path, section: str, model: type[Params
 
 def look_at_places(report: Report, path: Path) -> dict[str, str]:
     """The two folders that are named at the top of the file."""
-    values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    values = read_sections(path)
     missing = [name for name in ("raw_data", "base_model") if not isinstance(values.get(name), str)]
     if missing:
         raise ParamsError("\n".join(f"{path}: {name}: the key is missing" for name in missing))

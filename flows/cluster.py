@@ -6,10 +6,12 @@ Worker counts and sizes are values of `params.yaml`; where they run is said by R
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psutil
 import ray
@@ -23,6 +25,9 @@ from flows.endings import lost
 MIN_LOCAL_CPUS = 8
 LOCAL_OBJECT_STORE_BYTES = 1 << 30
 SECONDS_BETWEEN_LOOKS, SECONDS_TO_END = 0.5, 3.0  # for a process that is on its way out by itself
+SECONDS_TO_ANSWER = 30.0
+SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # below the folder for temporary files
+MAX_SOCKET_PATH = 107  # bytes, of the kernel
 
 
 def connect(log_to_driver: bool = True) -> None:
@@ -53,6 +58,32 @@ def check_resources(num_workers: int, cpus_per_worker: int, gpus_per_worker: int
             )
 
 
+def check_address(address: str) -> None:
+    """Raises ValueError when nobody listens at a HOST:PORT, where Ray would try again and again."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal() or not host:  # "auto" and the like, which Ray looks up
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"RAY_ADDRESS={address}: nobody answers there ({error}); start the cluster, or unset RAY_ADDRESS to "
+            "compute on this machine"
+        ) from None
+
+
+def check_temporary_folder(folder: str) -> None:
+    """Raises ValueError when Ray cannot keep its sockets below this folder."""
+    if len(os.fsencode(os.path.join(os.path.abspath(folder), SOCKET))) > MAX_SOCKET_PATH:
+        raise ValueError(
+            f"{folder}: the paths of Ray's sockets below it get longer than {MAX_SOCKET_PATH} bytes; set RAY_TMPDIR "
+            "to a short folder of yours, such as /tmp/me"
+        )
+    ours = next(path for path in (Path(folder, "ray"), Path(folder), *Path(folder).parents) if path.exists())
+    if not os.access(ours, os.W_OK | os.X_OK):
+        raise ValueError(f"{ours}: Ray cannot write there; set RAY_TMPDIR to a short folder of yours, such as /tmp/me")
+
+
 def run_tasks(task: Callable[[str], int], pieces: Sequence[str], num_workers: int) -> Iterator[int]:
     """Run `task` on every piece on the cluster, at most `num_workers` at a time; its numbers as they come."""
     if not pieces:
@@ -81,30 +112,22 @@ def use_plain_ray_data() -> None:
 
 
 def _connect_to_cluster(log_to_driver: bool) -> None:
+    check_address(os.environ["RAY_ADDRESS"])
     # No CPU count and no working directory: both belong to the cluster and to `ray job submit`.
     ray.init(log_to_driver=log_to_driver, logging_level=logging.WARNING)
 
 
 def _start_local(log_to_driver: bool) -> None:
-    """One node that ends with this process; flows/__init__.py bound it to 127.0.0.1 before Ray was imported.
-
-    Raises ValueError where Ray cannot keep its files.
-    """
-    try:
-        ray.init(
-            address="local",  # never a cluster that another run left a note about
-            num_cpus=max(MIN_LOCAL_CPUS, os.cpu_count() or 1),
-            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=log_to_driver,
-            logging_level=logging.WARNING,
-        )
-    except OSError as error:
-        is_long, is_theirs = "AF_UNIX path length" in str(error), isinstance(error, PermissionError)
-        if not (is_long or is_theirs):
-            raise
-        why = "the paths of Ray's sockets get too long" if is_long else "Ray may not write there"
-        raise ValueError(f"{why}: {error}; set RAY_TMPDIR to a folder of yours with a short path, as /tmp/me") from None
+    """One node that ends with this process; flows/__init__.py bound it to 127.0.0.1 before Ray was imported."""
+    check_temporary_folder(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
+    ray.init(
+        address="local",  # never a cluster that another run left a note about
+        num_cpus=max(MIN_LOCAL_CPUS, os.cpu_count() or 1),
+        object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=log_to_driver,
+        logging_level=logging.WARNING,
+    )
 
 
 @contextmanager

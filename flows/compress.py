@@ -55,7 +55,7 @@ from components.methods.catalogue import code_of, kind_of
 from components.params import load_params
 from flows.allowed_roots import allowed_roots
 from flows.cluster import check_resources, connect, run_tasks
-from flows.compress_worker import CompressParams, ImageCompressor, Task, probe_batch_size
+from flows.compress_worker import STARTS, CompressParams, ImageCompressor, Task, probe_batch_size
 from flows.endings import ending
 from flows.lifetime import die_with_parent
 from flows.progress import Progress
@@ -199,6 +199,7 @@ def run_workers(params: CompressParams, task: Task, shards: list[Shard]) -> Iter
     connect()
     num_workers = min(params.num_workers, len(shards))
     check_resources(num_workers, params.cpus_per_worker + params.decoders_per_worker, params.gpus_per_worker)
+    (task.work / STARTS).unlink(missing_ok=True)
     rows = [{"shard": json.dumps(shard._asdict())} for shard in shards]
     finished = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         ImageCompressor,  # type: ignore[arg-type]  # Ray's signature knows functions only
@@ -210,9 +211,7 @@ def run_workers(params: CompressParams, task: Task, shards: list[Shard]) -> Iter
         ),
         num_cpus=params.cpus_per_worker,
         num_gpus=params.gpus_per_worker,
-        max_restarts=params.max_restarts,
-        max_task_retries=-1,  # calls while a worker starts again count as tries
-    )
+    )  # Ray starts a worker that died again without end; the workers themselves count
     yield from finished.iter_rows()
 
 

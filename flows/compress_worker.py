@@ -35,6 +35,7 @@ from components.model.adapters import COMPRESSION
 from components.params import Params
 from components.pictures import PictureLimits
 
+STARTS = "starts"  # in the work folder: a byte for every start of a worker in this run
 AHEAD = 2  # decoded batches of a shard that wait for the model
 PROBE_PICTURES = 8  # the one that is most for the model stands for all
 
@@ -81,6 +82,7 @@ class ImageCompressor:
 
     def __init__(self, params: CompressParams, task: Task) -> None:
         self.params, self.task = params, task
+        count_start(task.work, params.num_workers, params.max_restarts)
         self.model = load_model(params, task)
         self.one_at_a_time = threading.Lock()
 
@@ -103,6 +105,17 @@ class ImageCompressor:
             digests += batch.digests
             with self.one_at_a_time:
                 yield batch
+
+
+def count_start(work: Path, num_workers: int, max_restarts: int) -> None:
+    """Note that a worker of this run starts. Raises ValueError when they have died too often."""
+    with (work / STARTS).open("ab") as starts:
+        starts.write(b".")
+    if (work / STARTS).stat().st_size > num_workers * (1 + max_restarts):
+        raise ValueError(
+            f"{work}: workers died more than compress.max_restarts {max_restarts} times each, for memory or by hand; "
+            "give the same command again, with a smaller batch_size or fewer workers in params.yaml"
+        )
 
 
 @ray.remote(num_cpus=1, max_retries=MAX_ATTEMPTS)

@@ -13,6 +13,7 @@ import builtins
 import errno
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -95,7 +96,7 @@ def ending(job: str) -> Iterator[None]:
         except KeyboardInterrupt:
             _end(f"{job}: interrupted; {AGAIN}", INTERRUPTED)
         except Exception as error:
-            if _nobody_reads():
+            if isinstance(error, BrokenPipeError) and _nobody_reads():
                 _end("", CLOSED_PIPE)
             if type(error).__module__.startswith(("click", "typer")):
                 raise  # wrong options: usage, exit 2
@@ -123,9 +124,7 @@ def describe(cause: Cause) -> str:
     if kind in LOST_NODES or (kind in LOST_WORKERS and re.search(r"\bnode\b.{0,30}\bdied\b", message)):
         return f"a machine of the cluster, or Ray on it, was lost ({_first_line(message)}); {AGAIN}"
     if kind in LOST_WORKERS:
-        return (
-            f"a worker was killed, by the system for its memory or by hand ({_exit_of(message)}); {AGAIN}, or {MEMORY}"
-        )
+        return f"a worker was killed, for its memory or by hand ({_exit_of(message)}); {AGAIN}, or {MEMORY}"
     if is_bug(cause):
         return f"{cause.name}: {message}; {BUG}"
     return _of_system(message)
@@ -263,13 +262,15 @@ def _named(job: str) -> Iterator[None]:
 def _nobody_reads() -> bool:
     """Whether stdout is a pipe whose reader has gone."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python reports it again at its end
-        return True
+        number = sys.stdout.fileno()
     except (OSError, ValueError):
         return False
-    return False
+    asked = select.poll()
+    asked.register(number, 0)  # errors are told in any case
+    is_closed = any(event & select.POLLERR for _, event in asked.poll(0))
+    if is_closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)  # else Python says it again when it flushes at its end
+    return is_closed
 
 
 def _end(line: str, status: int) -> NoReturn:

@@ -22,10 +22,9 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import Field
-from ruamel.yaml import YAML
 
 from components.files.outputs import OutputError, check_file, new_file
-from components.params import Params
+from components.params import Params, read_yaml
 from components.reporting.formats import count, number
 from components.reporting.methods import MethodRun, method_run, read_runs, reference_runs
 from components.reporting.published import published_markdown, read_published
@@ -73,7 +72,7 @@ class Experiment(Params):
 
 def read_sweep(path: Path, smoke: bool) -> tuple[Sweep, str]:
     """A sweep and what its experiments' names begin with. Raises ValueError naming what is wrong with the file."""
-    sweep = Sweep.model_validate(YAML(typ="safe", pure=True).load(path), strict=False)  # lists as tuples
+    sweep = Sweep.model_validate(read_yaml(path), strict=False)  # lists as tuples
     unknown = {*sweep.without_chance, *(sweep.smoke.runs if sweep.smoke else ())} - set(sweep.runs)
     if unknown:
         raise ValueError(f"{path}: {', '.join(sorted(unknown))}: named, but not in `runs`")

@@ -1,7 +1,11 @@
+import os
+import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import Field, ValidationError, model_validator
 
 from components.params import Params, ParamsError, load_params
@@ -211,3 +215,86 @@ def test_a_mapping_of_one_of_several_kinds_is_told_by_its_format(tmp_path: Path,
     with pytest.raises(ParamsError) as caught:
         load_params("side", Sides, path)
     assert expected in str(caught.value)
+
+
+BOMB = "train: {a: &a [1,1,1,1,1,1,1,1,1,1]}\n" + "".join(
+    f"s{i}: &{chr(98 + i)} [{','.join([f'*{chr(97 + i)}'] * 10)}]\n" for i in range(9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: &a {x: *a}", "line 1: *a stands inside of what it names"),
+        ("train: &a [*a]", "line 1: *a stands inside of what it names"),
+        ("train: &a\n  x: &b\n    y: [*b, *a]", "line 3: *b stands inside"),
+        (BOMB, "holds more than 100000 values"),
+        ("train: " + "[" * 2000 + "]" * 2000, "line 1: is nested more than 32 deep"),
+        ("\n".join("  " * i + "a:" for i in range(40)), "is nested more than 32 deep"),
+        ("train: {{ x }}", "train (line 1): a key is a list or a mapping"),
+        ("train: {[1, 2]: 3}", "train (line 1): a key is a list or a mapping"),
+        ("{{ x }}: 1", "(line 1): a key is a list or a mapping"),
+        ("train:\n  2023-01-01: 3", "train.2023-01-01 (line 2): the key is not text"),
+        ("train:\n  1: 3", "train.1 (line 2): the key is not text"),
+        ("train:\n  null: 3", "train.null (line 2): the key is not text"),
+        ("train:\n  .nan: 3", "train..nan (line 2): the key is not text"),
+        ("train:\n\tx: 1", "is not YAML: line 2, column 1"),
+        ("train: {}\n---\ntrain: {}", "is not YAML: line 2, column 1: but found another document"),
+        ("train: *x", "is not YAML: line 1, column 8: found undefined alias"),
+        (
+            "train: !!python/object/apply:os.getcwd []",
+            "is not YAML: line 1, column 8: could not determine a constructor",
+        ),
+        ("train: {x: 2023-13-45}", "is not YAML: month must be in 1..12"),
+        ("train: {x: !!int abc}", "is not YAML: invalid literal"),
+        ("train: {<<: 3}", "is not YAML: line 1, column"),
+        ("train: \x00", "is not YAML"),
+        ("train: {x: " + "9" * 5000 + "}", "is not YAML: Exceeds the limit"),
+        ("# " + "x" * (1 << 20), "has more than 1048576 bytes"),
+    ],
+)
+@pytest.mark.timeout(20)
+def test_load_params_yaml_that_nobody_should_write_is_one_line_with_its_place(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(ParamsError) as caught:
+        load(tmp_path, text)
+    said = str(caught.value)
+    assert said.startswith(f"{tmp_path}/params.yaml: ")
+    assert message in said
+    assert len(said.splitlines()) == 1
+
+
+def test_load_params_anchors_and_merges_are_values_like_others(tmp_path: Path) -> None:
+    text = VALID.replace("  optimizer:", "  optimizer: &o").replace(
+        "train:", "base: &b {is_frozen: true}\ntrain:\n  <<: *b", 1
+    )
+    assert load(
+        tmp_path, text.replace("  is_frozen: true\n", "").replace("    betas: [0.9, 0.95]", "    betas: &x [0.9, 0.95]")
+    )
+
+
+def test_load_params_folder_in_place_of_the_file_is_said(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").mkdir()
+    with pytest.raises(ParamsError, match=r"params.yaml: is not a file"):
+        load_params("train", TrainParams, tmp_path / "params.yaml")
+
+
+def test_load_params_pipe_in_place_of_the_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "params.yaml")
+    with pytest.raises(ParamsError, match=r"params.yaml: is not a file"):
+        load_params("train", TrainParams, tmp_path / "params.yaml")
+
+
+WORDS = "train: ,{,},[,],- ,: ,&a ,*a,<<: ,!!set,!!binary,? ,|,>,#,---,...,1e999,.nan,0x_,2023-01-01,0:0:99,=,~,@"
+PIECES = st.sampled_from([*WORDS.split(","), *("\n", "  ", "\t", "'", '"', "%YAML 1.1\n", "\ufeff", "\x85")])
+
+
+@settings(max_examples=300)
+@given(st.lists(PIECES | st.text(max_size=3), max_size=25).map("".join))
+def test_load_params_drawn_text_is_refused_in_words(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "params.yaml"
+        path.write_bytes(text.encode("utf-8", "surrogatepass"))
+        with pytest.raises(ParamsError):
+            load_params("train", TrainParams, path)
