@@ -1,4 +1,5 @@
 import contextlib
+import warnings
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from transformers import LlavaForConditionalGeneration
 
 from components.analysis.shapes import SEVEN_B, llava_config
 from components.methods.double_forward import DoubleForward, build_double_forward
+from components.methods.method import enable_gradient_checkpointing
 from components.model.adapters import COMPRESSION, GENERATION, PASSES
 from components.model.backbone import Backbone
 from components.model.families.llava import LlavaBackbone
@@ -133,3 +135,10 @@ def test_a_shared_adapter_merges_for_both_passes_and_none_for_neither(llava_fold
         model.adapters.merge(COMPRESSION)
         with torch.no_grad(), model.adapters.use(GENERATION):
             torch.testing.assert_close(model.read(text_segment(embeddings)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_is_said_of_names_that_libraries_have_replaced(llava_folder: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = compressor(llava_folder)
+        enable_gradient_checkpointing(model)
