@@ -26,7 +26,7 @@ from components.compression.store import TokenStore, UnknownImageError
 from components.retrieval.batches import Query
 from flows.answer import answer
 from flows.compress import compress
-from flows.compress_worker import CompressParams
+from flows.compress_worker import CompressParams, count_start
 from flows.search import Wanted, open_corpus, search_like, search_texts
 from tests.components.compression.models import LIMITS, write_models
 
@@ -269,3 +269,10 @@ def test_tars_whose_pictures_kill_the_decoder_cost_only_those(compressor: Path, 
     assert [reject[:2] for reject in read_rejects(tmp_path / "out/_rejects.json")] == [("a/13", "kills_decoder")]
     assert store.manifest.corpus["kind"] == "tars"
     assert store.manifest.rows_in == 6
+
+
+def test_workers_that_die_too_often_end_the_run_with_a_reason(tmp_path: Path) -> None:
+    for _ in range(2 * (1 + 3)):
+        count_start(tmp_path, num_workers=2, max_restarts=3)
+    with pytest.raises(ValueError, match="died more than compress.max_restarts 3 times each"):
+        count_start(tmp_path, num_workers=2, max_restarts=3)
