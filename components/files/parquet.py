@@ -169,10 +169,10 @@ def _parse_footer(data: bytes) -> list[_Group]:
 
 
 def _chunk(column: dict[int, Any]) -> _Chunk:
-    """Some writers note 0 where there is no dictionary."""
-    data = column[9]
-    dictionary = column.get(11) or data
-    return _Chunk(column[3][0], min(dictionary, data), dictionary < data, column[7], column[6])
+    """Some writers note 0 where there is no dictionary, and -1 where there are no values."""
+    dictionary, data = column.get(11, 0), column[9]
+    start = min((at for at in (dictionary, data) if at > 0), default=0)
+    return _Chunk(column[3][0], start, dictionary > 0, column[7], column[6])
 
 
 def _find(file: IO[bytes], wanted: bytes, stop: int) -> int:
