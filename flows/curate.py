@@ -69,10 +69,10 @@ def curate(params: CurateParams, raw: Path, output: Path) -> None:
     A run that was killed goes on where it was: the rows that were checked are not checked again.
     """
     raw, output = raw.resolve(), checked_place(output, [raw])
+    check_folder(output, "curate")  # before anything is read or made
     params = with_allowed_roots(params)
     place = output.with_name(f"{output.name}.staging")
     key = fingerprint(raw, params.sources, params.candidates, params.rows_per_task)[:16]
-    check_folder(output, "curate")  # before anything is made
     with open_staging(place, key) as staging, new_folder("curate", output, [raw, place]) as partial:
         write_curated(params, raw, staging, partial)
 
