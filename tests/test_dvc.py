@@ -116,5 +116,3 @@ def test_one_stage_runs_as_an_experiment_where_the_outputs_of_others_are_not(ori
     text = run(folder, "dvc", "exp", "run", "--name", "small", *changes, "scenes")
     assert "Ran experiment(s): small" in text
     assert "small" in quietly(folder, "dvc", "exp", "list", "--name-only")
-    quietly(folder, "dvc", "exp", "apply", "small")
-    quietly(folder, "dvc", "plots", "show", "--show-vega", "models/tiny-llava/pretraining.tsv")
