@@ -255,5 +255,5 @@ def test_tars_whose_pictures_kill_the_decoder_cost_only_those(compressor: Path, 
 def test_workers_that_die_too_often_end_the_run_with_a_reason(tmp_path: Path) -> None:
     for _ in range(2 * (1 + 3)):
         count_start(tmp_path, num_workers=2, max_restarts=3)
-    with pytest.raises(ValueError, match="died more than .* 3 times each"):
+    with pytest.raises(ValueError, match=r"died more than .* 3 times each"):
         count_start(tmp_path, num_workers=2, max_restarts=3)
