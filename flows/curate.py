@@ -10,7 +10,7 @@ one of them was killed and run again.
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +35,7 @@ from components.curation.progress import log_progress
 from components.curation.sources import Source, SourceName
 from components.curation.tables import facts_path, plan_shards, write_shard
 from components.curation.work import Work, check_work, count_rows_in, decode_work, encode_work, list_work
-from components.files.outputs import check_folder, checked_place, new_folder
+from components.files.outputs import checked_place, new_folder
 from components.files.unfinished import discard, hold, leave, open_work
 from components.params import Params, load_params
 from flows import cluster
@@ -69,12 +69,13 @@ def curate(params: CurateParams, raw: Path, output: Path) -> None:
     A run that was killed goes on where it was: the rows that were checked are not checked again.
     """
     raw, output = raw.resolve(), checked_place(output, [raw])
-    check_folder(output, "curate")  # before anything is read or made
-    params = with_allowed_roots(params)
     place = output.with_name(f"{output.name}.staging")
-    key = fingerprint(raw, params.sources, params.candidates, params.rows_per_task)[:16]
-    with open_staging(place, key) as staging, new_folder("curate", output, [raw, place]) as partial:
-        write_curated(params, raw, staging, partial)
+    with new_folder("curate", output, [raw, place]) as partial:
+        params = with_allowed_roots(params)
+        key = fingerprint(raw, params.sources, params.candidates, params.rows_per_task)[:16]
+        with open_staging(place, key) as staging:
+            write_curated(params, raw, staging, partial)
+    remove_staging(staging)
 
 
 def write_curated(params: CurateParams, raw: Path, staging: Path, partial: Path) -> None:
@@ -102,7 +103,7 @@ def with_allowed_roots(params: CurateParams) -> CurateParams:
 
 @contextmanager
 def open_staging(place: Path, key: str) -> Iterator[Path]:
-    """The staging folder of runs with this fingerprint, which goes when one has ended well; those of others stay.
+    """The staging folder of runs with this fingerprint; those of others are listed, and stay.
 
     Raises ValueError when another run is at work.
     """
@@ -111,10 +112,14 @@ def open_staging(place: Path, key: str) -> Iterator[Path]:
             stack.enter_context(hold(place))
         except BlockingIOError:
             raise ValueError(f"{place}: another run is at work there; wait for it, or choose another output") from None
-        staging = open_work(place, key)
-        yield staging
+        yield open_work(place, key)
+
+
+def remove_staging(staging: Path) -> None:
+    """Remove what a run needed that has ended well, unless another has begun to use it just now."""
+    with suppress(BlockingIOError), hold(staging.parent):
         discard(staging)
-        leave(place)
+        leave(staging.parent)
 
 
 def check_rows(work: Sequence[Work], raw: Path, staging: Path, params: CurateParams) -> None:

@@ -61,7 +61,6 @@ def train(
 ) -> None:
     """Run the training to its end. SystemExit with a message when it was stopped or did not converge."""
     base = str(Path(base).resolve()) if Path(base).is_dir() else base
-    check_base_model(base, params.backbone.revision)
     inputs: list[Path | str] = [curated, base, state]
     with (
         only_run_in(state),
@@ -69,6 +68,7 @@ def train(
         growing_folder("train", metrics, PATTERNS, [*inputs, timings]),
         growing_folder("train", timings, PATTERNS, inputs, is_older=are_timings),
     ):
+        check_base_model(base, params.backbone.revision)
         run = prepare_run(params, curated.resolve(), base, state.resolve())
         connect(log_to_driver=False)  # progress comes from the history; Ray Train's own actors repeat themselves
         check_resources(params.num_workers, params.cpus_per_worker, params.gpus_per_worker)

@@ -184,7 +184,5 @@ def _values(column: pa.Array) -> list[Any]:
 
 
 def _check_columns(path: Path, names: Sequence[str]) -> None:
-    if twice := [name for name in COLUMNS if list(names).count(name) > 1]:
-        raise ValueError(f"{path}: the column {twice[0]!r} is there several times; rename all but one")
     if schema.QUESTION not in names:
         raise ValueError(f"{path}: has no column {schema.QUESTION}; it has {', '.join(names) or 'none'}")

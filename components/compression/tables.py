@@ -104,8 +104,6 @@ def _text_or_none(value: bytes | None) -> str | None:
 
 
 def _expect(place: str, found: Sequence[str], *wanted: str) -> None:
-    if twice := [name for name in wanted if list(found).count(name) > 1]:
-        raise ValueError(f"{place}: the column {twice[0]} is there several times; rename all but one")
     missing = [name for name in wanted if name not in found]
     if missing:
         raise ValueError(f"{place}: has no column {' and '.join(missing)}; its columns: {list(found)}")

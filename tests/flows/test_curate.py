@@ -25,7 +25,7 @@ from components.params import load_params
 from components.pictures import pixel_sha256
 from components.scenes import formats
 from components.scenes.broken import broken_caption_members, broken_instruct_rows
-from flows.curate import CurateParams, curate, open_staging
+from flows.curate import CurateParams, curate, open_staging, remove_staging
 
 COMMITTED = load_params("curate", CurateParams, Path(__file__).parents[2] / "params.yaml")
 # Small pieces, so that there are several; and one in three rows of this world is broken.
@@ -236,9 +236,13 @@ def test_the_staging_of_other_runs_is_kept_and_listed(tmp_path: Path, capsys: py
         assert f"{place / 'first'}: 1 pieces checked" in capsys.readouterr().err
         with pytest.raises(ValueError, match="another run is at work"), open_staging(place, "second"):
             pass
+        remove_staging(second)  # of a run that is at work
+        assert second.exists()
+    remove_staging(second)
     assert not second.exists()
     with open_staging(place, "first") as staging:
         assert facts_path(staging, 0).exists()
+    remove_staging(staging)
     assert not place.exists()
 
 

@@ -55,14 +55,6 @@ def test_shards_of_another_run_are_kept_and_listed(tmp_path: Path, capsys: pytes
         assert work.finished_shard(first, 0) == report
 
 
-def test_files_of_others_beside_the_work_stay(tmp_path: Path) -> None:
-    (tmp_path / "out.partial").mkdir()
-    (tmp_path / "out.partial" / "thesis.txt").write_text("mine")
-    with work.work_folder(tmp_path / "out", "run") as place:
-        work.publish_store(place, tmp_path / "out", PROVENANCE, {"rows": 3}, {}, [finish(place, 0)], [])
-    assert (tmp_path / "out.partial" / "thesis.txt").read_text() == "mine"
-
-
 def test_two_runs_into_one_output_are_refused(tmp_path: Path) -> None:
     with (
         work.work_folder(tmp_path / "out", "run"),
