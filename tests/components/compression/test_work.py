@@ -55,6 +55,14 @@ def test_shards_of_another_run_are_kept_and_listed(tmp_path: Path, capsys: pytes
         assert work.finished_shard(first, 0) == report
 
 
+def test_files_of_others_where_work_belongs_are_named_and_stay(tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"holds thesis\.txt"), work.work_folder(tmp_path / "out", "run"):
+        pass
+    assert [path.name for path in (tmp_path / "out.partial").iterdir()] == ["thesis.txt"]
+
+
 def test_two_runs_into_one_output_are_refused(tmp_path: Path) -> None:
     with (
         work.work_folder(tmp_path / "out", "run"),
