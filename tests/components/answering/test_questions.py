@@ -107,7 +107,7 @@ def test_a_column_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "questions.csv").write_text("image_id,question,question\na.jpg,x,y\n")
     pq.write_table(pa.table([["a.jpg"], ["x"], ["y"]], ["image_id", "question", "question"]), tmp_path / "q.parquet")
     for name in ("questions.csv", "q.parquet"):
-        with pytest.raises(ValueError, match="has 2 columns 'question'|'question' is there 2 times"):
+        with pytest.raises(ValueError, match=r"has 2 columns 'question'|'question' is there 2 times"):
             read_questions(tmp_path / name, IMAGES)
 
 
