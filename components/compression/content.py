@@ -112,7 +112,7 @@ def is_remembered(output: Path, states: FileStates) -> bool:
 
 
 def _beside(output: Path) -> Path:
-    return output.with_name(f".{output.name}.state.json")
+    return output.with_name(f".{output.name}.fwd2bot.json")
 
 
 def _file_names(corpus: Corpus) -> Iterator[str]:

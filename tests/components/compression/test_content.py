@@ -123,7 +123,7 @@ def test_states_are_remembered_beside_the_store_only_if_they_tell(tmp_path: Path
     assert os.listdir(output) == ["_manifest.json"]
     (output / "_manifest.json").write_text("{ }")  # another store
     assert not is_remembered(output, states)
-    (tmp_path / ".store.state.json").write_bytes(b"\xff")
+    (tmp_path / ".store.fwd2bot.json").write_bytes(b"\xff")
     assert not is_remembered(output, states)
     assert note_states(work, states) == states
     assert note_states(work, states._replace(times="later")) == states  # the first run's count
