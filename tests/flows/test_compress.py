@@ -243,6 +243,7 @@ def test_other_base_model_is_refused_before_any_work(photos: Path, compressor: P
     base = tmp_path / "base"
     base.mkdir()
     shutil.copy(compressor / "summary_queries.safetensors", base / "model.safetensors")
+    (base / "config.json").write_text('{"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"]}')
     with pytest.raises(ValueError, match=r"SHA-256 of the weights is .* but .* needs"):
         compress(PARAMS, str(photos), compressor, tmp_path / "out", str(base))
     with pytest.raises(ValueError, match="holds no trained compressor"):

@@ -219,7 +219,7 @@ def test_the_training_of_a_killed_sweep_goes_on_from_its_checkpoint(tmp_path: Pa
     process = start(tmp_path, "Running stage 'train'")
     state = tmp_path / sweep_copy.PLACE / ".cache/train"
     while len(list(state.glob("*/step-*/checksums.json"))) < 2:
-        assert process.poll() is None, "it ended before it could be killed"
+        assert process.poll() is None, process.communicate()[0][-3000:]
         time.sleep(0.05)
     for member in [*family(process), psutil.Process(process.pid)]:
         with suppress(psutil.NoSuchProcess):

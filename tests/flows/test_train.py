@@ -196,7 +196,7 @@ def test_a_full_disk_ends_a_run_with_the_reason_and_harms_no_checkpoint(
         stage = start(world, run.name, stderr=subprocess.PIPE, folder=once)
         said = stage.communicate()[1].decode()
         assert stage.returncode != 0
-        assert "No space left on device" in said.splitlines()[-1]
+        assert f"the disk under {run / 'state'} is full" in said.splitlines()[-1]
         assert not (run / "compressor").exists()
         assert checkpoints(run)
         subprocess.run([*mount[:4], "remount,size=100m", *mount[5:]], check=True)
