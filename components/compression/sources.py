@@ -1,5 +1,6 @@
 """Kinds of corpus: a folder of pictures, Parquet, a list of places, webdataset tars; on a disk or in a bucket."""
 
+import os
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -97,7 +98,8 @@ def read_pictures(
 
 def _look(place: str, suffixes: Sequence[str], allowed_roots: Sequence[str]) -> tuple[str, list[str], Corpus | None]:
     """The root of a place, its files that are no pictures, and its pictures if it is a folder."""
-    if any(mark in name_of(place) for mark in "*?"):
+    has_wild_cards = any(mark in name_of(place) for mark in "*?")
+    if has_wild_cards and (is_uri(place) or not os.path.lexists(place)):
         return posixpath.dirname(place) or ".", matching_files(place), None
     if not is_uri(place) and not Path(place).exists():
         raise ValueError(f"{place}: there is no such folder or file")

@@ -67,6 +67,7 @@ def _read_ids(place: str) -> pa.Table:
             found = table.schema_arrow
             check_names(place, found.names, [schema.IMAGE_ID, schema.IMAGE])
             _expect(place, found.names, schema.IMAGE_ID, schema.IMAGE)
+            _check_ids(place, found.field(schema.IMAGE_ID).type)
             kind = found.field(schema.IMAGE).type
             if _bytes_of(kind) is None:
                 raise ValueError(
@@ -113,9 +114,18 @@ def _bytes_of(kind: pa.DataType) -> Sequence[str] | None:
     """Where the bytes are in a column of this type: itself, or the field `bytes` that Hugging Face datasets write."""
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return []
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        return ["bytes"]
+    if pa.types.is_struct(kind) and (at := kind.get_field_index("bytes")) >= 0:
+        inner = kind.field(at).type  # null where no row has bytes
+        return ["bytes"] if pa.types.is_null(inner) or _bytes_of(inner) == [] else None
     return None
+
+
+def _check_ids(place: str, kind: pa.DataType) -> None:
+    """Raises ValueError for ids that are neither text nor whole numbers: how others are written is a guess."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if not (kind in (*PLAIN, *PLAIN.values()) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        raise ValueError(f"{place}: column {schema.IMAGE_ID} has type {kind}; write the ids as text or whole numbers")
 
 
 def _read_row_group(

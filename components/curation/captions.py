@@ -30,6 +30,7 @@ from components.files.unpacking import DamagedFileError
 ID, IMAGE, CAPTION = "id", "image", "caption"
 KARPATHY_SPLITS = ("train", "restval", "val", "test")
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow
+ARROW_FILE = b"ARROW1"  # what Arrow's other format, with a footer, begins with
 
 
 def read_delimited(place: str, columns: Mapping[str, str]) -> Iterator[Entry]:
@@ -86,7 +87,9 @@ def read_row_group(place: str, group: int, num_rows: int, columns: Mapping[str, 
 
 
 def read_stream(place: str, columns: Mapping[str, str]) -> Iterator[Entry]:
-    """Rows of an Arrow file as Hugging Face datasets saves it (IPC streams); one that is cut ends with a reject.
+    """Rows of an Arrow file: IPC streams, as Hugging Face datasets saves them, or the format with a footer (Feather).
+
+    One that is cut ends with a reject.
 
     Raises OSError when the disk or the network fails.
     """
@@ -95,6 +98,10 @@ def read_stream(place: str, columns: Mapping[str, str]) -> Iterator[Entry]:
     try:
         with open_file(place) as file:
             size = file.seek(0, 2)
+            file.seek(0)
+            if file.read(len(ARROW_FILE)) == ARROW_FILE:
+                yield from _read_arrow_file(place, file, columns)
+                return
             file.seek(0)
             while file.tell() < size or not size:
                 with pa.ipc.open_stream(file) as stream:
@@ -107,6 +114,16 @@ def read_stream(place: str, columns: Mapping[str, str]) -> Iterator[Entry]:
         if is_storage_fault(error):
             raise
         yield Entry(name, Rejected(Reason.UNREADABLE_SHARD, f"{name}: {message(error)}"))
+
+
+def _read_arrow_file(place: str, file: IO[bytes], columns: Mapping[str, str]) -> Iterator[Entry]:
+    """Rows of an Arrow file with a footer. Raises one of TABLE_ERRORS at damage."""
+    file.seek(0)
+    with pa.ipc.open_file(file) as table:
+        check_columns(place, table.schema.names, columns)
+        check_names(place, table.schema.names, list(columns.values()))
+        for number in range(table.num_record_batches):
+            yield from _batch_entries(f"{name_of(place)}#{number}", 0, table.get_batch(number), columns)
 
 
 def read_coco(place: str) -> Iterator[Entry]:

@@ -38,7 +38,7 @@ class Pages(NamedTuple):
     """What the pages of a column of a row group unpack to, in bytes."""
 
     total: int
-    dictionary: int  # each row may be all of it
+    dictionary: int  # each row may be all of it; also of what is packed by what it shares with the row before
 
 
 class _Chunk(NamedTuple):
@@ -46,7 +46,7 @@ class _Chunk(NamedTuple):
 
     column: bytes  # the first name of its path
     start: int  # byte
-    has_dictionary: bool
+    has_dictionary: bool  # or values that repeat parts of those before
     packed: int  # bytes, with the headers of the pages
     unpacked: int  # bytes; a promise
 
@@ -172,7 +172,8 @@ def _chunk(column: dict[int, Any]) -> _Chunk:
     """Some writers note 0 where there is no dictionary, and -1 where there are no values."""
     dictionary, data = column.get(11, 0), column[9]
     start = min((at for at in (dictionary, data) if at > 0), default=0)
-    return _Chunk(column[3][0], start, dictionary > 0, column[7], column[6])
+    has_dictionary = dictionary > 0 or DELTA_BYTE_ARRAY in column.get(2, [])
+    return _Chunk(column[3][0], start, has_dictionary, column[7], column[6])
 
 
 def _find(file: IO[bytes], wanted: bytes, stop: int) -> int:
@@ -210,13 +211,23 @@ def _pages(file: IO[bytes], chunk: _Chunk) -> Pages:
         if is_bomb or unpacked > MAX_PAGE_BYTES:
             raise DamagedFileError(f"a page of {packed} bytes unpacks to {unpacked}")
         total += unpacked
-        dictionary = max(dictionary, unpacked if kind == DICTIONARY_PAGE else 0)
+        repeats = kind == DICTIONARY_PAGE or _encoding(found) == DELTA_BYTE_ARRAY
+        dictionary = max(dictionary, unpacked if repeats else 0)
     return Pages(total, dictionary)
+
+
+def _encoding(header: dict[int, Any]) -> Any:
+    """How the values of a page are written, of the first or the second version."""
+    for data_page, encoding in ((5, 2), (8, 4)):
+        if isinstance(found := header.get(data_page), dict):
+            return found.get(encoding)
+    return None
 
 
 # Thrift's compact protocol, as far as footers and headers of pages need it.
 STOP, TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, _, STRUCT = range(13)
 DICTIONARY_PAGE = 2
+DELTA_BYTE_ARRAY = 7
 MAX_DEPTH = 16
 
 

@@ -105,11 +105,12 @@ def matching_files(place: str) -> list[str]:
 
     Raises ValueError when there is none.
     """
-    folder, _, pattern = place.rpartition("/")
-    names = [name for name in names_in(folder) if fnmatch.fnmatchcase(name, pattern) and name[0] not in "._"]
+    folder, slash, pattern = place.rpartition("/")
+    pattern = pattern.replace("[", "[[]")  # brackets are themselves
+    names = [name for name in names_in(folder + slash) if fnmatch.fnmatchcase(name, pattern) and name[0] not in "._"]
     if not names:
         raise ValueError(f"{place}: no such file; is this the right folder, and is the download complete?")
-    return [f"{folder}/{name}" for name in sorted(names)]
+    return [f"{folder}{slash}{name}" for name in sorted(names)]
 
 
 class FileState(NamedTuple):

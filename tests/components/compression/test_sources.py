@@ -386,3 +386,32 @@ def test_a_bucket_holds_every_kind_of_corpus(tmp_path: Path, bucket: fs.S3FileSy
     assert read(f"{place}/list.csv") == read(root / "list.csv")
     with pytest.raises(ValueError, match="holds no pictures"):
         list_corpus(f"{place}/nowhere", SUFFIXES)
+
+
+@pytest.mark.parametrize("inner", [pa.string(), pa.list_(pa.uint8()), pa.int64()])
+def test_parquet_whose_struct_holds_no_bytes_is_refused_with_its_type(tmp_path: Path, inner: pa.DataType) -> None:
+    write_table(tmp_path / "a.parquet", ["x"], [None], pa.struct([("bytes", inner)]))
+    with pytest.raises(ValueError, match=r"a\.parquet: column image has type struct<bytes: .* instead of binary"):
+        list_corpus(str(tmp_path), SUFFIXES)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pa.array([1.0, float("nan")]),
+        pa.array([True, False]),
+        pa.array([[1], [2]]),
+        pa.array([b"ab", b"\xff\xff"], pa.binary(2)),
+        pa.array([1, 2], pa.timestamp("s")),
+    ],
+)
+def test_parquet_whose_ids_are_no_text_and_no_numbers_is_refused_with_their_type(tmp_path: Path, ids: pa.Array) -> None:
+    pq.write_table(pa.table({"image_id": ids, "image": [b"1", b"2"]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet: column image_id has type .*; write the ids as text"):
+        list_corpus(str(tmp_path), SUFFIXES)
+
+
+def test_wild_cards_in_the_name_of_a_folder_that_is_there_are_its_name(tmp_path: Path) -> None:
+    (tmp_path / "what?").mkdir()
+    (tmp_path / "what?" / "a.jpg").write_bytes(b"1")
+    assert read(tmp_path / "what?") == {"a.jpg": b"1"}

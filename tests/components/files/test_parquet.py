@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import feather
 
 from components.curation.captions import read_row_group, read_stream
 from components.curation.reasons import Reason, Rejected
@@ -220,3 +221,25 @@ def test_no_damage_lets_another_error_out(tmp_path: Path, data: st.DataObject, o
         return
     assert len(found) == num_rows
     assert all(isinstance(entry.value, dict) or entry.value.reason in set(Reason) for entry in found)
+
+
+def test_values_that_repeat_the_one_before_are_read_few_at_once(tmp_path: Path) -> None:
+    value = random.Random(0).randbytes(1 << 20)
+    content = pa.table({"image": pa.array([value] * 300)})
+    options = {"use_dictionary": False, "column_encoding": {"image": "DELTA_BYTE_ARRAY"}}
+    place = str(write(tmp_path / "a.parquet", content, **options))
+    with open_parquet(place) as opened:
+        sizes = [len(batch) for batch in parquet.read_batches(place, opened, 0, ["image"])]
+    assert sum(sizes) == 300
+    assert max(sizes) * len(value) <= parquet.BATCH_BYTES
+
+
+@pytest.mark.parametrize("compression", ["uncompressed", "zstd"])
+def test_arrow_with_a_footer_is_read_and_a_cut_one_is_a_reject(tmp_path: Path, compression: str) -> None:
+    place = tmp_path / "a.arrow"
+    feather.write_feather(table(3), str(place), compression=compression)
+    assert [entry.value["id"] for entry in read_stream(str(place), COLUMNS)] == ["n0", "n1", "n2"]
+    place.write_bytes(place.read_bytes()[:-1])
+    (entry,) = read_stream(str(place), COLUMNS)
+    assert isinstance(entry.value, Rejected)
+    assert entry.value.reason is Reason.UNREADABLE_SHARD

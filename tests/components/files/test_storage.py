@@ -167,3 +167,12 @@ def test_names_that_are_no_text_can_be_printed() -> None:
     assert printable("é") == "é"
     assert printable("\udcff.jpg") == r"\xff.jpg"
     assert printable("\ud800.jpg") == r"\ud800.jpg"
+
+
+def test_matching_files_takes_brackets_as_they_are_and_names_without_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a[1].tar").write_bytes(b"1")
+    assert matching_files(f"{tmp_path}/a[1].tar") == matching_files(f"{tmp_path}/a[1]*") == [f"{tmp_path}/a[1].tar"]
+    monkeypatch.chdir(tmp_path)
+    assert matching_files("*.tar") == ["a[1].tar"]
