@@ -416,7 +416,7 @@ def test_a_finished_folder_aside_keeps_what_came_to_it(tmp_path: Path) -> None:
     (tmp_path / "a").rename(tmp_path / "a.partial")
     (tmp_path / "a.partial/notes.txt").write_text("mine")
 
-    with pytest.raises(OutputError, match="notes.txt"):
+    with pytest.raises(OutputError, match=r"notes\.txt"):
         write(tmp_path / "a", table="2")
     assert (tmp_path / "a.partial/notes.txt").read_text() == "mine"
 
@@ -447,9 +447,11 @@ def test_a_full_disk_leaves_the_list_whole(tmp_path: Path, monkeypatch: pytest.M
             stream.write(text[:5])
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space"), new_folder("job", tmp_path / "a") as aside:
-        (aside / "table").write_text("1")
-        monkeypatch.setattr(Path, "write_text", cut)
+    writing = new_folder("job", tmp_path / "a")
+    (writing.__enter__() / "table").write_text("1")
+    monkeypatch.setattr(Path, "write_text", cut)
+    with pytest.raises(OSError, match="No space"):
+        writing.__exit__(None, None, None)
     monkeypatch.undo()
 
     write(tmp_path / "a", table="2")
