@@ -11,6 +11,7 @@ ends them with hints about itself, so the cause is looked for there; Ray is not 
 
 import builtins
 import errno
+import io
 import os
 import re
 import select
@@ -85,6 +86,7 @@ class Cause(NamedTuple):
 @contextmanager
 def ending(job: str) -> Iterator[None]:
     """End the process as a command should when what runs inside raises; `job` is what its last line begins with."""
+    _open_streams()
     with _sigterm_raises(), _named(job):
         try:
             yield
@@ -257,6 +259,26 @@ def _named(job: str) -> Iterator[None]:
         yield
     finally:
         _running.pop()
+
+
+def _open_streams() -> None:
+    """Streams for those that the caller has closed (`>&-`), else a file of ours gets their number and what is printed.
+
+    Names of files may hold what the locale cannot say; it is escaped.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "r" if number == 0 else "w", encoding="utf-8"))  # noqa: SIM115
+        elif number and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _nobody_reads() -> bool:

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from components.files.unfinished import describe, discard, find_works, hold, is_work, leave
+from flows.endings import ending
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 Root = Annotated[Path, typer.Argument(help="Folder to look in, with all below it.", exists=True, file_okay=False)]
@@ -21,6 +22,7 @@ Folders = Annotated[list[Path], typer.Argument(help="Folders that `list` prints.
 
 
 @app.command("list")
+@ending("runs")
 def list_runs(root: Root = Path()) -> None:
     """Print every folder of unfinished work with its progress, size and age."""
     works = list(find_works(root))
@@ -30,12 +32,13 @@ def list_runs(root: Root = Path()) -> None:
 
 
 @app.command("discard")
+@ending("runs")
 def discard_runs(folders: Folders) -> None:
     """Remove folders of unfinished work for good."""
     for folder in folders:
         if not is_work(folder):
             sys.exit(f"runs: {folder}: is no folder of unfinished work; `list` prints those; nothing was removed")
-    for folder in map(Path.resolve, folders):
+    for folder in dict.fromkeys(map(Path.resolve, folders)):
         try:
             remove(folder)
         except BlockingIOError:

@@ -35,7 +35,7 @@ from components.compression.manifest import (
 from components.compression.provenance import Provenance, StoreError
 from components.compression.rejects import Reject, reject_counts, rejects_json
 from components.compression.shards import end_ids
-from components.files.outputs import OutputError, only_writer
+from components.files.outputs import OutputError, check_replaceable, only_writer
 from components.files.unfinished import LOCK, TRASH, hold, is_work, leave, open_work
 from components.files.whole import sha256_of
 
@@ -66,6 +66,7 @@ def work_folder(output: Path, name: str) -> Iterator[Path]:
     Raises OutputError when another run writes to the same output, or when the folder holds other things than runs. A
     killed run frees its lock with its death.
     """
+    check_replaceable(output)
     parent = partial_folder(output)
     with only_writer(output):
         check_runs(parent)

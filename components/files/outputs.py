@@ -23,9 +23,11 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from components.files.storage import is_uri
-from components.files.whole import put_in_place
+from components.files.whole import put_in_place, write_whole
 
 LIST = "_fwd2bot.json"  # names that readers of Parquet folders leave out
+LIST_ASIDE = f".{LIST}.partial"  # where a list is written first
+PARTIAL = ".partial"  # ends the name of what is written beside an output
 MAX_LIST_BYTES = 1 << 30  # a list of ten million files
 MAX_JSON_BYTES = 1 << 26  # of a file of scores; ours take kilobytes
 SHOWN = 3  # names in a message
@@ -55,6 +57,7 @@ def new_folder(job: str, output: Path, apart_from: Iterable[Path | str] = ()) ->
     anything is changed. After an error what was written stays in `NAME.partial` until the next run.
     """
     output = checked_place(output, apart_from)
+    check_replaceable(output)
     with only_writer(output):
         check_folder(output, job)
         aside = _empty_aside(output, job)
@@ -129,7 +132,8 @@ def only_writer(output: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile sees that it is gone
+        if not os.fstat(descriptor).st_size:  # ours are empty
+            lock.unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile sees that it is gone
         os.close(descriptor)
 
 
@@ -138,11 +142,19 @@ def checked_place(output: Path, apart_from: Iterable[Path | str] = ()) -> Path:
     check_apart(output, apart_from)
     if output.is_symlink() and not output.exists():
         raise OutputError(f"{output}: is a link to {os.readlink(output)}, which does not exist; remove the link")
+    if output.resolve().name.endswith(PARTIAL):
+        raise OutputError(f"{output}: ends in {PARTIAL}, as what is not finished does; choose another name")
     if not output.resolve().name:
         raise OutputError(f"{output}: is no folder for an output; choose another")
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output}: is a file, and a folder is to be written; choose another name")
     return output.resolve()
+
+
+def check_replaceable(output: Path) -> None:
+    """Raises OutputError for a folder that no rename can put another in the place of."""
+    if output.is_mount():
+        raise OutputError(f"{output}: is a mount point, and the output appears by a rename; choose a folder in it")
 
 
 def check_apart(output: Path, others: Iterable[Path | str]) -> None:
@@ -165,8 +177,10 @@ def check_folder(folder: Path, job: str) -> None:
     if not folder.exists():
         return
     written, found = read_list(folder), _files_in(folder)
-    if not found and written is None:
+    if not found and written is None and not os.path.lexists(folder / LIST):
         return
+    if written is None and not found:
+        raise OutputError(f"{folder / LIST}: cannot be read as what {job} writes; remove it, or choose another folder")
     if written is None:
         raise OutputError(
             f"{folder}: holds {_some(found)}, and no {LIST} says that {job} wrote that; move or remove it, or choose "
@@ -258,7 +272,8 @@ def _files_in(folder: Path) -> dict[str, int]:
             found[path.relative_to(folder).as_posix()] = _size(path)
         if not entries and not folders and Path(place) != folder:
             found[f"{Path(place).relative_to(folder).as_posix()}/"] = 0
-    found.pop(LIST, None)
+    for name in (LIST, LIST_ASIDE):
+        found.pop(name, None)
     return dict(sorted(found.items()))
 
 
@@ -276,18 +291,21 @@ def _remove_written(folder: Path) -> None:
     for parent in sorted(emptied - {Path()}, key=lambda path: len(path.parts), reverse=True):
         with suppress(OSError):  # somebody has put something into it just now
             (folder / parent).rmdir()
+    (folder / LIST_ASIDE).unlink(missing_ok=True)
     (folder / LIST).unlink()
 
 
 def _empty_aside(output: Path, job: str) -> Path:
     """The folder in which an output is written, with nothing in it but a list that says whose it is."""
-    aside = output.with_name(f"{output.name}.partial")
+    aside = output.with_name(f"{output.name}{PARTIAL}")
     if aside.is_symlink() or (aside.exists() and not aside.is_dir()):
         raise OutputError(f"{aside}: is in the way of what {job} is to write there; move it")
-    if aside.exists() and any(aside.iterdir()):
+    if aside.exists() and any(path.name != LIST_ASIDE for path in aside.iterdir()):
         written = read_list(aside)
         if written is None or written.job != job:
             raise OutputError(f"{aside}: is in the way, and {job} did not write it; move it")
+        if written.files:  # it was finished, so that it can be told what has come to it since
+            check_folder(aside, job)
         shutil.rmtree(aside)  # what a killed run left
     aside.mkdir(exist_ok=True)
     _write_list(aside, Written(job, {}))
@@ -296,7 +314,8 @@ def _empty_aside(output: Path, job: str) -> Path:
 
 def _forget_if_empty(aside: Path) -> None:
     if not _files_in(aside):
-        (aside / LIST).unlink(missing_ok=True)
+        for name in (LIST, LIST_ASIDE):
+            (aside / name).unlink(missing_ok=True)
         aside.rmdir()
 
 
@@ -316,7 +335,8 @@ def _replace(output: Path, job: str, aside: Path) -> None:
 
 def _write_list(folder: Path, written: Written) -> None:
     content = {"files": written.files, "growing": written.growing, "written_by": f"fwd2bot {written.job}"}
-    (folder / LIST).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+    write_whole(folder / LIST, lambda path: path.write_text(text, encoding="utf-8"), folder / LIST_ASIDE)
 
 
 def _take(lock: Path, output: Path) -> int:

@@ -127,13 +127,13 @@ def files_of(folder: Path) -> set[str]:
     if (folder / BEGUN).is_file():
         lines = (folder / BEGUN).read_text(encoding="utf-8", errors="replace").split("\n")
         names |= {name for line in lines[:-1] for name in _begun(line)}
-    return {name for name in names if "/" not in name}
+    return {name for name in names if "/" not in name and name not in ("", ".", "..") and "\0" not in name}
 
 
 def note_begun(folder: Path, name: str) -> None:
     """Note, before it is there, that a file is about to be."""
     with (folder / BEGUN).open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(name) + "\n")
+        stream.write("\n" + json.dumps(name) + "\n")  # what a kill has cut ends here
 
 
 def _begun(line: str) -> list[str]:

@@ -112,6 +112,28 @@ def test_sigterm_ends_with_143_and_leaves_the_handler_as_it_was(capfd: pytest.Ca
     assert last_line(capfd).startswith("job: ended by SIGTERM; ")
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_fault_and_no_file_gets_their_number(closed: str, tmp_path: Path) -> None:
+    script = (
+        "from flows.endings import ending\n"
+        "with ending('job'):\n"
+        "    with open('table', 'w') as table:\n"
+        "        assert table.fileno() > 2\n"
+        "        print('done')\n"
+    )
+    command = f'"$0" -c "$1" {closed}'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(["bash", "-c", command, sys.executable, script], cwd=tmp_path, env=environment)
+    assert (ended.returncode, (tmp_path / "table").read_text()) == (0, "")
+
+
+def test_a_name_that_the_locale_cannot_say_is_escaped(tmp_path: Path) -> None:
+    script = "from flows.endings import ending\nwith ending('job'):\n    print('\\udcff')\n"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True)
+    assert (ended.returncode, ended.stdout) == (0, b"\\udcff\n")
+
+
 def test_closed_pipe_is_quiet() -> None:
     code = "from flows.endings import ending\nwith ending('job'):\n    print('x\\n' * 99999)"
     command = f'"{sys.executable}" -c "$0" | head -1; echo "${{PIPESTATUS[0]}}"'

@@ -404,3 +404,71 @@ def test_whatever_is_written_no_file_of_others_is_lost(
         write(output, **{keys[name]: text for name, text in second.items()})
         assert {name: text for name, text in tree(output).items() if (output / name).is_file()} == second
     assert read_list(output) is not None
+
+
+def test_an_output_is_not_where_another_is_written(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="choose another name"):
+        write(tmp_path / "a.partial", table="1")
+
+
+def test_a_finished_folder_aside_keeps_what_came_to_it(tmp_path: Path) -> None:
+    write(tmp_path / "a", table="1")
+    (tmp_path / "a").rename(tmp_path / "a.partial")
+    (tmp_path / "a.partial/notes.txt").write_text("mine")
+
+    with pytest.raises(OutputError, match=r"notes\.txt"):
+        write(tmp_path / "a", table="2")
+    assert (tmp_path / "a.partial/notes.txt").read_text() == "mine"
+
+
+def test_a_list_that_cannot_be_read_stops_the_job_before_it_begins(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / LIST).write_text('{"files":')
+
+    with pytest.raises(OutputError, match="cannot be read"):
+        write(tmp_path / "a", table="1")
+    assert not (tmp_path / "a.partial").exists()
+
+
+@pytest.mark.parametrize("name", [f".{LIST}.partial", None])
+def test_a_kill_while_the_list_is_written_is_gone_on_from(tmp_path: Path, name: str | None) -> None:
+    aside = tmp_path / "a.partial"
+    aside.mkdir()
+    if name:
+        (aside / name).write_text('{"files":')
+
+    write(tmp_path / "a", table="1")
+    assert tree(tmp_path / "a") == {"table": "1"}
+
+
+def test_a_full_disk_leaves_the_list_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(path: Path, text: str, encoding: str) -> None:
+        with path.open("w", encoding=encoding) as stream:
+            stream.write(text[:5])
+        raise OSError(28, "No space left on device")
+
+    writing = new_folder("job", tmp_path / "a")
+    (writing.__enter__() / "table").write_text("1")
+    monkeypatch.setattr(Path, "write_text", cut)
+    with pytest.raises(OSError, match="No space"):
+        writing.__exit__(None, None, None)
+    monkeypatch.undo()
+
+    write(tmp_path / "a", table="2")
+    assert tree(tmp_path / "a") == {"table": "2"}
+
+
+def test_a_mount_point_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "disk")
+    (tmp_path / "disk").mkdir()
+
+    with pytest.raises(OutputError, match="mount point"):
+        write(tmp_path / "disk", table="1")
+    assert os.listdir(tmp_path) == ["disk"]
+
+
+def test_a_file_of_others_with_the_name_of_a_lock_stays(tmp_path: Path) -> None:
+    lock = tmp_path / ".a.fwd2bot.lock"
+    lock.write_text("mine")
+    write(tmp_path / "a", table="1")
+    assert lock.read_text() == "mine"
