@@ -257,12 +257,18 @@ def image_processor_sha256(image_processor: Any) -> str:
 def weights_sha256(folder: Path) -> str:
     """Hash the safetensors in a folder: name, type, shape and bytes of every tensor, in the order of the names.
 
-    Raises ValueError, naming the file, for one that is cut or none.
+    Raises ValueError, naming the file, for one that is cut or none, and for a tensor in two files: only one is loaded.
     """
     files: dict[str, Path] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with whole_safetensors(path), safe_open(path, "pt") as tensors:
-            files |= dict.fromkeys(tensors.keys(), path)
+            names = list(tensors.keys())
+        if twice := sorted(files.keys() & set(names)):
+            other = files[twice[0]].name
+            raise ValueError(
+                f"{path}: holds {twice[0]}, and so does {other}; move the file elsewhere that is not loaded"
+            )
+        files |= dict.fromkeys(names, path)
     digest = hashlib.sha256()
     for name in sorted(files):
         with safe_open(files[name], "pt") as tensors:
