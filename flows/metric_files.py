@@ -12,7 +12,7 @@ from components.files.outputs import json_with
 from components.training.diagnostics import Run, findings
 from components.training.state import HistoryRow
 
-PATTERNS = ("metrics.json", "plots/*")  # of names of what DVCLive writes here
+PATTERNS = ("metrics.json", "plots/metrics/*.tsv")  # of names of what DVCLive writes here
 
 
 def are_timings(folder: Path) -> bool:

@@ -2,9 +2,10 @@
 
 import os
 import posixpath
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
@@ -47,12 +48,9 @@ def list_corpus(place: str, suffixes: Sequence[str], allowed_roots: Sequence[str
     kinds = [kind for kind, files in found.items() if files] + ["folder"] * bool(pictures and pictures.files)
     if len(kinds) > 1:
         raise ValueError(f"{place}: holds {' and '.join(kinds)}; give each kind a folder of its own")
-    if found["parquet"]:
-        return list_parquet(root, found["parquet"])
-    if found["list"]:
-        return list_pictures(root, found["list"])
-    if found["tars"]:
-        return list_tars(root, found["tars"])
+    for kind, list_files in LISTED.items():
+        if found[kind]:
+            return list_files(root, found[kind])._replace(skipped=_passed_over(pictures, found[kind]))
     if pictures and pictures.files:
         return pictures
     skipped = f"; it holds {pictures.skipped}" if pictures and pictures.skipped else ""
@@ -70,6 +68,14 @@ def list_tars(root: str, places: Sequence[str]) -> Corpus:
     folders = [f"{_stem(name)}/" for name in names]  # what the ids of their pictures begin with
     entries = pa.Table.from_arrays([folders, names, [0] * len(names)], schema=ENTRIES)
     return build_corpus("tars", root, entries, [], {}, states)
+
+
+# How tables, lists and tars are listed: by a root and places.
+LISTED: dict[Kind, Callable[[str, Sequence[str]], Corpus]] = {
+    "parquet": list_parquet,
+    "list": list_pictures,
+    "tars": list_tars,
+}
 
 
 def read_pictures(
@@ -109,6 +115,13 @@ def _look(place: str, suffixes: Sequence[str], allowed_roots: Sequence[str]) -> 
         raise ValueError(f"{place}: is neither a folder nor one of {_known_suffixes()}")
     names = [name for name in names_in(place) if not name.startswith((".", "_"))]
     return place, [join(place, name) for name in sorted(names)], list_folder(place, suffixes, allowed_roots)
+
+
+def _passed_over(folder: Corpus | None, read: Sequence[str]) -> dict[str, int]:
+    """Files of a folder, at any depth, that are none of those which are read, counted by suffix."""
+    left = Counter(folder.skipped if folder else {})
+    left.subtract(Counter(PurePosixPath(name_of(place)).suffix.lower() for place in read))
+    return {suffix: count for suffix, count in sorted(left.items()) if count > 0}
 
 
 def _known_suffixes() -> str:

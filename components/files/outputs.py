@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -59,6 +59,7 @@ def new_folder(job: str, output: Path, apart_from: Iterable[Path | str] = ()) ->
     output = checked_place(output, apart_from)
     check_replaceable(output)
     with only_writer(output):
+        _end_replacing(output)
         check_folder(output, job)
         aside = _empty_aside(output, job)
         modes = _Modes((aside / LIST).stat().st_mode & 0o666, stat.S_IMODE(aside.stat().st_mode))
@@ -109,8 +110,8 @@ def growing_folder(
     with only_writer(output):
         if output.exists() and read_list(output) is None and is_older(output):
             _write_list(output, growing)
-        check_folder(output, job)
-        _remove_written(output)
+        check_folder(output, job, growing.growing)
+        _remove_written(output, growing.growing)
         output.mkdir(exist_ok=True)
         _write_list(output, growing)
         try:
@@ -172,11 +173,14 @@ def check_apart(output: Path, others: Iterable[Path | str]) -> None:
             raise OutputError(f"{output}: holds {other}, which this run needs; choose another place")
 
 
-def check_folder(folder: Path, job: str) -> None:
-    """Raises OutputError for a folder with anything that `job` did not write."""
+def check_folder(folder: Path, job: str, growing: Sequence[str] = ()) -> None:
+    """Raises OutputError for a folder with anything that `job` did not write.
+
+    `growing`: patterns of files that it may have been writing when it was killed.
+    """
     if not folder.exists():
         return
-    written, found = read_list(folder), _files_in(folder)
+    written, found = read_list(folder, growing), _files_in(folder)
     if not found and written is None and not os.path.lexists(folder / LIST):
         return
     if written is None and not found:
@@ -220,17 +224,20 @@ def json_with(*keys: str) -> Callable[[Path], bool]:
     return is_ours
 
 
-def read_list(folder: Path) -> Written | None:
-    """What a folder says of itself; None when it says nothing, or not in our words."""
+def read_list(folder: Path, growing: Sequence[str] = ()) -> Written | None:
+    """What a folder says of itself; None when it says nothing, or not in our words.
+
+    Of patterns only those of `growing` are believed: anybody may have edited the list.
+    """
     path = folder / LIST
     try:
         found: Any = json.loads(path.read_bytes()) if path.stat().st_size <= MAX_LIST_BYTES else None
         program, job = found["written_by"].split(" ")
         files = {name: int(size) for name, size in found["files"].items()}
-        growing = tuple(map(str, found["growing"]))
+        believed = tuple(pattern for pattern in map(str, found["growing"]) if pattern in growing)
     except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError):
         return None
-    return Written(job, files, growing) if program == "fwd2bot" else None
+    return Written(job, files, believed) if program == "fwd2bot" else None
 
 
 def write_by_umask(path: Path, write: Callable[[Path], object]) -> None:
@@ -277,9 +284,9 @@ def _files_in(folder: Path) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def _remove_written(folder: Path) -> None:
+def _remove_written(folder: Path, growing: Sequence[str] = ()) -> None:
     """Remove what a folder lists, and the folders that are empty then, its list last; it was checked before."""
-    written = read_list(folder)
+    written = read_list(folder, growing)
     if written is None:
         return
     found = _files_in(folder)
@@ -321,9 +328,11 @@ def _forget_if_empty(aside: Path) -> None:
 
 def _replace(output: Path, job: str, aside: Path) -> None:
     """Put a finished folder in the place of an earlier one; what came there while the job was at work is left alone."""
+    old = _old_place(output)
     try:
         check_folder(output, job)
-        _remove_written(output)
+        if output.exists():
+            os.rename(output, old)  # whole, so that a kill leaves no half of it under its name
         os.rename(aside, output)
     except OutputError as error:
         raise OutputError(f"{error}; what {job} has written is in {aside}") from None
@@ -331,6 +340,30 @@ def _replace(output: Path, job: str, aside: Path) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
         raise OutputError(f"{output}: something was put there just now; what {job} has written is in {aside}") from None
+
+    _end_replacing(output)
+
+
+def _end_replacing(output: Path) -> None:
+    """Finish what a kill may have ended: the earlier output goes if there is a new one, and comes back if not.
+
+    Raises OutputError for what somebody has put into it at the last moment.
+    """
+    old = _old_place(output)
+    if not old.exists():
+        return
+    if not output.exists():
+        os.rename(old, output)
+        return
+    _remove_written(old)
+    if left := _files_in(old):
+        raise OutputError(f"{old}: holds {_some(left)} out of the earlier {output.name}; move that elsewhere")
+    old.rmdir()
+
+
+def _old_place(output: Path) -> Path:
+    """Where an earlier output is while a new one takes its place."""
+    return output.with_name(f".{output.name}.fwd2bot.old")
 
 
 def _write_list(folder: Path, written: Written) -> None:

@@ -24,6 +24,7 @@ MAX_PAGE_BYTES = 1 << 30  # unpacked; writers put up to 1024 values into one pag
 FREE_PAGE_BYTES = 1 << 26  # such a page may be packed as closely as can be
 MAX_PAGE_EXPANSION = 100  # of a larger one; pictures are packed already
 TRUSTED_EXPANSION = 20  # of a column of a file in a bucket, whose page headers cost a request each
+MAX_GROUP_ROWS = 1 << 26  # what old pyarrow wrote at most; each row that is missing becomes a reject
 HEADER_BYTES = 1 << 16  # of a page, with statistics
 MAGIC = b"PAR1"
 # Texts as bytes: whether a value is UTF-8 is a question of that value.
@@ -135,6 +136,8 @@ def _check_array(array: pa.Array) -> None:
 def _check_whole(file: IO[bytes], metadata: pq.FileMetaData) -> None:
     footer, groups = _read_footer(file)
     rows = [group.num_rows for group in groups]
+    if max(rows, default=0) > MAX_GROUP_ROWS:
+        raise DamagedFileError(f"a row group promises {max(rows)} rows, more than {MAX_GROUP_ROWS}")
     if sum(rows) != metadata.num_rows or min(rows, default=0) < 0:
         raise DamagedFileError(f"its footer promises {metadata.num_rows} rows, and its row groups hold {sum(rows)}")
 

@@ -6,7 +6,7 @@ some of it they mend with random numbers.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,9 @@ NOT_THE_FILE = {  # how what lies there begins
     b"<!doctype html": f"is a web page; {FETCH}",
     b"<html": f"is a web page; {FETCH}",
 }
+# Settings that change what a model returns, or whether it runs; a checkpoint has no business with them.
+RETURNS = {"return_dict": True, "output_attentions": False}
+LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "depth")  # each has weights; building any number takes hours
 FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names of what weights may be
 # Tensors that count places and carry nothing that was learned; older libraries wrote them, in whole numbers too.
 COUNTERS = re.compile(r"(^|\.)(position_ids|inv_freq|num_batches_tracked|masked_bias)$")
@@ -67,7 +70,25 @@ def check_model_folder(folder: Path) -> None:
             f"{folder / CONFIG_FILE}: names a file of weights itself (transformers_weights); rename that file to "
             f"{WEIGHTS_FILE} and remove the key"
         )
-    check_weights(folder)
+    num_tensors = check_weights(folder)
+    for key, value in _settings_in(config):
+        if key in RETURNS and value is not RETURNS[key]:
+            raise ValueError(
+                f"{folder / CONFIG_FILE}: {key} is {json.dumps(value)}, so that the model returns something else; "
+                "remove the key"
+            )
+        if key in LAYERS and isinstance(value, int) and value > num_tensors:
+            raise ValueError(
+                f"{folder / CONFIG_FILE}: {key} is {value}, and the weights are {num_tensors} tensors; correct it"
+            )
+
+
+def _settings_in(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every key of a configuration and of those inside it, with its value."""
+    for key, value in config.items():
+        yield key, value
+        if isinstance(value, dict):
+            yield from _settings_in(value)
 
 
 def check_settings_files(folder: Path) -> None:
@@ -85,8 +106,11 @@ def check_settings_files(folder: Path) -> None:
             check_plain(part / SENTENCEPIECE)
 
 
-def check_weights(folder: Path) -> None:
-    """Raises ValueError unless the safetensors that will be loaded are whole, and are those of their index."""
+def check_weights(folder: Path) -> int:
+    """How many tensors will be loaded.
+
+    Raises ValueError unless their safetensors are whole and those of their index, and no other file has one of them.
+    """
     wanted = weight_files(folder)
     places: dict[str, Path] = {}
     for path, listed in wanted.items():
@@ -102,6 +126,10 @@ def check_weights(folder: Path) -> None:
             if name in places:
                 raise ValueError(f"{path}: holds {name}, and so does {places[name].name}; remove the wrong one")
             places[name] = path
+    for path in sorted(set(folder.glob("*.safetensors")) - wanted.keys()):
+        if twice := sorted(places.keys() & tensor_types(path).keys()):
+            raise ValueError(f"{path}: holds {twice[0]}, and so does {places[twice[0]].name}; remove the wrong one")
+    return len(places)
 
 
 def weight_files(folder: Path) -> dict[Path, set[str]]:

@@ -149,7 +149,9 @@ def test_workers_of_a_cluster_do_not_get_the_settings_of_a_laptop(cluster: Clust
 
 
 def test_a_job_that_fails_fails_its_submission_with_the_reason(cluster: Cluster, tmp_path: Path) -> None:
-    done = submit(cluster, cluster.environment, "python", "-m", "flows.compress", *(str(tmp_path / name) for name in "abc"))
+    done = submit(
+        cluster, cluster.environment, "python", "-m", "flows.compress", *(str(tmp_path / name) for name in "abc")
+    )
     assert done.returncode != 0
     assert "holds no trained compressor" in done.stdout
 

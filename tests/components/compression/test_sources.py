@@ -415,3 +415,12 @@ def test_wild_cards_in_the_name_of_a_folder_that_is_there_are_its_name(tmp_path:
     (tmp_path / "what?").mkdir()
     (tmp_path / "what?" / "a.jpg").write_bytes(b"1")
     assert read(tmp_path / "what?") == {"a.jpg": b"1"}
+
+
+def test_files_beside_those_that_are_read_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("a.tar", "sub/b.tar", "c.tar.zst", "x.arrow", "notes.txt", ".hidden"):
+        (tmp_path / name).write_bytes(b"")
+    corpus = list_corpus(str(tmp_path), SUFFIXES)
+    assert [file.name for file in corpus.files] == ["a.tar"]
+    assert corpus.skipped == {".arrow": 1, ".tar": 1, ".txt": 1, ".zst": 1, "hidden": 1}

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import stat
@@ -472,3 +473,40 @@ def test_a_file_of_others_with_the_name_of_a_lock_stays(tmp_path: Path) -> None:
     lock.write_text("mine")
     write(tmp_path / "a", table="1")
     assert lock.read_text() == "mine"
+
+
+def test_patterns_in_an_edited_list_remove_nothing(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    with new_folder("job", output) as folder:
+        (folder / "a").write_text("a")
+    edited = json.loads((output / LIST).read_text()) | {"growing": ["*"]}
+    (output / LIST).write_text(json.dumps(edited))
+    (output / "thesis.txt").write_text("mine")
+    for _ in range(2):
+        with pytest.raises(OutputError, match=r"thesis\.txt"), new_folder("job", output):
+            pass
+        with pytest.raises(OutputError, match=r"thesis\.txt"), growing_folder("job", output, ("plots/*",)):
+            pass
+    assert (output / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("new_is_there", [False, True])
+def test_a_kill_between_the_earlier_output_and_the_new_one_leaves_a_whole_one(
+    tmp_path: Path, new_is_there: bool
+) -> None:
+    output, old = tmp_path / "output", tmp_path / ".output.fwd2bot.old"
+    with new_folder("job", output) as folder:
+        (folder / "a").write_text("old")
+    output.rename(old)
+    if new_is_there:
+        with new_folder("job", tmp_path / "new") as folder:
+            (folder / "a").write_text("new")
+        (tmp_path / "new").rename(output)
+    with pytest.raises(RuntimeError), new_folder("job", output):
+        raise RuntimeError("fails at once")
+    assert (output / "a").read_text() == ("new" if new_is_there else "old")
+    assert not old.exists()
+    with new_folder("job", output) as folder:
+        (folder / "b").write_text("newest")
+    assert sorted(path.name for path in output.iterdir()) == [LIST, "b"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["output"]

@@ -192,6 +192,7 @@ FILE_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "template": (lambda f: (f / "chat_template.jinja").write_text("{% for %}"), "its chat template cannot be read"),
     "mute": (lambda f: (f / "chat_template.jinja").write_text("Hello"), "does not write the question once"),
     "latin": (lambda f: (f / "chat_template.jinja").write_bytes(b"\xff\xe4"), r"chat_template\.jinja: is not UTF-8"),
+    "again": (lambda f: shutil.copy(f / "model.safetensors", f / "z.safetensors"), r"z\.safetensors: holds .*so does"),
     "adapter": (lambda f: (f / "adapter_config.json").write_text("{}"), r"model: holds an adapter"),
 }
 SETTINGS_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
@@ -200,6 +201,9 @@ SETTINGS_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "other type": (lambda c: c.update(model_type="zzz"), "its model cannot be read: .*zzz"),
     "activation": (lambda c: c["text_config"].update(hidden_act="zzz"), "its model cannot be read: KeyError 'zzz'"),
     "heads": (lambda c: c["text_config"].update(num_attention_heads=7), "its model cannot be read: .*not a multiple"),
+    "tuples": (lambda c: c["text_config"].update(return_dict=False), "return_dict is false"),
+    "attentions": (lambda c: c.update(output_attentions=True), "output_attentions is true"),
+    "a million layers": (lambda c: c["text_config"].update(num_hidden_layers=10**6), "num_hidden_layers is 1000000"),
     "words": (lambda c: c["text_config"].update(vocab_size=999), "of another shape than config.json says"),
 }
 
