@@ -7,14 +7,14 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 
 from components import schema
-from components.files.lines import Fault, read_json_lines, read_table
+from components.files.lines import Fault, near_name, read_json_lines, read_table
 from components.files.parquet import TABLE_ERRORS, check_names, open_parquet, read_batches
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 COLUMNS = (schema.QUESTION_ID, schema.IMAGE_ID, schema.QUESTION)
 REASONS = (
     "not_json",  # the line of a .jsonl file is no object
-    "not_a_record",  # a quote of a .csv file is left open, or a line has more fields than the header
+    "not_a_record",  # an open quote, more fields than the header, a key such as `Image_ID`
     "missing_value",
     "not_text",  # a number or a list where text belongs
     "invalid_unicode",
@@ -141,7 +141,8 @@ def _json_rows(path: Path) -> Iterator[Row]:
         if isinstance(value, Fault):
             yield _rejected(value)
         elif isinstance(value, dict):
-            yield value
+            near = near_name(value, COLUMNS)
+            yield _Fault("not_a_record", f"line {number} {near}") if near else value
         else:
             yield _Fault("not_json", f"line {number} is no JSON object")
 
@@ -178,11 +179,21 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 def _values(column: pa.Array) -> list[Any]:
     """Python values; Arrow does not check that text is UTF-8 before it is read."""
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return column.to_pylist()
+        return [_value(scalar) for scalar in column]
     texts = column.cast(pa.large_binary()).to_pylist()
     return [None if text is None else text.decode("utf-8", "surrogateescape") for text in texts]
 
 
+def _value(scalar: pa.Scalar) -> Any:
+    """A Python value; of a time that Python has no words for, its type, which is no text either."""
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError):
+        return scalar.type
+
+
 def _check_columns(path: Path, names: Sequence[str]) -> None:
+    if near := near_name(names, COLUMNS):
+        raise ValueError(f"{path}: {near}")
     if schema.QUESTION not in names:
         raise ValueError(f"{path}: has no column {schema.QUESTION}; it has {', '.join(names) or 'none'}")

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from components import schema
 from components.compression.corpus import ENTRIES, ROW, Corpus, build_corpus
 from components.compression.rejects import CorpusReason, Reject
-from components.files.lines import DELIMITERS, Fault, is_unicode, printable, read_json_lines, read_table
+from components.files.lines import DELIMITERS, Fault, is_unicode, near_name, printable, read_json_lines, read_table
 from components.files.storage import name_of, state_of
 
 ROWS_AT_ONCE = 65_536  # as Python objects; all of them are columns of text
@@ -111,6 +111,8 @@ class _Columns:
 
 def _table_rows(place: str, columns: _Columns) -> Iterator[ListRow]:
     def choose(header: Sequence[str]) -> Sequence[str]:
+        if near := near_name(header, COLUMNS):
+            raise ValueError(f"{place}: {near}")
         columns.note(header)
         return [name for name in COLUMNS if name in header]
 
@@ -127,6 +129,8 @@ def _json_rows(place: str, columns: _Columns) -> Iterator[ListRow]:
             yield _fault(columns, line, value)
         elif not isinstance(value, dict):
             yield columns.reject(line, "bad_record", f"{type(value).__name__} where an object belongs")
+        elif near := near_name(value, COLUMNS):
+            yield columns.reject(line, "bad_record", near)
         else:
             columns.note(value)
             yield _checked(columns, line, value)

@@ -14,7 +14,7 @@ MAX_RECORD_CHARACTERS; otherwise the line where it begins is the fault, and read
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import IO, Any, Literal, NamedTuple
 
 from components.files.storage import open_file
@@ -24,6 +24,7 @@ MAX_RECORD_CHARACTERS = 1 << 20  # of a record that goes over several lines; a q
 MAX_DEPTH = 100  # of objects and lists in each other; the same on every machine, whatever its stack
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BLANKS = " \t\r\n\xa0\ufeff"  # around a name that was written by hand or by a spreadsheet
 # What a file is whose first bytes are these, and no text.
 OTHER_FILES = (
     (re.compile(rb"\x1f\x8b"), "packed with gzip; unpack it first"),
@@ -32,6 +33,7 @@ OTHER_FILES = (
     (re.compile(rb"\x28\xb5\x2f\xfd"), "packed with zstd; unpack it first"),
     (re.compile(rb"PK\x03\x04"), "a zip file or a workbook; export it as text"),
     (re.compile(rb"\xff\xfe|\xfe\xff"), "UTF-16; write it as UTF-8"),
+    (re.compile(rb"(?:[^\0]\0){3}|(?:\0[^\0]){3}"), "UTF-16 without a byte order mark; write it as UTF-8"),
 )
 # A string, or a bracket outside of one. A string that is cut matches too: no text is gone through twice.
 TOKENS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
@@ -121,6 +123,18 @@ def read_table(
             yield Row(line, Fault("not_a_record", what))
         else:
             yield Row(line, {name: fields[index] if index < len(fields) else None for name, index in columns})
+
+
+def near_name(present: Collection[str], wanted: Iterable[str]) -> str | None:
+    """What to say of a name that is one of `wanted` but for case and blanks around it, where that one is not there.
+
+    A column that may be left out would be left out without a word.
+    """
+    for name in wanted:
+        close = [other for other in present if other.strip(BLANKS).casefold() == name.casefold()]
+        if close and name not in present:
+            return f"has {close[0]!r} and no {name!r}; write {name!r}"
+    return None
 
 
 def json_value(data: bytes) -> Any:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components import schema
-from components.files.lines import Fault, is_unicode, read_json_lines, read_lines
+from components.files.lines import Fault, is_unicode, near_name, read_json_lines, read_lines
 from components.retrieval.index import Hit
 from components.retrieval.query import QueryError, checked_text
 
@@ -118,6 +118,8 @@ def _checked(query: Query | Fault) -> Query:
 def _from_json(row: Any, number: int) -> Query | Fault:
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
         return Fault("not_a_record", 'is not an object with a "text"')
+    if near := near_name(row, ["query_id"]):
+        return Fault("not_a_record", near)
     query_id = row.get("query_id")
     if query_id is None or (isinstance(query_id, int) and not isinstance(query_id, bool)):
         query_id = str(number if query_id is None else query_id)

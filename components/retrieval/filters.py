@@ -15,14 +15,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components import schema
-from components.files.lines import Fault, Row, is_unicode, read_table
+from components.files.lines import Fault, Row, is_unicode, printable, read_table
 
 ROW = "index_row"
 SUFFIXES = (".parquet", ".csv")
 ROWS_AT_ONCE = 65_536  # of a CSV file, as Python objects
-# What the texts of a CSV column may all stand for, the first that fits; with leading zeros they are no numbers.
+# What the texts of a CSV column may all stand for, the first that fits.
 TYPES = ("BIGINT", "DOUBLE", "BOOLEAN", "DATE", "TIMESTAMP")
-NUMBERS = TYPES[:2]
+# What numbers look like. DuckDB takes more for one: it rounds 0.5 to a whole number, and reads 0x10 and 1_000. With
+# leading zeros they are no numbers, and whole ones that a DOUBLE may not tell apart stay texts.
+NUMBERS = {
+    "BIGINT": r"^[-+]?(0|[1-9][0-9]*)$",
+    "DOUBLE": r"^[-+]?((0|[1-9][0-9]{0,14})(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$",
+}
 
 
 class FilterError(ValueError):
@@ -35,6 +40,8 @@ def matching_rows(pictures: pa.Table, metadata: Path | None, condition: str) -> 
     It may name the columns of `pictures` and those of a Parquet or CSV file that has a column image_id; they are NULL
     for pictures that the file does not mention. Raises FilterError, also when nothing matches.
     """
+    if not is_unicode(condition):
+        raise FilterError(f"--where {printable(condition)!r}: is not valid Unicode text")
     with duckdb.connect() as database:
         _load(database, pictures, metadata)
         database.execute("SET enable_external_access = false; SET lock_configuration = true")
@@ -140,7 +147,7 @@ def _type_of(database: duckdb.DuckDBPyConnection, name: str) -> str:
     column = _quoted(name)
     fits = [
         f"count({column}) = count(TRY_CAST({column} AS {kind}))"
-        + (f" AND NOT coalesce(bool_or(regexp_matches({column}, '^[-+]?0[0-9]')), false)" if kind in NUMBERS else "")
+        + (f" AND coalesce(bool_and(regexp_matches({column}, '{NUMBERS[kind]}')), true)" if kind in NUMBERS else "")
         for kind in TYPES
     ]
     found = database.execute(f"SELECT count({column}) > 0, {', '.join(fits)} FROM texts").fetchone()

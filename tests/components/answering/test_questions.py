@@ -146,3 +146,12 @@ def test_any_rows_are_asked_or_rejected(rows: list[dict[str, Any]], tmp_path_fac
     assert set(Counter(reject.reason for reject in rejects)) <= set(REASONS)
     for question in questions:
         assert rows[question.row]["question"] == question.question.encode().decode()
+
+
+def test_a_time_that_python_has_no_words_for_costs_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "questions.parquet"
+    times = pa.array([1 << 62, None], pa.timestamp("ms"))
+    pq.write_table(pa.table({"image_id": ["a", "a"], "question": ["x?", "y?"], "question_id": times}), path)
+    asked, rejects = read_questions(path, {"a"})
+    assert [question.row for question in asked] == [1]
+    assert [(reject.row, reject.reason) for reject in rejects] == [(0, "not_text")]

@@ -67,6 +67,8 @@ def test_a_line_without_end_is_one_fault_and_not_held_in_memory(
         (b"\xfd7zXZ\0", "xz"),
         (b"PK\x03\x04", "zip"),
         ("id".encode("utf-16"), "UTF-16"),
+        ("image_id".encode("utf-16-le"), "UTF-16"),
+        ("image_id".encode("utf-16-be"), "UTF-16"),
     ],
 )
 def test_packed_files_and_other_encodings_are_refused_by_name(tmp_path: Path, start: bytes, said: str) -> None:
@@ -264,3 +266,33 @@ def test_json_lines_number_what_is_not_blank(tmp_path: Path) -> None:
     found = list(read_json_lines(str(path)))
     assert [number for number, _ in found] == [2, 4, 5]
     assert isinstance(found[1][1], Fault)
+
+
+@pytest.mark.parametrize("name", [" question_id", "Question_ID", "\ufeffquestion_id", "question_id\xa0"])
+def test_an_id_whose_column_is_nearly_named_is_not_left_out_in_silence(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "q.csv"
+    path.write_text(f"image_id,question,{name}\na,what?,7\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"q\.csv: has .* and no 'question_id'"):
+        read_questions(path, {"a"})
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps({"image_id": "a", "question": "what?", name: "7"}), encoding="utf-8")
+    asked, rejects = read_questions(path, {"a"})
+    assert not asked
+    assert [reject.reason for reject in rejects] == ["not_a_record"]
+
+    for suffix, content in (("csv", f"image,{name}\na.jpg,7\n"), ("tsv", f"image\t{name}\na.jpg\t7\n")):
+        path = tmp_path / f"list.{suffix}"
+        path.write_text(
+            content.replace("uestion", "").replace("q_", "image_").replace("Q_", "Image_"), encoding="utf-8"
+        )
+        with pytest.raises(ValueError, match=r"list\.[ct]sv: has .* and no 'image_id'"):
+            list_pictures(str(tmp_path), [str(path)])
+    path = tmp_path / "list.jsonl"
+    path.write_text('{"image": "a.jpg", "Image_id": "7"}\n{"image": "b.jpg"}\n', encoding="utf-8")
+    corpus = list_pictures(str(tmp_path), [str(path)])
+    assert corpus.entries["image_id"].to_pylist() == ["b.jpg"]
+    assert [(reject.image_id, reject.reason) for reject in corpus.rejects] == [("list.jsonl:1", "bad_record")]
+    path = tmp_path / "queries.jsonl"
+    path.write_text('{"text": "red", " query_id": "7"}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match="line 1: has ' query_id' and no 'query_id'"):
+        read_queries(path)

@@ -133,3 +133,23 @@ def test_columns_of_a_table_of_text_are_what_all_their_values_are(
         "b,2001,1,2020-01-02,,.25,true,\nc'd,1,00,,x,1e3,false,\n"
     )
     assert matching_rows(TABLE, tmp_path / "facts.csv", condition).tolist() == rows
+
+
+def test_numbers_of_a_csv_are_never_rounded(tmp_path: Path) -> None:
+    ids = TABLE["image_id"].to_pylist()[:2]
+    path = tmp_path / "facts.csv"
+    for first, second, condition in (
+        ("0.5", "1", "n = 0.5"),
+        ("9007199254740993", "0.5", "n = '9007199254740993'"),
+        ("12345678901234567890123", "12345678901234567890124", "n = '12345678901234567890123'"),
+        ("0x10", "1", "n = '0x10'"),
+        ("1_000", "1", "n = '1_000'"),
+        ("1e3", "1", "n = 1000.0"),
+    ):
+        path.write_text(f"image_id,n\n{ids[0]},{first}\n{ids[1]},{second}\n")
+        assert matching_rows(TABLE, path, condition).tolist() == [0], condition
+
+
+def test_a_condition_that_is_not_unicode_is_an_error() -> None:
+    with pytest.raises(FilterError, match="not valid Unicode"):
+        matching_rows(TABLE, None, "'\ud800' = 'x'")
