@@ -56,7 +56,7 @@ methods: $(INSTALLED)  ## Tables 1 to 4 and 9 to 11 on the demo world, what is m
 
 clean:  ## remove .venv and caches; what the stages made stays, and what a killed run left (python -m flows.runs)
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	find . -path ./.git -prune -o \( -type d -name __pycache__ -o -type f -empty -name '*.fwd2bot.lock' \) -print0 | xargs -0 rm -rf
+	find . -path ./.git -prune -o -type d -name __pycache__ -print0 | xargs -0 rm -rf
 
 constraints:  ## write constraints.txt anew from pyproject.toml (needs uv)
 	head -2 constraints.txt > constraints.partial
