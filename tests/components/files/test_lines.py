@@ -254,6 +254,8 @@ def test_whatever_is_in_a_file_every_row_is_counted_or_the_file_is_named(
         message = str(error)
         assert name in message or str(TABLE.num_rows) in message  # a condition that matches no picture
         return
+    if name == "facts.csv":  # joined to pictures: its rows are not what is counted
+        return
     texts = content.removeprefix(BOM).split(b"\n")[has_header:]
     is_row = (lambda line: line.removesuffix(b"\r")) if has_header else (lambda line: line.strip())
     if name.endswith((".jsonl", ".token", ".tsv")) or (name.endswith(".csv") and b'"' not in content):
