@@ -14,6 +14,7 @@ from components.retrieval.index import Hit
 from components.retrieval.query import QueryError, checked_text
 
 OUTPUTS = (".parquet", ".jsonl")
+TABLES = (".csv", ".tsv", ".json", ".parquet", ".xlsx")  # whose lines are no queries
 MAX_ROW_BYTES = 1 << 20  # of a hit; a query and an id are shorter
 RESULTS = pa.schema(
     [
@@ -37,7 +38,7 @@ def read_queries(path: Path) -> list[Query]:
     """The queries of a file: of `.jsonl` the `text` and, if given, the `query_id` of each line, of any other the line.
 
     Blank lines of `.jsonl` are left out. A query without an id is called by the number of its line, from 1. Raises
-    QueryError, with the line, also for an id that two queries have.
+    QueryError, with the line, also for an id that two queries have, and for tables by their suffix.
     """
     queries: list[Query] = []
     lines: dict[str, int] = {}  # of each id
@@ -97,7 +98,10 @@ def write_results(path: Path, table: pa.Table, suffix: str) -> None:
 
 def _rows(path: Path) -> Iterator[tuple[int, Query | Fault]]:
     """The queries as they stand there, with the numbers of their lines."""
-    if path.suffix == ".jsonl":
+    suffix = path.suffix.lower()
+    if suffix in TABLES:
+        raise ValueError(f"{path}: queries come as text, one a line, or as .jsonl; write them so")
+    if suffix == ".jsonl":
         for number, value in read_json_lines(str(path)):
             yield number, value if isinstance(value, Fault) else _from_json(value, number)
     else:

@@ -4,8 +4,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.retrieval.batches import Query, is_results, results_table, write_results
+from components.retrieval.batches import Query, is_results, read_queries, results_table, write_results
 from components.retrieval.index import Hit
+from components.retrieval.query import QueryError
 
 QUERIES = [Query("1", "a dog\u2028on grass")]
 
@@ -21,3 +22,15 @@ def test_results_are_told_from_other_files(tmp_path: Path, suffix: str) -> None:
     pq.write_table(pa.table({"query_id": ["1"]}), path)
     assert not is_results(path)
     assert not is_results(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["q.csv", "q.TSV", "q.json", "q.parquet"])
+def test_a_table_is_not_taken_for_lines_of_text(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("text\na red circle\n")
+    with pytest.raises(QueryError, match="queries come as text, one a line, or as"):
+        read_queries(tmp_path / name)
+
+
+def test_the_case_of_a_suffix_does_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "q.JSONL").write_text('{"text": "a red circle"}\n')
+    assert [query.text for query in read_queries(tmp_path / "q.JSONL")] == ["a red circle"]
