@@ -106,7 +106,7 @@ def compositionality_rows(
         return {
             schema.IMAGE_ID: _find_picture(record["filename"], pictures),
             schema.SPLIT: split,
-            schema.SUBSET: record["subset"],
+            schema.SUBSET: _identifier(record["subset"]),
             schema.CAPTION: clean(record["caption"]),
             schema.NEGATIVE_CAPTION: clean(record["negative_caption"]),
         }

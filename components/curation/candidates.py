@@ -35,7 +35,9 @@ FORMATS["tiff"] = FORMATS["tif"]
 # Keys of records for what is no picture, and for pictures as other programs call them: a record with one of them must
 # not become text without it.
 OTHER_MODALITIES = ("video", "videos", "audio", "audios", "speech", "sound", "point", "point_cloud", "pcd")
-OTHER_PICTURES = re.compile(r"images|img|imgs|pictures?|photos?|(image|img|picture)_?(path|file|name|url)s?")
+OTHER_PICTURES = re.compile(
+    r"images?|img|imgs|pictures?|photos?|(image|img|picture)_?(path|file|name|url)s?", re.IGNORECASE
+)
 
 CANDIDATES = pa.schema(
     [

@@ -160,6 +160,9 @@ def read_flickr30k(place: str) -> Iterator[Entry]:
         where = f"{name_of(place)}:{number}"
         if isinstance(content, Fault):
             yield Entry(where, rejected_line(content))
+        elif b"\r" in content.strip():
+            why = "a carriage return inside the line; lines end with line feeds"
+            yield Entry(where, Rejected(Reason.BAD_RECORD, f"{where}: {why}"))
         elif content.strip():
             key, tab, caption = content.decode("utf-8", "surrogateescape").partition("\t")
             if tab:

@@ -50,8 +50,8 @@ def read_picture_file(
 
 
 def _siblings(reference: str) -> list[str]:
-    stem, dot, extension = reference.rpartition(".")
-    if not dot or "/" in extension:
+    stem, _, extension = reference.rpartition(".")
+    if extension.lower() not in PICTURE_EXTENSIONS:  # `photo.2` says nothing of a picture called photo.jpg
         return []
     return [f"{stem}.{other}" for other in PICTURE_EXTENSIONS if other != extension]
 

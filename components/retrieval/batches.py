@@ -106,6 +106,8 @@ def _rows(path: Path) -> Iterator[tuple[int, Query | Fault]]:
             yield number, value if isinstance(value, Fault) else _from_json(value, number)
     else:
         for number, content in read_lines(str(path)):
+            if not isinstance(content, Fault) and b"\r" in content.strip():
+                content = Fault("not_a_record", "a carriage return inside the line; lines end with line feeds")
             yield number, content if isinstance(content, Fault) else Query(str(number), _text(content))
 
 

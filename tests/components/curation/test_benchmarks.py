@@ -156,6 +156,10 @@ def test_compositionality_rows_read_sugar_crepe(tmp_path: Path) -> None:
         ("swap_object/1", "picture_rejected"),
         ("swap_object/2", "bad_record"),
     ]
+    path.write_text(json.dumps({"\ud83d": {"0": pair}, "swap": {"0": pair}}))
+    rows, outcomes = compositionality_rows(path, "s", "test", PICTURES, LIMITS)
+    assert [row["subset"] for row in rows] == ["swap"]
+    assert [outcome.reason for outcome in outcomes] == ["bad_encoding", None]
 
 
 WHOLE = {

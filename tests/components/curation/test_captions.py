@@ -204,6 +204,8 @@ def test_flickr30k_tokens(tmp_path: Path) -> None:
         {"id": "1000092795.jpg#0", "image": "1000092795.jpg", "caption": "Two young guys ."},
     )
     assert values(iter(entries))[2] is Reason.BAD_RECORD
+    path.write_bytes(b"1.jpg#0\ta dog\r2.jpg#0\ta cat\r")
+    assert values(captions.read_flickr30k(str(path))) == [Reason.BAD_RECORD]
 
 
 READERS = {

@@ -129,3 +129,11 @@ def test_a_bucket_is_read_as_a_folder(tmp_path: Path, bucket: fs.S3FileSystem) -
         with pytest.raises(Rejected) as caught:
             read_picture_file(place, reference, MAX_BYTES)
         assert caught.value.reason is reason
+
+
+@pytest.mark.parametrize("name", ["a.2", "a.txt", "a.mp4", "a.jpg?x=1", "a.jpg "])
+def test_only_a_picture_extension_stands_for_another(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"picture")
+    with pytest.raises(Rejected) as caught:
+        read_picture_file(str(tmp_path), name, MAX_BYTES)
+    assert caught.value.reason is Reason.IMAGE_MISSING

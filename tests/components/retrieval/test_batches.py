@@ -34,3 +34,9 @@ def test_a_table_is_not_taken_for_lines_of_text(tmp_path: Path, name: str) -> No
 def test_the_case_of_a_suffix_does_not_matter(tmp_path: Path) -> None:
     (tmp_path / "q.JSONL").write_text('{"text": "a red circle"}\n')
     assert [query.text for query in read_queries(tmp_path / "q.JSONL")] == ["a red circle"]
+
+
+def test_lines_that_end_with_carriage_returns_alone_are_not_one_query(tmp_path: Path) -> None:
+    (tmp_path / "q.txt").write_bytes(b"a red circle\ra blue square\r")
+    with pytest.raises(QueryError, match="line 1: a carriage return inside the line"):
+        read_queries(tmp_path / "q.txt")
