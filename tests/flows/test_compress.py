@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from ruamel.yaml import YAML
+from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
 
 from components.compression import work as work_module
@@ -241,9 +242,9 @@ def test_store_of_another_model_is_refused(store: Path, compressor: Path, tmp_pa
 
 def test_other_base_model_is_refused_before_any_work(photos: Path, compressor: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
-    base.mkdir()
-    shutil.copy(compressor / "summary_queries.safetensors", base / "model.safetensors")
-    (base / "config.json").write_text('{"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"]}')
+    shutil.copytree(compressor.parent / "tiny-llava", base)
+    weights = load_file(base / "model.safetensors")
+    save_file(weights | {"lm_head.weight": weights["lm_head.weight"] + 1}, base / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=r"SHA-256 of the weights is .* but .* needs"):
         compress(PARAMS, str(photos), compressor, tmp_path / "out", str(base))
     with pytest.raises(ValueError, match="holds no trained compressor"):
