@@ -249,7 +249,7 @@ def test_other_base_model_is_refused_before_any_work(photos: Path, compressor: P
     with pytest.raises(ValueError, match=r"SHA-256 of the weights is .* but .* needs"):
         compress(PARAMS, str(photos), compressor, tmp_path / "out", str(base))
     with pytest.raises(ValueError, match="holds no trained compressor"):
-        compress(PARAMS, str(photos), base, tmp_path / "out", None)
+        compress(PARAMS, str(photos), tmp_path / "none", tmp_path / "out", None)
 
 
 @pytest.mark.slow
