@@ -106,7 +106,7 @@ def read_manifest(folder: Path) -> Manifest:
         check_schema_version(json.loads(text)["provenance"]["schema_version"], str(path))
     except StoreError:
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"{path}: cannot be read: {error!r}; run `flows.compress` again") from None
     try:
         return Manifest.model_validate_json(text)

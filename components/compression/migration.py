@@ -47,12 +47,32 @@ def migrated_provenance(provenance: Tree, name: str) -> Provenance:
     return Provenance.model_validate_json(json.dumps(provenance))
 
 
+# What is read of every manifest, whatever its version.
+NEEDED = (
+    ("provenance", "schema_version"),
+    ("settings", "rows_per_row_group"),
+    ("rejects", "sha256"),
+    ("corpus", "rows"),
+)
+
+
 def read_old_manifest(folder: Path) -> Tree:
-    """The manifest of any version. Raises StoreError."""
+    """The manifest of any version, with all that is needed to write the store anew. Raises StoreError."""
     try:
-        return json.loads((folder / MANIFEST).read_bytes())
-    except (OSError, ValueError) as error:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        names = [str(file["name"]) for file in manifest["files"]]
+        for part, key in NEEDED:
+            manifest[part][key]
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{folder}: has no {MANIFEST} that can be read: {error}") from None
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{folder / MANIFEST}: is not a manifest: {error!r}; restore it") from None
+
+    # A name leads to a file of the store and to no other.
+    present = {path.name for path in folder.iterdir()}
+    if foreign := [name for name in names if name not in present]:
+        raise StoreError(f"{folder}: {foreign[0]} is missing, and {MANIFEST} names it; restore it")
+    return manifest
 
 
 def migrated_shard(path: Path, old: Tree, wanted: Provenance, rows_per_row_group: int) -> bytes:

@@ -59,7 +59,7 @@ def from_metadata(metadata: Mapping[bytes, bytes] | None, name: str) -> Provenan
         return Provenance.model_validate_json(metadata[METADATA_KEY])
     except StoreError:
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(
             f"{name}: its provenance cannot be read by this version (schema {SCHEMA_VERSION}): {error}"
         ) from None

@@ -92,7 +92,7 @@ def read_manifest(folder: Path) -> IndexManifest:
         raise IndexFolderError(
             f"{folder}: holds no finished index (no {MANIFEST}); make one: `python -m flows.index build STORE {folder}`"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IndexFolderError(f"{path}: cannot be read: {error}; build the index again") from None
     version = found.get("schema_version") if isinstance(found, dict) else None
     if version != SCHEMA_VERSION:
@@ -140,7 +140,7 @@ def _begun(line: str) -> list[str]:
     """The name in a line; a line that a kill has cut names a file that was not begun."""
     try:
         name = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     return [name] if isinstance(name, str) else []
 

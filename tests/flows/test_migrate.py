@@ -1,13 +1,17 @@
 """Job `migrate` on stores of older versions, which the code of those versions wrote and nobody changes any more."""
 
 import hashlib
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from components.compression.manifest import MANIFEST
 from components.compression.provenance import StoreError
 from components.compression.rejects import Reject
 from components.compression.store import TokenStore
@@ -88,3 +92,31 @@ def test_a_killed_migration_goes_on(tmp_path: Path) -> None:
     (tmp_path / "old" / "part-00000.parquet").write_bytes(b"gone")  # was finished, is not read again
     migrate(tmp_path / "old", tmp_path / "new")
     np.testing.assert_array_equal(TokenStore.open(tmp_path / "new").tokens(["a"])[0], PARTS[0].summary_tokens[0])
+
+
+def edit(store: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((store / MANIFEST).read_bytes())
+    change(manifest)
+    (store / MANIFEST).write_text(json.dumps(manifest))
+
+
+BROKEN_MANIFESTS: dict[str, Callable[[Path], object]] = {
+    "nested": lambda store: (store / MANIFEST).write_text("[" * 100_000),
+    "a list": lambda store: (store / MANIFEST).write_text("[]"),
+    "no files": lambda store: edit(store, lambda manifest: manifest.pop("files")),
+    "files of numbers": lambda store: edit(store, lambda manifest: manifest.update(files=[1])),
+    "a file outside": lambda store: edit(store, lambda manifest: manifest["files"][0].update(name="../x.parquet")),
+    "a file that is gone": lambda store: (store / "part-00000.parquet").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", BROKEN_MANIFESTS.values(), ids=BROKEN_MANIFESTS)
+def test_a_manifest_that_is_none_is_named_and_nothing_is_written(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    shutil.copytree(SECOND, tmp_path / "old")
+    shutil.copy(tmp_path / "old" / "part-00000.parquet", tmp_path / "x.parquet")
+    damage(tmp_path / "old")
+    with pytest.raises(StoreError, match="old"):
+        migrate(tmp_path / "old", tmp_path / "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "x.parquet"]

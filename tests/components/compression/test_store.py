@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from components.compression.manifest import MANIFEST
 from components.compression.provenance import SCHEMA_VERSION, StoreError
 from components.compression.rejects import Reject
 from components.compression.shards import TokenRows, shard_bytes
@@ -229,3 +230,10 @@ def test_shard_refuses_tokens_that_do_not_fit_the_codec() -> None:
     rows = PARTS[0]
     with pytest.raises(ValueError, match="do not fit codec float16"):
         shard_bytes(TokenRows(*rows[:3], rows.summary_tokens * 1e6), PROVENANCE, 2)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "", "{}"])
+def test_a_manifest_that_is_none_is_said_in_words(store: Path, text: str) -> None:
+    (store / MANIFEST).write_text(text)
+    with pytest.raises(StoreError, match="cannot be read"):
+        TokenStore.open(store)
