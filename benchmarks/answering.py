@@ -3,9 +3,10 @@
     python -m benchmarks.answering --preset demo
     python -m benchmarks.answering --preset llava-1.5-7b-random --batch-size 128 --max-new-tokens 3   (needs a GPU)
 
-Ours goes from stored tokens and text to text, as `flows/answer_corpus.py` does in a worker. The plain way opens the
-picture for every question, runs the uncompressed model on all image tokens, and decodes with transformers' `generate`.
-Batches are equal, of questions of like length in both. FLOPs are counted by PyTorch, and must equal the formula.
+Ours goes from stored tokens and text to text, as `flows/answer_corpus.py` does in a worker. The
+plain way opens the picture for every question, runs the uncompressed model on all image tokens, and
+decodes with transformers' `generate`. Batches are equal, of questions of like length in both. FLOPs
+are counted by PyTorch, and must equal the formula.
 """
 
 import contextlib
@@ -34,18 +35,18 @@ from benchmarks.answering_work import (
     plain_flops,
 )
 from benchmarks.workloads import ROOT
-from components.analysis.corpus_plan import merged_shape
 from components.answering.decoding import DecodingParams
-from components.answering.pieces import answer_piece
+from components.answering.job_pieces import answer_piece
 from components.answering.prompts import shared_length
 from components.answering.questions import Question
 from components.answering.results import Answer
+from components.costs.corpus_plan import merged_shape
 from components.model.chat import encode_prompt
 from components.model.families.llava import num_image_tokens
 from components.model.generation import end_token_ids, left_pad
 from components.params import load_params
 from components.pictures import PictureLimits, decode_picture
-from flows.compress_worker import CompressParams
+from flows.workers.compress_worker import CompressParams
 
 Way = Literal["ours", "plain"]
 WAYS: tuple[Way, ...] = ("ours", "plain")
@@ -55,7 +56,8 @@ Answers = list[tuple[str, int]]  # text and new tokens of each
 def ours(work: Work, batch_size: int) -> Answers:
     """From stored tokens, in pieces as large as the work."""
     questions = [
-        Question(row, str(row), *pair) for row, pair in enumerate(zip(work.image_ids, work.questions, strict=True))
+        Question(row, str(row), *pair)
+        for row, pair in enumerate(zip(work.image_ids, work.questions, strict=True))
     ]
     params = DecodingParams(max_new_tokens=work.new_tokens[1], temperature=0.0, top_p=1.0, seed=0)
     found = answer_piece(work.answerer, work.read_tokens, questions, params, batch_size)
@@ -73,7 +75,12 @@ def plain(work: Work, batch_size: int, limits: PictureLimits) -> Answers:
         ids, mask = left_pad([prompts[row] for row in rows], backbone.device)
         least, most = work.new_tokens
         written = backbone.vlm.generate(
-            input_ids=ids, attention_mask=mask, **pixels, min_new_tokens=least, max_new_tokens=most, do_sample=False
+            input_ids=ids,
+            attention_mask=mask,
+            **pixels,
+            min_new_tokens=least,
+            max_new_tokens=most,
+            do_sample=False,
         )
         for row, tokens in zip(rows, written[:, ids.shape[1] :].tolist(), strict=True):
             answers[row] = described(work, tokens)
@@ -88,11 +95,16 @@ def described(work: Work, tokens: list[int]) -> tuple[str, int]:
 
 
 def prompts_of(work: Work, num_visual_tokens: int) -> list[list[int]]:
-    prompt_of = {text: encode_prompt(work.plain.chat, text, num_visual_tokens) for text in set(work.questions)}
+    prompt_of = {
+        text: encode_prompt(work.plain.chat, text, num_visual_tokens)
+        for text in set(work.questions)
+    }
     return [prompt_of[question] for question in work.questions]
 
 
-def measure(ways: dict[Way, Callable[[], Answers]], repeats: int) -> tuple[dict[Way, float], dict[Way, Answers]]:
+def measure(
+    ways: dict[Way, Callable[[], Answers]], repeats: int
+) -> tuple[dict[Way, float], dict[Way, Answers]]:
     """Median seconds of each way after one run to warm up, and what it answers."""
     answers = {way: ways[way]() for way in WAYS}
     seconds: dict[Way, list[float]] = {way: [] for way in WAYS}
@@ -114,7 +126,9 @@ def formulas(work: Work, answers: dict[Way, Answers], sizes: dict[Way, int]) -> 
     lengths, num_pictures = [len(prompt) for prompt in summarised], len(set(work.image_ids))
     whole = [len(prompt) for prompt in prompts_of(work, num_image_tokens(work.plain.vlm.config))]
     return {
-        "ours": ours_flops(shape, lengths, passes["ours"], lead, shared, num_pictures, sizes["ours"]),
+        "ours": ours_flops(
+            shape, lengths, passes["ours"], lead, shared, num_pictures, sizes["ours"]
+        ),
         "plain": plain_flops(shape, whole, passes["plain"], sizes["plain"]),
     }
 
@@ -129,12 +143,16 @@ def peft_answers(work: Work, count: int) -> Answers:
         embeddings: Tensor = backbone.embed_chat(torch.tensor([prompt]), tokens[row : row + 1])
         mask = torch.ones(embeddings.shape[:2], dtype=torch.long)
         most = work.new_tokens[1]
-        written = model.generate(inputs_embeds=embeddings, attention_mask=mask, max_new_tokens=most, do_sample=False)
+        written = model.generate(
+            inputs_embeds=embeddings, attention_mask=mask, max_new_tokens=most, do_sample=False
+        )
         answers.append(described(work, written[0].tolist()))
     return answers
 
 
-def report(preset: str, work: Work, sizes: dict[Way, int], repeats: int, compared: int) -> dict[str, Any]:
+def report(
+    preset: str, work: Work, sizes: dict[Way, int], repeats: int, compared: int
+) -> dict[str, Any]:
     """All figures of one setting; raises AssertionError when counts or answers are not what they must be."""
     limits = load_params("compress", CompressParams, ROOT / "presets" / "demo.yaml").pictures
     first = work._replace(image_ids=work.image_ids[:16], questions=work.questions[:16])
@@ -152,7 +170,9 @@ def report(preset: str, work: Work, sizes: dict[Way, int], repeats: int, compare
             expected = formulas(part, answers, batch)
             assert counted == expected, f"counted {counted}, by formula {expected}"
             same = peft_answers(work, compared) if preset == "demo" else []
-            assert answers["ours"][: len(same)] == same, "transformers and PEFT answer something else"
+            assert answers["ours"][: len(same)] == same, (
+                "transformers and PEFT answer something else"
+            )
     return {
         "preset": preset,
         "device": f"{platform.machine()}, {torch.get_num_threads()} threads"
@@ -173,7 +193,9 @@ def report(preset: str, work: Work, sizes: dict[Way, int], repeats: int, compare
 
 def count(call: Callable[[], Any]) -> int:
     """Operations that PyTorch counts; of attention it knows the kernels of a GPU, and on a CPU plain products."""
-    kernels = contextlib.nullcontext() if torch.cuda.is_available() else sdpa_kernel(SDPBackend.MATH)
+    kernels = (
+        contextlib.nullcontext() if torch.cuda.is_available() else sdpa_kernel(SDPBackend.MATH)
+    )
     with kernels, FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()
@@ -181,7 +203,15 @@ def count(call: Callable[[], Any]) -> int:
 
 def table(figures: dict[str, Any]) -> str:
     """The figures as a table for people."""
-    keys = ("preset", "device", "questions", "pictures", "batch_size", "max_new_tokens", "answers_compared_with_peft")
+    keys = (
+        "preset",
+        "device",
+        "questions",
+        "pictures",
+        "batch_size",
+        "max_new_tokens",
+        "answers_compared_with_peft",
+    )
     lines = [f"{key}: {figures[key]}" for key in keys]
     lines.append(f"{'':<30}{'ours':>12}{'plain':>12}{'ratio':>8}")
     for name, key in (("questions/s", ""), ("questions/s, batch 1", "_batch_1")):
@@ -190,23 +220,32 @@ def table(figures: dict[str, Any]) -> str:
     for name, key in (("MFLOP/question, counted", "flops"), ("by formula", "flops_formula")):
         row = figures[f"{key}_per_question"]
         ratio = row["plain"] / row["ours"]
-        lines.append(f"{name:<30}{row['ours'] / 1e6:>12.2f}{row['plain'] / 1e6:>12.2f}{ratio:>8.2f}")
+        lines.append(
+            f"{name:<30}{row['ours'] / 1e6:>12.2f}{row['plain'] / 1e6:>12.2f}{ratio:>8.2f}"
+        )
     return "\n".join(lines)
 
 
 def main(
-    preset: Annotated[str, typer.Option(help="demo, or llava-1.5-7b-random (needs a GPU).")] = "demo",
+    preset: Annotated[
+        str, typer.Option(help="demo, or llava-1.5-7b-random (needs a GPU).")
+    ] = "demo",
     questions: Annotated[int, typer.Option(help="How many.", min=16)] = 512,
     per_picture: Annotated[int, typer.Option(help="Questions about each picture.", min=1)] = 4,
     batch_size: Annotated[int, typer.Option(help="Questions decoded together.", min=1)] = 64,
     plain_batch_size: Annotated[
-        int | None, typer.Option(help="The same of the plain way, if its cache would not fit.", min=1)
+        int | None,
+        typer.Option(help="The same of the plain way, if its cache would not fit.", min=1),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 8,
     repeats: Annotated[int, typer.Option(help="Timed runs of each way.", min=1)] = 5,
-    compared: Annotated[int, typer.Option(help="Answers compared with transformers and PEFT.", min=0)] = 64,
+    compared: Annotated[
+        int, typer.Option(help="Answers compared with transformers and PEFT.", min=0)
+    ] = 64,
     threads: Annotated[int, typer.Option(help="Threads of PyTorch.", min=1)] = 1,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures there too.")] = None,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures there too.")
+    ] = None,
 ) -> None:
     """Measure one setting and print a table."""
     torch.set_num_threads(threads)

@@ -13,18 +13,22 @@ from PIL import Image
 
 from benchmarks.workloads import ROOT, TINY_BASE, large_model, words
 from components import schema
-from components.analysis.corpus_plan import encoding_flops
-from components.analysis.training_costs import ModelShape, Pass, forward_flops
 from components.answering.decoding import LEAST_OPEN
-from components.compression.store import TokenStore
+from components.costs.corpus_plan import encoding_flops
+from components.costs.training_costs import ModelShape, Pass, forward_flops
 from components.methods.checkpoint import load_compressor
 from components.model.adapters import GENERATION
 from components.model.backbone import Backbone
 from components.model.loading import load_backbone
 from components.params import load_params
-from components.training.settings import TrainParams
+from components.store.token_store import TokenStore
+from components.training.training_settings import TrainParams
 
-COMPRESSOR, STORE, CURATED = ROOT / "models/compressor", ROOT / "data/compressed/test", ROOT / "data/curated"
+COMPRESSOR, STORE, CURATED = (
+    ROOT / "models/compressor",
+    ROOT / "data/compressed/test",
+    ROOT / "data/curated",
+)
 NUM_SUMMARY_TOKENS = 16  # of the preset without a store
 QUESTION_WORDS = 9  # about 20 tokens with the demo's tokenizer
 
@@ -34,11 +38,13 @@ class Work(NamedTuple):
 
     answerer: Backbone  # the adapter of the generation pass is merged
     plain: Backbone  # the uncompressed model
-    read_tokens: Callable[[Sequence[str]], np.ndarray]  # picture ids -> (pictures, summary tokens, dim)
+    # picture ids -> (pictures, summary tokens, dim)
+    read_tokens: Callable[[Sequence[str]], np.ndarray]
     pictures: dict[str, bytes]  # by id, encoded
     image_ids: list[str]  # of each question
     questions: list[str]
-    new_tokens: tuple[int, int]  # least (plain way only: a random model never ends by itself) and most per answer
+    # least (plain way only: a random model never ends by itself) and most per answer
+    new_tokens: tuple[int, int]
 
 
 def demo_work(num_questions: int, per_picture: int, max_new_tokens: int) -> Work:
@@ -50,15 +56,29 @@ def demo_work(num_questions: int, per_picture: int, max_new_tokens: int) -> Work
     asked: dict[str, list[str]] = {}
     for row in pq.read_table(CURATED / "questions" / "test.parquet").to_pylist():
         asked.setdefault(row[schema.IMAGE_ID], []).append(row[schema.QUESTION])
-    chosen = [image_id for image_id in store.ids if image_id in asked][: -(-num_questions // per_picture)]
-    table = pq.read_table(CURATED / "images" / "test", columns=[schema.IMAGE_ID, schema.IMAGE]).to_pylist()
+    chosen = [image_id for image_id in store.ids if image_id in asked][
+        : -(-num_questions // per_picture)
+    ]
+    table = pq.read_table(
+        CURATED / "images" / "test", columns=[schema.IMAGE_ID, schema.IMAGE]
+    ).to_pylist()
     pictures = {row[schema.IMAGE_ID]: row[schema.IMAGE] for row in table}
-    pairs = [(image_id, text) for image_id in chosen for text in asked[image_id][:per_picture]][:num_questions]
+    pairs = [(image_id, text) for image_id in chosen for text in asked[image_id][:per_picture]][
+        :num_questions
+    ]
     compressor = load_compressor(COMPRESSOR, str(TINY_BASE), device, torch.float32)
     compressor.adapters.merge(GENERATION)
     plain = load_backbone(str(TINY_BASE), None, torch.float32, "sdpa", pad_to_square=True).eval()
     image_ids, questions = (list(column) for column in zip(*pairs, strict=True))
-    return Work(compressor.backbone, plain, store.tokens, pictures, image_ids, questions, (1, max_new_tokens))
+    return Work(
+        compressor.backbone,
+        plain,
+        store.tokens,
+        pictures,
+        image_ids,
+        questions,
+        (1, max_new_tokens),
+    )
 
 
 def large_work(num_questions: int, per_picture: int, max_new_tokens: int) -> Work:
@@ -70,7 +90,9 @@ def large_work(num_questions: int, per_picture: int, max_new_tokens: int) -> Wor
     model = large_model(params).eval()
     model.adapters.merge(GENERATION)
     rng = np.random.default_rng(0)
-    pictures = {f"{number:06d}": noise_jpeg(rng) for number in range(-(-num_questions // per_picture))}
+    pictures = {
+        f"{number:06d}": noise_jpeg(rng) for number in range(-(-num_questions // per_picture))
+    }
     tokens = {image_id: noise_tokens(rng, model.backbone.dim) for image_id in pictures}
     image_ids = [image_id for image_id in pictures for _ in range(per_picture)][:num_questions]
     questions = [words(rng, QUESTION_WORDS) for _ in image_ids]
@@ -84,7 +106,9 @@ def large_work(num_questions: int, per_picture: int, max_new_tokens: int) -> Wor
 
 def noise_jpeg(rng: np.random.Generator) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(rng.integers(0, 256, (336, 336, 3), dtype=np.uint8)).save(stream, "JPEG", quality=90)
+    Image.fromarray(rng.integers(0, 256, (336, 336, 3), dtype=np.uint8)).save(
+        stream, "JPEG", quality=90
+    )
     return stream.getvalue()
 
 
@@ -100,16 +124,30 @@ def peft_model(compressor: Path) -> PeftModel:
 
 def read_flops(shape: ModelShape, rows: int, past: int, tokens: int, kept: int) -> int:
     """Operations of reading `tokens` more of every row behind `past`; `kept` go through the whole last layer."""
-    seen = 4 * rows * past * shape.num_heads * shape.head_dim * ((shape.num_layers - 1) * tokens + kept)
+    seen = (
+        4
+        * rows
+        * past
+        * shape.num_heads
+        * shape.head_dim
+        * ((shape.num_layers - 1) * tokens + kept)
+    )
     return forward_flops(shape, Pass(rows, tokens, kept)) + seen
 
 
 def ours_flops(
-    shape: ModelShape, lengths: Sequence[int], answers: Sequence[int], lead: int, shared: int, pictures: int, batch: int
+    shape: ModelShape,
+    lengths: Sequence[int],
+    answers: Sequence[int],
+    lead: int,
+    shared: int,
+    pictures: int,
+    batch: int,
 ) -> int:
     """Operations of all answers; `lengths` of the prompts in tokens, `answers` the forward passes each answer takes.
 
-    `lead` tokens are read once, the rest of `shared` once per picture, what is left of a prompt once.
+    `lead` tokens are read once, the rest of `shared` once per picture, what is left of a prompt
+    once.
     """
     total = read_flops(shape, 1, 0, lead, 0) + read_flops(shape, pictures, lead, shared - lead, 0)
     for rows in batches(lengths, batch):
@@ -119,11 +157,15 @@ def ours_flops(
         for step in range(1, max(answers[row] for row in rows)):
             num_open = sum(answers[row] > step for row in rows)
             num_rows = num_open if num_open < LEAST_OPEN * num_rows else num_rows
-            total += read_flops(shape, num_rows, shared + width + step - 1, 1, 1) + head_flops(shape, num_rows)
+            total += read_flops(shape, num_rows, shared + width + step - 1, 1, 1) + head_flops(
+                shape, num_rows
+            )
     return total
 
 
-def plain_flops(shape: ModelShape, lengths: Sequence[int], answers: Sequence[int], batch: int) -> int:
+def plain_flops(
+    shape: ModelShape, lengths: Sequence[int], answers: Sequence[int], batch: int
+) -> int:
     """Operations of the plain way: vision side and whole prompt for each question, batches until the last has ended."""
     total = 0
     for rows in batches(lengths, batch):

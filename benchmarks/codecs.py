@@ -2,7 +2,8 @@
 
     python -m benchmarks.codecs --json codecs.json      (after `make repro`)
 
-What they are worth for answers and search is the stage `codecs` (results/codecs.json, and the report).
+What they are worth for answers and search is the stage `codecs` (results/codecs.json, and the
+report).
 """
 
 import json
@@ -15,9 +16,9 @@ import numpy as np
 import torch
 import typer
 
-from components.compression import codecs
-from components.compression.fit import Fit, fit_directions
-from components.compression.store import TokenStore
+from components.store import codecs
+from components.store.fit import Fit, fit_directions
+from components.store.token_store import TokenStore
 from flows.codecs import FITTED_BYTES
 
 REPEATS = 5
@@ -35,7 +36,9 @@ def rate(tokens: np.ndarray, codec: codecs.Codec, fit: Fit | None = None) -> flo
 
 def main(
     store: Annotated[Path, typer.Option(help="In floats.")] = Path("data/compressed/test"),
-    as_json: Annotated[Path | None, typer.Option("--json", help="Also write the table as JSON.")] = None,
+    as_json: Annotated[
+        Path | None, typer.Option("--json", help="Also write the table as JSON.")
+    ] = None,
 ) -> None:
     """Time every codec."""
     torch.set_num_threads(1)
@@ -53,7 +56,9 @@ def main(
         print(f"| {codec} | {num_bytes} | {decoded:.0f} |")
     if as_json:
         names = ("codec", "bytes_per_picture", "pictures_per_second")
-        as_json.write_text(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=1) + "\n")
+        as_json.write_text(
+            json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

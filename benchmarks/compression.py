@@ -3,10 +3,11 @@
     python -m benchmarks.compression --preset demo                   (after `make repro`)
     python -m benchmarks.compression --preset llava-1.5-7b-random    (needs a GPU)
 
-The ways take turns in one process, and the median over the rounds counts. `ours` and `plain` go from encoded pictures
-to summary tokens, `shards` from encoded pictures to the bytes of the file. The two with `model` begin with preprocessed
-pictures; `plain_model` has its adapter merged into the weights. FLOPs are counted by PyTorch on our pass, beside the
-formula of `flows.plan`; the rate of matrix products is measured on the shapes of the decoder in the same run.
+The ways take turns in one process, and the median over the rounds counts. `ours` and `plain` go
+from encoded pictures to summary tokens, `shards` from encoded pictures to the bytes of the file.
+The two with `model` begin with preprocessed pictures; `plain_model` has its adapter merged into the
+weights. FLOPs are counted by PyTorch on our pass, beside the formula of `flows.plan`; the rate of
+matrix products is measured on the shapes of the decoder in the same run.
 """
 
 import json
@@ -30,22 +31,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.picture_workloads import Workload, demo_workload, large_workload
 from benchmarks.plain_compression import plain_pixels, plain_tokens, prompt_ids, undo_shortcuts
-from components.analysis.corpus_plan import Corpus, compression_flops, merged_shape
 from components.compression.compressor import compress_batches, compress_prepared
 from components.compression.corpus import Picture
-from components.compression.decoding import Batch, decode_batches
-from components.compression.provenance import SCHEMA_VERSION, Provenance
-from components.compression.shards import TokenRows, shard_bytes
+from components.compression.picture_decoding import Batch, decode_batches
+from components.costs.corpus_plan import Corpus, compression_flops, merged_shape
 from components.methods.double_forward import DoubleForward
 from components.model.adapters import COMPRESSION
 from components.model.families.llava import num_image_tokens
 from components.model.prepared import PreparedPictures
+from components.store.provenance import SCHEMA_VERSION, Provenance
+from components.store.shards import TokenRows, shard_bytes
 
 DEMO, LARGE = "demo", "llava-1.5-7b-random"
 WORKLOADS = {DEMO: demo_workload, LARGE: large_workload}
 MODEL_BATCHES = 8  # that the model alone runs per round
 MATRIX_REPEATS = 10
-MAX_ERROR = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the tokens against those of the plain way
+# of the tokens against those of the plain way
+MAX_ERROR = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 REQUIRED = {
     DEMO: {"ours / plain": 1.3},
     LARGE: {
@@ -60,17 +62,29 @@ Way = Callable[[], int]  # compresses some pictures and says how many
 
 def ours(workload: Workload, model: DoubleForward, pictures: Sequence[Picture]) -> TokenRows:
     """From encoded pictures to rows of a store; as many threads decode as the job has decoders."""
-    parts = [pictures[start : start + workload.batch_size] for start in range(0, len(pictures), workload.batch_size)]
-    with TemporaryDirectory() as folder, ThreadPoolExecutor(workload.params.decoders_per_worker) as threads:
+    parts = [
+        pictures[start : start + workload.batch_size]
+        for start in range(0, len(pictures), workload.batch_size)
+    ]
+    with (
+        TemporaryDirectory() as folder,
+        ThreadPoolExecutor(workload.params.decoders_per_worker) as threads,
+    ):
 
         def decode(number: int) -> Batch:
             watch = Path(folder, str(number))
             (batch,) = decode_batches(
-                parts[number], model.backbone.prepare, workload.params.pictures, workload.batch_size, watch
+                parts[number],
+                model.backbone.prepare,
+                workload.params.pictures,
+                workload.batch_size,
+                watch,
             )
             return batch
 
-        rows, rejects = compress_batches(model, threads.map(decode, range(len(parts))), workload.params.codec)
+        rows, rejects = compress_batches(
+            model, threads.map(decode, range(len(parts))), workload.params.codec
+        )
     assert not rejects
     return rows
 
@@ -93,12 +107,18 @@ def plain(workload: Workload, model: DoubleForward) -> int:
 
 def ways_of(workload: Workload) -> dict[str, Way]:
     """Every way with a model of its own, where it has to be another."""
-    fast, merged, slow = workload.build(), undo_shortcuts(workload.build()), undo_shortcuts(workload.build())
+    fast, merged, slow = (
+        workload.build(),
+        undo_shortcuts(workload.build()),
+        undo_shortcuts(workload.build()),
+    )
     for model in (fast, merged):
         model.adapters.merge(COMPRESSION)
     size = workload.batch_size
     first = workload.pictures[: size * MODEL_BATCHES]
-    pixels = [plain_pixels(fast, first[start : start + size]) for start in range(0, len(first), size)]
+    pixels = [
+        plain_pixels(fast, first[start : start + size]) for start in range(0, len(first), size)
+    ]
     prepared = [prepared_pixels(part) for part in pixels]
     check_tokens(workload, fast, slow)
     return {
@@ -116,7 +136,9 @@ def check_tokens(workload: Workload, fast: DoubleForward, slow: DoubleForward) -
     expected = plain_tokens(slow, plain_pixels(slow, first))
     found = ours(workload, fast, first).summary_tokens
     error = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-    print(f"tokens differ from those of the plain way by {error:.1e} of their length ({fast.backbone.dtype})")
+    print(
+        f"tokens differ from those of the plain way by {error:.1e} of their length ({fast.backbone.dtype})"
+    )
     if not error <= MAX_ERROR[fast.backbone.dtype]:
         sys.exit("compression: the two ways do not compute the same; their times say nothing")
 
@@ -152,8 +174,15 @@ def formula_flops(model: DoubleForward) -> int:
 def matrix_rate(model: DoubleForward, batch_size: int) -> float:
     """Operations per second that products of the decoder's shapes reach on random numbers."""
     tokens = batch_size * (prompt_ids(model).shape[1] + model.num_summary_tokens)
-    layers = [part for part in model.backbone.language_model.layers[0].modules() if isinstance(part, nn.Linear)]
-    inputs = [torch.randn(tokens, part.in_features).to(model.backbone.device, model.backbone.dtype) for part in layers]
+    layers = [
+        part
+        for part in model.backbone.language_model.layers[0].modules()
+        if isinstance(part, nn.Linear)
+    ]
+    inputs = [
+        torch.randn(tokens, part.in_features).to(model.backbone.device, model.backbone.dtype)
+        for part in layers
+    ]
     seconds = []
     for _ in range(MATRIX_REPEATS):
         started = time.perf_counter()
@@ -223,21 +252,33 @@ def table(figures: dict[str, Any]) -> str:
         f"{flops['counted'] / 1e9:.4f} GFLOP per picture counted, {flops['formula'] / 1e9:.4f} by the formula; matrix "
         f"products reach {figures['matrix_flops_per_second'] / 1e9:.1f} GFLOP/s",
         f"{'':<28}{'pictures/s':>12}",
-        *(f"{name:<28}{rate:>12.1f}" for name, rate in figures["pictures_per_second"].items() if name != "ratio"),
+        *(
+            f"{name:<28}{rate:>12.1f}"
+            for name, rate in figures["pictures_per_second"].items()
+            if name != "ratio"
+        ),
         f"{'':<28}{'ratio':>12}{'required':>12}",
     ]
     required = REQUIRED[figures["preset"]]
     for name, ratio in figures["ratios"].items():
-        lines.append(f"{name:<28}{ratio:>12.2f}{f'{required[name]:.2f}' if name in required else '–':>12}")
+        lines.append(
+            f"{name:<28}{ratio:>12.2f}{f'{required[name]:.2f}' if name in required else '–':>12}"
+        )
     return "\n".join(lines)
 
 
 def main(
-    preset: Annotated[str, typer.Option(help=f"{' or '.join(WORKLOADS)}; the latter on a GPU.")] = DEMO,
-    pictures: Annotated[int | None, typer.Option(help="Per round; otherwise all 500 of the demo, or 1024.")] = None,
+    preset: Annotated[
+        str, typer.Option(help=f"{' or '.join(WORKLOADS)}; the latter on a GPU.")
+    ] = DEMO,
+    pictures: Annotated[
+        int | None, typer.Option(help="Per round; otherwise all 500 of the demo, or 1024.")
+    ] = None,
     rounds: Annotated[int, typer.Option(help="That are timed, after one to warm up.")] = 5,
     threads: Annotated[int, typer.Option(help="CPU threads of the model.")] = 1,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures there too.")] = None,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures there too.")
+    ] = None,
 ) -> None:
     """Measure one preset and print a table."""
     torch.set_num_threads(threads)

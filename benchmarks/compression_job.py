@@ -2,9 +2,10 @@
 
     python -m benchmarks.compression_job --workers 2      (after `make repro`)
 
-The pictures are those of the demo's test split, over and over, in a Parquet file. The job is `flows.compress`; the bare
-loop is as many processes, each of which takes its shards from memory. The rate counts from when every worker has
-finished a shard, so that neither the start of Ray nor loading is in it; the start is shown apart.
+The pictures are those of the demo's test split, over and over, in a Parquet file. The job is
+`flows.compress`; the bare loop is as many processes, each of which takes its shards from memory.
+The rate counts from when every worker has finished a shard, so that neither the start of Ray nor
+loading is in it; the start is shown apart.
 """
 
 import json
@@ -26,12 +27,12 @@ import typer
 from benchmarks.compression import ours, provenance
 from benchmarks.picture_workloads import DEMO_COMPRESSOR, demo_workload
 from components import schema
-from components.compression.shards import shard_bytes
-from components.compression.store import TokenStore
 from components.model.adapters import COMPRESSION
-from flows.cluster import connect
+from components.store.shards import shard_bytes
+from components.store.token_store import TokenStore
 from flows.compress import compress
-from flows.compress_worker import CompressParams
+from flows.running.cluster import connect
+from flows.workers.compress_worker import CompressParams
 
 End = tuple[float, int]  # when a shard was whole, and its pictures
 REQUIRED = 0.9
@@ -48,13 +49,20 @@ def run_job(params: CompressParams, corpus: Path, output: Path) -> list[End]:
     """The flow; a file of the store keeps the time at which it was whole."""
     compress(params, str(corpus), DEMO_COMPRESSOR, output, None)
     store = TokenStore.open(output)
-    return [((output / file.name).stat().st_mtime, file.rows) for file in store.manifest.files if file.rows]
+    return [
+        ((output / file.name).stat().st_mtime, file.rows)
+        for file in store.manifest.files
+        if file.rows
+    ]
 
 
 def run_bare(params: CompressParams, num_pictures: int) -> list[End]:
     """The loop, in a process per worker."""
     with ProcessPoolExecutor(params.num_workers, get_context("spawn")) as pool:
-        parts = [pool.submit(bare_worker, params, num_pictures, worker) for worker in range(params.num_workers)]
+        parts = [
+            pool.submit(bare_worker, params, num_pictures, worker)
+            for worker in range(params.num_workers)
+        ]
         return [end for part in parts for end in part.result()]
 
 
@@ -73,7 +81,10 @@ def bare_worker(params: CompressParams, num_pictures: int, worker: int) -> list[
 def write_corpus(num_pictures: int, path: Path) -> None:
     """The pictures as a user has them, in a Parquet file."""
     pictures = demo_workload(num_pictures).pictures
-    columns = {schema.IMAGE_ID: [item.image_id for item in pictures], schema.IMAGE: [item.load() for item in pictures]}
+    columns = {
+        schema.IMAGE_ID: [item.image_id for item in pictures],
+        schema.IMAGE: [item.load() for item in pictures],
+    }
     pq.write_table(pa.table(columns), path, row_group_size=256)
 
 
@@ -89,7 +100,9 @@ def report(num_pictures: int, num_workers: int, rounds: int) -> dict[str, Any]:
         first_shards = []
         for number in range(rounds):
             began = time.time()
-            ends = run_job(params, Path(folder) / "pictures.parquet", Path(folder) / f"store-{number}")
+            ends = run_job(
+                params, Path(folder) / "pictures.parquet", Path(folder) / f"store-{number}"
+            )
             first_shards.append(min(ends)[0] - began)
             rates["job"].append(steady_rate(ends, num_workers))
             rates["bare loop"].append(steady_rate(run_bare(params, num_pictures), num_workers))
@@ -108,16 +121,22 @@ def main(
     pictures: Annotated[int, typer.Option(help="Per round.")] = 8192,
     workers: Annotated[int, typer.Option(help="Processes with a model each.")] = 2,
     rounds: Annotated[int, typer.Option(help="Turns of both.")] = 3,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures there too.")] = None,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures there too.")
+    ] = None,
 ) -> None:
     """Measure and print."""
     figures = report(pictures, workers, rounds)
     rates = figures["pictures_per_second"]
-    print(f"{pictures} pictures, {workers} workers, shards of {demo_workload(1).params.rows_per_shard}")
+    print(
+        f"{pictures} pictures, {workers} workers, shards of {demo_workload(1).params.rows_per_shard}"
+    )
     print(
         f"starting Ray: {figures['ray_start_seconds']:.1f} s; the first shard: {figures['first_shard_seconds']:.1f} s"
     )
-    print(f"steady: job {rates['job']:.1f} pictures/s, bare loop {rates['bare loop']:.1f} pictures/s")
+    print(
+        f"steady: job {rates['job']:.1f} pictures/s, bare loop {rates['bare loop']:.1f} pictures/s"
+    )
     print(f"job / bare loop: {rates['ratio']:.2f} (required: {REQUIRED:.2f})")
     if json_path:
         json_path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

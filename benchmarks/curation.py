@@ -2,8 +2,8 @@
 
     python -m benchmarks.curation FOLDER --rows 1000000 --kill
 
-The world is drawn into FOLDER the first time. Memory is sampled every three seconds: of the driver, and of the largest
-worker (unique set size, so that pages shared with other processes do not count).
+The world is drawn into FOLDER the first time. Memory is sampled every three seconds: of the driver,
+and of the largest worker (unique set size, so that pages shared with other processes do not count).
 """
 
 import argparse
@@ -37,10 +37,14 @@ class Peak(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--kill", action="store_true", help="once more, killed when half of the rows are checked")
+    parser.add_argument(
+        "--kill", action="store_true", help="once more, killed when half of the rows are checked"
+    )
     args = parser.parse_args()
     folder = args.folder.resolve() / str(args.rows)
     if not (folder / "raw").exists():
@@ -52,7 +56,9 @@ def main() -> None:
     print_run(folder, "whole", args.rows, *run(folder, "whole"))
     if args.kill:
         num_tars = len(list((folder / "raw/captions").iterdir()))
-        print(f"killed after {run(folder, 'killed', kill_after=num_tars // 2)[0]:.0f} s", flush=True)
+        print(
+            f"killed after {run(folder, 'killed', kill_after=num_tars // 2)[0]:.0f} s", flush=True
+        )
         print_run(folder, "killed", args.rows, *run(folder, "killed"))
         print(f"the same bytes in every file: {same_files(folder / 'whole', folder / 'killed')}")
 
@@ -76,7 +82,9 @@ def run(folder: Path, name: str, kill_after: int | None = None) -> tuple[float, 
     command = [sys.executable, "-m", "flows.curate", "raw", name]
     with (
         (folder / f"{name}.log").open("a") as log,
-        subprocess.Popen(command, cwd=folder, env=environment, stderr=log, start_new_session=True) as process,
+        subprocess.Popen(
+            command, cwd=folder, env=environment, stderr=log, start_new_session=True
+        ) as process,
     ):
         while process.poll() is None:
             time.sleep(SECONDS_BETWEEN_LOOKS)
@@ -95,8 +103,13 @@ def measure(pid: int) -> Peak:
     """Memory of the driver and of the largest of Ray's workers now."""
     try:
         driver = psutil.Process(pid)
-        workers = [child for child in driver.children(recursive=True) if child.name().startswith("ray::")]
-        return Peak(driver.memory_full_info().uss, max((child.memory_full_info().uss for child in workers), default=0))
+        workers = [
+            child for child in driver.children(recursive=True) if child.name().startswith("ray::")
+        ]
+        return Peak(
+            driver.memory_full_info().uss,
+            max((child.memory_full_info().uss for child in workers), default=0),
+        )
     except psutil.NoSuchProcess:
         return Peak(0, 0)
 
@@ -105,18 +118,28 @@ def print_run(folder: Path, name: str, num_rows: int, seconds: float, peak: Peak
     """Rate, memory, and what became of the rows beside what should have."""
     report = YAML(typ="safe").load((folder / name / "report.json").read_text())["captions"]
     assert report["rows_in"] == num_rows == report["rows_kept"] + sum(report["rejects"].values())
-    kept = sum(pq.read_metadata(path).num_rows for path in (folder / name / "samples").rglob("*.parquet"))
+    kept = sum(
+        pq.read_metadata(path).num_rows for path in (folder / name / "samples").rglob("*.parquet")
+    )
     assert kept == report["rows_kept"]
-    print(f"{name}: {num_rows} rows in {seconds:.0f} s, {num_rows / seconds:.0f} rows/s; at most", end=" ")
+    print(
+        f"{name}: {num_rows} rows in {seconds:.0f} s, {num_rows / seconds:.0f} rows/s; at most",
+        end=" ",
+    )
     print(f"{peak.driver / MIB:.0f} MiB in the driver, {peak.worker / MIB:.0f} MiB in a worker")
-    print(f"  rows in {report['rows_in']} = kept {report['rows_kept']} + rejected {sum(report['rejects'].values())}")
+    print(
+        f"  rows in {report['rows_in']} = kept {report['rows_kept']} + rejected {sum(report['rejects'].values())}"
+    )
     for reason, planted in sorted(expected_rejects(num_rows).items()):
         print(f"  {reason}: {report['rejects'].get(reason, 0)} (planted {planted})", flush=True)
 
 
 def same_files(one: Path, other: Path) -> bool:
     """Two folders hold the same files with the same bytes."""
-    files = [sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file()) for root in (one, other)]
+    files = [
+        sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
+        for root in (one, other)
+    ]
     _, different, errors = filecmp.cmpfiles(one, other, files[0], shallow=False)
     return files[0] == files[1] and not different and not errors
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from components.scenes import formats
+from components.drawn_world import file_formats as formats
 
 ROWS_PER_TAR = 5000
 NUM_EVALUATION = 200  # pictures per split
@@ -56,7 +56,11 @@ def caption_pair(row: int) -> tuple[str, bytes, str]:
             data = evaluation_picture(leaked, quality=COPY_QUALITY)
         case _:
             data = picture(row)
-    caption = "picture not available" if fault == "repeated_caption" else f"smooth tiles in colours number {row}"
+    caption = (
+        "picture not available"
+        if fault == "repeated_caption"
+        else f"smooth tiles in colours number {row}"
+    )
     return f"{row:09d}", data[:400] if fault == "truncated" else data, caption
 
 
@@ -94,14 +98,20 @@ def write_evaluation(folder: Path, first: int) -> None:
         for index, name in enumerate(names)
     ]
     formats.write_json_lines(folder / "questions.jsonl", questions)
-    formats.write_json(folder / "captions.json", formats.coco_captions({name: ["tiles"] for name in names}))
+    formats.write_json(
+        folder / "captions.json", formats.coco_captions({name: ["tiles"] for name in names})
+    )
     pair = {"filename": names[0], "caption": "red tiles", "negative_caption": "blue tiles"}
     formats.write_json(folder / "compositionality.json", {"replace_attribute": {"0": pair}})
 
 
 def expected_rejects(num_rows: int) -> Counter[str]:
     """By reason."""
-    counts = Counter(fault for fault, (every, first) in FAULTS.items() for _ in _rows_with(every, first, num_rows))
+    counts = Counter(
+        fault
+        for fault, (every, first) in FAULTS.items()
+        for _ in _rows_with(every, first, num_rows)
+    )
     counts["repeated_caption"] = max(counts["repeated_caption"] - MAX_ROWS_PER_CAPTION, 0)
     return +counts
 

@@ -16,8 +16,8 @@ from components.compression.corpus import Picture
 from components.methods.checkpoint import load_compressor
 from components.methods.double_forward import DoubleForward
 from components.params import load_params
-from components.training.settings import TrainParams
-from flows.compress_worker import CompressParams
+from components.training.training_settings import TrainParams
+from flows.workers.compress_worker import CompressParams
 
 DEMO_PICTURES = ROOT / "data" / "curated" / "images" / "test"
 DEMO_COMPRESSOR = ROOT / "models" / "compressor"
@@ -43,11 +43,18 @@ class Workload(NamedTuple):
 def demo_workload(num_pictures: int | None) -> Workload:
     """The test pictures of the demo world and the compressor that `make repro` trained. Raises ValueError."""
     if not (DEMO_COMPRESSOR.is_dir() and DEMO_PICTURES.is_dir()):
-        raise ValueError(f"{DEMO_COMPRESSOR}: there is no trained compressor, or no pictures; run `make repro` first")
+        raise ValueError(
+            f"{DEMO_COMPRESSOR}: there is no trained compressor, or no pictures; run `make repro` first"
+        )
     params = load_params("compress", CompressParams, ROOT / "presets" / "demo.yaml")
-    tables = [pq.read_table(path, columns=[schema.IMAGE]) for path in sorted(DEMO_PICTURES.glob("*.parquet"))]
+    tables = [
+        pq.read_table(path, columns=[schema.IMAGE])
+        for path in sorted(DEMO_PICTURES.glob("*.parquet"))
+    ]
     images = [image for table in tables for image in table[schema.IMAGE].to_pylist()]
-    return Workload(params, encoded_pictures(images, num_pictures or len(images)), partial(load_demo, params))
+    return Workload(
+        params, encoded_pictures(images, num_pictures or len(images)), partial(load_demo, params)
+    )
 
 
 def load_demo(params: CompressParams) -> DoubleForward:
@@ -69,7 +76,9 @@ def large_workload(num_pictures: int | None) -> Workload:
 
 def build_large() -> DoubleForward:
     """Adapters that do something: LoRA starts as the identity, so its second matrix is drawn."""
-    model = large_model(load_params("train", TrainParams, ROOT / "presets" / "llava-1.5-7b.yaml")).eval()
+    model = large_model(
+        load_params("train", TrainParams, ROOT / "presets" / "llava-1.5-7b.yaml")
+    ).eval()
     generator = torch.Generator(model.backbone.device).manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -84,10 +93,15 @@ def jpeg(rng: np.random.Generator) -> bytes:
     )
     grain = rng.normal(0, 6, (*PHOTO_SIZE[::-1], 3))
     stream = io.BytesIO()
-    Image.fromarray((np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=90)
+    Image.fromarray((np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8)).save(
+        stream, "JPEG", quality=90
+    )
     return stream.getvalue()
 
 
 def encoded_pictures(images: Sequence[bytes], count: int) -> list[Picture]:
     """`count` pictures, the images over and over."""
-    return [Picture(f"{number:09d}", partial(bytes, images[number % len(images)])) for number in range(count)]
+    return [
+        Picture(f"{number:09d}", partial(bytes, images[number % len(images)]))
+        for number in range(count)
+    ]

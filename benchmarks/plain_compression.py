@@ -1,7 +1,8 @@
 """Compression as one would write it from Hugging Face's parts, to be measured against.
 
-One process reads, decodes and preprocesses picture by picture, then runs the whole model on a padded batch: every layer
-of tower and decoder at every position, all hidden states kept, the logits of all positions. The adapter is PEFT's.
+One process reads, decodes and preprocesses picture by picture, then runs the whole model on a
+padded batch: every layer of tower and decoder at every position, all hidden states kept, the logits
+of all positions. The adapter is PEFT's.
 """
 
 import io
@@ -42,15 +43,23 @@ def plain_tokens(model: DoubleForward, pixels: Tensor) -> np.ndarray:
     """The forward pass of the whole model: float32 summary tokens (pictures, summary tokens, dim)."""
     vlm, rows = model.backbone.vlm, len(pixels)
     ids = prompt_ids(model).expand(rows, -1)
-    mask = torch.ones(rows, ids.shape[1] + model.num_summary_tokens, dtype=torch.long, device=ids.device)
+    mask = torch.ones(
+        rows, ids.shape[1] + model.num_summary_tokens, dtype=torch.long, device=ids.device
+    )
     embeddings = vlm.get_input_embeddings()(ids)
     queries = model.queries(rows).to(embeddings.dtype)
-    features = vlm.model.get_image_features(pixel_values=pixels.to(model.backbone.device, model.backbone.dtype))
+    features = vlm.model.get_image_features(
+        pixel_values=pixels.to(model.backbone.device, model.backbone.dtype)
+    )
     images = torch.cat(list(features.pooler_output)).to(embeddings.dtype)
-    embeddings = embeddings.masked_scatter((ids == model.backbone.image_token_id)[..., None], images)
+    embeddings = embeddings.masked_scatter(
+        (ids == model.backbone.image_token_id)[..., None], images
+    )
     with model.adapters.use(COMPRESSION):
         output = vlm(
-            inputs_embeds=torch.cat([embeddings, queries], dim=1), attention_mask=mask, output_hidden_states=True
+            inputs_embeds=torch.cat([embeddings, queries], dim=1),
+            attention_mask=mask,
+            output_hidden_states=True,
         )
     tokens = model.params.summary_scale * output.hidden_states[-1][:, -model.num_summary_tokens :]
     return tokens.float().cpu().numpy()
@@ -59,6 +68,8 @@ def plain_tokens(model: DoubleForward, pixels: Tensor) -> np.ndarray:
 def prompt_ids(model: DoubleForward) -> Tensor:
     """BOS, the picture's placeholders in their frame, the prompt: (1, tokens)."""
     before, after = (torch.tensor(ids, dtype=torch.long) for ids in model.backbone.chat.frame_ids)
-    picture = torch.full((num_image_tokens(model.backbone.vlm.config),), model.backbone.image_token_id)
+    picture = torch.full(
+        (num_image_tokens(model.backbone.vlm.config),), model.backbone.image_token_id
+    )
     ids = [model.bos_ids.cpu(), before, picture, after, model.prompt_ids.cpu()]
     return torch.cat(ids)[None].to(model.backbone.device)

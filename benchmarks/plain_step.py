@@ -1,7 +1,8 @@
 """The double-forward step as one would write it from Hugging Face's parts, to be measured against.
 
-A batch of conversations and a batch of pairs, each read for itself; all rows padded to the longest; every layer and
-all logits at every position; no picture shared, no chunks. The losses are those of the project's own step.
+A batch of conversations and a batch of pairs, each read for itself; all rows padded to the longest;
+every layer and all logits at every position; no picture shared, no chunks. The losses are those of
+the project's own step.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,14 @@ from components.methods.double_forward import DoubleForward
 from components.model.adapters import COMPRESSION, GENERATION
 from components.model.chat import encode_text
 from components.model.prepared import PreparedPictures
-from components.training.collate import PADDING_ID, TextParams, TrainSample, encode_chat, pad, single_questions
+from components.training.collate import (
+    PADDING_ID,
+    TextParams,
+    TrainSample,
+    encode_chat,
+    pad,
+    single_questions,
+)
 from components.training.forward import LossParams
 from components.training.optimizer import Optimizer, OptimizerParams, trained_parameters
 from components.training.sampler import StepSamples
@@ -55,9 +63,15 @@ def plain_batch(
             pictures += [len(images) - 1] * (sample.image is not None)
     chat_ids, chat_mask = pad([ids[: texts.max_conversation_tokens] for ids, _ in rows], PADDING_ID)
     labels, _ = pad([labels[: texts.max_conversation_tokens] for _, labels in rows], IGNORE_INDEX)
-    captions = [encode_text(backbone.tokenizer, samples[i].caption or "") for i in groups.contrastive]
-    caption_ids, caption_mask = pad([ids[: texts.max_caption_tokens] for ids in captions], PADDING_ID)
-    pair_images = [image for i in groups.contrastive if isinstance(image := samples[i].image, Image.Image)]
+    captions = [
+        encode_text(backbone.tokenizer, samples[i].caption or "") for i in groups.contrastive
+    ]
+    caption_ids, caption_mask = pad(
+        [ids[: texts.max_caption_tokens] for ids in captions], PADDING_ID
+    )
+    pair_images = [
+        image for i in groups.contrastive if isinstance(image := samples[i].image, Image.Image)
+    ]
     return PlainBatch(
         backbone.prepare(images),
         torch.tensor(pictures),
@@ -76,7 +90,9 @@ def plain_losses(model: DoubleForward, batch: PlainBatch) -> tuple[Tensor, Tenso
     summary_tokens = plain_compress(model, backbone.encode_images(batch.chat_pixels).embeddings)
     embeddings = backbone.embed_chat(batch.chat_ids, summary_tokens[batch.chat_pictures])
     with model.adapters.use(GENERATION):
-        output = backbone.vlm(inputs_embeds=embeddings, attention_mask=batch.chat_mask, labels=batch.labels)
+        output = backbone.vlm(
+            inputs_embeds=embeddings, attention_mask=batch.chat_mask, labels=batch.labels
+        )
     images = plain_compress(model, backbone.encode_images(batch.pair_pixels).embeddings)
     texts = plain_compress(model, backbone.embed(batch.caption_ids), batch.caption_mask)
     vectors = [F.normalize(tokens.float().mean(1), dim=-1) for tokens in (images, texts)]
@@ -88,12 +104,16 @@ def plain_losses(model: DoubleForward, batch: PlainBatch) -> tuple[Tensor, Tenso
 def plain_compress(model: DoubleForward, embeddings: Tensor, mask: Tensor | None = None) -> Tensor:
     """The compression pass, whole: (rows, tokens, dim) -> (rows, summary tokens, dim)."""
     rows = len(embeddings)
-    bos, prompt = (model.backbone.embed(ids).expand(rows, -1, -1) for ids in (model.bos_ids, model.prompt_ids))
+    bos, prompt = (
+        model.backbone.embed(ids).expand(rows, -1, -1) for ids in (model.bos_ids, model.prompt_ids)
+    )
     queries = model.queries(rows).to(embeddings.dtype)
     inputs = torch.cat([bos, embeddings, prompt, queries], dim=1)
     if mask is not None:
         ones = mask.new_ones
-        mask = torch.cat([ones(rows, 1), mask, ones(rows, prompt.shape[1] + queries.shape[1])], dim=1)
+        mask = torch.cat(
+            [ones(rows, 1), mask, ones(rows, prompt.shape[1] + queries.shape[1])], dim=1
+        )
     positions = None if mask is None else (mask.cumsum(1) - 1).clamp(min=0)
     with model.adapters.use(COMPRESSION):
         hidden = model.backbone.language_model(

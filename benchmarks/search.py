@@ -3,14 +3,16 @@
     python -m benchmarks.search --json results.json
     python -m benchmarks.search --maxsim
 
-Random unit vectors are the worst case: the nearest are hardly nearer than the rest. Clustered ones (1000 centres, noise
-as long as a centre) are nearer to what a model gives. The plain way is a product of matrices in numpy.
+Random unit vectors are the worst case: the nearest are hardly nearer than the rest. Clustered ones
+(1000 centres, noise as long as a centre) are nearer to what a model gives. The plain way is a
+product of matrices in numpy.
 """
 
 import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -21,19 +23,23 @@ import torch
 import typer
 
 from components.compression.identity import find_base
-from components.compression.store import TokenStore, normalise
-from components.evaluation.exam import read_exam
-from components.evaluation.settings import EvaluateParams
+from components.evaluation.evaluation_settings import EvaluateParams
+from components.evaluation.question_set import read_exam
 from components.methods.checkpoint import load_compressor
 from components.params import load_params
-from components.retrieval.building import Source, index_file, store_codes
-from components.retrieval.folder import PICTURES, open_vectors
-from components.retrieval.index import EmbeddingIndex
-from components.retrieval.late_interaction import maxsim
-from components.retrieval.query import embed_texts
+from components.search.building import Source, index_file, store_codes
+from components.search.index import EmbeddingIndex
+from components.search.index_folder import PICTURES, open_vectors
+from components.search.late_interaction import maxsim
+from components.search.query import embed_texts
+from components.store.token_store import TokenStore, normalise
 from flows.index import CANDIDATES
 
-CURATED, COMPRESSOR, STORE = Path("data/curated"), Path("models/compressor"), Path("data/compressed/test")
+CURATED, COMPRESSOR, STORE = (
+    Path("data/curated"),
+    Path("models/compressor"),
+    Path("data/compressed/test"),
+)
 CENTRES, QUERIES, SINGLE_QUERIES, K = 1000, 64, 16, 10
 ROWS_PER_FILE = 4096
 
@@ -55,7 +61,9 @@ def main(
     rows: Annotated[int, typer.Option(help="Pictures.")] = 100_000,
     dim: Annotated[int, typer.Option(help="Numbers of an embedding.")] = 4096,
     maxsim: Annotated[bool, typer.Option("--maxsim", help="The demo's captions instead.")] = False,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures there too.")] = None,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures there too.")
+    ] = None,
 ) -> None:
     """Measure on one thread."""
     faiss.omp_set_num_threads(1)
@@ -102,9 +110,12 @@ def searched(row: Row, index: EmbeddingIndex, queries: np.ndarray, truth: np.nda
     singles, batch = timed(lambda batch: index.search_batch(batch, K), queries)
     hits = index.search_batch(queries, K)
     shared = [
-        len({int(hit.image_id) for hit in found} & set(best)) / K for found, best in zip(hits, truth, strict=True)
+        len({int(hit.image_id) for hit in found} & set(best)) / K
+        for found, best in zip(hits, truth, strict=True)
     ]
-    return row._replace(queries_per_second=singles, queries_per_second_of_64=batch, recall=float(np.mean(shared)))
+    return row._replace(
+        queries_per_second=singles, queries_per_second_of_64=batch, recall=float(np.mean(shared))
+    )
 
 
 def timed(search: Callable[[np.ndarray], object], queries: np.ndarray) -> tuple[float, float]:
@@ -129,7 +140,14 @@ def sources_of(vectors: np.ndarray) -> list[Source]:
     starts = range(0, len(vectors), ROWS_PER_FILE)
     parts = [vectors[start : start + ROWS_PER_FILE] for start in starts]
     return [
-        Source("benchmark", str(number), f"{number:064d}"[::-1], len(part), _no_pictures, lambda part=part: part)  # type: ignore[misc]
+        Source(
+            "benchmark",
+            str(number),
+            f"{number:064d}"[::-1],
+            len(part),
+            _no_pictures,
+            partial(np.asarray, part),
+        )
         for number, part in enumerate(parts)
     ]
 
@@ -177,7 +195,10 @@ def compare_rankings() -> list[Ranking]:
     cosines = normalise(tokens.mean(axis=1)) @ texts.embeddings.T  # (pictures, captions)
     by_caption = np.stack([maxsim(query, tokens) for query in texts.summary_tokens], axis=1)
     by_picture = np.stack([maxsim(query, texts.summary_tokens) for query in tokens])
-    rankings = [ranking("mean", cosines, cosines, owners), ranking("MaxSim", by_picture, by_caption, owners)]
+    rankings = [
+        ranking("mean", cosines, cosines, owners),
+        ranking("MaxSim", by_picture, by_caption, owners),
+    ]
     for nearest in (10, 100):
         pictures = np.where(ranks(cosines) < nearest, by_picture, -np.inf)
         places = ranks(cosines.T).T
@@ -186,7 +207,9 @@ def compare_rankings() -> list[Ranking]:
     return rankings
 
 
-def ranking(name: str, by_picture: np.ndarray, by_caption: np.ndarray, owners: np.ndarray) -> Ranking:
+def ranking(
+    name: str, by_picture: np.ndarray, by_caption: np.ndarray, owners: np.ndarray
+) -> Ranking:
     """From similarities (pictures, captions) with the picture and with the caption as the query."""
     found = owners[by_picture.argmax(axis=1)] == np.arange(len(by_picture))
     row = Ranking(name, float(found.mean()), float((by_caption.argmax(axis=0) == owners).mean()))

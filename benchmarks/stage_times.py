@@ -38,8 +38,13 @@ def stage_seconds(lines: Iterable[str]) -> dict[str, float | None]:
 
 def table(seconds: dict[str, float | None]) -> str:
     total = sum(spent for spent in seconds.values() if spent)
-    rows = [f"{stage:<12} {'-' if spent is None else f'{spent:.1f} s':>9}" for stage, spent in seconds.items()]
-    return "\n".join(["", "Where the time went (-: nothing to do)", *rows, f"{'all':<12} {f'{total:.1f} s':>9}"])
+    rows = [
+        f"{stage:<12} {'-' if spent is None else f'{spent:.1f} s':>9}"
+        for stage, spent in seconds.items()
+    ]
+    return "\n".join(
+        ["", "Where the time went (-: nothing to do)", *rows, f"{'all':<12} {f'{total:.1f} s':>9}"]
+    )
 
 
 if __name__ == "__main__":

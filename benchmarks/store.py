@@ -2,9 +2,10 @@
 
     python -m benchmarks.store /scratch/somewhere
 
-Writes a store of random tokens under the folder, reads it and removes it. A cold read is a new process each time that
-opens the store and asks for one picture, after the kernel was asked to forget the files; the time is taken inside the
-process, without the start of Python and the imports. Beside it the plain way: pyarrow's dataset with a filter.
+Writes a store of random tokens under the folder, reads it and removes it. A cold read is a new
+process each time that opens the store and asks for one picture, after the kernel was asked to
+forget the files; the time is taken inside the process, without the start of Python and the imports.
+Beside it the plain way: pyarrow's dataset with a filter.
 """
 
 import os
@@ -21,13 +22,14 @@ import numpy as np
 import pyarrow.dataset as ds
 import typer
 
-from components.compression import shards, work
-from components.compression.provenance import SCHEMA_VERSION, Provenance
-from components.compression.store import TokenStore
+from components.store import shards
+from components.store import store_work as work
+from components.store.provenance import SCHEMA_VERSION, Provenance
+from components.store.token_store import TokenStore
 
 ONE_READ = """
 import sys, time
-from components.compression.store import TokenStore
+from components.store.token_store import TokenStore
 start = time.perf_counter()
 TokenStore.open(sys.argv[1]).tokens([sys.argv[2]])
 print(time.perf_counter() - start)
@@ -35,7 +37,10 @@ print(time.perf_counter() - start)
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Where a few gigabytes can be written; the store is removed again.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Where a few gigabytes can be written; the store is removed again."),
+    ],
     num_pictures: Annotated[int, typer.Option(help="Of the store.")] = 100_000,
     num_summary_tokens: Annotated[int, typer.Option(help="Of a picture.")] = 4,
     dim: Annotated[int, typer.Option(help="Numbers of a token.")] = 4096,
@@ -65,13 +70,18 @@ def main(
         print(f"{num_pictures} pictures, {num_summary_tokens} × {dim} {codec}, {size / 1e9:.2f} GB")
         print("| read | median ms | 99th percentile ms |")
         print("|---|---|---|")
-        wanted = [picture_id(int(number)) for number in np.random.default_rng(1).integers(0, num_pictures, reads)]
+        wanted = [
+            picture_id(int(number))
+            for number in np.random.default_rng(1).integers(0, num_pictures, reads)
+        ]
         show("one picture, new process, cold files", cold_reads(store, wanted))
         show("one picture, open reader", open_reads(store, wanted))
         show("pyarrow dataset with a filter, open", plain_reads(store, wanted[:10]))
         seconds = stream(store)
         raw = num_pictures * num_summary_tokens * dim * 4
-        print(f"streaming: {size / seconds / 1e6:.0f} MB/s of the files, {raw / seconds / 1e6:.0f} MB/s of float32")
+        print(
+            f"streaming: {size / seconds / 1e6:.0f} MB/s of the files, {raw / seconds / 1e6:.0f} MB/s of float32"
+        )
     finally:
         shutil.rmtree(store, ignore_errors=True)
         shutil.rmtree(work.partial_folder(store), ignore_errors=True)
@@ -82,19 +92,30 @@ def picture_id(number: int) -> str:
     return f"pictures/{number // 1000:05d}/{number:09d}.jpg"
 
 
-def write(store: Path, provenance: Provenance, num_pictures: int, rows_per_shard: int, rows_per_row_group: int) -> None:
+def write(
+    store: Path,
+    provenance: Provenance,
+    num_pictures: int,
+    rows_per_shard: int,
+    rows_per_row_group: int,
+) -> None:
     """A store of normally distributed tokens, by the functions that `compress` calls."""
     rng = np.random.default_rng(0)
     with work.work_folder(store, "benchmark") as place:
         reports = []
         for number, start in enumerate(range(0, num_pictures, rows_per_shard)):
-            ids = [picture_id(picture) for picture in range(start, min(start + rows_per_shard, num_pictures))]
+            ids = [
+                picture_id(picture)
+                for picture in range(start, min(start + rows_per_shard, num_pictures))
+            ]
             shape = (len(ids), provenance.num_summary_tokens, provenance.dim)
             sizes = np.full(len(ids), 336, np.int32)
             rows = shards.TokenRows(ids, sizes, sizes, rng.standard_normal(shape, np.float32))
             data = shards.shard_bytes(rows, provenance, rows_per_row_group)
             reports.append(work.finish_shard(place, number, data, len(ids), []))
-        work.publish_store(place, store, provenance, {"kind": "random", "rows": num_pictures}, {}, reports, [])
+        work.publish_store(
+            place, store, provenance, {"kind": "random", "rows": num_pictures}, {}, reports, []
+        )
 
 
 def cold_reads(store: Path, wanted: list[str]) -> Iterator[float]:
@@ -102,7 +123,10 @@ def cold_reads(store: Path, wanted: list[str]) -> Iterator[float]:
     for image_id in wanted:
         forget(store)
         done = subprocess.run(
-            [sys.executable, "-c", ONE_READ, str(store), image_id], check=True, capture_output=True, text=True
+            [sys.executable, "-c", ONE_READ, str(store), image_id],
+            check=True,
+            capture_output=True,
+            text=True,
         )
         yield float(done.stdout)
 
@@ -145,7 +169,9 @@ def forget(store: Path) -> None:
 def show(name: str, seconds: Iterator[float]) -> None:
     """A line of the table."""
     times = [1000 * each for each in seconds]
-    print(f"| {name} | {statistics.median(times):.2f} | {np.percentile(times, 99):.2f} |", flush=True)
+    print(
+        f"| {name} | {statistics.median(times):.2f} | {np.percentile(times, 99):.2f} |", flush=True
+    )
 
 
 if __name__ == "__main__":

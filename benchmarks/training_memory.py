@@ -1,21 +1,21 @@
-"""What a GPU needs to train LLaVA-1.5 of 7B and 13B, from the formulas of `components/analysis`: a table.
+"""What a GPU needs to train LLaVA-1.5 of 7B and 13B, from the formulas of `components/costs`: a table.
 
     python -m benchmarks.training_memory
 
-The formulas are tested against what autograd saves of a small model. The allocator's own losses, the workspace of the
-kernels and NCCL's buffers come on top: leave a tenth.
+The formulas are tested against what autograd saves of a small model. The allocator's own losses,
+the workspace of the kernels and NCCL's buffers come on top: leave a tenth.
 """
 
 from pathlib import Path
 
 from transformers import LlavaConfig
 
-from components.analysis.shapes import SIZES, Size, llava_config
-from components.analysis.training_costs import Pass, Step
-from components.analysis.training_memory import BFLOAT16, Memory, worker_memory
+from components.costs.llava_shapes import SIZES, Size, llava_config
+from components.costs.training_costs import Pass, Step
+from components.costs.training_memory import BFLOAT16, Memory, worker_memory
 from components.model.families.llava import num_image_tokens
 from components.params import load_params
-from components.training.settings import TrainParams
+from components.training.training_settings import TrainParams
 
 ROOT = Path(__file__).parents[1]
 PROMPT_TOKENS, CAPTION_TOKENS = 10, 20
@@ -47,12 +47,19 @@ def memory_of(size: Size, params: TrainParams, num_samples: int, num_shards: int
 def main() -> None:
     params = load_params("train", TrainParams, ROOT / "presets" / "llava-1.5-7b.yaml")
     print("GB per GPU; bfloat16 base, float32 adapters, no checkpointing")
-    print(f"{'model':<6}{'chunk':>7}{'weights':>9}{'trained':>9}{'saved':>8}{'logits':>8}{'all':>8}{'all, fsdp 8':>13}")
+    print(
+        f"{'model':<6}{'chunk':>7}{'weights':>9}{'trained':>9}{'saved':>8}{'logits':>8}{'all':>8}{'all, fsdp 8':>13}"
+    )
     for size in SIZES:
         for num_samples in CHUNKS:
-            memory, sharded = (memory_of(size, params, num_samples, num_shards) for num_shards in (1, NUM_SHARDS))
+            memory, sharded = (
+                memory_of(size, params, num_samples, num_shards) for num_shards in (1, NUM_SHARDS)
+            )
             cells = zip([*memory, sum(memory), sum(sharded)], (9, 9, 8, 8, 8, 13), strict=True)
-            print(f"{size.name:<6}{num_samples:>7}" + "".join(f"{value / 1e9:>{width}.1f}" for value, width in cells))
+            print(
+                f"{size.name:<6}{num_samples:>7}"
+                + "".join(f"{value / 1e9:>{width}.1f}" for value, width in cells)
+            )
 
 
 if __name__ == "__main__":

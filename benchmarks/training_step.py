@@ -3,9 +3,10 @@
     python -m benchmarks.training_step --preset demo
     python -m benchmarks.training_step --preset llava-1.5-7b-random --contrastive-batch-size 1024   (needs a GPU)
 
-The two take turns, step by step, and the median over the steps counts. Memory is measured apart: on a CPU in a process
-of its own for each, as the growth of the resident memory over what model and samples take; on a GPU by PyTorch.
-A sample is a conversation or a pair. FLOPs are what PyTorch counts in one step (causal attention as if it were full).
+The two take turns, step by step, and the median over the steps counts. Memory is measured apart: on
+a CPU in a process of its own for each, as the growth of the resident memory over what model and
+samples take; on a GPU by PyTorch. A sample is a conversation or a pair. FLOPs are what PyTorch
+counts in one step (causal attention as if it were full).
 """
 
 import gc
@@ -42,10 +43,14 @@ WAYS: tuple[Way, ...] = ("ours", "plain")
 Step = Callable[[], Any]
 
 
-def prepare(preset: Preset, contrastive: int | None, num_steps: int, turns: str | None, spread: float) -> Workload:
+def prepare(
+    preset: Preset, contrastive: int | None, num_steps: int, turns: str | None, spread: float
+) -> Workload:
     """The samples of a preset; `turns` replaces the preset's way to read conversations."""
     workload = (
-        demo_workload(num_steps, contrastive) if preset == "demo" else large_workload(num_steps, contrastive, spread)
+        demo_workload(num_steps, contrastive)
+        if preset == "demo"
+        else large_workload(num_steps, contrastive, spread)
     )
     if turns is None:
         return workload
@@ -72,7 +77,9 @@ def steps_of(way: Way, model: DoubleForward, workload: Workload) -> list[Step]:
     for groups in workload.steps:
         if way == "plain":
             batch = plain_batch(workload.samples, groups, model, params.texts).to(device)
-            calls.append(partial(plain_step, model, optimizer, batch, params.losses, params.optimizer))
+            calls.append(
+                partial(plain_step, model, optimizer, batch, params.losses, params.optimizer)
+            )
             continue
         chunks = [
             collate(
@@ -86,7 +93,14 @@ def steps_of(way: Way, model: DoubleForward, workload: Workload) -> list[Step]:
         ]
         rate, norm = params.optimizer.learning_rate, params.optimizer.max_gradient_norm
         calls.append(
-            partial(train_step, model, optimizer, partial(backward_step, model, chunks, params.losses), rate, norm)
+            partial(
+                train_step,
+                model,
+                optimizer,
+                partial(backward_step, model, chunks, params.losses),
+                rate,
+                norm,
+            )
         )
     return calls
 
@@ -105,13 +119,18 @@ def measure_time(preset: Preset, workload: Workload) -> dict[Way, dict[str, floa
             started = time.perf_counter()
             calls[way][number]()  # ends with values on the CPU, so a GPU has finished
             seconds[way].append(time.perf_counter() - started)
-    return {way: {"seconds": statistics.median(seconds[way]), "flops": float(flops[way])} for way in WAYS}
+    return {
+        way: {"seconds": statistics.median(seconds[way]), "flops": float(flops[way])}
+        for way in WAYS
+    }
 
 
 def measure_memory(preset: Preset, workload: Workload, way: Way, num_threads: int) -> int:
     """Bytes that one step needs on top of model and samples, at its peak."""
     torch.set_num_threads(num_threads)
-    calls = steps_of(way, build_model(preset, workload, way), workload._replace(steps=workload.steps[:1]))
+    calls = steps_of(
+        way, build_model(preset, workload, way), workload._replace(steps=workload.steps[:1])
+    )
     gc.collect()
     if preset != "demo":
         torch.cuda.reset_peak_memory_stats()
@@ -130,13 +149,17 @@ def in_fresh_process(function: Callable[..., int], *arguments: Any) -> int:
 
 def report(preset: Preset, workload: Workload, num_threads: int) -> dict[str, Any]:
     """All figures of one setting."""
-    memory = {way: in_fresh_process(measure_memory, preset, workload, way, num_threads) for way in WAYS}
+    memory = {
+        way: in_fresh_process(measure_memory, preset, workload, way, num_threads) for way in WAYS
+    }
     timed = measure_time(preset, workload)
     samples = sum(map(len, workload.steps[0]))
     per_second = {way: samples / timed[way]["seconds"] for way in WAYS}
     return {
         "preset": preset,
-        "device": torch.cuda.get_device_name() if preset != "demo" else f"{platform.machine()}, {num_threads} threads",
+        "device": torch.cuda.get_device_name()
+        if preset != "demo"
+        else f"{platform.machine()}, {num_threads} threads",
         "torch": torch.__version__,
         "turns": workload.params.texts.turns,
         "autoregressive_batch_size": len(workload.steps[0].autoregressive),
@@ -159,8 +182,16 @@ def table(figures: dict[str, Any]) -> str:
             {k: v / 2**20 if k != "ratio" else v for k, v in figures["peak_memory_bytes"].items()},
             "{:.0f}",
         ),
-        ("GFLOP per step", {way: value / 1e9 for way, value in figures["flops_per_step"].items()}, "{:.1f}"),
-        ("GFLOP/s", {way: value / 1e9 for way, value in figures["flops_per_second"].items()}, "{:.1f}"),
+        (
+            "GFLOP per step",
+            {way: value / 1e9 for way, value in figures["flops_per_step"].items()},
+            "{:.1f}",
+        ),
+        (
+            "GFLOP/s",
+            {way: value / 1e9 for way, value in figures["flops_per_second"].items()},
+            "{:.1f}",
+        ),
     ]
     head = (
         f"{figures['preset']} on {figures['device']}: {figures['autoregressive_batch_size']} conversations, turns "
@@ -170,25 +201,37 @@ def table(figures: dict[str, Any]) -> str:
     lines = [head, f"{'':<18}{'ours':>10}{'plain':>10}{'ratio':>8}"]
     for name, values, style in rows:
         ratio = values.get("ratio", values["ours"] / values["plain"])
-        lines.append(f"{name:<18}{style.format(values['ours']):>10}{style.format(values['plain']):>10}{ratio:>8.2f}")
+        lines.append(
+            f"{name:<18}{style.format(values['ours']):>10}{style.format(values['plain']):>10}{ratio:>8.2f}"
+        )
     return "\n".join(lines)
 
 
 def main(
     preset: Annotated[str, typer.Option(help="demo, or llava-1.5-7b-random (on a GPU).")] = "demo",
-    contrastive_batch_size: Annotated[int | None, typer.Option(help="Pairs a step; otherwise the preset's.")] = None,
-    turns: Annotated[str | None, typer.Option(help="together or apart; otherwise the preset's.")] = None,
+    contrastive_batch_size: Annotated[
+        int | None, typer.Option(help="Pairs a step; otherwise the preset's.")
+    ] = None,
+    turns: Annotated[
+        str | None, typer.Option(help="together or apart; otherwise the preset's.")
+    ] = None,
     samples_per_chunk: Annotated[int | None, typer.Option(help="Otherwise the preset's.")] = None,
-    spread: Annotated[float, typer.Option(help="Of the lengths of conversations, for the 7B preset; 0: equal.")] = 0.0,
+    spread: Annotated[
+        float, typer.Option(help="Of the lengths of conversations, for the 7B preset; 0: equal.")
+    ] = 0.0,
     steps: Annotated[int, typer.Option(help="Steps that are timed.")] = 10,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures there too.")] = None,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures there too.")
+    ] = None,
 ) -> None:
     """Measure one setting and print a table."""
     torch.set_num_threads(threads)
     workload = prepare(preset, contrastive_batch_size, steps, turns, spread)  # type: ignore[arg-type]
     if samples_per_chunk:
-        workload = workload._replace(params=workload.params.model_copy(update={"samples_per_chunk": samples_per_chunk}))
+        workload = workload._replace(
+            params=workload.params.model_copy(update={"samples_per_chunk": samples_per_chunk})
+        )
     figures = report(preset, workload, threads)  # type: ignore[arg-type]
     print(table(figures))
     if json_path:

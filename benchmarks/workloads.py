@@ -9,21 +9,29 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from components.analysis.shapes import SEVEN_B, llava_config
+from components.costs.llava_shapes import SEVEN_B, llava_config
+from components.drawn_world.ask import CAPTION_PROMPT
+from components.drawn_world.converse import picture_turns
+from components.drawn_world.describe import captions
+from components.drawn_world.draw import draw_picture
+from components.drawn_world.world import (
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    SIZES,
+    WorldParams,
+    draw_scene,
+    scene_rng,
+)
 from components.methods.double_forward import DoubleForward, build_double_forward
 from components.model.backbone import Source
 from components.model.chat import ChatFormat
 from components.model.families.llava import LlavaBackbone
 from components.model.loading import load_backbone
 from components.params import load_params
-from components.scenes.ask import CAPTION_PROMPT
-from components.scenes.converse import picture_turns
-from components.scenes.describe import captions
-from components.scenes.draw import draw_picture
-from components.scenes.world import BACKGROUNDS, COLOURS, SHAPES, SIZES, WorldParams, draw_scene, scene_rng
 from components.training.collate import TrainSample
 from components.training.sampler import GroupedSampler, StepSamples
-from components.training.settings import TrainParams
+from components.training.training_settings import TrainParams
 from flows.scenes import ScenesParams
 
 ROOT = Path(__file__).parents[1]
@@ -42,13 +50,19 @@ class Workload(NamedTuple):
 def demo_workload(num_steps: int, contrastive_batch_size: int | None) -> Workload:
     """Steps of the demo's default training, on freshly drawn scenes."""
     path = ROOT / "presets" / "demo.yaml"
-    params, scenes = load_params("train", TrainParams, path), load_params("scenes", ScenesParams, path)
+    params, scenes = (
+        load_params("train", TrainParams, path),
+        load_params("scenes", ScenesParams, path),
+    )
     samples = dict(enumerate(draw_samples(scenes)))
     rows = list(samples.values())
     sampler = GroupedSampler(
         [bool(row.conversation) for row in rows],
         [row.caption is not None for row in rows],
-        [sum(len(turn["content"]) for turn in row.conversation) or len(row.caption or "") for row in rows],
+        [
+            sum(len(turn["content"]) for turn in row.conversation) or len(row.caption or "")
+            for row in rows
+        ],
         params.autoregressive_batch_size,
         contrastive_batch_size or params.contrastive_batch_size,
         params.length_window_steps,
@@ -63,17 +77,24 @@ def draw_samples(scenes: ScenesParams) -> list[TrainSample]:
     for index in range(NUM_DRAWN):
         rng = scene_rng(scenes.seed, "instruct", index)
         scene = draw_scene(rng, scenes.world, allow_held_out=False)
-        turns = picture_turns(scene, rng, scenes.caption_fraction, scenes.min_questions, scenes.max_questions)
+        turns = picture_turns(
+            scene, rng, scenes.caption_fraction, scenes.min_questions, scenes.max_questions
+        )
         rows.append(conversation_sample(index, draw_picture(scene), turns))
     return rows + [caption_sample(scenes.world, scenes.seed, index) for index in range(NUM_DRAWN)]
 
 
-def conversation_sample(index: int, picture: Image.Image, turns: list[tuple[str, str]]) -> TrainSample:
+def conversation_sample(
+    index: int, picture: Image.Image, turns: list[tuple[str, str]]
+) -> TrainSample:
     """A conversation that starts with the picture; a description in it is a caption too, as in curation."""
     messages = []
     for number, (question, answer) in enumerate(turns):
         placeholder = "<image>\n" if number == 0 else ""
-        messages += [{"role": "user", "content": placeholder + question}, {"role": "assistant", "content": answer}]
+        messages += [
+            {"role": "user", "content": placeholder + question},
+            {"role": "assistant", "content": answer},
+        ]
     caption = next((answer for question, answer in turns if question == CAPTION_PROMPT), None)
     return TrainSample(f"conversation-{index}", picture, messages, caption)
 
@@ -83,14 +104,20 @@ def caption_sample(world: WorldParams, seed: int, index: int) -> TrainSample:
     rng = scene_rng(seed, "captions", index)
     scene = draw_scene(rng, world, allow_held_out=False)
     texts = captions(scene, rng)
-    return TrainSample(f"caption-{index}", draw_picture(scene), [], texts[int(rng.integers(0, len(texts)))])
+    return TrainSample(
+        f"caption-{index}", draw_picture(scene), [], texts[int(rng.integers(0, len(texts)))]
+    )
 
 
 def demo_model(params: TrainParams) -> DoubleForward:
     """The demo's base with untrained adapters."""
     options = params.backbone
     backbone = load_backbone(
-        str(TINY_BASE), None, options.torch_dtype, options.attention, pad_to_square=options.pad_to_square
+        str(TINY_BASE),
+        None,
+        options.torch_dtype,
+        options.attention,
+        pad_to_square=options.pad_to_square,
     )
     return build_double_forward(backbone, params.compressor, params.seed).train()
 
@@ -98,12 +125,14 @@ def demo_model(params: TrainParams) -> DoubleForward:
 def large_workload(num_steps: int, contrastive_batch_size: int | None, spread: float) -> Workload:
     """Steps of the 7B preset on one GPU: noise for pictures, words for texts.
 
-    Conversations have 250 words in the mean; `spread` is the standard deviation of the logarithm of their length (0:
-    all equal). Captions have 12 words. Every word is one to three tokens.
+    Conversations have 250 words in the mean; `spread` is the standard deviation of the logarithm of
+    their length (0: all equal). Captions have 12 words. Every word is one to three tokens.
     """
     params = load_params("train", TrainParams, ROOT / "presets" / "llava-1.5-7b.yaml")
     update = {"num_workers": 1, "autoregressive_batch_size": 32}
-    params = params.model_copy(update=update | {"contrastive_batch_size": contrastive_batch_size or 32})
+    params = params.model_copy(
+        update=update | {"contrastive_batch_size": contrastive_batch_size or 32}
+    )
     rng = np.random.default_rng(0)
     count = num_steps * max(params.autoregressive_batch_size, params.contrastive_batch_size)
     lengths = 250 * np.exp(spread * rng.standard_normal(count) - spread**2 / 2)
@@ -112,16 +141,23 @@ def large_workload(num_steps: int, contrastive_batch_size: int | None, spread: f
     sampler = GroupedSampler(
         [bool(row.conversation) for row in rows],
         [row.caption is not None for row in rows],
-        [sum(len(turn["content"]) for turn in row.conversation) or len(row.caption or "") for row in rows],
+        [
+            sum(len(turn["content"]) for turn in row.conversation) or len(row.caption or "")
+            for row in rows
+        ],
         params.autoregressive_batch_size,
         params.contrastive_batch_size,
         params.length_window_steps,
         params.seed,
     )
-    return Workload(params, dict(enumerate(rows)), [sampler.samples(step) for step in range(num_steps)])
+    return Workload(
+        params, dict(enumerate(rows)), [sampler.samples(step) for step in range(num_steps)]
+    )
 
 
-def noise_sample(rng: np.random.Generator, name: str, words_per_turn: int, caption_words: int) -> TrainSample:
+def noise_sample(
+    rng: np.random.Generator, name: str, words_per_turn: int, caption_words: int
+) -> TrainSample:
     """A picture of noise with a question and an answer of so many words, or with a caption."""
     picture = Image.fromarray(rng.integers(0, 256, (336, 336, 3), dtype=np.uint8))
     if caption_words:
@@ -150,5 +186,7 @@ def large_model(params: TrainParams) -> DoubleForward:
     vlm.set_attn_implementation(params.backbone.attention)
     processor.tokenizer.chat_template = processor.chat_template
     source = Source(TINY_BASE, "llava-1.5-7b-random", None)
-    backbone = LlavaBackbone(vlm, ChatFormat(processor.tokenizer), processor.image_processor, source, True)
+    backbone = LlavaBackbone(
+        vlm, ChatFormat(processor.tokenizer), processor.image_processor, source, True
+    )
     return build_double_forward(backbone, params.compressor, params.seed).train()

@@ -1,7 +1,7 @@
 """Strict parameters: `params.yaml` in, frozen pydantic models out.
 
-Every value is written in the file and nowhere else: no field of a `Params` class has a default, and unknown, missing,
-mistyped and duplicate keys are errors that name the file and the key path.
+Every value is written in the file and nowhere else: no field of a `Params` class has a default, and
+unknown, missing, mistyped and duplicate keys are errors that name the file and the key path.
 """
 
 import difflib
@@ -17,9 +17,18 @@ from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEv
 
 DEFAULT_PATH = Path("params.yaml")
 # Bounds of a parameter file: beyond them it is a mistake, or made to keep whoever reads it busy.
-MAX_BYTES, MAX_DEPTH, MAX_NODES = 1 << 20, 32, 100_000  # nodes: keys and values, those behind aliases anew each time
+# nodes: keys and values, those behind aliases anew each time
+MAX_BYTES, MAX_DEPTH, MAX_NODES = 1 << 20, 32, 100_000
 STRING_TAG, MERGE_TAG = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
-YAML_FAULTS = (YAMLError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, NotImplementedError)
+YAML_FAULTS = (
+    YAMLError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    NotImplementedError,
+)
 BOUNDS = {"greater_than_equal": "≥", "greater_than": ">", "less_than_equal": "≤", "less_than": "<"}
 TYPES = {
     "int_type": "an integer",
@@ -42,7 +51,8 @@ class ParamsError(ValueError):
 class Params(BaseModel):
     """Base of all parameter models. Lists are declared as tuples, so that an instance is immutable all the way down.
 
-    `Params.model_validate(params.model_dump())` gives the same instance back: this is how params reach a Ray worker.
+    `Params.model_validate(params.model_dump())` gives the same instance back: this is how params
+    reach a Ray worker.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -55,21 +65,27 @@ Fault = Mapping[str, Any]  # one error as pydantic describes it
 def load_params(section: str, schema: type[Schema], path: Path | str = DEFAULT_PATH) -> Schema:
     """Read one section of a parameter file.
 
-    Raises ParamsError: the file or section is missing, is not YAML, has duplicate keys, or does not fit the schema.
+    Raises ParamsError: the file or section is missing, is not YAML, has duplicate keys, or does not
+    fit the schema.
     """
     sections = read_sections(Path(path))
     if section not in sections:
-        raise ParamsError(f"{path}: {section}: the section is missing{_hint(section, list(sections))}")
+        raise ParamsError(
+            f"{path}: {section}: the section is missing{_hint(section, list(sections))}"
+        )
     if not isinstance(sections[section], dict):
         raise ParamsError(f"{path}: {section}: {sections[section]!r} is not a mapping")
     try:  # JSON mode: strict, yet a YAML list may fill a tuple
         return schema.model_validate_json(_as_json(sections[section], f"{path}: {section}"))
     except ValidationError as error:
         faults: list[dict[str, Any]] = [
-            {**fault, "loc": _in_file(sections[section], fault["loc"])} for fault in error.errors(include_url=False)
+            {**fault, "loc": _in_file(sections[section], fault["loc"])}
+            for fault in error.errors(include_url=False)
         ]
         known = _known_keys(sections[section], faults)
-        lines = [f"{path}: {_join(section, *fault['loc'])}: {_explain(fault, known)}" for fault in faults]
+        lines = [
+            f"{path}: {_join(section, *fault['loc'])}: {_explain(fault, known)}" for fault in faults
+        ]
         raise ParamsError("\n".join(lines)) from None
 
 
@@ -83,7 +99,8 @@ def _as_json(values: Any, place: str) -> str:
 def read_yaml(path: Path) -> Any:
     """The contents of a YAML file, of bounded size and with text as keys.
 
-    Raises ParamsError: it cannot be read, is not YAML, has a key twice or one that is not text, or is beyond bounds.
+    Raises ParamsError: it cannot be read, is not YAML, has a key twice or one that is not text, or
+    is beyond bounds.
     """
     text = _read_text(path)
     try:
@@ -111,7 +128,9 @@ def _read_text(path: Path) -> str:
         way_out = "run from the root of the repository, or start from a preset: cp presets/demo.yaml params.yaml"
         raise ParamsError(f"{path}: there is no such file; {way_out}")
     if not path.is_file():  # a folder, or a device that never ends
-        raise ParamsError(f"{path}: is not a file; start from a preset: cp presets/demo.yaml params.yaml")
+        raise ParamsError(
+            f"{path}: is not a file; start from a preset: cp presets/demo.yaml params.yaml"
+        )
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ParamsError(f"{path}: has more than {MAX_BYTES} bytes; is it the right file?")
@@ -119,7 +138,9 @@ def _read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise ParamsError(f"{path}: is not UTF-8 text: {error}") from None
     except OSError as error:
-        raise ParamsError(f"{path}: cannot be read: {error.strerror}; change its permissions") from None
+        raise ParamsError(
+            f"{path}: cannot be read: {error.strerror}; change its permissions"
+        ) from None
 
 
 def _check_bounds(text: str, path: Path) -> None:
@@ -128,14 +149,17 @@ def _check_bounds(text: str, path: Path) -> None:
     Reads events one by one, so that nothing is built before it is known to be small.
     """
     sizes: dict[str, int] = {}  # nodes below each anchor
-    opened: list[tuple[str | None, int]] = []  # anchor and nodes so far of each collection that is not closed yet
+    # anchor and nodes so far of each collection that is not closed yet
+    opened: list[tuple[str | None, int]] = []
     count = 0
     for event in YAML(typ="safe", pure=True).parse(text):
         line = event.start_mark.line + 1
         anchor = getattr(event, "anchor", None)
         if isinstance(event, AliasEvent):
             if any(anchor == name for name, _ in opened):
-                raise ParamsError(f"{path}: line {line}: *{anchor} stands inside of what it names; write the values")
+                raise ParamsError(
+                    f"{path}: line {line}: *{anchor} stands inside of what it names; write the values"
+                )
             count += sizes.get(str(anchor), 1)
         elif isinstance(event, CollectionStartEvent | ScalarEvent):
             count += 1
@@ -147,7 +171,9 @@ def _check_bounds(text: str, path: Path) -> None:
         if len(opened) > MAX_DEPTH:
             raise ParamsError(f"{path}: line {line}: is nested more than {MAX_DEPTH} deep")
         if count > MAX_NODES:
-            raise ParamsError(f"{path}: line {line}: holds more than {MAX_NODES} values, aliases counted each time")
+            raise ParamsError(
+                f"{path}: line {line}: holds more than {MAX_NODES} values, aliases counted each time"
+            )
 
 
 def _one_line(error: Exception) -> str:
@@ -169,10 +195,14 @@ def _key_faults(node: Node | None, loc: tuple[str, ...]) -> list[str]:
         for key, value in node.value:
             line = f"(line {key.start_mark.line + 1})"
             if not isinstance(key, ScalarNode):
-                found.append(f"{_join(*loc)} {line}: a key is a list or a mapping; put text in quotes".lstrip())
+                found.append(
+                    f"{_join(*loc)} {line}: a key is a list or a mapping; put text in quotes".lstrip()
+                )
                 continue
             if key.tag not in (STRING_TAG, MERGE_TAG):
-                found.append(f"{_join(*loc, key.value)} {line}: the key is not text; put it in quotes")
+                found.append(
+                    f"{_join(*loc, key.value)} {line}: the key is not text; put it in quotes"
+                )
             elif key.value in seen:
                 found.append(f"{_join(*loc, key.value)} {line}: the key is written twice")
             seen.add(key.value)
@@ -187,12 +217,16 @@ def _in_file(data: Any, loc: Sequence[int | str]) -> tuple[int | str, ...]:
         if isinstance(data, dict) and key not in data and key in data.values():
             continue
         found.append(key)
-        is_inside = (isinstance(data, list) and isinstance(key, int)) or (isinstance(data, dict) and key in data)
+        is_inside = (isinstance(data, list) and isinstance(key, int)) or (
+            isinstance(data, dict) and key in data
+        )
         data = data[key] if is_inside else None
     return tuple(found)
 
 
-def _known_keys(data: dict[str, Any], faults: Sequence[Fault]) -> dict[tuple[int | str, ...], list[str]]:
+def _known_keys(
+    data: dict[str, Any], faults: Sequence[Fault]
+) -> dict[tuple[int | str, ...], list[str]]:
     """For the parent of each unknown key: the keys it may have, as far as the file and the faults show them."""
     unknown = {fault["loc"] for fault in faults if fault["type"] == "extra_forbidden"}
     known: dict[tuple[int | str, ...], list[str]] = {}
@@ -201,7 +235,11 @@ def _known_keys(data: dict[str, Any], faults: Sequence[Fault]) -> dict[tuple[int
         for key in loc[:-1]:
             parent = parent[key]  # a key of a mapping or a position in a list
         present = [str(key) for key in parent if (*loc[:-1], key) not in unknown]
-        missing = [str(f["loc"][-1]) for f in faults if f["type"] == "missing" and f["loc"][:-1] == loc[:-1]]
+        missing = [
+            str(f["loc"][-1])
+            for f in faults
+            if f["type"] == "missing" and f["loc"][:-1] == loc[:-1]
+        ]
         known[loc] = missing + present
     return known
 

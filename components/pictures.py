@@ -1,10 +1,11 @@
 """The one way in for pictures: untrusted bytes become a plain RGB picture, or an error with a reason from a closed set.
 
-The rules are the same at curation, compression and serving. Size limits are read from the header, before any pixel is
-decoded; what a picture takes is bounded by its bytes and its pixels, never by a clock; only formats on the allow-list
-are parsed; the EXIF orientation is applied; of an animation the first frame counts; 16-bit grey is scaled to 8 bits;
-transparency is composited on white; CMYK becomes RGB; an ICC profile is ignored. Damage that the format itself does not
-detect (a flipped byte inside a JPEG scan) cannot be seen here.
+The rules are the same at curation, compression and serving. Size limits are read from the header,
+before any pixel is decoded; what a picture takes is bounded by its bytes and its pixels, never by a
+clock; only formats on the allow-list are parsed; the EXIF orientation is applied; of an animation
+the first frame counts; 16-bit grey is scaled to 8 bits; transparency is composited on white; CMYK
+becomes RGB; an ICC profile is ignored. Damage that the format itself does not detect (a flipped
+byte inside a JPEG scan) cannot be seen here.
 """
 
 import hashlib
@@ -47,12 +48,28 @@ TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-CUT_SHORT = ("truncated", "cannot load this image")  # what Pillow says when pixels are missing, or all of them
+# what Pillow says when pixels are missing, or all of them
+CUT_SHORT = ("truncated", "cannot load this image")
 GREY_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
-SUPPORTED_MODES = (*GREY_16_BIT, "1", "L", "P", "RGB", "RGBX", "YCbCr", "CMYK", "LA", "PA", "RGBA", "La", "RGBa")
+SUPPORTED_MODES = (
+    *GREY_16_BIT,
+    "1",
+    "L",
+    "P",
+    "RGB",
+    "RGBX",
+    "YCbCr",
+    "CMYK",
+    "LA",
+    "PA",
+    "RGBA",
+    "La",
+    "RGBa",
+)
 
-# A progressive JPEG paints its pixels again with every scan, and a scan may have 12 bytes: 400 kB decode for a minute.
-# Encoders write 10 to 14 scans. So much takes some 6 s, and allows 12 scans of as many pixels as Pillow opens.
+# A progressive JPEG paints its pixels again with every scan, and a scan may have 12 bytes: 400 kB
+# decode for a minute. Encoders write 10 to 14 scans. So much takes some 6 s, and allows 12 scans of
+# as many pixels as Pillow opens.
 MAX_SCANNED_PIXELS = 1 << 31
 MAX_SCANS = 500
 MAX_SEGMENTS = 4096  # in front of the scans; Pillow copies what it has with every one more
@@ -61,8 +78,8 @@ JPEG_START = b"\xff\xd8\xff"
 SCAN, END, START = 0xDA, 0xD9, 0xD8
 FIRST_WITH_LENGTH = 0xC0
 
-# Between 90 and 179 million pixels Pillow only warns; PictureLimits decides instead. Of damaged tags it warns one by
-# one.
+# Between 90 and 179 million pixels Pillow only warns; PictureLimits decides instead. Of damaged
+# tags it warns one by one.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
@@ -82,7 +99,9 @@ class PictureLimits(Params):
         """A misspelt name would reject every picture of that format; parsers of other formats never run."""
         Image.init()
         if unknown := sorted(set(formats) - set(Image.OPEN)):
-            raise ValueError(f"Pillow opens no {', '.join(unknown)}; choose from {', '.join(sorted(Image.OPEN))}")
+            raise ValueError(
+                f"Pillow opens no {', '.join(unknown)}; choose from {', '.join(sorted(Image.OPEN))}"
+            )
         return formats
 
 
@@ -123,20 +142,26 @@ def decode_with_repairs(data: bytes, limits: PictureLimits) -> DecodedPicture:
         raise PictureError("unsupported_mode", f"pixel mode {source.mode}")
     try:
         source.load()
-        repairs: list[PictureRepair] = ["first_frame"] if getattr(source, "is_animated", False) else []
+        repairs: list[PictureRepair] = (
+            ["first_frame"] if getattr(source, "is_animated", False) else []
+        )
         image = _apply_orientation(_to_rgb(source, repairs), source, repairs)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise anything on hostile input
         _raise_decode_error(error)
     image.info = {}
-    return DecodedPicture(image, "JPEG" if source.format == "MPO" else str(source.format), tuple(repairs))
+    return DecodedPicture(
+        image, "JPEG" if source.format == "MPO" else str(source.format), tuple(repairs)
+    )
 
 
 def encode_png(image: Image.Image) -> bytes:
     """The RGB picture as PNG: same pixels, same bytes; nothing but the pixels is written."""
     if image.mode != "RGB":
-        raise ValueError(f"encode_png takes RGB pictures, not mode {image.mode}; call decode_picture first")
+        raise ValueError(
+            f"encode_png takes RGB pictures, not mode {image.mode}; call decode_picture first"
+        )
     plain = image.copy()
     plain.info = {}
     buffer = io.BytesIO()
@@ -171,15 +196,21 @@ def _open(data: bytes, limits: PictureLimits) -> Image.Image:
     except UnidentifiedImageError:
         other = _format_by_magic(data[:32], limits.formats)
         if other:
-            raise PictureError("unsupported_format", f"{other} is not one of {', '.join(limits.formats)}") from None
-        raise PictureError("not_an_image", f"{len(data)} bytes that no allowed format recognises") from None
+            raise PictureError(
+                "unsupported_format", f"{other} is not one of {', '.join(limits.formats)}"
+            ) from None
+        raise PictureError(
+            "not_an_image", f"{len(data)} bytes that no allowed format recognises"
+        ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError("too_many_pixels", str(error)) from None
     except MemoryError:
         raise
     except Exception as error:
         if data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data):
-            raise PictureError("truncated", f"WebP: {len(data)} bytes are fewer than its header says") from None
+            raise PictureError(
+                "truncated", f"WebP: {len(data)} bytes are fewer than its header says"
+            ) from None
         _raise_decode_error(error)
 
 
@@ -214,22 +245,31 @@ def _check_segments(data: bytes) -> None:
         if data[at : at + 1] != b"\xff" or data[at + 1 : at + 2] in (b"\xda", b""):
             return
         at += 2 + int.from_bytes(data[at + 2 : at + 4])
-    raise PictureError("decode_error", f"JPEG: more than {MAX_SEGMENTS} segments in front of the pixels")
+    raise PictureError(
+        "decode_error", f"JPEG: more than {MAX_SEGMENTS} segments in front of the pixels"
+    )
 
 
 def _check_scans(data: bytes, width: int, height: int) -> None:
     """Raises PictureError for a JPEG whose decoding is bounded by neither its bytes nor its pixels."""
     most = min(MAX_SCANS, MAX_SCANNED_PIXELS // (width * height))
     if data.count(bytes((0xFF, SCAN))) > most and (number := _count_scans(data)) > most:
-        raise PictureError("too_many_scans", f"{number} scans of {width}×{height} pixels, more than {most}")
+        raise PictureError(
+            "too_many_scans", f"{number} scans of {width}×{height} pixels, more than {most}"
+        )
 
 
 def _check_tiles(source: TiffImagePlugin.TiffImageFile, limits: PictureLimits) -> None:
     """Raises PictureError for tiles that are larger than any picture: one of them is unpacked as a whole."""
-    sides = [source.tag_v2.get(tag, 1) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)]
+    sides = [
+        source.tag_v2.get(tag, 1) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)
+    ]
     width, height = (side if isinstance(side, int) else 1 for side in sides)
     if width * height > limits.max_pixels:
-        raise PictureError("too_many_pixels", f"tiles of {width}×{height} pixels, more than {limits.max_pixels} in all")
+        raise PictureError(
+            "too_many_pixels",
+            f"tiles of {width}×{height} pixels, more than {limits.max_pixels} in all",
+        )
 
 
 def _count_scans(data: bytes) -> int:
@@ -276,7 +316,9 @@ def _on_white(image: Image.Image, repairs: list[PictureRepair]) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, (*WHITE, 255)), image).convert("RGB")
 
 
-def _apply_orientation(image: Image.Image, source: Image.Image, repairs: list[PictureRepair]) -> Image.Image:
+def _apply_orientation(
+    image: Image.Image, source: Image.Image, repairs: list[PictureRepair]
+) -> Image.Image:
     try:
         orientation = source.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # a damaged EXIF block must not cost the picture

@@ -1,6 +1,7 @@
 """Column names and Arrow types of every table that passes from one stage to another.
 
-Identifiers are opaque strings and never become file names. Pictures are PNG bytes written by `pictures.encode_png`.
+Identifiers are opaque strings and never become file names. Pictures are PNG bytes written by
+`pictures.encode_png`.
 """
 
 import pyarrow as pa
@@ -46,8 +47,9 @@ def _required(name: str, kind: pa.DataType) -> pa.Field:
 
 TURN = pa.struct([_required(ROLE, pa.string()), _required(CONTENT, pa.string())])
 
-# data/curated/samples/{train,validation}: what the trainer reads. Text-only rows have no picture, pure caption rows an
-# empty conversation; a conversation that answers a known caption prompt has its answer in `caption` too.
+# data/curated/samples/{train,validation}: what the trainer reads. Text-only rows have no picture,
+# pure caption rows an empty conversation; a conversation that answers a known caption prompt has
+# its answer in `caption` too.
 SAMPLES = pa.schema(
     [
         _required(SAMPLE_ID, pa.string()),
@@ -74,7 +76,8 @@ IMAGES = pa.schema(
     ]
 )
 
-# data/curated/questions/{validation,test}.parquet. `group` joins questions that count only together.
+# data/curated/questions/{validation,test}.parquet. `group` joins questions that count only
+# together.
 QUESTIONS = pa.schema(
     [
         _required(QUESTION_ID, pa.string()),
@@ -98,7 +101,8 @@ IMAGE_CAPTIONS = pa.schema(
     ]
 )
 
-# data/curated/compositionality/{validation,test}.parquet: which of the two captions fits the picture?
+# data/curated/compositionality/{validation,test}.parquet: which of the two captions fits the
+# picture?
 COMPOSITIONALITY = pa.schema(
     [
         _required(IMAGE_ID, pa.string()),
@@ -120,11 +124,13 @@ REJECTS = pa.schema(
 )
 
 
-def compressed(num_summary_tokens: int, width: int, dtype: pa.DataType, num_scales: int) -> pa.Schema:
+def compressed(
+    num_summary_tokens: int, width: int, dtype: pa.DataType, num_scales: int
+) -> pa.Schema:
     """data/compressed/<name>: width and height of the picture in pixels, tokens (num_summary_tokens, width).
 
-    Of a codec with scales, these are (num_summary_tokens, num_scales). Both are flat lists of one length, which every
-    reader of Parquet knows; the shape is in the provenance of a store.
+    Of a codec with scales, these are (num_summary_tokens, num_scales). Both are flat lists of one
+    length, which every reader of Parquet knows; the shape is in the provenance of a store.
     """
     tokens = pa.list_(pa.field("element", dtype), num_summary_tokens * width)
     scales = pa.list_(pa.field("element", pa.float32()), num_summary_tokens * num_scales)

@@ -11,15 +11,28 @@ from typing import Annotated
 import torch
 import typer
 
-from components.compression.store import TokenStore
 from components.methods.method import Method
 from components.model.chat import encode_prompt
-from flows.corpus import COMPRESSOR, STORE, BaseOption, CompressorOption, StoreOption, load_model_of, run_job
-from flows.endings import ending
+from components.store.token_store import TokenStore
+from flows.running.endings import ending
+from flows.running.stored_corpus import (
+    COMPRESSOR,
+    STORE,
+    BaseOption,
+    CompressorOption,
+    StoreOption,
+    load_model_of,
+    run_job,
+)
 
 
 def answer(
-    store: TokenStore, compressor: Path, base: str | None, image_id: str, question: str, max_new_tokens: int
+    store: TokenStore,
+    compressor: Path,
+    base: str | None,
+    image_id: str,
+    question: str,
+    max_new_tokens: int,
 ) -> str:
     """The greedy answer to a question about a stored picture. Raises ValueError."""
     if max_new_tokens < 1:
@@ -57,18 +70,29 @@ def check_length(model: Method, num_prompt_tokens: int, max_new_tokens: int) -> 
 @ending("answer")
 def main(
     question: Annotated[str, typer.Argument(help="What to ask.")],
-    image_id: Annotated[str, typer.Option(help="The picture; `python -m flows.search` prints ids.")],
+    image_id: Annotated[
+        str, typer.Option(help="The picture; `python -m flows.search` prints ids.")
+    ],
     store: StoreOption = STORE,
     compressor: CompressorOption = COMPRESSOR,
     base: BaseOption = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 32,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the answer alone.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of the answer alone.")
+    ] = False,
 ) -> None:
     """Answer a question about one compressed picture."""
     text = run_job(
-        "answer", lambda: answer(TokenStore.open(store), compressor, base, image_id, question, max_new_tokens)
+        "answer",
+        lambda: answer(
+            TokenStore.open(store), compressor, base, image_id, question, max_new_tokens
+        ),
     )
-    print(json.dumps({"image_id": image_id, "question": question, "answer": text}) if as_json else text)
+    print(
+        json.dumps({"image_id": image_id, "question": question, "answer": text})
+        if as_json
+        else text
+    )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     python -m flows.answer_corpus questions.jsonl answers.jsonl --store data/compressed/test
 
-Ray Data hands planned pieces to workers that load the model once; a run that was killed goes on from the finished
-pieces, and the answers appear by one rename, after their rejects and their manifest. docs/answering.md.
+Ray Data hands planned pieces to workers that load the model once; a run that was killed goes on
+from the finished pieces, and the answers appear by one rename, after their rejects and their
+manifest. docs/answering.md.
 """
 
 import json
@@ -19,7 +20,7 @@ import typer
 from ray.data import ActorPoolStrategy
 
 from components.answering.decoding import DecodingParams
-from components.answering.pieces import plan_pieces
+from components.answering.job_pieces import plan_pieces
 from components.answering.questions import ASK, About, Reject
 from components.answering.results import (
     SUFFIXES,
@@ -33,22 +34,29 @@ from components.answering.results import (
     sidecar,
 )
 from components.compression.identity import check_base, check_same_model, find_base
-from components.compression.manifest import MANIFEST, describe_file, publish, write_json
-from components.compression.provenance import method_of
-from components.compression.store import TokenStore
-from components.compression.work import fingerprint, finished_shard, shard_name, work_folder
+from components.files.atomic import sha256_of
 from components.files.outputs import OutputError, check_apart, check_file
-from components.files.whole import sha256_of
 from components.methods.catalogue import code_of
-from components.methods.settings import FWD2BOT
-from flows.answer_corpus_worker import AnswerParams, QuestionAnswerer
-from flows.cluster import check_resources, connect
-from flows.corpus import COMPRESSOR, STORE, BaseOption, CompressorOption, StoreOption, run_job
-from flows.endings import ending
-from flows.progress import Progress
+from components.methods.method_settings import FWD2BOT
+from components.store.manifest import MANIFEST, describe_file, publish, write_json
+from components.store.provenance import method_of
+from components.store.store_work import fingerprint, finished_shard, shard_name, work_folder
+from components.store.token_store import TokenStore
+from flows.running.cluster import check_resources, connect
+from flows.running.endings import ending
+from flows.running.progress import Progress
+from flows.running.stored_corpus import (
+    COMPRESSOR,
+    STORE,
+    BaseOption,
+    CompressorOption,
+    StoreOption,
+    run_job,
+)
+from flows.workers.answer_corpus_worker import AnswerParams, QuestionAnswerer
 
 LIBRARIES = ("peft", "torch", "transformers")
-ENTRIES = ("flows.answer_corpus_worker",)  # what it imports makes the answers
+ENTRIES = ("flows.workers.answer_corpus_worker",)  # what it imports makes the answers
 
 
 def answer_corpus(
@@ -65,7 +73,9 @@ def answer_corpus(
     A finished output of the same questions, store and settings is left as it is.
     """
     if output.suffix not in SUFFIXES:
-        raise ValueError(f"{output}: answers are written as {' or '.join(SUFFIXES)}; choose such a name")
+        raise ValueError(
+            f"{output}: answers are written as {' or '.join(SUFFIXES)}; choose such a name"
+        )
     check_place(output, [questions, folder, compressor, *([base] if base else [])])
     output, folder, compressor = output.resolve(), folder.resolve(), compressor.resolve()
     store = TokenStore.open(folder)
@@ -78,11 +88,18 @@ def answer_corpus(
     image_ids = {image_id: number for number, image_id in enumerate(store.ids)}
     asked, rejects = ASK[about](questions, image_ids)
     if not asked:
-        raise ValueError(f"{questions}: none of {len(rejects)} rows can be asked: {_examples(rejects)}")
+        raise ValueError(
+            f"{questions}: none of {len(rejects)} rows can be asked: {_examples(rejects)}"
+        )
     pieces = list(plan_pieces(asked, image_ids, params.rows_per_piece))
     code = code_of(ENTRIES, method_of(store.provenance) or FWD2BOT)
     with work_folder(output, fingerprint({**inputs, "code": code})) as work:
-        task = {"work": str(work), "store": str(folder), "compressor": str(compressor), "base": base}
+        task = {
+            "work": str(work),
+            "store": str(folder),
+            "compressor": str(compressor),
+            "base": base,
+        }
         answer_pieces(params, task, pieces, work)
         return publish_answers(work, output, len(pieces), inputs, rejects)
 
@@ -99,16 +116,25 @@ def check_place(output: Path, inputs: Sequence[Path | str]) -> None:
         check_file(path, is_ours)
 
 
-def answer_pieces(params: AnswerParams, task: dict[str, Any], pieces: Sequence[list[Asked]], work: Path) -> None:
+def answer_pieces(
+    params: AnswerParams, task: dict[str, Any], pieces: Sequence[list[Asked]], work: Path
+) -> None:
     """Finish every piece; those that an earlier run finished are only checked."""
     todo = [number for number in range(len(pieces)) if finished_shard(work, number) is None]
     total, left = sum(map(len, pieces)), sum(len(pieces[number]) for number in todo)
-    print(f"answer_corpus: {total} questions, {total - left} of them answered by an earlier run", flush=True)
+    print(
+        f"answer_corpus: {total} questions, {total - left} of them answered by an earlier run",
+        flush=True,
+    )
     if todo:
-        show_progress((len(pieces[number]) for number in run_workers(params, task, pieces, todo)), left)
+        show_progress(
+            (len(pieces[number]) for number in run_workers(params, task, pieces, todo)), left
+        )
     missing = [number for number in range(len(pieces)) if finished_shard(work, number) is None]
     if missing:
-        raise ValueError(f"{work}: pieces {missing} are not whole; do all machines of the cluster share this folder?")
+        raise ValueError(
+            f"{work}: pieces {missing} are not whole; do all machines of the cluster share this folder?"
+        )
 
 
 def run_workers(
@@ -149,8 +175,12 @@ def publish_answers(
     """Rejects, then the manifest, then the answers, each by a rename; returns the manifest."""
     check_place(output, [])
     if output.exists():
-        raise OutputError(f"{output}: appeared while the questions were answered; move it and run again")
-    answers, unanswered = merge_pieces(work / "shards" / shard_name(number) for number in range(num_pieces))
+        raise OutputError(
+            f"{output}: appeared while the questions were answered; move it and run again"
+        )
+    answers, unanswered = merge_pieces(
+        work / "shards" / shard_name(number) for number in range(num_pieces)
+    )
     rejects = [*rejects, *unanswered]
     aside = work / "aside"
     beside, finished = sidecar(output, "rejects.jsonl"), aside / output.name
@@ -175,15 +205,21 @@ def check_finished(output: Path, inputs: dict[str, Any]) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(sidecar(output, "manifest.json").read_bytes())
         is_same = {name: manifest[name] for name in inputs} == inputs
-        is_whole = describe_file(output, manifest["rows_answered"]).model_dump() == manifest["answers"]
+        is_whole = (
+            describe_file(output, manifest["rows_answered"]).model_dump() == manifest["answers"]
+        )
     except (OSError, ValueError, KeyError):
         is_same = is_whole = False
     if not (is_same and is_whole):
-        raise ValueError(f"{output}: exists, and holds something else than this run would write; remove or rename it")
+        raise ValueError(
+            f"{output}: exists, and holds something else than this run would write; remove or rename it"
+        )
     return manifest
 
 
-def _inputs(params: AnswerParams, questions: Path, store: TokenStore, about: About) -> dict[str, Any]:
+def _inputs(
+    params: AnswerParams, questions: Path, store: TokenStore, about: About
+) -> dict[str, Any]:
     """Everything that decides the answers."""
     return {
         "questions": {
@@ -201,28 +237,42 @@ def _inputs(params: AnswerParams, questions: Path, store: TokenStore, about: Abo
 
 
 def _examples(rejects: Sequence[Reject]) -> str:
-    shown = "; ".join(f"row {reject.row}: {reject.reason}: {reject.detail}" for reject in rejects[:3])
+    shown = "; ".join(
+        f"row {reject.row}: {reject.reason}: {reject.detail}" for reject in rejects[:3]
+    )
     return f"{reject_counts(rejects)}; {shown}"
 
 
 @ending("answer_corpus")
 def main(
     questions: Annotated[
-        Path, typer.Argument(help=".jsonl, .csv or .parquet with question, image_id and, if you like, question_id.")
+        Path,
+        typer.Argument(
+            help=".jsonl, .csv or .parquet with question, image_id and, if you like, question_id."
+        ),
     ],
     output: Annotated[Path, typer.Argument(help="File for the answers, .jsonl or .parquet.")],
     store: StoreOption = STORE,
     compressor: CompressorOption = COMPRESSOR,
     base: BaseOption = None,
     every_picture: Annotated[
-        bool, typer.Option("--every-picture", help="Ask every question about every picture of the store.")
+        bool,
+        typer.Option(
+            "--every-picture", help="Ask every question about every picture of the store."
+        ),
     ] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 32,
-    temperature: Annotated[float, typer.Option(help="0: the likeliest tokens; above: drawn ones.", min=0)] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens of this share.", min=1e-6, max=1)] = 1.0,
+    temperature: Annotated[
+        float, typer.Option(help="0: the likeliest tokens; above: drawn ones.", min=0)
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(help="Draw from the likeliest tokens of this share.", min=1e-6, max=1)
+    ] = 1.0,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Questions decoded together.", min=1)] = 256,
-    rows_per_piece: Annotated[int, typer.Option(help="Questions that a kill may cost, per worker.", min=1)] = 1024,
+    rows_per_piece: Annotated[
+        int, typer.Option(help="Questions that a kill may cost, per worker.", min=1)
+    ] = 1024,
     num_workers: Annotated[int, typer.Option(help="Each holds a model.", min=1)] = 1,
     cpus_per_worker: Annotated[int, typer.Option(help="Also threads of the model.", min=1)] = 1,
     gpus_per_worker: Annotated[int, typer.Option(help="0 or 1.", min=0, max=1)] = 0,
@@ -230,7 +280,9 @@ def main(
     """Answer many questions about compressed pictures."""
 
     def job() -> dict[str, Any]:
-        decoding = DecodingParams(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        decoding = DecodingParams(
+            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
+        )
         params = AnswerParams(
             decoding=decoding,
             batch_size=batch_size,
@@ -244,7 +296,9 @@ def main(
 
     manifest = run_job("answer_corpus", job)
     answered, rows_in = manifest["rows_answered"], manifest["rows_in"]
-    print(f"answer_corpus: {output} answers {answered} of {rows_in} rows, rejects: {manifest['rows_rejected'] or 0}")
+    print(
+        f"answer_corpus: {output} answers {answered} of {rows_in} rows, rejects: {manifest['rows_rejected'] or 0}"
+    )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
     python -m flows.check
 
-Looks at params.yaml as it is: every section, the raw data (some rows of each source are decoded), the base model, free
-disk and memory; shows one sample as the model sees it, and runs one forward and backward pass on the longest of the
-rows. Nothing is written. Ends with exit status 1 when something is wrong.
+Looks at params.yaml as it is: every section, the raw data (some rows of each source are decoded),
+the base model, free disk and memory; shows one sample as the model sees it, and runs one forward
+and backward pass on the longest of the rows. Nothing is written. Ends with exit status 1 when
+something is wrong.
 """
 
 import os
@@ -22,11 +23,11 @@ import typer
 from transformers.utils import logging as transformers_logging
 
 from components import schema
-from components.curation.benchmarks import PICTURES, TABLES
 from components.curation.candidates import Candidate
-from components.curation.preview import Preview, preview_source
-from components.curation.work import EVALUATION_SPLITS
-from components.evaluation.settings import EvaluateParams
+from components.curation.evaluation_files import PICTURES, TABLES
+from components.curation.pieces import EVALUATION_SPLITS
+from components.curation.row_preview import Preview, preview_source
+from components.evaluation.evaluation_settings import EvaluateParams
 from components.methods.catalogue import build_method
 from components.model.loading import check_base_model, family_of, load_backbone
 from components.params import DEFAULT_PATH, Params, ParamsError, load_params, read_sections
@@ -34,23 +35,23 @@ from components.pictures import decode_picture
 from components.training.budgets import Budgets
 from components.training.collate import SPLITS, TrainSample, collate
 from components.training.optimizer import gradient_norm, trained_parameters
-from components.training.preview import show_sample
+from components.training.sample_preview import show_sample
 from components.training.sampler import StepSamples
-from components.training.settings import TrainParams
 from components.training.step import backward_step
 from components.training.text_pairs import as_text_pair
-from flows.analyse import AnalyseParams
-from flows.compress_worker import CompressParams
+from components.training.training_settings import TrainParams
 from flows.curate import CurateParams, with_allowed_roots
-from flows.endings import ending
+from flows.inspect import InspectParams
 from flows.report import ReportParams
+from flows.running.endings import ending
+from flows.workers.compress_worker import CompressParams
 
 SCHEMAS: dict[str, type[Params]] = {
     "curate": CurateParams,
     "train": TrainParams,
     "compress": CompressParams,
     "evaluate": EvaluateParams,
-    "analyse": AnalyseParams,
+    "inspect": InspectParams,
     "report": ReportParams,
 }
 GPU_STAGES = ("train", "compress", "evaluate")
@@ -80,7 +81,9 @@ class Report:
 def check(path: Path, num_rows: int) -> list[str]:
     """All problems of a parameter file and of what it names; the rest is printed."""
     report = Report()
-    params = {name: report.attempt(look_at_section, path, name, model) for name, model in SCHEMAS.items()}
+    params = {
+        name: report.attempt(look_at_section, path, name, model) for name, model in SCHEMAS.items()
+    }
     places = report.attempt(look_at_places, path) or {}
     curate, train = params["curate"], params["train"]
     rows: list[Candidate] = []
@@ -125,21 +128,29 @@ def look_at_evaluation(report: Report, raw: Path) -> None:
     for split in EVALUATION_SPLITS:
         folder = raw / "evaluation" / split
         if not (folder / PICTURES).is_dir():
-            missing.append(f"{folder / PICTURES}: no such folder; `curate` needs evaluation pictures (docs/data.md)")
+            missing.append(
+                f"{folder / PICTURES}: no such folder; `curate` needs evaluation pictures (docs/data.md)"
+            )
         missing += [
-            f"{folder / name}: no such file (docs/data.md)" for name, *_ in TABLES if not (folder / name).is_file()
+            f"{folder / name}: no such file (docs/data.md)"
+            for name, *_ in TABLES
+            if not (folder / name).is_file()
         ]
     if missing:
         raise ValueError("\n".join(missing))
     report.say("evaluation data are there")
 
 
-def look_at_source(report: Report, name: str, source: Any, raw: Path, params: CurateParams, num_rows: int) -> Preview:
+def look_at_source(
+    report: Report, name: str, source: Any, raw: Path, params: CurateParams, num_rows: int
+) -> Preview:
     """Some rows of a source, decoded and checked; and whether the disk has room for its pictures."""
     preview = preview_source(name, source, raw, with_allowed_roots(params).candidates, num_rows)
     found, lost = len(preview.rows), len(preview.rows) - len(preview.accepted)
     size, about = preview.num_bytes / 1e9, preview.estimated_rows
-    report.say(f"{name} ({source.format}): {preview.num_files} files, {size:.2f} GB, about {about} rows")
+    report.say(
+        f"{name} ({source.format}): {preview.num_files} files, {size:.2f} GB, about {about} rows"
+    )
     report.say(f"  of the first {found} rows {found - lost} are kept")
     for detail in preview.details:
         report.say(f"  {detail}")
@@ -156,9 +167,13 @@ def look_at_source(report: Report, name: str, source: Any, raw: Path, params: Cu
 def look_at_disk(report: Report, curated_bytes: int) -> None:
     """Whether the curated pictures fit on the disk, with those that are being written."""
     needed, free = COPIES_ON_DISK * curated_bytes / 1e9, shutil.disk_usage(".").free / 1e9
-    report.say(f"disk: about {needed:.1f} GB for curated pictures while they are written, {free:.0f} GB are free")
+    report.say(
+        f"disk: about {needed:.1f} GB for curated pictures while they are written, {free:.0f} GB are free"
+    )
     if needed > free:
-        raise ValueError(f"disk: curation needs about {needed:.0f} GB here, {free:.0f} GB are free; make room")
+        raise ValueError(
+            f"disk: curation needs about {needed:.0f} GB here, {free:.0f} GB are free; make room"
+        )
 
 
 def look_at_cluster(report: Report, sections: Mapping[str, Any]) -> None:
@@ -181,11 +196,15 @@ def look_at_base(report: Report, base: str) -> bool:
     """Whether the base model is there, of a known family, and fits into memory. Raises ValueError."""
     folder = Path(base)
     if not folder.is_dir():
-        raise ValueError(f"base_model: there is no folder {base}; fetch one with `hf download … --local-dir {base}`")
+        raise ValueError(
+            f"base_model: there is no folder {base}; fetch one with `hf download … --local-dir {base}`"
+        )
     family = family_of(base, folder)
     needed = SPARE_MEMORY * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     free = psutil.virtual_memory().available
-    report.say(f"{base}: {family.__name__.removesuffix('Backbone')}, {needed / SPARE_MEMORY / 1e9:.2f} GB of weights")
+    report.say(
+        f"{base}: {family.__name__.removesuffix('Backbone')}, {needed / SPARE_MEMORY / 1e9:.2f} GB of weights"
+    )
     if needed > free:
         raise ValueError(
             f"base_model: {base} needs {needed / 1e9:.0f} GB of memory to be loaded, {free / 1e9:.0f} GB are free; run "
@@ -199,9 +218,13 @@ def look_at_base(report: Report, base: str) -> bool:
 def look_at_batch(report: Report, base: str, params: TrainParams, rows: list[Candidate]) -> None:
     """Show a sample; run both passes and the backward pass on the longest rows. Raises ValueError."""
     options = params.backbone
-    backbone = load_backbone(base, options.revision, options.torch_dtype, options.attention, options.pad_to_square)
+    backbone = load_backbone(
+        base, options.revision, options.torch_dtype, options.attention, options.pad_to_square
+    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = build_method(backbone.to(device), params.compressor, params.method.chosen, params.seed).train()
+    model = build_method(
+        backbone.to(device), params.compressor, params.method.chosen, params.seed
+    ).train()
     chats, pairs = longest(rows)
     samples = {number: to_sample(row, params) for number, row in enumerate([*chats, *pairs])}
     if chats:
@@ -220,37 +243,50 @@ def look_at_batch(report: Report, base: str, params: TrainParams, rows: list[Can
     split = SPLITS[model.reads_questions]
     batch = collate(samples, groups, model, budgets, params.texts, split).to(device)
     start = time.perf_counter()
-    losses = {name: float(value) for name, value in backward_step(model, [batch], params.taught).items()}
+    losses = {
+        name: float(value) for name, value in backward_step(model, [batch], params.taught).items()
+    }
     norm = float(gradient_norm(trained_parameters(model).values()))
     seconds = time.perf_counter() - start
-    report.say(f"forward and backward over {len(chats)} conversations and {len(pairs)} pairs: {seconds:.1f} s")
+    report.say(
+        f"forward and backward over {len(chats)} conversations and {len(pairs)} pairs: {seconds:.1f} s"
+    )
     report.say(f"  {losses}, gradient norm {norm:.3g}")
     if not 0 < norm < float("inf"):
-        raise ValueError(f"the gradient of a batch has norm {norm}: look at the sample above, and at the base model")
+        raise ValueError(
+            f"the gradient of a batch has norm {norm}: look at the sample above, and at the base model"
+        )
 
 
 def longest(rows: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
     """The rows whose texts are the longest: conversations, and pairs of a picture and a caption."""
 
     def length(row: Candidate) -> int:
-        return sum(len(turn[schema.CONTENT]) for turn in row[schema.CONVERSATION]) + len(row[schema.CAPTION] or "")
+        return sum(len(turn[schema.CONTENT]) for turn in row[schema.CONVERSATION]) + len(
+            row[schema.CAPTION] or ""
+        )
 
     by_length = sorted(rows, key=length, reverse=True)
     chats = [row for row in by_length if row[schema.CONVERSATION]]
     pairs = [row for row in by_length if row[schema.CAPTION] and row[schema.IMAGE]]
-    with_picture = sorted(chats, key=lambda row: row[schema.IMAGE] is None)  # the one that is shown has one
+    # the one that is shown has one
+    with_picture = sorted(chats, key=lambda row: row[schema.IMAGE] is None)
     return with_picture[:BATCH_ROWS], pairs[:BATCH_ROWS]
 
 
 def to_sample(row: Candidate, params: TrainParams) -> TrainSample:
-    image = None if row[schema.IMAGE] is None else decode_picture(row[schema.IMAGE], params.pictures)
+    image = (
+        None if row[schema.IMAGE] is None else decode_picture(row[schema.IMAGE], params.pictures)
+    )
     return TrainSample(row[schema.SAMPLE_ID], image, row[schema.CONVERSATION], row[schema.CAPTION])
 
 
 @ending("check")
 def main(
     params: Annotated[Path, typer.Option(help="The parameter file.")] = DEFAULT_PATH,
-    rows: Annotated[int, typer.Option(min=1, help="How many rows of each source are looked at.")] = 64,
+    rows: Annotated[
+        int, typer.Option(min=1, help="How many rows of each source are looked at.")
+    ] = 64,
 ) -> None:
     """Look for everything that would stop the pipeline, and list it."""
     transformers_logging.disable_progress_bar()

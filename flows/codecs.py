@@ -2,8 +2,9 @@
 
     python -m flows.codecs data/curated models/compressor data/compressed/test results/codecs.json
 
-Every codec gets the tokens of the store and is scored by the questions, captions and rules of `evaluate`. Codec
-`fitted` is fitted to one half of the pictures and scored on the other, and the other way round.
+Every codec gets the tokens of the store and is scored by the questions, captions and rules of
+`evaluate`. Codec `fitted` is fitted to one half of the pictures and scored on the other, and the
+other way round.
 """
 
 import json
@@ -16,26 +17,33 @@ import torch
 import typer
 
 from components import schema
-from components.compression import codecs
-from components.compression.fit import MIN_PICTURES, fit_directions
 from components.compression.identity import check_same_model, find_base
-from components.compression.store import TokenStore
-from components.compression.unstored import reason_not_stored
 from components.evaluation import publication, scorecard
-from components.evaluation.answering import COMPRESSED, compressed_reader
-from components.evaluation.exam import Exam, read_exam
-from components.evaluation.examination import Sitting, answer_questions, embed_images, embed_texts
-from components.evaluation.settings import EvaluateParams
+from components.evaluation.asking import Sitting, answer_questions, embed_images, embed_texts
+from components.evaluation.evaluation_settings import EvaluateParams
+from components.evaluation.question_set import Exam, read_exam
+from components.evaluation.systems import COMPRESSED, compressed_reader
 from components.files.outputs import json_with, new_file
 from components.methods.checkpoint import load_compressor
 from components.methods.method import Method
 from components.model.adapters import GENERATION
 from components.model.segments import text_segment
 from components.params import load_params
-from flows.endings import ending
-from flows.lifetime import die_with_parent
+from components.store import codecs
+from components.store.absence import reason_not_stored
+from components.store.fit import MIN_PICTURES, fit_directions
+from components.store.token_store import TokenStore
+from flows.running.endings import ending
+from flows.running.lifetime import die_with_parent
 
-FIXED: tuple[codecs.FixedCodec, ...] = ("float16", "int8", "int4", "rotated4", "rotated3", "rotated2")
+FIXED: tuple[codecs.FixedCodec, ...] = (
+    "float16",
+    "int8",
+    "int4",
+    "rotated4",
+    "rotated3",
+    "rotated2",
+)
 FITTED_BYTES = (64, 32, 16)  # per picture
 SHORT_ANSWER = "short_answer"
 
@@ -75,7 +83,9 @@ def prepare(params: EvaluateParams, curated: Path, compressor: Path, store: Path
     device = torch.device("cuda" if params.gpus_per_worker else "cpu")
     dtype = getattr(torch, reader.provenance.compute["dtype"])
     num_summary_tokens = reader.provenance.num_summary_tokens
-    model = load_compressor(compressor, find_base(compressor, None), device, dtype, num_summary_tokens)
+    model = load_compressor(
+        compressor, find_base(compressor, None), device, dtype, num_summary_tokens
+    )
     records = embed_texts(COMPRESSED, model, exam.texts(params.captions_per_picture), params.exam)
     if not model.why_no_answers:
         model.adapters.merge(GENERATION)
@@ -113,16 +123,27 @@ def score(asked: Examination, name: str, num_bytes: int, decoded: np.ndarray) ->
     answers: dict[str, Any] = {}
     if not model.why_no_answers:
         reader, chat = compressed_reader(model), model.backbone.chat
-        sitting = Sitting(COMPRESSED, reader, chat, asked.image_ids, visuals, model.num_placeholders)
-        said = {(row.system, row.record, row.key): row for row in answer_questions(sitting, exam, params.exam)}
-        answers = scorecard.system_metrics(COMPRESSED, scorecard.answer_rows(exam, said), [], [], params.bootstrap)
+        sitting = Sitting(
+            COMPRESSED, reader, chat, asked.image_ids, visuals, model.num_placeholders
+        )
+        said = {
+            (row.system, row.record, row.key): row
+            for row in answer_questions(sitting, exam, params.exam)
+        }
+        answers = scorecard.system_metrics(
+            COMPRESSED, scorecard.answer_rows(exam, said), [], [], params.bootstrap
+        )
     found_images = embed_images(COMPRESSED, model, asked.image_ids, visuals.embeddings)
     images = {record.key: np.array(record.embedding, np.float32) for record in found_images}
     embeddings = scorecard.Embeddings(images, asked.texts)
-    found = scorecard.retrieval_metrics(exam, embeddings, params.captions_per_picture, params.bootstrap)
+    found = scorecard.retrieval_metrics(
+        exam, embeddings, params.captions_per_picture, params.bootstrap
+    )
     error = float(np.linalg.norm(decoded - asked.tokens) / np.linalg.norm(asked.tokens))
     recalls = [found[way]["recall_at_1"] for way in ("image_to_text", "text_to_image")]
-    return CodecScores(name, num_bytes, round(error, 6), answers.get(SHORT_ANSWER, {}).get("accuracy"), *recalls)
+    return CodecScores(
+        name, num_bytes, round(error, 6), answers.get(SHORT_ANSWER, {}).get("accuracy"), *recalls
+    )
 
 
 def score_codecs(curated: Path, compressor: Path, store: Path, output: Path) -> None:
@@ -136,7 +157,9 @@ def are_scores(path: Path) -> bool:
     if not json_with("codecs")(path):
         return False
     rows = json.loads(path.read_bytes())["codecs"]
-    return isinstance(rows, list) and all(isinstance(row, dict) and "bytes_per_picture" in row for row in rows)
+    return isinstance(rows, list) and all(
+        isinstance(row, dict) and "bytes_per_picture" in row for row in rows
+    )
 
 
 def scores_of_codecs(curated: Path, compressor: Path, store: Path) -> dict[str, Any]:
@@ -147,7 +170,10 @@ def scores_of_codecs(curated: Path, compressor: Path, store: Path) -> dict[str, 
     rows = []
     for name, num_bytes, decoded in all_codecs(asked.tokens):
         rows.append(score(asked, name, num_bytes, decoded))
-        print(f"codecs: {name}, {num_bytes} bytes: R@1 of texts {rows[-1].image_to_text:.3f}", flush=True)
+        print(
+            f"codecs: {name}, {num_bytes} bytes: R@1 of texts {rows[-1].image_to_text:.3f}",
+            flush=True,
+        )
     return {"codecs": [row._asdict() for row in rows]}
 
 

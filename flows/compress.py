@@ -3,10 +3,12 @@
     python -m flows.compress data/curated/images/test models/compressor data/compressed/test
     python -m flows.compress 's3://bucket/cc3m/*.tar' models/compressor data/compressed/cc3m
 
-Pictures come from a folder, Parquet, lists of places or tars (components/compression/sources.py). Ray Data hands whole
-shards, planned by the order of the ids, to workers that load the model once and let other processes decode
-(flows/compress_worker.py); each writes its shard and a note of it. A run that was killed goes on from the noted shards,
-and the store appears by one rename: docs/decisions/0007-compress-writes-its-own-shards.md.
+Pictures come from a folder, Parquet, lists of places or tars
+(components/compression/corpus_sources.py). Ray Data hands whole shards, planned by the order of the
+ids, to workers that load the model once and let other processes decode
+(flows/workers/compress_worker.py); each writes its shard and a note of it. A run that was killed
+goes on from the noted shards, and the store appears by one rename:
+docs/decisions/0007-compress-writes-its-own-shards.md.
 """
 
 import json
@@ -21,8 +23,8 @@ import ray
 import typer
 from ray.data import ActorPoolStrategy
 
-from components.compression.codecs import code_type
-from components.compression.content import (
+from components.compression.corpus import Corpus, Shard, corpus_identity, num_listed, plan_shards
+from components.compression.corpus_content import (
     CONTENT,
     FileStates,
     has_note,
@@ -33,15 +35,18 @@ from components.compression.content import (
     read_content,
     remember,
 )
-from components.compression.corpus import Corpus, Shard, corpus_identity, num_listed, plan_shards
+from components.compression.corpus_sources import list_corpus
 from components.compression.identity import check_base, find_base, provenance_of, read_config
-from components.compression.manifest import MANIFEST, Manifest, write_json
-from components.compression.provenance import Provenance, StoreError, differences
-from components.compression.rejects import Reject, reject_counts
-from components.compression.sources import list_corpus
-from components.compression.store import TokenStore
-from components.compression.unstored import NOTE, reason_not_stored, write_reason
-from components.compression.work import (
+from components.files.outputs import checked_place
+from components.files.storage import is_uri
+from components.methods.catalogue import code_of, kind_of
+from components.params import load_params
+from components.store.absence import NOTE, reason_not_stored, write_reason
+from components.store.codecs import code_type
+from components.store.manifest import MANIFEST, Manifest, write_json
+from components.store.provenance import Provenance, StoreError, differences
+from components.store.rejects import Reject, reject_counts
+from components.store.store_work import (
     ShardReport,
     fingerprint,
     finished_shard,
@@ -49,29 +54,35 @@ from components.compression.work import (
     publish_store,
     work_folder,
 )
-from components.files.outputs import checked_place
-from components.files.storage import is_uri
-from components.methods.catalogue import code_of, kind_of
-from components.params import load_params
-from flows.allowed_roots import allowed_roots
-from flows.cluster import check_resources, connect, run_tasks
-from flows.compress_worker import STARTS, CompressParams, ImageCompressor, Task, probe_batch_size
-from flows.endings import ending
-from flows.lifetime import die_with_parent
-from flows.progress import Progress
+from components.store.token_store import TokenStore
+from flows.running.allowed_roots import allowed_roots
+from flows.running.cluster import check_resources, connect, run_tasks
+from flows.running.endings import ending
+from flows.running.lifetime import die_with_parent
+from flows.running.progress import Progress
+from flows.workers.compress_worker import (
+    STARTS,
+    CompressParams,
+    ImageCompressor,
+    Task,
+    probe_batch_size,
+)
 
 BATCH_SIZE = "batch_size.json"  # in the work folder
-ENTRIES = ("flows.compress_worker",)  # what it imports makes the shards
+ENTRIES = ("flows.workers.compress_worker",)  # what it imports makes the shards
 SHOWN_REJECTS = 5
 
 
-def compress(params: CompressParams, images: str, compressor: Path, output: Path, base: str | None) -> Manifest | None:
+def compress(
+    params: CompressParams, images: str, compressor: Path, output: Path, base: str | None
+) -> Manifest | None:
     """Compress a corpus into the store `output`; a finished store of the same corpus and model is left as it is.
 
-    A method whose tokens depend on the question has nothing to store: the reason is left there instead, and None comes
-    back.
+    A method whose tokens depend on the question has nothing to store: the reason is left there
+    instead, and None comes back.
 
-    Raises ValueError (StoreError): bad corpus, no compressor, a different store in the way, too many rejects.
+    Raises ValueError (StoreError): bad corpus, no compressor, a different store in the way, too
+    many rejects.
     """
     images = images if is_uri(images) else os.path.abspath(images)
     output = checked_place(output, [images, compressor, *([base] if base else [])])
@@ -82,7 +93,8 @@ def compress(params: CompressParams, images: str, compressor: Path, output: Path
         write_reason(output, name, why, params.dtype)
         return None
     provenance = provenance_of(compressor, params.codec, params.dtype, params.num_summary_tokens)
-    code_type(params.codec, provenance.num_summary_tokens, provenance.dim)  # raises now, not after the first shard
+    # raises now, not after the first shard
+    code_type(params.codec, provenance.num_summary_tokens, provenance.dim)
     params = params.model_copy(update={"allowed_roots": allowed_roots(params.allowed_roots)})
     corpus = list_corpus(images, params.picture_suffixes, params.allowed_roots)
     states = look_at_files(corpus)
@@ -95,17 +107,27 @@ def compress(params: CompressParams, images: str, compressor: Path, output: Path
     with work_folder(output, name) as work:
         states = note_states(work, states)
         task = Task(
-            kind=corpus.kind, root=corpus.root, work=work, provenance=provenance, compressor=compressor, base=base
+            kind=corpus.kind,
+            root=corpus.root,
+            work=work,
+            provenance=provenance,
+            compressor=compressor,
+            base=base,
         )
         shards = list(plan_shards(corpus, params.rows_per_shard))
         params = with_batch_size(params, task, shards)
         reports = compress_shards(params, task, shards)
-        if differences(provenance, provenance_of(compressor, params.codec, params.dtype, params.num_summary_tokens)):
+        if differences(
+            provenance,
+            provenance_of(compressor, params.codec, params.dtype, params.num_summary_tokens),
+        ):
             raise StoreError(f"{compressor}: changed while it was in use; run again")
         rows = check_rejects(corpus, reports, params.max_reject_fraction)
         description = {**corpus_identity(corpus), "rows": rows, "skipped_files": corpus.skipped}
         description[CONTENT] = noted_content(work, shards)
-        manifest = publish_store(work, output, provenance, description, params.settings(), reports, corpus.rejects)
+        manifest = publish_store(
+            work, output, provenance, description, params.settings(), reports, corpus.rejects
+        )
     remember(output, states)
     return manifest
 
@@ -127,7 +149,9 @@ def with_batch_size(params: CompressParams, task: Task, shards: list[Shard]) -> 
         return params
     if not note.is_file():
         connect()
-        worker = probe_batch_size.options(num_cpus=params.cpus_per_worker, num_gpus=params.gpus_per_worker)
+        worker = probe_batch_size.options(
+            num_cpus=params.cpus_per_worker, num_gpus=params.gpus_per_worker
+        )
         found = ray.get(worker.remote(params, task, json.dumps(shards[0]._asdict())))
         write_json(note, {"batch_size": found}, task.work)
     found = json.loads(note.read_bytes())["batch_size"]
@@ -143,9 +167,13 @@ def check_finished(
     inputs = _inputs(params, provenance, corpus)
     differing = [
         f"{key}: {found.get(key)} != {value}"
-        for found, wanted in ((store.manifest.corpus, inputs["corpus"]), (store.manifest.settings, inputs["settings"]))
+        for found, wanted in (
+            (store.manifest.corpus, inputs["corpus"]),
+            (store.manifest.settings, inputs["settings"]),
+        )
         for key, value in wanted.items()
-        if found.get(key) != value and (key, value) != ("batch_size", None)  # None: whatever was found
+        # None: whatever was found
+        if found.get(key) != value and (key, value) != ("batch_size", None)
     ]
     differing += differences(store.provenance, provenance)
     differing = differing or content_differences(params, corpus, states, store.manifest, output)
@@ -166,8 +194,13 @@ def content_differences(
         return ["an older version wrote it and did not note what the pictures hold"]
     if is_remembered(output, states):
         return []
-    print("compress: reads the pictures, to compare them with those that the store was made of", flush=True)
-    found = read_content(corpus, list(plan_shards(corpus, params.rows_per_shard)), params.max_picture_bytes)
+    print(
+        "compress: reads the pictures, to compare them with those that the store was made of",
+        flush=True,
+    )
+    found = read_content(
+        corpus, list(plan_shards(corpus, params.rows_per_shard)), params.max_picture_bytes
+    )
     if found != manifest.corpus[CONTENT]:
         return ["pictures have changed since"]
     remember(output, states)
@@ -177,15 +210,26 @@ def content_differences(
 def compress_shards(params: CompressParams, task: Task, shards: list[Shard]) -> list[ShardReport]:
     """Finish every shard; those that an earlier run finished are only checked."""
     noted = [str(shard.number) for shard in shards if noted_shard(task.work, shard.number)]
-    kept = {number for number in run_tasks(partial(check_shard, task.work), noted, params.num_workers) if number >= 0}
+    kept = {
+        number
+        for number in run_tasks(partial(check_shard, task.work), noted, params.num_workers)
+        if number >= 0
+    }
     todo = [shard for shard in shards if shard.number not in kept]
-    print(f"compress: {len(shards)} files to write, {len(kept)} of them whole from an earlier run", flush=True)
+    print(
+        f"compress: {len(shards)} files to write, {len(kept)} of them whole from an earlier run",
+        flush=True,
+    )
     if todo:
         show_progress(run_workers(params, task, todo), {shard.number: shard.size for shard in todo})
     reports = [noted_shard(task.work, shard.number) for shard in shards]
-    missing = [shard.number for shard, report in zip(shards, reports, strict=True) if report is None]
+    missing = [
+        shard.number for shard, report in zip(shards, reports, strict=True) if report is None
+    ]
     if missing:
-        raise StoreError(f"{task.work}: files {missing} are missing; do all machines of the cluster share this folder?")
+        raise StoreError(
+            f"{task.work}: files {missing} are missing; do all machines of the cluster share this folder?"
+        )
     return [report for report in reports if report]
 
 
@@ -194,11 +238,15 @@ def check_shard(work: Path, number: str) -> int:
     return int(number) if finished_shard(work, int(number)) and has_note(work, int(number)) else -1
 
 
-def run_workers(params: CompressParams, task: Task, shards: list[Shard]) -> Iterator[dict[str, int]]:
+def run_workers(
+    params: CompressParams, task: Task, shards: list[Shard]
+) -> Iterator[dict[str, int]]:
     """Number and counts of each shard as the workers finish them, in any order."""
     connect()
     num_workers = min(params.num_workers, len(shards))
-    check_resources(num_workers, params.cpus_per_worker + params.decoders_per_worker, params.gpus_per_worker)
+    check_resources(
+        num_workers, params.cpus_per_worker + params.decoders_per_worker, params.gpus_per_worker
+    )
     (task.work / STARTS).unlink(missing_ok=True)
     rows = [{"shard": json.dumps(shard._asdict())} for shard in shards]
     finished = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
@@ -207,7 +255,8 @@ def run_workers(params: CompressParams, task: Task, shards: list[Shard]) -> Iter
         compute=ActorPoolStrategy(
             size=num_workers,
             max_concurrent_calls_per_actor=params.decoders_per_worker,
-            enable_true_multi_threading=True,  # the worker itself lets one shard after the other use the model
+            # the worker itself lets one shard after the other use the model
+            enable_true_multi_threading=True,
         ),
         num_cpus=params.cpus_per_worker,
         num_gpus=params.gpus_per_worker,
@@ -230,13 +279,20 @@ def show_progress(finished: Iterable[dict[str, int]], sizes: dict[int, int]) -> 
 def check_rejects(corpus: Corpus, reports: list[ShardReport], max_fraction: float) -> int:
     """How many pictures there were.
 
-    Raises ValueError, by reason and with examples, when too many or all of them cannot be compressed.
+    Raises ValueError, by reason and with examples, when too many or all of them cannot be
+    compressed.
     """
-    rejects: list[Reject] = [*corpus.rejects, *(reject for report in reports for reject in report.rejects)]
+    rejects: list[Reject] = [
+        *corpus.rejects,
+        *(reject for report in reports for reject in report.rejects),
+    ]
     rows_in = len(rejects) + sum(report.file.rows for report in reports)
     assert num_listed(corpus) in (None, rows_in), "a picture was lost or counted twice"
     for reject in rejects[:SHOWN_REJECTS]:
-        print(f"compress: reject {reject.image_id!r}: {reject.reason}: {reject.detail}", file=sys.stderr)
+        print(
+            f"compress: reject {reject.image_id!r}: {reject.reason}: {reject.detail}",
+            file=sys.stderr,
+        )
     if len(rejects) == rows_in or len(rejects) > max_fraction * rows_in:
         raise ValueError(
             f"{corpus.root}: {len(rejects)} of {rows_in} pictures cannot be compressed {reject_counts(rejects)}, more "
@@ -256,10 +312,15 @@ def _inputs(params: CompressParams, provenance: Provenance, corpus: Corpus) -> d
 @ending("compress")
 def main(
     images: Annotated[
-        str, typer.Argument(help="Folder of pictures, Parquet, CSV or JSON lines of places, or tars; path or s3://….")
+        str,
+        typer.Argument(
+            help="Folder of pictures, Parquet, CSV or JSON lines of places, or tars; path or s3://…."
+        ),
     ],
     compressor: Annotated[Path, typer.Argument(help="Folder that `train` wrote.")],
-    output: Annotated[Path, typer.Argument(help="Folder for the store; new, empty, or with this very store.")],
+    output: Annotated[
+        Path, typer.Argument(help="Folder for the store; new, empty, or with this very store.")
+    ],
     base: Annotated[
         str | None,
         typer.Option(
@@ -274,7 +335,11 @@ def main(
         print(f"compress: nothing is stored in {output}: {reason_not_stored(output)}")
         return
     kept = f"{manifest.rows_kept} of {manifest.rows_in} pictures in {len(manifest.files)} files"
-    others = f", other files: {manifest.corpus['skipped_files']}" if manifest.corpus["skipped_files"] else ""
+    others = (
+        f", other files: {manifest.corpus['skipped_files']}"
+        if manifest.corpus["skipped_files"]
+        else ""
+    )
     print(f"compress: {output} holds {kept}, rejects: {manifest.rows_rejected or 0}{others}")
 
 

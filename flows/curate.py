@@ -2,9 +2,9 @@
 
     python -m flows.curate data/raw data/curated
 
-Ray checks every row (decoding is the work) and writes staging files; the driver decides from a few facts per row, on
-the disk, who stays and in which split; Ray writes the shards. Two runs on the same input give the same bytes, also when
-one of them was killed and run again.
+Ray checks every row (decoding is the work) and writes staging files; the driver decides from a few
+facts per row, on the disk, who stays and in which split; Ray writes the shards. Two runs on the
+same input give the same bytes, also when one of them was killed and run again.
 """
 
 import logging
@@ -26,22 +26,29 @@ from components.curation.accounting import (
     write_rejects,
     write_report,
 )
-from components.curation.benchmarks import write_benchmarks
 from components.curation.candidates import CandidateParams
+from components.curation.checked_rows import log_progress
 from components.curation.database import open_database
 from components.curation.decisions import decide, kept_pictures, rows_of_tasks
+from components.curation.evaluation_files import write_benchmarks
 from components.curation.fingerprint import fingerprint
-from components.curation.progress import log_progress
-from components.curation.sources import Source, SourceName
-from components.curation.tables import facts_path, plan_shards, write_shard
-from components.curation.work import Work, check_work, count_rows_in, decode_work, encode_work, list_work
+from components.curation.pieces import (
+    Work,
+    check_work,
+    count_rows_in,
+    decode_work,
+    encode_work,
+    list_work,
+)
+from components.curation.training_sources import Source, SourceName
+from components.curation.written_tables import facts_path, plan_shards, write_shard
 from components.files.outputs import checked_place, new_folder
 from components.files.unfinished import discard, hold, leave, open_work
 from components.params import Params, load_params
-from flows import cluster
-from flows.allowed_roots import allowed_roots
-from flows.endings import ending
-from flows.lifetime import die_with_parent
+from flows.running import cluster
+from flows.running.allowed_roots import allowed_roots
+from flows.running.endings import ending
+from flows.running.lifetime import die_with_parent
 
 log = logging.getLogger("curate")
 MemoryLimit = Annotated[str, Field(pattern="^[1-9][0-9]{0,3}(00MB|GB)$")]  # 100MB, 200MB, …, 1GB, …
@@ -52,15 +59,19 @@ class CurateParams(Params):
 
     seed: int  # of the split
     validation_fraction: Annotated[float, Field(ge=0, lt=1)]  # of training pictures
-    sources: Annotated[dict[SourceName, Source], Field(min_length=1)]  # of training rows, in this order
+    # of training rows, in this order
+    sources: Annotated[dict[SourceName, Source], Field(min_length=1)]
     candidates: CandidateParams
-    max_reject_fraction: Annotated[float, Field(ge=0, le=1)]  # of the rows of a source; more fails the stage
-    max_answer_fraction: Annotated[float, Field(gt=0, le=1)]  # of short answers that may be the same
+    # of the rows of a source; more fails the stage
+    max_reject_fraction: Annotated[float, Field(ge=0, le=1)]
+    # of short answers that may be the same
+    max_answer_fraction: Annotated[float, Field(gt=0, le=1)]
     num_workers: Annotated[int, Field(ge=1)]  # tasks at a time, one CPU each
     rows_per_task: Annotated[int, Field(ge=1)]
     rows_per_shard: Annotated[int, Field(ge=1)]
     memory_limit: MemoryLimit  # of the decisions about all rows; beyond it they use the disk
-    expectation_rows: Annotated[int, Field(ge=1)]  # samples drawn to be checked against the rules of single rows
+    # samples drawn to be checked against the rules of single rows
+    expectation_rows: Annotated[int, Field(ge=1)]
 
 
 def curate(params: CurateParams, raw: Path, output: Path) -> None:
@@ -80,13 +91,31 @@ def curate(params: CurateParams, raw: Path, output: Path) -> None:
 
 def write_curated(params: CurateParams, raw: Path, staging: Path, partial: Path) -> None:
     """Check all rows, decide about them, and write everything into the folder `partial`."""
-    work = list_work(raw, staging, params.sources, params.rows_per_task, params.candidates.allowed_roots)
+    work = list_work(
+        raw, staging, params.sources, params.rows_per_task, params.candidates.allowed_roots
+    )
     check_rows(work, raw, staging, params)
-    with closing(open_database(staging / "decisions.duckdb", params.memory_limit, params.num_workers)) as database:
+    with closing(
+        open_database(staging / "decisions.duckdb", params.memory_limit, params.num_workers)
+    ) as database:
         facts = [facts_path(staging, piece.task) for piece in work]
-        decide(database, facts, params.sources, params.candidates, params.seed, params.validation_fraction)
-        write_shards(list(plan_shards(database, staging, params.rows_per_shard)), staging, partial, params.num_workers)
-        found, listed = write_benchmarks(raw, partial, kept_pictures(database), params.candidates.text)
+        decide(
+            database,
+            facts,
+            params.sources,
+            params.candidates,
+            params.seed,
+            params.validation_fraction,
+        )
+        write_shards(
+            list(plan_shards(database, staging, params.rows_per_shard)),
+            staging,
+            partial,
+            params.num_workers,
+        )
+        found, listed = write_benchmarks(
+            raw, partial, kept_pictures(database), params.candidates.text
+        )
         write_rejects(database, found, partial / "rejects.parquet")
         rows_in = {**count_rows_in(work, rows_of_tasks(database), params.sources), **listed}
         report = make_report([count_decided(database), count_outcomes(found)], rows_in)
@@ -98,7 +127,9 @@ def write_curated(params: CurateParams, raw: Path, staging: Path, partial: Path)
 def with_allowed_roots(params: CurateParams) -> CurateParams:
     """Params whose allowed roots are those that links may really lead into."""
     roots = allowed_roots(params.candidates.allowed_roots)
-    return params.model_copy(update={"candidates": params.candidates.model_copy(update={"allowed_roots": roots})})
+    return params.model_copy(
+        update={"candidates": params.candidates.model_copy(update={"allowed_roots": roots})}
+    )
 
 
 @contextmanager
@@ -111,7 +142,9 @@ def open_staging(place: Path, key: str) -> Iterator[Path]:
         try:
             stack.enter_context(hold(place))
         except BlockingIOError:
-            raise ValueError(f"{place}: another run is at work there; wait for it, or choose another output") from None
+            raise ValueError(
+                f"{place}: another run is at work there; wait for it, or choose another output"
+            ) from None
         yield open_work(place, key)
 
 
@@ -124,7 +157,8 @@ def remove_staging(staging: Path) -> None:
 
 def check_rows(work: Sequence[Work], raw: Path, staging: Path, params: CurateParams) -> None:
     """Check every row on the cluster; pieces that an earlier run finished are left as they are."""
-    shutil.rmtree(staging / "running", ignore_errors=True)  # what was killed with the last run is not to blame
+    # what was killed with the last run is not to blame
+    shutil.rmtree(staging / "running", ignore_errors=True)
     todo = [piece for piece in work if not facts_path(staging, piece.task).exists()]
     if len(todo) < len(work):
         log.info("%d of %d pieces were checked before", len(work) - len(todo), len(work))
@@ -149,16 +183,19 @@ def write_shards(paths: Sequence[str], staging: Path, output: Path, num_workers:
 
 def validate(params: CurateParams, database: DuckDBPyConnection, curated: Path) -> None:
     """Raises ValueError that names every failed critical expectation; the results stay beside the tables."""
-    from components.curation import expectations, validation  # takes seconds to import, and workers import this file
+    # takes seconds to import, and workers import this file
+    from components.curation import data_checks, expectations
 
     pictures, text = params.candidates.pictures, params.candidates.text
     suites = expectations.curated_suites(
         database, curated, pictures, text, params.max_answer_fraction, params.expectation_rows
     )
-    failed = validation.validate(suites, curated / "expectations")
+    failed = data_checks.validate(suites, curated / "expectations")
     if failed:
         page = curated / "expectations" / "data_docs" / "index.html"
-        raise ValueError("\n".join(["curated data break these expectations:", *failed, f"details: {page}"]))
+        raise ValueError(
+            "\n".join(["curated data break these expectations:", *failed, f"details: {page}"])
+        )
 
 
 @ending("curate")

@@ -2,9 +2,10 @@
 
     python -m flows.evaluate CURATED COMPRESSOR STORE OUTPUT METRICS TIMINGS
 
-CURATED holds pictures, questions, captions and caption pairs; STORE the summary tokens of the pictures of the split.
-OUTPUT gets answers.jsonl, captions.jsonl, compositionality.jsonl and plots/*.csv. A picture that is not in the store
-(for the systems that open pictures: that cannot be opened) counts as wrong everywhere, and is counted under `missing`.
+CURATED holds pictures, questions, captions and caption pairs; STORE the summary tokens of the
+pictures of the split. OUTPUT gets answers.jsonl, captions.jsonl, compositionality.jsonl and
+plots/*.csv. A picture that is not in the store (for the systems that open pictures: that cannot be
+opened) counts as wrong everywhere, and is counted under `missing`.
 """
 
 import time
@@ -17,23 +18,29 @@ import pyarrow as pa
 import ray
 import typer
 
-from components.analysis.costs import MethodCosts, ModelSize, Workload, compression_flops, cost_table
 from components.compression.identity import check_base, check_same_model, find_base, read_config
-from components.compression.store import TokenStore
-from components.compression.unstored import reason_not_stored
+from components.costs.inference_costs import (
+    MethodCosts,
+    ModelSize,
+    Workload,
+    compression_flops,
+    cost_table,
+)
 from components.evaluation import publication, scorecard
-from components.evaluation.answering import COMPRESSED, UNCOMPRESSED
-from components.evaluation.exam import Exam, read_exam
-from components.evaluation.examination import ANSWER, COST, IMAGE, LENGTH, SIZE, TEXT, TIME, Record
-from components.evaluation.settings import EvaluateParams
+from components.evaluation.asking import ANSWER, COST, IMAGE, LENGTH, SIZE, TEXT, TIME, Record
+from components.evaluation.evaluation_settings import EvaluateParams
+from components.evaluation.question_set import Exam, read_exam
+from components.evaluation.systems import COMPRESSED, UNCOMPRESSED
 from components.files.outputs import json_with, new_file, new_folder
 from components.methods.checkpoint import CompressorConfig
-from components.methods.settings import FWD2BOT
+from components.methods.method_settings import FWD2BOT
 from components.params import load_params
-from flows.cluster import connect
-from flows.endings import ending
-from flows.evaluate_worker import Examiner, Task, described_pictures
-from flows.lifetime import die_with_parent
+from components.store.absence import reason_not_stored
+from components.store.token_store import TokenStore
+from flows.running.cluster import connect
+from flows.running.endings import ending
+from flows.running.lifetime import die_with_parent
+from flows.workers.evaluate_worker import Examiner, Task, described_pictures
 
 
 def evaluate(
@@ -52,8 +59,12 @@ def evaluate(
     inputs = [curated, compressor, store]
     with (
         new_folder("evaluate", output, [*inputs, metrics, timings]) as folder,
-        new_file(metrics, json_with("compressed", "costs", "method"), [*inputs, timings]) as metrics_file,
-        new_file(timings, json_with("compressed", "examination", "scoring"), inputs) as timings_file,
+        new_file(
+            metrics, json_with("compressed", "costs", "method"), [*inputs, timings]
+        ) as metrics_file,
+        new_file(
+            timings, json_with("compressed", "examination", "scoring"), inputs
+        ) as timings_file,
     ):
         start = time.perf_counter()
         results, records, seconds = examine_and_score(params, curated, compressor, store)
@@ -79,7 +90,11 @@ def examine_and_score(
     records = examine(params, exam, {name: str(path.resolve()) for name, path in places.items()})
     examined = time.perf_counter()
     results = score(params, exam, config, records)
-    return results, records, {"examination": examined - start, "scoring": time.perf_counter() - examined}
+    return (
+        results,
+        records,
+        {"examination": examined - start, "scoring": time.perf_counter() - examined},
+    )
 
 
 def check_same_pictures(exam: Exam, tokens: TokenStore) -> None:
@@ -117,14 +132,24 @@ def portions(params: EvaluateParams, exam: Exam) -> Iterator[Task]:
     """The work in pieces: pictures per system, then captions to embed. Pieces of one system stand together."""
     texts = exam.texts(params.captions_per_picture)
     for start in range(0, len(texts), params.texts_per_task):
-        yield {"system": COMPRESSED, "image_ids": [], "texts": texts[start : start + params.texts_per_task]}
+        yield {
+            "system": COMPRESSED,
+            "image_ids": [],
+            "texts": texts[start : start + params.texts_per_task],
+        }
     image_ids = exam.image_ids
     for system in (COMPRESSED, *params.references):
         for start in range(0, len(image_ids), params.pictures_per_task):
-            yield {"system": system, "image_ids": image_ids[start : start + params.pictures_per_task], "texts": []}
+            yield {
+                "system": system,
+                "image_ids": image_ids[start : start + params.pictures_per_task],
+                "texts": [],
+            }
 
 
-def score(params: EvaluateParams, exam: Exam, config: CompressorConfig, records: Sequence[Record]) -> dict[str, Any]:
+def score(
+    params: EvaluateParams, exam: Exam, config: CompressorConfig, records: Sequence[Record]
+) -> dict[str, Any]:
     """Everything that is published: the rows of each file, and the metrics."""
     said = {(record.system, record.record, record.key): record for record in records}
     embeddings = scorecard.Embeddings(vectors(records, IMAGE), vectors(records, TEXT))
@@ -152,32 +177,53 @@ def score(params: EvaluateParams, exam: Exam, config: CompressorConfig, records:
 
 def vectors(records: Sequence[Record], kind: str) -> dict[str, np.ndarray]:
     """The embeddings among the records, by their keys."""
-    return {record.key: np.array(record.embedding, np.float32) for record in records if record.record == kind}
+    return {
+        record.key: np.array(record.embedding, np.float32)
+        for record in records
+        if record.record == kind
+    }
 
 
 def measured(
     systems: Sequence[str], config: CompressorConfig, records: Sequence[Record]
 ) -> tuple[ModelSize, Workload, MethodCosts]:
     """The sizes of the base model, the mean lengths of prompts and answers, and what the method costs."""
-    numbers = {(record.record, record.key): record.first or 0 for record in records if record.record in (SIZE, COST)}
+    numbers = {
+        (record.record, record.key): record.first or 0
+        for record in records
+        if record.record in (SIZE, COST)
+    }
     size = ModelSize(*(int(numbers[SIZE, field]) for field in ModelSize._fields))
-    question_tokens, answer_tokens = (mean_lengths(systems, records, field) for field in ("first", "second"))
+    question_tokens, answer_tokens = (
+        mean_lengths(systems, records, field) for field in ("first", "second")
+    )
     known = UNCOMPRESSED if UNCOMPRESSED in systems else COMPRESSED
-    lengths = [record.first or 0 for record in records if (record.system, record.record) == (known, LENGTH)]
+    lengths = [
+        record.first or 0 for record in records if (record.system, record.record) == (known, LENGTH)
+    ]
     if not lengths:
-        raise ValueError("none of the exam's pictures can be opened, so that nothing can be compared; curate again")
+        raise ValueError(
+            "none of the exam's pictures can be opened, so that nothing can be compared; curate again"
+        )
     image_tokens, kept = round(float(np.mean(lengths))), config.compressor.num_summary_tokens
     costs = {field: numbers.get((COST, field)) for field in MethodCosts._fields}
     method = MethodCosts(**costs)._replace(is_stored=bool(costs["is_stored"]))  # type: ignore[arg-type]  # one by one
-    if config.method.name == FWD2BOT:  # by the paper's formula; the counter sees what is not computed for nothing
+    # by the paper's formula; the counter sees what is not computed for nothing
+    if config.method.name == FWD2BOT:
         method = method._replace(per_picture=compression_flops(size, image_tokens, kept))
     return size, Workload(image_tokens, kept, config.dim, question_tokens, answer_tokens), method
 
 
 def mean_lengths(systems: Sequence[str], records: Sequence[Record], field: str) -> dict[str, float]:
     """{system: mean of this field of its ANSWER records}, 0 where it answers nothing."""
-    said = {system: [it for it in records if (it.system, it.record) == (system, ANSWER)] for system in systems}
-    return {system: float(np.mean([getattr(it, field) for it in rows] or [0])) for system, rows in said.items()}
+    said = {
+        system: [it for it in records if (it.system, it.record) == (system, ANSWER)]
+        for system in systems
+    }
+    return {
+        system: float(np.mean([getattr(it, field) for it in rows] or [0]))
+        for system, rows in said.items()
+    }
 
 
 def with_count(config: CompressorConfig, num_summary_tokens: int) -> CompressorConfig:
@@ -194,7 +240,10 @@ def with_progress(tables: Iterable[pa.Table], num_portions: int) -> Iterator[Rec
         num_records += len(records)
         num_done += sum(record.record == TIME for record in records)
         rate = num_records / (time.perf_counter() - start)
-        print(f"evaluate: {num_done} of {num_portions} portions, {num_records} records, {rate:.0f}/s", flush=True)
+        print(
+            f"evaluate: {num_done} of {num_portions} portions, {num_records} records, {rate:.0f}/s",
+            flush=True,
+        )
         yield from records
 
 
@@ -209,7 +258,15 @@ def main(
 ) -> None:
     """Answer, search and rank from the stored tokens, and score it."""
     die_with_parent()
-    evaluate(load_params("evaluate", EvaluateParams), curated, compressor, store, output, metrics, timings)
+    evaluate(
+        load_params("evaluate", EvaluateParams),
+        curated,
+        compressor,
+        store,
+        output,
+        metrics,
+        timings,
+    )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m flows.export_vllm exports/demo --image-id IMAGE_ID "what colour is the circle?"
 
-The folder gets language_model/ (the base without its vision side), adapter/ (the generation pass, in PEFT's layout),
-request.json and a README.md with the commands. docs/answering.md.
+The folder gets language_model/ (the base without its vision side), adapter/ (the generation pass,
+in PEFT's layout), request.json and a README.md with the commands. docs/answering.md.
 """
 
 import json
@@ -18,10 +18,18 @@ from components.answering.serving import (
     save_generation_adapter,
     save_language_model,
 )
-from components.compression.store import TokenStore
 from components.files.outputs import new_folder
-from flows.corpus import COMPRESSOR, STORE, BaseOption, CompressorOption, StoreOption, load_model_of, run_job
-from flows.endings import ending
+from components.store.token_store import TokenStore
+from flows.running.endings import ending
+from flows.running.stored_corpus import (
+    COMPRESSOR,
+    STORE,
+    BaseOption,
+    CompressorOption,
+    StoreOption,
+    load_model_of,
+    run_job,
+)
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes as --max-lora-rank
 NAME, BASE_NAME = "fwd2bot", "language-model"  # that the server is asked for
@@ -40,17 +48,31 @@ Embeddings of a wrong shape may stop the server, so give this interface to progr
 
 
 def export_vllm(
-    output: Path, store: TokenStore, compressor: Path, base: str | None, image_id: str, question: str, max_tokens: int
+    output: Path,
+    store: TokenStore,
+    compressor: Path,
+    base: str | None,
+    image_id: str,
+    question: str,
+    max_tokens: int,
 ) -> None:
     """Write the folder, whole or not at all, in the place of an earlier export. Raises ValueError."""
     if not question.strip():
         raise ValueError("the question is empty; ask something")
-    with new_folder("export_vllm", output, [store.folder, compressor, *([base] if base else [])]) as aside:
+    with new_folder(
+        "export_vllm", output, [store.folder, compressor, *([base] if base else [])]
+    ) as aside:
         write_export(aside, store, compressor, base, image_id, question, max_tokens)
 
 
 def write_export(
-    aside: Path, store: TokenStore, compressor: Path, base: str | None, image_id: str, question: str, max_tokens: int
+    aside: Path,
+    store: TokenStore,
+    compressor: Path,
+    base: str | None,
+    image_id: str,
+    question: str,
+    max_tokens: int,
 ) -> None:
     """Write model, adapter, request and instructions into an empty folder."""
     tokens = store.tokens([image_id])[0]
@@ -68,19 +90,25 @@ def write_export(
     (aside / "request.json").write_text(json.dumps(request, indent=1) + "\n")
     rank = next((rank for rank in LORA_RANKS if rank >= model.params.adapters.rank), None)
     if has_adapter and rank is None:
-        raise ValueError(f"{compressor}: rank {model.params.adapters.rank} is above vLLM's highest, {LORA_RANKS[-1]}")
+        raise ValueError(
+            f"{compressor}: rank {model.params.adapters.rank} is above vLLM's highest, {LORA_RANKS[-1]}"
+        )
     readme = README.format(
         base_name=BASE_NAME,
         dtype=str(backbone.dtype).removeprefix("torch."),
         positions=backbone.max_positions,
-        lora=f" \\\n  --enable-lora --max-lora-rank {rank} --lora-modules {NAME}=adapter" if has_adapter else "",
+        lora=f" \\\n  --enable-lora --max-lora-rank {rank} --lora-modules {NAME}=adapter"
+        if has_adapter
+        else "",
     )
     (aside / "README.md").write_text(readme, encoding="utf-8")
 
 
 @ending("export_vllm")
 def main(
-    output: Annotated[Path, typer.Argument(help="Folder for the export; new, empty, or an earlier export.")],
+    output: Annotated[
+        Path, typer.Argument(help="Folder for the export; new, empty, or an earlier export.")
+    ],
     question: Annotated[str, typer.Argument(help="What the example request asks.")],
     image_id: Annotated[str, typer.Option(help="The picture that it asks about.")],
     store: StoreOption = STORE,
@@ -91,7 +119,9 @@ def main(
     """Export a compressor for vLLM, with a request about a stored picture."""
     run_job(
         "export_vllm",
-        lambda: export_vllm(output, TokenStore.open(store), compressor, base, image_id, question, max_new_tokens),
+        lambda: export_vllm(
+            output, TokenStore.open(store), compressor, base, image_id, question, max_new_tokens
+        ),
     )
     print(f"export_vllm: {output}; its README.md says how to serve it")
 

@@ -2,10 +2,11 @@
 
     python -m flows.graft BASE LANGUAGE_MODEL OUTPUT
 
-Table 13 of the paper trains from the bare language model (Vicuna) instead of the instruction-tuned LLaVA around it:
-graft it, and make OUTPUT the `base_model`. BASE and LANGUAGE_MODEL are folders or hub ids; of a LLaVA as LANGUAGE_MODEL
-the one inside is taken. Vision tower, connector, processor and chat template are those of BASE, and so are the
-embeddings of tokens that LANGUAGE_MODEL does not have, such as the image placeholder.
+Table 13 of the paper trains from the bare language model (Vicuna) instead of the instruction-tuned
+LLaVA around it: graft it, and make OUTPUT the `base_model`. BASE and LANGUAGE_MODEL are folders or
+hub ids; of a LLaVA as LANGUAGE_MODEL the one inside is taken. Vision tower, connector, processor
+and chat template are those of BASE, and so are the embeddings of tokens that LANGUAGE_MODEL does
+not have, such as the image placeholder.
 """
 
 import shutil
@@ -22,13 +23,20 @@ from components.model.backbone import Backbone
 from components.model.families.llava import LlavaBackbone
 from components.model.loading import architectures_of, find_source, load_backbone
 from components.model.pretrained import load_pretrained
-from flows.corpus import run_job
-from flows.endings import ending
-from flows.lifetime import die_with_parent
+from flows.running.endings import ending
+from flows.running.lifetime import die_with_parent
+from flows.running.stored_corpus import run_job
 
 # Settings of a decoder that no shape of a weight gives away.
 WHAT_IT_COMPUTES = (
-    *("model_type", "hidden_act", "rms_norm_eps", "num_attention_heads", "num_key_value_heads", "head_dim"),
+    *(
+        "model_type",
+        "hidden_act",
+        "rms_norm_eps",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+    ),
     *("rope_parameters", "sliding_window", "use_sliding_window", "layer_types"),
 )
 
@@ -59,7 +67,9 @@ def load_language_model(model: str) -> tuple[nn.Module, nn.Module]:
         return backbone.language_model, backbone.lm_head
     donor: Any = load_pretrained(AutoModelForCausalLM, folder, dtype=torch.float32)
     if not (hasattr(donor, "model") and hasattr(donor, "lm_head")):
-        raise ValueError(f"{model}: a {type(donor).__name__} has no decoder and head of a LLaVA; take a Llama or alike")
+        raise ValueError(
+            f"{model}: a {type(donor).__name__} has no decoder and head of a LLaVA; take a Llama or alike"
+        )
     return donor.model, donor.lm_head
 
 
@@ -83,7 +93,9 @@ def replace_language_model(backbone: Backbone, decoder: nn.Module, head: nn.Modu
         own, given = target.state_dict(), donor.state_dict()
         if own.keys() != given.keys():
             odd = sorted(own.keys() ^ given.keys())[0]
-            raise ValueError(f"{part}.{odd} is in one of the two models only; graft a language model of the same class")
+            raise ValueError(
+                f"{part}.{odd} is in one of the two models only; graft a language model of the same class"
+            )
         for name, tensor in own.items():
             copy_rows(f"{part}.{name}", given[name], tensor)
 
@@ -93,7 +105,9 @@ def copy_rows(name: str, source: Tensor, target: Tensor) -> None:
     is_table = name in ("model.embed_tokens.weight", "lm_head.weight")
     rows = len(source) if is_table and len(source) <= len(target) else len(target)
     if source.shape != target[:rows].shape:
-        raise ValueError(f"{name} is {tuple(source.shape)} in the language model, {tuple(target.shape)} in the base")
+        raise ValueError(
+            f"{name} is {tuple(source.shape)} in the language model, {tuple(target.shape)} in the base"
+        )
     target[:rows] = source
 
 
@@ -101,9 +115,12 @@ def copy_rows(name: str, source: Tensor, target: Tensor) -> None:
 def main(
     base: Annotated[str, typer.Argument(help="A LLaVA, folder or hub id.")],
     language_model: Annotated[
-        str, typer.Argument(help="A causal language model of the same shape, or a LLaVA around one.")
+        str,
+        typer.Argument(help="A causal language model of the same shape, or a LLaVA around one."),
     ],
-    output: Annotated[Path, typer.Argument(help="Folder for the result; new, empty, or an earlier graft.")],
+    output: Annotated[
+        Path, typer.Argument(help="Folder for the result; new, empty, or an earlier graft.")
+    ],
 ) -> None:
     """Replace the language model inside a LLaVA."""
     die_with_parent()

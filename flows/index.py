@@ -4,8 +4,8 @@
     python -m flows.index add data/index data/compressed/more
     python -m flows.index verify data/index
 
-`build` makes an index or makes it anew, `add` takes the files of stores that are not in it yet. A kill at any time
-leaves the index as it was, and the next run keeps the embeddings that are done.
+`build` makes an index or makes it anew, `add` takes the files of stores that are not in it yet. A
+kill at any time leaves the index as it was, and the next run keeps the embeddings that are done.
 """
 
 import sys
@@ -20,14 +20,23 @@ import pyarrow.parquet as pq
 import typer
 
 from components import schema
-from components.compression.provenance import Provenance, StoreError, differences
-from components.compression.shards import read_rows
-from components.compression.store import TokenStore
-from components.retrieval.building import Source, index_file, measure_recall, store_codes, store_pictures
-from components.retrieval.codes import Codes
-from components.retrieval.folder import PICTURES, changing, open_index, open_vectors, verify_index
-from components.retrieval.index import EmbeddingIndex
-from components.retrieval.manifest import (
+from components.search.building import (
+    Source,
+    index_file,
+    measure_recall,
+    store_codes,
+    store_pictures,
+)
+from components.search.codes import Codes
+from components.search.index import EmbeddingIndex
+from components.search.index_folder import (
+    PICTURES,
+    changing,
+    open_index,
+    open_vectors,
+    verify_index,
+)
+from components.search.index_manifest import (
     SCHEMA_VERSION,
     IndexedFile,
     IndexFolderError,
@@ -35,9 +44,19 @@ from components.retrieval.manifest import (
     Kind,
     write_manifest,
 )
-from flows.corpus import COMPRESSOR, BaseOption, CompressorOption, Embedder, embedder_of, run_job
-from flows.endings import ending
-from flows.progress import Progress
+from components.store.provenance import Provenance, StoreError, differences
+from components.store.shards import read_rows
+from components.store.token_store import TokenStore
+from flows.running.endings import ending
+from flows.running.progress import Progress
+from flows.running.stored_corpus import (
+    COMPRESSOR,
+    BaseOption,
+    CompressorOption,
+    Embedder,
+    embedder_of,
+    run_job,
+)
 
 CANDIDATES = 1000  # of the codes, scored exactly: docs/decisions/0024
 
@@ -53,7 +72,9 @@ class Held(NamedTuple):
     codes: Codes | None
 
 
-app = typer.Typer(help="Make, extend and check an index that `search --index` reads.", add_completion=False)
+app = typer.Typer(
+    help="Make, extend and check an index that `search --index` reads.", add_completion=False
+)
 
 
 def build(
@@ -79,7 +100,9 @@ def build(
         return extend(folder, nothing, sources)
 
 
-def add(folder: Path, stores: Sequence[Path], compressor: Path = COMPRESSOR, base: str | None = None) -> IndexManifest:
+def add(
+    folder: Path, stores: Sequence[Path], compressor: Path = COMPRESSOR, base: str | None = None
+) -> IndexManifest:
     """Take the files of stores that the index `folder` does not hold. Raises StoreError, IndexFolderError."""
     opened = [TokenStore.open(store) for store in stores]
     with changing(folder, stores):
@@ -88,18 +111,30 @@ def add(folder: Path, stores: Sequence[Path], compressor: Path = COMPRESSOR, bas
         check_provenance(provenance, str(folder), opened)
         known = {source.sha256 for source in manifest.sources}
         embed = embedder_of(provenance, compressor, base)
-        new = [source for store in opened for source in sources_of(store, embed) if source.sha256 not in known]
+        new = [
+            source
+            for store in opened
+            for source in sources_of(store, embed)
+            if source.sha256 not in known
+        ]
         if not new:
             return manifest
         held = Held(
-            provenance, manifest.kind, manifest.num_candidates or 0, manifest.sources, pictures, embeddings.codes
+            provenance,
+            manifest.kind,
+            manifest.num_candidates or 0,
+            manifest.sources,
+            pictures,
+            embeddings.codes,
         )
         return extend(folder, held, new)
 
 
 def extend(folder: Path, held: Held, new: Sequence[Source]) -> IndexManifest:
     """Write what `held` lacks of the new files; the index changes with its manifest, at the end."""
-    pictures_file, pictures = store_pictures(folder, [held.pictures, *(source.read_pictures() for source in new)])
+    pictures_file, pictures = store_pictures(
+        folder, [held.pictures, *(source.read_pictures() for source in new)]
+    )
     sources = (*held.sources, *index_files(folder, new))
     vectors = open_vectors(folder, sources, held.provenance.dim)
     codes_file, codes = None, None
@@ -190,14 +225,23 @@ def build_command(
     if kind not in get_args(Kind):
         sys.exit(f"index: --kind {kind}: is none of {', '.join(get_args(Kind))}")
     print(
-        summary(index, run_job("index", lambda: build(stores, index, cast(Kind, kind), candidates, compressor, base)))
+        summary(
+            index,
+            run_job(
+                "index",
+                lambda: build(stores, index, cast(Kind, kind), candidates, compressor, base),
+            ),
+        )
     )
 
 
 @app.command("add")
 @ending("index")
 def add_command(
-    index: IndexArgument, stores: StoresArgument, compressor: CompressorOption = COMPRESSOR, base: BaseOption = None
+    index: IndexArgument,
+    stores: StoresArgument,
+    compressor: CompressorOption = COMPRESSOR,
+    base: BaseOption = None,
 ) -> None:
     """Take the files of stores that an index does not hold yet."""
     print(summary(index, run_job("index", lambda: add(index, stores, compressor, base))))

@@ -2,8 +2,8 @@
 
     python -m flows.migrate data/compressed/old data/compressed/new
 
-File by file; stored values stay as they are, and every file is held against its old SHA-256 first. A run that was
-killed goes on from the finished files. docs/store.md says what raises the version.
+File by file; stored values stay as they are, and every file is held against its old SHA-256 first.
+A run that was killed goes on from the finished files. docs/store.md says what raises the version.
 """
 
 from pathlib import Path
@@ -11,18 +11,24 @@ from typing import Annotated
 
 import typer
 
-from components.compression.manifest import REJECTS, Manifest
-from components.compression.migration import migrated_provenance, migrated_shard, read_old_manifest
-from components.compression.provenance import SCHEMA_VERSION, StoreError
-from components.compression.rejects import read_rejects
-from components.compression.work import fingerprint, finish_shard, finished_shard, publish_store, work_folder
+from components.files.atomic import sha256_of
 from components.files.code import code_sha256
 from components.files.outputs import checked_place
-from components.files.whole import sha256_of
-from flows.corpus import run_job
-from flows.endings import ending
+from components.store.manifest import REJECTS, Manifest
+from components.store.migration import migrated_provenance, migrated_shard, read_old_manifest
+from components.store.provenance import SCHEMA_VERSION, StoreError
+from components.store.rejects import read_rejects
+from components.store.store_work import (
+    fingerprint,
+    finish_shard,
+    finished_shard,
+    publish_store,
+    work_folder,
+)
+from flows.running.endings import ending
+from flows.running.stored_corpus import run_job
 
-ENTRIES = ("components.compression.migration",)  # what it imports makes the shards
+ENTRIES = ("components.store.migration",)  # what it imports makes the shards
 
 
 def migrate(folder: Path, output: Path) -> Manifest:
@@ -38,7 +44,9 @@ def migrate(folder: Path, output: Path) -> Manifest:
         for number, file in enumerate(old["files"]):
             if (report := finished_shard(work, number)) is None:
                 _check(folder / file["name"], file["sha256"])
-                data = migrated_shard(folder / file["name"], old["provenance"], wanted, rows_per_row_group)
+                data = migrated_shard(
+                    folder / file["name"], old["provenance"], wanted, rows_per_row_group
+                )
                 report = finish_shard(work, number, data, file["rows"], [])
             reports.append(report)
             print(f"migrate: {number + 1}/{len(old['files'])} files", flush=True)

@@ -2,7 +2,8 @@
 
     python -m flows.plan --images 1e9 --num-summary-tokens 16 --gpus 64 --tflops 400 --price 3.50
 
-Operations are counted from the model's shapes; `--tflops` is what one GPU reaches at them, as `benchmarks/` measure it.
+Operations are counted from the model's shapes; `--tflops` is what one GPU reaches at them, as
+`benchmarks/` measure it.
 """
 
 import json
@@ -11,11 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from components.analysis.corpus_plan import Corpus, Effort, Machines, Plan, make_plan
-from components.analysis.shapes import SEVEN_B, THIRTEEN_B, llava_config
-from components.compression.codecs import CODECS, picture_bytes
+from components.costs.corpus_plan import Corpus, Effort, Machines, Plan, make_plan
+from components.costs.llava_shapes import SEVEN_B, THIRTEEN_B, llava_config
 from components.model.pretrained import read_model_config
-from flows.endings import ending
+from components.store.codecs import CODECS, picture_bytes
+from flows.running.endings import ending
 
 SHAPES = {"llava-1.5-7b": SEVEN_B, "llava-1.5-13b": THIRTEEN_B}
 UNITS = ("B", "KB", "MB", "GB", "TB", "PB", "EB")
@@ -29,10 +30,14 @@ def read_config(model: str) -> Any:
     if model in SHAPES:
         return llava_config(SHAPES[model])
     if not (Path(model) / "config.json").is_file():
-        raise ValueError(f"--model {model}: is neither one of {', '.join(SHAPES)} nor a folder with a config.json")
+        raise ValueError(
+            f"--model {model}: is neither one of {', '.join(SHAPES)} nor a folder with a config.json"
+        )
     config = read_model_config(Path(model))
     if config.model_type != "llava":
-        raise ValueError(f"--model {model}: the formulas are for LLaVA-1.5, this is a {config.model_type}")
+        raise ValueError(
+            f"--model {model}: the formulas are for LLaVA-1.5, this is a {config.model_type}"
+        )
     return config
 
 
@@ -79,27 +84,41 @@ def main(
     images: Annotated[float, typer.Option(help="Pictures of the corpus, such as 1e9.", min=1)],
     gpus: Annotated[int, typer.Option(help="GPUs that work at the same time.", min=1)],
     tflops: Annotated[
-        float, typer.Option(help="What a GPU reaches, measured, in 10^12 operations per second.", min=1e-6)
+        float,
+        typer.Option(
+            help="What a GPU reaches, measured, in 10^12 operations per second.", min=1e-6
+        ),
     ],
     price: Annotated[float, typer.Option(help="Of a GPU for an hour, in any currency.", min=0)],
-    model: Annotated[str, typer.Option(help=f"{', '.join(SHAPES)}, or the folder of a LLaVA.")] = "llava-1.5-7b",
+    model: Annotated[
+        str, typer.Option(help=f"{', '.join(SHAPES)}, or the folder of a LLaVA.")
+    ] = "llava-1.5-7b",
     num_summary_tokens: Annotated[int, typer.Option(help="Tokens stored per picture.", min=1)] = 16,
-    question_tokens: Annotated[int, typer.Option(help="Of a prompt, without the picture.", min=1)] = QUESTION_TOKENS,
+    question_tokens: Annotated[
+        int, typer.Option(help="Of a prompt, without the picture.", min=1)
+    ] = QUESTION_TOKENS,
     answer_tokens: Annotated[int, typer.Option(help="Of an answer.", min=1)] = ANSWER_TOKENS,
     rows_per_shard: Annotated[int, typer.Option(help="Pictures per file.", min=1)] = 1024,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """What a corpus costs to compress, keep, search and ask."""
-    corpus = Corpus(images, num_summary_tokens, PROMPT_TOKENS, question_tokens, answer_tokens, rows_per_shard)
+    corpus = Corpus(
+        images, num_summary_tokens, PROMPT_TOKENS, question_tokens, answer_tokens, rows_per_shard
+    )
     machines = Machines(gpus, tflops * 1e12, price)
     config = read_config(model)
-    sizes: dict[str, int] = {codec: picture_bytes(codec, 1, config.text_config.hidden_size) for codec in CODECS}
+    sizes: dict[str, int] = {
+        codec: picture_bytes(codec, 1, config.text_config.hidden_size) for codec in CODECS
+    }
     plan = make_plan(config, corpus, machines, sizes)
     print(json.dumps(_as_dict(plan), indent=1) if as_json else describe(plan, corpus, machines))
 
 
 def _as_dict(plan: Plan) -> dict[str, Any]:
-    return {name: value._asdict() if isinstance(value, Effort) else value for name, value in plan._asdict().items()}
+    return {
+        name: value._asdict() if isinstance(value, Effort) else value
+        for name, value in plan._asdict().items()
+    }
 
 
 if __name__ == "__main__":

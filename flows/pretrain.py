@@ -2,8 +2,9 @@
 
     make base        (or: python -m flows.pretrain data/curated models/tiny-llava [PARAMS])
 
-Training scenes are drawn without end from a random stream of their own; the validation questions are the curated ones.
-A run that was interrupted goes on from its last checkpoint; those of other runs are listed and stay.
+Training scenes are drawn without end from a random stream of their own; the validation questions
+are the curated ones. A run that was interrupted goes on from its last checkpoint; those of other
+runs are listed and stay.
 """
 
 import hashlib
@@ -33,27 +34,35 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor, get_wsd_
 from transformers.utils import logging as transformers_logging
 
 from components import schema
+from components.drawn_world.lessons import LessonParams, lesson_row, tokenizer_texts, tower_row
+from components.drawn_world.pretraining import (
+    Encoder,
+    PretrainBatch,
+    QuestionAnswer,
+    answered_right,
+    packed_hidden,
+)
+from components.drawn_world.tiny_llava import TinyLlavaParams, build_tiny_llava
+from components.drawn_world.tower_training import TowerParams, train_class_token, train_tower
+from components.drawn_world.world import CELL_ATTRIBUTES
 from components.files.code import code_sha256
 from components.files.contents import contents_sha256
 from components.files.outputs import new_folder
 from components.files.unfinished import discard, open_work
 from components.losses.autoregressive import autoregressive_loss
-from components.model.tiny_llava import TinyLlavaParams, build_tiny_llava
 from components.params import DEFAULT_PATH, Params, load_params
-from components.scenes.lessons import LessonParams, lesson_row, tokenizer_texts, tower_row
-from components.scenes.world import CELL_ATTRIBUTES
-from components.training.pretraining import Encoder, PretrainBatch, QuestionAnswer, answered_right, packed_hidden
 from components.training.run_folder import CHECKPOINT, HASHES, LIBRARIES, only_run_in
-from components.training.tower import TowerParams, train_class_token, train_tower
-from flows.cluster import connect
-from flows.endings import ending
-from flows.lifetime import die_with_parent
+from flows.running.cluster import connect
+from flows.running.endings import ending
+from flows.running.lifetime import die_with_parent
 
 LOG_EVERY = 20  # steps
 VALIDATION_BATCH = 32  # pictures
 STATE = Path(".cache/pretrain")
-VALIDATION = ("images/validation", "questions/validation.parquet")  # what is read of the curated data
-Row = tuple[np.ndarray, list[QuestionAnswer], list[str]]  # picture, questions with answers, their kinds
+# what is read of the curated data
+VALIDATION = ("images/validation", "questions/validation.parquet")
+# picture, questions with answers, their kinds
+Row = tuple[np.ndarray, list[QuestionAnswer], list[str]]
 
 
 class PretrainParams(Params):
@@ -84,14 +93,21 @@ def pretrain(params: PretrainParams, curated: Path, output: Path) -> None:
         checkpoint = train_in(run, params, curated)
         with checkpoint.as_directory() as folder:
             shutil.copytree(Path(folder) / "model", partial, dirs_exist_ok=True)
-            write_curve(json.loads((Path(folder) / "curve.json").read_text()), partial / "pretraining.tsv")
+            write_curve(
+                json.loads((Path(folder) / "curve.json").read_text()), partial / "pretraining.tsv"
+            )
     discard(run)
 
 
 def pretraining_name(params: PretrainParams, curated: Path, state: Path) -> str:
     """A name for everything that decides the result; of times and places it says nothing."""
     inputs = contents_sha256([curated / name for name in VALIDATION], state / HASHES)
-    parts = [params.model_dump(mode="json"), code_sha256(["flows.pretrain"]), inputs, *map(version, LIBRARIES)]
+    parts = [
+        params.model_dump(mode="json"),
+        code_sha256(["flows.pretrain"]),
+        inputs,
+        *map(version, LIBRARIES),
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -137,10 +153,17 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     restore(run)
     if run.step == 0:
         num_classes = [len(names) + 1 for names in CELL_ATTRIBUTES]
-        tower_loss = train_tower(run.model, tower_batches(params, encoder), num_classes, params.tower)
+        tower_loss = train_tower(
+            run.model, tower_batches(params, encoder), num_classes, params.tower
+        )
         print(f"pretrain: the vision tower names patches, loss {tower_loss:.3f}", flush=True)
-        class_loss = train_class_token(run.model, tower_batches(params, encoder), num_classes, params.tower)
-        print(f"pretrain: its class token names what a picture shows, loss {class_loss:.3f}", flush=True)
+        class_loss = train_class_token(
+            run.model, tower_batches(params, encoder), num_classes, params.tower
+        )
+        print(
+            f"pretrain: its class token names what a picture shows, loss {class_loss:.3f}",
+            flush=True,
+        )
     validation = validation_rows(params, Path(config["curated"]))
     started, first_step = time.monotonic(), run.step
     while run.step < params.num_steps:
@@ -153,7 +176,10 @@ def pretrain_worker(config: dict[str, Any]) -> None:
                 flush=True,
             )
         if run.step % params.validate_every == 0 or run.step == params.num_steps:
-            run.curve.append({"pictures": run.step * params.batch_size} | validate(run.model, encoder, validation))
+            run.curve.append(
+                {"pictures": run.step * params.batch_size}
+                | validate(run.model, encoder, validation)
+            )
             print(f"pretrain: validation {run.curve[-1]}", flush=True)
             save(run)
 
@@ -164,17 +190,25 @@ def start(params: PretrainParams) -> Run:
     model, processor = build_tiny_llava(params.model, texts, params.seed)
     model.model.vision_tower.requires_grad_(False)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, params.learning_rate, betas=(0.9, 0.95), weight_decay=params.weight_decay)
+    optimizer = torch.optim.AdamW(
+        trained, params.learning_rate, betas=(0.9, 0.95), weight_decay=params.weight_decay
+    )
     stable = params.num_steps - params.num_warmup_steps - params.num_decay_steps
     schedule = get_wsd_schedule(
-        optimizer, params.num_warmup_steps, params.num_decay_steps, num_stable_steps=stable, min_lr_ratio=0.02
+        optimizer,
+        params.num_warmup_steps,
+        params.num_decay_steps,
+        num_stable_steps=stable,
+        min_lr_ratio=0.02,
     )
     return Run(model, processor, optimizer, schedule, step=0, curve=[])
 
 
 def train_step(params: PretrainParams, run: Run, batch: PretrainBatch) -> float:
     """One step of the optimizer; returns the loss."""
-    loss = autoregressive_loss(packed_hidden(run.model, batch), run.model.lm_head, batch.packed.labels)
+    loss = autoregressive_loss(
+        packed_hidden(run.model, batch), run.model.lm_head, batch.packed.labels
+    )
     run.optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), params.max_gradient_norm)
@@ -187,12 +221,16 @@ def train_step(params: PretrainParams, run: Run, batch: PretrainBatch) -> float:
 def draw_batch(params: PretrainParams, encoder: Encoder, step: int) -> PretrainBatch:
     """Training batch `step`: row by row a function of the seed and the row's index in the stream."""
     indices = range(step * params.batch_size, (step + 1) * params.batch_size)
-    rows = [lesson_row(params.seed, params.lessons, index, params.blind_fraction) for index in indices]
+    rows = [
+        lesson_row(params.seed, params.lessons, index, params.blind_fraction) for index in indices
+    ]
     pictures, turns, shown = zip(*rows, strict=True)
     return encoder.batch(pictures, turns, shown)
 
 
-def tower_batches(params: PretrainParams, encoder: Encoder) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def tower_batches(
+    params: PretrainParams, encoder: Encoder
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Pictures of the last lesson's world and what their cells show."""
     size = params.tower.batch_size
     for step in range(params.tower.num_steps):
@@ -215,10 +253,14 @@ def validation_rows(params: PretrainParams, curated: Path) -> list[Row]:
         kinds[row[schema.IMAGE_ID]].append(row[schema.KIND] if is_short else row[schema.BENCHMARK])
     names = [row[schema.IMAGE_ID] for row in images]
     pictures = [np.asarray(Image.open(BytesIO(row[schema.IMAGE]))) for row in images]
-    return [(picture, pairs[name], kinds[name]) for name, picture in zip(names, pictures, strict=True)]
+    return [
+        (picture, pairs[name], kinds[name]) for name, picture in zip(names, pictures, strict=True)
+    ]
 
 
-def validate(model: LlavaForConditionalGeneration, encoder: Encoder, rows: list[Row]) -> dict[str, float]:
+def validate(
+    model: LlavaForConditionalGeneration, encoder: Encoder, rows: list[Row]
+) -> dict[str, float]:
     """Share of validation questions answered right, by kind."""
     rights = defaultdict(list)
     for first in range(0, len(rows), VALIDATION_BATCH):
@@ -256,7 +298,11 @@ def save(run: Run) -> None:
         folder = Path(name)
         run.model.save_pretrained(folder / "model")
         run.processor.save_pretrained(folder / "model")
-        state = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict(), "step": run.step}
+        state = {
+            "model": run.model.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "step": run.step,
+        }
         torch.save(state | {"schedule": run.schedule.state_dict()}, folder / "state.pt")
         (folder / "curve.json").write_text(json.dumps(run.curve))
         checkpoint, name = Checkpoint.from_directory(folder), CHECKPOINT.format(step=run.step)
@@ -266,7 +312,10 @@ def save(run: Run) -> None:
 def write_curve(curve: list[dict[str, float]], path: Path) -> None:
     """The validation curve as a table: pictures seen, then the share of right answers by kind."""
     columns = list(curve[-1])
-    lines = ["\t".join(columns), *("\t".join(str(row[column]) for column in columns) for row in curve)]
+    lines = [
+        "\t".join(columns),
+        *("\t".join(str(row[column]) for column in columns) for row in curve),
+    ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

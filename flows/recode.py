@@ -4,9 +4,10 @@
     python -m flows.recode data/compressed/test data/compressed/small --codec fitted --bytes-per-picture 64
     python -m flows.recode data/compressed/more data/compressed/small2 --codec fitted --fit-of data/compressed/small
 
-Ray Data hands the files to tasks; a run that was killed goes on from the finished ones, and the store appears by one
-rename. `answer` and `search` read the result as they read the original. Codec `fitted` is fitted to pictures of the
-store, or taken from another store: parts of one corpus that are to be read together need one fit.
+Ray Data hands the files to tasks; a run that was killed goes on from the finished ones, and the
+store appears by one rename. `answer` and `search` read the result as they read the original. Codec
+`fitted` is fitted to pictures of the store, or taken from another store: parts of one corpus that
+are to be read together need one fit.
 """
 
 import sys
@@ -16,14 +17,15 @@ from typing import Annotated
 
 import typer
 
-from components.compression.codecs import CODECS, FITTED, Codec, picture_bytes
-from components.compression.fit import Fit, fit_bytes, read_fit
-from components.compression.manifest import REJECTS, Manifest
-from components.compression.provenance import Provenance, StoreError
-from components.compression.recode import fit_codec, recode_shard, recoded_provenance, recoded_settings
-from components.compression.rejects import read_rejects
-from components.compression.store import TokenStore
-from components.compression.work import (
+from components.files.code import code_sha256
+from components.files.outputs import checked_place
+from components.store.codecs import CODECS, FITTED, Codec, picture_bytes
+from components.store.fit import Fit, fit_bytes, read_fit
+from components.store.manifest import REJECTS, Manifest
+from components.store.provenance import Provenance, StoreError
+from components.store.recode import fit_codec, recode_shard, recoded_provenance, recoded_settings
+from components.store.rejects import read_rejects
+from components.store.store_work import (
     fingerprint,
     finish_shard,
     finished_shard,
@@ -32,23 +34,30 @@ from components.compression.work import (
     publish_store,
     work_folder,
 )
-from components.files.code import code_sha256
-from components.files.outputs import checked_place
-from flows.cluster import run_tasks
-from flows.corpus import run_job
-from flows.endings import ending
+from components.store.token_store import TokenStore
+from flows.running.cluster import run_tasks
+from flows.running.endings import ending
+from flows.running.stored_corpus import run_job
 
-FIT_PICTURES = 4096  # at most; of a 7B model with 16 tokens they take 3 GB while the codec is fitted
-ENTRIES = ("components.compression.recode",)  # what it imports makes the shards
+# at most; of a 7B model with 16 tokens they take 3 GB while the codec is fitted
+FIT_PICTURES = 4096
+ENTRIES = ("components.store.recode",)  # what it imports makes the shards
 
 
 def recode(
-    folder: Path, output: Path, codec: Codec, num_summary_tokens: int | None, num_workers: int, fit: Fit | None = None
+    folder: Path,
+    output: Path,
+    codec: Codec,
+    num_summary_tokens: int | None,
+    num_workers: int,
+    fit: Fit | None = None,
 ) -> Manifest:
     """Write the store `output`. Raises StoreError: damaged or unfit store, or something in the way."""
     folder, output = folder.resolve(), new_place(output, [folder])
     manifest = TokenStore.open(folder).manifest
-    kept = manifest.provenance.num_summary_tokens if num_summary_tokens is None else num_summary_tokens
+    kept = (
+        manifest.provenance.num_summary_tokens if num_summary_tokens is None else num_summary_tokens
+    )
     wanted = recoded_provenance(manifest.provenance, codec, kept, fit)
     settings = recoded_settings(manifest, wanted)
     inputs = {
@@ -61,9 +70,15 @@ def recode(
         if fit is not None:
             place_fit(work, fit_bytes(fit))
         recode_files(folder, manifest, wanted, work, num_workers)
-        reports = [report for number in range(len(manifest.files)) if (report := finished_shard(work, number))]
+        reports = [
+            report
+            for number in range(len(manifest.files))
+            if (report := finished_shard(work, number))
+        ]
         if len(reports) < len(manifest.files):
-            raise StoreError(f"{work}: not all files are whole; do all machines of the cluster share this folder?")
+            raise StoreError(
+                f"{work}: not all files are whole; do all machines of the cluster share this folder?"
+            )
         rejects = read_rejects(folder / REJECTS)
         return publish_store(work, output, wanted, manifest.corpus, settings, reports, rejects)
 
@@ -76,7 +91,9 @@ def new_place(output: Path, inputs: Sequence[Path]) -> Path:
     return output
 
 
-def recode_files(folder: Path, manifest: Manifest, wanted: Provenance, work: Path, num_workers: int) -> None:
+def recode_files(
+    folder: Path, manifest: Manifest, wanted: Provenance, work: Path, num_workers: int
+) -> None:
     """Finish every file in the work folder; those that an earlier run finished are left as they are."""
     rows_per_row_group = int(manifest.settings["rows_per_row_group"])
     provenance = manifest.provenance
@@ -90,13 +107,22 @@ def recode_files(folder: Path, manifest: Manifest, wanted: Provenance, work: Pat
 
     todo = [number for number in range(len(manifest.files)) if finished_shard(work, number) is None]
     num_earlier = len(manifest.files) - len(todo)
-    print(f"recode: {len(manifest.files)} files, {num_earlier} of them from an earlier run", flush=True)
-    for done, _ in enumerate(run_tasks(run, [str(number) for number in todo], num_workers), start=1):
+    print(
+        f"recode: {len(manifest.files)} files, {num_earlier} of them from an earlier run",
+        flush=True,
+    )
+    for done, _ in enumerate(
+        run_tasks(run, [str(number) for number in todo], num_workers), start=1
+    ):
         print(f"recode: {done}/{len(todo)} files", flush=True)
 
 
 def find_fit(
-    folder: Path, num_summary_tokens: int | None, bytes_per_picture: int | None, fit_of: Path | None, fit_pictures: int
+    folder: Path,
+    num_summary_tokens: int | None,
+    bytes_per_picture: int | None,
+    fit_of: Path | None,
+    fit_pictures: int,
 ) -> Fit:
     """The fit of codec `fitted`: that of another store, or a new one to the pictures of this. Raises StoreError."""
     if (bytes_per_picture is None) == (fit_of is None):
@@ -121,10 +147,16 @@ def main(
     store: Annotated[Path, typer.Argument(help="Folder that `compress` wrote.")],
     output: Annotated[Path, typer.Argument(help="Folder for the new store; new or empty.")],
     codec: Annotated[str, typer.Option(help=f"One of {', '.join((*CODECS, FITTED))}.")],
-    num_summary_tokens: Annotated[int | None, typer.Option(help="The first of the tokens; all if not given.")] = None,
-    bytes_per_picture: Annotated[int | None, typer.Option(help=f"Of codec {FITTED}, at most.", min=1)] = None,
+    num_summary_tokens: Annotated[
+        int | None, typer.Option(help="The first of the tokens; all if not given.")
+    ] = None,
+    bytes_per_picture: Annotated[
+        int | None, typer.Option(help=f"Of codec {FITTED}, at most.", min=1)
+    ] = None,
     fit_of: Annotated[Path | None, typer.Option(help="A store whose fit is taken over.")] = None,
-    fit_pictures: Annotated[int, typer.Option(help="Pictures that a new fit is made of, at most.")] = FIT_PICTURES,
+    fit_pictures: Annotated[
+        int, typer.Option(help="Pictures that a new fit is made of, at most.")
+    ] = FIT_PICTURES,
     num_workers: Annotated[int, typer.Option(help="Files at a time, one CPU each.")] = 1,
 ) -> None:
     """Write a store in another codec, or with fewer tokens per picture."""
@@ -133,13 +165,16 @@ def main(
 
     def job() -> Manifest:
         fit = None
-        new_place(output, [store, *([fit_of] if fit_of else [])])  # before a fit, which takes its time
+        # before a fit, which takes its time
+        new_place(output, [store, *([fit_of] if fit_of else [])])
         if codec == FITTED:
             fit = find_fit(store, num_summary_tokens, bytes_per_picture, fit_of, fit_pictures)
         manifest = recode(store, output, codec, num_summary_tokens, num_workers, fit)
         kept = manifest.provenance
         size = picture_bytes(kept.codec, kept.num_summary_tokens, kept.dim, fit)
-        print(f"recode: {output} holds {manifest.rows_kept} pictures in {len(manifest.files)} files, {size} bytes each")
+        print(
+            f"recode: {output} holds {manifest.rows_kept} pictures in {len(manifest.files)} files, {size} bytes each"
+        )
         return manifest
 
     run_job("recode", job)

@@ -3,9 +3,9 @@
     python -m flows.report CURATED PICTURES STORE EVALUATION METRICS CODECS ANALYSIS METHODS COMPRESSOR BASE TRAINING
         PAGE
 
-PICTURES is the corpus that STORE was compressed from: the page shows them, no model sees them again. Texts are searched
-for in STORE by COMPRESSOR, as users do. METHODS is what a sweep over other methods wrote, and
-may be missing. No time and no path of this machine is on the page.
+PICTURES is the corpus that STORE was compressed from: the page shows them, no model sees them
+again. Texts are searched for in STORE by COMPRESSOR, as users do. METHODS is what a sweep over
+other methods wrote, and may be missing. No time and no path of this machine is on the page.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,16 +18,13 @@ import typer
 from pydantic import Field
 
 from components.compression.identity import check_same_model, read_config
-from components.compression.store import TokenStore
-from components.compression.unstored import reason_not_stored
 from components.files.outputs import new_file
 from components.methods.catalogue import kind_of
 from components.methods.checkpoint import load_compressor
 from components.params import Params, load_params
 from components.pictures import PictureLimits
-from components.reporting.analysis import analysis_content, read_analysis, read_seen
 from components.reporting.content import page_content
-from components.reporting.examples import (
+from components.reporting.examples_section import (
     Found,
     Query,
     draw_descriptions,
@@ -37,15 +34,18 @@ from components.reporting.examples import (
     sample,
 )
 from components.reporting.inputs import read_inputs
+from components.reporting.inspection_section import analysis_content, read_analysis, read_seen
+from components.reporting.metric_tables import SYSTEMS
 from components.reporting.page import is_page, render, write_page
-from components.reporting.short import short_content
-from components.reporting.tables import SYSTEMS
+from components.reporting.short_page import short_content
 from components.reporting.thumbnails import mean_file_bytes, read_thumbnails, token_strip
-from components.retrieval.index import EmbeddingIndex
-from components.retrieval.query import embed_stored, embed_text
-from components.retrieval.vectors import in_memory
-from flows.endings import ending
-from flows.lifetime import die_with_parent
+from components.search.index import EmbeddingIndex
+from components.search.query import embed_stored, embed_text
+from components.search.vectors import in_memory
+from components.store.absence import reason_not_stored
+from components.store.token_store import TokenStore
+from flows.running.endings import ending
+from flows.running.lifetime import die_with_parent
 
 
 class ReportParams(Params):
@@ -79,7 +79,19 @@ def report(
     page: Path,
 ) -> None:
     """Write the page, whole or not at all. Raises OutputError before anything is read."""
-    read = [curated, pictures, store, evaluation, metrics, codecs, analysis, methods, compressor, base, training]
+    read = [
+        curated,
+        pictures,
+        store,
+        evaluation,
+        metrics,
+        codecs,
+        analysis,
+        methods,
+        compressor,
+        base,
+        training,
+    ]
     with new_file(page, is_page, read) as path:
         write_page(path, build_page(params, *read))
     print(f"report: {page}, {page.stat().st_size / 1e6:.1f} MB", flush=True)
@@ -107,7 +119,9 @@ def build_page(
     boxes = outcome_boxes(inputs.answers, params.seed, params.examples_per_box)
     descriptions = draw_descriptions(inputs.captions, params.seed, params.descriptions)
     drawn = draw_queries(inputs.captions, tokens.ids, params.seed, params.drawn_queries)
-    searched = search(params, [*(Query(text, None) for text in params.queries), *drawn], tokens, compressor, base)
+    searched = search(
+        params, [*(Query(text, None) for text in params.queries), *drawn], tokens, compressor, base
+    )
     opened = sample(tokens.ids, f"{params.seed} tokens", params.pictures_with_tokens)
     shown = {example.image_id for box in boxes for example in box.drawn}
     shown |= {image_id for result in searched for image_id, _ in result.hits}
@@ -144,11 +158,17 @@ def search(
     check_same_model(tokens.provenance, compressor)
     dtype = getattr(torch, tokens.provenance.compute["dtype"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_compressor(compressor, str(base), device, dtype, tokens.provenance.num_summary_tokens)
+    model = load_compressor(
+        compressor, str(base), device, dtype, tokens.provenance.num_summary_tokens
+    )
     parts = [embed_stored(model, rows.summary_tokens) for rows in tokens.iter_batches()]
     index = EmbeddingIndex(tokens.ids, in_memory(np.concatenate(parts)))
     return [
-        found(query, index.search(embed_text(model, query.text)[0], len(tokens)), params.hits_per_query)
+        found(
+            query,
+            index.search(embed_text(model, query.text)[0], len(tokens)),
+            params.hits_per_query,
+        )
         for query in queries
     ]
 
@@ -161,7 +181,7 @@ def main(
     evaluation: Annotated[Path, typer.Argument(help="Folder that `evaluate` wrote.")],
     metrics: Annotated[Path, typer.Argument(help="Its scores.")],
     codecs: Annotated[Path, typer.Argument(help="File that `codecs` wrote.")],
-    analysis: Annotated[Path, typer.Argument(help="Folder that `analyse` wrote.")],
+    analysis: Annotated[Path, typer.Argument(help="Folder that `inspect` wrote.")],
     methods: Annotated[Path, typer.Argument(help="File of a sweep over methods; may be missing.")],
     compressor: Annotated[Path, typer.Argument(help="Folder that `train` wrote.")],
     base: Annotated[Path, typer.Argument(help="Folder of the base model.")],

@@ -4,7 +4,8 @@
     python -m flows.runs list /mnt/stores              all below another folder
     python -m flows.runs discard .cache/train/NAME …   remove what is named, and nothing else
 
-A run goes on with the work of its own name. It never removes that of another run: this command does.
+A run goes on with the work of its own name. It never removes that of another run: this command
+does.
 """
 
 import sys
@@ -14,10 +15,12 @@ from typing import Annotated
 import typer
 
 from components.files.unfinished import describe, discard, find_works, hold, is_work, leave
-from flows.endings import ending
+from flows.running.endings import ending
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
-Root = Annotated[Path, typer.Argument(help="Folder to look in, with all below it.", exists=True, file_okay=False)]
+Root = Annotated[
+    Path, typer.Argument(help="Folder to look in, with all below it.", exists=True, file_okay=False)
+]
 Folders = Annotated[list[Path], typer.Argument(help="Folders that `list` prints.")]
 
 
@@ -37,12 +40,16 @@ def discard_runs(folders: Folders) -> None:
     """Remove folders of unfinished work for good."""
     for folder in folders:
         if not is_work(folder):
-            sys.exit(f"runs: {folder}: is no folder of unfinished work; `list` prints those; nothing was removed")
+            sys.exit(
+                f"runs: {folder}: is no folder of unfinished work; `list` prints those; nothing was removed"
+            )
     for folder in dict.fromkeys(map(Path.resolve, folders)):
         try:
             remove(folder)
         except BlockingIOError:
-            sys.exit(f"runs: {folder}: a run is at work in {folder.parent}; wait for it, or stop it")
+            sys.exit(
+                f"runs: {folder}: a run is at work in {folder.parent}; wait for it, or stop it"
+            )
         except OSError as error:
             sys.exit(f"runs: {folder}: {error.strerror}")
         print(f"runs: {folder} is removed")

@@ -12,17 +12,18 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from components.drawn_world import ask
+from components.drawn_world import file_formats as formats
+from components.drawn_world.broken import Fault, broken_caption_members, broken_instruct_rows
+from components.drawn_world.contrast import contrast_pairs
+from components.drawn_world.converse import picture_turns, text_only_turns
+from components.drawn_world.describe import captions
+from components.drawn_world.draw import draw_picture
+from components.drawn_world.world import Scene, WorldParams, draw_scene, scene_rng
 from components.files.outputs import new_folder
 from components.params import Params, load_params
-from components.scenes import ask, formats
-from components.scenes.broken import Fault, broken_caption_members, broken_instruct_rows
-from components.scenes.contrast import contrast_pairs
-from components.scenes.converse import picture_turns, text_only_turns
-from components.scenes.describe import captions
-from components.scenes.draw import draw_picture
-from components.scenes.world import Scene, WorldParams, draw_scene, scene_rng
-from flows.endings import ending
-from flows.lifetime import die_with_parent
+from flows.running.endings import ending
+from flows.running.lifetime import die_with_parent
 
 
 class ScenesParams(Params):
@@ -46,13 +47,20 @@ def scenes(params: ScenesParams, output: Path) -> None:
     """Write `output`/{instruct,captions,evaluation} and the list of planted faults. Raises OutputError."""
     with new_folder("scenes", output) as partial:
         (partial / "instruct/pictures").mkdir(parents=True)
-        faults = write_instruct(params, partial / "instruct") + write_caption_tars(params, partial / "captions")
+        faults = write_instruct(params, partial / "instruct") + write_caption_tars(
+            params, partial / "captions"
+        )
         formats.write_json(partial / "broken.json", [asdict(fault) for fault in faults])
-        for split, count in (("validation", params.num_validation_pictures), ("test", params.num_test_pictures)):
+        for split, count in (
+            ("validation", params.num_validation_pictures),
+            ("test", params.num_test_pictures),
+        ):
             write_evaluation(params, split, count, partial / "evaluation" / split)
 
 
-def draw_stream(params: ScenesParams, stream: str, count: int) -> Iterator[tuple[Scene, np.random.Generator]]:
+def draw_stream(
+    params: ScenesParams, stream: str, count: int
+) -> Iterator[tuple[Scene, np.random.Generator]]:
     """Scene and generator, for every index of the stream."""
     for index in range(count):
         rng = scene_rng(params.seed, stream, index)
@@ -64,17 +72,23 @@ def draw_stream(params: ScenesParams, stream: str, count: int) -> Iterator[tuple
 def write_instruct(params: ScenesParams, folder: Path) -> list[Fault]:
     """LLaVA-665k: pictures, conversations about them, text-only conversations, and broken rows."""
     rows = []
-    for index, (scene, rng) in enumerate(draw_stream(params, "instruct", params.num_instruct_pictures)):
+    for index, (scene, rng) in enumerate(
+        draw_stream(params, "instruct", params.num_instruct_pictures)
+    ):
         name = f"pictures/{index:09d}.jpg"
         (folder / name).write_bytes(formats.jpeg_bytes(draw_picture(scene)))
-        turns = picture_turns(scene, rng, params.caption_fraction, params.min_questions, params.max_questions)
+        turns = picture_turns(
+            scene, rng, params.caption_fraction, params.min_questions, params.max_questions
+        )
         placeholder_last = rng.random() < params.placeholder_last_fraction
         rows.append(formats.llava_record(f"{index:09d}", turns, name, placeholder_last))
     for index in range(params.num_text_only):
         rng = scene_rng(params.seed, "instruct", params.num_instruct_pictures + index)
         rows.append(formats.llava_record(f"text-{index:06d}", text_only_turns(rng), None))
     broken, faults = broken_instruct_rows(folder / "pictures", rows, params.seed)
-    (folder / "instruct.json").write_text(json.dumps(rows + broken, indent=1) + "\n", encoding="utf-8")
+    (folder / "instruct.json").write_text(
+        json.dumps(rows + broken, indent=1) + "\n", encoding="utf-8"
+    )
     return faults
 
 
@@ -91,7 +105,9 @@ def write_caption_tars(params: ScenesParams, folder: Path) -> list[Fault]:
         chunk = pairs[start : start + params.pairs_per_tar]
         members = [member for pair in chunk for member in formats.caption_members(*pair)]
         is_last = start + params.pairs_per_tar >= len(pairs)
-        formats.write_tar(folder / f"cc3m-train-{number:04d}.tar", members + (broken if is_last else []))
+        formats.write_tar(
+            folder / f"cc3m-train-{number:04d}.tar", members + (broken if is_last else [])
+        )
     return faults
 
 
@@ -106,18 +122,24 @@ def write_evaluation(params: ScenesParams, split: str, count: int, folder: Path)
     for index, (scene, rng) in enumerate(drawn):
         name = f"pictures/{index:09d}.jpg"
         (folder / name).write_bytes(formats.jpeg_bytes(draw_picture(scene)))
-        questions += question_rows(f"{split}-{index:06d}", name, evaluation_questions(scene, rng, popular))
+        questions += question_rows(
+            f"{split}-{index:06d}", name, evaluation_questions(scene, rng, popular)
+        )
         texts[name] = captions(scene, rng)
         for subset, (caption, negative) in contrast_pairs(scene, rng).items():
             row = {"filename": name, "caption": caption, "negative_caption": negative}
             pairs.setdefault(subset, []).append(row)
     formats.write_json_lines(folder / "questions.jsonl", questions)
     formats.write_json(folder / "captions.json", formats.coco_captions(texts))
-    numbered = {subset: {str(i): row for i, row in enumerate(rows)} for subset, rows in pairs.items()}
+    numbered = {
+        subset: {str(i): row for i, row in enumerate(rows)} for subset, rows in pairs.items()
+    }
     formats.write_json(folder / "compositionality.json", numbered)
 
 
-def evaluation_questions(scene: Scene, rng: np.random.Generator, popular: list[tuple[str, str]]) -> list[ask.Question]:
+def evaluation_questions(
+    scene: Scene, rng: np.random.Generator, popular: list[tuple[str, str]]
+) -> list[ask.Question]:
     """Every benchmark's questions about one scene."""
     return [
         *ask.ask_short_answers(scene, rng),
@@ -140,7 +162,9 @@ def question_rows(prefix: str, image: str, questions: list[ask.Question]) -> lis
             "question": question.text,
             "answers": [question.answer],
             "choices": list(question.choices) if question.choices else None,
-            "group": None if question.group is None else f"{prefix}-{question.benchmark}-{question.group}",
+            "group": None
+            if question.group is None
+            else f"{prefix}-{question.benchmark}-{question.group}",
         }
         for number, question in enumerate(questions)
     ]

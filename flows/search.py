@@ -19,10 +19,8 @@ import pyarrow as pa
 import typer
 
 from components import schema
-from components.compression.provenance import Provenance, StoreError, differences
-from components.compression.store import TokenStore, UnknownImageError
 from components.files.outputs import check_apart, new_file
-from components.retrieval.batches import (
+from components.search.batches import (
     Query,
     check_output,
     is_results,
@@ -30,13 +28,16 @@ from components.retrieval.batches import (
     results_table,
     write_results,
 )
-from components.retrieval.filters import matching_rows
-from components.retrieval.folder import PICTURES, open_index
-from components.retrieval.index import EmbeddingIndex, Hit
-from components.retrieval.late_interaction import rerank
-from components.retrieval.query import checked_text, embed_texts
-from components.retrieval.vectors import in_memory
-from flows.corpus import (
+from components.search.filters import matching_rows
+from components.search.index import EmbeddingIndex, Hit
+from components.search.index_folder import PICTURES, open_index
+from components.search.late_interaction import rerank
+from components.search.query import checked_text, embed_texts
+from components.search.vectors import in_memory
+from components.store.provenance import Provenance, StoreError, differences
+from components.store.token_store import TokenStore, UnknownImageError
+from flows.running.endings import ending
+from flows.running.stored_corpus import (
     COMPRESSOR,
     STORE,
     BaseOption,
@@ -46,7 +47,6 @@ from flows.corpus import (
     load_model_by,
     run_job,
 )
-from flows.endings import ending
 
 QUERIES_AT_ONCE = 256  # whose tokens are in memory
 
@@ -75,7 +75,9 @@ class Wanted(NamedTuple):
     maxsim: MaxSim | None
 
 
-def open_corpus(store: Path, index: Path | None, compressor: Path = COMPRESSOR, base: str | None = None) -> Corpus:
+def open_corpus(
+    store: Path, index: Path | None, compressor: Path = COMPRESSOR, base: str | None = None
+) -> Corpus:
     """An index if one is named, else the embeddings of a store. Raises StoreError, IndexFolderError."""
     if index is not None:
         manifest, pictures, embeddings = open_index(index)
@@ -88,7 +90,9 @@ def open_corpus(store: Path, index: Path | None, compressor: Path = COMPRESSOR, 
         tables.append(pa.table([rows.image_ids, rows.widths, rows.heights], schema=PICTURES))
         found.append(embed(rows.summary_tokens))
     pictures = pa.concat_tables(tables)
-    embeddings = EmbeddingIndex(pictures[schema.IMAGE_ID].to_pylist(), in_memory(np.concatenate(found)))
+    embeddings = EmbeddingIndex(
+        pictures[schema.IMAGE_ID].to_pylist(), in_memory(np.concatenate(found))
+    )
     return Corpus(opened.provenance, pictures, embeddings, [store])
 
 
@@ -98,7 +102,9 @@ def search_like(corpus: Corpus, image_id: str, wanted: Wanted) -> list[Hit]:
         raise UnknownImageError(f"--like {image_id}: no such picture among {len(corpus.pictures)}")
     row = np.array([corpus.embeddings.image_ids.index(image_id)])
     tokens = None if wanted.maxsim is None else tokens_of(wanted.maxsim.stores, [image_id])
-    hits = find(corpus, corpus.embeddings.vectors.take(row), tokens, wanted._replace(k=wanted.k + 1))[0]
+    hits = find(
+        corpus, corpus.embeddings.vectors.take(row), tokens, wanted._replace(k=wanted.k + 1)
+    )[0]
     return [hit for hit in hits if hit.image_id != image_id][: wanted.k]
 
 
@@ -108,7 +114,9 @@ def search_texts(
     """The pictures nearest to each text. Raises ValueError."""
     model = load_model_by(corpus.provenance, compressor, base)
     if wanted.maxsim and not model.embeds_by_mean:
-        raise ValueError(f"--maxsim: {model.chosen.name} makes no summary tokens of a text; leave it out")
+        raise ValueError(
+            f"--maxsim: {model.chosen.name} makes no summary tokens of a text; leave it out"
+        )
     hits: list[list[Hit]] = []
     for start in range(0, len(queries), QUERIES_AT_ONCE):
         chunk = queries[start : start + QUERIES_AT_ONCE]
@@ -116,23 +124,31 @@ def search_texts(
         hits += find(corpus, texts.embeddings, texts.summary_tokens, wanted)
         for query, num_cut in zip(chunk, texts.num_cut, strict=True):
             if num_cut:
-                say(f"the last {num_cut} tokens of query {query.query_id} do not fit the model and were left out")
+                say(
+                    f"the last {num_cut} tokens of query {query.query_id} do not fit the model and were left out"
+                )
         if len(queries) > 1:
             say(f"{len(hits)}/{len(queries)} queries")
     return hits
 
 
-def find(corpus: Corpus, embeddings: np.ndarray, query_tokens: np.ndarray | None, wanted: Wanted) -> list[list[Hit]]:
+def find(
+    corpus: Corpus, embeddings: np.ndarray, query_tokens: np.ndarray | None, wanted: Wanted
+) -> list[list[Hit]]:
     """The hits of queries with `embeddings` (queries, dim) and, for MaxSim, `query_tokens` (queries, tokens, dim)."""
     if wanted.maxsim is None or query_tokens is None:
         return corpus.embeddings.search_batch(embeddings, wanted.k, wanted.among)
     found = []
     num_pictures = max(wanted.k, wanted.maxsim.num_pictures)
     for hits, tokens in zip(
-        corpus.embeddings.search_batch(embeddings, num_pictures, wanted.among), query_tokens, strict=True
+        corpus.embeddings.search_batch(embeddings, num_pictures, wanted.among),
+        query_tokens,
+        strict=True,
     ):
         image_ids = [hit.image_id for hit in hits]
-        found.append(rerank(image_ids, tokens_of(wanted.maxsim.stores, image_ids), tokens, wanted.k))
+        found.append(
+            rerank(image_ids, tokens_of(wanted.maxsim.stores, image_ids), tokens, wanted.k)
+        )
     return found
 
 
@@ -141,7 +157,9 @@ def open_maxsim(corpus: Corpus, num_pictures: int) -> MaxSim:
     stores = [TokenStore.open(folder) for folder in corpus.stores]
     for store in stores:
         if differing := differences(corpus.provenance, store.provenance):
-            raise StoreError(f"{store.folder}: is not what was indexed: {'; '.join(differing)}; build the index again")
+            raise StoreError(
+                f"{store.folder}: is not what was indexed: {'; '.join(differing)}; build the index again"
+            )
     return MaxSim(num_pictures, stores)
 
 
@@ -152,7 +170,9 @@ def tokens_of(stores: Sequence[TokenStore], image_ids: Sequence[str]) -> np.ndar
     is_missing = np.ones(len(image_ids), dtype=bool)
     for store in stores:
         is_here = np.array([image_id in store for image_id in image_ids])
-        found[is_here] = store.tokens([image_ids[place] for place in np.flatnonzero(is_here).tolist()])
+        found[is_here] = store.tokens(
+            [image_ids[place] for place in np.flatnonzero(is_here).tolist()]
+        )
         is_missing &= ~is_here
     if is_missing.any():
         names = ", ".join(str(store.folder) for store in stores)
@@ -179,15 +199,26 @@ def say(line: str) -> None:
 @ending("search")
 def main(
     text: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
-    like: Annotated[str | None, typer.Option(help="Look for pictures like this one of the corpus.")] = None,
-    queries: Annotated[Path | None, typer.Option(help="Many texts: a line each, or JSONL with `text`.")] = None,
+    like: Annotated[
+        str | None, typer.Option(help="Look for pictures like this one of the corpus.")
+    ] = None,
+    queries: Annotated[
+        Path | None, typer.Option(help="Many texts: a line each, or JSONL with `text`.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Their hits, .parquet or .jsonl.")] = None,
     k: Annotated[int, typer.Option(help="How many pictures.", min=1)] = 10,
-    index: Annotated[Path | None, typer.Option(help="Folder that `index build` wrote, instead of a store.")] = None,
-    where: Annotated[str | None, typer.Option(help="SQL condition on width, height and --metadata.")] = None,
-    metadata: Annotated[Path | None, typer.Option(help=".parquet or .csv with a column image_id.")] = None,
+    index: Annotated[
+        Path | None, typer.Option(help="Folder that `index build` wrote, instead of a store.")
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(help="SQL condition on width, height and --metadata.")
+    ] = None,
+    metadata: Annotated[
+        Path | None, typer.Option(help=".parquet or .csv with a column image_id.")
+    ] = None,
     maxsim: Annotated[
-        int | None, typer.Option(help="Order so many of the nearest anew, by MaxSim of their tokens.", min=1)
+        int | None,
+        typer.Option(help="Order so many of the nearest anew, by MaxSim of their tokens.", min=1),
     ] = None,
     store: StoreOption = STORE,
     compressor: CompressorOption = COMPRESSOR,
@@ -208,7 +239,13 @@ def main(
         return []
 
     def found() -> tuple[list[Query], list[list[Hit]]]:
-        asked = read_queries(queries) if queries else [Query("1", checked_text(text or ""))] if like is None else []
+        asked = (
+            read_queries(queries)
+            if queries
+            else [Query("1", checked_text(text or ""))]
+            if like is None
+            else []
+        )
         corpus = open_corpus(store, index, compressor, base)
         if output is not None:
             check_apart(output, corpus.stores)

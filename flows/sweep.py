@@ -5,10 +5,11 @@
     python -m flows.sweep table sweeps/ablations.yaml      the scores of those that have ended
     python -m flows.sweep published                        what the paper prints for the compared methods
 
-A sweep is a list of runs, each with the params that it changes, times some seeds. Experiments are called
-SWEEP-RUN-SEED; `dvc exp show` lists them. What has ended with the values that the file now has is left alone, whatever
-commit it started from; what failed, was killed or has other values is made anew. `--smoke` takes the runs and values of
-the file's section `smoke`: does everything work together?
+A sweep is a list of runs, each with the params that it changes, times some seeds. Experiments are
+called SWEEP-RUN-SEED; `dvc exp show` lists them. What has ended with the values that the file now
+has is left alone, whatever commit it started from; what failed, was killed or has other values is
+made anew. `--smoke` takes the runs and values of the file's section `smoke`: does everything work
+together?
 """
 
 import json
@@ -25,19 +26,30 @@ from pydantic import Field
 
 from components.files.outputs import OutputError, check_file, new_file
 from components.params import Params, read_yaml
-from components.reporting.formats import count, number
-from components.reporting.methods import MethodRun, method_run, read_runs, reference_runs
+from components.reporting.methods_section import MethodRun, method_run, read_runs, reference_runs
 from components.reporting.published import published_markdown, read_published
 from components.reporting.seeds import estimate
-from flows.endings import ending
-from flows.sweep_copy import SweepCopy, only_sweep, stage_seconds
-from flows.sweep_experiments import clear_queue, experiment_rows, finished, is_unfinished, metrics_of, value_at
+from components.reporting.wording import count, number
+from flows.running.endings import ending
+from flows.sweeping.sweep_copy import SweepCopy, only_sweep, stage_seconds
+from flows.sweeping.sweep_experiments import (
+    clear_queue,
+    experiment_rows,
+    finished,
+    is_unfinished,
+    metrics_of,
+    value_at,
+)
 
 SEED = "train.seed"
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 SweepFile = Annotated[Path, typer.Argument(help="A file of sweeps/.", exists=True, dir_okay=False)]
-IsSmoke = Annotated[bool, typer.Option("--smoke", help="The few small runs of the section `smoke`.")]
-DataFile = Annotated[Path | None, typer.Option("--data", help="Write all scores and costs to this file, too.")]
+IsSmoke = Annotated[
+    bool, typer.Option("--smoke", help="The few small runs of the section `smoke`.")
+]
+DataFile = Annotated[
+    Path | None, typer.Option("--data", help="Write all scores and costs to this file, too.")
+]
 Value = str | float | int | bool
 
 
@@ -56,8 +68,10 @@ class Sweep(Params):
     seeds: tuple[int, ...] = Field(min_length=1)
     params: dict[str, Value]  # dotted key -> value, the same in all runs
     runs: dict[str, dict[str, Value] | None]  # name -> what it changes
-    without_chance: tuple[str, ...]  # runs that take the first seed only, since nothing in them depends on it
-    metrics: dict[str, str]  # column of the table -> dotted key in results/metrics.json, or seconds.STAGE
+    # runs that take the first seed only, since nothing in them depends on it
+    without_chance: tuple[str, ...]
+    # column of the table -> dotted key in results/metrics.json, or seconds.STAGE
+    metrics: dict[str, str]
     smoke: Smoke | None
 
 
@@ -95,12 +109,16 @@ def experiments(sweep: Sweep, name: str) -> Iterator[Experiment]:
             slug = re.sub(r"[^a-z0-9]+", "-", run.lower().replace("+", " plus")).strip("-")
             overrides = {**sweep.params, **(changes or {}), SEED: seed}
             if seed == sweep.seeds[0] or run not in sweep.without_chance:
-                yield Experiment(name=f"{name}-{slug}-{seed}", run=run, seed=seed, overrides=overrides)
+                yield Experiment(
+                    name=f"{name}-{slug}-{seed}", run=run, seed=seed, overrides=overrides
+                )
 
 
 def settings(experiment: Experiment) -> list[str]:
     """The name and the values of an experiment as arguments of `dvc exp run`."""
-    changes = [part for key, value in experiment.overrides.items() for part in ("-S", f"{key}={value}")]
+    changes = [
+        part for key, value in experiment.overrides.items() for part in ("-S", f"{key}={value}")
+    ]
     return ["--name", experiment.name, *changes]
 
 
@@ -114,9 +132,13 @@ def ended(planned: Sequence[Experiment], rows: Sequence[Mapping[str, Any]]) -> d
     return finished({it.name: it.overrides for it in planned}, rows)
 
 
-def scores(found: Mapping[str, Mapping[str, Any]], sweep: Sweep, name: str) -> dict[str, dict[str, list[Any]]]:
+def scores(
+    found: Mapping[str, Mapping[str, Any]], sweep: Sweep, name: str
+) -> dict[str, dict[str, list[Any]]]:
     """{run: {column: a score per seed}} from the metrics of experiments by name; what has no such metric adds none."""
-    table: dict[str, dict[str, list[Any]]] = {run: {column: [] for column in sweep.metrics} for run in sweep.runs}
+    table: dict[str, dict[str, list[Any]]] = {
+        run: {column: [] for column in sweep.metrics} for run in sweep.runs
+    }
     for experiment in experiments(sweep, name):
         for column, key in sweep.metrics.items():
             value = value_at(found.get(experiment.name, {}), key)
@@ -148,7 +170,11 @@ def as_markdown(table: Mapping[str, Mapping[str, Sequence[float]]], columns: Seq
     lines = ["| run | seeds | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for run, by_column in table.items():
         num_seeds = max(map(len, by_column.values()), default=0)
-        lines.append(f"| {run} | {num_seeds} | " + " | ".join(interval(by_column[column]) for column in columns) + " |")
+        lines.append(
+            f"| {run} | {num_seeds} | "
+            + " | ".join(interval(by_column[column]) for column in columns)
+            + " |"
+        )
     return "\n".join(lines)
 
 
@@ -158,17 +184,24 @@ def timed(
     """Metrics with `seconds` of each stage; where there is no log any more, those that the data file has."""
     known = {(row.run, row.seed): row.seconds for row in read_runs(data)} if data else {}
     return {
-        it.name: {**found[it.name], "seconds": stage_seconds(it.name) or known.get((it.run, it.seed), {})}
+        it.name: {
+            **found[it.name],
+            "seconds": stage_seconds(it.name) or known.get((it.run, it.seed), {}),
+        }
         for it in planned
         if it.name in found
     }
 
 
-def data_rows(planned: Sequence[Experiment], found: Mapping[str, Mapping[str, Any]]) -> list[MethodRun]:
+def data_rows(
+    planned: Sequence[Experiment], found: Mapping[str, Mapping[str, Any]]
+) -> list[MethodRun]:
     """What is kept of runs of methods, in the order of the file, the seeds of a run together."""
     references: list[MethodRun] = []
     rows, runs = [], [it.run for it in planned]
-    for experiment in sorted((it for it in planned if it.name in found), key=lambda it: (runs.index(it.run), it.seed)):
+    for experiment in sorted(
+        (it for it in planned if it.name in found), key=lambda it: (runs.index(it.run), it.seed)
+    ):
         metrics = found[experiment.name]
         rows.append(method_run(experiment.run, experiment.seed, metrics, metrics["seconds"]))
         references = references or reference_runs(experiment.seed, metrics)
@@ -184,7 +217,9 @@ def publish(sweep: Sweep, name: str, data: Path | None) -> None:
     if data is not None:
         rows = [row.model_dump(mode="json") for row in data_rows(planned, found)]
         with new_file(data, is_data) as path:
-            path.write_text(json.dumps({"rows": rows}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            path.write_text(
+                json.dumps({"rows": rows}, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+            )
 
 
 def check_data(data: Path | None) -> None:
@@ -219,7 +254,9 @@ def run(path: SweepFile, smoke: IsSmoke = False, data: DataFile = None) -> None:
         failed = run_all(missing, sweep.stage) if missing else []
     publish(sweep, name, data)
     if failed:
-        sys.exit(f"sweep: {len(failed)} failed: {', '.join(failed)}; the logs are in .dvc/tmp/sweep-logs")
+        sys.exit(
+            f"sweep: {len(failed)} failed: {', '.join(failed)}; the logs are in .dvc/tmp/sweep-logs"
+        )
 
 
 def run_all(missing: Sequence[Experiment], stage: str) -> list[str]:
@@ -227,7 +264,11 @@ def run_all(missing: Sequence[Experiment], stage: str) -> list[str]:
     copy, start, failed = SweepCopy.prepare(), time.monotonic(), []
     for index, experiment in enumerate(missing):
         spent = time.monotonic() - start
-        left = f", about {spent / index * (len(missing) - index) / 60:.0f} minutes left" if index else ""
+        left = (
+            f", about {spent / index * (len(missing) - index) / 60:.0f} minutes left"
+            if index
+            else ""
+        )
         print(f"sweep: {index + 1} of {len(missing)}: {experiment.name}{left}", flush=True)
         if not copy.run(experiment.name, [*settings(experiment), stage]):
             failed.append(experiment.name)
@@ -248,7 +289,11 @@ def queue(path: SweepFile, smoke: IsSmoke = False) -> None:
         if experiment.name in waiting or experiment.name in ended([experiment], rows):
             print(f"sweep: {experiment.name} is there already")
             continue
-        subprocess.run(["dvc", "exp", "remove", "--quiet", experiment.name], check=False, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            ["dvc", "exp", "remove", "--quiet", experiment.name],
+            check=False,
+            stderr=subprocess.DEVNULL,
+        )
         if subprocess.run(queue_command(experiment, sweep.stage), check=False).returncode:
             sys.exit(f"sweep: {experiment.name} could not be queued")
 

@@ -2,10 +2,11 @@
 
     python -m flows.train CURATED BASE COMPRESSOR METRICS TIMINGS STATE
 
-BASE is a folder or a hub id. COMPRESSOR appears whole or not at all. METRICS are DVCLive files, the same in every run;
-TIMINGS are those that differ from run to run. STATE holds the checkpoints of unfinished runs: the same command goes on
-from the last one, whatever ended the run before; those of other runs are listed and stay (`python -m flows.runs`).
-SIGTERM or Ctrl-C saves a checkpoint and ends with an error. On several machines the folders are shared ones.
+BASE is a folder or a hub id. COMPRESSOR appears whole or not at all. METRICS are DVCLive files, the
+same in every run; TIMINGS are those that differ from run to run. STATE holds the checkpoints of
+unfinished runs: the same command goes on from the last one, whatever ended the run before; those of
+other runs are listed and stay (`python -m flows.runs`). SIGTERM or Ctrl-C saves a checkpoint and
+ends with an error. On several machines the folders are shared ones.
 """
 
 import shutil
@@ -37,15 +38,15 @@ from components.training.run_folder import (
 )
 from components.training.run_name import run_name
 from components.training.samples import write_sample_file
-from components.training.settings import TrainParams
-from flows.cluster import check_resources, connect
-from flows.endings import ending
-from flows.lifetime import die_with_parent
-from flows.metric_files import PATTERNS, MetricFiles, are_timings
-from flows.train_worker import train_worker
+from components.training.training_settings import TrainParams
+from flows.running.cluster import check_resources, connect
+from flows.running.endings import ending
+from flows.running.lifetime import die_with_parent
+from flows.running.metric_files import PATTERNS, MetricFiles, are_timings
+from flows.workers.train_worker import train_worker
 
 KEPT_CHECKPOINTS = 2  # the last one may turn out to be damaged
-ENTRIES = ("flows.train", "flows.train_worker")  # what they import is the code of a run
+ENTRIES = ("flows.train", "flows.workers.train_worker")  # what they import is the code of a run
 SECONDS_BETWEEN_LOOKS = 1.0
 ENDINGS = {
     Outcome.STOPPED: "stopped on request at step {step}; run the same command again to go on from there",
@@ -57,7 +58,13 @@ ENDINGS = {
 
 
 def train(
-    params: TrainParams, curated: Path, base: str, output: Path, metrics: Path, timings: Path, state: Path
+    params: TrainParams,
+    curated: Path,
+    base: str,
+    output: Path,
+    metrics: Path,
+    timings: Path,
+    state: Path,
 ) -> None:
     """Run the training to its end. SystemExit with a message when it was stopped or did not converge."""
     base = str(Path(base).resolve()) if Path(base).is_dir() else base
@@ -70,13 +77,19 @@ def train(
     ):
         check_base_model(base, params.backbone.revision)
         run = prepare_run(params, curated.resolve(), base, state.resolve())
-        connect(log_to_driver=False)  # progress comes from the history; Ray Train's own actors repeat themselves
+        # progress comes from the history; Ray Train's own actors repeat themselves
+        connect(log_to_driver=False)
         check_resources(params.num_workers, params.cpus_per_worker, params.gpus_per_worker)
         cache = params.feature_cache and str(Path(params.feature_cache).resolve())
         settings = {**params.model_dump(), "feature_cache": cache}
         trainer = TorchTrainer(
             train_worker,  # type: ignore[arg-type]  # what it returns is wanted
-            train_loop_config={"params": settings, "curated": curated.resolve(), "base": base, "run": run},
+            train_loop_config={
+                "params": settings,
+                "curated": curated.resolve(),
+                "base": base,
+                "run": run,
+            },
             scaling_config=ScalingConfig(
                 num_workers=params.num_workers,
                 use_gpu=params.gpus_per_worker > 0,
@@ -103,7 +116,9 @@ def prepare_run(params: TrainParams, curated: Path, base: str, state: Path) -> P
         (run / stale).unlink(missing_ok=True)
     forget_damaged_checkpoints(run)
     if not (run / SAMPLES).exists():
-        write_sample_file(sorted((curated / "samples" / schema.TRAIN).glob("*.parquet")), run / SAMPLES)
+        write_sample_file(
+            sorted((curated / "samples" / schema.TRAIN).glob("*.parquet")), run / SAMPLES
+        )
     return run
 
 
@@ -111,7 +126,8 @@ def watch(trainer: TorchTrainer, run: Path, files: MetricFiles) -> tuple[Outcome
     """Run the trainer, show its progress, and turn SIGTERM and Ctrl-C into a request to stop after a checkpoint."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: (run / STOP).touch())
-    with ThreadPoolExecutor(1, "trainer") as pool:  # in the main thread Ray would end a run on Ctrl-C with success
+    # in the main thread Ray would end a run on Ctrl-C with success
+    with ThreadPoolExecutor(1, "trainer") as pool:
         training = pool.submit(trainer.fit)
         said = ""
         while not wait([training], SECONDS_BETWEEN_LOOKS).done:

@@ -2,9 +2,10 @@
 
     python -m flows.verify data/compressed/test --num-threads 8
 
-Checked are names, sizes and SHA-256 of the files, page checksums, schema and provenance of each, picture ids (in order,
-none twice), tokens (finite), the list of rejects, and that rows in = rows kept + rows rejected. Ends with 0 when the
-store is whole and with 1 when it is not. Threads are enough: hashing and decompressing leave Python's lock free.
+Checked are names, sizes and SHA-256 of the files, page checksums, schema and provenance of each,
+picture ids (in order, none twice), tokens (finite), the list of rejects, and that rows in = rows
+kept + rows rejected. Ends with 0 when the store is whole and with 1 when it is not. Threads are
+enough: hashing and decompressing leave Python's lock free.
 """
 
 import sys
@@ -15,11 +16,11 @@ from typing import Annotated
 
 import typer
 
-from components.compression.manifest import Manifest, StoredShard, all_files, read_manifest
-from components.compression.verification import file_content_faults, folder_faults, whole_fit
-from flows.corpus import run_job
-from flows.endings import ending
-from flows.progress import Progress
+from components.store.manifest import Manifest, StoredShard, all_files, read_manifest
+from components.store.verification import file_content_faults, folder_faults, whole_fit
+from flows.running.endings import ending
+from flows.running.progress import Progress
+from flows.running.stored_corpus import run_job
 
 
 def verify(folder: Path, manifest: Manifest, num_threads: int) -> Iterator[str]:

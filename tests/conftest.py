@@ -53,7 +53,7 @@ def local_ray() -> Iterator[None]:
     """One Ray on the loopback interface for the whole test run, started as the flows start it."""
     import ray
 
-    from flows.cluster import connect
+    from flows.running.cluster import connect
 
     connect()
     yield

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from components.scenes import formats
+from components.drawn_world import file_formats as formats
 
 PROMPT = "Provide a one-sentence caption for the provided image."
-# Rows of llava_v1_5_mix665k.json: the source that names the picture's folder, and what comes of the row.
+# Rows of llava_v1_5_mix665k.json: the source that names the picture's folder, and what comes of the
+# row.
 FOLDERS = {
     "coco/train2017/000000033471.jpg": "kept",
     "gqa/images/2354786.jpg": "kept",
@@ -45,7 +46,9 @@ def put(path: Path, data: bytes) -> None:
 
 
 def turns(*texts: str) -> list[dict[str, str]]:
-    return [{"from": ("human", "gpt")[index % 2], "value": text} for index, text in enumerate(texts)]
+    return [
+        {"from": ("human", "gpt")[index % 2], "value": text} for index, text in enumerate(texts)
+    ]
 
 
 def write_llava_665k(root: Path) -> dict[str, str]:
@@ -54,9 +57,18 @@ def write_llava_665k(root: Path) -> dict[str, str]:
     ends = {}
     for number, (image, end) in enumerate(FOLDERS.items()):
         name = Path(image).stem
-        # ids and `<image>` before or after the question as published; several turns share the picture
-        question = f"<image>\n{PROMPT}" if number % 2 else "What are the colors of the bus?\n<image>"
-        rows.append({"id": name, "image": image, "conversations": turns(question, "white and red", "Is it big?", "no")})
+        # ids and `<image>` before or after the question as published; several turns share the
+        # picture
+        question = (
+            f"<image>\n{PROMPT}" if number % 2 else "What are the colors of the bus?\n<image>"
+        )
+        rows.append(
+            {
+                "id": name,
+                "image": image,
+                "conversations": turns(question, "white and red", "Is it big?", "no"),
+            }
+        )
         ends[f"llava_665k/{name}"] = end
         data = encoded(number, "GIF" if "0764118943" in image else "JPEG")
         if end != "image_missing":
@@ -66,14 +78,38 @@ def write_llava_665k(root: Path) -> dict[str, str]:
         image = f"coco/train2017/{number:012d}.jpg"
         put(root / image, encoded(100 + number, "JPEG"))
         question = (
-            f"<image>\n{PROMPT}" if number % 2 else "<image>\nWhat is it?\nAnswer the question using a single word."
+            f"<image>\n{PROMPT}"
+            if number % 2
+            else "<image>\nWhat is it?\nAnswer the question using a single word."
         )
-        rows.append({"id": f"{number:012d}", "image": image, "conversations": turns(question, f"tiles {number}")})
+        rows.append(
+            {
+                "id": f"{number:012d}",
+                "image": image,
+                "conversations": turns(question, f"tiles {number}"),
+            }
+        )
         ends[f"llava_665k/{number:012d}"] = "kept"
-    rows.append({"id": "wgByO4Y_0", "model": "", "conversations": turns("How are you?", "Fine.", "Good.", "Yes.")})
-    rows.append({"id": "no-mark", "image": "gqa/images/2354786.jpg", "conversations": turns("What is it?", "a cat")})
     rows.append(
-        {"id": "000000033471", "image": "coco/train2017/000000033471.jpg", "conversations": turns("<image>\n?", "a")}
+        {
+            "id": "wgByO4Y_0",
+            "model": "",
+            "conversations": turns("How are you?", "Fine.", "Good.", "Yes."),
+        }
+    )
+    rows.append(
+        {
+            "id": "no-mark",
+            "image": "gqa/images/2354786.jpg",
+            "conversations": turns("What is it?", "a cat"),
+        }
+    )
+    rows.append(
+        {
+            "id": "000000033471",
+            "image": "coco/train2017/000000033471.jpg",
+            "conversations": turns("<image>\n?", "a"),
+        }
     )
     ends |= {"llava_665k/wgByO4Y_0": "kept", "llava_665k/no-mark": "placeholder_mismatch"}
     ends["llava_665k/000000033471#2"] = "kept"  # public data use one id for several conversations
@@ -89,10 +125,14 @@ def write_cc3m(folder: Path) -> dict[str, str]:
         members = []
         for number, key in enumerate(keys[6 * shard : 6 * shard + 6]):
             caption = f"a photograph of a street with buses {key}"
-            members += formats.caption_members(key, encoded(200 + 6 * shard + number, "JPEG"), caption)
+            members += formats.caption_members(
+                key, encoded(200 + 6 * shard + number, "JPEG"), caption
+            )
         formats.write_tar(folder / f"{shard:05d}.tar", members)
         (folder / f"{shard:05d}_stats.json").write_text('{"count": 6, "successes": 6}')
-        pq.write_table(pa.table({"key": keys[6 * shard : 6 * shard + 6]}), folder / f"{shard:05d}.parquet")
+        pq.write_table(
+            pa.table({"key": keys[6 * shard : 6 * shard + 6]}), folder / f"{shard:05d}.parquet"
+        )
     whole = (folder / "00001.tar").read_bytes()
     (folder / "00001.tar").write_bytes(whole[: whole.rindex(b"000010005.jpg") + 600])
     cut = {"cc3m/000010005": "missing_caption", "cc3m/00001.tar": "unreadable_shard"}
@@ -116,7 +156,10 @@ def write_evaluation(folder: Path, first_picture: int) -> None:
         for n, name in enumerate(names)
     ]
     formats.write_json_lines(folder / "questions.jsonl", questions)
-    formats.write_json(folder / "captions.json", formats.coco_captions({name: ["tiles", "colours"] for name in names}))
+    formats.write_json(
+        folder / "captions.json",
+        formats.coco_captions({name: ["tiles", "colours"] for name in names}),
+    )
     pair = {"filename": names[0], "caption": "red tiles", "negative_caption": "blue tiles"}
     formats.write_json(folder / "compositionality.json", {"replace_att": {"0": pair}})
 

@@ -19,7 +19,11 @@ TREE_LINE = re.compile(r"^( *)([\w./-]+) {2,}\S")
 
 def names(document: Path, pattern: str) -> list[re.Match[str]]:
     """Matches of a pattern that are a whole piece of inline code."""
-    return [match for code in CODE.findall(document.read_text()) if (match := re.fullmatch(pattern, code))]
+    return [
+        match
+        for code in CODE.findall(document.read_text())
+        if (match := re.fullmatch(pattern, code))
+    ]
 
 
 @cache
@@ -51,12 +55,18 @@ def tree_files(text: str) -> set[str]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_to_files(document: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text())
-    assert not [link for link in links if "://" not in link and not (document.parent / link).exists()]
+    assert not [
+        link for link in links if "://" not in link and not (document.parent / link).exists()
+    ]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_python_files_that_are_named_exist(document: Path) -> None:
-    assert not sorted(name for name in set(PYTHON_FILE.findall(document.read_text())) if not (ROOT / name).is_file())
+    assert not sorted(
+        name
+        for name in set(PYTHON_FILE.findall(document.read_text()))
+        if not (ROOT / name).is_file()
+    )
 
 
 def test_functions_that_are_named_exist() -> None:
@@ -68,8 +78,14 @@ def test_functions_that_are_named_exist() -> None:
 def test_parameters_that_are_named_exist() -> None:
     params = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
     section = "|".join(params)
-    named = [match[1] for document in DOCUMENTS for match in names(document, rf"((?:{section})\.[a-z_.]+)(?:=.*)?")]
-    named += re.findall(rf"-S '?((?:{section})\.[\w.]+)=", "\n".join(path.read_text() for path in DOCUMENTS))
+    named = [
+        match[1]
+        for document in DOCUMENTS
+        for match in names(document, rf"((?:{section})\.[a-z_.]+)(?:=.*)?")
+    ]
+    named += re.findall(
+        rf"-S '?((?:{section})\.[\w.]+)=", "\n".join(path.read_text() for path in DOCUMENTS)
+    )
     assert len(named) > 40
     parameters = {name for name in named if not name.endswith((".py", ".json", ".html"))}
     assert not sorted(name for name in parameters if not has_key(params, name))
@@ -79,9 +95,19 @@ def test_tree_of_the_readme_has_a_line_for_every_file() -> None:
     text = (ROOT / "README.md").read_text()
     tree = text.split("## What is where")[1].split("```")[1]
     files = subprocess.run(
-        ["git", "ls-files", "flows", "components"], cwd=ROOT, capture_output=True, check=True, text=True
+        ["git", "ls-files", "flows", "components"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
     )
-    tracked = {name for name in files.stdout.split() if name.endswith(".py") and not name.endswith("__init__.py")}
+    tracked = {
+        name
+        for name in files.stdout.split()
+        if name.endswith(".py") and not name.endswith("__init__.py")
+    }
     assert not sorted(tracked - tree_files(tree)), "add a line for these to the tree in README.md"
     named = {name for name in tree_files(tree) if name.startswith(("flows/", "components/"))}
-    assert not sorted(name for name in named if not (ROOT / name).is_file()), "remove these from the tree in README.md"
+    assert not sorted(name for name in named if not (ROOT / name).is_file()), (
+        "remove these from the tree in README.md"
+    )

@@ -1,7 +1,7 @@
 """DVC's everyday commands in fresh clones: none ends with an error, or speaks of what a clone need not have.
 
-The outputs of the stages are stand-ins of a few bytes, since DVC looks at names and hashes only; the files of the
-repository itself are the real ones.
+The outputs of the stages are stand-ins of a few bytes, since DVC looks at names and hashes only;
+the files of the repository itself are the real ones.
 """
 
 import os
@@ -15,7 +15,12 @@ import pytest
 from tests.test_pipeline import STAGES, plotted_columns, written_paths
 
 ROOT = Path(__file__).parent.parent
-SMALL_WORLD = {"num_instruct_pictures": 4, "num_text_only": 1, "num_caption_pairs": 4, "pairs_per_tar": 4}
+SMALL_WORLD = {
+    "num_instruct_pictures": 4,
+    "num_text_only": 1,
+    "num_caption_pairs": 4,
+    "pairs_per_tar": 4,
+}
 SMALL_WORLD |= {"num_validation_pictures": 2, "num_test_pictures": 2}
 FROZEN = "stage: 'pretrain' is frozen"  # as it is meant to be
 NOISE = ("WARNING", "ERROR", "failed to", "missing-files", "sweeps/bare")
@@ -28,7 +33,12 @@ def run(folder: Path, *command: str) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(folder), "DVC_NO_ANALYTICS": "1"}
     done = subprocess.run(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}"
     return done.stdout
@@ -53,7 +63,9 @@ def clone(origin: Path, folder: Path) -> Path:
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with the files of this one and the lock of a finished run, whose outputs are in a remote."""
     folder = tmp_path_factory.mktemp("dvc") / "origin"
-    names = run(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
+    names = run(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").split(
+        "\0"
+    )
     for name in names:
         if name and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +75,16 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for key, value in (("user.name", "test"), ("user.email", "test@localhost")):
         run(folder, "git", "config", key, value)
     run(folder, "dvc", "commit", "--force", "--quiet")
-    run(folder, "dvc", "remote", "add", "--quiet", "--default", "storage", str(folder.parent / "remote"))
+    run(
+        folder,
+        "dvc",
+        "remote",
+        "add",
+        "--quiet",
+        "--default",
+        "storage",
+        str(folder.parent / "remote"),
+    )
     run(folder, "git", "add", "-A")
     run(folder, "git", "commit", "--quiet", "-m", "first run")
     run(folder, "dvc", "push", "--quiet")
@@ -84,7 +105,9 @@ def write_stand_ins(folder: Path) -> None:
             (folder / path).write_text("\n".join(map(separator.join, rows)) + "\n")
 
 
-def test_a_fresh_clone_gets_all_of_a_run_and_has_nothing_to_do(origin: Path, tmp_path: Path) -> None:
+def test_a_fresh_clone_gets_all_of_a_run_and_has_nothing_to_do(
+    origin: Path, tmp_path: Path
+) -> None:
     folder = clone(origin, tmp_path / "clone")
     quietly(folder, "dvc", "pull")
     assert "up to date" in quietly(folder, "dvc", "status")
@@ -94,7 +117,14 @@ def test_a_fresh_clone_gets_all_of_a_run_and_has_nothing_to_do(origin: Path, tmp
     quietly(folder, "dvc", "checkout")
     assert (folder / "data/compressed/test").exists()
     assert "up to date" in quietly(folder, "dvc", "push")
-    for command in ("dag", "metrics show", "metrics diff HEAD", "params diff HEAD", "plots show", "plots diff HEAD"):
+    for command in (
+        "dag",
+        "metrics show",
+        "metrics diff HEAD",
+        "params diff HEAD",
+        "plots show",
+        "plots diff HEAD",
+    ):
         quietly(folder, "dvc", *command.split())
     run(folder, "dvc", "gc", "--workspace", "--dry")  # warns of what it does
     for command in ("data status", "list .", "exp show"):
@@ -108,11 +138,15 @@ def test_a_fresh_clone_gets_all_of_a_run_and_has_nothing_to_do(origin: Path, tmp
     assert run(folder, "git", "status", "--porcelain") == ""
 
 
-def test_one_stage_runs_as_an_experiment_where_the_outputs_of_others_are_not(origin: Path, tmp_path: Path) -> None:
+def test_one_stage_runs_as_an_experiment_where_the_outputs_of_others_are_not(
+    origin: Path, tmp_path: Path
+) -> None:
     folder = clone(origin, tmp_path / "clone")
     run(folder, "dvc", "remote", "remove", "storage")
     run(folder, "git", "commit", "--quiet", "--all", "-m", "no remote")
-    changes = [part for key, value in SMALL_WORLD.items() for part in ("-S", f"scenes.{key}={value}")]
+    changes = [
+        part for key, value in SMALL_WORLD.items() for part in ("-S", f"scenes.{key}={value}")
+    ]
     text = run(folder, "dvc", "exp", "run", "--name", "small", *changes, "scenes")
     assert "Ran experiment(s): small" in text
     assert "small" in quietly(folder, "dvc", "exp", "list", "--name-only")

@@ -14,17 +14,29 @@ from ruamel.yaml import YAML
 from tests.downloads import write_downloads
 
 ROOT = Path(__file__).parent.parent
-WORLD = {"num_instruct_pictures": 60, "num_text_only": 6, "num_caption_pairs": 60, "pairs_per_tar": 30}
+WORLD = {
+    "num_instruct_pictures": 60,
+    "num_text_only": 6,
+    "num_caption_pairs": 60,
+    "pairs_per_tar": 30,
+}
 MICRO = {
     "scenes": WORLD | {"num_validation_pictures": 12, "num_test_pictures": 12},
     "curate": {
-        "max_reject_fraction": 0.6,  # in a world of sixty pictures a handful of planted faults is a large share
+        # in a world of sixty pictures a handful of planted faults is a large share
+        "max_reject_fraction": 0.6,
         "max_answer_fraction": 0.9,
         "rows_per_task": 64,
         "validation_fraction": 0.1,
         "num_workers": 1,  # here and below: a process takes longer to start than to do its share
     },
-    "pretrain": {"num_steps": 4, "num_warmup_steps": 1, "num_decay_steps": 1, "batch_size": 4, "validate_every": 2},
+    "pretrain": {
+        "num_steps": 4,
+        "num_warmup_steps": 1,
+        "num_decay_steps": 1,
+        "batch_size": 4,
+        "validate_every": 2,
+    },
     "train": {"autoregressive_batch_size": 4, "contrastive_batch_size": 4},
     "compress": {"num_workers": 1},
     "evaluate": {"captioned_pictures": 4, "num_workers": 1},
@@ -32,9 +44,17 @@ MICRO = {
 
 
 def run(folder: Path, *command: str) -> str:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
     done = subprocess.run(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     assert done.returncode == 0, done.stdout[-6000:]
     return done.stdout
@@ -44,13 +64,15 @@ def copy_code(folder: Path) -> None:
     for name in ("flows", "components"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "results").mkdir()
-    shutil.copy(ROOT / "results/methods.json", folder / "results")  # of a sweep; in git, and what the report depends on
+    # of a sweep; in git, and what the report depends on
+    shutil.copy(ROOT / "results/methods.json", folder / "results")
 
 
 def start_repository(folder: Path) -> None:
     run(folder, "git", "init", "--quiet")
     run(folder, "dvc", "init", "--quiet")
-    shutil.copy(ROOT / ".dvcignore", folder)  # or a stage that compiles a module makes those before it run again
+    # or a stage that compiles a module makes those before it run again
+    shutil.copy(ROOT / ".dvcignore", folder)
     run(folder, "git", "add", "-A")
     run(folder, "git", "commit", "--quiet", "-m", "start")  # DVCLive asks for the last commit
 
@@ -65,7 +87,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for section, values in MICRO.items():
         params[section] |= values
     params["pretrain"]["tower"] |= {"num_steps": 2, "num_warmup_steps": 1, "batch_size": 4}
-    params["train"]["loop"] |= {"num_steps": 6, "validate_every_steps": 3, "checkpoint_every_steps": 3}
+    params["train"]["loop"] |= {
+        "num_steps": 6,
+        "validate_every_steps": 3,
+        "checkpoint_every_steps": 3,
+    }
     params["train"]["validation"] |= {"num_pictures": 8, "num_questions": 8}
     del stages["stages"]["pretrain"]["frozen"]
     yaml.dump(params, folder / "params.yaml")
@@ -80,7 +106,9 @@ def test_every_stage_runs_and_the_second_time_none(project: Path) -> None:
     first = run(project, "dvc", "repro")
     assert first.count("Running stage") == 9, first[-3000:]
     report = json.loads((project / "data/curated/report.json").read_text())
-    assert all(row["rows_in"] == row["rows_kept"] + sum(row["rejects"].values()) for row in report.values())
+    assert all(
+        row["rows_in"] == row["rows_kept"] + sum(row["rejects"].values()) for row in report.values()
+    )
     metrics = json.loads((project / "results/metrics.json").read_text())
     for system in ("compressed", "uncompressed", "average_pooled", "blind"):
         assert metrics[system]["short_answer"]["count"] > 0
@@ -90,10 +118,20 @@ def test_every_stage_runs_and_the_second_time_none(project: Path) -> None:
 
     store = pq.read_table(sorted((project / "data/compressed/test").glob("part-*.parquet")))
     image_id = store["image_id"][0].as_py()
-    hits = json.loads(run(project, sys.executable, "-m", "flows.search", "a red circle", "--k", "3", "--json"))
+    hits = json.loads(
+        run(project, sys.executable, "-m", "flows.search", "a red circle", "--k", "3", "--json")
+    )
     assert len(hits) == 3
     assert {hit["image_id"] for hit in hits} <= set(store["image_id"].to_pylist())
-    run(project, sys.executable, "-m", "flows.answer", "--image-id", image_id, "how many objects are there?")
+    run(
+        project,
+        sys.executable,
+        "-m",
+        "flows.answer",
+        "--image-id",
+        image_id,
+        "how many objects are there?",
+    )
 
 
 @pytest.mark.slow
@@ -148,9 +186,17 @@ def test_a_preset_runs_on_downloads_as_they_are_published(tmp_path: Path) -> Non
     write_downloads(tmp_path / params["raw_data"])
     shutil.copytree(ROOT / "models/tiny-llava", tmp_path / params["base_model"])
     params["curate"] |= {"num_workers": 1, "max_reject_fraction": 0.2, "max_answer_fraction": 0.5}
-    params["train"] |= ONE_CORE | {"threads_per_worker": 1, "autoregressive_batch_size": 4, "contrastive_batch_size": 4}
+    params["train"] |= ONE_CORE | {
+        "threads_per_worker": 1,
+        "autoregressive_batch_size": 4,
+        "contrastive_batch_size": 4,
+    }
     params["train"] |= {"num_summary_tokens": 4}  # the small model makes 36 of a picture
-    params["train"]["loop"] |= {"num_steps": 2, "validate_every_steps": 2, "checkpoint_every_steps": 2}
+    params["train"]["loop"] |= {
+        "num_steps": 2,
+        "validate_every_steps": 2,
+        "checkpoint_every_steps": 2,
+    }
     params["train"]["texts"] |= {"max_conversation_tokens": 256}
     params["compress"] |= ONE_CORE
     params["evaluate"] |= ONE_CORE
@@ -162,4 +208,7 @@ def test_a_preset_runs_on_downloads_as_they_are_published(tmp_path: Path) -> Non
     metrics = json.loads((tmp_path / "results/metrics.json").read_text())
     assert metrics["uncompressed"]["short_answer"]["count"] == 6
     assert metrics["compressed"]["retrieval"]["image_to_text"]["count"] == 6
-    assert pq.read_metadata(next((tmp_path / "data/compressed/test").glob("part-*.parquet"))).num_rows == 6
+    assert (
+        pq.read_metadata(next((tmp_path / "data/compressed/test").glob("part-*.parquet"))).num_rows
+        == 6
+    )

@@ -77,27 +77,35 @@ def written_paths(stage: str, *keys: str) -> list[Path]:
 
 def schema_of(stage: str) -> type[Params]:
     """`<Stage>Params` of the flow."""
-    return getattr(importlib.import_module(f"flows.{stage}"), f"{section_of(stage).capitalize()}Params")
+    return getattr(
+        importlib.import_module(f"flows.{stage}"), f"{section_of(stage).capitalize()}Params"
+    )
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_deps_cover_every_module_its_flow_imports(stage: str) -> None:
     files = imported_files(f"flows.{stage}")
     deps = written_paths(stage, "deps")
-    assert not sorted(str(file) for file in files if not any(file.is_relative_to(dep) for dep in deps))
+    assert not sorted(
+        str(file) for file in files if not any(file.is_relative_to(dep) for dep in deps)
+    )
 
 
 def test_the_base_of_table_13_depends_on_every_module_that_makes_it() -> None:
     deps = [Path(dep) for dep in read_yaml("sweeps/bare/dvc.yaml")["stages"]["base"]["do"]["deps"]]
     files = imported_files("flows.pretrain") | imported_files("flows.graft")
-    assert not sorted(str(file) for file in files if not any(file.is_relative_to(dep) for dep in deps))
+    assert not sorted(
+        str(file) for file in files if not any(file.is_relative_to(dep) for dep in deps)
+    )
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_deps_name_no_code_that_its_flow_does_not_import(stage: str) -> None:
     files = imported_files(f"flows.{stage}")
     code = [dep for dep in written_paths(stage, "deps") if dep.parts[0] in ("flows", "components")]
-    assert not sorted(str(dep) for dep in code if not any(file.is_relative_to(dep) for file in files))
+    assert not sorted(
+        str(dep) for dep in code if not any(file.is_relative_to(dep) for file in files)
+    )
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -105,9 +113,14 @@ def test_stage_runs_the_flow_of_its_name_with_paths_that_dvc_knows(stage: str) -
     python, option, module, *paths = shlex.split(STAGES[stage]["cmd"])
     assert (python, option, module) == ("python", "-m", f"flows.{stage}")
     known = written_paths(stage, "deps", "outs", "metrics", "plots")
-    undeclared = [path for path in paths if not any(Path(path) == k or k.is_relative_to(path) for k in known)]
-    # Timings differ from run to run (decision 0008); an unfinished run keeps its checkpoints in the cache (0011).
-    assert not [path for path in undeclared if "timings" not in path and Path(path).parts[0] != ".cache"]
+    undeclared = [
+        path for path in paths if not any(Path(path) == k or k.is_relative_to(path) for k in known)
+    ]
+    # Timings differ from run to run (decision 0008); an unfinished run keeps its checkpoints in the
+    # cache (0011).
+    assert not [
+        path for path in undeclared if "timings" not in path and Path(path).parts[0] != ".cache"
+    ]
     outputs = written_paths(stage, "outs", "metrics", "plots")
     assert not [str(out) for out in outputs if not any(out.is_relative_to(path) for path in paths)]
 
@@ -126,7 +139,9 @@ def test_params_section_fits_the_schema_of_its_flow(stage: str, file: Path) -> N
 @pytest.mark.parametrize("file", PARAMETER_FILES, ids=str)
 def test_parameter_file_has_a_section_for_every_flow_and_no_other(file: Path) -> None:
     jobs = {
-        path.stem for path in (ROOT / "flows").glob("*.py") if f"{path.stem.capitalize()}Params(" in path.read_text()
+        path.stem
+        for path in (ROOT / "flows").glob("*.py")
+        if f"{path.stem.capitalize()}Params(" in path.read_text()
     }
     assert set(read_yaml(str(file))) == set(map(section_of, STAGES)) | jobs | set(PLACES)
 
@@ -141,9 +156,15 @@ def test_schema_has_no_hidden_defaults(stage: str) -> None:
 
 
 def fields_with_default(schema: type[Params]) -> set[str]:
-    own = {f"{schema.__name__}.{name}" for name, field in schema.model_fields.items() if not field.is_required()}
+    own = {
+        f"{schema.__name__}.{name}"
+        for name, field in schema.model_fields.items()
+        if not field.is_required()
+    }
     nested = [f.annotation for f in schema.model_fields.values()]
-    return own.union(*(fields_with_default(s) for s in nested if isinstance(s, type) and issubclass(s, Params)))
+    return own.union(
+        *(fields_with_default(s) for s in nested if isinstance(s, type) and issubclass(s, Params))
+    )
 
 
 def test_every_value_of_params_yaml_says_its_unit() -> None:
@@ -157,19 +178,30 @@ def test_every_value_of_params_yaml_says_its_unit() -> None:
 
 
 def test_plots_lie_inside_outputs() -> None:
-    outputs = [path for stage in STAGES for path in written_paths(stage, "outs", "metrics", "plots")]
+    outputs = [
+        path for stage in STAGES for path in written_paths(stage, "outs", "metrics", "plots")
+    ]
     files = [path for path, _ in plotted_columns()]
     assert files
-    assert not [path for path in files if not any(Path(path).is_relative_to(out) for out in outputs)]
+    assert not [
+        path for path in files if not any(Path(path).is_relative_to(out) for out in outputs)
+    ]
 
 
 def test_plots_are_no_keys_that_dvc_looks_for_in_the_cache() -> None:
-    assert not [plot for plot in PIPELINE["plots"] if not isinstance(plot, dict) or "/" in next(iter(plot))]
+    assert not [
+        plot for plot in PIPELINE["plots"] if not isinstance(plot, dict) or "/" in next(iter(plot))
+    ]
 
 
 def plotted_columns() -> list[tuple[str, str]]:
     """File and columns of every axis of a plot that names a file."""
-    axes = [axis for plot in PIPELINE["plots"] for values in plot.values() for axis in (values["x"], values["y"])]
+    axes = [
+        axis
+        for plot in PIPELINE["plots"]
+        for values in plot.values()
+        for axis in (values["x"], values["y"])
+    ]
     return [item for axis in axes if isinstance(axis, dict) for item in axis.items()]
 
 

@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 DIRECT = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
 DEVELOPMENT = [Requirement(line) for line in PROJECT["project"]["optional-dependencies"]["dev"]]
-CONSTRAINTS = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+CONSTRAINTS = [
+    line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
+]
 PINS = [Requirement(line) for line in CONSTRAINTS]
 MACHINE_PATH = re.compile(r"(?<![\w.~-])/(home|Users|root|work|mnt|scratch|private)/[\w.-]+/")
 
@@ -26,11 +28,17 @@ def applicable(requirement: Requirement) -> bool:
 
 
 def pinned_versions() -> dict[str, str]:
-    return {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in PINS if applicable(pin)}
+    return {
+        canonicalize_name(pin.name): str(pin.specifier).removeprefix("==")
+        for pin in PINS
+        if applicable(pin)
+    }
 
 
 def tracked_files() -> list[Path]:
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    names = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
+    ).stdout
     return [ROOT / name for name in names.split("\0") if name and (ROOT / name).is_file()]
 
 
@@ -48,33 +56,54 @@ def imported_packages(folder: str) -> set[str]:
                 names.update(alias.name for alias in node.names)
             if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 names.add(node.module)
-    return {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"flows", "components", "ruamel"}
+    return (
+        {name.split(".")[0] for name in names}
+        - set(sys.stdlib_module_names)
+        - {"flows", "components", "ruamel"}
+    )
 
 
 def test_constraints_are_exact_pins_without_addresses() -> None:
-    assert not [line for line in CONSTRAINTS if "://" in line or "@" in line or line.startswith("-")]
-    assert not [line for line in CONSTRAINTS if not re.fullmatch(r"[a-z0-9-]+==[\w.]+( ; .+)?", line)]
+    assert not [
+        line for line in CONSTRAINTS if "://" in line or "@" in line or line.startswith("-")
+    ]
+    assert not [
+        line for line in CONSTRAINTS if not re.fullmatch(r"[a-z0-9-]+==[\w.]+( ; .+)?", line)
+    ]
 
 
 def test_constraints_hold_no_build_of_one_machine() -> None:
-    assert not [line for line in CONSTRAINTS if "+" in line or re.match(r"(triton|cuda-|nvidia-(?!ml-py))", line)]
+    assert not [
+        line
+        for line in CONSTRAINTS
+        if "+" in line or re.match(r"(triton|cuda-|nvidia-(?!ml-py))", line)
+    ]
 
 
-@pytest.mark.parametrize("requirement", DIRECT + DEVELOPMENT, ids=lambda requirement: requirement.name)
-def test_direct_dependency_is_pinned_inside_its_range_and_installed_as_pinned(requirement: Requirement) -> None:
+@pytest.mark.parametrize(
+    "requirement", DIRECT + DEVELOPMENT, ids=lambda requirement: requirement.name
+)
+def test_direct_dependency_is_pinned_inside_its_range_and_installed_as_pinned(
+    requirement: Requirement,
+) -> None:
     pinned = pinned_versions()[canonicalize_name(requirement.name)]
     assert requirement.specifier.contains(pinned)
     assert importlib.metadata.version(requirement.name).split("+")[0] == pinned
 
 
 def test_every_transitive_dependency_is_pinned() -> None:
-    pinned, missing, queue = pinned_versions(), set(), [(requirement, set()) for requirement in DIRECT + DEVELOPMENT]
+    pinned, missing, queue = (
+        pinned_versions(),
+        set(),
+        [(requirement, set()) for requirement in DIRECT + DEVELOPMENT],
+    )
     seen: set[tuple[str, frozenset[str]]] = set()
     while queue:
         requirement, extras = queue.pop()
         name = canonicalize_name(requirement.name)
         if (name, key := frozenset(requirement.extras)) in seen or not any(
-            requirement.marker is None or requirement.marker.evaluate({"extra": extra}) for extra in extras | {""}
+            requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+            for extra in extras | {""}
         ):
             continue
         seen.add((name, key))
@@ -92,33 +121,50 @@ def test_imports_and_declared_dependencies_are_the_same() -> None:
         for name in imported_packages("flows") | imported_packages("components")
     }
     declared = {canonicalize_name(requirement.name) for requirement in DIRECT}
-    by_dvc_or_import_name_only = {"ruamel-yaml", "dvc"}  # a namespace package; the program that runs the stages
+    # a namespace package; the program that runs the stages
+    by_dvc_or_import_name_only = {"ruamel-yaml", "dvc"}
     assert not sorted(imported - declared)
     assert not sorted(declared - imported - by_dvc_or_import_name_only)
 
 
 def test_no_tracked_file_names_a_path_of_one_machine() -> None:
-    hits = [(path.name, found[0]) for path, text in tracked_texts() if (found := MACHINE_PATH.search(text))]
+    hits = [
+        (path.name, found[0])
+        for path, text in tracked_texts()
+        if (found := MACHINE_PATH.search(text))
+    ]
     assert not hits
 
 
 def test_no_tracked_file_is_a_pickle_or_very_large() -> None:
-    assert not [path.name for path in tracked_files() if path.suffix in {".pt", ".pth", ".bin", ".pkl", ".ckpt"}]
+    assert not [
+        path.name
+        for path in tracked_files()
+        if path.suffix in {".pt", ".pth", ".bin", ".pkl", ".ckpt"}
+    ]
     assert not [path.name for path in tracked_files() if path.stat().st_size > 20 * 2**20]
 
 
 def test_opt_outs_hold_without_make() -> None:
     script = "import flows, os; print(os.environ['RAY_USAGE_STATS_ENABLED'], os.environ['GX_ANALYTICS_ENABLED'])"
     environment = {"PATH": "", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == ["0", "False"]
 
 
-@pytest.mark.parametrize(("variable", "expected"), [("RAY_ADDRESS", "None"), ("RAY_RAYLET_PID", "None"), ("X", "0")])
-def test_settings_of_a_laptop_stay_out_of_drivers_and_workers_of_a_cluster(variable: str, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("variable", "expected"), [("RAY_ADDRESS", "None"), ("RAY_RAYLET_PID", "None"), ("X", "0")]
+)
+def test_settings_of_a_laptop_stay_out_of_drivers_and_workers_of_a_cluster(
+    variable: str, expected: str
+) -> None:
     script = "import flows, os; print(os.environ.get('RAY_TRAIN_ENABLE_PREEMPTION_WATCHER'))"
     environment = {"PATH": "", "PYTHONPATH": str(ROOT), variable: "1"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == expected
 
 
@@ -128,11 +174,15 @@ def test_dvc_neither_reports_nor_looks_for_updates() -> None:
     assert "check_update = false" in config
 
 
-@pytest.mark.parametrize("path", ["data/raw/x", "data/curated/x", "models/compressor/x", "dvclive/train/x", ".venv/x"])
+@pytest.mark.parametrize(
+    "path", ["data/raw/x", "data/curated/x", "models/compressor/x", "dvclive/train/x", ".venv/x"]
+)
 def test_stage_outputs_are_ignored_by_git(path: str) -> None:
     assert subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT).returncode == 0
 
 
-@pytest.mark.parametrize("path", ["models/tiny-llava/config.json", "results/metrics.json", "params.yaml", "dvc.lock"])
+@pytest.mark.parametrize(
+    "path", ["models/tiny-llava/config.json", "results/metrics.json", "params.yaml", "dvc.lock"]
+)
 def test_results_and_base_model_are_not_ignored_by_git(path: str) -> None:
     assert subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT).returncode == 1

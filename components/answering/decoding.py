@@ -1,7 +1,7 @@
 """Choosing the tokens of answers, for many rows at once: the likeliest ones, or drawn ones.
 
-A row draws from random numbers of its own, which follow from the seed, the picture and the question alone. So its
-answer does not depend on the rows beside it.
+A row draws from random numbers of its own, which follow from the seed, the picture and the question
+alone. So its answer does not depend on the rows beside it.
 """
 
 import hashlib
@@ -11,12 +11,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from components.answering.reading import Read, read_on, select
+from components.answering.cached_reading import Read, read_on, select
 from components.model.backbone import Backbone
 from components.model.generation import end_token_ids
 from components.params import Params
 
-LEAST_OPEN = 0.5  # share of the rows of a batch; with fewer unfinished ones the finished are taken out
+# share of the rows of a batch; with fewer unfinished ones the finished are taken out
+LEAST_OPEN = 0.5
 
 
 class DecodingParams(Params):
@@ -26,18 +27,23 @@ class DecodingParams(Params):
     temperature: float = Field(
         ge=0, allow_inf_nan=False
     )  # 0: always the likeliest token; top_p and seed then decide nothing
-    top_p: float = Field(gt=0, le=1)  # draw from the likeliest tokens that together have this probability
+    # draw from the likeliest tokens that together have this probability
+    top_p: float = Field(gt=0, le=1)
     seed: int
 
 
-def decode(backbone: Backbone, read: Read, hidden: Tensor, draws: Tensor, params: DecodingParams) -> list[list[int]]:
+def decode(
+    backbone: Backbone, read: Read, hidden: Tensor, draws: Tensor, params: DecodingParams
+) -> list[list[int]]:
     """Write answers to prompts that have been read: new token ids, without the end token.
 
-    hidden: (rows, dim) of the last tokens of the prompts; draws: (rows, max_new_tokens), from 0 to 1.
+    hidden: (rows, dim) of the last tokens of the prompts; draws: (rows, max_new_tokens), from 0 to
+    1.
     """
     end_ids = torch.tensor(end_token_ids(backbone), device=backbone.device)
     written = torch.full(draws.shape, -1, device=backbone.device)
-    rows = torch.arange(len(hidden), device=backbone.device)  # which prompt each row of the batch is
+    # which prompt each row of the batch is
+    rows = torch.arange(len(hidden), device=backbone.device)
     is_open = torch.ones_like(rows, dtype=torch.bool)
     for step in range(params.max_new_tokens):
         tokens = choose(backbone.lm_head(hidden), draws[rows, step], params)
@@ -48,7 +54,12 @@ def decode(backbone: Backbone, read: Read, hidden: Tensor, draws: Tensor, params
             break
         if num_open < LEAST_OPEN * len(rows):
             kept = is_open.nonzero()[:, 0]
-            read, rows, tokens, is_open = select(read, kept), rows[kept], tokens[kept], is_open[kept]
+            read, rows, tokens, is_open = (
+                select(read, kept),
+                rows[kept],
+                tokens[kept],
+                is_open[kept],
+            )
         hidden, read = read_on(backbone, read, backbone.embed(tokens[:, None]), num_kept=1)
         hidden = hidden[:, 0]
     return [[token for token in row if token >= 0] for row in written.tolist()]
@@ -59,7 +70,9 @@ def choose(logits: Tensor, draws: Tensor, params: DecodingParams) -> Tensor:
     if params.temperature == 0:
         return logits.argmax(-1)
     probabilities, tokens = (
-        (logits.double() / params.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+        (logits.double() / params.temperature)
+        .softmax(-1)
+        .sort(dim=-1, descending=True, stable=True)
     )
     is_out = probabilities.cumsum(-1) - probabilities >= params.top_p  # those before it are enough
     ends = probabilities.masked_fill(is_out, 0).cumsum(-1)

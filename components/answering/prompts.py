@@ -1,8 +1,8 @@
 """Prompts about stored pictures, answered in batches; what they have in common is read once.
 
-All prompts of a job begin alike: the chat before the picture, the picture, and perhaps the first words of the question.
-What comes before the picture is read once, what follows up to where the prompts part once per picture, and the rest
-once per prompt.
+All prompts of a job begin alike: the chat before the picture, the picture, and perhaps the first
+words of the question. What comes before the picture is read once, what follows up to where the
+prompts part once per picture, and the rest once per prompt.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
+from components.answering.cached_reading import Read, nothing_read, read_on, select
 from components.answering.decoding import DecodingParams, decode
-from components.answering.reading import Read, nothing_read, read_on, select
 from components.model.backbone import Backbone
 from components.model.generation import left_pad
 
@@ -29,22 +29,30 @@ def answer_prompts(
 ) -> list[list[int]]:
     """New token ids of the answer to each prompt, without the end token.
 
-    summary_tokens: (pictures, summary tokens, dim); pictures: which of them each prompt is about; prompts: ids with
-    their placeholders; draws: (prompts, max_new_tokens); batch_size: prompts. The cache of all pictures is held. The
-    adapter of the generation pass must be merged.
+    summary_tokens: (pictures, summary tokens, dim); pictures: which of them each prompt is about;
+    prompts: ids with their placeholders; draws: (prompts, max_new_tokens); batch_size: prompts. The
+    cache of all pictures is held. The adapter of the generation pass must be merged.
     """
     summary_tokens = summary_tokens.to(backbone.device)
     shared = 0 if has_windows(backbone) else shared_length(prompts, backbone.image_token_id)
-    start = read_pictures(backbone, summary_tokens, prompts[0][:shared]) if shared else nothing_read(backbone)
+    start = (
+        read_pictures(backbone, summary_tokens, prompts[0][:shared])
+        if shared
+        else nothing_read(backbone)
+    )
     answers: list[list[int]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), row))  # so that little is padded
+    # so that little is padded
+    order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), row))
     for rows in (order[first : first + batch_size] for first in range(0, len(order), batch_size)):
         ids, mask = left_pad([prompts[row][shared:] for row in rows], backbone.device)
         places = torch.tensor([pictures[row] for row in rows], device=backbone.device)
         if shared:
             read, embeddings = select(start, places), backbone.embed(ids)
         else:
-            read, embeddings = select(start, 0 * places), backbone.embed_chat(ids, summary_tokens[places])
+            read, embeddings = (
+                select(start, 0 * places),
+                backbone.embed_chat(ids, summary_tokens[places]),
+            )
         hidden, read = read_on(backbone, read, embeddings, mask, num_kept=1)
         found = decode(backbone, read, hidden[:, 0], draws[rows].to(backbone.device), params)
         for row, tokens in zip(rows, found, strict=True):
@@ -59,7 +67,9 @@ def has_windows(backbone: Backbone) -> bool:
 
 def shared_length(prompts: Sequence[Sequence[int]], image_token_id: int) -> int:
     """How many tokens all prompts begin with, so that each has one more at least; 0 if that ends before the picture."""
-    alike = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False)))
+    alike = sum(
+        1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False))
+    )
     shared = min(alike, min(map(len, prompts)) - 1)
     return 0 if any(image_token_id in prompt[shared:] for prompt in prompts) else shared
 
@@ -69,7 +79,9 @@ def read_pictures(backbone: Backbone, summary_tokens: Tensor, ids: Sequence[int]
     lead = list(takewhile(lambda token: token != backbone.image_token_id, ids))
     read = nothing_read(backbone)
     if lead:
-        _, read = read_on(backbone, read, backbone.embed(torch.tensor([lead], device=backbone.device)))
+        _, read = read_on(
+            backbone, read, backbone.embed(torch.tensor([lead], device=backbone.device))
+        )
     num_pictures = len(summary_tokens)
     rest = torch.tensor([ids[len(lead) :]], device=backbone.device).expand(num_pictures, -1)
     every = torch.zeros(num_pictures, dtype=torch.long, device=backbone.device)

@@ -23,8 +23,10 @@ REASONS = (
     "duplicate_question",  # picture and question id have been there before
     "too_long",  # question and answer do not fit the language model
 )
-FAULTS = {"not_json": "not_json", "not_utf8": "invalid_unicode"}  # of a line that cannot be read; else not_a_record
-About = Literal["own_picture", "every_picture"]  # the one that a question names, or all in the order of the store
+# of a line that cannot be read; else not_a_record
+FAULTS = {"not_json": "not_json", "not_utf8": "invalid_unicode"}
+# the one that a question names, or all in the order of the store
+About = Literal["own_picture", "every_picture"]
 
 
 class Question(NamedTuple):
@@ -61,14 +63,18 @@ def read_questions(path: Path, image_ids: Collection[str]) -> tuple[list[Questio
     return _sort_out(_rows(path), image_ids)
 
 
-def ask_every_picture(path: Path, image_ids: Collection[str]) -> tuple[list[Question], list[Reject]]:
+def ask_every_picture(
+    path: Path, image_ids: Collection[str]
+) -> tuple[list[Question], list[Reject]]:
     """Every question of the file about every picture; a row that cannot be asked is rejected once.
 
     Raises ValueError as `read_questions` does.
     """
     rows = (row if isinstance(row, _Fault) else {**row, schema.IMAGE_ID: ""} for row in _rows(path))
     questions, rejects = _sort_out(rows, {""})
-    asked = [question._replace(image_id=image_id) for image_id in image_ids for question in questions]
+    asked = [
+        question._replace(image_id=image_id) for image_id in image_ids for question in questions
+    ]
     return asked, rejects
 
 
@@ -79,7 +85,9 @@ ASK: Mapping[About, Callable[[Path, Collection[str]], tuple[list[Question], list
 }
 
 
-def _sort_out(rows: Iterable[Row], image_ids: Collection[str]) -> tuple[list[Question], list[Reject]]:
+def _sort_out(
+    rows: Iterable[Row], image_ids: Collection[str]
+) -> tuple[list[Question], list[Reject]]:
     questions: list[Question] = []
     rejects: list[Reject] = []
     seen: set[tuple[str, str]] = set()
@@ -99,18 +107,25 @@ def _sort_out(rows: Iterable[Row], image_ids: Collection[str]) -> tuple[list[Que
     return questions, rejects
 
 
-def _checked(number: int, row: Row, image_ids: Collection[str], seen: Collection[tuple[str, str]]) -> Question:
+def _checked(
+    number: int, row: Row, image_ids: Collection[str], seen: Collection[tuple[str, str]]
+) -> Question:
     """The question of a row. Raises _Fault."""
     if isinstance(row, _Fault):
         raise row
     image_id, question = _text(row, schema.IMAGE_ID), _text(row, schema.QUESTION)
-    question_id = str(number) if row.get(schema.QUESTION_ID) is None else _text(row, schema.QUESTION_ID)
+    question_id = (
+        str(number) if row.get(schema.QUESTION_ID) is None else _text(row, schema.QUESTION_ID)
+    )
     if not question.strip():
         raise _Fault("empty_question", "the question has no words")
     if image_id not in image_ids:
         raise _Fault("unknown_image", f"no picture {image_id!r} in the store")
     if (image_id, question_id) in seen:
-        raise _Fault("duplicate_question", f"there is a question {question_id!r} about {image_id!r} before it")
+        raise _Fault(
+            "duplicate_question",
+            f"there is a question {question_id!r} about {image_id!r} before it",
+        )
     return Question(number, question_id, image_id, question)
 
 
@@ -120,7 +135,9 @@ def _text(row: Mapping[str, Any], name: str) -> str:
     if value is None:
         raise _Fault("missing_value", f"{name} is missing")
     if not isinstance(value, str):
-        raise _Fault("not_text", f"{name} is {str(value)[:100]}, a {type(value).__name__}; write it as text")
+        raise _Fault(
+            "not_text", f"{name} is {str(value)[:100]}, a {type(value).__name__}; write it as text"
+        )
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -171,7 +188,10 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
                 for batch in read_batches(str(path), file, group, names):
                     columns = [_values(column) for column in batch.columns]
                     found = batch.schema.names
-                    yield from (dict(zip(found, values, strict=True)) for values in zip(*columns, strict=True))
+                    yield from (
+                        dict(zip(found, values, strict=True))
+                        for values in zip(*columns, strict=True)
+                    )
     except TABLE_ERRORS as error:
         raise ValueError(f"{path}: is no Parquet file, or not a whole one: {error}") from None
 
@@ -196,4 +216,6 @@ def _check_columns(path: Path, names: Sequence[str]) -> None:
     if near := near_name(names, COLUMNS):
         raise ValueError(f"{path}: {near}")
     if schema.QUESTION not in names:
-        raise ValueError(f"{path}: has no column {schema.QUESTION}; it has {', '.join(names) or 'none'}")
+        raise ValueError(
+            f"{path}: has no column {schema.QUESTION}; it has {', '.join(names) or 'none'}"
+        )

@@ -1,8 +1,9 @@
 """What became of questions: the table of a finished piece, and the files that are published.
 
-answers.jsonl                 question_id, image_id, question, answer and new_tokens, in the order they were asked
-answers.jsonl.rejects.jsonl   row, question_id, image_id, reason and detail
-answers.jsonl.manifest.json   store, model and settings that made them; counts; bytes and SHA-256 of both files
+answers.jsonl                 question_id, image_id, question, answer and new_tokens, in the order
+they were asked answers.jsonl.rejects.jsonl   row, question_id, image_id, reason and detail
+answers.jsonl.manifest.json   store, model and settings that made them; counts; bytes and SHA-256 of
+both files
 """
 
 import io
@@ -29,7 +30,8 @@ ANSWERS = pa.schema(
         pa.field("new_tokens", pa.int32(), nullable=False),
     ]
 )
-# Of a piece: also the place among all questions and the row of the file; no answer where there is a reason.
+# Of a piece: also the place among all questions and the row of the file; no answer where there is a
+# reason.
 PIECE = pa.schema(
     [("place", pa.int64()), ("row", pa.int64())]
     + [(field.name, field.type) for field in ANSWERS]

@@ -1,8 +1,8 @@
 """A compressor in the forms that an inference server takes: a plain language model, a LoRA adapter, prompt embeddings.
 
-vLLM reads embeddings in place of a prompt for language models alone. So the language model leaves the vision-language
-model, with its own weights, and the adapter of the generation pass is named after it. What stands in the chat for a
-picture, the stored tokens, comes with each request.
+vLLM reads embeddings in place of a prompt for language models alone. So the language model leaves
+the vision-language model, with its own weights, and the adapter of the generation pass is named
+after it. What stands in the chat for a picture, the stored tokens, comes with each request.
 """
 
 import base64
@@ -15,7 +15,13 @@ import numpy as np
 import torch
 from peft import LoraConfig
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GenerationConfig, LlamaModel, MistralModel, Qwen2Model
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LlamaModel,
+    MistralModel,
+    Qwen2Model,
+)
 
 from components.methods.checkpoint import ADAPTER_FILE, adapter_tensors, save_tensors
 from components.methods.method import Method
@@ -25,7 +31,8 @@ from components.model.chat import encode_prompt
 from components.model.generation import end_token_ids
 from components.model.pretrained import NO_CODE
 
-LANGUAGE_MODELS = (LlamaModel, MistralModel, Qwen2Model)  # that stand alone as they stand in the whole model
+# that stand alone as they stand in the whole model
+LANGUAGE_MODELS = (LlamaModel, MistralModel, Qwen2Model)
 
 
 def save_language_model(backbone: Backbone, folder: Path) -> None:
@@ -83,7 +90,8 @@ def save_generation_adapter(model: Method, folder: Path, base: str) -> bool:
     )
     config.save_pretrained(str(folder))
     path = folder / "adapter_config.json"
-    content = {**json.loads(path.read_text()), "target_modules": sorted(params.targets)}  # PEFT's is a set
+    # PEFT's is a set
+    content = {**json.loads(path.read_text()), "target_modules": sorted(params.targets)}
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
     save_tensors(tensors, folder / ADAPTER_FILE)
     return True
@@ -95,7 +103,9 @@ def prompt_embeds(backbone: Backbone, summary_tokens: np.ndarray, question: str)
 
     summary_tokens: (summary tokens, dim) of one picture, as `TokenStore.tokens` gives them.
     """
-    ids = torch.tensor([encode_prompt(backbone.chat, question, len(summary_tokens))], device=backbone.device)
+    ids = torch.tensor(
+        [encode_prompt(backbone.chat, question, len(summary_tokens))], device=backbone.device
+    )
     tokens = torch.from_numpy(summary_tokens).to(backbone.device)
     return backbone.embed_chat(ids, tokens[None])[0].cpu()
 

@@ -1,8 +1,8 @@
 """What is compressed, listed once without reading a picture and cut into shards by the order of the picture ids alone.
 
-So the shards, and with them every file of the store, are the same however many workers share them and however often a
-killed run is started again. Tars are not read to be listed: each becomes one shard, and only reading it tells what is
-in it.
+So the shards, and with them every file of the store, are the same however many workers share them
+and however often a killed run is started again. Tars are not read to be listed: each becomes one
+shard, and only reading it tells what is in it.
 """
 
 import hashlib
@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components import schema
-from components.compression.rejects import Reject
 from components.files.storage import FileState
+from components.store.rejects import Reject
 
 Kind = Literal["folder", "parquet", "list", "tars"]
 FILE, ROW = "file", "row"
@@ -28,8 +28,10 @@ class Corpus(NamedTuple):
 
     kind: Kind
     root: str  # a path or a URI
-    entries: pa.Table  # of ENTRIES, sorted by id: a picture each, `row` 0 in a picture file; of tars, the tars
-    rejects: list[Reject]  # what has no place in the plan: bad and repeated ids, files outside the root
+    # of ENTRIES, sorted by id: a picture each, `row` 0 in a picture file; of tars, the tars
+    entries: pa.Table
+    # what has no place in the plan: bad and repeated ids, files outside the root
+    rejects: list[Reject]
     skipped: dict[str, int]  # files that are not pictures by their name, counted by suffix
     files: list[FileState]
 

@@ -3,8 +3,6 @@
 from importlib.metadata import version
 from pathlib import Path
 
-from components.compression.codecs import Codec
-from components.compression.provenance import SCHEMA_VERSION, SETTINGS, Provenance, StoreError, differences
 from components.methods.catalogue import OURS
 from components.methods.checkpoint import (
     ADAPTER_FILE,
@@ -14,10 +12,18 @@ from components.methods.checkpoint import (
     expect_settings,
     load_config,
 )
-from components.methods.settings import SINGLE_FORWARD
+from components.methods.method_settings import SINGLE_FORWARD
 from components.model.backbone import weights_sha256
 from components.model.loading import check_base_model
 from components.model.settings_identity import settings_sha256
+from components.store.codecs import Codec
+from components.store.provenance import (
+    SCHEMA_VERSION,
+    SETTINGS,
+    Provenance,
+    StoreError,
+    differences,
+)
 
 LIBRARIES = ("numpy", "peft", "pillow", "pyarrow", "torch", "transformers")
 BASE = "base"  # whose settings
@@ -35,18 +41,22 @@ def read_config(compressor: Path) -> CompressorConfig:
         ) from None
 
 
-def provenance_of(compressor: Path, codec: Codec, dtype: str, num_summary_tokens: int | None = None) -> Provenance:
+def provenance_of(
+    compressor: Path, codec: Codec, dtype: str, num_summary_tokens: int | None = None
+) -> Provenance:
     """The provenance of what the compressor in a folder writes, from its files, without loading the model.
 
     `num_summary_tokens` of its queries are asked, all if not given.
 
-    The hash of the base weights is the one that the compressor was trained on; `load_compressor` refuses any other.
-    Raises ValueError, naming the file, when one is missing, cut or no such file.
+    The hash of the base weights is the one that the compressor was trained on; `load_compressor`
+    refuses any other. Raises ValueError, naming the file, when one is missing, cut or no such file.
     """
     config = read_config(compressor)
     check_trained_files(compressor, config)
     adapters = sorted(path.parent.name for path in compressor.glob(f"*/{ADAPTER_FILE}"))
-    hashes = {f"{adapter}_adapter_sha256": weights_sha256(compressor / adapter) for adapter in adapters}
+    hashes = {
+        f"{adapter}_adapter_sha256": weights_sha256(compressor / adapter) for adapter in adapters
+    }
     chosen = config.method
     compared = {"method": chosen.model_dump_json()} if chosen.name not in OURS else {}
     return Provenance(
@@ -58,13 +68,17 @@ def provenance_of(compressor: Path, codec: Codec, dtype: str, num_summary_tokens
         base=config.base_model,
         model={
             "base_weights_sha256": config.base_weights_sha256,
-            **{f"{whose}{SETTINGS}": value for whose, value in sorted((config.settings_sha256 or {}).items())},
+            **{
+                f"{whose}{SETTINGS}": value
+                for whose, value in sorted((config.settings_sha256 or {}).items())
+            },
             **hashes,
             **compared,
             "summary_queries_sha256": weights_sha256(compressor),
             "prompt": config.compressor.prompt,
             "attention": config.compressor.attention,
-            "passes": "single" if chosen.name == SINGLE_FORWARD else "double",  # as stores have always called it
+            # as stores have always called it
+            "passes": "single" if chosen.name == SINGLE_FORWARD else "double",
             "summary_scale": str(config.compressor.summary_scale),
         },
         preprocessing=config.model_dump(mode="json")["preprocessing"],
@@ -107,7 +121,11 @@ def check_base(compressor: Path, base: str) -> None:
             f"{config.base_weights_sha256}; use the base model it was trained on"
         )
     own = {whose: value for whose, value in (config.settings_sha256 or {}).items() if whose == BASE}
-    expect_settings(base, {BASE: settings_sha256(Path(base))}, config.model_copy(update={"settings_sha256": own}))
+    expect_settings(
+        base,
+        {BASE: settings_sha256(Path(base))},
+        config.model_copy(update={"settings_sha256": own}),
+    )
 
 
 def check_same_model(store: Provenance, compressor: Path) -> None:

@@ -15,7 +15,7 @@ from duckdb import DuckDBPyConnection
 from components import schema
 from components.curation.database import stream_rows
 from components.curation.reasons import Repair
-from components.curation.tables import write_rows
+from components.curation.written_tables import write_rows
 
 ENDS = "SELECT source, rejected.reason, count(*) FROM rows LEFT JOIN rejected USING (place) GROUP BY ALL"
 REPAIRED = f"""
@@ -46,8 +46,12 @@ class Counts(NamedTuple):
 
 def count_decided(database: DuckDBPyConnection) -> Counts:
     """Of the rows of the tables of decisions.py."""
-    ends = Counter({(source, reason): number for source, reason, number in stream_rows(database, ENDS)})
-    repairs = Counter({(source, repair): number for source, repair, number in stream_rows(database, REPAIRED)})
+    ends = Counter(
+        {(source, reason): number for source, reason, number in stream_rows(database, ENDS)}
+    )
+    repairs = Counter(
+        {(source, repair): number for source, repair, number in stream_rows(database, REPAIRED)}
+    )
     return Counts(ends, repairs)
 
 
@@ -98,18 +102,26 @@ def check_reject_fractions(report: Mapping[str, Mapping[str, Any]], max_fraction
     for source, counts in report.items():
         lost = counts["rows_in"] - counts["rows_kept"]
         if lost > max_fraction * counts["rows_in"]:
-            reasons = ", ".join(f"{reason} {count}" for reason, count in _most_common(counts["rejects"]))
+            reasons = ", ".join(
+                f"{reason} {count}" for reason, count in _most_common(counts["rejects"])
+            )
             faults.append(f"{source}: {lost} of {counts['rows_in']} rows rejected ({reasons})")
     if faults:
         way_out = "see rejects.parquet in the .partial folder; mend the source or raise curate.max_reject_fraction"
-        raise ValueError("\n".join([*faults, f"more than {max_fraction:.1%} of a source is lost: {way_out}"]))
+        raise ValueError(
+            "\n".join([*faults, f"more than {max_fraction:.1%} of a source is lost: {way_out}"])
+        )
 
 
 def write_rejects(database: DuckDBPyConnection, outcomes: Iterable[Outcome], path: Path) -> None:
     """The rejected rows, in input order, those at hand last."""
-    at_hand = ((o.sample_id, o.source, o.reason, o.detail) for o in outcomes if o.reason is not None)
+    at_hand = (
+        (o.sample_id, o.source, o.reason, o.detail) for o in outcomes if o.reason is not None
+    )
     rows = chain(stream_rows(database, REJECTS), at_hand)
-    write_rows((dict(zip(schema.REJECTS.names, row, strict=True)) for row in rows), schema.REJECTS, path)
+    write_rows(
+        (dict(zip(schema.REJECTS.names, row, strict=True)) for row in rows), schema.REJECTS, path
+    )
 
 
 def write_report(report: Mapping[str, Any], path: Path) -> None:

@@ -1,7 +1,8 @@
 """One raw row in, one candidate out: decoded, checked, hashed, and either accepted or rejected with a reason.
 
-Candidates are rows of the staging files that tasks write: all that can be said about a row without looking at any
-other row. What depends on other rows (duplicates, leaks, splits) is decided later from their small columns.
+Candidates are rows of the staging files that tasks write: all that can be said about a row without
+looking at any other row. What depends on other rows (duplicates, leaks, splits) is decided later
+from their small columns.
 """
 
 import hashlib
@@ -17,24 +18,53 @@ from pydantic import Field
 from components import schema
 from components.curation.captions import CAPTION, ID, IMAGE
 from components.curation.deduplication import NearDuplicateParams, perceptual_hash
-from components.curation.filters import TextLimits, caption_of, check_caption, check_conversation
 from components.curation.quality import CaptionQuality, check_quality
 from components.curation.reasons import Reason, Rejected, Repair, rejected_picture
 from components.curation.records import Entry, id_text, parse_json, shown
 from components.curation.references import FoundPicture, read_picture_file
+from components.curation.text_filters import (
+    TextLimits,
+    caption_of,
+    check_caption,
+    check_conversation,
+)
 from components.files.lines import is_unicode, printable
 from components.files.storage import PICTURE_EXTENSIONS
 from components.files.tars import ShardSample
 from components.params import Params
-from components.pictures import PictureError, PictureLimits, decode_with_repairs, encode_png, pixel_sha256
+from components.pictures import (
+    PictureError,
+    PictureLimits,
+    decode_with_repairs,
+    encode_png,
+    pixel_sha256,
+)
 
 REPAIRS, NEAR_HASH, CONTENT_SHA256 = "repairs", "near_hash", "content_sha256"
 # The format that a file name promises, by Pillow's name.
-FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "tif": "TIFF"}
+FORMATS = {
+    "jpg": "JPEG",
+    "jpeg": "JPEG",
+    "png": "PNG",
+    "webp": "WEBP",
+    "gif": "GIF",
+    "bmp": "BMP",
+    "tif": "TIFF",
+}
 FORMATS["tiff"] = FORMATS["tif"]
-# Keys of records for what is no picture, and for pictures as other programs call them: a record with one of them must
-# not become text without it.
-OTHER_MODALITIES = ("video", "videos", "audio", "audios", "speech", "sound", "point", "point_cloud", "pcd")
+# Keys of records for what is no picture, and for pictures as other programs call them: a record
+# with one of them must not become text without it.
+OTHER_MODALITIES = (
+    "video",
+    "videos",
+    "audio",
+    "audios",
+    "speech",
+    "sound",
+    "point",
+    "point_cloud",
+    "pcd",
+)
 OTHER_PICTURES = re.compile(
     r"images?|img|imgs|pictures?|photos?|(image|img|picture)_?(path|file|name|url)s?", re.IGNORECASE
 )
@@ -69,7 +99,8 @@ class CandidateParams(Params):
     captions: CaptionQuality  # of caption pairs
     caption_prompts: tuple[str, ...]  # the answer to one of these is a caption too
     near_duplicates: NearDuplicateParams
-    allowed_roots: tuple[Annotated[str, Field(min_length=1)], ...]  # folders that links to pictures may lead into
+    # folders that links to pictures may lead into
+    allowed_roots: tuple[Annotated[str, Field(min_length=1)], ...]
 
 
 def check_row(row: RawRow) -> Candidate:
@@ -94,7 +125,9 @@ def instruct_row(source: str, root: str, entry: Entry, params: CandidateParams) 
     def fill(row: Candidate) -> None:
         record = _check_record(entry)
         reference = _single_reference(record)
-        turns, repaired = check_conversation(record.get("conversations"), reference is not None, params.text)
+        turns, repaired = check_conversation(
+            record.get("conversations"), reference is not None, params.text
+        )
         row[schema.CONVERSATION] = turns
         if reference is not None:
             row[schema.CAPTION] = caption_of(turns, params.caption_prompts, params.text)
@@ -118,13 +151,18 @@ def pair_row(source: str, root: str | None, entry: Entry, params: CandidateParam
             raise Rejected(Reason.IMAGE_MISSING, f"{entry.place}: no picture")
         if root is None:
             if not isinstance(image, bytes):
-                raise Rejected(Reason.BAD_RECORD, f"{entry.place}: the picture is a {type(image).__name__}, not bytes")
+                raise Rejected(
+                    Reason.BAD_RECORD,
+                    f"{entry.place}: the picture is a {type(image).__name__}, not bytes",
+                )
             if len(image) > params.max_file_bytes:
                 raise Rejected(Reason.FILE_TOO_LARGE, f"{entry.place}: {len(image)} bytes")
             _add_picture(row, image, "", params)
         else:
             if not isinstance(image, str):
-                raise Rejected(Reason.BAD_RECORD, f"{entry.place}: image is a {type(image).__name__}")
+                raise Rejected(
+                    Reason.BAD_RECORD, f"{entry.place}: image is a {type(image).__name__}"
+                )
             _check_reference(image)
             _add_file(row, _read(root, image, params), image, params)
         _note_text(row, repaired)
@@ -140,7 +178,8 @@ def caption_row(source: str, sample: ShardSample, params: CandidateParams) -> Ra
         if sample.problem is not None:
             raise Rejected(Reason(sample.problem.reason), sample.problem.detail)
         if "json" in sample.members:
-            parse_json(sample.members["json"])  # read by nobody here, but a broken one means a damaged sample
+            # read by nobody here, but a broken one means a damaged sample
+            parse_json(sample.members["json"])
         if "txt" not in sample.members:
             raise Rejected(Reason.MISSING_CAPTION, f"{sample.key} has no .txt member")
         row[schema.CAPTION], repaired = check_caption(_decode(sample.members["txt"]), params.text)
@@ -149,7 +188,9 @@ def caption_row(source: str, sample: ShardSample, params: CandidateParams) -> Ra
         if not extensions:
             raise Rejected(Reason.IMAGE_MISSING, f"{sample.key} has no picture member")
         if len(extensions) > 1:
-            raise Rejected(Reason.MULTIPLE_IMAGES, f"{', '.join(extensions)} in the sample {sample.key}")
+            raise Rejected(
+                Reason.MULTIPLE_IMAGES, f"{', '.join(extensions)} in the sample {sample.key}"
+            )
         _add_picture(row, sample.members[extensions[0]], f"{sample.key}.{extensions[0]}", params)
         _note_text(row, repaired)
 
@@ -169,7 +210,12 @@ def picture_row(source: str, root: str, reference: str, params: CandidateParams)
 
 def _empty(row: RawRow) -> Candidate:
     empty: Candidate = dict.fromkeys(CANDIDATES.names)
-    return empty | {schema.SAMPLE_ID: row.sample_id, schema.SOURCE: row.source, schema.CONVERSATION: [], REPAIRS: []}
+    return empty | {
+        schema.SAMPLE_ID: row.sample_id,
+        schema.SOURCE: row.source,
+        schema.CONVERSATION: [],
+        REPAIRS: [],
+    }
 
 
 def _record_id(entry: Entry) -> str:
@@ -184,14 +230,20 @@ def _check_record(entry: Entry) -> dict[str, Any]:
     if isinstance(record, Rejected):
         raise record
     if not isinstance(record, dict):
-        raise Rejected(Reason.BAD_RECORD, f"{entry.place}: {type(record).__name__} where an object belongs")
+        raise Rejected(
+            Reason.BAD_RECORD, f"{entry.place}: {type(record).__name__} where an object belongs"
+        )
     value = record.get(ID)
     if value not in (None, "") and id_text(value) is None:
-        raise Rejected(Reason.BAD_RECORD, f"{entry.place}: the id is {shown(value)}; write it as text")
+        raise Rejected(
+            Reason.BAD_RECORD, f"{entry.place}: the id is {shown(value)}; write it as text"
+        )
     if isinstance(value, str) and not is_unicode(value):
         raise Rejected(Reason.BAD_ENCODING, f"{entry.place}: the id {value!r} is not Unicode text")
     if not is_unicode(entry.place):
-        raise Rejected(Reason.BAD_ENCODING, f"{entry.place!r}: the name of the file is not Unicode text")
+        raise Rejected(
+            Reason.BAD_ENCODING, f"{entry.place!r}: the name of the file is not Unicode text"
+        )
     return record
 
 
@@ -202,10 +254,16 @@ def _single_reference(record: dict[str, Any]) -> str | None:
     if len(names) > 1:
         raise Rejected(Reason.MULTIPLE_IMAGES, f"{len(names)} pictures")
     if other := [key for key in OTHER_MODALITIES if _says_something(record.get(key))]:
-        raise Rejected(Reason.OTHER_MODALITY, f"the record has {other[0]!r}; only pictures can be read")
+        raise Rejected(
+            Reason.OTHER_MODALITY, f"the record has {other[0]!r}; only pictures can be read"
+        )
     if not names or names[0] is None or names[0] == "":
-        if other := [key for key in record if OTHER_PICTURES.fullmatch(key) and _says_something(record[key])]:
-            raise Rejected(Reason.BAD_RECORD, f"the picture is named by {other[0]!r}; the key is 'image'")
+        if other := [
+            key for key in record if OTHER_PICTURES.fullmatch(key) and _says_something(record[key])
+        ]:
+            raise Rejected(
+                Reason.BAD_RECORD, f"the picture is named by {other[0]!r}; the key is 'image'"
+            )
         return None
     if not isinstance(names[0], str):
         raise Rejected(Reason.BAD_RECORD, f"image is a {type(names[0]).__name__}")
@@ -222,7 +280,9 @@ def _says_something(value: object) -> bool:
 
 def _check_reference(reference: str) -> None:
     if not is_unicode(reference):
-        raise Rejected(Reason.BAD_ENCODING, f"the name of the picture, {reference!r}, is not Unicode text")
+        raise Rejected(
+            Reason.BAD_ENCODING, f"the name of the picture, {reference!r}, is not Unicode text"
+        )
 
 
 def _note_id(row: Candidate, value: object) -> None:

@@ -1,7 +1,7 @@
 """Caption files of several formats -> entries of one: {"id", "image", "caption"}.
 
-`image` is a reference below the source's root of pictures, or the bytes of the picture itself. Values are not checked
-here; a row that lacks one of them is an entry with a `Rejected` in it.
+`image` is a reference below the source's root of pictures, or the bytes of the picture itself.
+Values are not checked here; a row that lacks one of them is an entry with a `Rejected` in it.
 """
 
 import difflib
@@ -23,7 +23,14 @@ from components.curation.records import (
     shown,
 )
 from components.files.lines import Fault, read_lines, read_table
-from components.files.parquet import TABLE_ERRORS, check_batch, check_names, open_parquet, read_batches, scalar_value
+from components.files.parquet import (
+    TABLE_ERRORS,
+    check_batch,
+    check_names,
+    open_parquet,
+    read_batches,
+    scalar_value,
+)
 from components.files.storage import is_storage_fault, message, name_of, open_file
 from components.files.unpacking import DamagedFileError
 
@@ -60,11 +67,15 @@ def read_json_rows(place: str, columns: Mapping[str, str]) -> Iterator[Entry]:
         if isinstance(value, dict):
             value = {field: value.get(column) for field, column in columns.items()}
         elif not isinstance(value, Rejected):
-            value = Rejected(Reason.BAD_RECORD, f"{entry.place}: {type(value).__name__} where an object belongs")
+            value = Rejected(
+                Reason.BAD_RECORD, f"{entry.place}: {type(value).__name__} where an object belongs"
+            )
         yield Entry(entry.place, value)
 
 
-def read_row_group(place: str, group: int, num_rows: int, columns: Mapping[str, str]) -> Iterator[Entry]:
+def read_row_group(
+    place: str, group: int, num_rows: int, columns: Mapping[str, str]
+) -> Iterator[Entry]:
     """Rows of one row group of a Parquet file; numbers count within it. Damage takes all rows from there on.
 
     Raises OSError when the disk or the network fails.
@@ -123,7 +134,9 @@ def _read_arrow_file(place: str, file: IO[bytes], columns: Mapping[str, str]) ->
         check_columns(place, table.schema.names, columns)
         check_names(place, table.schema.names, list(columns.values()))
         for number in range(table.num_record_batches):
-            yield from _batch_entries(f"{name_of(place)}#{number}", 0, table.get_batch(number), columns)
+            yield from _batch_entries(
+                f"{name_of(place)}#{number}", 0, table.get_batch(number), columns
+            )
 
 
 def read_coco(place: str) -> Iterator[Entry]:
@@ -150,8 +163,12 @@ def read_karpathy(place: str, splits: Sequence[str]) -> Iterator[Entry]:
 
 def karpathy_splits(place: str) -> set[str]:
     """The splits that a file of Karpathy's has pictures of."""
-    images = [image for image in list_in(place, read_object(place), "images") if isinstance(image, dict)]
-    return {split for split in KARPATHY_SPLITS if any(image.get("split") == split for image in images)}
+    images = [
+        image for image in list_in(place, read_object(place), "images") if isinstance(image, dict)
+    ]
+    return {
+        split for split in KARPATHY_SPLITS if any(image.get("split") == split for image in images)
+    }
 
 
 def read_flickr30k(place: str) -> Iterator[Entry]:
@@ -168,7 +185,10 @@ def read_flickr30k(place: str) -> Iterator[Entry]:
             if tab:
                 yield Entry(where, {ID: key, IMAGE: key.partition("#")[0], CAPTION: caption})
             else:
-                yield Entry(where, Rejected(Reason.BAD_RECORD, f"{where}: no tab between picture and caption"))
+                yield Entry(
+                    where,
+                    Rejected(Reason.BAD_RECORD, f"{where}: no tab between picture and caption"),
+                )
 
 
 def check_columns(place: str, present: Sequence[str], columns: Mapping[str, str]) -> None:
@@ -179,39 +199,60 @@ def check_columns(place: str, present: Sequence[str], columns: Mapping[str, str]
             faults.append(f"several columns {column!r}; rename all but one")
         if column not in present:
             close = difflib.get_close_matches(column, present, n=1)
-            faults.append(f"no column {column!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+            faults.append(
+                f"no column {column!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+            )
     if faults:
-        raise ValueError(f"{place}: {', '.join(faults)} (its columns: {', '.join(map(repr, present)) or 'none'})")
+        raise ValueError(
+            f"{place}: {', '.join(faults)} (its columns: {', '.join(map(repr, present)) or 'none'})"
+        )
 
 
 def _coco_row(row: Any, names: PictureNames) -> Any:
     if not isinstance(row, dict):
         return Rejected(Reason.BAD_RECORD, f"{type(row).__name__} where an object belongs")
     try:
-        return {ID: row.get("id"), IMAGE: names.find(row.get("image_id")), CAPTION: row.get("caption")}
+        return {
+            ID: row.get("id"),
+            IMAGE: names.find(row.get("image_id")),
+            CAPTION: row.get("caption"),
+        }
     except Rejected as error:
         return error
 
 
 def _sentences(where: str, number: int, image: Mapping[str, Any]) -> Iterator[Entry]:
     """The captions of one picture of Karpathy's; a picture without any is one reject."""
-    reference = "/".join(part for part in (image.get("filepath"), image.get("filename")) if isinstance(part, str))
+    reference = "/".join(
+        part for part in (image.get("filepath"), image.get("filename")) if isinstance(part, str)
+    )
     sentences = image.get("sentences")
     if not isinstance(sentences, list) or not sentences:
         yield Entry(
-            where, Rejected(Reason.BAD_RECORD, f"{where}: sentences is {shown(sentences)}, no list of captions")
+            where,
+            Rejected(
+                Reason.BAD_RECORD, f"{where}: sentences is {shown(sentences)}, no list of captions"
+            ),
         )
         return
     if not isinstance(image.get("filename"), str):
-        yield Entry(where, Rejected(Reason.BAD_RECORD, f"{where}: filename is {shown(image.get('filename'))}"))
+        yield Entry(
+            where,
+            Rejected(Reason.BAD_RECORD, f"{where}: filename is {shown(image.get('filename'))}"),
+        )
         return
     key = id_text(image.get("cocoid", image.get("imgid", number)))
     for index, sentence in enumerate(sentences):
         caption = sentence.get("raw") if isinstance(sentence, dict) else None
-        yield Entry(where, {ID: None if key is None else f"{key}#{index}", IMAGE: reference, CAPTION: caption})
+        yield Entry(
+            where,
+            {ID: None if key is None else f"{key}#{index}", IMAGE: reference, CAPTION: caption},
+        )
 
 
-def _batch_entries(name: str, start: int, batch: pa.RecordBatch, columns: Mapping[str, str]) -> Iterator[Entry]:
+def _batch_entries(
+    name: str, start: int, batch: pa.RecordBatch, columns: Mapping[str, str]
+) -> Iterator[Entry]:
     """The rows of a batch one by one: a dictionary may hold one value for all of them."""
     check_batch(batch)
     arrays = {field: batch[column] for field, column in columns.items()}
@@ -219,7 +260,11 @@ def _batch_entries(name: str, start: int, batch: pa.RecordBatch, columns: Mappin
         place = f"{name}:{start + number}"
         try:
             value: Any = {field: scalar_value(array[number]) for field, array in arrays.items()}
-        except (ValueError, OverflowError, pa.ArrowException) as error:  # a time that Python has no words for
+        except (
+            ValueError,
+            OverflowError,
+            pa.ArrowException,
+        ) as error:  # a time that Python has no words for
             value = Rejected(Reason.BAD_RECORD, f"{place}: {message(error)}")
         else:
             if isinstance(value[IMAGE], dict):  # Hugging Face's pictures: {"bytes", "path"}

@@ -18,7 +18,8 @@ def open_database(path: Path, memory_limit: str, num_threads: int) -> DuckDBPyCo
     settings = {
         "memory_limit": memory_limit,
         "threads": num_threads,
-        "preserve_insertion_order": False,  # queries say what order they want; keeping one costs memory
+        # queries say what order they want; keeping one costs memory
+        "preserve_insertion_order": False,
         "enable_progress_bar": False,
         "autoinstall_known_extensions": False,
     }
@@ -30,12 +31,15 @@ def open_database(path: Path, memory_limit: str, num_threads: int) -> DuckDBPyCo
 def literal_paths(paths: Iterable[Path]) -> list[str]:
     """File names for `read_parquet`, which would take `[1]` in a folder's name for a pattern.
 
-    It would also take a folder `source=x` for a column, unless it is told `hive_partitioning = false`.
+    It would also take a folder `source=x` for a column, unless it is told `hive_partitioning =
+    false`.
     """
     return [glob.escape(str(path)) for path in paths]
 
 
-def stream_rows(database: DuckDBPyConnection, query: str, **params: object) -> Iterator[tuple[Any, ...]]:
+def stream_rows(
+    database: DuckDBPyConnection, query: str, **params: object
+) -> Iterator[tuple[Any, ...]]:
     """The rows of a query, while the database goes on with other things."""
     with database.cursor() as cursor:
         cursor.execute(query, params)

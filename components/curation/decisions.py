@@ -1,9 +1,10 @@
 """What the rows are to each other: leaks, repeated ids, duplicates, and the split of every row that stays.
 
-The facts about all rows are Parquet files; DuckDB joins, groups and sorts them within a memory limit and goes to the
-disk beyond it, so that memory does not bound the number of rows. Every rule goes by the order of the input, so the
-answer does not depend on which task finished first, and the first of several equal rows stays. Joins, groups and sorts
-over all rows are of numbers: ids and hashes are compared by their MD5, 16 bytes instead of hundreds.
+The facts about all rows are Parquet files; DuckDB joins, groups and sorts them within a memory
+limit and goes to the disk beyond it, so that memory does not bound the number of rows. Every rule
+goes by the order of the input, so the answer does not depend on which task finished first, and the
+first of several equal rows stays. Joins, groups and sorts over all rows are of numbers: ids and
+hashes are compared by their MD5, 16 bytes instead of hundreds.
 
 | table | a row is |
 |---|---|
@@ -26,9 +27,9 @@ from components import schema
 from components.curation.candidates import CandidateParams
 from components.curation.database import ROWS_AT_ONCE, literal_paths, stream_rows
 from components.curation.deduplication import NearDuplicateParams, pair_near_hashes, representatives
+from components.curation.pieces import EVALUATION_SPLITS, pictures_source
 from components.curation.reasons import Reason
-from components.curation.sources import ONE_CAPTION_FORMATS, Source
-from components.curation.work import EVALUATION_SPLITS, pictures_source
+from components.curation.training_sources import ONE_CAPTION_FORMATS, Source
 
 TEST, VALIDATION, TRAINING = range(3)  # the order in which rows claim a picture
 
@@ -83,7 +84,8 @@ SELECT kept.place, source, task, position, sample_id, kept.image_sha256, content
        coalesce(others.image_sha256, hashes.image_sha256, kept.image_sha256) AS twin
 FROM kept LEFT JOIN hashes USING (hash_id) LEFT JOIN others USING (number) WHERE kept.role = {TRAINING}
 """
-# Of the rows that are still there and that `{where}` is about, all but the first `{limit}` that share `{key}` go.
+# Of the rows that are still there and that `{where}` is about, all but the first `{limit}` that
+# share `{key}` go.
 REPEATS = """
 INSERT INTO rejected
 WITH keyed AS (SELECT place, md5_number({key}) AS key FROM training ANTI JOIN rejected USING (place) WHERE {where}),
@@ -95,7 +97,8 @@ WITH keyed AS (SELECT place, md5_number({key}) AS key FROM training ANTI JOIN re
 SELECT numbered.place, {reason}, {detail} FROM numbered JOIN training AS earlier ON earlier.place = first
 WHERE nth > {limit}
 """
-# Hashes have one length: whatever is behind them, two such keys are equal when all of their parts are.
+# Hashes have one length: whatever is behind them, two such keys are equal when all of their parts
+# are.
 PICTURE_TEXT = "coalesce(image_sha256, '-') || coalesce(content_sha256, '-')"
 DUPLICATE_PICTURES = f"""
 INSERT INTO rejected
@@ -112,7 +115,8 @@ FROM keyed JOIN first_close USING (close) LEFT JOIN first_same USING (same)
 JOIN training AS alike ON alike.place = close_place LEFT JOIN training AS equal ON equal.place = same_place
 WHERE keyed.place > close_place
 """
-# Rows that share an id, but not their content: the first keeps it, the others get the lowest numbers that are free.
+# Rows that share an id, but not their content: the first keeps it, the others get the lowest
+# numbers that are free.
 NEW_IDS = """
 CREATE TABLE renamed AS
 WITH left_over AS (SELECT place, sample_id FROM training ANTI JOIN rejected USING (place)),
@@ -143,7 +147,8 @@ EVALUATION_PICTURES = f"""
 SELECT split, sample_id, rejected.place IS NULL FROM rows LEFT JOIN rejected USING (place)
 WHERE role < {TRAINING} ORDER BY place
 """
-# The key of the hash is the picture that stands for the row's own, so that near pictures share a split.
+# The key of the hash is the picture that stands for the row's own, so that near pictures share a
+# split.
 SAMPLES = f"""
 CREATE TABLE samples AS
 SELECT place, source, task, position, coalesce(new_id, sample_id) AS row_id, new_id IS NOT NULL AS is_renamed,
@@ -163,7 +168,8 @@ def decide(
 ) -> None:
     """Files of schema FACTS -> the tables of this module.
 
-    The test pictures have the first claim to a picture, then the validation pictures, then the training rows.
+    The test pictures have the first claim to a picture, then the validation pictures, then the
+    training rows.
     """
     database.register("roles", role_table(sources))
     database.execute(LOAD, {"files": literal_paths(facts)})
@@ -179,11 +185,20 @@ def decide(
 def role_table(sources: Mapping[str, Source]) -> pa.Table:
     """What is to be known about the rows of every source."""
     rows = [
-        {"source": pictures_source(split), "role": role, "split": split, "one_caption": False, "is_pair": False}
+        {
+            "source": pictures_source(split),
+            "role": role,
+            "split": split,
+            "one_caption": False,
+            "is_pair": False,
+        }
         for split, role in ((schema.TEST, TEST), (schema.VALIDATION, VALIDATION))
     ]
     for name, source in sources.items():
-        kinds = {"one_caption": source.format in ONE_CAPTION_FORMATS, "is_pair": source.format != "llava"}
+        kinds = {
+            "one_caption": source.format in ONE_CAPTION_FORMATS,
+            "is_pair": source.format != "llava",
+        }
         rows.append({"source": name, "role": TRAINING, "split": None, **kinds})
     return pa.Table.from_pylist(rows)
 
@@ -204,7 +219,8 @@ def rows_of_tasks(database: DuckDBPyConnection) -> dict[int, int]:
 def compare_pictures(database: DuckDBPyConnection, params: NearDuplicateParams) -> None:
     """Which pictures are nearly the same: reject leaks, and find what stands for every training picture.
 
-    A training row is a leak when its picture is near any evaluation picture, whatever stands for that one.
+    A training row is a leak when its picture is near any evaluation picture, whatever stands for
+    that one.
     """
     database.execute(HASHES)
     pair_near_hashes(database, params.num_digits, params.max_distance)
@@ -220,8 +236,9 @@ def compare_pictures(database: DuckDBPyConnection, params: NearDuplicateParams) 
 def reject_repeats(database: DuckDBPyConnection, max_rows_per_caption: int | None) -> None:
     """Repeated rows, pictures and captions.
 
-    Instruction rows share pictures by design, so among them only the same picture with the same conversation is a
-    duplicate; among caption pairs with one caption per picture the same picture is one.
+    Instruction rows share pictures by design, so among them only the same picture with the same
+    conversation is a duplicate; among caption pairs with one caption per picture the same picture
+    is one.
     """
     same = "'an earlier row has the same id, picture and text'"
     _reject_repeats(database, Reason.DUPLICATE_ID, same, "true", f"{PICTURE_TEXT} || sample_id", 1)
@@ -231,7 +248,9 @@ def reject_repeats(database: DuckDBPyConnection, max_rows_per_caption: int | Non
     if max_rows_per_caption is not None:
         same = f"'{max_rows_per_caption} earlier rows have the same caption'"
         key = "coalesce(content_sha256, '-') || source"
-        _reject_repeats(database, Reason.REPEATED_CAPTION, same, "is_pair", key, max_rows_per_caption)
+        _reject_repeats(
+            database, Reason.REPEATED_CAPTION, same, "is_pair", key, max_rows_per_caption
+        )
 
 
 def _reject_repeats(

@@ -1,11 +1,13 @@
 """Which pictures are nearly the same.
 
-The perceptual hash is the usual one (DCT of a shrunken picture, one bit per low frequency: whether it is above their
-median) of each colour channel, since two pictures may differ in a colour only. It has the bits of ImageHash's `phash`,
-of all channels at once. Hashes within `max_distance` bits count as the same picture.
+The perceptual hash is the usual one (DCT of a shrunken picture, one bit per low frequency: whether
+it is above their median) of each colour channel, since two pictures may differ in a colour only. It
+has the bits of ImageHash's `phash`, of all channels at once. Hashes within `max_distance` bits
+count as the same picture.
 
-Two hashes within that distance agree on at least one of `max_distance` + 1 bands (pigeonhole), so an equality join per
-band finds every pair. DuckDB joins on the disk where memory ends; only the pairs ever come to Python.
+Two hashes within that distance agree on at least one of `max_distance` + 1 bands (pigeonhole), so
+an equality join per band finds every pair. DuckDB joins on the disk where memory ends; only the
+pairs ever come to Python.
 """
 
 from collections.abc import Iterable, Iterator
@@ -36,9 +38,12 @@ WHERE distance <= $max_distance
 class NearDuplicateParams(Params):
     """When two pictures count as the same."""
 
-    hash_size: Annotated[int, Field(ge=4, multiple_of=4)]  # frequencies per side; the hash has 3 · hash_size² bits
-    max_distance: Annotated[int, Field(ge=0)]  # bits in which the hashes of near duplicates may differ
-    min_contrast: Annotated[float, Field(ge=0)]  # standard deviation of grey values; flatter pictures have no hash
+    # frequencies per side; the hash has 3 · hash_size² bits
+    hash_size: Annotated[int, Field(ge=4, multiple_of=4)]
+    # bits in which the hashes of near duplicates may differ
+    max_distance: Annotated[int, Field(ge=0)]
+    # standard deviation of grey values; flatter pictures have no hash
+    min_contrast: Annotated[float, Field(ge=0)]
 
     @property
     def num_digits(self) -> int:
@@ -83,8 +88,8 @@ def pair_near_hashes(database: DuckDBPyConnection, num_digits: int, max_distance
 def representatives(pairs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """Near pairs (other, one), sorted by other and then from near to far -> (other, the one that stands for it).
 
-    Numbers are in input order, and the first of two near pictures stays. One that is represented represents nobody, so
-    nearness does not chain; where several are near, the nearest counts.
+    Numbers are in input order, and the first of two near pictures stays. One that is represented
+    represents nobody, so nearness does not chain; where several are near, the nearest counts.
     """
     represented: set[int] = set()
     for other, group in groupby(pairs, key=lambda pair: pair[0]):

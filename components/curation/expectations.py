@@ -15,7 +15,7 @@ from great_expectations.expectations.metadata_types import FailureSeverity
 
 from components import schema
 from components.curation import frames
-from components.curation.filters import TextLimits
+from components.curation.text_filters import TextLimits
 from components.pictures import PictureLimits
 
 CRITICAL = FailureSeverity.CRITICAL
@@ -44,7 +44,12 @@ def curated_suites(
     return [
         files_suite(frames.files_frame(curated)),
         ids_suite(frames.ids_frame(database, curated)),
-        samples_suite(frames.samples_frame(database, curated, max_rows), pictures, text, frames.count_samples(curated)),
+        samples_suite(
+            frames.samples_frame(database, curated, max_rows),
+            pictures,
+            text,
+            frames.count_samples(curated),
+        ),
         images_suite(images, pictures),
         disjointness_suite(frames.split_pictures_frame(database, curated)),
         questions_suite(frames.questions_frame(curated, known)),
@@ -72,7 +77,9 @@ def ids_suite(frame: pd.DataFrame) -> Suite:
     return Suite("ids", frame, [rule])
 
 
-def samples_suite(frame: pd.DataFrame, pictures: PictureLimits, text: TextLimits, num_rows: int) -> Suite:
+def samples_suite(
+    frame: pd.DataFrame, pictures: PictureLimits, text: TextLimits, num_rows: int
+) -> Suite:
     """Frame: schema.SAMPLES without pictures and conversations, plus the columns of frames.samples_frame.
 
     `num_rows`: of all samples, from which those of the frame were drawn.
@@ -97,7 +104,9 @@ def samples_suite(frame: pd.DataFrame, pictures: PictureLimits, text: TextLimits
                 severity=CRITICAL,
                 description=f"{schema.IMAGE_PLACEHOLDER} stands once in the first turn of a picture's conversation",
             ),
-            gxe.ExpectColumnValuesToBeInSet(column="later_placeholders", value_set=[0], severity=CRITICAL),
+            gxe.ExpectColumnValuesToBeInSet(
+                column="later_placeholders", value_set=[0], severity=CRITICAL
+            ),
             gxe.ExpectColumnValuesToBeBetween(
                 column="caption_characters",
                 min_value=1,
@@ -105,7 +114,10 @@ def samples_suite(frame: pd.DataFrame, pictures: PictureLimits, text: TextLimits
                 severity=CRITICAL,
             ),
             gxe.ExpectColumnValuesToBeInSet(
-                column="has_target", value_set=[True], severity=CRITICAL, description="a row has a caption or an answer"
+                column="has_target",
+                value_set=[True],
+                severity=CRITICAL,
+                description="a row has a caption or an answer",
             ),
             gxe.ExpectColumnValuesToBeInSet(column="odd_turns", value_set=[0], severity=CRITICAL),
         ],
@@ -144,9 +156,14 @@ def questions_suite(frame: pd.DataFrame) -> Suite:
         frame,
         [
             _unique("key"),
-            *(gxe.ExpectColumnValueLengthsToBeBetween(column=c, min_value=1, severity=CRITICAL) for c in required),
+            *(
+                gxe.ExpectColumnValueLengthsToBeBetween(column=c, min_value=1, severity=CRITICAL)
+                for c in required
+            ),
             gxe.ExpectColumnValuesToBeBetween(column="num_answers", min_value=1, severity=CRITICAL),
-            gxe.ExpectColumnValuesToBeInSet(column="has_picture", value_set=[True], severity=CRITICAL),
+            gxe.ExpectColumnValuesToBeInSet(
+                column="has_picture", value_set=[True], severity=CRITICAL
+            ),
         ],
     )
 
@@ -155,7 +172,11 @@ def answers_suite(frame: pd.DataFrame, max_fraction: float) -> Suite:
     """Class balance. Frame: `answer` and `fraction` of the short answers of each split that give it."""
     description = "no answer is so common that always giving it scores well"
     rule = gxe.ExpectColumnValuesToBeBetween(
-        column="fraction", min_value=0, max_value=max_fraction, severity=CRITICAL, description=description
+        column="fraction",
+        min_value=0,
+        max_value=max_fraction,
+        severity=CRITICAL,
+        description=description,
     )
     return Suite("answers", frame, [rule])
 
@@ -166,8 +187,12 @@ def captions_suite(frame: pd.DataFrame) -> Suite:
         "captions",
         frame,
         [
-            gxe.ExpectColumnValuesToBeBetween(column="caption_characters", min_value=1, severity=CRITICAL),
-            gxe.ExpectColumnValuesToBeInSet(column="has_picture", value_set=[True], severity=CRITICAL),
+            gxe.ExpectColumnValuesToBeBetween(
+                column="caption_characters", min_value=1, severity=CRITICAL
+            ),
+            gxe.ExpectColumnValuesToBeInSet(
+                column="has_picture", value_set=[True], severity=CRITICAL
+            ),
         ],
     )
 
@@ -178,7 +203,9 @@ def pairs_suite(frame: pd.DataFrame) -> Suite:
         "compositionality",
         frame,
         [
-            gxe.ExpectColumnValuesToBeInSet(column="has_picture", value_set=[True], severity=CRITICAL),
+            gxe.ExpectColumnValuesToBeInSet(
+                column="has_picture", value_set=[True], severity=CRITICAL
+            ),
             gxe.ExpectColumnValuesToBeInSet(column="differs", value_set=[True], severity=CRITICAL),
         ],
     )
@@ -188,10 +215,14 @@ def _picture_expectations(limits: PictureLimits) -> list[gxe.Expectation]:
     low, high = limits.min_side, limits.max_side
     return [
         *(
-            gxe.ExpectColumnValuesToBeBetween(column=side, min_value=low, max_value=high, severity=CRITICAL)
+            gxe.ExpectColumnValuesToBeBetween(
+                column=side, min_value=low, max_value=high, severity=CRITICAL
+            )
             for side in (schema.WIDTH, schema.HEIGHT)
         ),
-        gxe.ExpectColumnValuesToMatchRegex(column=schema.IMAGE_SHA256, regex="^[0-9a-f]{64}$", severity=CRITICAL),
+        gxe.ExpectColumnValuesToMatchRegex(
+            column=schema.IMAGE_SHA256, regex="^[0-9a-f]{64}$", severity=CRITICAL
+        ),
     ]
 
 

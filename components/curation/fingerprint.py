@@ -9,21 +9,23 @@ from itertools import chain
 from pathlib import Path
 
 from components.curation.candidates import CandidateParams
-from components.curation.sources import Source, WebdatasetSource
-from components.curation.work import EVALUATION_SPLITS, pictures_source
+from components.curation.pieces import EVALUATION_SPLITS, pictures_source
+from components.curation.training_sources import Source, WebdatasetSource
 from components.files.code import code_sha256
 from components.files.listing import list_files
 from components.files.storage import join, matching_files, state_of
 
-CODE = "components.curation.work"  # what it imports checks the rows
+CODE = "components.curation.pieces"  # what it imports checks the rows
 LIBRARIES = ("numpy", "pillow", "pyarrow", "scipy")  # that decode and hash pictures and write them
 
 
-def fingerprint(raw: Path, sources: Mapping[str, Source], params: CandidateParams, rows_per_task: int) -> str:
+def fingerprint(
+    raw: Path, sources: Mapping[str, Source], params: CandidateParams, rows_per_task: int
+) -> str:
     """SHA-256 of the params, the code, and the names, sizes and times of all files that are read.
 
-    Of the code its contents count, of the files not: to read terabytes once more would take as long as checking them.
-    Raises ValueError when a source has no files.
+    Of the code its contents count, of the files not: to read terabytes once more would take as long
+    as checking them. Raises ValueError when a source has no files.
     """
     settings = {name: source.model_dump() for name, source in sources.items()}
     digest = hashlib.sha256(json.dumps([settings, params.model_dump(), rows_per_task]).encode())
@@ -47,4 +49,6 @@ def _files(raw: Path, sources: Mapping[str, Source], allowed_roots: Sequence[str
             folders.add(source.pictures)
     for folder in sorted(folders):
         yield folder
-        yield from (json.dumps(state) for state in list_files(join(str(raw), folder), allowed_roots))
+        yield from (
+            json.dumps(state) for state in list_files(join(str(raw), folder), allowed_roots)
+        )

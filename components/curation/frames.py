@@ -1,6 +1,7 @@
 """The curated tables as the small frames that the expectations look at: no pictures, one column per fact to check.
 
-What holds between rows is counted over all of them, on the disk; what holds for each row, over rows that are drawn.
+What holds between rows is counted over all of them, on the disk; what holds for each row, over rows
+that are drawn.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from duckdb import DuckDBPyConnection
 
 from components import schema
 from components.curation.database import literal_paths
-from components.curation.work import EVALUATION_SPLITS
+from components.curation.pieces import EVALUATION_SPLITS
 
 SHORT_ANSWER = "short_answer"  # the benchmark whose answers are checked for balance
 ALL = "read_parquet($files, hive_partitioning = false)"  # all files of samples
@@ -34,7 +35,9 @@ SCHEMAS = {
 def files_frame(curated: Path) -> pd.DataFrame:
     """One row per Parquet file: its name below `curated`, and whether its schema is the table's."""
     names = sorted(path.relative_to(curated).as_posix() for path in curated.rglob("*.parquet"))
-    has_schema = [pq.read_schema(curated / name).equals(SCHEMAS[name.split("/")[0]]) for name in names]
+    has_schema = [
+        pq.read_schema(curated / name).equals(SCHEMAS[name.split("/")[0]]) for name in names
+    ]
     return pd.DataFrame({"file": names, "has_schema": has_schema})
 
 
@@ -44,7 +47,9 @@ def samples_frame(database: DuckDBPyConnection, curated: Path, max_rows: int) ->
     query = f"SELECT {columns} FROM {ALL} ORDER BY md5(sample_id) LIMIT {max_rows}"
     table = _query(database, query, curated)
     frame = table.drop_columns([schema.CONVERSATION]).to_pandas()
-    turns = [[turn[schema.CONTENT] for turn in row] for row in table[schema.CONVERSATION].to_pylist()]
+    turns = [
+        [turn[schema.CONTENT] for turn in row] for row in table[schema.CONVERSATION].to_pylist()
+    ]
     counts = [[text.count(schema.IMAGE_PLACEHOLDER) for text in row] for row in turns]
     has_turns = pd.Series([bool(row) for row in turns], dtype=bool)
     frame["placeholders"] = [row[0] if row else 0 for row in counts]
@@ -59,12 +64,17 @@ def samples_frame(database: DuckDBPyConnection, curated: Path, max_rows: int) ->
 def ids_frame(database: DuckDBPyConnection, curated: Path) -> pd.DataFrame:
     """The ids with the most samples, and how many these are: one, if the ids are unique."""
     query = f"SELECT sample_id, count(*) AS samples FROM {ALL} GROUP BY sample_id"
-    return _query(database, f"{query} ORDER BY samples DESC, sample_id LIMIT {MOST}", curated).to_pandas()
+    return _query(
+        database, f"{query} ORDER BY samples DESC, sample_id LIMIT {MOST}", curated
+    ).to_pandas()
 
 
 def split_pictures_frame(database: DuckDBPyConnection, curated: Path) -> pd.DataFrame:
     """The pictures that are in the most splits, and in how many these are; evaluation splits count by themselves."""
-    database.register("evaluation", _dataset(curated / "images").to_table(columns=[schema.IMAGE_SHA256, schema.SPLIT]))
+    database.register(
+        "evaluation",
+        _dataset(curated / "images").to_table(columns=[schema.IMAGE_SHA256, schema.SPLIT]),
+    )
     query = f"""
     SELECT image_sha256, count(*) AS splits FROM (
         SELECT image_sha256, split FROM {ALL} WHERE image_sha256 IS NOT NULL
@@ -98,17 +108,31 @@ def questions_frame(curated: Path, pictures: Mapping[str, set[str]]) -> pd.DataF
 
 def answers_frame(curated: Path) -> pd.DataFrame:
     """Share of each answer among the short answers of its split."""
-    table = _dataset(curated / "questions").to_table(filter=ds.field(schema.BENCHMARK) == SHORT_ANSWER)
+    table = _dataset(curated / "questions").to_table(
+        filter=ds.field(schema.BENCHMARK) == SHORT_ANSWER
+    )
     first = pc.list_element(table[schema.ANSWERS], 0) if len(table) else pa.array([], pa.string())
-    frame = pd.DataFrame({schema.SPLIT: table[schema.SPLIT].to_pandas(), "answer": first.to_pandas()})
-    counts = frame.value_counts([schema.SPLIT, "answer"], sort=False).sort_index().rename("count").reset_index()
+    frame = pd.DataFrame(
+        {schema.SPLIT: table[schema.SPLIT].to_pandas(), "answer": first.to_pandas()}
+    )
+    counts = (
+        frame.value_counts([schema.SPLIT, "answer"], sort=False)
+        .sort_index()
+        .rename("count")
+        .reset_index()
+    )
     counts["fraction"] = counts["count"] / counts.groupby(schema.SPLIT)["count"].transform("sum")
     return counts
 
 
 def captions_frame(curated: Path, pictures: Mapping[str, set[str]]) -> pd.DataFrame:
     """One row per evaluation caption."""
-    frame = _dataset(curated / "captions").to_table().to_pandas().explode(schema.CAPTIONS, ignore_index=True)
+    frame = (
+        _dataset(curated / "captions")
+        .to_table()
+        .to_pandas()
+        .explode(schema.CAPTIONS, ignore_index=True)
+    )
     frame["caption_characters"] = frame[schema.CAPTIONS].str.len()
     frame["has_picture"] = _has_picture(frame, pictures)
     return frame
@@ -124,7 +148,10 @@ def pairs_frame(curated: Path, pictures: Mapping[str, set[str]]) -> pd.DataFrame
 
 def pictures_by_split(images: pd.DataFrame) -> dict[str, set[str]]:
     """Ids of the evaluation pictures of each split."""
-    return {split: set(images.loc[images[schema.SPLIT] == split, schema.IMAGE_ID]) for split in EVALUATION_SPLITS}
+    return {
+        split: set(images.loc[images[schema.SPLIT] == split, schema.IMAGE_ID])
+        for split in EVALUATION_SPLITS
+    }
 
 
 def _query(database: DuckDBPyConnection, query: str, curated: Path) -> pa.Table:

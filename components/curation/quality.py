@@ -1,6 +1,7 @@
 """Captions of the web are not all captions: weak signs of text that is none, each with its threshold in the params.
 
-Language is judged by script alone: short captions are too short for a language detector to be right about.
+Language is judged by script alone: short captions are too short for a language detector to be right
+about.
 """
 
 import unicodedata
@@ -23,9 +24,11 @@ class CaptionQuality(Params):
     min_words: Annotated[int, Field(ge=1)]  # separated by spaces; 1 for languages without
     min_letter_share: Share  # of the characters that are no white space
     max_word_share: Share  # of the commonest word, where there are four words or more
-    scripts: tuple[str, ...]  # alphabets by the names that Unicode gives their letters, e.g. [LATIN]; none: any
+    # alphabets by the names that Unicode gives their letters, e.g. [LATIN]; none: any
+    scripts: tuple[str, ...]
     min_script_share: Share  # of the letters, that are of one of these
-    max_rows_per_caption: Annotated[int, Field(ge=1)] | None  # of a source, with the same caption; null: any number
+    # of a source, with the same caption; null: any number
+    max_rows_per_caption: Annotated[int, Field(ge=1)] | None
 
 
 def check_quality(caption: str, params: CaptionQuality) -> None:
@@ -36,7 +39,9 @@ def check_quality(caption: str, params: CaptionQuality) -> None:
     characters = [character for character in caption if not character.isspace()]
     letters = [character for character in characters if unicodedata.category(character)[0] in "LM"]
     if len(letters) < params.min_letter_share * len(characters):
-        raise Rejected(Reason.LOW_QUALITY, f"{len(letters)} of {len(characters)} characters are letters")
+        raise Rejected(
+            Reason.LOW_QUALITY, f"{len(letters)} of {len(characters)} characters are letters"
+        )
     if len(words) >= FEW_WORDS:
         word, count = Counter(words).most_common(1)[0]
         if count > params.max_word_share * len(words):
@@ -44,7 +49,10 @@ def check_quality(caption: str, params: CaptionQuality) -> None:
     if params.scripts:
         known = sum(script_of(letter) in (*params.scripts, "COMBINING") for letter in letters)
         if known < params.min_script_share * len(letters):
-            raise Rejected(Reason.OTHER_SCRIPT, f"{known} of {len(letters)} letters are {' or '.join(params.scripts)}")
+            raise Rejected(
+                Reason.OTHER_SCRIPT,
+                f"{known} of {len(letters)} letters are {' or '.join(params.scripts)}",
+            )
 
 
 @lru_cache(maxsize=4096)

@@ -1,6 +1,7 @@
 """The closed sets of reasons why a row is not kept, and of repairs after which it is.
 
-Every input row ends in exactly one place: kept, perhaps with repairs, or in the reject table with one reason.
+Every input row ends in exactly one place: kept, perhaps with repairs, or in the reject table with
+one reason.
 """
 
 from enum import StrEnum
@@ -31,8 +32,10 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"  # nobody who runs this may read the file
     FILE_TOO_LARGE = "file_too_large"
     MULTIPLE_IMAGES = "multiple_images"
-    OTHER_MODALITY = "other_modality"  # a video, a sound or points: what a picture's compressor cannot read
-    PICTURE_REJECTED = "picture_rejected"  # a question or caption whose evaluation picture is not in the corpus
+    # a video, a sound or points: what a picture's compressor cannot read
+    OTHER_MODALITY = "other_modality"
+    # a question or caption whose evaluation picture is not in the corpus
+    PICTURE_REJECTED = "picture_rejected"
     # records
     BAD_JSON = "bad_json"
     BAD_RECORD = "bad_record"  # a field is missing or has the wrong type
@@ -50,14 +53,16 @@ class Reason(StrEnum):
     EMPTY_SHARD = "empty_shard"  # one row that stands for an archive without samples
     MISSING_CAPTION = "missing_caption"
     UNSAFE_KEY = "unsafe_key"
-    DOTTED_NAME = "dotted_name"  # of a picture of an archive: its key, up to the first dot, would be that of others
+    # of a picture of an archive: its key, up to the first dot, would be that of others
+    DOTTED_NAME = "dotted_name"
     DUPLICATE_MEMBER = "duplicate_member"
     NON_CONTIGUOUS_KEY = "non_contiguous_key"
     # against other rows
     DUPLICATE_ID = "duplicate_id"
     DUPLICATE_SAMPLE = "duplicate_sample"
     DUPLICATE_PICTURE = "duplicate_picture"
-    REPEATED_CAPTION = "repeated_caption"  # more rows of the source than max_rows_per_caption have it
+    # more rows of the source than max_rows_per_caption have it
+    REPEATED_CAPTION = "repeated_caption"
     NEAR_DUPLICATE_PICTURE = "near_duplicate_picture"
     LEAKED_FROM_EVALUATION = "leaked_from_evaluation"
     NEARLY_LEAKED = "nearly_leaked_from_evaluation"
@@ -73,8 +78,10 @@ class Repair(StrEnum):
     CMYK = "cmyk"
     ALPHA = "alpha"
     WRONG_EXTENSION = "wrong_extension"  # the name says another format than the bytes
-    CONTROL_CHARACTERS = "control_characters"  # removed from the text, or made a space or a new line
-    OTHER_EXTENSION = "other_extension"  # the file lies under another extension than the record names
+    # removed from the text, or made a space or a new line
+    CONTROL_CHARACTERS = "control_characters"
+    # the file lies under another extension than the record names
+    OTHER_EXTENSION = "other_extension"
     ID_FROM_PLACE = "id_from_place"  # the record has no id; its file and position are one
     ID_MADE_UNIQUE = "id_made_unique"  # another row had the id already, with other content
 

@@ -1,7 +1,8 @@
 """JSON that nobody checked -> entries, one per row, in bounded memory.
 
-A fault of one row becomes an entry with a `Rejected` in it. Only a file that is broken as a whole (an array that is
-cut, text that is not UTF-8) raises ValueError: nothing says then how many rows were lost.
+A fault of one row becomes an entry with a `Rejected` in it. Only a file that is broken as a whole
+(an array that is cut, text that is not UTF-8) raises ValueError: nothing says then how many rows
+were lost.
 """
 
 import json
@@ -10,13 +11,22 @@ from io import TextIOWrapper
 from typing import Any, NamedTuple
 
 from components.curation.reasons import Reason, Rejected
-from components.files.lines import Fault, StrictJson, json_value, read_json_lines, refuse_depth, refuse_other_files
+from components.files.lines import (
+    Fault,
+    StrictJson,
+    json_value,
+    read_json_lines,
+    refuse_depth,
+    refuse_other_files,
+)
 from components.files.storage import name_of, open_file
 
 CHUNK = 1 << 20  # characters read at a time
-NEAR_THE_END = 16  # characters: a word, number or escape that is cut by the end of a chunk starts here
+# characters: a word, number or escape that is cut by the end of a chunk starts here
+NEAR_THE_END = 16
 SHOWN_CHARACTERS = 100
-REASONS = {"not_utf8": Reason.BAD_ENCODING, "not_json": Reason.BAD_JSON}  # of a Fault; any other is a bad record
+# of a Fault; any other is a bad record
+REASONS = {"not_utf8": Reason.BAD_ENCODING, "not_json": Reason.BAD_JSON}
 
 
 class Entry(NamedTuple):
@@ -39,7 +49,10 @@ def encode_entries(entries: Sequence[Entry]) -> str:
 def decode_entries(text: str) -> list[Entry]:
     """What `encode_entries` was given."""
     rows = json.loads(text)
-    return [Entry(place, value if why is None else Rejected(Reason(why), value)) for place, value, why in rows]
+    return [
+        Entry(place, value if why is None else Rejected(Reason(why), value))
+        for place, value, why in rows
+    ]
 
 
 def read_object(place: str) -> dict[str, Any]:
@@ -54,11 +67,15 @@ def read_object(place: str) -> dict[str, Any]:
         if fault := parser.take_fault():
             raise ValueError(fault.detail)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{place}: is not UTF-8 at byte {error.start}; fetch the file again") from None
+        raise ValueError(
+            f"{place}: is not UTF-8 at byte {error.start}; fetch the file again"
+        ) from None
     except json.JSONDecodeError as error:
         raise _broken(place, _num_bytes(text[: error.pos]), error.msg) from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place}: is not JSON: {error or type(error).__name__}; fetch the file again") from None
+        raise ValueError(
+            f"{place}: is not JSON: {error or type(error).__name__}; fetch the file again"
+        ) from None
     if not isinstance(document, dict):
         raise ValueError(f"{place}: holds a JSON {type(document).__name__}, not an object")
     return document
@@ -91,12 +108,19 @@ class PictureNames:
         if image_id is None:
             raise Rejected(Reason.BAD_RECORD, f"image_id is {shown(value)}, not a number or text")
         if image_id not in self.names:
-            raise Rejected(Reason.IMAGE_MISSING, f"`images` has no picture with the id {shown(value)}")
+            raise Rejected(
+                Reason.IMAGE_MISSING, f"`images` has no picture with the id {shown(value)}"
+            )
         if image_id in self.repeated:
-            raise Rejected(Reason.BAD_RECORD, f"`images` has several pictures with the id {shown(value)}")
+            raise Rejected(
+                Reason.BAD_RECORD, f"`images` has several pictures with the id {shown(value)}"
+            )
         name = self.names[image_id]
         if not isinstance(name, str) or not name:
-            raise Rejected(Reason.BAD_RECORD, f"the picture with the id {shown(value)} has no file_name in `images`")
+            raise Rejected(
+                Reason.BAD_RECORD,
+                f"the picture with the id {shown(value)} has no file_name in `images`",
+            )
         return name
 
 
@@ -142,7 +166,9 @@ class TextWindow:
             more = self.file.read(max(CHUNK, len(rest)))
         except UnicodeDecodeError as error:
             byte = self.bytes_before + _num_bytes(rest) + error.start
-            raise ValueError(f"{self.place}: is not UTF-8 near byte {byte}; fetch the file again") from None
+            raise ValueError(
+                f"{self.place}: is not UTF-8 near byte {byte}; fetch the file again"
+            ) from None
         self.text, self.at, self.is_at_end = rest + more, 0, not more
         return bool(more)
 
@@ -193,7 +219,9 @@ def _next_value(window: TextWindow, parser: StrictJson) -> Any:
             value, end = parser.decoder.raw_decode(window.text, window.at)
             refuse_depth(window.text[window.at : end])
         except json.JSONDecodeError as error:
-            is_cut = error.msg.startswith("Unterminated") or error.pos >= len(window.text) - NEAR_THE_END
+            is_cut = (
+                error.msg.startswith("Unterminated") or error.pos >= len(window.text) - NEAR_THE_END
+            )
             fault = window.broken(error.pos, error.msg)
             if not is_cut or not window.read_more():
                 raise fault from None

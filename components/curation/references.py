@@ -1,7 +1,7 @@
 """Pictures that a record refers to, by a name below the root of its source.
 
-References come from data that nobody checked: none of them leads out of the root that it belongs to, but for links into
-roots that were allowed by name.
+References come from data that nobody checked: none of them leads out of the root that it belongs
+to, but for links into roots that were allowed by name.
 """
 
 from collections.abc import Sequence
@@ -32,8 +32,8 @@ def read_picture_file(
 ) -> FoundPicture:
     """The picture that a record refers to, relative to `root`; links may lead into `allowed_roots`. Raises Rejected.
 
-    Downloads may have another extension than the records that name them (OCR-VQA): where there is no such file, one
-    with the same name and another picture extension counts.
+    Downloads may have another extension than the records that name them (OCR-VQA): where there is
+    no such file, one with the same name and another picture extension counts.
     """
     try:
         return FoundPicture(_read_within(root, reference, max_file_bytes, allowed_roots), reference)
@@ -42,7 +42,9 @@ def read_picture_file(
             raise
         for sibling in _siblings(reference):
             try:
-                return FoundPicture(_read_within(root, sibling, max_file_bytes, allowed_roots), sibling)
+                return FoundPicture(
+                    _read_within(root, sibling, max_file_bytes, allowed_roots), sibling
+                )
             except Rejected as other:
                 if other.reason is not Reason.IMAGE_MISSING:
                     raise
@@ -51,12 +53,15 @@ def read_picture_file(
 
 def _siblings(reference: str) -> list[str]:
     stem, _, extension = reference.rpartition(".")
-    if extension.lower() not in PICTURE_EXTENSIONS:  # `photo.2` says nothing of a picture called photo.jpg
+    # `photo.2` says nothing of a picture called photo.jpg
+    if extension.lower() not in PICTURE_EXTENSIONS:
         return []
     return [f"{stem}.{other}" for other in PICTURE_EXTENSIONS if other != extension]
 
 
-def _read_within(root: str, reference: str, max_file_bytes: int, allowed_roots: Sequence[str]) -> bytes:
+def _read_within(
+    root: str, reference: str, max_file_bytes: int, allowed_roots: Sequence[str]
+) -> bytes:
     if is_uri(root):
         return _read_object(root, reference, max_file_bytes)
     try:

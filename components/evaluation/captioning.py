@@ -1,9 +1,9 @@
 """Caption scores: CIDEr, BLEU-4 and ROUGE-L by pycocoevalcap, on words cut by `caption_words`.
 
-The official front end is Stanford's PTB tokenizer, a Java program; here words are runs of letters, digits and inner
-apostrophes of the lower-cased caption. The numbers are therefore close to published ones, not equal. METEOR and SPICE
-need Java and are left out. CIDEr has the scale of its code (identical captions reach 10; papers print 100 times it),
-the others lie in 0 … 1.
+The official front end is Stanford's PTB tokenizer, a Java program; here words are runs of letters,
+digits and inner apostrophes of the lower-cased caption. The numbers are therefore close to
+published ones, not equal. METEOR and SPICE need Java and are left out. CIDEr has the scale of its
+code (identical captions reach 10; papers print 100 times it), the others lie in 0 … 1.
 """
 
 import re
@@ -26,7 +26,10 @@ def caption_words(caption: str) -> str:
 
 
 def caption_estimates(
-    image_ids: Sequence[str], captions: Sequence[str], references: Sequence[Sequence[str]], params: BootstrapParams
+    image_ids: Sequence[str],
+    captions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    params: BootstrapParams,
 ) -> dict[str, Estimate]:
     """CIDEr, BLEU-4 and ROUGE-L of one caption per picture, each with its interval.
 
@@ -64,7 +67,12 @@ def bleu_counts(captions: Sequence[str], references: Sequence[Sequence[str]]) ->
     for caption, row in zip(captions, references, strict=True):
         scorer += (caption, list(row))
     rows = [
-        [counts["testlen"], _closest(counts["reflen"], counts["testlen"]), *counts["guess"], *counts["correct"]]
+        [
+            counts["testlen"],
+            _closest(counts["reflen"], counts["testlen"]),
+            *counts["guess"],
+            *counts["correct"],
+        ]
         for counts in scorer.ctest
     ]
     return np.array(rows, dtype=np.float64)

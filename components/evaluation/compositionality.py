@@ -1,6 +1,7 @@
 """Compositional pairs by SugarCrepe's rule: a pair is right if the caption scores strictly higher than its near-miss.
 
-A tie is wrong, as in the official script, so a model that cannot tell the two apart scores 0, not by luck.
+A tie is wrong, as in the official script, so a model that cannot tell the two apart scores 0, not
+by luck.
 """
 
 import numpy as np
@@ -13,4 +14,6 @@ def pair_scores(caption_scores: np.ndarray, negative_scores: np.ndarray) -> np.n
 
 def paired_cosines(image_embeddings: np.ndarray, text_embeddings: np.ndarray) -> np.ndarray:
     """(pairs,) fp32 cosine of row i with row i; both (pairs, dim), L2-normalised."""
-    return np.einsum("pd,pd->p", image_embeddings.astype(np.float32), text_embeddings.astype(np.float32))
+    return np.einsum(
+        "pd,pd->p", image_embeddings.astype(np.float32), text_embeddings.astype(np.float32)
+    )

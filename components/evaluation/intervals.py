@@ -1,8 +1,8 @@
 """Confidence intervals by a percentile bootstrap over clusters.
 
-Questions about one picture share its luck, so pictures are drawn, not questions. Every score here is a function of
-column sums (a mean is sum of scores / number of rows; F1 and BLEU are functions of counts), so a resample costs one
-gather of cluster sums.
+Questions about one picture share its luck, so pictures are drawn, not questions. Every score here
+is a function of column sums (a mean is sum of scores / number of rows; F1 and BLEU are functions of
+counts), so a resample costs one gather of cluster sums.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,13 +35,17 @@ class Estimate:
     count: int
 
 
-def mean_estimate(scores: Sequence[float] | np.ndarray, clusters: Sequence[str], params: BootstrapParams) -> Estimate:
+def mean_estimate(
+    scores: Sequence[float] | np.ndarray, clusters: Sequence[str], params: BootstrapParams
+) -> Estimate:
     """Mean of `scores`, one per row; rows with the same entry of `clusters` are drawn together."""
     columns = np.stack([np.asarray(scores, dtype=np.float64), np.ones(len(scores))], axis=1)
     return estimate(columns, clusters, lambda sums: sums[..., 0] / sums[..., 1], params)
 
 
-def estimate(columns: np.ndarray, clusters: Sequence[str], statistic: Statistic, params: BootstrapParams) -> Estimate:
+def estimate(
+    columns: np.ndarray, clusters: Sequence[str], statistic: Statistic, params: BootstrapParams
+) -> Estimate:
     """`statistic` of the column sums of `columns` (rows, columns), with its clustered interval.
 
     Raises ValueError if there are no rows.
@@ -49,10 +53,14 @@ def estimate(columns: np.ndarray, clusters: Sequence[str], statistic: Statistic,
     if len(columns) == 0:
         raise ValueError("a score over no rows has no value; leave the benchmark out instead")
     sums = cluster_sums(columns, clusters)
-    draws = np.concatenate([statistic(block) for block in resampled_sums(sums, params.resamples, params.seed)])
+    draws = np.concatenate(
+        [statistic(block) for block in resampled_sums(sums, params.resamples, params.seed)]
+    )
     tail = (1 - params.confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
-    return Estimate(float(statistic(sums.sum(axis=0, keepdims=True))[0]), float(low), float(high), len(columns))
+    return Estimate(
+        float(statistic(sums.sum(axis=0, keepdims=True))[0]), float(low), float(high), len(columns)
+    )
 
 
 def cluster_sums(columns: np.ndarray, clusters: Sequence[str]) -> np.ndarray:

@@ -1,9 +1,9 @@
 """From scored rows to the numbers of `results/metrics.json`: every score of a system with its count and interval.
 
-Keys: `short_answer`, `word_reading`, `unanswerable`, `existence`, `relations` are {"accuracy", "low", "high", "count"}
-over questions; `multiple_choice` over circular groups, `relations_pairs` over pairs (MME's acc+),
-`multiple_choice_single` over single passes; `existence_f1` is POPE's mean over its kinds. `…_by_kind` splits by kind.
-A benchmark without a question is left out.
+Keys: `short_answer`, `word_reading`, `unanswerable`, `existence`, `relations` are {"accuracy",
+"low", "high", "count"} over questions; `multiple_choice` over circular groups, `relations_pairs`
+over pairs (MME's acc+), `multiple_choice_single` over single passes; `existence_f1` is POPE's mean
+over its kinds. `…_by_kind` splits by kind. A benchmark without a question is left out.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +13,14 @@ import numpy as np
 
 from components.evaluation.captioning import caption_estimates
 from components.evaluation.intervals import BootstrapParams, Estimate, estimate, mean_estimate
-from components.evaluation.retrieval import recall_at_k
-from components.evaluation.scoring import FREE_TEXT, ScoredQuestion, confusion_counts, f1, group_scores
+from components.evaluation.recall import recall_at_k
+from components.evaluation.scoring import (
+    FREE_TEXT,
+    ScoredQuestion,
+    confusion_counts,
+    f1,
+    group_scores,
+)
 
 RECALLS = (1, 5, 10)
 _DECIMALS = 6
@@ -24,7 +30,10 @@ Questions = Sequence[ScoredQuestion]
 
 def question_metrics(questions: Questions, params: BootstrapParams) -> dict[str, Any]:
     """All question benchmarks of one system."""
-    rows = {name: [question for question in questions if question.benchmark == name] for name in _SCORERS}
+    rows = {
+        name: [question for question in questions if question.benchmark == name]
+        for name in _SCORERS
+    }
     return {
         key: value
         for name, score in _SCORERS.items()
@@ -34,7 +43,10 @@ def question_metrics(questions: Questions, params: BootstrapParams) -> dict[str,
 
 
 def caption_metrics(
-    image_ids: Sequence[str], captions: Sequence[str], references: Sequence[Sequence[str]], params: BootstrapParams
+    image_ids: Sequence[str],
+    captions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    params: BootstrapParams,
 ) -> dict[str, Any]:
     """CIDEr, BLEU-4 and ROUGE-L, each as {"score", "low", "high", "count"}."""
     estimates = caption_estimates(image_ids, captions, references, params)
@@ -45,14 +57,21 @@ def pair_metrics(
     subsets: Sequence[str], image_ids: Sequence[str], scores: np.ndarray, params: BootstrapParams
 ) -> dict[str, Any]:
     """Accuracy per subset of compositional pairs."""
-    rows = {subset: [row for row, name in enumerate(subsets) if name == subset] for subset in sorted(set(subsets))}
+    rows = {
+        subset: [row for row, name in enumerate(subsets) if name == subset]
+        for subset in sorted(set(subsets))
+    }
     return {
-        subset: as_json(mean_estimate(scores[index], [image_ids[row] for row in index], params), "accuracy")
+        subset: as_json(
+            mean_estimate(scores[index], [image_ids[row] for row in index], params), "accuracy"
+        )
         for subset, index in rows.items()
     }
 
 
-def recall_metrics(ranks: np.ndarray, image_ids: Sequence[str], params: BootstrapParams) -> dict[str, float]:
+def recall_metrics(
+    ranks: np.ndarray, image_ids: Sequence[str], params: BootstrapParams
+) -> dict[str, float]:
     """Recall at 1, 5 and 10 with intervals; `image_ids` are the pictures of the queries, the gallery stays fixed."""
     found: dict[str, float] = {}
     for k in RECALLS:
@@ -106,7 +125,10 @@ _SCORERS = dict.fromkeys(FREE_TEXT, _free_text) | {
 
 
 def _accuracy(rows: Questions, params: BootstrapParams) -> dict[str, float]:
-    return as_json(mean_estimate([row.score for row in rows], [row.image_id for row in rows], params), "accuracy")
+    return as_json(
+        mean_estimate([row.score for row in rows], [row.image_id for row in rows], params),
+        "accuracy",
+    )
 
 
 def _group_accuracy(rows: Questions, params: BootstrapParams) -> dict[str, float]:
@@ -120,13 +142,18 @@ def _mean_f1(rows: Questions, params: BootstrapParams) -> dict[str, float]:
     of_kind = np.array([[row.kind == kind for kind in kinds] for row in rows])
     columns = (of_kind[:, :, None] * confusion_counts(rows)[:, None, :]).reshape(len(rows), -1)
     found = estimate(
-        columns, [row.image_id for row in rows], lambda sums: f1(sums.reshape(len(sums), -1, 3)).mean(axis=1), params
+        columns,
+        [row.image_id for row in rows],
+        lambda sums: f1(sums.reshape(len(sums), -1, 3)).mean(axis=1),
+        params,
     )
     return as_json(found, "f1")
 
 
 def _by_kind(
-    rows: Questions, score: Callable[[Questions, BootstrapParams], Mapping[str, float]], params: BootstrapParams
+    rows: Questions,
+    score: Callable[[Questions, BootstrapParams], Mapping[str, float]],
+    params: BootstrapParams,
 ) -> dict[str, Mapping[str, float]]:
     kinds = sorted({row.kind for row in rows})
     return {kind: score([row for row in rows if row.kind == kind], params) for kind in kinds}

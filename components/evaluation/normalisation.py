@@ -1,13 +1,15 @@
 """Answer normalisation of the VQA family, rule by rule as the TextVQA (m4c) scorer publishes it.
 
-A pre-step, a punctuation step and a digit-and-article step, oddities included, so that scores on the real benchmarks
-compare with published ones. Spelling is left alone: "grey" and "gray" are two answers.
+A pre-step, a punctuation step and a digit-and-article step, oddities included, so that scores on
+the real benchmarks compare with published ones. Spelling is left alone: "grey" and "gray" are two
+answers.
 """
 
 import re
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-_MAX_PERIODS = 32  # the published code passes a regex flag (32) where the count of replacements belongs
+# the published code passes a regex flag (32) where the count of replacements belongs
+_MAX_PERIODS = 32
 _ARTICLES = frozenset({"a", "an", "the"})
 _DIGITS = {
     word: str(digit)
@@ -119,7 +121,9 @@ def _without_one_apostrophe(word: str) -> list[str]:
 
 
 _CONTRACTIONS = {word.replace("'", ""): word for word in _CONTRACTED}
-_CONTRACTIONS |= {short: word for word in _DOUBLY_CONTRACTED for short in _without_one_apostrophe(word)}
+_CONTRACTIONS |= {
+    short: word for word in _DOUBLY_CONTRACTED for short in _without_one_apostrophe(word)
+}
 _CONTRACTIONS["somebody'd"] = "somebodyd"
 
 

@@ -18,12 +18,15 @@ def average_pool(pictures: Segment, num_tokens: int) -> Segment:
 def pool(image_embeddings: Tensor, num_tokens: int) -> Tensor:
     """(batch, image_tokens, dim) -> (batch, num_tokens, dim).
 
-    Over the square grid of patches if both counts are square numbers (36 -> 4 averages quadrants), else over runs of
-    the raster order. Raises ValueError if there are fewer image tokens than asked for.
+    Over the square grid of patches if both counts are square numbers (36 -> 4 averages quadrants),
+    else over runs of the raster order. Raises ValueError if there are fewer image tokens than asked
+    for.
     """
     num_image_tokens = image_embeddings.shape[1]
     if num_tokens > num_image_tokens:
-        raise ValueError(f"cannot average {num_image_tokens} image tokens into {num_tokens}; compress to fewer tokens")
+        raise ValueError(
+            f"cannot average {num_image_tokens} image tokens into {num_tokens}; compress to fewer tokens"
+        )
     channels_first = image_embeddings.transpose(1, 2)
     side, pooled_side = math.isqrt(num_image_tokens), math.isqrt(num_tokens)
     if side**2 == num_image_tokens and pooled_side**2 == num_tokens:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.evaluation.answering import SYSTEMS
-from components.evaluation.examination import TIME, Record
+from components.evaluation.asking import TIME, Record
 from components.evaluation.scorecard import kind_rows, recall_rows, token_rows
+from components.evaluation.systems import SYSTEMS
 
 ROWS = ("answers", "captions", "compositionality")
 
@@ -40,9 +40,14 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def timing_table(records: Sequence[Record], seconds: Mapping[str, float]) -> dict[str, Any]:
     """Seconds of the parts of the run, and per system the workers' seconds and records per second."""
     table: dict[str, Any] = {name: round(value, 3) for name, value in seconds.items()}
-    for system in (system for system in SYSTEMS if any(record.system == system for record in records)):
+    for system in (
+        system for system in SYSTEMS if any(record.system == system for record in records)
+    ):
         times = [record for record in records if record.record == TIME and record.system == system]
-        busy, rows = sum(record.first or 0 for record in times), sum(record.second or 0 for record in times)
+        busy, rows = (
+            sum(record.first or 0 for record in times),
+            sum(record.second or 0 for record in times),
+        )
         table[system] = {
             "worker_seconds": round(busy, 3),
             "records": int(rows),

@@ -1,7 +1,7 @@
 """From the records of an examination to what is published: rows for people, and the metrics of every system.
 
-What a system could not answer (its picture is not there) has no record; it stays in the rows with a null answer, counts
-as wrong, and is counted under `missing`.
+What a system could not answer (its picture is not there) has no record; it stays in the rows with a
+null answer, counts as wrong, and is counted under `missing`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from components import schema
-from components.evaluation.answering import COMPRESSED, SYSTEMS
+from components.evaluation.asking import ANSWER, CAPTION, PAIR, Record
 from components.evaluation.compositionality import pair_scores, paired_cosines
-from components.evaluation.exam import PAIR_ID, Exam, Row
-from components.evaluation.examination import ANSWER, CAPTION, PAIR, Record
 from components.evaluation.intervals import BootstrapParams
-from components.evaluation.metrics import RECALLS, caption_metrics, pair_metrics, question_metrics, recall_metrics
-from components.evaluation.retrieval import image_to_text_ranks, text_to_image_ranks
+from components.evaluation.metrics import (
+    RECALLS,
+    caption_metrics,
+    pair_metrics,
+    question_metrics,
+    recall_metrics,
+)
+from components.evaluation.question_set import PAIR_ID, Exam, Row
+from components.evaluation.recall import image_to_text_ranks, text_to_image_ranks
 from components.evaluation.scoring import ScoredQuestion, answer_score
+from components.evaluation.systems import COMPRESSED, SYSTEMS
 
 Said = Mapping[tuple[str, str, str], Record]  # (system, record, key) -> what the system said
 Vectors = Mapping[str, np.ndarray]  # picture id, or text -> its L2-normalised embedding (dim,)
@@ -33,7 +39,11 @@ class Embeddings(NamedTuple):
 def answer_rows(exam: Exam, said: Said) -> list[dict[str, Any]]:
     """Every question to every system with its answer and score, in order of (system, question_id)."""
     questions = exam.all_questions()
-    return [_answer_row(system, row, said) for system in _systems_with(said, ANSWER) for row in questions]
+    return [
+        _answer_row(system, row, said)
+        for system in _systems_with(said, ANSWER)
+        for row in questions
+    ]
 
 
 def caption_rows(exam: Exam, described: Sequence[str], said: Said) -> list[dict[str, Any]]:
@@ -53,14 +63,19 @@ def caption_rows(exam: Exam, described: Sequence[str], said: Said) -> list[dict[
 def pair_rows(exam: Exam, said: Said, embeddings: Embeddings) -> list[dict[str, Any]]:
     """Every caption pair with the two scores of every system, in order of (system, pair_id).
 
-    The compressor's scores are cosines with the picture, the others' mean log-likelihoods (nats per token).
+    The compressor's scores are cosines with the picture, the others' mean log-likelihoods (nats per
+    token).
     """
     pairs = exam.all_pairs()
     systems = [*_systems_with(said, PAIR), *([COMPRESSED] if embeddings.images else [])]
     return [
         row
         for system in sorted(systems)
-        for row in (_cosine_rows(pairs, embeddings) if system == COMPRESSED else _likelihood_rows(system, pairs, said))
+        for row in (
+            _cosine_rows(pairs, embeddings)
+            if system == COMPRESSED
+            else _likelihood_rows(system, pairs, said)
+        )
     ]
 
 
@@ -72,14 +87,26 @@ def system_metrics(
     params: BootstrapParams,
 ) -> dict[str, Any]:
     """All scores of one system, from the rows of all."""
-    answers, captions, pairs = ([row for row in rows if row["system"] == system] for rows in (answers, captions, pairs))
+    answers, captions, pairs = (
+        [row for row in rows if row["system"] == system] for rows in (answers, captions, pairs)
+    )
     found = question_metrics([_scored(row) for row in answers], params) if answers else {}
     if captions:
-        texts, references = [row["caption"] or "" for row in captions], [row["references"] for row in captions]
-        found["captioning"] = caption_metrics([row[schema.IMAGE_ID] for row in captions], texts, references, params)
+        texts, references = (
+            [row["caption"] or "" for row in captions],
+            [row["references"] for row in captions],
+        )
+        found["captioning"] = caption_metrics(
+            [row[schema.IMAGE_ID] for row in captions], texts, references, params
+        )
     if pairs:
-        subsets, image_ids = [row[schema.SUBSET] for row in pairs], [row[schema.IMAGE_ID] for row in pairs]
-        found["compositionality"] = pair_metrics(subsets, image_ids, np.array([row["score"] for row in pairs]), params)
+        subsets, image_ids = (
+            [row[schema.SUBSET] for row in pairs],
+            [row[schema.IMAGE_ID] for row in pairs],
+        )
+        found["compositionality"] = pair_metrics(
+            subsets, image_ids, np.array([row["score"] for row in pairs]), params
+        )
     found["missing"] = {
         "questions": sum(row["answer"] is None for row in answers),
         "captions": sum(row["caption"] is None for row in captions),
@@ -114,7 +141,12 @@ def retrieval_metrics(
 def kind_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Plot data: one row per system, benchmark and kind."""
     return [
-        {"label": f"{key.removesuffix('_by_kind')} {kind}, {system}", "system": system, "kind": kind, **score}
+        {
+            "label": f"{key.removesuffix('_by_kind')} {kind}, {system}",
+            "system": system,
+            "kind": kind,
+            **score,
+        }
         for system in SYSTEMS
         for key, kinds in metrics.get(system, {}).items()
         if key.endswith("_by_kind") and not key.endswith("_f1_by_kind")
@@ -125,7 +157,12 @@ def kind_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 def token_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Plot data: the accuracy of every benchmark against the visual tokens that the language model reads."""
     return [
-        {"system": system, "visual_tokens": metrics["costs"]["visual_tokens"][system], "benchmark": key, **score}
+        {
+            "system": system,
+            "visual_tokens": metrics["costs"]["visual_tokens"][system],
+            "benchmark": key,
+            **score,
+        }
         for system in SYSTEMS
         for key, score in metrics.get(system, {}).items()
         if "accuracy" in score
@@ -135,7 +172,10 @@ def token_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 def recall_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Plot data: recall of the compressor against k, a column for each way."""
     recalls = metrics[COMPRESSED].get("retrieval", {})
-    rows = [{"k": k, **{direction: recalls[direction][f"recall_at_{k}"] for direction in recalls}} for k in RECALLS]
+    rows = [
+        {"k": k, **{direction: recalls[direction][f"recall_at_{k}"] for direction in recalls}}
+        for k in RECALLS
+    ]
     return rows if recalls else []
 
 
@@ -146,10 +186,23 @@ def _systems_with(said: Said, kind: str) -> list[str]:
 
 def _answer_row(system: str, row: Row, said: Said) -> dict[str, Any]:
     answer = _text(said.get((system, ANSWER, row[schema.QUESTION_ID])))
-    columns = (schema.QUESTION_ID, schema.IMAGE_ID, schema.BENCHMARK, schema.KIND, schema.GROUP, schema.QUESTION)
+    columns = (
+        schema.QUESTION_ID,
+        schema.IMAGE_ID,
+        schema.BENCHMARK,
+        schema.KIND,
+        schema.GROUP,
+        schema.QUESTION,
+    )
     score = answer_score(row[schema.BENCHMARK], answer, row[schema.ANSWERS], row[schema.CHOICES])
     told = {column: row[column] for column in columns}
-    return {"system": system, **told, "references": row[schema.ANSWERS], "answer": answer, "score": score}
+    return {
+        "system": system,
+        **told,
+        "references": row[schema.ANSWERS],
+        "answer": answer,
+        "score": score,
+    }
 
 
 def _scored(row: Mapping[str, Any]) -> ScoredQuestion:
@@ -163,7 +216,9 @@ def _cosine_rows(pairs: Sequence[Row], embeddings: Embeddings) -> list[dict[str,
     if stored:
         images = np.stack([embeddings.images[row[schema.IMAGE_ID]] for row in stored])
         caption, negative = (
-            paired_cosines(images, np.stack([embeddings.texts[row[column]] for row in stored])).tolist()
+            paired_cosines(
+                images, np.stack([embeddings.texts[row[column]] for row in stored])
+            ).tolist()
             for column in (schema.CAPTION, schema.NEGATIVE_CAPTION)
         )
         ids = [row[PAIR_ID] for row in stored]
@@ -179,7 +234,9 @@ def _likelihood_rows(system: str, pairs: Sequence[Row], said: Said) -> list[dict
     ]
 
 
-def _pair_row(system: str, row: Row, caption_score: float | None, negative_score: float | None) -> dict[str, Any]:
+def _pair_row(
+    system: str, row: Row, caption_score: float | None, negative_score: float | None
+) -> dict[str, Any]:
     numbers = [np.nan if score is None else score for score in (caption_score, negative_score)]
     return {
         "system": system,

@@ -1,7 +1,8 @@
 """Is an answer right? One rule per benchmark family, as its official scorer has it; a missing answer (`None`) is wrong.
 
 - `short_answer`, `word_reading`, `unanswerable`: equality after `normalise_answer` with any reference; with the ten
-  annotators of TextVQA and VizWiz, the VQA soft accuracy (leave one out by index: min(1, 0.3 n) for n matches).
+  annotators of TextVQA and VizWiz, the VQA soft accuracy (leave one out by index: min(1, 0.3 n) for
+  n matches).
 - `existence`: POPE. "no" if one of the words No, no, not stands before the first full stop, else "yes".
 - `relations`: MME. The exact word, else whatever of yes and no stands in the first four characters, else wrong.
 - `multiple_choice`: MMBench. One option letter as a word, else the text of exactly one option, else wrong.
@@ -18,7 +19,8 @@ from components.evaluation.normalisation import normalise_answer
 
 FREE_TEXT = ("short_answer", "word_reading", "unanswerable")
 BENCHMARKS = (*FREE_TEXT, "existence", "relations", "multiple_choice")
-GROUPED = ("relations", "multiple_choice")  # scored by group too: MME's acc+, MMBench's circular passes
+# scored by group too: MME's acc+, MMBench's circular passes
+GROUPED = ("relations", "multiple_choice")
 _VQA_ANNOTATORS = 10
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LONGEST_PHRASE_WITH_OPTION_A = 3  # words; in a longer sentence a lone "a" is the article
@@ -37,10 +39,14 @@ class ScoredQuestion(NamedTuple):
     score: float  # 0 … 1
 
 
-def answer_score(benchmark: str, answer: str | None, references: Sequence[str], choices: Sequence[str] | None) -> float:
+def answer_score(
+    benchmark: str, answer: str | None, references: Sequence[str], choices: Sequence[str] | None
+) -> float:
     """Score of one answer, 0 … 1. Raises ValueError for a benchmark it has no rule for."""
     if benchmark not in BENCHMARKS:
-        raise ValueError(f"no scoring rule for benchmark {benchmark!r}; known: {', '.join(BENCHMARKS)}")
+        raise ValueError(
+            f"no scoring rule for benchmark {benchmark!r}; known: {', '.join(BENCHMARKS)}"
+        )
     if answer is None:
         return 0.0
     if benchmark in FREE_TEXT:
@@ -84,26 +90,36 @@ def chosen_letter(answer: str, choices: Sequence[str]) -> str | None:
         named.discard("A")
     if not named:
         text = answer.lower()
-        named = {letter for letter, choice in zip(letters, choices, strict=True) if choice.lower() in text}
+        named = {
+            letter
+            for letter, choice in zip(letters, choices, strict=True)
+            if choice.lower() in text
+        }
     return named.pop() if len(named) == 1 else None
 
 
 def group_scores(questions: Sequence[ScoredQuestion]) -> list[tuple[str, float]]:
     """(image_id, 1 if every question of the group is right) per group, in order of the group's name.
 
-    The passes are the rows present: neither MMBench nor MME lets their number be derived from anything else.
+    The passes are the rows present: neither MMBench nor MME lets their number be derived from
+    anything else.
     """
     groups: dict[str, list[ScoredQuestion]] = defaultdict(list)
     for question in questions:
         groups[question.group or question.question_id].append(question)
-    return [(rows[0].image_id, float(all(row.score == 1 for row in rows))) for _, rows in sorted(groups.items())]
+    return [
+        (rows[0].image_id, float(all(row.score == 1 for row in rows)))
+        for _, rows in sorted(groups.items())
+    ]
 
 
 def confusion_counts(questions: Sequence[ScoredQuestion]) -> np.ndarray:
     """(questions, 3) true positives, false positives, false negatives of "yes"."""
     is_yes = np.array([question.reference.strip().lower() == "yes" for question in questions])
     is_right = np.array([question.score == 1 for question in questions])
-    return np.stack([is_yes & is_right, ~is_yes & ~is_right, is_yes & ~is_right], axis=1).astype(np.float64)
+    return np.stack([is_yes & is_right, ~is_yes & ~is_right, is_yes & ~is_right], axis=1).astype(
+        np.float64
+    )
 
 
 def f1(counts: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The code that a run is made of: the modules of this project that it imports, found without running them.
 
-Times of files tell nothing: a checkout, a stash or a copy gives new ones. Nor is a folder an answer: it holds modules
-that the run never sees, and others that it needs lie elsewhere.
+Times of files tell nothing: a checkout, a stash or a copy gives new ones. Nor is a folder an
+answer: it holds modules that the run never sees, and others that it needs lie elsewhere.
 """
 
 import ast
@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from components.files.whole import sha256_of
+from components.files.atomic import sha256_of
 
 ROOT = Path(__file__).parents[2]  # where `components` and `flows` lie
 PACKAGES = ("components", "flows")
@@ -20,10 +20,14 @@ PACKAGES = ("components", "flows")
 def code_sha256(modules: Iterable[str], without: Collection[str] = (), root: Path = ROOT) -> str:
     """SHA-256 of the names and contents of modules and of all of this project that they import; of no path or time."""
     files = imported_files(modules, without, root)
-    return hashlib.sha256(json.dumps([(name, sha256_of(files[name])) for name in sorted(files)]).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([(name, sha256_of(files[name])) for name in sorted(files)]).encode()
+    ).hexdigest()
 
 
-def imported_files(modules: Iterable[str], without: Collection[str] = (), root: Path = ROOT) -> dict[str, Path]:
+def imported_files(
+    modules: Iterable[str], without: Collection[str] = (), root: Path = ROOT
+) -> dict[str, Path]:
     """{module: source file} of modules and of all of this project that they import, at their head or in a function.
 
     Modules of `without` are not entered. Raises ValueError for a module that is not there.

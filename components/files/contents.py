@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from components.files.whole import sha256_of, write_whole
+from components.files.atomic import sha256_of, write_whole
 
 State = tuple[int, int, int, int]  # bytes, times of change of content and of the inode in ns, inode
 Known = dict[str, tuple[State, str]]  # path -> what it was, and its SHA-256 then
@@ -20,11 +20,16 @@ SETTLED_NS = 2_000_000_000  # a younger file may change once more without its ti
 def contents_sha256(roots: Sequence[Path], memory: Path) -> str:
     """SHA-256 of the names and contents of all files in some folders; of no time, and of no path above a root.
 
-    Hidden files do not count. `memory`: a file of hashes, so that what has not changed is read once; a file is taken
-    for unchanged if its size, both its times and its inode are as they were. It only saves time: without it the result
-    is the same. Raises OSError when a file cannot be read.
+    Hidden files do not count. `memory`: a file of hashes, so that what has not changed is read
+    once; a file is taken for unchanged if its size, both its times and its inode are as they were.
+    It only saves time: without it the result is the same. Raises OSError when a file cannot be
+    read.
     """
-    named = [(f"{number}/{path.relative_to(root)}", path) for number, root in enumerate(roots) for path in files(root)]
+    named = [
+        (f"{number}/{path.relative_to(root)}", path)
+        for number, root in enumerate(roots)
+        for path in files(root)
+    ]
     paths, known = [path for _, path in named], _read(memory)
     states = [_state(path) for path in paths]
     _say_how_much(paths, states, known)
@@ -63,10 +68,18 @@ def _state(path: Path) -> State:
 
 def _say_how_much(paths: Sequence[Path], states: Sequence[State], known: Known) -> None:
     """Of what takes a while."""
-    is_known = [str(path) in known and known[str(path)][0] == state for path, state in zip(paths, states, strict=True)]
-    unknown = sum(state[0] for state, known_already in zip(states, is_known, strict=True) if not known_already)
+    is_known = [
+        str(path) in known and known[str(path)][0] == state
+        for path, state in zip(paths, states, strict=True)
+    ]
+    unknown = sum(
+        state[0] for state, known_already in zip(states, is_known, strict=True) if not known_already
+    )
     if unknown > SAID_BYTES:
-        print(f"{unknown / 1e9:,.0f} GB of inputs are read once, to tell this run from others", flush=True)
+        print(
+            f"{unknown / 1e9:,.0f} GB of inputs are read once, to tell this run from others",
+            flush=True,
+        )
 
 
 def _look_up(path: Path, state: State, known: Known) -> str:
@@ -77,13 +90,20 @@ def _look_up(path: Path, state: State, known: Known) -> str:
 def _read(memory: Path) -> Known:
     try:
         kept = json.loads(memory.read_bytes())
-        return {path: ((size, changed, moved, inode), sha256) for path, size, changed, moved, inode, sha256 in kept}
+        return {
+            path: ((size, changed, moved, inode), sha256)
+            for path, size, changed, moved, inode, sha256 in kept
+        }
     except (OSError, ValueError, TypeError):  # not there, or damaged
         return {}
 
 
 def _remember(
-    known: Known, paths: Sequence[Path], states: Sequence[State], hashes: Sequence[str], memory: Path
+    known: Known,
+    paths: Sequence[Path],
+    states: Sequence[State],
+    hashes: Sequence[str],
+    memory: Path,
 ) -> None:
     """Keep the hashes of files that have not changed for a while, nor since they were looked at."""
     now = time.time_ns()

@@ -1,14 +1,15 @@
 """The one reader of text that others wrote: lines, JSON, and tables with commas or tabs between their fields.
 
-Only a line feed ends a line, and a carriage return before it goes with it: no other character of a text splits it. A
-line that cannot be read is a `Fault` in its place, so that lines in = rows + faults; only a file that is no such text
-at all (packed, UTF-16, without the columns) raises ValueError. Nothing is inferred: a field is the text that stands
-there.
+Only a line feed ends a line, and a carriage return before it goes with it: no other character of a
+text splits it. A line that cannot be read is a `Fault` in its place, so that lines in = rows +
+faults; only a file that is no such text at all (packed, UTF-16, without the columns) raises
+ValueError. Nothing is inferred: a field is the text that stands there.
 
-In a .tsv every tab ends a field, and quotes are ordinary characters. In a .csv a field that begins with a quote ends at
-the next single quote; a doubled quote is one, and line breaks may stand inside. A record of several lines counts only
-if it has as many fields as the header and all its quotes are in order, and if it does not go on for more than
-MAX_RECORD_CHARACTERS; otherwise the line where it begins is the fault, and reading goes on with the line after it.
+In a .tsv every tab ends a field, and quotes are ordinary characters. In a .csv a field that begins
+with a quote ends at the next single quote; a doubled quote is one, and line breaks may stand
+inside. A record of several lines counts only if it has as many fields as the header and all its
+quotes are in order, and if it does not go on for more than MAX_RECORD_CHARACTERS; otherwise the
+line where it begins is the fault, and reading goes on with the line after it.
 """
 
 import json
@@ -20,7 +21,8 @@ from typing import IO, Any, Literal, NamedTuple
 from components.files.storage import open_file
 
 MAX_LINE_BYTES = 1 << 26  # no row of a data set has 64 MB
-MAX_RECORD_CHARACTERS = 1 << 20  # of a record that goes over several lines; a quote left open is noticed after so many
+# of a record that goes over several lines; a quote left open is noticed after so many
+MAX_RECORD_CHARACTERS = 1 << 20
 MAX_DEPTH = 100  # of objects and lists in each other; the same on every machine, whatever its stack
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -33,9 +35,13 @@ OTHER_FILES = (
     (re.compile(rb"\x28\xb5\x2f\xfd"), "packed with zstd; unpack it first"),
     (re.compile(rb"PK\x03\x04"), "a zip file or a workbook; export it as text"),
     (re.compile(rb"\xff\xfe|\xfe\xff"), "UTF-16; write it as UTF-8"),
-    (re.compile(rb"(?:[^\0]\0){3}|(?:\0[^\0]){3}"), "UTF-16 without a byte order mark; write it as UTF-8"),
+    (
+        re.compile(rb"(?:[^\0]\0){3}|(?:\0[^\0]){3}"),
+        "UTF-16 without a byte order mark; write it as UTF-8",
+    ),
 )
-# A string, or a bracket outside of one. A string that is cut matches too: no text is gone through twice.
+# A string, or a bracket outside of one. A string that is cut matches too: no text is gone through
+# twice.
 TOKENS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 FaultKind = Literal["not_utf8", "not_json", "not_a_record", "too_long"]
@@ -75,7 +81,9 @@ def read_lines(place: str) -> Iterator[Line]:
                 line = line.removeprefix(BYTE_ORDER_MARK)
             if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
                 _skip_line(file)
-                yield Line(number, Fault("too_long", f"line {number}: more than {MAX_LINE_BYTES} bytes"))
+                yield Line(
+                    number, Fault("too_long", f"line {number}: more than {MAX_LINE_BYTES} bytes")
+                )
             else:
                 yield Line(number, line.removesuffix(b"\n").removesuffix(b"\r"))
 
@@ -104,15 +112,18 @@ def read_table(
 ) -> Iterator[Row]:
     """The records of a .csv or .tsv file behind its header; bytes that are not UTF-8 become lone surrogates.
 
-    `choose`: of the header's names, the columns that are wanted; it may raise ValueError. `single_line`: columns of
-    which no field has line breaks: there they come from a quote that was left open. Blank lines are no records. Raises
-    ValueError also for a header that cannot be read or has a wanted name twice.
+    `choose`: of the header's names, the columns that are wanted; it may raise ValueError.
+    `single_line`: columns of which no field has line breaks: there they come from a quote that was
+    left open. Blank lines are no records. Raises ValueError also for a header that cannot be read
+    or has a wanted name twice.
     """
     records = Records(place, DELIMITERS[place[place.rindex(".") :].lower()])
     header = records.header()
     wanted = list(choose(header))
     if twice := [name for name in wanted if header.count(name) > 1]:
-        raise ValueError(f"{place}: the column {twice[0]!r} is there {header.count(twice[0])} times; rename one")
+        raise ValueError(
+            f"{place}: the column {twice[0]!r} is there {header.count(twice[0])} times; rename one"
+        )
     columns = [(name, header.index(name)) for name in wanted]
     one_line = [index for name, index in columns if name in single_line]
     for line, fields in records.rows(len(header), one_line):
@@ -122,7 +133,10 @@ def read_table(
             what = f"line {line}: {len(fields)} fields, more than the {len(header)} of the header"
             yield Row(line, Fault("not_a_record", what))
         else:
-            yield Row(line, {name: fields[index] if index < len(fields) else None for name, index in columns})
+            yield Row(
+                line,
+                {name: fields[index] if index < len(fields) else None for name, index in columns},
+            )
 
 
 def near_name(present: Collection[str], wanted: Iterable[str]) -> str | None:
@@ -160,7 +174,9 @@ class StrictJson:
 
     def __init__(self) -> None:
         self.faults: list[str] = []
-        self.decoder = json.JSONDecoder(parse_constant=self._note_constant, object_pairs_hook=self._to_object)
+        self.decoder = json.JSONDecoder(
+            parse_constant=self._note_constant, object_pairs_hook=self._to_object
+        )
 
     def decode(self, text: str) -> Any:
         """The one value of a text. Raises ValueError, also for more than MAX_DEPTH levels."""
@@ -179,7 +195,9 @@ class StrictJson:
         found = dict(pairs)
         if len(found) < len(pairs):
             keys = [key for key, _ in pairs]
-            self.faults.append(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+            self.faults.append(
+                f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice"
+            )
         return found
 
 
@@ -213,7 +231,11 @@ class Records:
     """The records of a file; of a record that turns out to be none, the lines after its first are read again."""
 
     def __init__(self, place: str, delimiter: str) -> None:
-        self.place, self.delimiter, self.has_quotes = place, delimiter, delimiter == DELIMITERS[".csv"]
+        self.place, self.delimiter, self.has_quotes = (
+            place,
+            delimiter,
+            delimiter == DELIMITERS[".csv"],
+        )
         self.lines = read_lines(place)
         self.again: deque[Line] = deque()
 
@@ -225,12 +247,16 @@ class Records:
         try:
             text = _decoded(line)
             if "\r" in text:
-                raise Fault("not_a_record", "lines end with a carriage return alone; write line feeds")
+                raise Fault(
+                    "not_a_record", "lines end with a carriage return alone; write line feeds"
+                )
             return self._fields(line.number, text, None, ())
         except Fault as fault:
             raise ValueError(f"{self.place}: the header cannot be read: {fault.detail}") from None
 
-    def rows(self, num_columns: int, one_line: Collection[int]) -> Iterator[tuple[int, list[str] | Fault]]:
+    def rows(
+        self, num_columns: int, one_line: Collection[int]
+    ) -> Iterator[tuple[int, list[str] | Fault]]:
         """Line and fields of each record."""
         for line in self._following():
             if not line.content:
@@ -247,7 +273,9 @@ class Records:
                 return
             yield line
 
-    def _fields(self, number: int, text: str, num_columns: int | None, one_line: Collection[int]) -> list[str]:
+    def _fields(
+        self, number: int, text: str, num_columns: int | None, one_line: Collection[int]
+    ) -> list[str]:
         """The fields of the record that begins with `text`. Raises Fault."""
         if not self.has_quotes or '"' not in text:
             return text.split(self.delimiter)
@@ -257,7 +285,9 @@ class Records:
                 line = next(self._following(), None)
                 if line is None or num_columns is None or size > MAX_RECORD_CHARACTERS:
                     self.again.extendleft([line] if line else [])
-                    raise Fault("not_a_record", f"line {number}: a quote is opened and never closed")
+                    raise Fault(
+                        "not_a_record", f"line {number}: a quote is opened and never closed"
+                    )
                 taken.append(line)
                 text = _decoded(line)
                 size += len(text)
@@ -296,9 +326,13 @@ class QuotedRecord:
 
     def check_lines(self, num_columns: int | None, one_line: Collection[int]) -> None:
         """Raises Fault if a record of several lines is not as it should be: then a quote was left open."""
-        is_broken = any("\n" in self.fields[index] for index in one_line if index < len(self.fields))
+        is_broken = any(
+            "\n" in self.fields[index] for index in one_line if index < len(self.fields)
+        )
         if self.has_stray_quotes or len(self.fields) != num_columns or is_broken:
-            raise Fault("not_a_record", f"line {self.line}: a quote is opened and not closed in this record")
+            raise Fault(
+                "not_a_record", f"line {self.line}: a quote is opened and not closed in this record"
+            )
 
     def _plain(self, text: str, at: int) -> int:
         """Take a field without quotes; where it ended, behind the line if it was the last."""

@@ -1,7 +1,8 @@
 """What links may lead to: files below the folder that they lie in, and below roots that somebody allowed by name.
 
-Records and folders of pictures come from anywhere, and a link in them can lead to any file of a machine. DVC
-(`cache.type symlink`) and the cache of Hugging Face lay out folders that are all links, into one place that is known.
+Records and folders of pictures come from anywhere, and a link in them can lead to any file of a
+machine. DVC (`cache.type symlink`) and the cache of Hugging Face lay out folders that are all
+links, into one place that is known.
 """
 
 import os
@@ -31,8 +32,9 @@ class Found(NamedTuple):
 def real_place(root: str, name: str, allowed_roots: Sequence[str]) -> str:
     """Where `name` below `root` really lies: below the root itself or, by links alone, below one of `allowed_roots`.
 
-    A name that climbs by `..`, or is absolute, stays below the root whatever is allowed. To be opened as it is: another
-    look at the links may find others. Raises OutsideRootsError, and OSError for links to nowhere or in circles.
+    A name that climbs by `..`, or is absolute, stays below the root whatever is allowed. To be
+    opened as it is: another look at the links may find others. Raises OutsideRootsError, and
+    OSError for links to nowhere or in circles.
     """
     real = os.path.realpath(os.path.join(root, name))
     path = PurePosixPath(name)
@@ -48,12 +50,14 @@ def lies_in(real: str, roots: Sequence[str]) -> bool:
     return any(PurePosixPath(real).is_relative_to(os.path.realpath(root)) for root in roots)
 
 
-def walk(root: str, allowed_roots: Sequence[str], leave_out: Callable[[str], bool]) -> Iterator[Found]:
+def walk(
+    root: str, allowed_roots: Sequence[str], leave_out: Callable[[str], bool]
+) -> Iterator[Found]:
     """Every file below `root` and below the folders that links in it may lead to, always in the same order.
 
-    Each real folder is entered once: by its own name if it lies below `root`, else by the first link to it. So links in
-    circles end. Folders with names of `leave_out`, and what else is not entered, come as an obstacle. Raises OSError
-    when the disk fails.
+    Each real folder is entered once: by its own name if it lies below `root`, else by the first
+    link to it. So links in circles end. Folders with names of `leave_out`, and what else is not
+    entered, come as an obstacle. Raises OSError when the disk fails.
     """
     entered: set[str] = set()
     links: deque[Found] = deque()
@@ -90,7 +94,9 @@ def _walk_folder(
         for entry in entries:
             path = f"{folder.name}/{entry.name}" if folder.name else entry.name
             found = Found(path, entry.path, entry.is_symlink(), None)
-            if not (os.path.isdir(entry.path) if found.is_link else entry.is_dir(follow_symlinks=False)):
+            if not (
+                os.path.isdir(entry.path) if found.is_link else entry.is_dir(follow_symlinks=False)
+            ):
                 yield found
             elif leave_out(entry.name):
                 yield found._replace(obstacle="left_out")

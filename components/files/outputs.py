@@ -1,12 +1,13 @@
 """Who may write where: an output is absent, empty, or what the same job wrote before. Anything else is left alone.
 
-A folder that a job has written holds `_fwd2bot.json`: the job, and every file with its size. Only files that are listed
-there, and still have that size, are ever removed; anything else in the folder is named, and the job ends before it has
-begun. DVC keeps the list with the folder. A file has no room for a list and is known by what it holds.
+A folder that a job has written holds `_fwd2bot.json`: the job, and every file with its size. Only
+files that are listed there, and still have that size, are ever removed; anything else in the folder
+is named, and the job ends before it has begun. DVC keeps the list with the folder. A file has no
+room for a list and is known by what it holds.
 
-One process at a time writes an output. Its lock, `.NAME.fwd2bot.lock` beside the output, ends with the process; the
-file goes with the lock, but for a kill. What is being written lies in `NAME.partial`, and becomes the output by one
-rename.
+One process at a time writes an output. Its lock, `.NAME.fwd2bot.lock` beside the output, ends with
+the process; the file goes with the lock, but for a kill. What is being written lies in
+`NAME.partial`, and becomes the output by one rename.
 """
 
 import errno
@@ -22,8 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+from components.files.atomic import put_in_place, write_whole
 from components.files.storage import is_uri
-from components.files.whole import put_in_place, write_whole
 
 LIST = "_fwd2bot.json"  # names that readers of Parquet folders leave out
 LIST_ASIDE = f".{LIST}.partial"  # where a list is written first
@@ -46,15 +47,18 @@ class Written(NamedTuple):
 
     def holds(self, name: str, size: int) -> bool:
         """Whether a file is one of these, and nobody has changed its size since."""
-        return self.files.get(name) == size or any(fnmatchcase(name, pattern) for pattern in self.growing)
+        return self.files.get(name) == size or any(
+            fnmatchcase(name, pattern) for pattern in self.growing
+        )
 
 
 @contextmanager
 def new_folder(job: str, output: Path, apart_from: Iterable[Path | str] = ()) -> Iterator[Path]:
     """An empty folder to write into; what it holds at the end becomes `output`, in place of what `job` wrote before.
 
-    `apart_from`: inputs and other outputs of the run; none may hold the output or lie in it. Raises OutputError before
-    anything is changed. After an error what was written stays in `NAME.partial` until the next run.
+    `apart_from`: inputs and other outputs of the run; none may hold the output or lie in it. Raises
+    OutputError before anything is changed. After an error what was written stays in `NAME.partial`
+    until the next run.
     """
     output = checked_place(output, apart_from)
     check_replaceable(output)
@@ -74,7 +78,9 @@ def new_folder(job: str, output: Path, apart_from: Iterable[Path | str] = ()) ->
 
 
 @contextmanager
-def new_file(output: Path, is_ours: Callable[[Path], bool], apart_from: Iterable[Path | str] = ()) -> Iterator[Path]:
+def new_file(
+    output: Path, is_ours: Callable[[Path], bool], apart_from: Iterable[Path | str] = ()
+) -> Iterator[Path]:
     """A path to write a file at, which becomes `output` at the end; a file that is there must be `is_ours`, or empty.
 
     A link is replaced, not followed. Raises OutputError as `new_folder`.
@@ -102,8 +108,8 @@ def growing_folder(
 ) -> Iterator[None]:
     """A folder that is looked at while it is written, with files that match `patterns`; emptied of those before.
 
-    `is_older`: whether a folder without a list was written by a version that made none. Raises OutputError as
-    `new_folder`.
+    `is_older`: whether a folder without a list was written by a version that made none. Raises
+    OutputError as `new_folder`.
     """
     output = checked_place(output, apart_from)
     growing = Written(job, {}, tuple(patterns))
@@ -117,7 +123,9 @@ def growing_folder(
         try:
             yield
         finally:
-            ours = {name: size for name, size in _files_in(output).items() if growing.holds(name, size)}
+            ours = {
+                name: size for name, size in _files_in(output).items() if growing.holds(name, size)
+            }
             _write_list(output, Written(job, ours))
 
 
@@ -134,7 +142,8 @@ def only_writer(output: Path) -> Iterator[None]:
         yield
     finally:
         if not os.fstat(descriptor).st_size:  # ours are empty
-            lock.unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile sees that it is gone
+            # while it is held: whoever opened it meanwhile sees that it is gone
+            lock.unlink(missing_ok=True)
         os.close(descriptor)
 
 
@@ -142,20 +151,28 @@ def checked_place(output: Path, apart_from: Iterable[Path | str] = ()) -> Path:
     """Where a folder is really written; a link to a folder is followed. Raises OutputError."""
     check_apart(output, apart_from)
     if output.is_symlink() and not output.exists():
-        raise OutputError(f"{output}: is a link to {os.readlink(output)}, which does not exist; remove the link")
+        raise OutputError(
+            f"{output}: is a link to {os.readlink(output)}, which does not exist; remove the link"
+        )
     if output.resolve().name.endswith(PARTIAL):
-        raise OutputError(f"{output}: ends in {PARTIAL}, as what is not finished does; choose another name")
+        raise OutputError(
+            f"{output}: ends in {PARTIAL}, as what is not finished does; choose another name"
+        )
     if not output.resolve().name:
         raise OutputError(f"{output}: is no folder for an output; choose another")
     if output.exists() and not output.is_dir():
-        raise OutputError(f"{output}: is a file, and a folder is to be written; choose another name")
+        raise OutputError(
+            f"{output}: is a file, and a folder is to be written; choose another name"
+        )
     return output.resolve()
 
 
 def check_replaceable(output: Path) -> None:
     """Raises OutputError for a folder that no rename can put another in the place of."""
     if output.is_mount():
-        raise OutputError(f"{output}: is a mount point, and the output appears by a rename; choose a folder in it")
+        raise OutputError(
+            f"{output}: is a mount point, and the output appears by a rename; choose a folder in it"
+        )
 
 
 def check_apart(output: Path, others: Iterable[Path | str]) -> None:
@@ -166,11 +183,17 @@ def check_apart(output: Path, others: Iterable[Path | str]) -> None:
             continue
         its = _places(Path(other))
         if ours[0] & its[0]:
-            raise OutputError(f"{output}: is also {other}, which this run needs; choose another place")
+            raise OutputError(
+                f"{output}: is also {other}, which this run needs; choose another place"
+            )
         if any(its[0] & place for place in places[1:]):
-            raise OutputError(f"{output}: lies in {other}, which this run needs; choose another place")
+            raise OutputError(
+                f"{output}: lies in {other}, which this run needs; choose another place"
+            )
         if any(ours[0] & place for place in its[1:]):
-            raise OutputError(f"{output}: holds {other}, which this run needs; choose another place")
+            raise OutputError(
+                f"{output}: holds {other}, which this run needs; choose another place"
+            )
 
 
 def check_folder(folder: Path, job: str, growing: Sequence[str] = ()) -> None:
@@ -184,14 +207,18 @@ def check_folder(folder: Path, job: str, growing: Sequence[str] = ()) -> None:
     if not found and written is None and not os.path.lexists(folder / LIST):
         return
     if written is None and not found:
-        raise OutputError(f"{folder / LIST}: cannot be read as what {job} writes; remove it, or choose another folder")
+        raise OutputError(
+            f"{folder / LIST}: cannot be read as what {job} writes; remove it, or choose another folder"
+        )
     if written is None:
         raise OutputError(
             f"{folder}: holds {_some(found)}, and no {LIST} says that {job} wrote that; move or remove it, or choose "
             "another folder"
         )
     if written.job != job:
-        raise OutputError(f"{folder}: holds what {written.job} wrote; choose another folder, or remove it")
+        raise OutputError(
+            f"{folder}: holds what {written.job} wrote; choose another folder, or remove it"
+        )
     if foreign := [name for name, size in found.items() if not written.holds(name, size)]:
         raise OutputError(
             f"{folder}: holds {_some(foreign)}, which {job} did not write or which has changed since; move that, or "
@@ -202,13 +229,17 @@ def check_folder(folder: Path, job: str, growing: Sequence[str] = ()) -> None:
 def check_file(path: Path, is_ours: Callable[[Path], bool]) -> None:
     """Raises OutputError for anything but a file that is ours or empty, or nothing at all."""
     if path.is_symlink() and not path.exists():
-        raise OutputError(f"{path}: is a link to {os.readlink(path)}, which does not exist; remove the link")
+        raise OutputError(
+            f"{path}: is a link to {os.readlink(path)}, which does not exist; remove the link"
+        )
     if not path.exists():
         return
     if not path.is_file():
         raise OutputError(f"{path}: is no file; choose another name")
     if path.stat().st_size and not is_ours(path):
-        raise OutputError(f"{path}: exists, and is no earlier result of this job; rename it, or choose another name")
+        raise OutputError(
+            f"{path}: exists, and is no earlier result of this job; rename it, or choose another name"
+        )
 
 
 def json_with(*keys: str) -> Callable[[Path], bool]:
@@ -231,7 +262,9 @@ def read_list(folder: Path, growing: Sequence[str] = ()) -> Written | None:
     """
     path = folder / LIST
     try:
-        found: Any = json.loads(path.read_bytes()) if path.stat().st_size <= MAX_LIST_BYTES else None
+        found: Any = (
+            json.loads(path.read_bytes()) if path.stat().st_size <= MAX_LIST_BYTES else None
+        )
         program, job = found["written_by"].split(" ")
         files = {name: int(size) for name, size in found["files"].items()}
         believed = tuple(pattern for pattern in map(str, found["growing"]) if pattern in growing)
@@ -262,7 +295,8 @@ def _follow_modes(folder: Path, modes: _Modes) -> None:
         for name, mode in wanted.items():
             path = Path(place, name)
             if not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) != mode:
-                with suppress(PermissionError):  # written on another machine by another user, who may read it
+                # written on another machine by another user, who may read it
+                with suppress(PermissionError):
                     path.chmod(mode)
     folder.chmod(modes.folder)
 
@@ -294,7 +328,8 @@ def _remove_written(folder: Path, growing: Sequence[str] = ()) -> None:
     for name in names:
         if not name.endswith("/"):
             (folder / name).unlink()
-    emptied = {parent for name in names for parent in Path(f"{name}x").parents}  # `x`: an empty folder is emptied, too
+    # `x`: an empty folder is emptied, too
+    emptied = {parent for name in names for parent in Path(f"{name}x").parents}
     for parent in sorted(emptied - {Path()}, key=lambda path: len(path.parts), reverse=True):
         with suppress(OSError):  # somebody has put something into it just now
             (folder / parent).rmdir()
@@ -339,7 +374,9 @@ def _replace(output: Path, job: str, aside: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
-        raise OutputError(f"{output}: something was put there just now; what {job} has written is in {aside}") from None
+        raise OutputError(
+            f"{output}: something was put there just now; what {job} has written is in {aside}"
+        ) from None
 
     _end_replacing(output)
 
@@ -357,7 +394,9 @@ def _end_replacing(output: Path) -> None:
         return
     _remove_written(old)
     if left := _files_in(old):
-        raise OutputError(f"{old}: holds {_some(left)} out of the earlier {output.name}; move that elsewhere")
+        raise OutputError(
+            f"{old}: holds {_some(left)} out of the earlier {output.name}; move that elsewhere"
+        )
     old.rmdir()
 
 
@@ -367,9 +406,15 @@ def _old_place(output: Path) -> Path:
 
 
 def _write_list(folder: Path, written: Written) -> None:
-    content = {"files": written.files, "growing": written.growing, "written_by": f"fwd2bot {written.job}"}
+    content = {
+        "files": written.files,
+        "growing": written.growing,
+        "written_by": f"fwd2bot {written.job}",
+    }
     text = json.dumps(content, indent=1, sort_keys=True) + "\n"
-    write_whole(folder / LIST, lambda path: path.write_text(text, encoding="utf-8"), folder / LIST_ASIDE)
+    write_whole(
+        folder / LIST, lambda path: path.write_text(text, encoding="utf-8"), folder / LIST_ASIDE
+    )
 
 
 def _take(lock: Path, output: Path) -> int:

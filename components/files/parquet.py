@@ -1,7 +1,8 @@
 """Parquet of others: every byte accounted for, read in batches of bounded size.
 
-What a file unpacks to is looked up in the headers of its pages before a page is unpacked: the sizes in the footer are
-only a promise, and one value that is repeated, or of zeros, takes gigabytes from a file of two kilobytes.
+What a file unpacks to is looked up in the headers of its pages before a page is unpacked: the sizes
+in the footer are only a promise, and one value that is repeated, or of zeros, takes gigabytes from
+a file of two kilobytes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,14 @@ from components.files.storage import is_uri, open_file
 from components.files.unpacking import DamagedFileError
 
 # What pyarrow raises of damaged files, and what this module raises.
-TABLE_ERRORS = (pa.ArrowException, OSError, MemoryError, SystemError, UnicodeDecodeError, DamagedFileError)
+TABLE_ERRORS = (
+    pa.ArrowException,
+    OSError,
+    MemoryError,
+    SystemError,
+    UnicodeDecodeError,
+    DamagedFileError,
+)
 BATCH_BYTES = 1 << 27  # that a batch may unpack to
 BATCH_ROWS = 1024
 READ_BYTES = 1 << 20  # of a column at once
@@ -24,7 +32,8 @@ MAX_PAGE_BYTES = 1 << 30  # unpacked; writers put up to 1024 values into one pag
 FREE_PAGE_BYTES = 1 << 26  # such a page may be packed as closely as can be
 MAX_PAGE_EXPANSION = 100  # of a larger one; pictures are packed already
 TRUSTED_EXPANSION = 20  # of a column of a file in a bucket, whose page headers cost a request each
-MAX_GROUP_ROWS = 1 << 26  # what old pyarrow wrote at most; each row that is missing becomes a reject
+# what old pyarrow wrote at most; each row that is missing becomes a reject
+MAX_GROUP_ROWS = 1 << 26
 HEADER_BYTES = 1 << 16  # of a page, with statistics
 MAGIC = b"PAR1"
 # Texts as bytes: whether a value is UTF-8 is a question of that value.
@@ -39,7 +48,8 @@ class Pages(NamedTuple):
     """What the pages of a column of a row group unpack to, in bytes."""
 
     total: int
-    dictionary: int  # each row may be all of it; also of what is packed by what it shares with the row before
+    # each row may be all of it; also of what is packed by what it shares with the row before
+    dictionary: int
 
 
 class _Chunk(NamedTuple):
@@ -70,16 +80,23 @@ def open_parquet(place: str) -> Iterator[pq.ParquetFile]:
             yield table
 
 
-def read_batches(place: str, table: pq.ParquetFile, group: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def read_batches(
+    place: str, table: pq.ParquetFile, group: int, columns: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
     """The rows of a row group, as many at once as unpack to BATCH_BYTES.
 
-    Raises one of TABLE_ERRORS at damage, for rows that are fewer than promised, and for pages that unpack to too much.
+    Raises one of TABLE_ERRORS at damage, for rows that are fewer than promised, and for pages that
+    unpack to too much.
     """
     if lost := set(columns) - set(table.schema_arrow.names):
         raise DamagedFileError(f"row group {group} has no column {', '.join(sorted(lost))}")
     with open_file(place) as file:
         row_group = _read_footer(file)[1][group]
-        wanted = [chunk for chunk in row_group.chunks if chunk.column in [name.encode() for name in columns]]
+        wanted = [
+            chunk
+            for chunk in row_group.chunks
+            if chunk.column in [name.encode() for name in columns]
+        ]
         pages = [
             _promised(chunk)
             if is_uri(place) and chunk.unpacked <= TRUSTED_EXPANSION * chunk.packed
@@ -90,24 +107,33 @@ def read_batches(place: str, table: pq.ParquetFile, group: int, columns: Sequenc
     num_rows = min(max(BATCH_BYTES // max(row_bytes, 1), 1), BATCH_ROWS)
 
     found = 0
-    for batch in table.iter_batches(num_rows, row_groups=[group], columns=list(columns), use_threads=False):
+    for batch in table.iter_batches(
+        num_rows, row_groups=[group], columns=list(columns), use_threads=False
+    ):
         found += len(batch)
         yield batch
     if found != row_group.num_rows:
-        raise DamagedFileError(f"row group {group} holds {found} rows, and its footer says {row_group.num_rows}")
+        raise DamagedFileError(
+            f"row group {group} holds {found} rows, and its footer says {row_group.num_rows}"
+        )
 
 
 def check_names(place: str, present: Sequence[str], wanted: Sequence[str]) -> None:
     """Raises ValueError for a column that is there twice: nobody can tell which of them is meant."""
     for name in wanted:
         if present.count(name) > 1:
-            raise ValueError(f"{place}: has {present.count(name)} columns {name!r}; keep one of them")
+            raise ValueError(
+                f"{place}: has {present.count(name)} columns {name!r}; keep one of them"
+            )
 
 
 def scalar_value(scalar: Any) -> Any:
     """A value for Python. What is not UTF-8 in a text becomes lone surrogates, which no text may hold."""
     if isinstance(scalar, pa.StructScalar) and scalar.is_valid:
-        return {name: scalar_value(scalar[at]) for at, name in enumerate(field.name for field in scalar.type)}
+        return {
+            name: scalar_value(scalar[at])
+            for at, name in enumerate(field.name for field in scalar.type)
+        }
     try:
         return scalar.as_py()
     except UnicodeDecodeError:
@@ -129,7 +155,9 @@ def _check_array(array: pa.Array) -> None:
         return
     if pa.types.is_dictionary(array.type) and array.type.value_type in PLAIN:
         array.validate()
-        array = pa.DictionaryArray.from_arrays(array.indices, array.dictionary.cast(PLAIN[array.type.value_type]))
+        array = pa.DictionaryArray.from_arrays(
+            array.indices, array.dictionary.cast(PLAIN[array.type.value_type])
+        )
     array.cast(PLAIN.get(array.type, array.type)).validate(full=True)
 
 
@@ -139,7 +167,9 @@ def _check_whole(file: IO[bytes], metadata: pq.FileMetaData) -> None:
     if max(rows, default=0) > MAX_GROUP_ROWS:
         raise DamagedFileError(f"a row group promises {max(rows)} rows, more than {MAX_GROUP_ROWS}")
     if sum(rows) != metadata.num_rows or min(rows, default=0) < 0:
-        raise DamagedFileError(f"its footer promises {metadata.num_rows} rows, and its row groups hold {sum(rows)}")
+        raise DamagedFileError(
+            f"its footer promises {metadata.num_rows} rows, and its row groups hold {sum(rows)}"
+        )
 
     end = len(MAGIC)
     for group in groups:
@@ -150,7 +180,9 @@ def _check_whole(file: IO[bytes], metadata: pq.FileMetaData) -> None:
 
     # Indexes of pages and Bloom filters may lie behind the rows, another file in front of them.
     if (at := _find(file, 2 * MAGIC, footer - end + 2 * len(MAGIC))) >= 0 and end < footer:
-        raise DamagedFileError(f"its first {at + 4} bytes are a file of their own; cut it there and read both")
+        raise DamagedFileError(
+            f"its first {at + 4} bytes are a file of their own; cut it there and read both"
+        )
 
 
 def _read_footer(file: IO[bytes]) -> tuple[int, list[_Group]]:
@@ -204,7 +236,10 @@ def _pages(file: IO[bytes], chunk: _Chunk) -> Pages:
         header = _Thrift(file.read(min(HEADER_BYTES, end - at)))
         found = header.struct()
         kind, unpacked, packed = (found.get(number, -1) for number in (1, 2, 3))
-        if not all(isinstance(value, int) for value in (kind, unpacked, packed)) or min(unpacked, packed) < 0:
+        if (
+            not all(isinstance(value, int) for value in (kind, unpacked, packed))
+            or min(unpacked, packed) < 0
+        ):
             raise DamagedFileError("the header of a page is damaged")
         at += header.at + packed
         if at > end:

@@ -1,7 +1,8 @@
 """Which row a process was at when it died: a picture that kills the decoder must not take others along.
 
-Decoders are C code; a crafted file may end the process, and no exception says which. So the number of a row is noted
-while it is checked, in a file that outlives the process. A row at which several attempts ended is not tried again.
+Decoders are C code; a crafted file may end the process, and no exception says which. So the number
+of a row is noted while it is checked, in a file that outlives the process. A row at which several
+attempts ended is not tried again.
 """
 
 import os
@@ -11,7 +12,8 @@ from types import TracebackType
 from typing import Self
 
 RECORD = 8  # bytes: one number per attempt
-MAX_DEATHS = 3  # at the same row; processes that are killed for other reasons are not at the same row so often
+# at the same row; processes that are killed for other reasons are not at the same row so often
+MAX_DEATHS = 3
 MAX_ATTEMPTS = 50  # of a piece: Ray would start it again for ever
 BETWEEN_ROWS = 2 ** (8 * RECORD) - 1
 
@@ -23,9 +25,13 @@ class RowWatch:
         path.parent.mkdir(parents=True, exist_ok=True)
         before = path.read_bytes() if path.exists() else b""
         self.path, self.offset = path, len(before)
-        self.deaths = Counter(int.from_bytes(before[at : at + RECORD]) for at in range(0, len(before), RECORD))
+        self.deaths = Counter(
+            int.from_bytes(before[at : at + RECORD]) for at in range(0, len(before), RECORD)
+        )
         if self.deaths.total() >= MAX_ATTEMPTS:
-            raise RuntimeError(f"{path.name}: {MAX_ATTEMPTS} processes ended while they worked on it; is memory short?")
+            raise RuntimeError(
+                f"{path.name}: {MAX_ATTEMPTS} processes ended while they worked on it; is memory short?"
+            )
 
     def __enter__(self) -> Self:
         self.file = os.open(self.path, os.O_WRONLY | os.O_CREAT)
@@ -42,7 +48,10 @@ class RowWatch:
         self._note(BETWEEN_ROWS)
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         os.close(self.file)
         self.path.unlink(missing_ok=True)  # also after an exception: that says itself what is wrong

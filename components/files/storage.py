@@ -14,8 +14,24 @@ from pyarrow import fs
 
 REMOTE_BUFFER = 1 << 20  # bytes asked of a bucket at once
 STORAGE_FAULTS = {
-    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE),
-    *(errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH),
+    *(
+        errno.EIO,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+        errno.ENOTCONN,
+        errno.EAGAIN,
+        errno.ENOMEM,
+        errno.EMFILE,
+        errno.ENFILE,
+    ),
+    *(
+        errno.ECONNRESET,
+        errno.ECONNABORTED,
+        errno.ECONNREFUSED,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EHOSTUNREACH,
+    ),
 }
 BUCKET_SCHEMES = ("s3", "gs", "gcs")
 NO_FILE = "neither a file nor a link to one"
@@ -32,7 +48,13 @@ def is_uri(place: str) -> bool:
 
 def join(root: str, name: str) -> str:
     """A place below a root, or the name itself if it is a URI or an absolute path."""
-    return name if is_uri(name) or name.startswith("/") else f"{root.rstrip('/')}/{name}" if name else root
+    return (
+        name
+        if is_uri(name) or name.startswith("/")
+        else f"{root.rstrip('/')}/{name}"
+        if name
+        else root
+    )
 
 
 def name_of(place: str) -> str:
@@ -43,7 +65,8 @@ def name_of(place: str) -> str:
 def open_file(place: str) -> IO[bytes]:
     """A file to read from, at any position; of no bytes if that is its size, whatever a read of it would give.
 
-    Raises OSError: IsADirectoryError also for pipes and devices; one of a bucket that stops to answer has errno EIO.
+    Raises OSError: IsADirectoryError also for pipes and devices; one of a bucket that stops to
+    answer has errno EIO.
     """
     if is_uri(place):
         return BufferedReader(_RemoteFile(place), REMOTE_BUFFER)
@@ -107,9 +130,15 @@ def matching_files(place: str) -> list[str]:
     """
     folder, slash, pattern = place.rpartition("/")
     pattern = pattern.replace("[", "[[]")  # brackets are themselves
-    names = [name for name in names_in(folder + slash) if fnmatch.fnmatchcase(name, pattern) and name[0] not in "._"]
+    names = [
+        name
+        for name in names_in(folder + slash)
+        if fnmatch.fnmatchcase(name, pattern) and name[0] not in "._"
+    ]
     if not names:
-        raise ValueError(f"{place}: no such file; is this the right folder, and is the download complete?")
+        raise ValueError(
+            f"{place}: no such file; is this the right folder, and is the download complete?"
+        )
     return [f"{folder}{slash}{name}" for name in sorted(names)]
 
 
@@ -164,7 +193,8 @@ def file_system(uri: str) -> tuple[fs.FileSystem, str]:
     scheme, _, rest = uri.partition("://")
     if scheme not in BUCKET_SCHEMES or "?" in rest:
         return connection(uri)
-    bucket, _, key = rest.partition("/")  # names in a bucket are plain text, a URI would have to quote them
+    # names in a bucket are plain text, a URI would have to quote them
+    bucket, _, key = rest.partition("/")
     system, root = connection(f"{scheme}://{bucket}")
     return system, f"{root}/{key}" if key else root
 
@@ -175,7 +205,9 @@ def connection(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         system, path = fs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, NotImplementedError) as error:
-        raise ValueError(f"{uri}: cannot be opened: {error}; use a path, s3://, gs:// or hdfs://") from None
+        raise ValueError(
+            f"{uri}: cannot be opened: {error}; use a path, s3://, gs:// or hdfs://"
+        ) from None
     return system, path
 
 

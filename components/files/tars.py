@@ -1,8 +1,9 @@
 """Webdataset shards (KEY.jpg, KEY.txt, KEY.json), as img2dataset writes CC3M; read member by member, never unpacked.
 
-A file is read to its last byte, as `tar --ignore-zeros` does: archives behind one another count as one. Headers are
-parsed here, block by block with Python's own parser of a block: `tarfile` follows what a header claims (names and
-records of any length, sizes below zero, maps of holes), and what that costs differs between versions of Python.
+A file is read to its last byte, as `tar --ignore-zeros` does: archives behind one another count as
+one. Headers are parsed here, block by block with Python's own parser of a block: `tarfile` follows
+what a header claims (names and records of any length, sizes below zero, maps of holes), and what
+that costs differs between versions of Python.
 """
 
 import hashlib
@@ -15,14 +16,28 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import IO, Literal, NamedTuple
 
-from components.files.storage import PICTURE_EXTENSIONS, is_storage_fault, message, name_of, open_file, printable
-from components.files.unpacking import CHUNK, DamagedFileError, PlainReader, UnpackingReader, open_unpacked
+from components.files.storage import (
+    PICTURE_EXTENSIONS,
+    is_storage_fault,
+    message,
+    name_of,
+    open_file,
+    printable,
+)
+from components.files.unpacking import (
+    CHUNK,
+    DamagedFileError,
+    PlainReader,
+    UnpackingReader,
+    open_unpacked,
+)
 
 TarReason = Literal[
     "unreadable_shard",  # one sample that stands for the lost rest of the shard
     "empty_shard",  # one sample that stands for an archive of nothing
     "unsafe_key",
-    "dotted_name",  # a picture whose name goes on behind the first dot: its key would be that of others
+    # a picture whose name goes on behind the first dot: its key would be that of others
+    "dotted_name",
     "duplicate_member",
     "non_contiguous_key",
     "not_a_file",
@@ -33,7 +48,8 @@ TEXT_EXTENSIONS = ("txt", "json")
 
 BLOCK = tarfile.BLOCKSIZE
 MAX_KEY_BYTES = 4096  # a path of Linux is no longer
-MAX_EXTENSION_BYTES = 1 << 20  # of one header of names and attributes; a macOS attribute has some 100 KB
+# of one header of names and attributes; a macOS attribute has some 100 KB
+MAX_EXTENSION_BYTES = 1 << 20
 MAX_EXTENSIONS = 8  # such headers before a member
 MAX_MEMBER_BYTES = 1 << 60  # what a header may claim
 # Where old GNU headers say that blocks of a map of holes follow.
@@ -69,8 +85,8 @@ class Member(NamedTuple):
 def read_shard(place: str, max_member_bytes: int) -> Iterator[ShardSample]:
     """The samples of one tar, in order; one that is cut or damaged keeps what came before and ends with a problem.
 
-    Every picture is in a sample, of which the problem names it. Raises OSError when the disk or the network fails: what
-    can be read in a minute is not lost.
+    Every picture is in a sample, of which the problem names it. Raises OSError when the disk or the
+    network fails: what can be read in a minute is not lost.
     """
     name = printable(name_of(place))
     samples = _Samples(max_member_bytes)
@@ -125,7 +141,8 @@ class _Samples:
         self.seen: set[bytes] = set()  # hashes of keys
         self.key: str | None = None
         self.sample = ShardSample("")  # of `key`
-        self.num_plain = self.num_dotted = 0  # members of the sample; pictures that were given a reject of their own
+        # members of the sample; pictures that were given a reject of their own
+        self.num_plain = self.num_dotted = 0
 
     def add(self, member: Member, archive: "_Archive") -> Iterator[ShardSample]:
         """Read a member into its sample; yields the sample before it, if that is complete."""
@@ -159,7 +176,9 @@ def _start_sample(key: str, seen: set[bytes]) -> ShardSample:
     digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=16).digest()
     if num_bytes > MAX_KEY_BYTES:
         sample.key = shown[:100]
-        sample.problem = Problem("unsafe_key", f"{sample.key!r}…: {num_bytes} bytes, more than {MAX_KEY_BYTES}")
+        sample.problem = Problem(
+            "unsafe_key", f"{sample.key!r}…: {num_bytes} bytes, more than {MAX_KEY_BYTES}"
+        )
     elif digest in seen:
         sample.problem = Problem("non_contiguous_key", f"{shown!r} came earlier in the shard")
     elif not key or key.startswith("/") or ".." in parts or not key.isprintable():
@@ -182,13 +201,20 @@ def _add_member(
     problem = None
     name = printable(member.name)[:MAX_KEY_BYTES]
     if member.kind != "file":
-        how = "a sparse file; pack the archive without --sparse" if member.kind == "sparse file" else "no file"
+        how = (
+            "a sparse file; pack the archive without --sparse"
+            if member.kind == "sparse file"
+            else "no file"
+        )
         problem = Problem("not_a_file", f"{name}: {how}")
     elif member.num_bytes > max_member_bytes:
         problem = Problem("file_too_large", f"{name}: {member.num_bytes} bytes")
     elif extension in sample.members:
         problem = Problem("duplicate_member", name)
-    elif extension in (*PICTURE_EXTENSIONS, *TEXT_EXTENSIONS):  # anything else, pickles above all, is never read
+    elif extension in (
+        *PICTURE_EXTENSIONS,
+        *TEXT_EXTENSIONS,
+    ):  # anything else, pickles above all, is never read
         sample.members[extension] = archive.read_content()
     sample.problem = sample.problem or problem
 
@@ -196,8 +222,8 @@ def _add_member(
 class _Archive:
     """The members of all archives of a file, in order.
 
-    Raises DamagedFileError, tarfile.TarError, EOFError and what the decompressors raise, at the first byte that is
-    neither a member nor padding, and at the end of a file that has no end mark.
+    Raises DamagedFileError, tarfile.TarError, EOFError and what the decompressors raise, at the
+    first byte that is neither a member nor padding, and at the end of a file that has no end mark.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -260,7 +286,9 @@ class _Archive:
             if self.is_first and not is_after_zeros:
                 raise DamagedFileError("the file is no tar") from None
             if is_after_zeros:
-                raise DamagedFileError("behind the end of the archive there are bytes that are no archive") from None
+                raise DamagedFileError(
+                    "behind the end of the archive there are bytes that are no archive"
+                ) from None
             raise
         finally:
             self.is_first = False
@@ -272,18 +300,26 @@ class _Archive:
 
     def _read_extension(self, header: tarfile.TarInfo) -> bytes:
         if not 0 <= header.size <= MAX_EXTENSION_BYTES:
-            raise DamagedFileError(f"a header of {header.size} bytes, more than {MAX_EXTENSION_BYTES}")
+            raise DamagedFileError(
+                f"a header of {header.size} bytes, more than {MAX_EXTENSION_BYTES}"
+            )
         content = self.reader.read(header.size)
         if len(content) < header.size:
             raise EOFError("the archive ends inside a header: it was cut")
         self.reader.skip(-header.size % BLOCK)
         return content
 
-    def _begin_member(self, header: tarfile.TarInfo, long_name: str | None, records: dict[bytes, bytes]) -> Member:
+    def _begin_member(
+        self, header: tarfile.TarInfo, long_name: str | None, records: dict[bytes, bytes]
+    ) -> Member:
         path = records.get(b"GNU.sparse.name", records.get(b"path"))
-        name = _decode(path) if path is not None else header.name if long_name is None else long_name
+        name = (
+            _decode(path) if path is not None else header.name if long_name is None else long_name
+        )
         is_folder = header.isdir() or (header.type == tarfile.AREGTYPE and name.endswith("/"))
-        is_sparse = header.type == tarfile.GNUTYPE_SPARSE or any(key.startswith(b"GNU.sparse.") for key in records)
+        is_sparse = header.type == tarfile.GNUTYPE_SPARSE or any(
+            key.startswith(b"GNU.sparse.") for key in records
+        )
         has_content = header.isreg() or header.type not in tarfile.SUPPORTED_TYPES
         while self.has_map:
             block = self.reader.read(BLOCK)

@@ -4,8 +4,8 @@
     PLACE/NAME/                 the work of one run; NAME is a hash of everything that decides its result
     PLACE/NAME/UNFINISHED.txt   tells such a folder from anybody else's
 
-A run uses the folder of its own name and leaves the others alone. It lists them when it starts; they are removed by
-name and by hand, with `python -m flows.runs`.
+A run uses the folder of its own name and leaves the others alone. It lists them when it starts;
+they are removed by name and by hand, with `python -m flows.runs`.
 """
 
 import fcntl
@@ -21,7 +21,8 @@ from typing import NamedTuple
 MARKER, LOCK = "UNFINISHED.txt", "lock"
 TRASH = "discarded-by-fwd2bot"  # ends the name of what is being removed
 SAYS = "Work of a run that has not ended. `python -m flows.runs` lists such folders, and removes those that you name.\n"
-PROGRESS = {"done/*.json": "files done", "facts/task-*.parquet": "pieces checked"}  # what is counted in a folder
+# what is counted in a folder
+PROGRESS = {"done/*.json": "files done", "facts/task-*.parquet": "pieces checked"}
 CHECKPOINTS = "step-*"
 UNITS = ((86400, "days"), (3600, "hours"), (60, "minutes"))
 NOT_ENTERED = (".git", ".venv", "node_modules")
@@ -61,8 +62,15 @@ def open_work(place: Path, name: str) -> Path:
 
     others = [it for it in works_in(place) if it.folder != folder]
     if others:
-        lines = [f"{place}: unfinished work of other runs is kept:", *(f"  {describe(it)}" for it in others)]
-        print("\n".join([*lines, "  python -m flows.runs discard FOLDER removes it"]), file=sys.stderr, flush=True)
+        lines = [
+            f"{place}: unfinished work of other runs is kept:",
+            *(f"  {describe(it)}" for it in others),
+        ]
+        print(
+            "\n".join([*lines, "  python -m flows.runs discard FOLDER removes it"]),
+            file=sys.stderr,
+            flush=True,
+        )
     return folder
 
 
@@ -77,7 +85,11 @@ def leave(place: Path) -> None:
 
 def works_in(place: Path) -> list[Work]:
     """What runs left in a place, by name."""
-    return [_look_at(marker.parent) for marker in sorted(place.glob(f"*/{MARKER}")) if is_work(marker.parent)]
+    return [
+        _look_at(marker.parent)
+        for marker in sorted(place.glob(f"*/{MARKER}"))
+        if is_work(marker.parent)
+    ]
 
 
 def find_works(root: Path) -> Iterator[Work]:
@@ -130,7 +142,12 @@ def _look_at(folder: Path) -> Work:
     for path in folder.rglob("*"):
         with suppress(FileNotFoundError):  # a run may be at work here
             statuses.append(path.lstat())
-    return Work(folder, _progress(folder), sum(it.st_size for it in statuses[1:]), max(it.st_mtime for it in statuses))
+    return Work(
+        folder,
+        _progress(folder),
+        sum(it.st_size for it in statuses[1:]),
+        max(it.st_mtime for it in statuses),
+    )
 
 
 def _progress(folder: Path) -> str:
@@ -138,8 +155,13 @@ def _progress(folder: Path) -> str:
     if checkpoints:
         return f"step {int(checkpoints[-1].name.removeprefix('step-'))}"
     counts = {unit: len(list(folder.glob(pattern))) for pattern, unit in PROGRESS.items()}
-    return next((f"{number} {unit}" for unit, number in counts.items() if number), "nothing finished")
+    return next(
+        (f"{number} {unit}" for unit, number in counts.items() if number), "nothing finished"
+    )
 
 
 def _age(seconds: float) -> str:
-    return next((f"{seconds / unit:.0f} {name}" for unit, name in UNITS if seconds >= unit), f"{seconds:.0f} seconds")
+    return next(
+        (f"{seconds / unit:.0f} {name}" for unit, name in UNITS if seconds >= unit),
+        f"{seconds:.0f} seconds",
+    )

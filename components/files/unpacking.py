@@ -1,8 +1,9 @@
 """Files that may be compressed, read forwards only: gzip, bzip2 and xz by their first bytes, any other as it is.
 
-A file may consist of several compressed streams, as `cat a.tar.gz b.tar.gz` makes it: they are read on. Zeros behind a
-stream are padding; other bytes behind it are an error, where Python's bz2 and lzma are silent. What a read takes is
-bounded by what was asked for, however much the file unpacks to.
+A file may consist of several compressed streams, as `cat a.tar.gz b.tar.gz` makes it: they are read
+on. Zeros behind a stream are padding; other bytes behind it are an error, where Python's bz2 and
+lzma are silent. What a read takes is bounded by what was asked for, however much the file unpacks
+to.
 """
 
 import bz2
@@ -13,10 +14,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Protocol
 
-PACKED_CHUNK = 1 << 13  # bytes given to a decompressor at once: what it made of them is lost where it fails
+# bytes given to a decompressor at once: what it made of them is lost where it fails
+PACKED_CHUNK = 1 << 13
 CHUNK = 1 << 18  # bytes unpacked at once
 XZ_MEMORY = 1 << 28  # bytes; `xz -9` needs 65 MiB to unpack, a header may ask for 4 GiB
-# gzip cannot pack more than 1032 to 1; bzip2 and xz pack zeros by millions, and unpacking them takes hours.
+# gzip cannot pack more than 1032 to 1; bzip2 and xz pack zeros by millions, and unpacking them
+# takes hours.
 MAX_EXPANSION = 2000
 FREE_EXPANSION = 1 << 28  # bytes that any file may unpack to
 
@@ -115,8 +118,8 @@ class PlainReader:
 class UnpackingReader:
     """The content of one compressed stream after another.
 
-    Raises DamagedFileError, EOFError for a stream that is cut, zlib.error, OSError and lzma.LZMAError for a damaged
-    one; everything before the fault has been read by then.
+    Raises DamagedFileError, EOFError for a stream that is cut, zlib.error, OSError and
+    lzma.LZMAError for a damaged one; everything before the fault has been read by then.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -181,7 +184,9 @@ class UnpackingReader:
             self.packed += self._read_packed()
         self.decompressor = _decompressor_for(self.packed)
         if self.decompressor is None:
-            raise DamagedFileError("behind the end of the compressed data there are bytes that are no such data")
+            raise DamagedFileError(
+                "behind the end of the compressed data there are bytes that are no such data"
+            )
         return True
 
     def _read_packed(self) -> bytes:

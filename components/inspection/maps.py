@@ -7,8 +7,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from components.inspection.attention import AnswerAttention, answer_attention, query_attention
-from components.inspection.files import numbers
+from components.inspection.attention_weights import (
+    AnswerAttention,
+    answer_attention,
+    query_attention,
+)
+from components.inspection.inspection_files import numbers
 from components.inspection.parts import AbsentError
 from components.inspection.views import as_read, grid_side, on_grid
 from components.methods.method import Method
@@ -29,7 +33,9 @@ def compression_maps(model: Method, images: Sequence[Image.Image]) -> dict[str, 
     return {"side": side, "pictures": pictures}
 
 
-def generation_maps(model: Method, tokens: Tensor, question: str, max_new_tokens: int) -> dict[str, Any]:
+def generation_maps(
+    model: Method, tokens: Tensor, question: str, max_new_tokens: int
+) -> dict[str, Any]:
     """Of stored tokens (pictures, summary tokens, dim): the attention of an answer on them, by layer and by step.
 
     Raises AbsentError for a method that gives no answers.
@@ -42,12 +48,18 @@ def generation_maps(model: Method, tokens: Tensor, question: str, max_new_tokens
         said = of_stored(model, row, prompt, max_new_tokens)
         words = words_of(model.backbone.tokenizer, said.tokens, said.weights.shape[1])
         pictures.append(
-            {"layers": numbers(said.weights.mean(1)), "steps": numbers(said.weights.mean(0)), "words": words}
+            {
+                "layers": numbers(said.weights.mean(1)),
+                "steps": numbers(said.weights.mean(0)),
+                "words": words,
+            }
         )
     return {"pictures": pictures}
 
 
-def base_maps(backbone: Backbone, images: Sequence[Image.Image], question: str, max_new_tokens: int) -> dict[str, Any]:
+def base_maps(
+    backbone: Backbone, images: Sequence[Image.Image], question: str, max_new_tokens: int
+) -> dict[str, Any]:
     """Of each picture: what the base model answers, and what that attends to of the image tokens, by layer.
 
     Raises AbsentError without a grid of image tokens.
@@ -56,11 +68,15 @@ def base_maps(backbone: Backbone, images: Sequence[Image.Image], question: str, 
     for image in images:
         said = of_picture(backbone, image, question, max_new_tokens)
         caption = backbone.tokenizer.decode(said.tokens, skip_special_tokens=True).strip()
-        pictures.append({"layers": numbers(on_grid(said.weights, side).mean(1)), "caption": caption})
+        pictures.append(
+            {"layers": numbers(on_grid(said.weights, side).mean(1)), "caption": caption}
+        )
     return {"side": side, "pictures": pictures}
 
 
-def of_stored(model: Method, tokens: Tensor, prompt: list[int], max_new_tokens: int) -> AnswerAttention:
+def of_stored(
+    model: Method, tokens: Tensor, prompt: list[int], max_new_tokens: int
+) -> AnswerAttention:
     """The attention of an answer from stored tokens (summary tokens, dim) on them."""
     backbone = model.backbone
     return answer_attention(
@@ -72,7 +88,9 @@ def of_stored(model: Method, tokens: Tensor, prompt: list[int], max_new_tokens: 
 
 
 @torch.inference_mode()
-def of_picture(backbone: Backbone, image: Image.Image, question: str, max_new_tokens: int) -> AnswerAttention:
+def of_picture(
+    backbone: Backbone, image: Image.Image, question: str, max_new_tokens: int
+) -> AnswerAttention:
     """The attention of the base model's answer about a picture on all of its image tokens."""
     read = backbone.encode_images(backbone.prepare([image]))
     prompt = encode_prompt(backbone.chat, question, read.lengths[0])

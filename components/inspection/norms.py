@@ -1,7 +1,7 @@
 """How far each adapter moves the language model: the Frobenius norm of its update (alpha / rank) B A (Fig. 3).
 
-The update is as large as the layer that it is added to, and is never formed: |B A|² = tr((B'B)(A A')), whose factors
-are as small as the rank.
+The update is as large as the layer that it is added to, and is never formed: |B A|² = tr((B'B)(A
+A')), whose factors are as small as the rank.
 """
 
 import math
@@ -11,27 +11,34 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from components.inspection.files import DECIMALS
+from components.inspection.inspection_files import DECIMALS
 from components.inspection.parts import AbsentError
 
-Norms = dict[str, dict[str, list[float]]]  # adapter -> kind of linear layer -> norm in each decoder layer
+# adapter -> kind of linear layer -> norm in each decoder layer
+Norms = dict[str, dict[str, list[float]]]
 
 
 def adapter_norms(decoder_layers: nn.ModuleList) -> dict[str, Any]:
     """{"layers": adapter -> norm in each decoder layer, "linears": the same by kind of linear layer}.
 
-    That of a decoder layer is taken over its linear layers, as if their updates were one vector. Raises AbsentError for
-    a language model without adapters.
+    That of a decoder layer is taken over its linear layers, as if their updates were one vector.
+    Raises AbsentError for a language model without adapters.
     """
     norms = linear_norms(decoder_layers)
     if not norms:
-        raise AbsentError("its language model has no adapters: it is the base model, or its own weights were trained")
+        raise AbsentError(
+            "its language model has no adapters: it is the base model, or its own weights were trained"
+        )
     layers = {
-        adapter: [round(math.hypot(*of_layer), DECIMALS) for of_layer in zip(*kinds.values(), strict=True)]
+        adapter: [
+            round(math.hypot(*of_layer), DECIMALS) for of_layer in zip(*kinds.values(), strict=True)
+        ]
         for adapter, kinds in norms.items()
     }
     linears = {
-        adapter: {kind: [round(norm, DECIMALS) for norm in of_kind] for kind, of_kind in kinds.items()}
+        adapter: {
+            kind: [round(norm, DECIMALS) for norm in of_kind] for kind, of_kind in kinds.items()
+        }
         for adapter, kinds in norms.items()
     }
     return {"layers": layers, "linears": linears}
@@ -43,7 +50,9 @@ def linear_norms(decoder_layers: nn.ModuleList) -> Norms:
     for number, layer in enumerate(decoder_layers):
         for name, linear in layer.named_modules():
             for adapter in linear.lora_A if isinstance(linear, LoraLayer) else ():
-                of_kind = norms.setdefault(adapter, {}).setdefault(name.rpartition(".")[2], [0.0] * len(decoder_layers))
+                of_kind = norms.setdefault(adapter, {}).setdefault(
+                    name.rpartition(".")[2], [0.0] * len(decoder_layers)
+                )
                 of_kind[number] = update_norm(linear, adapter)
     return norms
 

@@ -12,7 +12,10 @@ def prefix_lengths(wanted: Sequence[int], num_summary_tokens: int) -> list[int]:
     """
     if num_summary_tokens == 1:
         raise AbsentError("a single summary token has no shorter beginning")
-    return [*sorted({length for length in wanted if length < num_summary_tokens}), num_summary_tokens]
+    return [
+        *sorted({length for length in wanted if length < num_summary_tokens}),
+        num_summary_tokens,
+    ]
 
 
 def token_groups(num_summary_tokens: int, group_size: int) -> list[list[int]]:
@@ -26,7 +29,9 @@ def token_groups(num_summary_tokens: int, group_size: int) -> list[list[int]]:
             f"token{'s' if num_summary_tokens != 1 else ''}"
         )
     tokens = list(range(num_summary_tokens))
-    return [tokens[start : start + group_size] for start in range(0, num_summary_tokens, group_size)]
+    return [
+        tokens[start : start + group_size] for start in range(0, num_summary_tokens, group_size)
+    ]
 
 
 def all_but(group: Sequence[int], num_summary_tokens: int) -> list[int]:

@@ -29,6 +29,9 @@ def on_grid(weights: Tensor, side: int) -> Tensor:
 def as_read(backbone: Backbone, picture: PreparedPictures) -> Image.Image:
     """The picture that the grid lies on: padded, resized or cropped, as the vision tower gets it."""
     processor, pixels = backbone.image_processor, picture.tensors["pixel_values"][0]
-    mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+    mean, std = (
+        torch.tensor(values)[:, None, None]
+        for values in (processor.image_mean, processor.image_std)
+    )
     levels = ((pixels * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())

@@ -6,35 +6,42 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.files.code import code_sha256
-from components.methods.average_pooling import AveragePooling
-from components.methods.double_forward import DoubleForward, build_double_forward
-from components.methods.dual_encoder import (
+from components.baselines.average_pooling import AveragePooling
+from components.baselines.dual_encoder import (
     DUAL_ENCODER,
     DualEncoder,
     DualEncoderParams,
     build_dual_encoder,
     pictures_of,
 )
-from components.methods.fastv import AllTokens, FastV, FastVParams
-from components.methods.image_text_models import OwnPictures
-from components.methods.lvlm_embedder import EMBEDDERS, EmbedderParams, build_embedder
-from components.methods.matryoshka_pooling import MatryoshkaPooled, MatryoshkaPooling, MatryoshkaPoolingParams
-from components.methods.matryoshka_queries import MatryoshkaQueried, MatryoshkaQueries, MatryoshkaQueriesParams
+from components.baselines.fastv import AllTokens, FastV, FastVParams
+from components.baselines.lvlm_embedder import EMBEDDERS, EmbedderParams, build_embedder
+from components.baselines.m3 import MatryoshkaPooled, MatryoshkaPooling, MatryoshkaPoolingParams
+from components.baselines.mqt import MatryoshkaQueried, MatryoshkaQueries, MatryoshkaQueriesParams
+from components.baselines.prumerge import PruMerge, PruMergeParams, PruMergePlus, PruMergePlusParams
+from components.baselines.quecc import QueCC, QueCCParams, QuestionReduced
+from components.baselines.single_forward import SingleForward, build_single_forward
+from components.baselines.stf import SpatialTokenFusion, SpatialTokenFusionParams
+from components.baselines.tokenpacker import TokenPacker, TokenPackerParams
+from components.files.code import code_sha256
+from components.methods.blocks.image_text_models import OwnPictures
+from components.methods.blocks.token_reduction import Reduced, Reducer, nearest_count, seeded
+from components.methods.blocks.vision_tower import check_needs, llava_of, tower_shape
+from components.methods.double_forward import DoubleForward, build_double_forward
 from components.methods.method import Method
-from components.methods.prumerge import PruMerge, PruMergeParams, PruMergePlus, PruMergePlusParams
-from components.methods.quecc import QueCC, QueCCParams, QuestionReduced
-from components.methods.reduced import Reduced, Reducer, nearest_count, seeded
-from components.methods.settings import FWD2BOT, SINGLE_FORWARD, ChosenMethod, CompressorParams, NoSettings
-from components.methods.single_forward import SingleForward, build_single_forward
-from components.methods.stf import SpatialTokenFusion, SpatialTokenFusionParams
-from components.methods.token_packer import TokenPacker, TokenPackerParams
-from components.methods.tower import check_needs, llava_of, tower_shape
+from components.methods.method_settings import (
+    FWD2BOT,
+    SINGLE_FORWARD,
+    ChosenMethod,
+    CompressorParams,
+    NoSettings,
+)
 from components.model.adapters import GENERATION, AdapterSwitch, attach_adapters
 from components.model.backbone import Backbone
 from components.params import Params
 
-OURS: dict[str, type[DoubleForward]] = {FWD2BOT: DoubleForward, SINGLE_FORWARD: SingleForward}  # of the paper itself
+# of the paper itself
+OURS: dict[str, type[DoubleForward]] = {FWD2BOT: DoubleForward, SINGLE_FORWARD: SingleForward}
 REDUCERS: dict[str, type[Reducer]] = {
     "average_pooling": AveragePooling,
     "fastv": AllTokens,
@@ -53,7 +60,8 @@ AROUND: dict[str, type[Reduced]] = {  # reducers that take another LLaVA around 
     "quecc": QuestionReduced,
 }
 TRAINING_FREE = {"fastv"}
-IN_TWO_STAGES = {"mqt", "quecc", "stf", "tokenpacker"}  # with modules of their own, which learn alone at first
+# with modules of their own, which learn alone at first
+IN_TWO_STAGES = {"mqt", "quecc", "stf", "tokenpacker"}
 
 
 class MethodParams(Params):
@@ -76,8 +84,10 @@ class MethodParams(Params):
         "tokenpacker",
         "vlm2vec",
     ]
-    tuning: Literal["trained", "none"]  # of compared methods: as their papers train them, or as they come
-    module_steps: int = Field(ge=0)  # the first, in which modules of a method and the connector learn by themselves
+    # of compared methods: as their papers train them, or as they come
+    tuning: Literal["trained", "none"]
+    # the first, in which modules of a method and the connector learn by themselves
+    module_steps: int = Field(ge=0)
     average_pooling: NoSettings
     dual_encoder: DualEncoderParams
     e5v: EmbedderParams
@@ -119,8 +129,8 @@ def kind_of(name: str) -> type[Method]:
 def code_of(entries: Iterable[str], name: str) -> str:
     """A hash of the code of a run with one method: the modules that `entries` import.
 
-    Of those that methods are written in only its own count, and what they import: this file imports all, but a run
-    calls nothing of the others.
+    Of those that methods are written in only its own count, and what they import: this file imports
+    all, but a run calls nothing of the others.
     """
     own = _modules_of(name)
     others = set().union(*map(_modules_of, (DUAL_ENCODER, *OURS, *EMBEDDERS, *REDUCERS))) - own
@@ -131,7 +141,9 @@ def _modules_of(name: str) -> set[str]:
     return {kind.__module__ for kind in (kind_of(name), REDUCERS.get(name)) if kind}
 
 
-def build_method(backbone: Backbone, params: CompressorParams, method: ChosenMethod, seed: int) -> Method:
+def build_method(
+    backbone: Backbone, params: CompressorParams, method: ChosenMethod, seed: int
+) -> Method:
     """An untrained method on a base model, in place. Raises ValueError when the two do not go together."""
     if method.name == FWD2BOT:
         return build_double_forward(backbone, params, seed)
@@ -150,7 +162,9 @@ def preparer_of(backbone: Backbone, method: ChosenMethod) -> Backbone | OwnPictu
     return own or backbone
 
 
-def build_reduced(backbone: Backbone, params: CompressorParams, method: ChosenMethod, seed: int) -> Reduced:
+def build_reduced(
+    backbone: Backbone, params: CompressorParams, method: ChosenMethod, seed: int
+) -> Reduced:
     """A reducer with the number of tokens nearest to the wanted one that it allows; `params` of the result have it."""
     llava, kind = llava_of(backbone, method.name), REDUCERS[method.name]
     shape = tower_shape(llava)

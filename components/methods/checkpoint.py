@@ -7,8 +7,8 @@
     config.json                    the base model and its hash, all settings, versions
     README.md                      the model card
 
-Saving the same model twice gives the same bytes. Loading refuses a base model, a preprocessing or a set of tensors
-other than the one that was trained, and says what it found and what it expected.
+Saving the same model twice gives the same bytes. Loading refuses a base model, a preprocessing or a
+set of tensors other than the one that was trained, and says what it found and what it expected.
 """
 
 import json
@@ -24,10 +24,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from components.files.outputs import write_by_umask
+from components.methods.blocks.image_text_models import OwnPictures
 from components.methods.catalogue import OURS, build_method, kind_of, preparer_of
-from components.methods.image_text_models import OwnPictures
 from components.methods.method import Method
-from components.methods.settings import FWD2BOT, SINGLE_FORWARD, ChosenMethod, CompressorParams
+from components.methods.method_settings import (
+    FWD2BOT,
+    SINGLE_FORWARD,
+    ChosenMethod,
+    CompressorParams,
+)
 from components.model.backbone import Backbone, Preprocessing
 from components.model.loading import load_backbone, load_without_weights
 from components.model.model_files import read_json, read_tensors, some_of
@@ -37,7 +42,8 @@ ADAPTER_FILE = "adapter_model.safetensors"  # PEFT's name
 QUERIES_FILE = "summary_queries.safetensors"
 BASE_FILE = "trained_base.safetensors"
 CONFIG_FILE = "config.json"
-NAMED_PASSES = {"double": FWD2BOT, "single": SINGLE_FORWARD}  # how a compressor said what it was, before methods
+# how a compressor said what it was, before methods
+NAMED_PASSES = {"double": FWD2BOT, "single": SINGLE_FORWARD}
 ANSWERS = "The language model answers questions from them."
 LIBRARIES = ("peft", "torch", "transformers")
 
@@ -71,7 +77,8 @@ class CompressorConfig(Params):
     base_model: str  # hub id, or the name of the folder
     base_revision: str | None
     base_weights_sha256: str
-    settings_sha256: dict[str, str] | None  # beside the weights, by whose they are; None: written before there were any
+    # beside the weights, by whose they are; None: written before there were any
+    settings_sha256: dict[str, str] | None
     dim: int  # of a summary token
     method: ChosenMethod
     compressor: CompressorParams
@@ -84,7 +91,13 @@ class CompressorConfig(Params):
         """What it does, for the model card."""
         kind, count = kind_of(self.method.name), self.compressor.num_summary_tokens
         made = f"It makes {count} vectors of {self.dim} numbers of a picture (docs/methods.md, {self.method.name})."
-        return " ".join([made, kind.why_not_stored or "They are stored and searched.", kind.why_no_answers or ANSWERS])
+        return " ".join(
+            [
+                made,
+                kind.why_not_stored or "They are stored and searched.",
+                kind.why_no_answers or ANSWERS,
+            ]
+        )
 
     @property
     def own_file(self) -> str:
@@ -110,30 +123,45 @@ def save_compressor(model: Method, folder: Path, card: Mapping[str, float | str]
         save_tensors(base, folder / BASE_FILE)
     (folder / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     usage = "".join(
-        f'- the adapter {name} alone: `PeftModel.from_pretrained(base_model, "{name}")`\n' for name in names
+        f'- the adapter {name} alone: `PeftModel.from_pretrained(base_model, "{name}")`\n'
+        for name in names
     )
     table = "\n".join(f"| {name} | {value} |" for name, value in card.items())
-    (folder / "README.md").write_text(CARD.format(config=config, usage=usage, table=table), encoding="utf-8")
+    (folder / "README.md").write_text(
+        CARD.format(config=config, usage=usage, table=table), encoding="utf-8"
+    )
 
 
 def load_compressor(
-    folder: Path, base: str, device: torch.device, dtype: torch.dtype, num_summary_tokens: int | None = None
+    folder: Path,
+    base: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    num_summary_tokens: int | None = None,
 ) -> Method:
     """Load a compressor on its base model (folder or hub id), ready for inference.
 
-    `dtype` is that of the base weights; `num_summary_tokens` keeps the first queries only, all if not given. Raises
-    ValueError if anything is not what the compressor was trained with.
+    `dtype` is that of the base weights; `num_summary_tokens` keeps the first queries only, all if
+    not given. Raises ValueError if anything is not what the compressor was trained with.
     """
     config = load_config(folder)
     backbone = load_backbone(base, config.base_revision, dtype, "sdpa", config.pad_to_square)
-    expect(f"base model {base}: SHA-256 of the weights", backbone.weights_sha256, config.base_weights_sha256)
+    expect(
+        f"base model {base}: SHA-256 of the weights",
+        backbone.weights_sha256,
+        config.base_weights_sha256,
+    )
     model = build_method(backbone, config.compressor, config.method, seed=0)
     expect(f"base model {base}: preprocessing", model.preprocessing, config.preprocessing)
     expect_settings(base, model.settings_sha256, config)
     for adapter in model.adapters.names:
         tensors = load_tensors(folder / adapter / ADAPTER_FILE, adapter_tensors(model, adapter))
         report: Any = set_peft_model_state_dict(model.adapters.model, tensors, adapter_name=adapter)
-        expect(f"{folder / adapter / ADAPTER_FILE}: weights that are not the model's", report.unexpected_keys, [])
+        expect(
+            f"{folder / adapter / ADAPTER_FILE}: weights that are not the model's",
+            report.unexpected_keys,
+            [],
+        )
     if own := model.own_tensors():
         put_in(model, folder / config.own_file, own)
     if trained := base_tensors(model):
@@ -156,10 +184,14 @@ def check_trained_files(folder: Path, config: CompressorConfig) -> None:
     """Raises ValueError when a file that every compressor of its kind has is missing; others may have none."""
     if config.method.name not in OURS:
         return
-    adapters = [f"{name}/{ADAPTER_FILE}" for name in config.compressor.adapters.names] or [BASE_FILE]
+    adapters = [f"{name}/{ADAPTER_FILE}" for name in config.compressor.adapters.names] or [
+        BASE_FILE
+    ]
     for name in (QUERIES_FILE, *adapters):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder / name}: is missing; fetch the whole compressor, or train one")
+            raise ValueError(
+                f"{folder / name}: is missing; fetch the whole compressor, or train one"
+            )
 
 
 def load_config(folder: Path) -> CompressorConfig:
@@ -213,12 +245,18 @@ def compressor_config(model: Method) -> CompressorConfig:
 
 def adapter_tensors(model: Method, adapter: str) -> dict[str, Tensor]:
     """The LoRA weights of one adapter, under PEFT's names; embeddings are not among them."""
-    return get_peft_model_state_dict(model.adapters.model, adapter_name=adapter, save_embedding_layers=False)
+    return get_peft_model_state_dict(
+        model.adapters.model, adapter_name=adapter, save_embedding_layers=False
+    )
 
 
 def base_tensors(model: Method) -> dict[str, Tensor]:
     """The weights of the base model that were trained, under the model's own names: none, as a rule."""
-    trained = {name: p.detach() for name, p in model.backbone.named_parameters(prefix="backbone") if p.requires_grad}
+    trained = {
+        name: p.detach()
+        for name, p in model.backbone.named_parameters(prefix="backbone")
+        if p.requires_grad
+    }
     return {name: tensor for name, tensor in trained.items() if ".lora_" not in name}
 
 
@@ -231,15 +269,24 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 def load_tensors(path: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Read a safetensors file that must have the names and shapes of `like`, and numbers in it. Raises ValueError."""
     tensors = read_tensors(path)
-    found, expected = ({name: tuple(t.shape) for name, t in group.items()} for group in (tensors, like))
-    differing = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    found, expected = (
+        {name: tuple(t.shape) for name, t in group.items()} for group in (tensors, like)
+    )
+    differing = sorted(
+        name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)
+    )
     for name in differing[:1]:
         others = f" (and {len(differing) - 1} more tensors)" if len(differing) > 1 else ""
-        expect(f"{path}: shape of {name}{others}", found.get(name, "missing"), expected.get(name, "missing"))
+        expect(
+            f"{path}: shape of {name}{others}",
+            found.get(name, "missing"),
+            expected.get(name, "missing"),
+        )
     odd = [
         name
         for name, tensor in sorted(tensors.items())
-        if tensor.is_floating_point() != like[name].is_floating_point() or not torch.isfinite(tensor).all()
+        if tensor.is_floating_point() != like[name].is_floating_point()
+        or not torch.isfinite(tensor).all()
     ]
     if odd:
         raise ValueError(

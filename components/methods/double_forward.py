@@ -1,7 +1,8 @@
 """Fwd2Bot: the language model compresses a picture in one pass and reads the result in the next (Eq. 1 and 2).
 
-Both passes share all weights but the adapters. The generation pass gets summary tokens where image tokens stood;
-nothing of the picture reaches it otherwise, and its gradient flows through them into the compression pass.
+Both passes share all weights but the adapters. The generation pass gets summary tokens where image
+tokens stood; nothing of the picture reaches it otherwise, and its gradient flows through them into
+the compression pass.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE, Method
-from components.methods.settings import FWD2BOT, ChosenMethod, CompressorParams
+from components.methods.method_settings import FWD2BOT, ChosenMethod, CompressorParams
 from components.model.adapters import COMPRESSION, PASSES, AdapterSwitch, attach_adapters
 from components.model.backbone import Backbone
 from components.model.chat import encode_text
@@ -38,8 +39,12 @@ class DoubleForward(Method):
         super().__init__(backbone, adapters, params)
         self.queries = queries
         prompt_ids = encode_text(backbone.tokenizer, params.prompt)
-        self.register_buffer("prompt_ids", torch.tensor(prompt_ids, dtype=torch.long), persistent=False)
-        self.prompt_embeddings = self._learned_prompt() if params.prompt_embeddings == "learned" else None
+        self.register_buffer(
+            "prompt_ids", torch.tensor(prompt_ids, dtype=torch.long), persistent=False
+        )
+        self.prompt_embeddings = (
+            self._learned_prompt() if params.prompt_embeddings == "learned" else None
+        )
         if params.connector == "trained":
             backbone.train_connector()
         self.to(backbone.device)
@@ -50,8 +55,12 @@ class DoubleForward(Method):
 
     def _learned_prompt(self) -> nn.Parameter:
         if not len(self.prompt_ids):
-            raise ValueError("prompt_embeddings: learned ones need a prompt to start from; `prompt` has no words")
-        return nn.Parameter(self.backbone.embed(self.prompt_ids.to(self.backbone.device)).detach().float())
+            raise ValueError(
+                "prompt_embeddings: learned ones need a prompt to start from; `prompt` has no words"
+            )
+        return nn.Parameter(
+            self.backbone.embed(self.prompt_ids.to(self.backbone.device)).detach().float()
+        )
 
     def compress_pictures(self, pictures: PreparedPictures) -> Tensor:
         """Preprocessed pictures -> summary tokens (pictures, summary tokens, dim)."""
@@ -82,8 +91,9 @@ class DoubleForward(Method):
     def compression_pass(self, content: Sequence[Segment]) -> Tensor:
         """Read [BOS; content; prompt; queries]; keep the normed last hidden states of the queries (Eq. 1).
 
-        They are scaled to about the length of the image embeddings, which the second pass was trained to read there.
-        Padding in the content is masked and takes no position, so it has no effect.
+        They are scaled to about the length of the image embeddings, which the second pass was
+        trained to read there. Padding in the content is masked and takes no position, so it has no
+        effect.
         """
         rows = content[0].num_rows
         prompt = self.backbone.embed(self.prompt_ids)
@@ -92,21 +102,27 @@ class DoubleForward(Method):
         queries = self.queries(rows).to(prompt.dtype)
         end = [text_segment(prompt.expand(rows, -1, -1)), text_segment(queries)]
         inputs = join([self.bos(rows), *content, *end])
-        return self.params.summary_scale * self.read_to_compress(inputs, last_places(queries, inputs.mask))
+        return self.params.summary_scale * self.read_to_compress(
+            inputs, last_places(queries, inputs.mask)
+        )
 
     def read_to_compress(self, inputs: Segment, places: Tensor) -> Tensor:
         """The compression adapter's hidden states of rows at `places` (rows, kept): (rows, kept, dim)."""
         mask = inputs.mask
         if self.params.attention == "bidirectional":
-            mask = mask[:, None, None].bool().expand(-1, 1, mask.shape[1], -1)  # every token sees all that are there
+            # every token sees all that are there
+            mask = mask[:, None, None].bool().expand(-1, 1, mask.shape[1], -1)
         with self.adapters.use(COMPRESSION):
             return self.read(inputs, mask, places)
 
-    def masked_hidden(self, pictures: Segment, input_ids: Tensor, attention_mask: Tensor, is_hidden: Tensor) -> Tensor:
+    def masked_hidden(
+        self, pictures: Segment, input_ids: Tensor, attention_mask: Tensor, is_hidden: Tensor
+    ) -> Tensor:
         """Read [BOS; picture; caption] as the compression pass does, without some of the words.
 
-        A hidden word is the mean of all embeddings. Returns the hidden states that predict the caption, (batch, caption
-        tokens, dim): those of the positions before its tokens. Captions are ids and a mask, (batch, caption tokens).
+        A hidden word is the mean of all embeddings. Returns the hidden states that predict the
+        caption, (batch, caption tokens, dim): those of the positions before its tokens. Captions
+        are ids and a mask, (batch, caption tokens).
         """
         hidden_word = self.backbone.embedding_table.mean(0)
         caption = torch.where(is_hidden[..., None], hidden_word, self.backbone.embed(input_ids))
@@ -142,4 +158,6 @@ def summary_queries(backbone: Backbone, params: CompressorParams, seed: int) -> 
 def last_places(queries: Tensor, attention_mask: Tensor) -> Tensor:
     """The places of (batch, summary tokens, dim) at the end of sequences: (batch, summary tokens)."""
     num_tokens = attention_mask.shape[1]
-    return torch.arange(num_tokens - queries.shape[1], num_tokens, device=queries.device).expand(len(queries), -1)
+    return torch.arange(num_tokens - queries.shape[1], num_tokens, device=queries.device).expand(
+        len(queries), -1
+    )

@@ -1,7 +1,8 @@
 """What Fwd2Bot and every compared method have in common: all that training, compression and evaluation use of one.
 
-A method is a base model that reads a picture as a few vectors. It says how it makes them (`compress_pictures`), which
-losses teach it, and, where it cannot do what Fwd2Bot does, why not; docs/methods.md shows how one is added.
+A method is a base model that reads a picture as a few vectors. It says how it makes them
+(`compress_pictures`), which losses teach it, and, where it cannot do what Fwd2Bot does, why not;
+docs/methods.md shows how one is added.
 """
 
 import math
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from components.methods.settings import ChosenMethod, CompressorParams
+from components.methods.method_settings import ChosenMethod, CompressorParams
 from components.model.adapters import GENERATION, AdapterSwitch
 from components.model.backbone import Backbone, Preprocessing
 from components.model.chat import ChatFormat
@@ -32,13 +33,18 @@ class Method(nn.Module):
     chosen: ChosenMethod
     losses: ClassVar[tuple[str, ...]]  # that teach it: AUTOREGRESSIVE, CONTRASTIVE
     parts: ClassVar[tuple[str, ...]]  # attributes that hold what it adds, apart from adapters
-    reads_questions: ClassVar[bool] = False  # its tokens depend on the question, so that each has to be asked alone
-    embeds_by_mean: ClassVar[bool] = True  # `embed_pictures` is the mean of stored tokens, which needs no model
-    learns_from_texts: ClassVar[bool] = False  # its pairs are two texts each; pictures are not read in training
+    # its tokens depend on the question, so that each has to be asked alone
+    reads_questions: ClassVar[bool] = False
+    # `embed_pictures` is the mean of stored tokens, which needs no model
+    embeds_by_mean: ClassVar[bool] = True
+    # its pairs are two texts each; pictures are not read in training
+    learns_from_texts: ClassVar[bool] = False
     why_not_stored: ClassVar[str | None] = None  # why `compress` has nothing to store
     why_no_answers: ClassVar[str | None] = None  # why `answer` cannot read what is stored
 
-    def __init__(self, backbone: Backbone, adapters: AdapterSwitch, params: CompressorParams) -> None:
+    def __init__(
+        self, backbone: Backbone, adapters: AdapterSwitch, params: CompressorParams
+    ) -> None:
         super().__init__()
         self.params = params
         self.backbone = backbone
@@ -48,7 +54,11 @@ class Method(nn.Module):
             torch.tensor(math.log(params.initial_logit_scale)), requires_grad=is_learned
         )
         bos = backbone.tokenizer.bos_token_id  # not every tokenizer has one
-        self.register_buffer("bos_ids", torch.tensor([] if bos is None else [bos], dtype=torch.long), persistent=False)
+        self.register_buffer(
+            "bos_ids",
+            torch.tensor([] if bos is None else [bos], dtype=torch.long),
+            persistent=False,
+        )
 
     # What a method has to say.
 
@@ -115,14 +125,19 @@ class Method(nn.Module):
         """Image placeholders of a picture in a chat."""
         return self.num_summary_tokens
 
-    def tokens_for_questions(self, encoded: Tensor, input_ids: Tensor, is_question: Tensor) -> Tensor:
+    def tokens_for_questions(
+        self, encoded: Tensor, input_ids: Tensor, is_question: Tensor
+    ) -> Tensor:
         """What is known of pictures (rows, …, width) -> their tokens for the questions in chats (rows, tokens, dim).
 
-        `is_question` marks the words of the question in `input_ids`, (rows, tokens). Most methods do not ask for it.
+        `is_question` marks the words of the question in `input_ids`, (rows, tokens). Most methods
+        do not ask for it.
         """
         return encoded
 
-    def question_flops(self, language_model: int, num_question_tokens: float, num_generated: float) -> float:
+    def question_flops(
+        self, language_model: int, num_question_tokens: float, num_generated: float
+    ) -> float:
         """Operations of a later question, of which `language_model` weights do most: 2 N (K + Q + G)."""
         return 2 * language_model * (self.num_summary_tokens + num_question_tokens + num_generated)
 
@@ -183,16 +198,22 @@ class Method(nn.Module):
 
     def embedding(self, summary_tokens: Tensor) -> Tensor:
         """The mean of vectors (batch, tokens, dim), L2-normalised, float32: (batch, dim)."""
-        return F.normalize(summary_tokens.to(torch.promote_types(summary_tokens.dtype, torch.float32)).mean(1), dim=-1)
+        return F.normalize(
+            summary_tokens.to(torch.promote_types(summary_tokens.dtype, torch.float32)).mean(1),
+            dim=-1,
+        )
 
     def bos(self, rows: int) -> Segment:
         """The first token of every row; none if the model has no such token."""
         return text_segment(self.backbone.embed(self.bos_ids).expand(rows, -1, -1))
 
-    def read(self, inputs: Segment, mask: Tensor | None = None, places: Tensor | None = None) -> Tensor:
+    def read(
+        self, inputs: Segment, mask: Tensor | None = None, places: Tensor | None = None
+    ) -> Tensor:
         """One pass of the language model with the active adapter: hidden states, (rows, tokens, dim) or at `places`.
 
-        `mask` in place of the segment's: (rows, tokens), or (rows, 1, tokens, tokens), True = attends.
+        `mask` in place of the segment's: (rows, tokens), or (rows, 1, tokens, tokens), True =
+        attends.
         """
         language_model = self.backbone.language_model
         arguments = self.backbone.arguments(inputs, mask) | {"use_cache": False}
@@ -210,13 +231,14 @@ class Method(nn.Module):
     ) -> Tensor:
         """Read chats with visual tokens at the image placeholders (Eq. 2); (batch, tokens, dim), before the LM head.
 
-        visual_tokens: (…, dim) in the order of the placeholders; None if there are none. The rest: (batch, tokens), any
-        padding.
-        Packed rows come with a mask (batch, 1, tokens, tokens), True = attends, and with their positions. With
-        `places` (batch, kept) only the hidden states there come back, (batch, kept, dim), for less work.
+        visual_tokens: (…, dim) in the order of the placeholders; None if there are none. The rest:
+        (batch, tokens), any padding. Packed rows come with a mask (batch, 1, tokens, tokens), True
+        = attends, and with their positions. With `places` (batch, kept) only the hidden states
+        there come back, (batch, kept, dim), for less work.
         """
         chat = text_segment(
-            self.backbone.embed_chat(input_ids, visual_tokens), attention_mask if attention_mask.ndim == 2 else None
+            self.backbone.embed_chat(input_ids, visual_tokens),
+            attention_mask if attention_mask.ndim == 2 else None,
         )
         if positions is not None:
             chat = chat._replace(positions=positions[None])
@@ -229,22 +251,28 @@ class Method(nn.Module):
     ) -> list[list[int]]:
         """What the generation pass answers to each prompt: new token ids, without the end token.
 
-        encoded: what `compress_pictures` gave, or a store kept, of the picture of each prompt (prompts, tokens, width);
-        None if no prompt has one. The model must be in evaluation mode.
+        encoded: what `compress_pictures` gave, or a store kept, of the picture of each prompt
+        (prompts, tokens, width); None if no prompt has one. The model must be in evaluation mode.
         """
         self.check_ready()
         ids, mask = left_pad(input_ids, self.backbone.device)
         if encoded is not None:
             encoded = self.tokens_for_questions(encoded, ids, self.is_question(ids, mask))
         with self.adapters.use(GENERATION):
-            return decode(self.backbone, text_segment(self.backbone.embed_chat(ids, encoded), mask), max_new_tokens)
+            return decode(
+                self.backbone,
+                text_segment(self.backbone.embed_chat(ids, encoded), mask),
+                max_new_tokens,
+            )
 
     def check_ready(self) -> None:
         """Raises ValueError when the model cannot answer (now)."""
         if self.why_no_answers:
             raise ValueError(self.why_no_answers)
         if self.training:
-            raise ValueError("the model is in training mode (dropout, no cache); call model.eval() before answering")
+            raise ValueError(
+                "the model is in training mode (dropout, no cache); call model.eval() before answering"
+            )
 
     def is_question(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The tokens behind the picture: (rows, tokens) bool, from ids and mask (rows, tokens)."""
@@ -257,8 +285,12 @@ def enable_gradient_checkpointing(model: Method) -> None:
     """Recompute the decoder layers in the backward pass, each with the adapter it ran with."""
     language_model = model.backbone.language_model
     language_model.activation_checkpointing_enable(
-        activation_checkpointing_kwargs={"use_reentrant": False, "context_fn": model.adapters.context_fn}
+        activation_checkpointing_kwargs={
+            "use_reentrant": False,
+            "context_fn": model.adapters.context_fn,
+        }
     )
-    # The backward pass starts with the last layer: to recompute it frees nothing. Nor may it be (`last_layer`).
+    # The backward pass starts with the last layer: to recompute it frees nothing. Nor may it be
+    # (`last_layer`).
     last: Any = language_model.layers[-1]
     last.gradient_checkpointing = False

@@ -1,8 +1,9 @@
 """One LoRA adapter per pass on the language model, or one for both, and the switch between them (§3.5, Table 6).
 
-PEFT's `set_adapter` turns off the gradients of the adapter that is not active, and gradient checkpointing recomputes a
-layer when another pass may be active: both train the wrong thing in silence. This switch touches neither gradients nor
-PEFT's state, and tells the checkpoint which adapter a layer ran with.
+PEFT's `set_adapter` turns off the gradients of the adapter that is not active, and gradient
+checkpointing recomputes a layer when another pass may be active: both train the wrong thing in
+silence. This switch touches neither gradients nor PEFT's state, and tells the checkpoint which
+adapter a layer ran with.
 """
 
 import contextlib
@@ -35,7 +36,8 @@ Linear = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
 class AdapterParams(Params):
     """LoRA settings, the same for both adapters."""
 
-    sharing: Literal["per_pass", "shared", "none"]  # an adapter for each pass, one for both, or the layers' own weights
+    # an adapter for each pass, one for both, or the layers' own weights
+    sharing: Literal["per_pass", "shared", "none"]
     rank: int = Field(ge=1)
     alpha: int = Field(ge=1)  # the update is scaled by alpha / rank
     dropout: float = Field(ge=0, lt=1)  # share of the inputs of an adapter set to zero in training
@@ -44,7 +46,10 @@ class AdapterParams(Params):
     @property
     def adapter_of(self) -> dict[str, str | None]:
         """The name of the adapter that each pass runs with; None: its own layers are trained."""
-        return {name: {"per_pass": name, "shared": SHARED, "none": None}[self.sharing] for name in PASSES}
+        return {
+            name: {"per_pass": name, "shared": SHARED, "none": None}[self.sharing]
+            for name in PASSES
+        }
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -73,20 +78,27 @@ class AdapterSwitch:
     def use(self, name: str | None) -> "ActiveAdapter":
         """Run the block with the adapter of a pass, or with the base model alone if None; blocks may be nested."""
         if name not in self.adapter_of and not (name is None and self.base_is_left):
-            others = " or None for the base model" if self.base_is_left else "; an adapter is merged into the weights"
-            raise ValueError(f"there is no pass {name!r}; use one of {', '.join(self.adapter_of)}{others}")
+            others = (
+                " or None for the base model"
+                if self.base_is_left
+                else "; an adapter is merged into the weights"
+            )
+            raise ValueError(
+                f"there is no pass {name!r}; use one of {', '.join(self.adapter_of)}{others}"
+            )
         return ActiveAdapter(self, None if name is None else self.adapter_of[name])
 
     def activate(self, adapter: str | None) -> None:
         self.active = adapter
         for layer in self.layers:
-            layer._active_adapter = [] if adapter is None else [adapter]  # private: the exact-gradient test guards it
+            # private: the exact-gradient test guards it
+            layer._active_adapter = [] if adapter is None else [adapter]
 
     def merge(self, name: str) -> None:
         """Add the adapter of a pass to the weights, for good: W + (alpha / rank) B A, rounded to the base's type.
 
-        Less work per token. Passes with this adapter go on; others, and the base alone, can no longer be used. For a
-        pass without an adapter nothing changes.
+        Less work per token. Passes with this adapter go on; others, and the base alone, can no
+        longer be used. For a pass without an adapter nothing changes.
         """
         adapter = self.adapter_of.get(name)
         if adapter is None:
@@ -99,7 +111,8 @@ class AdapterSwitch:
     def cosine(self) -> float:
         """How alike the updates B A of the two adapters are, over all layers: 1 the same, 0 unrelated or not begun.
 
-        Of the products only inner ones are formed: <B A, D C> = tr((D'B)(A C')), which are as small as the rank.
+        Of the products only inner ones are formed: <B A, D C> = tr((D'B)(A C')), which are as small
+        as the rank.
         """
         first, second = (name or "" for name in self.adapter_of.values())
         scale = math.sqrt(self._inner(first, first) * self._inner(second, second))
@@ -111,7 +124,11 @@ class AdapterSwitch:
         for layer in self.layers:
             if not {first, second} <= set(layer.lora_A):
                 continue  # a layer of the vision tower, in the single pass
-            a, b, c, d = (part[name].weight for name in (first, second) for part in (layer.lora_A, layer.lora_B))
+            a, b, c, d = (
+                part[name].weight
+                for name in (first, second)
+                for part in (layer.lora_A, layer.lora_B)
+            )
             total += float(((d.T @ b) * (c @ a.T)).sum())  # type: ignore[operator]  # tensors
         return total
 
@@ -142,8 +159,8 @@ def attach_adapters(
     """Put the adapters of some passes into the language model, in place, in float32 and trainable; they start as the
     identity.
 
-    With `in_tower` the first one is also in the vision tower. Without adapters the decoder layers and the final norm
-    become trainable.
+    With `in_tower` the first one is also in the vision tower. Without adapters the decoder layers
+    and the final norm become trainable.
     """
     adapter_of = {name: params.adapter_of[name] for name in passes}
     names = tuple(dict.fromkeys(name for name in adapter_of.values() if name))
@@ -155,9 +172,14 @@ def attach_adapters(
         tower_layers = num_read_layers(backbone.vlm) if in_tower else 0
         decoder = backbone.decoder_name
         with warnings.catch_warnings():
-            # PEFT asks a model whether it recomputes activations by the name that transformers has replaced.
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            peft_model = get_peft_model(backbone.vlm, lora_config(params, decoder, tower_layers), adapter_name=first)
+            # PEFT asks a model whether it recomputes activations by the name that transformers has
+            # replaced.
+            warnings.filterwarnings(
+                "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
+            )
+            peft_model = get_peft_model(
+                backbone.vlm, lora_config(params, decoder, tower_layers), adapter_name=first
+            )
         for name in others:
             peft_model.add_adapter(name, lora_config(params, decoder, 0))
     peft_model.set_requires_grad(list(names))
@@ -172,7 +194,9 @@ def lora_config(params: AdapterParams, decoder: str, num_tower_layers: int) -> L
     patterns = [rf"{re.escape(decoder)}\.layers\.\d+\..*\.({'|'.join(params.targets)})"]
     if num_tower_layers:
         numbers = "|".join(map(str, range(num_tower_layers)))
-        patterns.append(rf"model\.vision_tower\.encoder\.layers\.({numbers})\..*\.({'|'.join(TOWER_LINEARS)})")
+        patterns.append(
+            rf"model\.vision_tower\.encoder\.layers\.({numbers})\..*\.({'|'.join(TOWER_LINEARS)})"
+        )
     return LoraConfig(
         r=params.rank,
         lora_alpha=params.alpha,

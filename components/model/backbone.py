@@ -1,8 +1,8 @@
 """The frozen base model: one small interface over transformers' vision-language models.
 
-A family of models (`families/`, one file each) says how it prepares a picture, what its language model then reads of
-it, and how a picture stands in a chat. The vision side, the token embeddings and the LM head stay as they are; what is
-trained hangs beside them (`adapters`, `summary_queries`).
+A family of models (`families/`, one file each) says how it prepares a picture, what its language
+model then reads of it, and how a picture stands in a chat. The vision side, the token embeddings
+and the LM head stay as they are; what is trained hangs beside them (`adapters`, `summary_queries`).
 """
 
 import hashlib
@@ -39,10 +39,16 @@ class Backbone(nn.Module):
 
     architectures: ClassVar[tuple[str, ...]]  # that the family takes, as config.json names them
     markup: ClassVar[Markup] = Markup()  # of a picture in a chat
-    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)  # outputs of the image processor that are read
+    # outputs of the image processor that are read
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
 
     def __init__(
-        self, vlm: PreTrainedModel, chat: ChatFormat, image_processor: Any, source: Source, pad_to_square: bool
+        self,
+        vlm: PreTrainedModel,
+        chat: ChatFormat,
+        image_processor: Any,
+        source: Source,
+        pad_to_square: bool,
     ) -> None:
         super().__init__()
         self.vlm: Any = vlm.requires_grad_(False).eval()
@@ -69,7 +75,8 @@ class Backbone(nn.Module):
     def attention(self, inputs: Segment, mask: Tensor) -> Any:
         """What the language model takes as its attention mask to read a segment.
 
-        `mask`: (rows, tokens), 1 where there is a token, or (rows, 1, tokens, tokens), True where one attends.
+        `mask`: (rows, tokens), 1 where there is a token, or (rows, 1, tokens, tokens), True where
+        one attends.
         """
         return mask
 
@@ -144,7 +151,9 @@ class Backbone(nn.Module):
     @cached_property
     def decoder_name(self) -> str:
         """The language model's name inside the whole model."""
-        return next(name for name, module in self.vlm.named_modules() if module is self.language_model)
+        return next(
+            name for name, module in self.vlm.named_modules() if module is self.language_model
+        )
 
     def train(self, mode: bool = True) -> "Backbone":
         """Switch the language model (its LoRA dropout) only; the vision side never leaves evaluation."""
@@ -172,7 +181,9 @@ class Backbone(nn.Module):
         """Pictures between the tokens that stand around one in a chat."""
         before, after = (
             text_segment(
-                self.embed(torch.tensor([ids], dtype=torch.long, device=self.device)).expand(pictures.num_rows, -1, -1)
+                self.embed(torch.tensor([ids], dtype=torch.long, device=self.device)).expand(
+                    pictures.num_rows, -1, -1
+                )
             )
             for ids in self.chat.frame_ids
         )
@@ -187,7 +198,9 @@ class Backbone(nn.Module):
     def train_connector(self) -> None:
         """Let the connector learn, in float32."""
         connector = self.connector.float().requires_grad_(True)
-        connector.register_forward_pre_hook(lambda _, inputs: tuple(as_float(part) for part in inputs))
+        connector.register_forward_pre_hook(
+            lambda _, inputs: tuple(as_float(part) for part in inputs)
+        )
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Token embeddings: (batch, tokens) -> (batch, tokens, dim)."""
@@ -216,16 +229,21 @@ class Backbone(nn.Module):
         embeddings = self.embed(input_ids)
         if visual_tokens is None:
             return embeddings
-        return embeddings.masked_scatter(is_placeholder[..., None], visual_tokens.to(embeddings.dtype))
+        return embeddings.masked_scatter(
+            is_placeholder[..., None], visual_tokens.to(embeddings.dtype)
+        )
 
     def chat_segment(self, input_ids: Tensor, mask: Tensor, pictures: Segment | None) -> Segment:
         """Chats in which a picture each, if any, stands at the image placeholders; ids and mask (rows, tokens).
 
-        What the model itself makes of such ids and pictures: with their positions, and with who sees whom.
+        What the model itself makes of such ids and pictures: with their positions, and with who
+        sees whom.
         """
         visual_tokens = None if pictures is None else pictures.embeddings[pictures.mask.bool()]
         chat = text_segment(self.embed_chat(input_ids, visual_tokens), mask)
-        return chat if pictures is None else insert(chat, input_ids == self.image_token_id, pictures)
+        return (
+            chat if pictures is None else insert(chat, input_ids == self.image_token_id, pictures)
+        )
 
     def arguments(self, inputs: Segment, mask: Tensor | None = None) -> dict[str, Any]:
         """What the language model takes to read a segment; `mask` (rows, 1, tokens, tokens) if it is not causal."""
@@ -257,7 +275,8 @@ def image_processor_sha256(image_processor: Any) -> str:
 def weights_sha256(folder: Path) -> str:
     """Hash the safetensors in a folder: name, type, shape and bytes of every tensor, in the order of the names.
 
-    Raises ValueError, naming the file, for one that is cut or none, and for a tensor in two files: only one is loaded.
+    Raises ValueError, naming the file, for one that is cut or none, and for a tensor in two files:
+    only one is loaded.
     """
     files: dict[str, Path] = {}
     for path in sorted(folder.glob("*.safetensors")):

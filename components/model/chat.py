@@ -1,8 +1,9 @@
 """Conversations as token ids: the model's own chat template, labels on the answers, and no way to smuggle in tokens.
 
-The template is rendered with a stand-in for each text, so that it is known which characters come from the template and
-which from people. The chat is then tokenised in one call, as Hugging Face would; only where a person wrote the name of
-a special token ("</s>", "<image>") is it cut inside that name, which keeps it plain text.
+The template is rendered with a stand-in for each text, so that it is known which characters come
+from the template and which from people. The chat is then tokenised in one call, as Hugging Face
+would; only where a person wrote the name of a special token ("</s>", "<image>") is it cut inside
+that name, which keeps it plain text.
 """
 
 import re
@@ -34,7 +35,8 @@ class Markup(NamedTuple):
     image_token: str = IMAGE_PLACEHOLDER  # one for each visual token
     template_image: str = IMAGE_PLACEHOLDER  # what the chat template writes for a picture
     frame: tuple[str, str] = ("", "")  # what the model reads before and after the visual tokens
-    end_tokens: tuple[str, ...] = ()  # tokens of the template that end an answer; the end of text always does
+    # tokens of the template that end an answer; the end of text always does
+    end_tokens: tuple[str, ...] = ()
     chat_template: str = VICUNA_V1_TEMPLATE  # where a checkpoint has none
 
 
@@ -47,7 +49,10 @@ class ChatFormat(NamedTuple):
     @property
     def frame_ids(self) -> tuple[list[int], list[int]]:
         """The frame as token ids."""
-        before, after = (self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in self.markup.frame)
+        before, after = (
+            self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            for text in self.markup.frame
+        )
         return before, after
 
     def picture(self, num_visual_tokens: int) -> str:
@@ -77,11 +82,14 @@ class Span(NamedTuple):
         return max(self.start, other.start) < min(self.stop, other.stop)
 
 
-def encode_conversation(chat: ChatFormat, turns: Sequence[Turn], num_visual_tokens: int) -> tuple[list[int], list[int]]:
+def encode_conversation(
+    chat: ChatFormat, turns: Sequence[Turn], num_visual_tokens: int
+) -> tuple[list[int], list[int]]:
     """A finished conversation as input ids and labels, as long as it is.
 
-    Labels are the ids of every answer and its end token, IGNORE_INDEX elsewhere. With `num_visual_tokens` > 0 the first
-    user turn must hold the image placeholder, which becomes that many image tokens; with 0 nothing is a placeholder.
+    Labels are the ids of every answer and its end token, IGNORE_INDEX elsewhere. With
+    `num_visual_tokens` > 0 the first user turn must hold the image placeholder, which becomes that
+    many image tokens; with 0 nothing is a placeholder.
     """
     pieces = render(chat, turns, num_visual_tokens, add_generation_prompt=False)
     answers = list(answer_spans(pieces, chat))
@@ -93,14 +101,18 @@ def encode_conversation(chat: ChatFormat, turns: Sequence[Turn], num_visual_toke
     return input_ids, labels
 
 
-def encode_prompt(chat: ChatFormat, question: str | Sequence[Turn], num_visual_tokens: int) -> list[int]:
+def encode_prompt(
+    chat: ChatFormat, question: str | Sequence[Turn], num_visual_tokens: int
+) -> list[int]:
     """Input ids that end where the answer starts.
 
-    A question is plain text throughout and the picture comes before it; of turns, the first user turn must hold the
-    image placeholder when `num_visual_tokens` > 0.
+    A question is plain text throughout and the picture comes before it; of turns, the first user
+    turn must hold the image placeholder when `num_visual_tokens` > 0.
     """
     if isinstance(question, str):
-        question = [{"role": "user", "content": IMAGE_PLACEHOLDER * bool(num_visual_tokens) + question}]
+        question = [
+            {"role": "user", "content": IMAGE_PLACEHOLDER * bool(num_visual_tokens) + question}
+        ]
     pieces = render(chat, question, num_visual_tokens, add_generation_prompt=True)
     return tokenize(chat.tokenizer, pieces, add_special_tokens=True)[0]
 
@@ -108,9 +120,12 @@ def encode_prompt(chat: ChatFormat, question: str | Sequence[Turn], num_visual_t
 def encode_prompt_around(chat: ChatFormat, prompt: str) -> tuple[list[int], list[int]]:
     """Input ids before and behind a text that a line of its own follows, `prompt`, up to where the answer starts.
 
-    For texts that are tokens already, whose first brings its own space along, as SentencePiece writes it.
+    For texts that are tokens already, whose first brings its own space along, as SentencePiece
+    writes it.
     """
-    before, line, behind = render(chat, [{"role": "user", "content": prompt}], 0, add_generation_prompt=True)
+    before, line, behind = render(
+        chat, [{"role": "user", "content": prompt}], 0, add_generation_prompt=True
+    )
     before = before._replace(text=before.text.rstrip(" "))
     ids = tokenize(chat.tokenizer, [before], add_special_tokens=True)[0]
     asked = [Piece("\n", "template"), line, behind]
@@ -122,7 +137,9 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenize(tokenizer, [Piece(text, "user")], add_special_tokens=False)[0]
 
 
-def render(chat: ChatFormat, turns: Sequence[Turn], num_visual_tokens: int, add_generation_prompt: bool) -> list[Piece]:
+def render(
+    chat: ChatFormat, turns: Sequence[Turn], num_visual_tokens: int, add_generation_prompt: bool
+) -> list[Piece]:
     """Fill the chat template; the end token follows every answer, also where the template writes none (LLaVA-1.5's)."""
     texts = [turn["content"].strip() for turn in turns]
     content = [[{"type": "text", "text": STAND_IN.format(index)}] for index in range(len(turns))]
@@ -130,11 +147,21 @@ def render(chat: ChatFormat, turns: Sequence[Turn], num_visual_tokens: int, add_
         first = placeholder_turn(turns)
         texts[first] = texts[first].replace(IMAGE_PLACEHOLDER, "", 1).strip()
         content[first].insert(0, {"type": "image"})
-    messages: list[Any] = [{"role": turn["role"], "content": it} for turn, it in zip(turns, content, strict=True)]
-    rendered = chat.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    messages: list[Any] = [
+        {"role": turn["role"], "content": it} for turn, it in zip(turns, content, strict=True)
+    ]
+    rendered = chat.tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=add_generation_prompt
+    )
 
-    parts = re.split(STAND_IN.format(r"(\d+)"), str(rendered))  # template, turn number, template, turn number, …
-    pieces = [Piece(parts[0].replace(chat.markup.template_image, chat.picture(num_visual_tokens)), "template")]
+    # template, turn number, template, turn number, …
+    parts = re.split(STAND_IN.format(r"(\d+)"), str(rendered))
+    pieces = [
+        Piece(
+            parts[0].replace(chat.markup.template_image, chat.picture(num_visual_tokens)),
+            "template",
+        )
+    ]
     for number, following in zip(parts[1::2], parts[2::2], strict=True):
         author = turns[int(number)]["role"]
         if author == "assistant" and not chat.end_at(following):

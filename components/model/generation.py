@@ -13,7 +13,10 @@ from components.model.segments import Segment
 
 @torch.inference_mode()
 def base_answer(
-    backbone: Backbone, pictures: Segment | None, input_ids: Sequence[Sequence[int]], max_new_tokens: int
+    backbone: Backbone,
+    pictures: Segment | None,
+    input_ids: Sequence[Sequence[int]],
+    max_new_tokens: int,
 ) -> list[list[int]]:
     """What the base model answers to each prompt about its picture: new token ids, without the end token.
 
@@ -24,7 +27,10 @@ def base_answer(
 
 
 def decode(
-    backbone: Backbone, chats: Segment, max_new_tokens: int, language_model: Callable[..., Any] | None = None
+    backbone: Backbone,
+    chats: Segment,
+    max_new_tokens: int,
+    language_model: Callable[..., Any] | None = None,
 ) -> list[list[int]]:
     """Greedy decoding of chats padded on the left, with the adapter in use: new token ids of each.
 
@@ -47,7 +53,9 @@ def decode(
             "attention_mask": mask,
             "position_ids": inputs["position_ids"][..., -1:] + 1,
         }
-    new_tokens = torch.stack(steps, dim=1).tolist() if steps else [[] for _ in range(chats.num_rows)]
+    new_tokens = (
+        torch.stack(steps, dim=1).tolist() if steps else [[] for _ in range(chats.num_rows)]
+    )
     return [[token for token in row if token >= 0] for row in new_tokens]
 
 
@@ -66,4 +74,6 @@ def end_token_ids(backbone: Backbone) -> list[int]:
     """The tokens that end an answer: the one that training writes, and what the model's own settings name."""
     end = backbone.vlm.generation_config.eos_token_id
     named = end if isinstance(end, list) else [end]
-    return sorted({backbone.tokenizer.eos_token_id, *(token for token in named if token is not None)})
+    return sorted(
+        {backbone.tokenizer.eos_token_id, *(token for token in named if token is not None)}
+    )

@@ -1,8 +1,9 @@
 """The last decoder layer at the positions that somebody reads, and nowhere else.
 
-Of what the last layer puts out, the compression pass keeps the summary tokens and the generation pass the positions
-that predict an answer. Keys and values are needed of every token; queries, attention, output projection and MLP only at
-the kept positions. The result is the same, and so is every gradient.
+Of what the last layer puts out, the compression pass keeps the summary tokens and the generation
+pass the positions that predict an answer. Keys and values are needed of every token; queries,
+attention, output projection and MLP only at the kept positions. The result is the same, and so is
+every gradient.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +15,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, eager_attention_forward, rotate_half
+from transformers.models.llama.modeling_llama import (
+    LlamaDecoderLayer,
+    eager_attention_forward,
+    rotate_half,
+)
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
@@ -30,13 +35,19 @@ def hidden_states_at(language_model: PreTrainedModel, places: Tensor, **inputs: 
 
 
 @contextmanager
-def last_layer_computes(language_model: PreTrainedModel, forward: Callable[..., Tensor]) -> Iterator[bool]:
+def last_layer_computes(
+    language_model: PreTrainedModel, forward: Callable[..., Tensor]
+) -> Iterator[bool]:
     """Let the last layer compute `forward(layer, …)` for the time of the block; it must not be recomputed after it.
 
-    Gives False, and changes nothing, for a layer of another build or one that is read by other kernels.
+    Gives False, and changes nothing, for a layer of another build or one that is read by other
+    kernels.
     """
     layer: Any = language_model.layers[-1]  # type: ignore[index]  # a ModuleList
-    if not isinstance(layer, LAYERS) or language_model.config._attn_implementation not in ATTENTIONS:
+    if (
+        not isinstance(layer, LAYERS)
+        or language_model.config._attn_implementation not in ATTENTIONS
+    ):
         yield False
         return
     layer.forward = partial(forward, layer)  # type: ignore[method-assign]
@@ -66,11 +77,18 @@ def narrow_layer(
         )
     )
     rotations = [angles.expand(len(places), -1, -1) for angles in position_embeddings]
-    query, key = rotate(query, *(take(angles, places) for angles in rotations)), rotate(key, *rotations)
-    read = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
+    query, key = (
+        rotate(query, *(take(angles, places) for angles in rotations)),
+        rotate(key, *rotations),
+    )
+    read = ALL_ATTENTION_FUNCTIONS.get_interface(
+        attention.config._attn_implementation, eager_attention_forward
+    )
     mask = mask_at(attention_mask, places, hidden.shape[1])
     dropout = attention.attention_dropout if attention.training else 0.0
-    mixed, _weights = read(attention, query, key, value, mask, dropout=dropout, scaling=attention.scaling)
+    mixed, _weights = read(
+        attention, query, key, value, mask, dropout=dropout, scaling=attention.scaling
+    )
     kept = kept + attention.o_proj(mixed.flatten(2))
     return kept + layer.mlp(layer.post_attention_layernorm(kept))
 

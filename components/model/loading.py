@@ -28,7 +28,8 @@ from components.params import Params
 
 # Architectures of checkpoints in LLaVA's own format.
 OFFICIAL_LLAVA = ("LlavaLlamaForCausalLM", "LlavaMistralForCausalLM", "LlavaQwenForCausalLM")
-CHAT_FILE = "chat_template.json"  # of older processors; the tokenizer reads chat_template.jinja itself
+# of older processors; the tokenizer reads chat_template.jinja itself
+CHAT_FILE = "chat_template.json"
 
 
 class BackboneParams(Params):
@@ -37,7 +38,8 @@ class BackboneParams(Params):
     revision: str | None  # commit, tag or branch on the hub; null for a folder
     dtype: Literal["float32", "bfloat16"]  # of the frozen weights; what is trained stays float32
     attention: Literal["sdpa", "eager", "flash_attention_2"]
-    pad_to_square: bool  # pad pictures to a square with the processor's mean colour (LLaVA-1.5) instead of cropping
+    # pad pictures to a square with the processor's mean colour (LLaVA-1.5) instead of cropping
+    pad_to_square: bool
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -50,11 +52,14 @@ def load_backbone(
 ) -> Backbone:
     """Load a base model from a folder or by its hub id.
 
-    Raises ValueError for an architecture of no known family, and for a folder that does not hold the whole model.
+    Raises ValueError for an architecture of no known family, and for a folder that does not hold
+    the whole model.
     """
     source = find_source(model, revision)
     family = family_of(model, source.folder)
-    vlm = load_pretrained(AutoModelForImageTextToText, source.folder, dtype=dtype, attn_implementation=attention)
+    vlm = load_pretrained(
+        AutoModelForImageTextToText, source.folder, dtype=dtype, attn_implementation=attention
+    )
     return _around(vlm, family, source, pad_to_square)
 
 
@@ -62,7 +67,9 @@ def check_base_model(model: str, revision: str | None) -> None:
     """Raises ValueError, before any weight is read, when a base model is not whole or of no known family."""
     source = find_source(model, revision)
     family = family_of(model, source.folder)
-    _around(outline_of(AutoModelForImageTextToText, source.folder), family, source, pad_to_square=False)
+    _around(
+        outline_of(AutoModelForImageTextToText, source.folder), family, source, pad_to_square=False
+    )
 
 
 def load_without_weights(model: str, revision: str | None, pad_to_square: bool) -> Backbone:
@@ -71,7 +78,9 @@ def load_without_weights(model: str, revision: str | None, pad_to_square: bool) 
     family = family_of(model, source.folder)
     config = read_model_config(source.folder)
     with torch.device("meta"), transformers_errors(source.folder, "config.json"):
-        vlm = AutoModelForImageTextToText.from_config(config, attn_implementation="eager", **NO_CODE)
+        vlm = AutoModelForImageTextToText.from_config(
+            config, attn_implementation="eager", **NO_CODE
+        )
     return _around(vlm, family, source, pad_to_square)
 
 
@@ -151,7 +160,9 @@ def download(model: str, revision: str | None) -> Path:
     patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "qformer_tokenizer/*"]
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # of the hub, of the network, of the disk: each has classes of its own
+    except (
+        Exception
+    ) as error:  # of the hub, of the network, of the disk: each has classes of its own
         raise ValueError(
             f"{model}: is no folder, and the hub does not give it: {reason_of(error)}; say where the folder is, or "
             "name a model of the hub as owner/name"

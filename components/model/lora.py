@@ -1,8 +1,9 @@
 """What a LoRA layer computes, in the number type of the base model.
 
-PEFT casts the input of each adapter to float32. With a bfloat16 base these copies are more than half of all that waits
-for the backward pass, and three layers that read the same tensor keep a copy each. Here the small matrices are cast
-instead: they stay float32 where they are trained and kept, and the product is added in one kernel.
+PEFT casts the input of each adapter to float32. With a bfloat16 base these copies are more than
+half of all that waits for the backward pass, and three layers that read the same tensor keep a copy
+each. Here the small matrices are cast instead: they stay float32 where they are trained and kept,
+and the product is added in one kernel.
 """
 
 from typing import Any
@@ -15,7 +16,8 @@ from torch import Tensor
 def lora_forward(layer: Any, inputs: Tensor) -> Tensor:
     """W x + (alpha / rank) B A x of the active adapter, or W x without one: (…, inputs) -> (…, outputs).
 
-    `layer` is PEFT's `LoraLayer` around a linear layer, with plain LoRA (no bias of its own, no DoRA).
+    `layer` is PEFT's `LoraLayer` around a linear layer, with plain LoRA (no bias of its own, no
+    DoRA).
     """
     output = layer.base_layer(inputs)
     for name in layer.active_adapters:
@@ -23,5 +25,7 @@ def lora_forward(layer: Any, inputs: Tensor) -> Tensor:
             a, b = (part[name].weight.to(inputs.dtype) for part in (layer.lora_A, layer.lora_B))
             hidden = F.linear(layer.lora_dropout[name](inputs), a)
             rows = output.flatten(0, -2)
-            output = torch.addmm(rows, hidden.flatten(0, -2), b.T, alpha=layer.scaling[name]).view_as(output)
+            output = torch.addmm(
+                rows, hidden.flatten(0, -2), b.T, alpha=layer.scaling[name]
+            ).view_as(output)
     return output

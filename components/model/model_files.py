@@ -1,7 +1,7 @@
 """The files of a model's folder, looked at before a library reads them: whole, plain, and of this model.
 
-Downloads stop half way, `git clone` leaves pointers, a shard is forgotten. What libraries say of it hides the file, and
-some of it they mend with random numbers.
+Downloads stop half way, `git clone` leaves pointers, a shard is forgotten. What libraries say of it
+hides the file, and some of it they mend with random numbers.
 """
 
 import json
@@ -41,11 +41,14 @@ NOT_THE_FILE = {  # how what lies there begins
     b"<!doctype html": f"is a web page; {FETCH}",
     b"<html": f"is a web page; {FETCH}",
 }
-# Settings that change what a model returns, or whether it runs; a checkpoint has no business with them.
+# Settings that change what a model returns, or whether it runs; a checkpoint has no business with
+# them.
 RETURNS = {"return_dict": True, "output_attentions": False}
-LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "depth")  # each has weights; building any number takes hours
+# each has weights; building any number takes hours
+LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "depth")
 FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names of what weights may be
-# Tensors that count places and carry nothing that was learned; older libraries wrote them, in whole numbers too.
+# Tensors that count places and carry nothing that was learned; older libraries wrote them, in whole
+# numbers too.
 COUNTERS = re.compile(r"(^|\.)(position_ids|inv_freq|num_batches_tracked|masked_bias)$")
 
 
@@ -94,7 +97,9 @@ def _settings_in(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def check_settings_files(folder: Path) -> None:
     """Raises ValueError when a file of settings or of the tokenizer is not what its name says."""
     if not (folder / CONFIG_FILE).exists():
-        raise ValueError(f"{folder}: holds no {CONFIG_FILE}; is it a model's folder, and is the download complete?")
+        raise ValueError(
+            f"{folder}: holds no {CONFIG_FILE}; is it a model's folder, and is the download complete?"
+        )
     for part in (folder, folder / "qformer_tokenizer"):
         for name in JSON_FILES:
             if is_listed(part / name):
@@ -109,7 +114,8 @@ def check_settings_files(folder: Path) -> None:
 def check_weights(folder: Path) -> int:
     """How many tensors will be loaded.
 
-    Raises ValueError unless their safetensors are whole and those of their index, and no other file has one of them.
+    Raises ValueError unless their safetensors are whole and those of their index, and no other file
+    has one of them.
     """
     wanted = weight_files(folder)
     places: dict[str, Path] = {}
@@ -122,13 +128,19 @@ def check_weights(folder: Path) -> int:
             )
         for name, kind in types.items():
             if kind not in FLOATS and not COUNTERS.search(name):
-                raise ValueError(f"{path}: {name} is of type {kind}; weights have to be one of {', '.join(FLOATS)}")
+                raise ValueError(
+                    f"{path}: {name} is of type {kind}; weights have to be one of {', '.join(FLOATS)}"
+                )
             if name in places:
-                raise ValueError(f"{path}: holds {name}, and so does {places[name].name}; remove the wrong one")
+                raise ValueError(
+                    f"{path}: holds {name}, and so does {places[name].name}; remove the wrong one"
+                )
             places[name] = path
     for path in sorted(set(folder.glob("*.safetensors")) - wanted.keys()):
         if twice := sorted(places.keys() & tensor_types(path).keys()):
-            raise ValueError(f"{path}: holds {twice[0]}, and so does {places[twice[0]].name}; remove the wrong one")
+            raise ValueError(
+                f"{path}: holds {twice[0]}, and so does {places[twice[0]].name}; remove the wrong one"
+            )
     return len(places)
 
 
@@ -147,11 +159,15 @@ def weight_files(folder: Path) -> dict[Path, set[str]]:
     files: dict[Path, set[str]] = {}
     for tensor, name in index.items():
         if not isinstance(name, str) or Path(name).name != name:
-            raise ValueError(f"{folder / INDEX_FILE}: {tensor} is placed in {name!r}, which is no file beside it")
+            raise ValueError(
+                f"{folder / INDEX_FILE}: {tensor} is placed in {name!r}, which is no file beside it"
+            )
         files.setdefault(folder / name, set()).add(tensor)
     for path in sorted(files):
         if not is_listed(path):
-            raise ValueError(f"{path}: is missing, and {INDEX_FILE} names it; fetch the rest of the model")
+            raise ValueError(
+                f"{path}: is missing, and {INDEX_FILE} names it; fetch the rest of the model"
+            )
     return files
 
 

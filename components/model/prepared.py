@@ -36,7 +36,9 @@ def merge(parts: Sequence[PreparedPictures]) -> PreparedPictures:
     parts = [part for part in parts if len(part)]
     if not parts:
         return NO_PICTURES
-    tensors = {name: cat_padded([part.tensors[name] for part in parts]) for name in parts[0].tensors}
+    tensors = {
+        name: cat_padded([part.tensors[name] for part in parts]) for name in parts[0].tensors
+    }
     return PreparedPictures(sum(map(len, parts)), tensors)
 
 

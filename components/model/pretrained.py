@@ -1,7 +1,8 @@
 """What transformers loads from a folder, without running any code of it, and refused where the library only reports.
 
-A weight that a checkpoint lacks is drawn at random by `from_pretrained`, and one that the model does not know is left
-out; both are a line in a log, and a model that says something else in every process.
+A weight that a checkpoint lacks is drawn at random by `from_pretrained`, and one that the model
+does not know is left out; both are a line in a log, and a model that says something else in every
+process.
 """
 
 import logging
@@ -24,8 +25,8 @@ NO_CODE = {"trust_remote_code": False}  # not even when somebody at a terminal w
 def load_pretrained(kind: Any, folder: Path, **how: Any) -> Any:
     """A model of transformers' class `kind` with all of its weights, and none left over.
 
-    `how` goes to `from_pretrained`. Raises ValueError when a file is not whole, or a weight is missing, of another
-    shape, not of this model, or not finite.
+    `how` goes to `from_pretrained`. Raises ValueError when a file is not whole, or a weight is
+    missing, of another shape, not of this model, or not finite.
     """
     check_model_folder(folder)
     with transformers_errors(folder, "model"), without_report():
@@ -100,7 +101,8 @@ def reason_of(error: Exception) -> str:
     said = " ".join(str(error).split())
     if "trust_remote_code" in said:  # the library's own way out is none
         return "it needs code that comes with it, which is never run"
-    named = said if " " in said else f"{type(error).__name__} {said}".strip()  # such as KeyError: 'x'
+    # such as KeyError: 'x'
+    named = said if " " in said else f"{type(error).__name__} {said}".strip()
     return named if len(named) <= MAX_REASON else f"{named[:MAX_REASON]}…"
 
 
@@ -124,7 +126,10 @@ def is_no_report(record: logging.LogRecord) -> bool:
 
 def check_report(folder: Path, report: dict[str, Any]) -> None:
     """Raises ValueError with the names of weights that are missing, misshapen or left over; tied ones are not."""
-    shapes = {name: f"{name} {tuple(found)} for {tuple(own)}" for name, found, own in report["mismatched_keys"]}
+    shapes = {
+        name: f"{name} {tuple(found)} for {tuple(own)}"
+        for name, found, own in report["mismatched_keys"]
+    }
     missing = sorted(set(report["missing_keys"]) - shapes.keys())
     unexpected = sorted(name for name in report["unexpected_keys"] if not COUNTERS.search(name))
     found = {
@@ -144,7 +149,11 @@ def check_report(folder: Path, report: dict[str, Any]) -> None:
 @torch.no_grad()
 def check_finite(folder: Path, model: Any) -> None:
     """Raises ValueError with the names of weights that hold infinities or no numbers."""
-    odd = [name for name, weight in model.named_parameters() if weight.numel() and not is_finite(weight)]
+    odd = [
+        name
+        for name, weight in model.named_parameters()
+        if weight.numel() and not is_finite(weight)
+    ]
     if odd:
         raise ValueError(
             f"{folder}: {len(odd)} weights hold values that are not finite ({some_of(odd)}); fetch the model again, or "

@@ -1,7 +1,8 @@
 """Stretches of what the language model reads, and how they are put together.
 
-A picture is not always a run of ordinary tokens: pictures of a batch may have different numbers of them, may count
-their positions along rows and columns, and may see each other both ways. A segment carries all of that along.
+A picture is not always a run of ordinary tokens: pictures of a batch may have different numbers of
+them, may count their positions along rows and columns, and may see each other both ways. A segment
+carries all of that along.
 """
 
 from collections.abc import Sequence
@@ -16,8 +17,10 @@ class Segment(NamedTuple):
 
     embeddings: Tensor  # (rows, tokens, dim)
     mask: Tensor  # (rows, tokens), 1 where there is a token
-    positions: Tensor  # (axes, rows, tokens), from 0; three axes where pictures have rows and columns, else one
-    is_picture: Tensor  # (rows, tokens), bool: tokens of a picture, which some models let see each other both ways
+    # (axes, rows, tokens), from 0; three axes where pictures have rows and columns, else one
+    positions: Tensor
+    # (rows, tokens), bool: tokens of a picture, which some models let see each other both ways
+    is_picture: Tensor
 
     @property
     def num_rows(self) -> int:
@@ -29,7 +32,9 @@ class Segment(NamedTuple):
 
     def rows(self, rows: Sequence[int] | Tensor) -> "Segment":
         """Some of the rows, in any order and any number of times."""
-        return Segment(self.embeddings[rows], self.mask[rows], self.positions[:, rows], self.is_picture[rows])
+        return Segment(
+            self.embeddings[rows], self.mask[rows], self.positions[:, rows], self.is_picture[rows]
+        )
 
     @property
     def lengths(self) -> list[int]:
@@ -46,17 +51,23 @@ def text_segment(embeddings: Tensor, mask: Tensor | None = None) -> Segment:
     """Tokens one after the other, (rows, tokens, dim); all are there if no mask (rows, tokens) says otherwise."""
     if mask is None:
         mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)
-    return Segment(embeddings, mask, position_ids(mask)[None], torch.zeros_like(mask, dtype=torch.bool))
+    return Segment(
+        embeddings, mask, position_ids(mask)[None], torch.zeros_like(mask, dtype=torch.bool)
+    )
 
 
-def picture_segment(pictures: Sequence[Tensor], positions: Sequence[Tensor] | None = None) -> Segment:
+def picture_segment(
+    pictures: Sequence[Tensor], positions: Sequence[Tensor] | None = None
+) -> Segment:
     """Pictures, (tokens, dim) each, padded on the right; with their positions (axes, tokens) if they have rows."""
     embeddings = torch.nn.utils.rnn.pad_sequence(list(pictures), batch_first=True)
     lengths = torch.tensor([len(picture) for picture in pictures], device=embeddings.device)
     mask = (torch.arange(embeddings.shape[1], device=embeddings.device) < lengths[:, None]).long()
     segment = text_segment(embeddings, mask)
     if positions is not None:
-        by_token = torch.nn.utils.rnn.pad_sequence([places.T for places in positions], batch_first=True)
+        by_token = torch.nn.utils.rnn.pad_sequence(
+            [places.T for places in positions], batch_first=True
+        )
         segment = segment._replace(positions=by_token.permute(2, 0, 1))
     return segment._replace(is_picture=mask.bool())
 
@@ -87,13 +98,17 @@ def insert(chat: Segment, is_placeholder: Tensor, pictures: Segment) -> Segment:
 
     The placeholders of a row stand together, and there are as many as the picture has tokens.
     """
-    first = torch.where(is_placeholder, chat.positions[0], chat.positions.max()).amin(1)  # position of each picture
-    number = (is_placeholder.cumsum(1) - 1).clamp(min=0)  # which token of the picture a placeholder is
+    # position of each picture
+    first = torch.where(is_placeholder, chat.positions[0], chat.positions.max()).amin(1)
+    # which token of the picture a placeholder is
+    number = (is_placeholder.cumsum(1) - 1).clamp(min=0)
     inside = pictures.positions.take_along_dim(number[None], dim=2) + first[:, None]
     behind = chat.positions + (extent(pictures) - pictures.mask.sum(1))[:, None]
     is_behind = ~is_placeholder & (is_placeholder.cumsum(1) > 0)
     positions = torch.where(is_placeholder, inside, torch.where(is_behind, behind, chat.positions))
-    embeddings = pictures.embeddings.take_along_dim(number[..., None], dim=1).to(chat.embeddings.dtype)
+    embeddings = pictures.embeddings.take_along_dim(number[..., None], dim=1).to(
+        chat.embeddings.dtype
+    )
     return Segment(
         torch.where(is_placeholder[..., None], embeddings, chat.embeddings),
         chat.mask,
@@ -116,7 +131,9 @@ def stack(segments: Sequence[Segment]) -> Segment:
     width = max(segment.mask.shape[1] for segment in segments)
     wide = [widen(segment, width) for segment in segments]
     embeddings, masks, positions, is_picture = zip(*wide, strict=True)
-    return Segment(torch.cat(embeddings), torch.cat(masks), torch.cat(positions, dim=1), torch.cat(is_picture))
+    return Segment(
+        torch.cat(embeddings), torch.cat(masks), torch.cat(positions, dim=1), torch.cat(is_picture)
+    )
 
 
 def widen(segment: Segment, width: int) -> Segment:

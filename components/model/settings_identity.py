@@ -1,7 +1,8 @@
 """The identity of all that is not weights and changes what a model answers: its settings, tokenizer and chat template.
 
-Taken from the files as they are, so that no release of a library changes it; what the files say twice, or only of
-themselves, is left out (docs/decisions/0032-the-identity-of-a-base-is-in-its-files.md).
+Taken from the files as they are, so that no release of a library changes it; what the files say
+twice, or only of themselves, is left out
+(docs/decisions/0032-the-identity-of-a-base-is-in-its-files.md).
 """
 
 import hashlib
@@ -16,16 +17,52 @@ Tree = dict[str, Any]
 
 # Keys that say where a file comes from, how it was stored, or how training started: at any depth.
 OF_THE_FILE = {
-    *("transformers_version", "_name_or_path", "name_or_path", "_commit_hash", "architectures", "auto_map"),
-    *("dtype", "torch_dtype", "use_cache", "torchscript", "return_dict", "output_attentions", "output_hidden_states"),
-    *("_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "id2label", "label2id"),
+    *(
+        "transformers_version",
+        "_name_or_path",
+        "name_or_path",
+        "_commit_hash",
+        "architectures",
+        "auto_map",
+    ),
+    *(
+        "dtype",
+        "torch_dtype",
+        "use_cache",
+        "torchscript",
+        "return_dict",
+        "output_attentions",
+        "output_hidden_states",
+    ),
+    *(
+        "_attn_implementation",
+        "_attn_implementation_autoset",
+        "attn_implementation",
+        "id2label",
+        "label2id",
+    ),
     *("initializer_range", "initializer_factor", "processor_class", "problem_type"),
 }
-# Of a tokenizer: how rows are filled up and cut off, which this project does itself; and how its class is called.
-OF_BATCHES = {"padding", "truncation", "padding_side", "truncation_side", "model_max_length", "backend", "is_local"}
+# Of a tokenizer: how rows are filled up and cut off, which this project does itself; and how its
+# class is called.
+OF_BATCHES = {
+    "padding",
+    "truncation",
+    "padding_side",
+    "truncation_side",
+    "model_max_length",
+    "backend",
+    "is_local",
+}
 # Of an image processor: its class, of which only the computation with Pillow is used.
-OF_PROCESSORS = {"image_processor_type", "feature_extractor_type", "backend", "_valid_processor_keys"}
-WORDS = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")  # read where there is no tokenizer.json
+OF_PROCESSORS = {
+    "image_processor_type",
+    "feature_extractor_type",
+    "backend",
+    "_valid_processor_keys",
+}
+# read where there is no tokenizer.json
+WORDS = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")
 
 
 def settings_sha256(folder: Path) -> str:
@@ -54,7 +91,12 @@ def settings_of(folder: Path) -> Tree:
 
 def tokenizer_of(folder: Path) -> Tree:
     """What a tokenizer is made of."""
-    names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+    names = (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+    )
     left_out = OF_THE_FILE | OF_BATCHES
     parts = {name: canonical(json_of(folder / name), left_out) for name in names}
     parts["tokenizer_config.json"].pop("chat_template", None)  # known by itself
@@ -74,7 +116,9 @@ def chat_template_of(folder: Path) -> Any:
 def canonical(value: Any, left_out: set[str]) -> Any:
     """A JSON value without some keys, at any depth, and with whole numbers written as such."""
     if isinstance(value, Mapping):
-        return {key: canonical(inner, left_out) for key, inner in value.items() if key not in left_out}
+        return {
+            key: canonical(inner, left_out) for key, inner in value.items() if key not in left_out
+        }
     if isinstance(value, list):
         return [canonical(inner, left_out) for inner in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value

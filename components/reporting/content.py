@@ -3,13 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.reporting import codecs, curation, geometry, method_charts, methods, plots, tables
-from components.reporting.examples import Box, Description, Found
-from components.reporting.formats import plain
+from components.reporting import codecs_section as codecs
+from components.reporting import curation_section as curation
+from components.reporting import geometry, method_charts, plots
+from components.reporting import methods_section as methods
+from components.reporting import metric_tables as tables
+from components.reporting.examples_section import Box, Description, Found
 from components.reporting.inputs import Curves, Inputs
-from components.reporting.provenance import provenance_groups
+from components.reporting.origin_section import provenance_groups
 from components.reporting.published import read_published
 from components.reporting.thumbnails import Thumbnail
+from components.reporting.wording import plain
 
 LOSSES = {
     "Autoregressive loss": {"train/autoregressive_loss": "loss"},
@@ -54,12 +58,20 @@ def page_content(
         "stored": manifest["rows_kept"],
         "num_pictures": manifest["rows_in"],
         "num_questions": sum(box.total for box in boxes),
-        "missing": {system: lost for system in tables.SYSTEMS if any((lost := metrics[system]["missing"]).values())},
+        "missing": {
+            system: lost
+            for system in tables.SYSTEMS
+            if any((lost := metrics[system]["missing"]).values())
+        },
         "seed": seed,
         "headline": tables.headline(rows),
         "scores": [with_chart(row, names) for row in rows],
-        "parts_of": [(row, [with_chart(part, names) for part in row.parts]) for row in rows if row.parts],
-        "token_charts": [plots.token_chart(row, metrics["costs"]["visual_tokens"], names) for row in rows],
+        "parts_of": [
+            (row, [with_chart(part, names) for part in row.parts]) for row in rows if row.parts
+        ],
+        "token_charts": [
+            plots.token_chart(row, metrics["costs"]["visual_tokens"], names) for row in rows
+        ],
         "codecs": codecs.codec_rows(inputs.codecs),
         "codec_charts": [codecs.codec_chart(score, inputs.codecs) for score in codecs.SCORES],
         "num_method_runs": len(inputs.methods),
@@ -83,7 +95,8 @@ def page_content(
         + charts(inputs.training, VALIDATION, plots.SHARES),
         "best_step": best_step(inputs.training.get("validation/score", [])),
         "base_charts": [
-            plots.line_chart(plain(kind), {kind: points}, plots.SHARES, SMALL) for kind, points in inputs.base.items()
+            plots.line_chart(plain(kind), {kind: points}, plots.SHARES, SMALL)
+            for kind, points in inputs.base.items()
         ],
         "sources": curation.source_rows(inputs.sources),
         "rejected": curation.reject_rows(inputs.sources, inputs.rejects),
@@ -103,17 +116,28 @@ def system_names(costs: Mapping[str, tables.CostRow]) -> dict[str, str]:
     }
 
 
-def with_chart(row: tables.ScoreRow, names: Mapping[str, str]) -> tuple[tables.ScoreRow, plots.IntervalChart]:
+def with_chart(
+    row: tables.ScoreRow, names: Mapping[str, str]
+) -> tuple[tables.ScoreRow, plots.IntervalChart]:
     return row, plots.interval_chart(row, names)
 
 
-def size_bars(costs: Mapping[str, tables.CostRow], file_bytes: float) -> list[tuple[str, str, float, float]]:
+def size_bars(
+    costs: Mapping[str, tables.CostRow], file_bytes: float
+) -> list[tuple[str, str, float, float]]:
     """(label, system or "file", bytes, length) of what can be kept of a picture."""
     kept = [
         ("the picture as PNG", "file", file_bytes),
         *(
-            (f"{costs[system].visual_tokens} {noun}", system, float(costs[system].bytes_per_picture))
-            for system, noun in ((tables.UNCOMPRESSED, "image tokens"), (tables.COMPRESSED, "summary tokens"))
+            (
+                f"{costs[system].visual_tokens} {noun}",
+                system,
+                float(costs[system].bytes_per_picture),
+            )
+            for system, noun in (
+                (tables.UNCOMPRESSED, "image tokens"),
+                (tables.COMPRESSED, "summary tokens"),
+            )
         ),
     ]
     lengths = geometry.bar_widths([size for _, _, size in kept], BAR)
@@ -133,7 +157,9 @@ def recalls(metrics: Mapping[str, Any]) -> list[tuple[str, list[tables.RecallRow
     ]
 
 
-def charts(curves: Curves, wanted: Mapping[str, Mapping[str, str]], values: plots.Values) -> list[plots.Chart]:
+def charts(
+    curves: Curves, wanted: Mapping[str, Mapping[str, str]], values: plots.Values
+) -> list[plots.Chart]:
     """One chart per title whose curves were all logged."""
     return [
         plots.line_chart(title, {name: curves[key] for key, name in keys.items()}, values, LARGE)

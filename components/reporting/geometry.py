@@ -52,7 +52,9 @@ def ticks(low: float, high: float, count: int) -> list[float]:
         return [low]
     raw = (high - low) / count
     size = 10 ** math.floor(math.log10(raw))
-    step = min((size * factor for factor in (1, 2, 2.5, 5, 10)), key=lambda step: abs(math.log(step / raw)))
+    step = min(
+        (size * factor for factor in (1, 2, 2.5, 5, 10)), key=lambda step: abs(math.log(step / raw))
+    )
     first = math.ceil(low / step - 1e-9)
     return [round(index * step, 10) for index in range(first, math.floor(high / step + 1e-9) + 1)]
 

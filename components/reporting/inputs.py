@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from components.reporting.methods import MethodRun, read_runs
+from components.reporting.methods_section import MethodRun, read_runs
 
 Row = Mapping[str, Any]
 Points = list[tuple[float, float]]  # (x, y) in order of x
@@ -63,7 +63,9 @@ def read_json(path: Path) -> Row:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: is not JSON: {error}; run the stage that writes it again") from None
+        raise ValueError(
+            f"{path}: is not JSON: {error}; run the stage that writes it again"
+        ) from None
 
 
 def read_lines(path: Path) -> list[Row]:

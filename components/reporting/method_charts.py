@@ -1,18 +1,18 @@
 """Scores of all methods against what they cost, as positions on a chart. Filled: can be stored; hollow: cannot.
 
-Methods are told apart by a number in their mark, so that nothing depends on colours. Marks that would hide each other
-stand beside each other. Those that score next to nothing are named below the chart: so many beside each other would
-stand far from their costs.
+Methods are told apart by a number in their mark, so that nothing depends on colours. Marks that
+would hide each other stand beside each other. Those that score next to nothing are named below the
+chart: so many beside each other would stand far from their costs.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from components.reporting.formats import data_size, operations, percent, whole_percent
 from components.reporting.geometry import Axis, Tick, Tip, tip
-from components.reporting.methods import Group
-from components.reporting.tables import BLIND
+from components.reporting.methods_section import Group
+from components.reporting.metric_tables import BLIND
+from components.reporting.wording import data_size, operations, percent, whole_percent
 
 RADIUS = 7.5  # of a mark
 WIDTH, HEIGHT = 480.0, 300.0
@@ -28,9 +28,13 @@ class Against(NamedTuple):
     text: Callable[[float], str]
 
 
-TOKENS = Against("visual tokens per picture", lambda group: group.first.visual_tokens, "{:.0f}".format)
+TOKENS = Against(
+    "visual tokens per picture", lambda group: group.first.visual_tokens, "{:.0f}".format
+)
 BYTES = Against("bytes stored per picture", lambda group: group.first.bytes_per_picture, data_size)
-FLOPS = Against("operations per later question", lambda group: group.first.flops_per_question, operations)
+FLOPS = Against(
+    "operations per later question", lambda group: group.first.flops_per_question, operations
+)
 CHARTS = (  # title, score, what it is shown against
     ("Short answers against visual tokens", ANSWERS, TOKENS),
     ("Short answers against stored bytes", ANSWERS, BYTES),
@@ -101,7 +105,13 @@ def method_charts(groups: Sequence[Group]) -> list[MethodChart]:
         shown = [(group, cost) for group, cost in scored if group.scores[key].mean >= LOWEST_SCORE]
         if shown:
             floor = next((group.scores[key].mean for group in groups if is_blind(group, key)), None)
-            below = sorted({numbers[group.label] for group, _ in scored if group.scores[key].mean < LOWEST_SCORE})
+            below = sorted(
+                {
+                    numbers[group.label]
+                    for group, _ in scored
+                    if group.scores[key].mean < LOWEST_SCORE
+                }
+            )
             charts.append(method_chart(title, key, against, shown, numbers, floor, below))
     return charts
 
@@ -128,7 +138,8 @@ def method_chart(
     x_axis = Axis(min(costs), max(costs), frame[0] + 40, frame[2] - 40)
     y_axis = Axis(0, 1, frame[3], frame[1])
     wanted = [
-        (x_axis.at(cost), y_axis.at(group.scores[key].mean)) for (group, _), cost in zip(shown, costs, strict=True)
+        (x_axis.at(cost), y_axis.at(group.scores[key].mean))
+        for (group, _), cost in zip(shown, costs, strict=True)
     ]
     marks = [
         to_mark(group, key, numbers[group.label], place, y_axis)
@@ -140,7 +151,10 @@ def method_chart(
         WIDTH,
         HEIGHT,
         frame,
-        [Tick(x_axis.at(math.log2(value)), against.text(value)) for value in sparse(value for _, value in shown)],
+        [
+            Tick(x_axis.at(math.log2(value)), against.text(value))
+            for value in sparse(value for _, value in shown)
+        ],
         [Tick(y_axis.at(y), whole_percent(y)) for y in (0, 0.25, 0.5, 0.75, 1)],
         None if floor is None else y_axis.at(floor),
         marks,
@@ -148,12 +162,16 @@ def method_chart(
     )
 
 
-def to_mark(group: Group, key: str, number: int, place: tuple[float, float], y_axis: Axis) -> MethodMark:
+def to_mark(
+    group: Group, key: str, number: int, place: tuple[float, float], y_axis: Axis
+) -> MethodMark:
     """The mark of a method, at a place that is free."""
     low, high = group.reach(key)
     mean, half = group.scores[key]
     text = f"{group.name}: {percent(mean)}" + (f" ± {100 * half:.1f}" if half is not None else "")
-    return MethodMark(number, style(group), *place, y_axis.at(low), y_axis.at(high), tip(*place, text, WIDTH))
+    return MethodMark(
+        number, style(group), *place, y_axis.at(low), y_axis.at(high), tip(*place, text, WIDTH)
+    )
 
 
 def side_by_side(wanted: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -1,7 +1,8 @@
 """The page itself: templates to one HTML file that loads nothing and runs nothing.
 
-What is shown comes from data and models that nobody vouches for, so every value is escaped, characters that hide or
-reorder text are spelled out, and the page's own policy forbids scripts and all loading, whatever slipped through.
+What is shown comes from data and models that nobody vouches for, so every value is escaped,
+characters that hide or reorder text are spelled out, and the page's own policy forbids scripts and
+all loading, whatever slipped through.
 """
 
 import base64
@@ -15,14 +16,18 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from components.reporting import formats
+from components.reporting import wording as formats
 
-POLICY = "default-src 'none'; img-src data:; style-src '{style}'; base-uri 'none'; form-action 'none'"
-# Categories of characters without a shape of their own: controls, format, surrogates, private use, unassigned.
+POLICY = (
+    "default-src 'none'; img-src data:; style-src '{style}'; base-uri 'none'; form-action 'none'"
+)
+# Categories of characters without a shape of their own: controls, format, surrogates, private use,
+# unassigned.
 INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn")
 FILTERS = ("count", "data_size", "interval", "number", "operations", "percent", "plain", "short")
 TITLE, HEAD = b"\n<title>fwd2bot: ", 4096  # among the first so many bytes of a page
-SHOWN_AS_THEY_ARE = "\n\t\u200c\u200d"  # the last two join and part letters of many scripts, and emoji
+# the last two join and part letters of many scripts, and emoji
+SHOWN_AS_THEY_ARE = "\n\t\u200c\u200d"
 
 
 def render(content: Mapping[str, Any], template: str = "page") -> str:
@@ -31,7 +36,9 @@ def render(content: Mapping[str, Any], template: str = "page") -> str:
     style = Markup(templates.get_template("style.css.jinja").render())
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
     policy = POLICY.format(style=f"sha256-{digest}")
-    return templates.get_template(f"{template}.html.jinja").render(content, style=style, policy=policy)
+    return templates.get_template(f"{template}.html.jinja").render(
+        content, style=style, policy=policy
+    )
 
 
 def write_page(path: Path, page: str) -> None:
@@ -64,7 +71,9 @@ def readable(value: Any) -> Any:
     """Text in which nothing is invisible: such characters are written as their escapes."""
     if isinstance(value, Markup) or not isinstance(value, str) or value.isprintable():
         return value
-    return "".join(character if is_visible(character) else escaped(character) for character in value)
+    return "".join(
+        character if is_visible(character) else escaped(character) for character in value
+    )
 
 
 def is_visible(character: str) -> bool:

@@ -1,17 +1,17 @@
 """The charts of the page as positions, ticks and paths. Drawing and colours are the templates' business.
 
-All charts are SVG in a coordinate system of 200 to 500 units' width, so that text keeps its size where several stand in
-a row and where one fills a phone.
+All charts are SVG in a coordinate system of 200 to 500 units' width, so that text keeps its size
+where several stand in a row and where one fills a phone.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from components.reporting.formats import interval, number, percent, thousands, whole_percent
 from components.reporting.geometry import Axis, Tick, Tip, padded, ticks, tip
 from components.reporting.inputs import Points
-from components.reporting.tables import COMPRESSED, SYSTEMS, RecallRow, ScoreRow
+from components.reporting.metric_tables import COMPRESSED, SYSTEMS, RecallRow, ScoreRow
+from components.reporting.wording import interval, number, percent, thousands, whole_percent
 
 
 class Values(NamedTuple):
@@ -96,7 +96,9 @@ class RecallChart(NamedTuple):
     bars: list[RecallBar]
 
 
-def line_chart(title: str, curves: Mapping[str, Points], values: Values, size: tuple[float, float]) -> Chart:
+def line_chart(
+    title: str, curves: Mapping[str, Points], values: Values, size: tuple[float, float]
+) -> Chart:
     """One or two named curves, none of them empty; `size` is width and height."""
     width, height = size
     frame = (40.0, 12.0, width - 12, height - 24)
@@ -104,14 +106,20 @@ def line_chart(title: str, curves: Mapping[str, Points], values: Values, size: t
     ys = [y for points in curves.values() for _, y in points]
     low, high = values.range or padded(min(ys), max(ys))
     x_axis, y_axis = Axis(min(xs), max(xs), frame[0], frame[2]), Axis(low, high, frame[3], frame[1])
-    lines = [to_line(name, values.text(points[-1][1]), points, x_axis, y_axis) for name, points in curves.items()]
+    lines = [
+        to_line(name, values.text(points[-1][1]), points, x_axis, y_axis)
+        for name, points in curves.items()
+    ]
     num_points = max(len(points) for points in curves.values())
     return Chart(
         title,
         width,
         height,
         frame,
-        [Tick(x_axis.at(x), thousands(x)) for x in ticks(x_axis.low, x_axis.high, round(width / 75))],
+        [
+            Tick(x_axis.at(x), thousands(x))
+            for x in ticks(x_axis.low, x_axis.high, round(width / 75))
+        ],
         [Tick(y_axis.at(y), values.tick(y)) for y in ticks(low, high, round(height / 50))],
         lines,
         curve_tips(curves, values, x_axis, y_axis, width),
@@ -119,16 +127,21 @@ def line_chart(title: str, curves: Mapping[str, Points], values: Values, size: t
     )
 
 
-def curve_tips(curves: Mapping[str, Points], values: Values, x_axis: Axis, y_axis: Axis, width: float) -> list[Tip]:
+def curve_tips(
+    curves: Mapping[str, Points], values: Values, x_axis: Axis, y_axis: Axis, width: float
+) -> list[Tip]:
     """A tip at every x, with the values of all curves there."""
     said: dict[float, list[str]] = {}
     heights: dict[float, float] = {}
     for name, points in curves.items():
         for x, y in points:
-            said.setdefault(x, []).append(f"{name} {values.text(y)}" if len(curves) > 1 else values.text(y))
+            said.setdefault(x, []).append(
+                f"{name} {values.text(y)}" if len(curves) > 1 else values.text(y)
+            )
             heights[x] = min(heights.get(x, math.inf), y_axis.at(y))
     return [
-        tip(x_axis.at(x), heights[x], f"{thousands(x)}: {', '.join(texts)}", width) for x, texts in sorted(said.items())
+        tip(x_axis.at(x), heights[x], f"{thousands(x)}: {', '.join(texts)}", width)
+        for x, texts in sorted(said.items())
     ]
 
 
@@ -139,7 +152,9 @@ def to_line(name: str, last: str, points: Points, x_axis: Axis, y_axis: Axis) ->
     return Line(name, path, places[-1], last)
 
 
-def token_chart(row: ScoreRow, visual_tokens: Mapping[str, int], names: Mapping[str, str]) -> TokenChart:
+def token_chart(
+    row: ScoreRow, visual_tokens: Mapping[str, int], names: Mapping[str, str]
+) -> TokenChart:
     """Along x the logarithm of tokens + 1, so that no token and many fit one axis."""
     width, height = 320.0, 210.0
     frame = (36.0, 14.0, width - 18, height - 34)
@@ -150,7 +165,9 @@ def token_chart(row: ScoreRow, visual_tokens: Mapping[str, int], names: Mapping[
     for system, score in row.scores.items():
         x, y = x_axis.at(position[system]), y_axis.at(score.value)
         text = f"{names[system]}: {percent(score.value)} [{interval(score.low, score.high)}]"
-        marks.append(Mark(system, x, y, y_axis.at(score.low), y_axis.at(score.high), tip(x, y, text, width)))
+        marks.append(
+            Mark(system, x, y, y_axis.at(score.low), y_axis.at(score.high), tip(x, y, text, width))
+        )
     plain = sorted((mark.x, mark.y) for mark in marks if mark.system != COMPRESSED)
     counts = sorted({visual_tokens[system] for system in row.scores})
     return TokenChart(
@@ -174,9 +191,16 @@ def interval_chart(row: ScoreRow, names: Mapping[str, str]) -> IntervalChart:
         score = row.scores[system]
         x, y = x_axis.at(score.value), round(lane * (index + 0.5) + 2, 1)
         text = f"{names[system]}: {percent(score.value)} [{interval(score.low, score.high)}]"
-        marks.append(Mark(system, x, y, x_axis.at(score.low), x_axis.at(score.high), tip(x, y, text, width)))
+        marks.append(
+            Mark(system, x, y, x_axis.at(score.low), x_axis.at(score.high), tip(x, y, text, width))
+        )
     height = round(lane * len(marks) + 4, 1)
-    return IntervalChart(width, height, [Tick(x_axis.at(x), whole_percent(x)) for x in (0, 0.25, 0.5, 0.75, 1)], marks)
+    return IntervalChart(
+        width,
+        height,
+        [Tick(x_axis.at(x), whole_percent(x)) for x in (0, 0.25, 0.5, 0.75, 1)],
+        marks,
+    )
 
 
 def recall_chart(rows: Sequence[RecallRow]) -> RecallChart:
@@ -187,9 +211,13 @@ def recall_chart(rows: Sequence[RecallRow]) -> RecallChart:
     for index, row in enumerate(rows):
         score, y = row.score, step * index + 14
         text = f"{percent(score.value)} [{interval(score.low, score.high)}], by chance {percent(row.chance)}"
-        end, low, high, chance = (x_axis.at(value) for value in (score.value, score.low, score.high, row.chance))
+        end, low, high, chance = (
+            x_axis.at(value) for value in (score.value, score.low, score.high, row.chance)
+        )
         shown = tip(end, y - 6, text, width)
-        bars.append(RecallBar(f"top {row.k}", y, end, low, high, chance, percent(score.value), shown))
+        bars.append(
+            RecallBar(f"top {row.k}", y, end, low, high, chance, percent(score.value), shown)
+        )
     return RecallChart(width, step * len(rows), left, bars)
 
 

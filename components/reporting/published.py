@@ -52,5 +52,7 @@ def _table_markdown(source: str, table: PublishedTable) -> str:
     rows = [[row[0], *row[1 if table.given else 2 :]] for row in table.rows]
     lines = [f"{source}, Table {table.table}: {table.title}; published, not measured here.", ""]
     lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    lines += ["| " + " | ".join("–" if cell is None else str(cell) for cell in row) + " |" for row in rows]
+    lines += [
+        "| " + " | ".join("–" if cell is None else str(cell) for cell in row) + " |" for row in rows
+    ]
     return "\n".join(lines + [f"\n{note}" for note in table.notes])

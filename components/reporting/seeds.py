@@ -20,4 +20,6 @@ def estimate(values: Sequence[float]) -> Estimate:
     mean = statistics.fmean(values)
     if len(values) == 1:
         return Estimate(mean, None)
-    return Estimate(mean, T_95.get(len(values) - 1, 1.96) * statistics.stdev(values) / len(values) ** 0.5)
+    return Estimate(
+        mean, T_95.get(len(values) - 1, 1.96) * statistics.stdev(values) / len(values) ** 0.5
+    )

@@ -33,9 +33,13 @@ def read_thumbnails(
     """Those of the pictures that are in the corpus and can be opened, at most `max_side` pixels high and wide."""
     columns, wanted = [schema.IMAGE_ID, schema.IMAGE], [(schema.IMAGE_ID, "in", sorted(image_ids))]
     found = {}
-    for row in pq.read_table(folder, columns=columns, filters=wanted).to_pylist() if image_ids else []:
+    for row in (
+        pq.read_table(folder, columns=columns, filters=wanted).to_pylist() if image_ids else []
+    ):
         with suppress(PictureError):
-            found[row[schema.IMAGE_ID]] = thumbnail(decode_picture(row[schema.IMAGE], limits), max_side)
+            found[row[schema.IMAGE_ID]] = thumbnail(
+                decode_picture(row[schema.IMAGE], limits), max_side
+            )
     return found
 
 

@@ -1,8 +1,9 @@
 """A first phase that teaches the compression adapter to read in both directions before it compresses.
 
-A causal language model has never seen a token from its right, and the paper leaves open whether a phase of its own
-makes up for it (Table 12). This is masked next-token prediction (LLM2Vec, BehnamGhader et al., 2024, arXiv 2404.05961,
-§2.2) with the picture in front: words of a caption are hidden, and the position before each tells which it was.
+A causal language model has never seen a token from its right, and the paper leaves open whether a
+phase of its own makes up for it (Table 12). This is masked next-token prediction (LLM2Vec,
+BehnamGhader et al., 2024, arXiv 2404.05961, §2.2) with the picture in front: words of a caption are
+hidden, and the position before each tells which it was.
 """
 
 from collections.abc import Sequence
@@ -35,30 +36,39 @@ class Masked(NamedTuple):
     targets: Tensor  # (captions, tokens): the ids of hidden tokens, IGNORE_INDEX elsewhere
 
 
-def backward_alignment(model: DoubleForward, chunks: Sequence[TrainBatch], masked_share: float) -> dict[str, Tensor]:
+def backward_alignment(
+    model: DoubleForward, chunks: Sequence[TrainBatch], masked_share: float
+) -> dict[str, Tensor]:
     """Leave the global gradient in `.grad` of what takes part; returns the global loss.
 
-    The loss is the mean over the hidden tokens of all workers, whatever the chunks. Which tokens are hidden follows
-    from PyTorch's random numbers, which are those of the step.
+    The loss is the mean over the hidden tokens of all workers, whatever the chunks. Which tokens
+    are hidden follows from PyTorch's random numbers, which are those of the step.
     """
     model.zero_grad(set_to_none=True)
     masked = [hide(chunk, masked_share) for chunk in chunks]
-    num_hidden = sum_over_workers(torch.stack([part.is_hidden.sum() for part in masked]).sum()).clamp(min=1)
+    num_hidden = sum_over_workers(
+        torch.stack([part.is_hidden.sum() for part in masked]).sum()
+    ).clamp(min=1)
     total = model.log_logit_scale.new_zeros(())
     for chunk, part in zip(chunks, masked, strict=True):
         if len(chunk.caption_pictures):
             loss = alignment_loss_sum(model, chunk, part) * world_size() / num_hidden
             loss.backward()
             total = total + loss.detach()
-    # What takes no part has no gradient on any worker and keeps none, so that no optimizer counts a step for it.
-    learning = [parameter for parameter in trained_parameters(model).values() if parameter.grad is not None]
+    # What takes no part has no gradient on any worker and keeps none, so that no optimizer counts a
+    # step for it.
+    learning = [
+        parameter for parameter in trained_parameters(model).values() if parameter.grad is not None
+    ]
     averaged = average_gradients(learning, torch.stack([total, total]))
     return dict(zip(("loss", "alignment_loss"), averaged, strict=True))
 
 
 def hide(chunk: TrainBatch, masked_share: float) -> Masked:
     """Choose tokens of the captions of a chunk, each for itself."""
-    input_ids, mask = (rows[: len(chunk.caption_pictures)] for rows in (chunk.caption_ids, chunk.caption_mask))
+    input_ids, mask = (
+        rows[: len(chunk.caption_pictures)] for rows in (chunk.caption_ids, chunk.caption_mask)
+    )
     is_hidden = (torch.rand(input_ids.shape) < masked_share).to(input_ids.device) & mask.bool()
     return Masked(is_hidden, input_ids.masked_fill(~is_hidden, IGNORE_INDEX))
 
@@ -67,5 +77,7 @@ def alignment_loss_sum(model: DoubleForward, chunk: TrainBatch, masked: Masked) 
     """Summed cross-entropy of the hidden tokens, each read at the position before it."""
     rows = len(chunk.caption_pictures)
     pictures = image_embeddings_of(model, chunk).rows(chunk.caption_pictures)
-    hidden = model.masked_hidden(pictures, chunk.caption_ids[:rows], chunk.caption_mask[:rows], masked.is_hidden)
+    hidden = model.masked_hidden(
+        pictures, chunk.caption_ids[:rows], chunk.caption_mask[:rows], masked.is_hidden
+    )
     return answer_loss_sum(hidden, model.backbone.lm_head, masked.targets)

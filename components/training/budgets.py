@@ -1,7 +1,8 @@
 """One set of weights for several numbers of summary tokens: each conversation reads a prefix of its picture's.
 
-The queries are read causally, so the first k' summary tokens are the same however many follow. Training prefixes makes
-them useful by themselves, the coarse first (Matryoshka representations, Kusupati et al., 2022, arXiv 2205.13147).
+The queries are read causally, so the first k' summary tokens are the same however many follow.
+Training prefixes makes them useful by themselves, the coarse first (Matryoshka representations,
+Kusupati et al., 2022, arXiv 2205.13147).
 """
 
 from typing import NamedTuple

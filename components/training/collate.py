@@ -10,7 +10,13 @@ from pydantic import Field
 from torch import Tensor
 
 from components.losses.autoregressive import IGNORE_INDEX
-from components.model.chat import IMAGE_PLACEHOLDER, ChatFormat, Turn, encode_conversation, encode_text
+from components.model.chat import (
+    IMAGE_PLACEHOLDER,
+    ChatFormat,
+    Turn,
+    encode_conversation,
+    encode_text,
+)
 from components.model.prepared import NO_PICTURES, PreparedPictures
 from components.model.segments import position_ids
 from components.params import Params
@@ -24,11 +30,14 @@ PADDING_ID = 0  # masked, and not an image placeholder in any supported model
 class TextParams(Params):
     """What is read of a text, and how."""
 
-    hard_negatives: tuple[tuple[str, ...], ...]  # groups of words that stand in for one another; none: no negatives
-    turns: Literal["together", "apart"]  # each question of a conversation after all before it, or on its own
+    # groups of words that stand in for one another; none: no negatives
+    hard_negatives: tuple[tuple[str, ...], ...]
+    # each question of a conversation after all before it, or on its own
+    turns: Literal["together", "apart"]
     max_caption_tokens: int = Field(ge=1)
     max_conversation_tokens: int = Field(ge=1)  # summary tokens included
-    max_row_tokens: Annotated[int, Field(ge=1)] | None  # rows are filled with conversations up to this; null: one a row
+    # rows are filled with conversations up to this; null: one a row
+    max_row_tokens: Annotated[int, Field(ge=1)] | None
 
 
 class Reader(Protocol):
@@ -65,18 +74,25 @@ class TrainBatch(NamedTuple):
     """Pictures occur once and are referred to by their row, prepared ones first; rows are padded on the right."""
 
     pictures: PreparedPictures  # those that the vision side has to read
-    vision_features: Tensor  # (pictures, image tokens, vision dim) of those that were encoded before; (0,) the same
+    # (pictures, image tokens, vision dim) of those that were encoded before; (0,) the same
+    vision_features: Tensor
     conversation_ids: Tensor  # (conversations, tokens)
-    conversation_mask: Tensor  # (conversations, tokens), or (conversations, 1, tokens, tokens) for turns apart
+    # (conversations, tokens), or (conversations, 1, tokens, tokens) for turns apart
+    conversation_mask: Tensor
     conversation_positions: Tensor  # (conversations, tokens)
-    predicting: Tensor  # (conversations, answer tokens): places in the row whose next token is to be learned
-    targets: Tensor  # (conversations, answer tokens): these tokens, IGNORE_INDEX in rows that have fewer
+    # (conversations, answer tokens): places in the row whose next token is to be learned
+    predicting: Tensor
+    # (conversations, answer tokens): these tokens, IGNORE_INDEX in rows that have fewer
+    targets: Tensor
     conversation_pictures: Tensor  # (conversations with a picture,)
-    conversation_budgets: Tensor  # (conversations with a picture,): how many summary tokens each of them reads
-    caption_ids: Tensor  # (captions, tokens); with hard negatives one more row for each, behind all captions
+    # (conversations with a picture,): how many summary tokens each of them reads
+    conversation_budgets: Tensor
+    # (captions, tokens); with hard negatives one more row for each, behind all captions
+    caption_ids: Tensor
     caption_mask: Tensor  # the same; all zeros for a caption without a hard negative
     caption_pictures: Tensor  # (captions,); (0,) for pairs of texts
-    premise_ids: Tensor  # (captions, tokens): texts in place of the pictures; (0, 0) if there are pictures
+    # (captions, tokens): texts in place of the pictures; (0, 0) if there are pictures
+    premise_ids: Tensor
     premise_mask: Tensor  # the same
     budgets: tuple[int, ...]  # prefixes of the summary tokens that pairs are told apart by
 
@@ -90,7 +106,9 @@ class TrainBatch(NamedTuple):
 
     def to(self, device: torch.device) -> "TrainBatch":
         """The same batch on another device."""
-        moved = {name: part.to(device) for name, part in self._asdict().items() if name != "budgets"}
+        moved = {
+            name: part.to(device) for name, part in self._asdict().items() if name != "budgets"
+        }
         return self._replace(**moved)
 
 
@@ -104,7 +122,8 @@ def questions_alone(sample: TrainSample) -> list[TrainSample]:
     return [sample._replace(conversation=turns) for turns in single_questions(sample)]
 
 
-SPLITS: dict[bool, Split] = {False: whole, True: questions_alone}  # by whether the method reads questions
+# by whether the method reads questions
+SPLITS: dict[bool, Split] = {False: whole, True: questions_alone}
 
 
 def collate(
@@ -117,12 +136,19 @@ def collate(
 ) -> TrainBatch:
     """The batch of one worker; `groups` name conversations and captions among `samples`, which are given by index.
 
-    `split` makes several samples of one: with `questions_alone` each question is a row of its own, with its picture.
+    `split` makes several samples of one: with `questions_alone` each question is a row of its own,
+    with its picture.
 
     Raises ValueError naming the sample whose conversation does not fit the chat template.
     """
-    pictures = {index: sample.image for index, sample in samples.items() if isinstance(sample.image, Image.Image)}
-    encoded = {index: sample.image for index, sample in samples.items() if isinstance(sample.image, Tensor)}
+    pictures = {
+        index: sample.image
+        for index, sample in samples.items()
+        if isinstance(sample.image, Image.Image)
+    }
+    encoded = {
+        index: sample.image for index, sample in samples.items() if isinstance(sample.image, Tensor)
+    }
     row_of = {index: row for row, index in enumerate([*pictures, *encoded])}
     read = {i: budgets.of_conversation(i) for i in groups.autoregressive}
     asked = [(i, sample) for i in groups.autoregressive for sample in split(samples[i])]
@@ -132,10 +158,14 @@ def collate(
     if texts.hard_negatives:
         texts_read += [samples[i].hard_negative for i in groups.contrastive]
     captions = [encode_text(reader.tokenizer, text or "") for text in texts_read]
-    caption_ids, caption_mask = pad([ids[: texts.max_caption_tokens] for ids in captions], PADDING_ID)
+    caption_ids, caption_mask = pad(
+        [ids[: texts.max_caption_tokens] for ids in captions], PADDING_ID
+    )
     given = [samples[i].premise for i in groups.contrastive]
     premises = [encode_text(reader.tokenizer, text) for text in given if text is not None]
-    premise_ids, premise_mask = pad([ids[: texts.max_caption_tokens] for ids in premises], PADDING_ID)
+    premise_ids, premise_mask = pad(
+        [ids[: texts.max_caption_tokens] for ids in premises], PADDING_ID
+    )
     predicting, targets = answer_positions(chats.labels)
     return TrainBatch(
         pictures=reader.prepare(list(pictures.values())) if pictures else NO_PICTURES,
@@ -145,21 +175,31 @@ def collate(
         conversation_positions=chats.position_ids,
         predicting=predicting,
         targets=targets,
-        conversation_pictures=torch.tensor([row_of[i] for i in chat_order if i in row_of], dtype=torch.long),
-        conversation_budgets=torch.tensor([read[i] for i in chat_order if i in row_of], dtype=torch.long),
+        conversation_pictures=torch.tensor(
+            [row_of[i] for i in chat_order if i in row_of], dtype=torch.long
+        ),
+        conversation_budgets=torch.tensor(
+            [read[i] for i in chat_order if i in row_of], dtype=torch.long
+        ),
         caption_ids=caption_ids,
         caption_mask=caption_mask,
-        caption_pictures=torch.tensor([row_of[i] for i in groups.contrastive if i in row_of], dtype=torch.long),
+        caption_pictures=torch.tensor(
+            [row_of[i] for i in groups.contrastive if i in row_of], dtype=torch.long
+        ),
         premise_ids=premise_ids,
         premise_mask=premise_mask,
         budgets=budgets.sizes,
     )
 
 
-def encode_chats(samples: Sequence[tuple[TrainSample, int]], reader: Reader, texts: TextParams) -> PackedBatch:
+def encode_chats(
+    samples: Sequence[tuple[TrainSample, int]], reader: Reader, texts: TextParams
+) -> PackedBatch:
     """Conversations, each with its number of summary tokens, as padded rows: one a row and causal, or packed."""
     encode = {"together": whole_chat, "apart": questions_apart}[texts.turns]
-    chats = [encode(sample, reader, budget, texts.max_conversation_tokens) for sample, budget in samples]
+    chats = [
+        encode(sample, reader, budget, texts.max_conversation_tokens) for sample, budget in samples
+    ]
     if texts.turns == "apart" or texts.max_row_tokens is not None:
         return pack(chats, PADDING_ID, texts.max_row_tokens)
     blocks = [block for chat in chats for block in chat.blocks]
@@ -168,19 +208,29 @@ def encode_chats(samples: Sequence[tuple[TrainSample, int]], reader: Reader, tex
     return PackedBatch(input_ids, labels, position_ids(mask), mask, range(len(blocks)))
 
 
-def whole_chat(sample: TrainSample, reader: Reader, num_summary_tokens: int, max_tokens: int) -> Chat:
+def whole_chat(
+    sample: TrainSample, reader: Reader, num_summary_tokens: int, max_tokens: int
+) -> Chat:
     """An ordinary chat, in which each question sees what was said before it; cut at the maximum length."""
     ids, labels = encode_chat(sample, sample.conversation, reader, num_summary_tokens)
     return Chat([], [Block(ids[:max_tokens], labels[:max_tokens])])
 
 
-def questions_apart(sample: TrainSample, reader: Reader, num_summary_tokens: int, max_tokens: int) -> Chat:
+def questions_apart(
+    sample: TrainSample, reader: Reader, num_summary_tokens: int, max_tokens: int
+) -> Chat:
     """Questions that do not see each other; those that do not fit into the maximum length are left out."""
-    chats = [encode_chat(sample, turns, reader, num_summary_tokens) for turns in single_questions(sample)]
+    chats = [
+        encode_chat(sample, turns, reader, num_summary_tokens) for turns in single_questions(sample)
+    ]
     first = chats[0][0] if chats else []
-    start = 1 + max((at for at, token in enumerate(first) if token == reader.image_token_id), default=0)
+    start = 1 + max(
+        (at for at, token in enumerate(first) if token == reader.image_token_id), default=0
+    )
     lengths = np.cumsum([len(ids) - start for ids, _ in chats])
-    kept = [chat for chat, length in zip(chats, lengths, strict=True) if length + start <= max_tokens]
+    kept = [
+        chat for chat, length in zip(chats, lengths, strict=True) if length + start <= max_tokens
+    ]
     return Chat(first[:start], [Block(ids[start:], labels[start:]) for ids, labels in kept])
 
 
@@ -223,4 +273,6 @@ def pad(rows: Sequence[Sequence[int]], value: int) -> tuple[Tensor, Tensor]:
     values = [[*row, *([value] * (width - len(row)))] for row in rows]
     mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
     shape = (len(rows), width)
-    return torch.tensor(values, dtype=torch.long).reshape(shape), torch.tensor(mask, dtype=torch.long).reshape(shape)
+    return torch.tensor(values, dtype=torch.long).reshape(shape), torch.tensor(
+        mask, dtype=torch.long
+    ).reshape(shape)

@@ -66,7 +66,11 @@ def signs(step: int, metrics: Mapping[str, float], run: Run) -> Iterator[Finding
             f"{recall:.2f}): {run.contrastive_batch_size} negatives are too few; raise train.contrastive_batch_size",
         )
     if is_late and recall < LAG * accuracy:
-        reason = "raise it or train.contrastive_batch_size" if is_contrastive else "without it nothing trains search"
+        reason = (
+            "raise it or train.contrastive_batch_size"
+            if is_contrastive
+            else "without it nothing trains search"
+        )
         yield Finding(
             "retrieval_lags",
             f"R@1 is {recall:.2f} where {accuracy:.2f} of the answers are right; train.losses.contrastive_weight is "
@@ -79,7 +83,8 @@ def signs(step: int, metrics: Mapping[str, float], run: Run) -> Iterator[Finding
             "do not differ; adapters.sharing: shared would do the same with half the weights",
         )
     names = ("train/gradient_norm_compression", "train/gradient_norm_generation")
-    norms = [metrics[name] for name in names if name in metrics]  # of a compared method there may be one
+    # of a compared method there may be one
+    norms = [metrics[name] for name in names if name in metrics]
     if len(norms) == len(names) and max(norms) > 0 and min(norms) < IDLE_SHARE * max(norms):
         yield Finding(
             "adapter_idle",

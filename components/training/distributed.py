@@ -1,6 +1,7 @@
 """What workers say to each other: gathered embeddings, sums, and one flat average of all gradients.
 
-Every function does nothing when there is no process group, so the same step runs in a plain Python process.
+Every function does nothing when there is no process group, so the same step runs in a plain Python
+process.
 """
 
 from collections.abc import Iterable
@@ -43,8 +44,8 @@ def world_size() -> int:
 def gather_with_gradient(rows: Tensor) -> Tensor:
     """(batch, …) of every worker -> (world_batch, …) on each; all workers bring equally many rows.
 
-    When each worker computes the same loss from the gathered rows and gradients are averaged over workers, the result
-    is the gradient of that loss in one process.
+    When each worker computes the same loss from the gathered rows and gradients are averaged over
+    workers, the result is the gradient of that loss in one process.
     """
     return GatherWithGradient.apply(rows) if world_size() > 1 else rows
 
@@ -69,14 +70,17 @@ def gather_objects(value: Value) -> list[Value]:
 def average_gradients(parameters: Iterable[nn.Parameter], values: Tensor) -> Tensor:
     """Average over all workers `.grad` of the parameters, in place, and the vector `values`, which is returned.
 
-    One flat message. A parameter without a gradient counts as zeros: every worker must send equally much.
+    One flat message. A parameter without a gradient counts as zeros: every worker must send equally
+    much.
     """
     parameters = list(parameters)
     flat = torch.cat([values, *(_gradient(parameter).flatten() for parameter in parameters)])
     if world_size() > 1:
         dist.all_reduce(flat)
         flat /= world_size()
-    averaged, *gradients = flat.split([len(values), *(parameter.numel() for parameter in parameters)])
+    averaged, *gradients = flat.split(
+        [len(values), *(parameter.numel() for parameter in parameters)]
+    )
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient.view_as(parameter)
     return averaged

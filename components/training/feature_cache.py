@@ -1,8 +1,8 @@
 """Vision features on disk: what a frozen tower says of a picture is the same in every run, epoch and sweep.
 
-One file per picture, named by the hash of its pixels, in a folder named by everything that its contents depend on. What
-is stored is the tower's output, before the connector, which may be trained. LLaVA-1.5 in bfloat16 takes 1.2 MB a
-picture.
+One file per picture, named by the hash of its pixels, in a folder named by everything that its
+contents depend on. What is stored is the tower's output, before the connector, which may be
+trained. LLaVA-1.5 in bfloat16 takes 1.2 MB a picture.
 """
 
 import hashlib
@@ -36,9 +36,18 @@ class FeatureCache:
 
     def __init__(self, folder: Path, backbone: LlavaBackbone) -> None:
         config = backbone.vlm.config
-        parts = [backbone.weights_sha256, backbone.settings_sha256, backbone.preprocessing, str(backbone.dtype)]
+        parts = [
+            backbone.weights_sha256,
+            backbone.settings_sha256,
+            backbone.preprocessing,
+            str(backbone.dtype),
+        ]
         parts += [config.vision_feature_layer, config.vision_feature_select_strategy]
-        parts += [backbone.image_processor.to_json_string(), *map(version, LIBRARIES), code_sha256(CODE)]
+        parts += [
+            backbone.image_processor.to_json_string(),
+            *map(version, LIBRARIES),
+            code_sha256(CODE),
+        ]
         self.folder = folder / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
         self.backbone = backbone
 
@@ -63,29 +72,40 @@ class FeatureCache:
 
     @torch.no_grad()
     def fill(
-        self, pictures: Sequence[str], open_picture: Callable[[int], Image.Image], say: Callable[[str], None]
+        self,
+        pictures: Sequence[str],
+        open_picture: Callable[[int], Image.Image],
+        say: Callable[[str], None],
     ) -> None:
         """Compute what is missing, the workers in turns; returns on each when all is there.
 
-        `pictures` are hashes; `open_picture` gives one by its place among them, and `say` hears now and then how far
-        this worker is. A batch is computed whole if any of it is missing, so that the last bits of the features do not
-        depend on where an earlier run was interrupted.
+        `pictures` are hashes; `open_picture` gives one by its place among them, and `say` hears now
+        and then how far this worker is. A batch is computed whole if any of it is missing, so that
+        the last bits of the features do not depend on where an earlier run was interrupted.
         """
         starts = range(0, len(pictures), PICTURES_PER_BATCH)[rank() :: world_size()]
         started = shown = time.monotonic()
         for done, start in enumerate(starts):
-            self._fill_batch(pictures, range(start, min(start + PICTURES_PER_BATCH, len(pictures))), open_picture)
+            self._fill_batch(
+                pictures, range(start, min(start + PICTURES_PER_BATCH, len(pictures))), open_picture
+            )
             if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
                 shown = time.monotonic()
                 pace = (shown - started) / (done + 1)
                 left = pace * (len(starts) - done - 1) / 60
                 rate = PICTURES_PER_BATCH * world_size() / pace
-                say(f"vision features of {len(pictures)} pictures: {rate:.0f} pictures/s, {left:.1f} min left")
+                say(
+                    f"vision features of {len(pictures)} pictures: {rate:.0f} pictures/s, {left:.1f} min left"
+                )
         gather_objects(None)
 
-    def _fill_batch(self, pictures: Sequence[str], places: range, open_picture: Callable[[int], Image.Image]) -> None:
+    def _fill_batch(
+        self, pictures: Sequence[str], places: range, open_picture: Callable[[int], Image.Image]
+    ) -> None:
         if all(self.path(pictures[place]).exists() for place in places):
             return
         pictures_read = self.backbone.prepare([open_picture(place) for place in places])
-        for place, features in zip(places, self.backbone.vision_features(pictures_read).cpu(), strict=True):
+        for place, features in zip(
+            places, self.backbone.vision_features(pictures_read).cpu(), strict=True
+        ):
             self.write(pictures[place], features)

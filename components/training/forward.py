@@ -1,7 +1,8 @@
 """The two losses of a worker's samples, from one compression of each picture.
 
-The gradient does not depend on how the global batch is spread over workers: the autoregressive loss is a mean over the
-labelled tokens of all workers, and the contrastive loss is computed over the gathered pairs of all workers.
+The gradient does not depend on how the global batch is spread over workers: the autoregressive loss
+is a mean over the labelled tokens of all workers, and the contrastive loss is computed over the
+gathered pairs of all workers.
 """
 
 from collections.abc import Sequence
@@ -37,7 +38,10 @@ class StepLosses(NamedTuple):
 
     def weighted(self, params: LossParams) -> Tensor:
         """Eq. (4)."""
-        return params.autoregressive_weight * self.autoregressive + params.contrastive_weight * self.contrastive
+        return (
+            params.autoregressive_weight * self.autoregressive
+            + params.contrastive_weight * self.contrastive
+        )
 
 
 class Pairs(NamedTuple):
@@ -55,7 +59,9 @@ def step_losses(model: Method, batch: TrainBatch) -> StepLosses:
     zero = model.log_logit_scale.new_zeros(())
     pairs = embed_pairs(model, batch, summary_tokens) if len(batch.caption_ids) else None
     autoregressive = autoregressive_part(model, batch, summary_tokens, num_answer_tokens)
-    return StepLosses(autoregressive, zero if pairs is None else global_contrastive_loss(model, pairs))
+    return StepLosses(
+        autoregressive, zero if pairs is None else global_contrastive_loss(model, pairs)
+    )
 
 
 def summary_tokens_of(model: Method, batch: TrainBatch) -> Tensor | None:
@@ -80,7 +86,9 @@ def image_embeddings_of(model: Method, batch: TrainBatch) -> Segment:
 
 def count_answer_tokens(batches: Sequence[TrainBatch]) -> Tensor:
     """The labelled tokens of a step over all workers."""
-    return sum_over_workers(torch.stack([(batch.targets != IGNORE_INDEX).sum() for batch in batches]).sum())
+    return sum_over_workers(
+        torch.stack([(batch.targets != IGNORE_INDEX).sum() for batch in batches]).sum()
+    )
 
 
 def autoregressive_part(
@@ -93,9 +101,15 @@ def autoregressive_part(
         visual_tokens = None
     else:
         assert summary_tokens is not None
-        visual_tokens = model.cut(tokens_of_rows(model, batch, summary_tokens), batch.conversation_budgets)
+        visual_tokens = model.cut(
+            tokens_of_rows(model, batch, summary_tokens), batch.conversation_budgets
+        )
     hidden = model.generation_hidden(
-        visual_tokens, batch.conversation_ids, batch.conversation_mask, batch.conversation_positions, batch.predicting
+        visual_tokens,
+        batch.conversation_ids,
+        batch.conversation_mask,
+        batch.conversation_positions,
+        batch.predicting,
     )
     loss_sum = answer_loss_sum(hidden, model.backbone.lm_head, batch.targets)
     return loss_sum * world_size() / num_answer_tokens.clamp(min=1)
@@ -108,16 +122,22 @@ def tokens_of_rows(model: Method, batch: TrainBatch, summary_tokens: Tensor) -> 
         return tokens
     ids = batch.conversation_ids
     places = torch.arange(ids.shape[1], device=ids.device)
-    is_asked = places <= batch.predicting[:, :1]  # the first answer token follows on the last of these
+    # the first answer token follows on the last of these
+    is_asked = places <= batch.predicting[:, :1]
     has_picture = (ids == model.image_token_id).any(1)
-    return model.tokens_for_questions(tokens, ids[has_picture], model.is_question(ids, is_asked)[has_picture])
+    return model.tokens_for_questions(
+        tokens, ids[has_picture], model.is_question(ids, is_asked)[has_picture]
+    )
 
 
 def embed_pairs(model: Method, batch: TrainBatch, summary_tokens: Tensor | None) -> Pairs:
     """Both sides of the contrastive group of a batch."""
-    texts = prefix_embeddings(model, model.compress_texts(batch.caption_ids, batch.caption_mask), batch.budgets)
+    texts = prefix_embeddings(
+        model, model.compress_texts(batch.caption_ids, batch.caption_mask), batch.budgets
+    )
     num_pairs = batch.num_pairs
-    hard_negatives = texts[num_pairs:] * batch.caption_mask[num_pairs:].any(1)[:, None, None]  # no words: there is none
+    # no words: there is none
+    hard_negatives = texts[num_pairs:] * batch.caption_mask[num_pairs:].any(1)[:, None, None]
     images = prefix_embeddings(model, first_sides(model, batch, summary_tokens), batch.budgets)
     return Pairs(images, texts[:num_pairs], hard_negatives)
 
@@ -139,5 +159,8 @@ def global_contrastive_loss(model: Method, pairs: Pairs) -> Tensor:
     """Eq. (3) over the pairs of all workers, its mean over the budgets; the same value on each."""
     sides = [gather_with_gradient(side).unbind(1) if len(side) else None for side in pairs]
     by_budget = zip(*(side for side in sides if side), strict=True)
-    losses = [contrastive_loss(images, texts, model.logit_scale, *negatives) for images, texts, *negatives in by_budget]
+    losses = [
+        contrastive_loss(images, texts, model.logit_scale, *negatives)
+        for images, texts, *negatives in by_budget
+    ]
     return torch.stack(losses).mean()

@@ -1,9 +1,10 @@
 """A contrastive batch of any size in the memory of a small one (GradCache, Gao et al., 2021, arXiv 2101.06983).
 
-The contrastive loss needs all pairs at once, the passes do not. So the pairs are embedded twice, in chunks: first
-without a graph, which gives the loss and its gradient with respect to each embedding; then with a graph, chunk by
-chunk, through which that gradient is sent on. The second time also brings the autoregressive loss of the chunk's
-conversations, and repeats the random numbers of the first, so that dropout drops the same.
+The contrastive loss needs all pairs at once, the passes do not. So the pairs are embedded twice, in
+chunks: first without a graph, which gives the loss and its gradient with respect to each embedding;
+then with a graph, chunk by chunk, through which that gradient is sent on. The second time also
+brings the autoregressive loss of the chunk's conversations, and repeats the random numbers of the
+first, so that dropout drops the same.
 """
 
 from collections.abc import Sequence
@@ -34,7 +35,10 @@ class RandomState(NamedTuple):
 
     @classmethod
     def now(cls) -> "RandomState":
-        return cls(torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None)
+        return cls(
+            torch.get_rng_state(),
+            torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        )
 
     def restore(self) -> None:
         torch.set_rng_state(self.cpu)
@@ -49,11 +53,18 @@ class CachedPairs(NamedTuple):
     before: RandomState
 
 
-def backward_in_chunks(model: Method, chunks: Sequence[TrainBatch], params: LossParams) -> StepLosses:
+def backward_in_chunks(
+    model: Method, chunks: Sequence[TrainBatch], params: LossParams
+) -> StepLosses:
     """Add this worker's gradient of both losses to `.grad`, one chunk's graph at a time; returns the losses."""
-    num_answer_tokens = count_answer_tokens(chunks)  # first, as in `step_losses`, which another worker may be in
-    cached = [embed_without_graph(model, chunk) if len(chunk.caption_ids) else None for chunk in chunks]
-    contrastive = cache_gradients(model, [part.pairs for part in cached if part], params.contrastive_weight)
+    # first, as in `step_losses`, which another worker may be in
+    num_answer_tokens = count_answer_tokens(chunks)
+    cached = [
+        embed_without_graph(model, chunk) if len(chunk.caption_ids) else None for chunk in chunks
+    ]
+    contrastive = cache_gradients(
+        model, [part.pairs for part in cached if part], params.contrastive_weight
+    )
     parts = [
         backward_chunk(model, chunk, part, num_answer_tokens, params.autoregressive_weight)
         for chunk, part in zip(chunks, cached, strict=True)
@@ -91,7 +102,9 @@ def backward_chunk(
     summary_tokens = summary_tokens_of(model, chunk)
     total = model.log_logit_scale.new_zeros(())
     if cached:
-        for side, first in zip(embed_pairs(model, chunk, summary_tokens), cached.pairs, strict=True):
+        for side, first in zip(
+            embed_pairs(model, chunk, summary_tokens), cached.pairs, strict=True
+        ):
             if first.grad is not None:  # there may be no hard negatives
                 total = total + (side * first.grad).sum()  # its gradient is the cached one
     autoregressive = autoregressive_part(model, chunk, summary_tokens, num_answer_tokens)

@@ -16,17 +16,25 @@ def load_batches(
 ) -> Iterator[list[TrainBatch]]:
     """The chunks of one step at a time, prepared one step ahead of the caller; `num_threads` decode the pictures.
 
-    chunks_of: step -> samples of this worker; read: index -> decoded sample; collate: step and samples of a chunk ->
-    tensors. Errors on the threads come out here.
+    chunks_of: step -> samples of this worker; read: index -> decoded sample; collate: step and
+    samples of a chunk -> tensors. Errors on the threads come out here.
     """
 
     def load(step: int) -> list[TrainBatch]:
         chunks = chunks_of(step)
-        indices = list(dict.fromkeys(index for chunk in chunks for group in chunk for index in group))
+        indices = list(
+            dict.fromkeys(index for chunk in chunks for group in chunk for index in group)
+        )
         samples = dict(zip(indices, decoders.map(read, indices), strict=True))
-        return [collate(step, {i: samples[i] for group in chunk for i in group}, chunk) for chunk in chunks]
+        return [
+            collate(step, {i: samples[i] for group in chunk for i in group}, chunk)
+            for chunk in chunks
+        ]
 
-    with ThreadPoolExecutor(num_threads, "decode") as decoders, ThreadPoolExecutor(1, "batch") as pool:
+    with (
+        ThreadPoolExecutor(num_threads, "decode") as decoders,
+        ThreadPoolExecutor(1, "batch") as pool,
+    ):
         waiting = [pool.submit(load, step) for step in steps[:1]]
         for step in steps:
             chunks = waiting.pop().result()

@@ -30,7 +30,8 @@ class LoopParams(Params):
     log_every_steps: int = Field(ge=1)
     validate_every_steps: int = Field(ge=1)
     checkpoint_every_steps: int = Field(ge=1)
-    max_skipped_steps: int = Field(ge=0)  # steps whose gradient is not finite; one more ends the run
+    # steps whose gradient is not finite; one more ends the run
+    max_skipped_steps: int = Field(ge=0)
 
 
 class Outcome(StrEnum):
@@ -44,12 +45,15 @@ class Outcome(StrEnum):
 class Surroundings(NamedTuple):
     """What the loop asks of its surroundings; all workers call all of them at the same steps."""
 
-    validate: Callable[[], dict[str, float]]  # metrics, among them the "score" by which the best weights are chosen
+    # metrics, among them the "score" by which the best weights are chosen
+    validate: Callable[[], dict[str, float]]
     checkpoint: Callable[[], None]  # save the training state
     publish: Callable[[Sequence[HistoryRow]], None]  # show the whole history so far
     is_stop_requested: Callable[[], bool]  # may differ between workers: one is enough
-    is_loss_announced: Callable[[], bool]  # a machine is about to be taken away; the same on all, true once per notice
-    flops: Callable[[Sequence[TrainBatch]], int]  # operations of this worker's part of a step, for the timings
+    # a machine is about to be taken away; the same on all, true once per notice
+    is_loss_announced: Callable[[], bool]
+    # operations of this worker's part of a step, for the timings
+    flops: Callable[[Sequence[TrainBatch]], int]
 
 
 def run_steps(
@@ -66,7 +70,8 @@ def run_steps(
 ) -> Outcome:
     """Train from step `state.progress.next_step`, at which `steps` (the chunks of each) begin, to the end.
 
-    In the first `num_module_steps` only what a method adds learns, and the connector if it is trained.
+    In the first `num_module_steps` only what a method adds learns, and the connector if it is
+    trained.
     """
     model.train()
     stopwatch = Stopwatch()
@@ -97,7 +102,9 @@ def run_steps(
     return Outcome.FINISHED
 
 
-def after_interval(state: TrainingState, loop: LoopParams, stopwatch: "Stopwatch", surroundings: Surroundings) -> bool:
+def after_interval(
+    state: TrainingState, loop: LoopParams, stopwatch: "Stopwatch", surroundings: Surroundings
+) -> bool:
     """Log and validate when it is time; says whether it is time for a checkpoint too."""
     done = state.progress.next_step
     is_last = done == loop.num_steps
@@ -126,7 +133,8 @@ def after_step(progress: Progress, metrics: dict[str, float]) -> Progress:
 
 def with_row(progress: Progress, timings: dict[str, float]) -> Progress:
     """Turn the remembered metrics into a row of means."""
-    steps = [step for step in progress.unlogged if step.keys() == progress.unlogged[-1].keys()]  # of the same phase
+    # of the same phase
+    steps = [step for step in progress.unlogged if step.keys() == progress.unlogged[-1].keys()]
     names = [name for name in steps[-1] if name != "is_skipped"] if steps else []
     means = {f"train/{name}": sum(step[name] for step in steps) / len(steps) for name in names}
     metrics = {**means, "train/skipped_steps": float(progress.num_skipped_steps)}
@@ -164,7 +172,9 @@ class Stopwatch:
         self.seconds += time.perf_counter() - self.started
         self.num_steps += 1
         self.flops += flops
-        self.num_samples += sum(len(chunk.conversation_ids) + chunk.num_pairs for chunk in chunks) * world_size()
+        self.num_samples += (
+            sum(len(chunk.conversation_ids) + chunk.num_pairs for chunk in chunks) * world_size()
+        )
 
     def timings(self) -> dict[str, float]:
         """Means since the last call. A sample is a conversation or a caption, of any worker; waiting is for samples."""

@@ -1,7 +1,7 @@
 """Hard negatives: captions that are wrong by a word or two (NegCLIP, Yuksekgonul et al., 2023; SugarCrepe's swaps).
 
-Words come in groups that can stand in for one another, such as colours or sides. Where a caption has two words of a
-group they change places; where it has one, another of the group takes its place.
+Words come in groups that can stand in for one another, such as colours or sides. Where a caption
+has two words of a group they change places; where it has one, another of the group takes its place.
 """
 
 import re
@@ -11,7 +11,9 @@ from itertools import combinations
 import numpy as np
 
 
-def hard_negative(caption: str, groups: Sequence[Sequence[str]], rng: np.random.Generator) -> str | None:
+def hard_negative(
+    caption: str, groups: Sequence[Sequence[str]], rng: np.random.Generator
+) -> str | None:
     """A caption that says something else with nearly the same words; None if it has no word of any group."""
     words = re.split(r"(\W+)", caption)  # words and what is between them, in turns
     changes = [change for group in groups for change in changes_within(words, group)]
@@ -28,4 +30,6 @@ def changes_within(words: Sequence[str], group: Sequence[str]) -> list[list[tupl
     pairs = [(a, b) for a, b in combinations(places, 2) if words[a].lower() != words[b].lower()]
     if pairs:
         return [[(a, words[b]), (b, words[a])] for a, b in pairs]
-    return [[(place, other)] for place in places for other in group if other != words[place].lower()]
+    return [
+        [(place, other)] for place in places for other in group if other != words[place].lower()
+    ]

@@ -14,19 +14,24 @@ from components.params import Params
 class OptimizerParams(Params):
     """One setting for everything that is trained: both adapters, the summary queries, the logit scale."""
 
-    matrices: Literal["muon", "adamw"]  # what moves the matrices of adapters or layers; AdamW moves the rest
+    # what moves the matrices of adapters or layers; AdamW moves the rest
+    matrices: Literal["muon", "adamw"]
     learning_rate: float = Field(gt=0)  # at the end of the warm-up
     warmup_share: float = Field(ge=0, lt=1)  # of all steps, linear from 0
-    decay_share: float = Field(gt=0, le=1)  # of all steps, half a cosine down to 0; the rate is constant in between
+    # of all steps, half a cosine down to 0; the rate is constant in between
+    decay_share: float = Field(gt=0, le=1)
     betas: tuple[float, float]  # decay of AdamW's two running means
     momentum: float = Field(ge=0, lt=1)  # of Muon
     weight_decay: float = Field(ge=0)
-    max_gradient_norm: float = Field(gt=0)  # gradients with a longer global norm are scaled down to it
+    # gradients with a longer global norm are scaled down to it
+    max_gradient_norm: float = Field(gt=0)
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """What training changes, by name."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
 
 
 class Optimizer(Protocol):
@@ -67,9 +72,11 @@ class CombinedOptimizer:
 def build_optimizer(parameters: Mapping[str, nn.Parameter], params: OptimizerParams) -> Optimizer:
     """Muon (Jordan et al., 2024) for matrices of layers, with updates as long as AdamW's, and AdamW; or AdamW alone.
 
-    AdamW in one fused kernel, which for hundreds of small tensors is several times as fast, also on a CPU.
+    AdamW in one fused kernel, which for hundreds of small tensors is several times as fast, also on
+    a CPU.
     """
-    layers = ("lora_", ".layers.", "reducer.")  # of adapters, of a decoder that is trained itself, of compared methods
+    # of adapters, of a decoder that is trained itself, of compared methods
+    layers = ("lora_", ".layers.", "reducer.")
     is_matrix = {
         name: params.matrices == "muon"
         and parameter.ndim == 2
@@ -83,10 +90,16 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], params: OptimizerPar
     optimizers: dict[str, torch.optim.Optimizer] = {}
     if matrices:
         optimizers["muon"] = torch.optim.Muon(
-            matrices, lr=0.0, momentum=params.momentum, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+            matrices,
+            lr=0.0,
+            momentum=params.momentum,
+            weight_decay=decay,
+            adjust_lr_fn="match_rms_adamw",
         )
     if others:
-        optimizers["adamw"] = torch.optim.AdamW(others, lr=0.0, betas=params.betas, weight_decay=decay, fused=True)
+        optimizers["adamw"] = torch.optim.AdamW(
+            others, lr=0.0, betas=params.betas, weight_decay=decay, fused=True
+        )
     return CombinedOptimizer(optimizers)
 
 

@@ -1,9 +1,9 @@
 """Many questions about one picture in one sequence, and many such chats in one row; none of them sees another.
 
-A chat is a shared prefix (its beginning with the image tokens) and blocks, one per question with its answer. A block
-attends to the prefix of its chat and to itself, and its positions go on from the prefix: each answer is learnt just as
-if it had been asked alone, while the picture is read once. Chats in the same row see nothing of each other, and each
-one's positions start at 0.
+A chat is a shared prefix (its beginning with the image tokens) and blocks, one per question with
+its answer. A block attends to the prefix of its chat and to itself, and its positions go on from
+the prefix: each answer is learnt just as if it had been asked alone, while the picture is read
+once. Chats in the same row see nothing of each other, and each one's positions start at 0.
 """
 
 from collections.abc import Sequence
@@ -37,14 +37,19 @@ class PackedBatch(NamedTuple):
     input_ids: Tensor  # (batch, tokens) int64
     labels: Tensor  # (batch, tokens) int64, IGNORE_INDEX outside answers; not shifted
     position_ids: Tensor  # (batch, tokens) int64
-    attention_mask: Tensor  # (batch, 1, tokens, tokens) bool, True = attends; or (batch, tokens) for plain rows
+    # (batch, 1, tokens, tokens) bool, True = attends; or (batch, tokens) for plain rows
+    attention_mask: Tensor
     order: Sequence[int]  # the chats, as they follow each other row by row
 
 
 def pack(chats: Sequence[Chat], pad_id: int, row_tokens: int | None) -> PackedBatch:
     """Put chats into rows of at most `row_tokens` tokens; None: each into a row of its own, in the order given."""
     lengths = [size_of(chat) for chat in chats]
-    rows = [[index] for index in range(len(chats))] if row_tokens is None else fill_rows(lengths, row_tokens)
+    rows = (
+        [[index] for index in range(len(chats))]
+        if row_tokens is None
+        else fill_rows(lengths, row_tokens)
+    )
     shape = (len(rows), max((sum(lengths[index] for index in row) for row in rows), default=0))
     input_ids = torch.full(shape, pad_id)
     labels = torch.full(shape, IGNORE_INDEX)

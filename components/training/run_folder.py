@@ -9,12 +9,19 @@ from components.files.unfinished import discard, hold, remove_discarded
 from components.training.state import HistoryRow, is_whole
 
 # What lies in the folder of a run.
-SAMPLES, HISTORY, NOTES, STOP, RESULT = "samples.arrow", "history.jsonl", "notes.txt", "stop", "compressor"
+SAMPLES, HISTORY, NOTES, STOP, RESULT = (
+    "samples.arrow",
+    "history.jsonl",
+    "notes.txt",
+    "stop",
+    "compressor",
+)
 CHECKPOINTS = "checkpoint_manager_snapshot.json"  # Ray's list
 CHECKPOINT = "step-{step:08d}"
 
 HASHES = ".fwd2bot-hashes.json"  # in the state folder: what the inputs of earlier runs contained
-LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "pillow")  # that decide what a run gives
+# that decide what a run gives
+LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "pillow")
 
 
 @contextmanager
@@ -41,14 +48,18 @@ def read_history(path: Path) -> list[HistoryRow]:
     """The rows written so far; none before the first."""
     if not path.exists():
         return []
-    return [HistoryRow.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [
+        HistoryRow.model_validate_json(line)
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def forget_damaged_checkpoints(run: Path) -> None:
     """Leave a run folder with whole checkpoints only, and say from which one training goes on.
 
-    Ray's own list is dropped with them: it is written in place, so that a kill may cut it off, and it goes by the order
-    of reports. Ray then starts a run of the same name, and the workers find the checkpoint by themselves.
+    Ray's own list is dropped with them: it is written in place, so that a kill may cut it off, and
+    it goes by the order of reports. Ray then starts a run of the same name, and the workers find
+    the checkpoint by themselves.
     """
     (run / CHECKPOINTS).unlink(missing_ok=True)
     remove_discarded(run)
@@ -62,4 +73,6 @@ def forget_damaged_checkpoints(run: Path) -> None:
 
 def last_checkpoint(run: Path) -> Path | None:
     """The newest whole checkpoint; a worker may have died while it wrote one."""
-    return next((folder for folder in sorted(run.glob("step-*"), reverse=True) if is_whole(folder)), None)
+    return next(
+        (folder for folder in sorted(run.glob("step-*"), reverse=True) if is_whole(folder)), None
+    )

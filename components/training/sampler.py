@@ -1,12 +1,14 @@
 """Which samples form a training step: a pure function of (seed, step), whatever the number of workers.
 
-A step has an autoregressive group, drawn from all samples with a conversation, and a contrastive group (1 : 1 in the
-paper, §3.4). A sample of the first group that also has a caption is "paired": it stands in both groups, so that its
-picture is compressed once and feeds both losses. Samples with a caption only fill up the contrastive group. Nothing but
-the number of the step has to be saved to resume.
+A step has an autoregressive group, drawn from all samples with a conversation, and a contrastive
+group (1 : 1 in the paper, §3.4). A sample of the first group that also has a caption is "paired":
+it stands in both groups, so that its picture is compressed once and feeds both losses. Samples with
+a caption only fill up the contrastive group. Nothing but the number of the step has to be saved to
+resume.
 
-Steps are grouped by length: the samples of a window of steps are sorted by the length of their text and dealt out in
-consecutive parts, in random order, so that little of a batch is padding and the workers have equally much to do.
+Steps are grouped by length: the samples of a window of steps are sorted by the length of their text
+and dealt out in consecutive parts, in random order, so that little of a batch is padding and the
+workers have equally much to do.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,8 +42,13 @@ class StepSamples(NamedTuple):
 
         Only the first parts need gradient caching.
         """
-        pairs = [self.contrastive[at : at + num_pictures] for at in range(0, len(self.contrastive), num_pictures)]
-        chunk_of = {index: number for number, part in reversed(list(enumerate(pairs))) for index in part}
+        pairs = [
+            self.contrastive[at : at + num_pictures]
+            for at in range(0, len(self.contrastive), num_pictures)
+        ]
+        chunk_of = {
+            index: number for number, part in reversed(list(enumerate(pairs))) for index in part
+        }
         chats: list[list[int]] = [[] for _ in pairs]
         rest: list[int] = []
         for index in self.autoregressive:
@@ -52,7 +59,9 @@ class StepSamples(NamedTuple):
         ]
 
 
-def even_chunks(step: StepSamples, rank: int, world_size: int, num_pictures: int) -> list[StepSamples]:
+def even_chunks(
+    step: StepSamples, rank: int, world_size: int, num_pictures: int
+) -> list[StepSamples]:
     """The chunks of one worker's slice of a step, as many as every other worker has; the last ones may be empty.
 
     So all take the same road through a step, and meet each other's messages in the same order.
@@ -67,9 +76,9 @@ def even_chunks(step: StepSamples, rank: int, world_size: int, num_pictures: int
 class GroupedSampler:
     """Gives the samples of any step; each pool is shuffled anew per epoch and used once per epoch.
 
-    has_conversation, has_caption: one flag per sample. lengths: one per sample, of its text, in any unit.
-    The batch sizes are global; 0 turns a group off. window_steps: steps whose samples are sorted by length; 1 is not
-    at all. Raises ValueError when no sample fits a group that is wanted.
+    has_conversation, has_caption: one flag per sample. lengths: one per sample, of its text, in any
+    unit. The batch sizes are global; 0 turns a group off. window_steps: steps whose samples are
+    sorted by length; 1 is not at all. Raises ValueError when no sample fits a group that is wanted.
     """
 
     def __init__(
@@ -92,23 +101,31 @@ class GroupedSampler:
         self.autoregressive_batch_size = autoregressive_batch_size
         self.contrastive_batch_size = contrastive_batch_size
         share = Fraction(int(paired.sum()), max(int(conversation.sum()), 1))
-        self.paired_per_step = share * autoregressive_batch_size  # on average; a step has the integer below or above
+        # on average; a step has the integer below or above
+        self.paired_per_step = share * autoregressive_batch_size
         self.lengths = np.asarray(lengths)
         self.window_steps = window_steps
         self.seed = seed
         self._window = lru_cache(maxsize=2)(self._draw_window)
-        self._order = lru_cache(maxsize=6)(self._shuffle)  # a step touches at most two epochs of each pool
+        # a step touches at most two epochs of each pool
+        self._order = lru_cache(maxsize=6)(self._shuffle)
 
     def samples(self, step: int) -> StepSamples:
         """The samples of one step, counted from 0, over all workers."""
         window, place = divmod(step, self.window_steps)
         paired, others, fillers = (steps[place] for steps in self._window(window))
-        return StepSamples(_interleave(paired, others), _interleave(paired[: self.contrastive_batch_size], fillers))
+        return StepSamples(
+            _interleave(paired, others), _interleave(paired[: self.contrastive_batch_size], fillers)
+        )
 
     def _draw_window(self, window: int) -> list[list[list[int]]]:
         """For each pool the samples of each step of a window."""
-        ranks = np.random.default_rng([self.seed, WINDOW, window]).permutation(self.window_steps)  # 0: shortest texts
-        return [self._deal(pool, taken, window, ranks) for pool, taken in enumerate(self._taken_before())]
+        # 0: shortest texts
+        ranks = np.random.default_rng([self.seed, WINDOW, window]).permutation(self.window_steps)
+        return [
+            self._deal(pool, taken, window, ranks)
+            for pool, taken in enumerate(self._taken_before())
+        ]
 
     def _taken_before(self) -> list[Callable[[int], int]]:
         """For each pool: how many of its samples are used before a step."""
@@ -122,19 +139,24 @@ class GroupedSampler:
             lambda step: max(0, self.contrastive_batch_size * step - paired(step)),
         ]
 
-    def _deal(self, pool: int, taken: Callable[[int], int], window: int, ranks: np.ndarray) -> list[list[int]]:
+    def _deal(
+        self, pool: int, taken: Callable[[int], int], window: int, ranks: np.ndarray
+    ) -> list[list[int]]:
         """The samples of a pool for each step of a window: the step of the lowest rank gets the shortest."""
         steps = range(window * self.window_steps, (window + 1) * self.window_steps)
         sizes = np.array([taken(step + 1) - taken(step) for step in steps])
         stream = np.array(self._take(pool, taken(steps[0]), taken(steps[-1] + 1)), dtype=int)
         by_length = np.argsort(self.lengths[stream], kind="stable")
         parts = np.split(by_length, np.cumsum(sizes[np.argsort(ranks)])[:-1])
-        return [stream[np.sort(parts[rank])].tolist() for rank in ranks]  # within a step in random order again
+        # within a step in random order again
+        return [stream[np.sort(parts[rank])].tolist() for rank in ranks]
 
     def _take(self, pool: int, start: int, stop: int) -> list[int]:
         """Entries start … stop - 1 of the endless stream of a pool."""
         num_members = len(self.pools[pool])
-        return [int(self._order(pool, at // num_members)[at % num_members]) for at in range(start, stop)]
+        return [
+            int(self._order(pool, at // num_members)[at % num_members]) for at in range(start, stop)
+        ]
 
     def _shuffle(self, pool: int, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, pool, epoch]).permutation(self.pools[pool])

@@ -1,8 +1,8 @@
 """The curated training samples as one file with random access.
 
-Parquet is read in blocks, a shuffled training step wants single rows from everywhere. The columns that training needs
-are copied once to an uncompressed Arrow file, which all workers of a machine map into memory: opening it costs nothing,
-and its pages are shared.
+Parquet is read in blocks, a shuffled training step wants single rows from everywhere. The columns
+that training needs are copied once to an uncompressed Arrow file, which all workers of a machine
+map into memory: opening it costs nothing, and its pages are shared.
 """
 
 import os
@@ -71,12 +71,18 @@ class SampleTable:
     def first_of_pictures(self) -> dict[str, int]:
         """The SHA-256 of each picture's pixels, in their order -> the first row that has it."""
         hashes = self.table[schema.IMAGE_SHA256].to_pylist()
-        first = {pixel_sha256: row for row, pixel_sha256 in reversed(list(enumerate(hashes))) if pixel_sha256}
+        first = {
+            pixel_sha256: row
+            for row, pixel_sha256 in reversed(list(enumerate(hashes)))
+            if pixel_sha256
+        }
         return dict(sorted(first.items()))
 
     def sample(self, index: int, limits: PictureLimits) -> TrainSample:
         """One row with its picture decoded. Raises ValueError naming the sample whose picture is damaged."""
-        picture = None if self._value(schema.IMAGE_SHA256, index) is None else self.picture(index, limits)
+        picture = (
+            None if self._value(schema.IMAGE_SHA256, index) is None else self.picture(index, limits)
+        )
         return TrainSample(self._value(schema.SAMPLE_ID, index), picture, *self._texts(index))
 
     def texts(self, index: int) -> TrainSample:
@@ -112,7 +118,9 @@ def _stored_schema() -> pa.Schema:
 
 def _text_lengths(batch: pa.RecordBatch) -> np.ndarray:
     conversations = batch[schema.CONVERSATION]
-    characters = pc.utf8_length(pc.struct_field(pc.list_flatten(conversations), schema.CONTENT)).to_numpy()
+    characters = pc.utf8_length(
+        pc.struct_field(pc.list_flatten(conversations), schema.CONTENT)
+    ).to_numpy()
     rows = pc.list_parent_indices(conversations).to_numpy()
     lengths = np.bincount(rows, weights=characters, minlength=batch.num_rows).astype(np.int64)
     captions = pc.fill_null(pc.utf8_length(batch[schema.CAPTION]), 0).to_numpy()

@@ -1,11 +1,13 @@
 """Decoder layers spread over the workers (FSDP2), for base models that do not fit beside their activations.
 
-Each worker keeps a part of every frozen layer; a layer is gathered when it is read, forwards or backwards, and let go
-of afterwards. What is trained stays whole on every worker, and its gradients travel as they always do
-(`average_gradients`), so that the weights, the checkpoints and the losses are those of unsharded training.
+Each worker keeps a part of every frozen layer; a layer is gathered when it is read, forwards or
+backwards, and let go of afterwards. What is trained stays whole on every worker, and its gradients
+travel as they always do (`average_gradients`), so that the weights, the checkpoints and the losses
+are those of unsharded training.
 
-To gather a layer takes all workers. They must therefore read the model equally often and in the same order: equally
-many chunks, each with a conversation about a picture, if need be a placeholder that teaches nothing.
+To gather a layer takes all workers. They must therefore read the model equally often and in the
+same order: equally many chunks, each with a conversation about a picture, if need be a placeholder
+that teaches nothing.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,7 +27,10 @@ PLACEHOLDER = 2**31 - 1  # index of the sample that fills a place; no table has 
 PLACEHOLDER_SAMPLE = TrainSample(
     sample_id="placeholder",
     image=Image.new("RGB", (32, 32)),
-    conversation=[{"role": "user", "content": IMAGE_PLACEHOLDER}, {"role": "assistant", "content": "."}],
+    conversation=[
+        {"role": "user", "content": IMAGE_PLACEHOLDER},
+        {"role": "assistant", "content": "."},
+    ],
     caption=None,
     is_learned=False,
 )
@@ -36,10 +41,13 @@ def shard_decoder(model: Method) -> None:
     language_model = model.backbone.language_model
     mesh = init_device_mesh(model.backbone.device.type, (world_size(),))
     for layer in language_model.layers:
-        fully_shard(layer, mesh=mesh, ignored_params={p for p in layer.parameters() if p.requires_grad})
+        fully_shard(
+            layer, mesh=mesh, ignored_params={p for p in layer.parameters() if p.requires_grad}
+        )
     others = set(language_model.embed_tokens.parameters()) | set(language_model.norm.parameters())
     trained = {parameter for parameter in language_model.parameters() if parameter.requires_grad}
-    fully_shard(language_model, mesh=mesh, ignored_params=others | trained)  # has the next layer gathered in time
+    # has the next layer gathered in time
+    fully_shard(language_model, mesh=mesh, ignored_params=others | trained)
 
 
 @contextmanager
@@ -57,7 +65,8 @@ def whole_decoder(model: Method) -> Iterator[None]:
             layer.set_reshard_after_forward(True)
             layer.reshard()
         if isinstance(language_model, FSDPModule):
-            language_model.reset_iter_state()  # else the next step would gather ahead by what this worker has read here
+            # else the next step would gather ahead by what this worker has read here
+            language_model.reset_iter_state()
 
 
 def with_placeholder(
@@ -65,8 +74,9 @@ def with_placeholder(
 ) -> tuple[Mapping[int, TrainSample], StepSamples]:
     """A chunk with a conversation about a picture: one that has none gets a placeholder.
 
-    Text alone would not do: no gradient would leave its generation pass, and FSDP2 would let go of the first layer
-    later than on other workers. It then gathers what it should not, and says nothing.
+    Text alone would not do: no gradient would leave its generation pass, and FSDP2 would let go of
+    the first layer later than on other workers. It then gathers what it should not, and says
+    nothing.
     """
     if any(samples[index].image is not None for index in groups.autoregressive):
         return samples, groups

@@ -1,8 +1,8 @@
 """A training run that can stop anywhere and go on as if it had not.
 
-What has to be kept: trained weights, the optimizer, and the progress. The schedule, the samples and the random numbers
-of a step are functions of the seed and the number of the step (`learning_rate_at`, `GroupedSampler`, `seed_step`), so
-that number is their whole state.
+What has to be kept: trained weights, the optimizer, and the progress. The schedule, the samples and
+the random numbers of a step are functions of the seed and the number of the step
+(`learning_rate_at`, `GroupedSampler`, `seed_step`), so that number is their whole state.
 """
 
 import json
@@ -16,8 +16,8 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from components.files.atomic import sha256_of
 from components.files.outputs import write_by_umask
-from components.files.whole import sha256_of
 from components.params import Params
 from components.training.optimizer import Optimizer
 
@@ -47,7 +47,9 @@ class Progress(Params):
     unlogged: tuple[dict[str, float], ...]  # metrics of the steps since the last row of the history
 
 
-START = Progress(next_step=0, num_skipped_steps=0, best_step=None, best_score=None, history=(), unlogged=())
+START = Progress(
+    next_step=0, num_skipped_steps=0, best_step=None, best_score=None, history=(), unlogged=()
+)
 
 
 @dataclass
@@ -57,17 +59,22 @@ class TrainingState:
     parameters: dict[str, nn.Parameter]
     optimizer: Optimizer
     progress: Progress
-    best: dict[str, Tensor]  # the weights with the best score so far, on the CPU; empty before the first validation
+    # the weights with the best score so far, on the CPU; empty before the first validation
+    best: dict[str, Tensor]
 
     def keep_as_best(self, score: float) -> None:
         """Copy the current weights."""
         self.best = weights_of(self.parameters)
-        self.progress = self.progress.model_copy(update={"best_step": self.progress.next_step, "best_score": score})
+        self.progress = self.progress.model_copy(
+            update={"best_step": self.progress.next_step, "best_score": score}
+        )
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Make the random numbers of a step (dropout) a function of its number and of the worker."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))
+    torch.manual_seed(
+        int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+    )
 
 
 def weights_of(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
@@ -77,9 +84,13 @@ def weights_of(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
 
 def load_weights(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> None:
     """Put weights into a model, in place. Raises ValueError when names or shapes differ."""
-    expected, found = ({name: tuple(t.shape) for name, t in group.items()} for group in (parameters, weights))
+    expected, found = (
+        {name: tuple(t.shape) for name, t in group.items()} for group in (parameters, weights)
+    )
     if expected != found:
-        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        wrong = sorted(
+            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+        )
         raise ValueError(
             f"checkpoint of another model: {wrong[0]} is {found.get(wrong[0])}, expected {expected.get(wrong[0])} "
             f"({len(wrong)} tensors differ); remove the state folder to start over"
@@ -91,7 +102,9 @@ def load_weights(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, T
 
 def save_state(state: TrainingState, folder: Path) -> None:
     """Write everything into a folder."""
-    write_by_umask(folder / WEIGHTS_FILE, lambda path: save_file(weights_of(state.parameters), path))
+    write_by_umask(
+        folder / WEIGHTS_FILE, lambda path: save_file(weights_of(state.parameters), path)
+    )
     write_by_umask(folder / BEST_FILE, lambda path: save_file(state.best, path))
     torch.save(state.optimizer.state_dict(), folder / OPTIMIZER_FILE)
     (folder / PROGRESS_FILE).write_text(state.progress.model_dump_json(), encoding="utf-8")
@@ -106,7 +119,9 @@ def is_whole(folder: Path) -> bool:
     """
     try:
         checksums = json.loads((folder / CHECKSUMS_FILE).read_text(encoding="utf-8"))
-        return bool(checksums) and all(sha256_of(folder / name) == value for name, value in checksums.items())
+        return bool(checksums) and all(
+            sha256_of(folder / name) == value for name, value in checksums.items()
+        )
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
 
@@ -115,5 +130,9 @@ def load_state(state: TrainingState, folder: Path) -> None:
     """Continue from a folder that `save_state` wrote."""
     load_weights(state.parameters, load_file(folder / WEIGHTS_FILE))
     state.best = load_file(folder / BEST_FILE)
-    state.optimizer.load_state_dict(torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True))
-    state.progress = Progress.model_validate_json((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
+    state.optimizer.load_state_dict(
+        torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+    )
+    state.progress = Progress.model_validate_json(
+        (folder / PROGRESS_FILE).read_text(encoding="utf-8")
+    )

@@ -10,14 +10,22 @@ from components.training.collate import TrainBatch
 from components.training.distributed import average_gradients
 from components.training.forward import LossParams, step_losses
 from components.training.gradient_caching import backward_in_chunks
-from components.training.optimizer import Optimizer, clip_gradients, gradient_norm, trained_parameters
+from components.training.optimizer import (
+    Optimizer,
+    clip_gradients,
+    gradient_norm,
+    trained_parameters,
+)
 
 
-def backward_step(model: Method, chunks: Sequence[TrainBatch], params: LossParams) -> dict[str, Tensor]:
+def backward_step(
+    model: Method, chunks: Sequence[TrainBatch], params: LossParams
+) -> dict[str, Tensor]:
     """Leave the global gradient in `.grad` of everything trained; returns the global losses.
 
-    `chunks` are this worker's samples, in parts that fit into memory (`StepSamples.chunks`). A loss or gradient that is
-    not finite on one worker is not finite on any after the average, so all decide alike.
+    `chunks` are this worker's samples, in parts that fit into memory (`StepSamples.chunks`). A loss
+    or gradient that is not finite on one worker is not finite on any after the average, so all
+    decide alike.
     """
     model.zero_grad(set_to_none=True)
     if len(chunks) == 1:
@@ -31,7 +39,9 @@ def backward_step(model: Method, chunks: Sequence[TrainBatch], params: LossParam
     return dict(zip(names, averaged, strict=True))
 
 
-def backward_module_alone(model: Method, chunks: Sequence[TrainBatch], params: LossParams) -> dict[str, Tensor]:
+def backward_module_alone(
+    model: Method, chunks: Sequence[TrainBatch], params: LossParams
+) -> dict[str, Tensor]:
     """As `backward_step`, without gradients for the language model, its adapters included: a first stage of training.
 
     What has no gradient stays as it is, and no optimizer counts a step for it.
@@ -51,8 +61,9 @@ def train_step(
 ) -> dict[str, float]:
     """One update, the same on every worker; with a gradient that is not finite, nothing changes and `is_skipped` is 1.
 
-    `backward` leaves the gradient in `.grad` and returns the losses, "loss" their weighted sum. Returns losses,
-    gradient norms before clipping (all, and per part), logit scale and learning rate.
+    `backward` leaves the gradient in `.grad` and returns the losses, "loss" their weighted sum.
+    Returns losses, gradient norms before clipping (all, and per part), logit scale and learning
+    rate.
     """
     metrics = backward()
     trained = trained_parameters(model)

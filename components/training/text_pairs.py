@@ -1,8 +1,9 @@
 """Pairs of texts in place of pictures and captions: what was asked about a picture and answered, and its caption.
 
-E5-V (arXiv 2407.12580, §3.2) learns from natural-language inference: a premise, a sentence that it entails, one that
-contradicts it. The curated rows have the like of it: questions with their answers as premise, the caption of the same
-picture as what goes with it, and, if `texts.hard_negatives` asks for them, the caption that is wrong by a word.
+E5-V (arXiv 2407.12580, §3.2) learns from natural-language inference: a premise, a sentence that it
+entails, one that contradicts it. The curated rows have the like of it: questions with their answers
+as premise, the caption of the same picture as what goes with it, and, if `texts.hard_negatives`
+asks for them, the caption that is wrong by a word.
 """
 
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ def has_other_text(rows: pa.RecordBatch) -> np.ndarray:
     conversations = rows[schema.CONVERSATION]
     turns, parents = pc.list_flatten(conversations), pc.list_parent_indices(conversations)
     is_answer = pc.equal(pc.struct_field(turns, schema.ROLE), schema.ASSISTANT)
-    is_another = pc.not_equal(pc.struct_field(turns, schema.CONTENT), rows[schema.CAPTION].take(parents))
+    is_another = pc.not_equal(
+        pc.struct_field(turns, schema.CONTENT), rows[schema.CAPTION].take(parents)
+    )
     counts = pc.fill_null(pc.and_(is_answer, is_another), False).to_numpy(zero_copy_only=False)
     return np.bincount(parents.to_numpy(), weights=counts, minlength=rows.num_rows) > 0

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from components.scenes.draw import SIDE, draw_picture
-from components.scenes.world import WorldParams, draw_scene, scene_rng
+from components.drawn_world.draw import SIDE, draw_picture
+from components.drawn_world.world import WorldParams, draw_scene, scene_rng
 
 SEED = 0
 INDICES = (0, 1, 10, 4, 18, 19, 6, 14, 31, 40, 35, 59)  # in the stream of test scenes

@@ -19,9 +19,11 @@ from tests.flows.test_compress import PARAMS
 
 
 @pytest.fixture
-def workload(llava_folder: Path, pictures: list[Image]) -> Workload:  # noqa: F811
+def workload(llava_folder: Path, pictures: list[Image]) -> Workload:
     return Workload(
-        PARAMS, encoded_pictures([png(picture) for picture in pictures], 5), lambda: compressor(llava_folder)
+        PARAMS,
+        encoded_pictures([png(picture) for picture in pictures], 5),
+        lambda: compressor(llava_folder),
     )
 
 
@@ -40,10 +42,16 @@ def test_every_way_compresses_every_picture(workload: Workload) -> None:
 def test_the_plain_way_runs_every_layer_and_gives_our_tokens(workload: Workload) -> None:
     model, plain = workload.build(), undo_shortcuts(workload.build())
     assert not [layer for layer in plain.adapters.layers if "forward" in vars(layer)]
-    assert not [layer for layer in plain.backbone.vlm.model.vision_tower.encoder.layers if "forward" in vars(layer)]
+    assert not [
+        layer
+        for layer in plain.backbone.vlm.model.vision_tower.encoder.layers
+        if "forward" in vars(layer)
+    ]
     check_tokens(workload, model, plain)
     found = plain_tokens(plain, plain_pixels(plain, workload.pictures))
-    one_by_one = [plain_tokens(plain, plain_pixels(plain, [picture])) for picture in workload.pictures]
+    one_by_one = [
+        plain_tokens(plain, plain_pixels(plain, [picture])) for picture in workload.pictures
+    ]
     np.testing.assert_allclose(found, np.concatenate(one_by_one), rtol=1e-5, atol=1e-5)
 
 

@@ -25,7 +25,8 @@ def test_all_kinds_are_measured_and_exact_finds_everything(tmp_path) -> None:  #
 
 def test_ranking_counts_first_places() -> None:
     owners = np.array([0, 0, 1])
-    similarities = np.array([[0.9, 0.1, 0.95], [0.2, 0.3, 0.5]])  # picture 0 prefers the caption of 1
+    # picture 0 prefers the caption of 1
+    similarities = np.array([[0.9, 0.1, 0.95], [0.2, 0.3, 0.5]])
     found = ranking("x", similarities, similarities, owners)
     assert found.image_to_text == 0.5
     assert found.text_to_image == 1 / 3

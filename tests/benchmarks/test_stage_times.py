@@ -39,5 +39,12 @@ def test_stage_seconds_reach_from_one_stage_to_the_next(clock: list[float]) -> N
 
 def test_table_ends_with_the_sum(clock: list[float]) -> None:
     lines = table(stage_seconds(output(clock))).splitlines()
-    assert [line.split()[0] for line in lines[2:]] == ["scenes", "curate", "train", "compress", "evaluate", "all"]
+    assert [line.split()[0] for line in lines[2:]] == [
+        "scenes",
+        "curate",
+        "train",
+        "compress",
+        "evaluate",
+        "all",
+    ]
     assert lines[-1].split()[1:] == ["157.0", "s"]

@@ -63,8 +63,12 @@ def test_load_params_valid_section_has_the_values_of_the_file(tmp_path: Path) ->
     assert params.max_steps is None
 
 
-@pytest.mark.parametrize(("written", "value"), [("2e-5", 2e-5), ("1e-4", 1e-4), ("2.0E-05", 2e-5), ("3", 3.0)])
-def test_load_params_scientific_notation_is_a_number(tmp_path: Path, written: str, value: float) -> None:
+@pytest.mark.parametrize(
+    ("written", "value"), [("2e-5", 2e-5), ("1e-4", 1e-4), ("2.0E-05", 2e-5), ("3", 3.0)]
+)
+def test_load_params_scientific_notation_is_a_number(
+    tmp_path: Path, written: str, value: float
+) -> None:
     params = load(tmp_path, VALID.replace("2e-5", written))
     assert params.optimizer.learning_rate == value
     assert isinstance(params.optimizer.learning_rate, float)
@@ -85,31 +89,68 @@ def test_params_are_immutable(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("tokens: 4", "tokens: 0", "params.yaml: train.num_summary_tokens: 0 is not ≥ 1"),
-        ("tokens: 4", "tokens: four", "params.yaml: train.num_summary_tokens: 'four' is not an integer"),
-        ("tokens: 4", "tokens: '4'", "params.yaml: train.num_summary_tokens: '4' is not an integer"),
-        ("tokens: 4", "tokens: 4.5", "params.yaml: train.num_summary_tokens: 4.5 is not an integer"),
-        ("tokens: 4", "tokens: 4.0", "params.yaml: train.num_summary_tokens: 4.0 is not an integer"),
-        ("tokens: 4", "tokens: true", "params.yaml: train.num_summary_tokens: True is not an integer"),
+        (
+            "tokens: 4",
+            "tokens: four",
+            "params.yaml: train.num_summary_tokens: 'four' is not an integer",
+        ),
+        (
+            "tokens: 4",
+            "tokens: '4'",
+            "params.yaml: train.num_summary_tokens: '4' is not an integer",
+        ),
+        (
+            "tokens: 4",
+            "tokens: 4.5",
+            "params.yaml: train.num_summary_tokens: 4.5 is not an integer",
+        ),
+        (
+            "tokens: 4",
+            "tokens: 4.0",
+            "params.yaml: train.num_summary_tokens: 4.0 is not an integer",
+        ),
+        (
+            "tokens: 4",
+            "tokens: true",
+            "params.yaml: train.num_summary_tokens: True is not an integer",
+        ),
         ("2e-5", "-1.0", "params.yaml: train.optimizer.learning_rate: -1.0 is not > 0.0"),
         ("2e-5", "true", "params.yaml: train.optimizer.learning_rate: True is not a number"),
         ("2e-5", "'2e-5'", "params.yaml: train.optimizer.learning_rate: '2e-5' is not a number"),
         ("2e-5", ".nan", "params.yaml: train.optimizer.learning_rate: nan is not a finite number"),
         ("2e-5", ".inf", "params.yaml: train.optimizer.learning_rate: inf is not a finite number"),
         ("is_frozen: true", "is_frozen: 1", "params.yaml: train.is_frozen: 1 is not true or false"),
-        ("is_frozen: true", "is_frozen: yes", "params.yaml: train.is_frozen: 'yes' is not true or false"),
+        (
+            "is_frozen: true",
+            "is_frozen: yes",
+            "params.yaml: train.is_frozen: 'yes' is not true or false",
+        ),
         ("sdpa", "flash", "params.yaml: train.attention: 'flash' is not one of 'sdpa' or 'eager'"),
         ("[describe the picture]", "[7]", "params.yaml: train.prompts.0: 7 is not a string"),
-        ("[describe the picture]", "describe", "params.yaml: train.prompts: 'describe' is not a list"),
-        ("    weight_decay: 0\n", "", "params.yaml: train.optimizer.weight_decay: the key is missing"),
+        (
+            "[describe the picture]",
+            "describe",
+            "params.yaml: train.prompts: 'describe' is not a list",
+        ),
+        (
+            "    weight_decay: 0\n",
+            "",
+            "params.yaml: train.optimizer.weight_decay: the key is missing",
+        ),
     ],
 )
-def test_load_params_bad_value_names_file_key_and_value(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_load_params_bad_value_names_file_key_and_value(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
     assert fault(tmp_path, old, new) == message
 
 
 def test_load_params_misspelt_key_is_unknown_and_suggests_the_missing_one(tmp_path: Path) -> None:
     message = fault(tmp_path, "learning_rate", "lerning_rate")
-    assert "params.yaml: train.optimizer.lerning_rate: unknown key; did you mean 'learning_rate'?" in message
+    assert (
+        "params.yaml: train.optimizer.lerning_rate: unknown key; did you mean 'learning_rate'?"
+        in message
+    )
     assert "params.yaml: train.optimizer.learning_rate: the key is missing" in message
 
 
@@ -119,7 +160,11 @@ def test_load_params_extra_key_suggests_the_present_one(tmp_path: Path) -> None:
 
 
 def test_load_params_every_fault_is_reported_at_once(tmp_path: Path) -> None:
-    message = fault(tmp_path, "tokens: 4  # vectors per picture\n  attention: sdpa", "tokens: 0\n  attention: flash")
+    message = fault(
+        tmp_path,
+        "tokens: 4  # vectors per picture\n  attention: sdpa",
+        "tokens: 0\n  attention: flash",
+    )
     assert len(message.splitlines()) == 2
 
 
@@ -127,11 +172,17 @@ def test_load_params_every_fault_is_reported_at_once(tmp_path: Path) -> None:
     ("old", "new", "key"),
     [
         ("  attention: sdpa", "  attention: sdpa\n  attention: eager", "train.attention (line 5)"),
-        ("    weight_decay: 0", "    weight_decay: 0\n    weight_decay: 0", "train.optimizer.weight_decay (line 9)"),
+        (
+            "    weight_decay: 0",
+            "    weight_decay: 0\n    weight_decay: 0",
+            "train.optimizer.weight_decay (line 9)",
+        ),
         ("  max_steps: null", "  max_steps: null\ntrain: {}", "train (line 12)"),
     ],
 )
-def test_load_params_duplicate_key_is_an_error(tmp_path: Path, old: str, new: str, key: str) -> None:
+def test_load_params_duplicate_key_is_an_error(
+    tmp_path: Path, old: str, new: str, key: str
+) -> None:
     assert fault(tmp_path, old, new) == f"params.yaml: {key}: the key is written twice"
 
 
@@ -151,7 +202,9 @@ def test_load_params_section_that_is_no_mapping_is_an_error(tmp_path: Path) -> N
         load(tmp_path, "train: 3")
 
 
-@pytest.mark.parametrize("text", ["train: [1, 2", "train: !!python/object/apply:os.getcwd []", "train:\n\t- x"])
+@pytest.mark.parametrize(
+    "text", ["train: [1, 2", "train: !!python/object/apply:os.getcwd []", "train:\n\t- x"]
+)
 def test_load_params_broken_yaml_and_tags_are_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ParamsError, match=r"params.yaml: is not YAML"):
         load(tmp_path, text)
@@ -209,7 +262,9 @@ class Sides(Params):
         ("{size: 1}", "side.sides.a: the key format is missing"),
     ],
 )
-def test_a_mapping_of_one_of_several_kinds_is_told_by_its_format(tmp_path: Path, side: str, expected: str) -> None:
+def test_a_mapping_of_one_of_several_kinds_is_told_by_its_format(
+    tmp_path: Path, side: str, expected: str
+) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(f"side:\n  sides:\n    a: {side}\n")
     with pytest.raises(ParamsError) as caught:
@@ -270,7 +325,10 @@ def test_load_params_anchors_and_merges_are_values_like_others(tmp_path: Path) -
         "train:", "base: &b {is_frozen: true}\ntrain:\n  <<: *b", 1
     )
     assert load(
-        tmp_path, text.replace("  is_frozen: true\n", "").replace("    betas: [0.9, 0.95]", "    betas: &x [0.9, 0.95]")
+        tmp_path,
+        text.replace("  is_frozen: true\n", "").replace(
+            "    betas: [0.9, 0.95]", "    betas: &x [0.9, 0.95]"
+        ),
     )
 
 
@@ -287,7 +345,9 @@ def test_load_params_pipe_in_place_of_the_file_is_not_waited_for(tmp_path: Path)
 
 
 WORDS = "train: ,{,},[,],- ,: ,&a ,*a,<<: ,!!set,!!binary,? ,|,>,#,---,...,1e999,.nan,0x_,2023-01-01,0:0:99,=,~,@"
-PIECES = st.sampled_from([*WORDS.split(","), *("\n", "  ", "\t", "'", '"', "%YAML 1.1\n", "\ufeff", "\x85")])
+PIECES = st.sampled_from(
+    [*WORDS.split(","), *("\n", "  ", "\t", "'", '"', "%YAML 1.1\n", "\ufeff", "\x85")]
+)
 
 
 @settings(max_examples=300)

@@ -61,7 +61,12 @@ def png_chunk(name: bytes, data: bytes) -> bytes:
 
 def png_of_declared_size(width: int, height: int) -> bytes:
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(b"\0" * 100)) + png_chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + header
+        + png_chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + png_chunk(b"IEND", b"")
+    )
 
 
 def reason(data: bytes, limits: PictureLimits = LIMITS) -> str:
@@ -80,7 +85,8 @@ def test_no_bytes_is_an_empty_file() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"<html>404</html>", b'{"a": 1}', b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\0" * 99]
+    "data",
+    [b"<html>404</html>", b'{"a": 1}', b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\0" * 99],
 )
 def test_text_named_like_a_picture_is_not_an_image(data: bytes) -> None:
     assert reason(data) == "not_an_image"
@@ -141,11 +147,15 @@ def test_png_with_a_text_bomb_is_a_decode_error() -> None:
 
 
 @pytest.mark.parametrize("kind", ["AVIF", "JPEG2000", "ICO"])
-def test_format_off_the_list_is_named_and_never_parsed(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_format_off_the_list_is_named_and_never_parsed(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = encoded(noise(), kind)
     Image.init()
     name = Image.open(io.BytesIO(data)).format
-    monkeypatch.setitem(Image.OPEN, name, (lambda *_: pytest.fail("was parsed"), Image.OPEN[name][1]))
+    monkeypatch.setitem(
+        Image.OPEN, name, (lambda *_: pytest.fail("was parsed"), Image.OPEN[name][1])
+    )
     with pytest.raises(PictureError, match=f"unsupported_format: {name} is not one of JPEG, PNG"):
         decode_picture(data, LIMITS)
 
@@ -219,7 +229,9 @@ def test_animation_gives_its_first_frame(kind: str) -> None:
 
 def test_multi_picture_jpeg_of_a_phone_counts_as_jpeg() -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN)]
-    picture = decode_with_repairs(encoded(frames[0], "MPO", save_all=True, append_images=frames[1:]), LIMITS)
+    picture = decode_with_repairs(
+        encoded(frames[0], "MPO", save_all=True, append_images=frames[1:]), LIMITS
+    )
     assert (picture.format, picture.repairs) == ("JPEG", ("first_frame",))
 
 
@@ -228,7 +240,9 @@ def test_16_bit_grey_is_scaled_not_clipped(kind: str) -> None:
     values = np.array([[0, 1, 128, 129], [257, 32_768, 65_406, 65_535]] * 2, dtype=np.uint16)
     picture = decode_with_repairs(encoded(Image.fromarray(values), kind), LIMITS)
     expected = np.round(values / 257).astype(np.uint8)
-    np.testing.assert_array_equal(np.asarray(picture.image), np.repeat(expected[..., None], 3, axis=2))
+    np.testing.assert_array_equal(
+        np.asarray(picture.image), np.repeat(expected[..., None], 3, axis=2)
+    )
     assert picture.repairs == ("16_bit",)
 
 
@@ -242,7 +256,10 @@ def test_transparency_is_composited_on_white() -> None:
 
 
 def test_opaque_alpha_needs_no_repair() -> None:
-    assert decode_with_repairs(encoded(Image.new("RGBA", (8, 8), (1, 2, 3, 255))), LIMITS).repairs == ()
+    assert (
+        decode_with_repairs(encoded(Image.new("RGBA", (8, 8), (1, 2, 3, 255))), LIMITS).repairs
+        == ()
+    )
 
 
 def test_grey_with_alpha_and_palette_with_transparency_are_composited() -> None:
@@ -256,7 +273,9 @@ def test_grey_with_alpha_and_palette_with_transparency_are_composited() -> None:
     assert picture.image.getpixel((1, 0)) == RED
 
 
-@pytest.mark.parametrize(("mode", "colour", "expected"), [("L", 77, (77,) * 3), ("1", 1, WHITE), ("P", RED, RED)])
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"), [("L", 77, (77,) * 3), ("1", 1, WHITE), ("P", RED, RED)]
+)
 def test_simple_modes_become_rgb(mode: str, colour: object, expected: tuple[int, int, int]) -> None:
     picture = decode_with_repairs(encoded(Image.new(mode, (8, 8), colour)), LIMITS)
     assert picture.image.getpixel((4, 4)) == expected
@@ -264,7 +283,9 @@ def test_simple_modes_become_rgb(mode: str, colour: object, expected: tuple[int,
 
 
 def test_cmyk_jpeg_is_not_inverted() -> None:
-    picture = decode_with_repairs(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=100), LIMITS)
+    picture = decode_with_repairs(
+        encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=100), LIMITS
+    )
     red, green, blue = picture.image.getpixel((8, 8))
     assert red > 245
     assert max(green, blue) < 10
@@ -276,7 +297,9 @@ def test_cmyk_jpeg_is_not_inverted() -> None:
 
 def test_trailing_garbage_is_ignored() -> None:
     data = encoded(noise(), "JPEG")
-    assert pixel_sha256(decode_picture(data + b"x" * 1_000_000, LIMITS)) == pixel_sha256(decode_picture(data, LIMITS))
+    assert pixel_sha256(decode_picture(data + b"x" * 1_000_000, LIMITS)) == pixel_sha256(
+        decode_picture(data, LIMITS)
+    )
 
 
 def test_flipped_byte_inside_a_jpeg_scan_is_not_noticed() -> None:
@@ -366,7 +389,13 @@ print(decode_picture(data.getvalue(), limits).size)
 
 def test_a_format_that_pillow_does_not_open_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Pillow opens no JPG; choose from .*JPEG"):
-        PictureLimits(formats=("JPG", "PNG"), max_pixels=10**6, max_aspect_ratio=9.0, max_side=1000, min_side=1)
+        PictureLimits(
+            formats=("JPG", "PNG"),
+            max_pixels=10**6,
+            max_aspect_ratio=9.0,
+            max_side=1000,
+            min_side=1,
+        )
 
 
 # --- work that neither bytes nor pixels bound -------------------------------------------------------------------------
@@ -394,7 +423,9 @@ def test_scans_of_a_jpeg_are_bounded(side: int, extra_scans: int, is_refused: bo
 def test_scans_times_pixels_are_bounded() -> None:
     large = LIMITS.model_copy(update={"max_pixels": 30_000_000, "max_side": 6000})
     decode_picture(progressive(5000, 10), large)
-    with pytest.raises(PictureError, match="too_many_scans: 110 scans of 5000×5000 pixels, more than 85"):
+    with pytest.raises(
+        PictureError, match="too_many_scans: 110 scans of 5000×5000 pixels, more than 85"
+    ):
         decode_picture(progressive(5000, 100), large)
 
 
@@ -418,20 +449,37 @@ def tiff(*tags: tuple[int, int, int, int], data: bytes) -> bytes:
     plain = [(256, 4, 1, 64), (257, 4, 1, 64), (258, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1)]
     entries = sorted([*plain, *tags])
     packed = b"".join(struct.pack("<HHII", *entry) for entry in entries)
-    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(entries)) + packed + bytes(4)
+    return (
+        b"II*\0"
+        + struct.pack("<I", 8 + len(data))
+        + data
+        + struct.pack("<H", len(entries))
+        + packed
+        + bytes(4)
+    )
 
 
 def test_a_tile_that_is_larger_than_any_picture_is_refused() -> None:
     data = zlib.compress(bytes(10_000_000))
     data += bytes(len(data) % 2)
-    tiles = [(259, 3, 1, 8), (322, 4, 1, 60_000), (323, 4, 1, 30_000), (324, 4, 1, 8), (325, 4, 1, len(data))]
+    tiles = [
+        (259, 3, 1, 8),
+        (322, 4, 1, 60_000),
+        (323, 4, 1, 30_000),
+        (324, 4, 1, 8),
+        (325, 4, 1, len(data)),
+    ]
     assert reason(tiff(*tiles, data=data)) == "too_many_pixels"
 
 
-def test_tags_that_all_refer_to_the_same_bytes_take_little_memory(recwarn: pytest.WarningsRecorder) -> None:
+def test_tags_that_all_refer_to_the_same_bytes_take_little_memory(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
     """20,000 tags of 1 MB each in a file of 1.2 MB; and nothing is said about each of them."""
     strips = [(259, 3, 1, 1), (273, 4, 1, 8), (278, 4, 1, 64), (279, 4, 1, 4096)]
-    data = tiff(*strips, *((1000 + tag, 7, 1_000_000, 8) for tag in range(20_000)), data=bytes(1_000_000))
+    data = tiff(
+        *strips, *((1000 + tag, 7, 1_000_000, 8) for tag in range(20_000)), data=bytes(1_000_000)
+    )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert decode_picture(data, LIMITS).size == (64, 64)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB

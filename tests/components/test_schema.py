@@ -24,11 +24,23 @@ def test_table_survives_parquet_with_its_types(name: str) -> None:
 
 
 def test_samples_hold_a_text_only_row_and_a_pure_caption_row() -> None:
-    shared = {"source": "instruct", "split": "train", "image_sha256": None, "width": None, "height": None}
+    shared = {
+        "source": "instruct",
+        "split": "train",
+        "image_sha256": None,
+        "width": None,
+        "height": None,
+    }
     turns = [{"role": schema.USER, "content": "hello"}, {"role": schema.ASSISTANT, "content": "hi"}]
     rows = [
         {"sample_id": "a", "image": None, "conversation": turns, "caption": None, **shared},
-        {"sample_id": "b", "image": b"png", "conversation": [], "caption": "a red circle", **shared},
+        {
+            "sample_id": "b",
+            "image": b"png",
+            "conversation": [],
+            "caption": "a red circle",
+            **shared,
+        },
     ]
     table = pa.Table.from_pylist(rows, schema=schema.SAMPLES)
     table.validate(full=True)

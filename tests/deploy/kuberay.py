@@ -1,7 +1,7 @@
 """The fields of KubeRay's `ray.io/v1` objects, from its API reference (versions 1.6 and 1.7), as strict models.
 
-Pod templates are Kubernetes' own; `kubernetes-validate` has their schema. A field that is not here is an error, as
-for a server that validates fields strictly.
+Pod templates are Kubernetes' own; `kubernetes-validate` has their schema. A field that is not here
+is an error, as for a server that validates fields strictly.
 """
 
 from typing import Annotated, Any, Literal
@@ -17,7 +17,8 @@ class KubeRay(BaseModel):
 
 
 class Metadata(KubeRay):
-    name: Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]{0,45}[a-z0-9])?$")]  # KubeRay makes longer names from it
+    # KubeRay makes longer names from it
+    name: Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]{0,45}[a-z0-9])?$")]
     namespace: str | None = None
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
@@ -70,7 +71,9 @@ class RayClusterSpec(KubeRay):
 class RayJobSpec(KubeRay):
     entrypoint: str
     rayClusterSpec: RayClusterSpec
-    submissionMode: Literal["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"] | None = None
+    submissionMode: Literal["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"] | None = (
+        None
+    )
     runtimeEnvYAML: str | None = None
     shutdownAfterJobFinishes: bool
     ttlSecondsAfterFinished: Count = 0

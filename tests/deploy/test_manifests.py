@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from components.params import load_params
-from components.training.settings import TrainParams
+from components.training.training_settings import TrainParams
 from flows import compress as compress_flow
-from flows.compress_worker import CompressParams
+from flows.workers.compress_worker import CompressParams
 from tests.deploy.kuberay import RayCluster, RayClusterSpec, RayJob, WorkerGroupSpec
 
 ROOT = Path(__file__).parents[2]
@@ -50,13 +50,20 @@ def check_kubernetes(resource: dict[str, Any]) -> None:
 
 
 def pod_template(spec: dict[str, Any]) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "x"}, "template": {"spec": spec}}
+    return {
+        "apiVersion": "v1",
+        "kind": "PodTemplate",
+        "metadata": {"name": "x"},
+        "template": {"spec": spec},
+    }
 
 
 def workers_that_fit(group: WorkerGroupSpec, cpus: int, gpus: int) -> int:
     """How many workers of so many CPUs and GPUs the group holds at its largest."""
     limits = group.template["spec"]["containers"][0]["resources"]["limits"]
-    per_pod = [int(limits["cpu"]) // cpus] + ([int(limits.get("nvidia.com/gpu", 0)) // gpus] if gpus else [])
+    per_pod = [int(limits["cpu"]) // cpus] + (
+        [int(limits.get("nvidia.com/gpu", 0)) // gpus] if gpus else []
+    )
     return group.maxReplicas * min(per_pod)
 
 
@@ -84,21 +91,30 @@ def test_a_misspelt_field_is_found_at_any_depth() -> None:
     content["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["maxReplica"] = 3
     with pytest.raises(ValidationError, match=r"workerGroupSpecs\.0\.maxReplica"):
         RayJob.model_validate(content)
-    for broken in ({"toleration": []}, {"containers": [{"name": "x", "imag": "y"}]}, {"volumes": "shared"}):
+    for broken in (
+        {"toleration": []},
+        {"containers": [{"name": "x", "imag": "y"}]},
+        {"volumes": "shared"},
+    ):
         with pytest.raises(kubernetes_validate.ValidationError):
             check_kubernetes(pod_template({**pods(cluster_of("compress"))[1], **broken}))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_pod_has_the_image_the_user_the_folder_and_equal_requests_and_limits(name: str) -> None:
+def test_every_pod_has_the_image_the_user_the_folder_and_equal_requests_and_limits(
+    name: str,
+) -> None:
     for spec in pods(cluster_of(name)):
         (container,) = spec["containers"]
         assert container["image"] == PLACEHOLDER
         assert spec["securityContext"]["runAsUser"] == 1000
         assert "--uid 1000" in (ROOT / "deploy" / "Dockerfile").read_text()
-        assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in spec["volumes"]}
+        assert {mount["name"] for mount in container["volumeMounts"]} == {
+            volume["name"] for volume in spec["volumes"]
+        }
         assert [mount["mountPath"] for mount in container["volumeMounts"]] == ["/shared"]
-        assert container["resources"]["requests"] == container["resources"]["limits"]  # else Ray counts other CPUs
+        # else Ray counts other CPUs
+        assert container["resources"]["requests"] == container["resources"]["limits"]
         assert {"name": "PYTHONPATH", "value": "/shared/fwd2bot"} in container["env"]
 
 
@@ -106,9 +122,14 @@ def test_every_pod_has_the_image_the_user_the_folder_and_equal_requests_and_limi
 def test_every_cluster_checks_the_token_and_has_the_pinned_ray(name: str) -> None:
     cluster = cluster_of(name)
     assert cluster.authOptions
-    assert (cluster.authOptions.mode, cluster.authOptions.secretName) == ("token", "fwd2bot-ray-token")
+    assert (cluster.authOptions.mode, cluster.authOptions.secretName) == (
+        "token",
+        "fwd2bot-ray-token",
+    )
     assert f"ray=={cluster.rayVersion}" in (ROOT / "constraints.txt").read_text().splitlines()
-    ports = {port["name"]: port["containerPort"] for port in pods(cluster)[0]["containers"][0]["ports"]}
+    ports = {
+        port["name"]: port["containerPort"] for port in pods(cluster)[0]["containers"][0]["ports"]
+    }
     assert ports == {"gcs-server": 6379, "dashboard": 8265, "client": 10001}
     assert cluster.headGroupSpec.rayStartParams["num-cpus"] == "0"
 
@@ -135,20 +156,30 @@ def test_the_training_workers_of_the_preset_fit_one_machine(name: str) -> None:
     params = load_params("train", TrainParams, PRESET)
     group = next(group for group in cluster_of(name).workerGroupSpecs if group.groupName == "gpu")
     assert group.maxReplicas == 1
-    assert workers_that_fit(group, params.cpus_per_worker, params.gpus_per_worker) == params.num_workers
+    assert (
+        workers_that_fit(group, params.cpus_per_worker, params.gpus_per_worker)
+        == params.num_workers
+    )
 
 
 @pytest.mark.parametrize("name", ["cluster", "compress"])
 def test_the_compress_workers_of_the_preset_and_their_decoders_fit(name: str) -> None:
     params = load_params("compress", CompressParams, PRESET)
     groups = {group.groupName: group for group in cluster_of(name).workerGroupSpecs}
-    assert workers_that_fit(groups["gpu-spot"], params.cpus_per_worker, params.gpus_per_worker) == params.num_workers
+    assert (
+        workers_that_fit(groups["gpu-spot"], params.cpus_per_worker, params.gpus_per_worker)
+        == params.num_workers
+    )
     cpus = sum(
-        group.maxReplicas * int(group.template["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+        group.maxReplicas
+        * int(group.template["spec"]["containers"][0]["resources"]["limits"]["cpu"])
         for group in (groups["gpu-spot"], groups["cpu-spot"])
     )
     assert cpus >= params.num_workers * (params.cpus_per_worker + params.decoders_per_worker)
-    assert "nvidia.com/gpu" not in groups["cpu-spot"].template["spec"]["containers"][0]["resources"]["limits"]
+    assert (
+        "nvidia.com/gpu"
+        not in groups["cpu-spot"].template["spec"]["containers"][0]["resources"]["limits"]
+    )
 
 
 @pytest.mark.parametrize("name", ["cluster", "compress"])
@@ -165,7 +196,8 @@ def test_jobs_run_a_stage_and_a_flow_of_this_repository_in_the_clone() -> None:
     for name in ("train", "compress"):
         job = manifest(name).spec
         words = shlex.split(job.entrypoint)
-        assert " ".join(words) == job.entrypoint  # KubeRay takes it apart and lets a shell read it: nothing to quote
+        # KubeRay takes it apart and lets a shell read it: nothing to quote
+        assert " ".join(words) == job.entrypoint
         assert words[:3] == ["env", "-C", "/shared/fwd2bot"]
         assert job.shutdownAfterJobFinishes
         assert job.backoffLimit > 0
@@ -174,7 +206,10 @@ def test_jobs_run_a_stage_and_a_flow_of_this_repository_in_the_clone() -> None:
     assert commands["train"][2] in stages
     assert commands["compress"][:3] == ["python", "-m", "flows.compress"]
     inspect.signature(compress_flow.main).bind(*commands["compress"][3:])
-    assert all(path.startswith("/shared/") or (ROOT / path).parent.is_dir() for path in commands["compress"][3:])
+    assert all(
+        path.startswith("/shared/") or (ROOT / path).parent.is_dir()
+        for path in commands["compress"][3:]
+    )
 
 
 def test_the_image_has_what_dvc_and_the_probes_need_and_not_the_project() -> None:

@@ -14,13 +14,13 @@ import pytest
 from components.answering.decoding import DecodingParams
 from components.answering.results import Asked
 from components.compression.identity import provenance_of
-from components.compression.store import TokenStore
-from components.compression.work import partial_folder
+from components.store.store_work import partial_folder
+from components.store.token_store import TokenStore
 from flows.answer import answer
 from flows.answer_corpus import answer_corpus
-from flows.answer_corpus_worker import AnswerParams, QuestionAnswerer
+from flows.workers.answer_corpus_worker import AnswerParams, QuestionAnswerer
 from tests.components.compression.models import write_models
-from tests.components.compression.stores import random_rows, write_store
+from tests.components.store.stores import random_rows, write_store
 
 NEW_TOKENS = 6
 DRAWN = DecodingParams(max_new_tokens=NEW_TOKENS, temperature=1.5, top_p=0.9, seed=3)
@@ -48,7 +48,10 @@ def compressor(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def store(compressor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     provenance = provenance_of(compressor, "float16", "float32")
-    parts = [random_rows(ids, seed, provenance) for seed, ids in enumerate((["0.png", "1.png"], ["2.png", "3.png"]))]
+    parts = [
+        random_rows(ids, seed, provenance)
+        for seed, ids in enumerate((["0.png", "1.png"], ["2.png", "3.png"]))
+    ]
     return write_store(tmp_path_factory.mktemp("stores") / "store", parts, provenance)
 
 
@@ -91,16 +94,26 @@ def test_every_row_is_answered_as_one_question_is_or_rejected(
     ]
     reader = TokenStore.open(store)
     for row in answers[:4]:
-        assert row["answer"] == answer(reader, compressor, None, row["image_id"], row["question"], NEW_TOKENS)
+        assert row["answer"] == answer(
+            reader, compressor, None, row["image_id"], row["question"], NEW_TOKENS
+        )
     rejects = lines(tmp_path / "answers.jsonl.rejects.jsonl")
-    assert [(reject["row"], reject["reason"]) for reject in rejects] == list(enumerate(BAD, start=8))
-    assert (manifest["rows_in"], manifest["rows_answered"], manifest["rows_rejected"]) == (11, 8, dict.fromkeys(BAD, 1))
+    assert [(reject["row"], reject["reason"]) for reject in rejects] == list(
+        enumerate(BAD, start=8)
+    )
+    assert (manifest["rows_in"], manifest["rows_answered"], manifest["rows_rejected"]) == (
+        11,
+        8,
+        dict.fromkeys(BAD, 1),
+    )
     assert manifest == json.loads((tmp_path / "answers.jsonl.manifest.json").read_text())
     assert manifest["store"]["provenance"] == reader.provenance.model_dump(mode="json")
     assert not partial_folder(output).exists()
 
     before = output.stat().st_mtime_ns
-    assert answer_corpus(PARAMS, questions, output, store, compressor, None, "own_picture") == manifest
+    assert (
+        answer_corpus(PARAMS, questions, output, store, compressor, None, "own_picture") == manifest
+    )
     assert output.stat().st_mtime_ns == before
     with pytest.raises(ValueError, match="holds something else"):
         answer_corpus(PARAMS, questions, output, store, compressor, None, "every_picture")
@@ -121,7 +134,15 @@ def test_a_killed_run_ends_with_the_same_bytes_and_drawn_answers_too(
         (tmp_path / folder).mkdir()
     with monkeypatch.context() as patch:
         patch.setattr("flows.answer_corpus.run_workers", run_here)
-        answer_corpus(params, questions, tmp_path / "undisturbed" / names[0], store, compressor, None, "own_picture")
+        answer_corpus(
+            params,
+            questions,
+            tmp_path / "undisturbed" / names[0],
+            store,
+            compressor,
+            None,
+            "own_picture",
+        )
 
     output = tmp_path / "killed" / names[0]
     with monkeypatch.context() as patch:
@@ -140,7 +161,9 @@ def test_a_killed_run_ends_with_the_same_bytes_and_drawn_answers_too(
         answer_corpus(params, questions, output, store, compressor, None, "own_picture")
     assert (pieces / "part-00002.parquet").stat().st_mtime_ns == untouched
     for name in names:
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+        assert (tmp_path / "killed" / name).read_bytes() == (
+            tmp_path / "undisturbed" / name
+        ).read_bytes()
     table = pq.read_table(output)
     assert table.column_names == ["question_id", "image_id", "question", "answer", "new_tokens"]
     assert table.num_rows == 8
@@ -151,16 +174,30 @@ def test_every_picture_is_asked(store: Path, compressor: Path, here: None, tmp_p
     (tmp_path / "questions.csv").write_text("question\nwhat?\nis it large?\n")
     output = tmp_path / "answers.jsonl"
     other = PARAMS.model_copy(update={"batch_size": 100, "rows_per_piece": 100})
-    answer_corpus(other, tmp_path / "questions.csv", output, store, compressor, None, "every_picture")
+    answer_corpus(
+        other, tmp_path / "questions.csv", output, store, compressor, None, "every_picture"
+    )
     assert [(row["image_id"], row["question_id"]) for row in lines(output)] == [
         (image_id, number) for image_id in TokenStore.open(store).ids for number in ("0", "1")
     ]
 
 
-def test_errors_say_what_to_do(store: Path, compressor: Path, questions: Path, tmp_path: Path) -> None:
+def test_errors_say_what_to_do(
+    store: Path, compressor: Path, questions: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=r"written as \.jsonl or \.parquet"):
-        answer_corpus(PARAMS, questions, tmp_path / "answers.txt", store, compressor, None, "own_picture")
+        answer_corpus(
+            PARAMS, questions, tmp_path / "answers.txt", store, compressor, None, "own_picture"
+        )
     (tmp_path / "questions.csv").write_text("image_id,question\nnone.png,what?\n")
     with pytest.raises(ValueError, match=r"none of 1 rows can be asked.*no picture 'none.png'"):
-        answer_corpus(PARAMS, tmp_path / "questions.csv", tmp_path / "a.jsonl", store, compressor, None, "own_picture")
+        answer_corpus(
+            PARAMS,
+            tmp_path / "questions.csv",
+            tmp_path / "a.jsonl",
+            store,
+            compressor,
+            None,
+            "own_picture",
+        )
     assert not (tmp_path / "a.jsonl").exists()

@@ -66,7 +66,11 @@ def test_every_problem_is_listed_at_once(params: dict[str, Any]) -> None:
     params["compress"] |= {"gpus_per_worker": 1, "num_workers": 8}
     params["evaluate"]["bootstrap"]["confidence"] = 2.0
     params["curate"]["max_reject_fraction"] = 0.01
-    params["curate"]["sources"]["coco"] = {"format": "coco", "files": "captions.json", "pictures": "."}
+    params["curate"]["sources"]["coco"] = {
+        "format": "coco",
+        "files": "captions.json",
+        "pictures": ".",
+    }
     params["base_model"] = "models/none"
     shutil.move("downloads/evaluation/test/captions.json", "captions.json")
     found = "\n".join(problems(params))
@@ -87,12 +91,17 @@ def test_every_problem_is_listed_at_once(params: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("fault", "outcome"),
     [
-        ("missing", "1 missing, and would be random (model.language_model.layers.1.mlp.up_proj.weight)"),
+        (
+            "missing",
+            "1 missing, and would be random (model.language_model.layers.1.mlp.up_proj.weight)",
+        ),
         ("pointer", "model.safetensors: is a pointer of git-lfs"),
         ("config", "config.json: is no whole JSON"),
     ],
 )
-def test_a_base_model_that_is_not_whole_is_a_problem(params: dict[str, Any], fault: str, outcome: str) -> None:
+def test_a_base_model_that_is_not_whole_is_a_problem(
+    params: dict[str, Any], fault: str, outcome: str
+) -> None:
     folder = Path(shutil.copytree("models/llava-1.5-7b-hf", f"models/{fault}"))
     params["base_model"] = str(folder)
     weights = folder / "model.safetensors"
@@ -123,7 +132,9 @@ def test_more_gpus_than_there_are_and_too_little_memory(
     assert "compress" not in "".join(problems(params))
 
 
-def test_an_unknown_source_format_and_a_key_of_another_one_are_named(params: dict[str, Any]) -> None:
+def test_an_unknown_source_format_and_a_key_of_another_one_are_named(
+    params: dict[str, Any],
+) -> None:
     params["curate"]["sources"]["a"] = {"format": "tables", "files": "*.csv"}
     params["curate"]["sources"]["cc3m"]["pictures"] = "."
     params["curate"]["sources"]["Bad Name"] = {"format": "webdataset", "files": "*.tar"}
@@ -138,7 +149,15 @@ def test_the_command_ends_with_a_status(params: dict[str, Any], project: Path) -
     params["base_model"] = "models/none"
     YAML().dump(params, project / "broken.yaml")
     done = subprocess.run(
-        [sys.executable, "-m", "flows.check", "--params", str(project / "broken.yaml"), "--rows", "4"],
+        [
+            sys.executable,
+            "-m",
+            "flows.check",
+            "--params",
+            str(project / "broken.yaml"),
+            "--rows",
+            "4",
+        ],
         cwd=project,
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
         capture_output=True,

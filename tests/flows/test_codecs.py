@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.compression.fit import MIN_PICTURES, fit_directions, quantise_fitted, restore_fitted
+from components.store.fit import MIN_PICTURES, fit_directions, quantise_fitted, restore_fitted
 from flows.codecs import FITTED_BYTES, FIXED, all_codecs, cross_fitted, main, prepare, score
 from tests.flows.test_evaluate import PARAMS, World, metrics_of, output, world  # noqa: F401
 
 
-def test_exact_tokens_score_as_in_evaluate(world: World, output: Path) -> None:  # noqa: F811
+def test_exact_tokens_score_as_in_evaluate(world: World, output: Path) -> None:
     asked = prepare(PARAMS, world.curated, world.root / "models/compressor", world.store)
     found, expected = score(asked, "float16", 1, asked.tokens), metrics_of(output)["compressed"]
     assert found.error == 0
@@ -25,13 +25,18 @@ def test_each_half_is_decoded_by_the_fit_to_the_other() -> None:
     found = cross_fitted(tokens, 4).reshape(64, 16)
     vectors = tokens.reshape(64, 16)
     fit = fit_directions(vectors[::2], 4)
-    np.testing.assert_array_equal(found[1::2], restore_fitted(quantise_fitted(vectors[1::2], fit), fit))
+    np.testing.assert_array_equal(
+        found[1::2], restore_fitted(quantise_fitted(vectors[1::2], fit), fit)
+    )
     other = cross_fitted(np.concatenate([tokens, tokens[:1] + 9]), 4)
-    np.testing.assert_array_equal(other[:64:2].reshape(32, 16), found[::2])  # the new picture is not in their fit
+    # the new picture is not in their fit
+    np.testing.assert_array_equal(other[:64:2].reshape(32, 16), found[::2])
 
 
 @pytest.mark.usefixtures("output")
-def test_every_codec_has_a_row(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_every_codec_has_a_row(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("flows.codecs.load_params", lambda *_: PARAMS)
     main(world.curated, world.root / "models/compressor", world.store, tmp_path / "codecs.json")
     rows = json.loads((tmp_path / "codecs.json").read_text())["codecs"]

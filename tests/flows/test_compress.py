@@ -20,15 +20,15 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
 
-from components.compression import work as work_module
-from components.compression.provenance import StoreError
-from components.compression.rejects import read_rejects
-from components.compression.store import TokenStore, UnknownImageError
-from components.retrieval.batches import Query
+from components.search.batches import Query
+from components.store import store_work as work_module
+from components.store.provenance import StoreError
+from components.store.rejects import read_rejects
+from components.store.token_store import TokenStore, UnknownImageError
 from flows.answer import answer
 from flows.compress import compress
-from flows.compress_worker import CompressParams, count_start
 from flows.search import Wanted, open_corpus, search_like, search_texts
+from flows.workers.compress_worker import CompressParams, count_start
 from tests.components.compression.models import LIMITS, write_models
 
 PARAMS = CompressParams(
@@ -50,7 +50,8 @@ PARAMS = CompressParams(
     pictures=LIMITS,
 )
 ROOT = Path(__file__).parents[2]
-# In every process of the job: the decoder ends it at a picture of 13 pixels' width, as a fault in C code does.
+# In every process of the job: the decoder ends it at a picture of 13 pixels' width, as a fault in C
+# code does.
 KILLING_DECODER = """
 import os
 from PIL import ImageFile
@@ -90,7 +91,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def store(photos: Path, compressor: Path, local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def store(
+    photos: Path, compressor: Path, local_ray: None, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     output = tmp_path_factory.mktemp("stores") / "photos"
     compress(PARAMS, str(photos), compressor, output, None)
     return output
@@ -124,7 +127,9 @@ def test_folder_every_picture_is_kept_or_rejected_with_a_reason(store: Path) -> 
     assert not work_module.partial_folder(store).exists()
 
 
-def test_finished_store_is_left_alone_and_another_is_refused(store: Path, photos: Path, compressor: Path) -> None:
+def test_finished_store_is_left_alone_and_another_is_refused(
+    store: Path, photos: Path, compressor: Path
+) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in store.iterdir()}
     compress(PARAMS, str(photos), compressor, store, None)
     assert {path.name: path.stat().st_mtime_ns for path in store.iterdir()} == before
@@ -154,7 +159,10 @@ def test_killed_run_goes_on_to_the_same_bytes_with_other_workers(
     store: Path, photos: Path, compressor: Path, tmp_path: Path
 ) -> None:
     """The state a kill leaves: some shards whole, one cut, one without its note, a file half written."""
-    output, strict = tmp_path / "photos", PARAMS.model_copy(update={"max_reject_fraction": 0.0, "num_workers": 1})
+    output, strict = (
+        tmp_path / "photos",
+        PARAMS.model_copy(update={"max_reject_fraction": 0.0, "num_workers": 1}),
+    )
     with pytest.raises(ValueError, match=r"2 of 10 pictures.*'too_large': 1"):
         compress(strict, str(photos), compressor, output, None)
     assert not output.exists()
@@ -164,7 +172,13 @@ def test_killed_run_goes_on_to_the_same_bytes_with_other_workers(
     (partial / "done" / "part-00001.parquet.json").unlink()
     (partial / "aside" / "part-00003.parquet.1").write_bytes(b"half")
     untouched = (shards / "part-00002.parquet").stat().st_ino
-    compress(strict.model_copy(update={"max_reject_fraction": 0.5}), str(photos), compressor, output, None)
+    compress(
+        strict.model_copy(update={"max_reject_fraction": 0.5}),
+        str(photos),
+        compressor,
+        output,
+        None,
+    )
     assert contents(output) == contents(store)
     assert (output / "part-00002.parquet").stat().st_ino == untouched
 
@@ -176,10 +190,12 @@ def test_parquet_corpus_gives_the_tokens_of_the_folder(
     table = pa.table({"image_id": names, "image": [(photos / name).read_bytes() for name in names]})
     pq.write_table(table, tmp_path / "corpus.parquet")
     params = PARAMS.model_copy(update={"batch_size": None, "num_workers": 1})  # it is found
-    found = compress(params, str(tmp_path / "corpus.parquet"), compressor, tmp_path / "out", None).settings[
-        "batch_size"
-    ]
-    assert compress(params, str(tmp_path / "corpus.parquet"), compressor, tmp_path / "out", None).settings == (
+    found = compress(
+        params, str(tmp_path / "corpus.parquet"), compressor, tmp_path / "out", None
+    ).settings["batch_size"]
+    assert compress(
+        params, str(tmp_path / "corpus.parquet"), compressor, tmp_path / "out", None
+    ).settings == (
         params.model_copy(
             update={"batch_size": found}
         ).settings()  # the finished store is left alone, whatever was found
@@ -193,24 +209,36 @@ def test_parquet_corpus_gives_the_tokens_of_the_folder(
 
 def test_search_by_text_and_by_example(store: Path, compressor: Path) -> None:
     reader, corpus = TokenStore.open(store), open_corpus(store, None)
-    hits = search_texts(corpus, compressor, None, [Query("1", "a red circle")], Wanted(100, None, None))[0]
+    hits = search_texts(
+        corpus, compressor, None, [Query("1", "a red circle")], Wanted(100, None, None)
+    )[0]
     assert sorted(hit.image_id for hit in hits) == reader.ids
     assert all(-1.001 <= hit.score <= 1.001 for hit in hits)
     similar = search_like(corpus, "china.jpg", Wanted(3, None, None))
     scores = reader.embeddings() @ reader.embeddings()[0]
-    assert [hit.image_id for hit in similar] == [reader.ids[row] for row in np.argsort(-scores)[1:4]]
+    assert [hit.image_id for hit in similar] == [
+        reader.ids[row] for row in np.argsort(-scores)[1:4]
+    ]
 
 
 def test_a_store_of_fewer_tokens_holds_the_first_ones_and_opens_too(
     store: Path, photos: Path, compressor: Path, local_ray: None, tmp_path: Path
 ) -> None:
     fewer = tmp_path / "fewer"
-    compress(PARAMS.model_copy(update={"num_summary_tokens": 2}), str(photos), compressor, fewer, None)
+    compress(
+        PARAMS.model_copy(update={"num_summary_tokens": 2}), str(photos), compressor, fewer, None
+    )
     whole, part = TokenStore.open(store), TokenStore.open(fewer)
     assert part.provenance.num_summary_tokens == 2
     ids = list(whole.ids)
     np.testing.assert_allclose(part.tokens(ids), whole.tokens(ids)[:, :2], rtol=2e-3, atol=2e-3)
-    hits = search_texts(open_corpus(fewer, None), compressor, None, [Query("1", "a red circle")], Wanted(3, None, None))
+    hits = search_texts(
+        open_corpus(fewer, None),
+        compressor,
+        None,
+        [Query("1", "a red circle")],
+        Wanted(3, None, None),
+    )
     assert len(hits[0]) == 3
     assert isinstance(answer(part, compressor, None, "china.jpg", "what colour?", 5), str)
 
@@ -218,7 +246,10 @@ def test_a_store_of_fewer_tokens_holds_the_first_ones_and_opens_too(
 def test_answer_needs_no_pictures(store: Path, photos: Path, compressor: Path) -> None:
     hidden = photos.rename(photos.with_name("gone"))
     try:
-        texts = {answer(TokenStore.open(store), compressor, None, "china.jpg", "what colour?", 5) for _ in range(2)}
+        texts = {
+            answer(TokenStore.open(store), compressor, None, "china.jpg", "what colour?", 5)
+            for _ in range(2)
+        }
     finally:
         hidden.rename(photos)
     assert len(texts) == 1
@@ -235,12 +266,19 @@ def test_bad_questions_are_errors(store: Path, compressor: Path) -> None:
 def test_store_of_another_model_is_refused(store: Path, compressor: Path, tmp_path: Path) -> None:
     other = tmp_path / "compressor"
     shutil.copytree(compressor, other)
-    shutil.copy(other / "generation" / "adapter_model.safetensors", other / "compression" / "adapter_model.safetensors")
+    shutil.copy(
+        other / "generation" / "adapter_model.safetensors",
+        other / "compression" / "adapter_model.safetensors",
+    )
     with pytest.raises(StoreError, match=r"another model.*compression_adapter_sha256"):
-        search_texts(open_corpus(store, None), other, None, [Query("1", "x")], Wanted(1, None, None))
+        search_texts(
+            open_corpus(store, None), other, None, [Query("1", "x")], Wanted(1, None, None)
+        )
 
 
-def test_other_base_model_is_refused_before_any_work(photos: Path, compressor: Path, tmp_path: Path) -> None:
+def test_other_base_model_is_refused_before_any_work(
+    photos: Path, compressor: Path, tmp_path: Path
+) -> None:
     base = tmp_path / "base"
     shutil.copytree(compressor.parent / "tiny-llava", base)
     weights = load_file(base / "model.safetensors")
@@ -253,7 +291,9 @@ def test_other_base_model_is_refused_before_any_work(photos: Path, compressor: P
 
 
 @pytest.mark.slow
-def test_tars_whose_pictures_kill_the_decoder_cost_only_those(compressor: Path, tmp_path: Path) -> None:
+def test_tars_whose_pictures_kill_the_decoder_cost_only_those(
+    compressor: Path, tmp_path: Path
+) -> None:
     """Two tars; one picture ends every process that decodes it."""
     for tar, widths in {"a": (30, 31, 13, 32), "b": (33, 34)}.items():
         with tarfile.open(tmp_path / f"{tar}.tar", "w") as archive:
@@ -269,7 +309,9 @@ def test_tars_whose_pictures_kill_the_decoder_cost_only_those(compressor: Path, 
     assert done.returncode == 0, done.stderr
     store = TokenStore.open(tmp_path / "out")
     assert store.ids == ["a/30", "a/31", "a/32", "b/33", "b/34"]
-    assert [reject[:2] for reject in read_rejects(tmp_path / "out/_rejects.json")] == [("a/13", "kills_decoder")]
+    assert [reject[:2] for reject in read_rejects(tmp_path / "out/_rejects.json")] == [
+        ("a/13", "kills_decoder")
+    ]
     assert store.manifest.corpus["kind"] == "tars"
     assert store.manifest.rows_in == 6
 

@@ -17,7 +17,7 @@ from PIL import Image
 from ray.cluster_utils import Cluster
 from ruamel.yaml import YAML
 
-from components.compression.store import TokenStore
+from components.store.token_store import TokenStore
 from tests.components.compression.models import write_models
 from tests.flows.test_compress import PARAMS, contents
 
@@ -29,7 +29,9 @@ CHAOS = random.Random(0)
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """Three raylets on the loopback interface, four CPUs each for the scheduler."""
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
+    found = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False}
+    )
     for _ in range(2):
         found.add_node(num_cpus=4)
     yield found
@@ -43,7 +45,9 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "pictures").mkdir()
     for number in range(NUM_PICTURES):
         path = tmp_path / "pictures" / f"{number:04d}.png"
-        Image.fromarray(rng.integers(0, 255, (20 + number % 30, 40, 3), dtype=np.uint8)).save(path, compress_level=0)
+        Image.fromarray(rng.integers(0, 255, (20 + number % 30, 40, 3), dtype=np.uint8)).save(
+            path, compress_level=0
+        )
         if number % (NUM_PICTURES // NUM_BROKEN) == 7:
             path.write_bytes(path.read_bytes()[:200])
     write_models(tmp_path / "models")
@@ -63,7 +67,9 @@ def start(place: Path, output: str, cluster: Cluster) -> subprocess.Popen[bytes]
     command = [sys.executable, "-m", "flows.compress", "pictures", "models/compressor", output]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": cluster.address}
     with (place / f"{output}.log").open("ab") as log:
-        return subprocess.Popen(command, cwd=place, env=environment, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(
+            command, cwd=place, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
 
 
 def wait_for(driver: subprocess.Popen[bytes], is_reached: Callable[[], bool], log: Path) -> None:
@@ -80,7 +86,9 @@ def kill_a_worker(cluster: Cluster) -> str:
     """SIGKILL to a process that holds the model or decodes, chosen at random; its title."""
     raylets = [node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()]
     workers = []
-    for child in (child for pid in raylets for child in psutil.Process(pid).children(recursive=True)):
+    for child in (
+        child for pid in raylets for child in psutil.Process(pid).children(recursive=True)
+    ):
         title = " ".join(child.cmdline())
         if "ImageCompressor" in title or "decode_shard" in title:
             workers.append((child, title))
@@ -105,7 +113,8 @@ def test_nothing_is_lost_or_stored_twice_whoever_is_killed(cluster: Cluster, pla
         kill_a_worker(cluster)
     further(driver, 4)
     node = sorted(cluster.worker_nodes, key=lambda node: node.unique_id)[0]
-    cluster.remove_node(node, allow_graceful=False)  # SIGKILL to the raylet and all that belongs to the node
+    # SIGKILL to the raylet and all that belongs to the node
+    cluster.remove_node(node, allow_graceful=False)
     for _ in range(2):
         further(driver, 4)
         driver.send_signal(signal.SIGKILL)
@@ -120,6 +129,11 @@ def test_nothing_is_lost_or_stored_twice_whoever_is_killed(cluster: Cluster, pla
 
     assert contents(place / "out") == contents(place / "undisturbed")
     store = TokenStore.open(place / "out")
-    rejected = [reject["image_id"] for reject in json.loads((place / "out" / "_rejects.json").read_text())["rejects"]]
+    rejected = [
+        reject["image_id"]
+        for reject in json.loads((place / "out" / "_rejects.json").read_text())["rejects"]
+    ]
     assert len(rejected) == NUM_BROKEN
-    assert sorted([*store.ids, *rejected]) == [f"{number:04d}.png" for number in range(NUM_PICTURES)]
+    assert sorted([*store.ids, *rejected]) == [
+        f"{number:04d}.png" for number in range(NUM_PICTURES)
+    ]

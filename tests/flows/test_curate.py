@@ -20,11 +20,11 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from components import schema
-from components.curation.tables import facts_path
+from components.curation.written_tables import facts_path
+from components.drawn_world import file_formats as formats
+from components.drawn_world.broken import broken_caption_members, broken_instruct_rows
 from components.params import load_params
 from components.pictures import pixel_sha256
-from components.scenes import formats
-from components.scenes.broken import broken_caption_members, broken_instruct_rows
 from flows.curate import CurateParams, curate, open_staging, remove_staging
 
 COMMITTED = load_params("curate", CurateParams, Path(__file__).parents[2] / "params.yaml")
@@ -53,10 +53,23 @@ def write_instruct(folder: Path) -> list:
     for index in range(NUM_PICTURES):
         (folder / f"pictures/{index}.jpg").write_bytes(picture(index))
         prompt = COMMITTED.candidates.caption_prompts[0] if index % 2 else "what is this?"
-        turns = [{"from": "human", "value": f"<image>\n{prompt}"}, {"from": "gpt", "value": f"tiles {index}"}]
-        rows.append({"id": index, "image": f"pictures/{index}.jpg", "conversations": turns})  # an id may be a number
-    rows.append({"id": "text", "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]})
-    leaked = {"id": "leaked", "image": "pictures/leaked.jpg", "conversations": rows[0]["conversations"]}
+        turns = [
+            {"from": "human", "value": f"<image>\n{prompt}"},
+            {"from": "gpt", "value": f"tiles {index}"},
+        ]
+        # an id may be a number
+        rows.append({"id": index, "image": f"pictures/{index}.jpg", "conversations": turns})
+    rows.append(
+        {
+            "id": "text",
+            "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}],
+        }
+    )
+    leaked = {
+        "id": "leaked",
+        "image": "pictures/leaked.jpg",
+        "conversations": rows[0]["conversations"],
+    }
     (folder / "pictures/leaked.jpg").write_bytes(picture(300))  # a test picture
     broken, faults = broken_instruct_rows(folder / "pictures", rows, seed=0)
     (folder / "rows.json").write_text(json.dumps([*rows, leaked, *broken]))
@@ -65,7 +78,9 @@ def write_instruct(folder: Path) -> list:
 
 def write_captions(folder: Path) -> list:
     folder.mkdir()
-    pairs = [(f"{index:03d}", picture(100 + index), f"tiles {index}") for index in range(NUM_PICTURES)]
+    pairs = [
+        (f"{index:03d}", picture(100 + index), f"tiles {index}") for index in range(NUM_PICTURES)
+    ]
     broken, faults = broken_caption_members(pairs, seed=0)
     members = [member for pair in pairs for member in formats.caption_members(*pair)]
     formats.write_tar(folder / "a.tar", members[: len(members) // 2])
@@ -93,7 +108,9 @@ def write_evaluation(folder: Path, first_picture: int) -> None:
         for index, name in enumerate([*names, "cut.jpg"])
     ]
     formats.write_json_lines(folder / "questions.jsonl", questions)
-    formats.write_json(folder / "captions.json", formats.coco_captions({name: ["tiles"] * 5 for name in names}))
+    formats.write_json(
+        folder / "captions.json", formats.coco_captions({name: ["tiles"] * 5 for name in names})
+    )
     pair = {"filename": names[0], "caption": "red tiles", "negative_caption": "blue tiles"}
     formats.write_json(folder / "compositionality.json", {"replace_attribute": {"0": pair}})
 
@@ -119,12 +136,19 @@ def samples(curated: Path) -> list[dict]:
 
 
 def test_curate_gives_every_planted_fault_its_expected_end(raw: Path, curated: Path) -> None:
-    rejects = {(row["sample_id"], row["reason"]) for row in pq.read_table(curated / "rejects.parquet").to_pylist()}
+    rejects = {
+        (row["sample_id"], row["reason"])
+        for row in pq.read_table(curated / "rejects.parquet").to_pylist()
+    }
     kept = {row["sample_id"] for row in samples(curated)}
     faults = json.loads((raw / "broken.json").read_text())
     for fault in faults:
         name = f"{fault['source']}/{fault['id']}"
-        ended = name in kept if fault["expected"] == "repaired" else (name, fault["expected"]) in rejects
+        ended = (
+            name in kept
+            if fault["expected"] == "repaired"
+            else (name, fault["expected"]) in rejects
+        )
         assert ended, fault
     planned = {(f"{f['source']}/{f['id']}", f["expected"]) for f in faults}
     assert rejects - planned == {
@@ -161,8 +185,16 @@ def test_curate_writes_the_tables_of_the_schema(curated: Path) -> None:
     }
     for name, expected in schemas.items():
         assert pq.read_schema(curated / name).equals(expected), name
-    assert pq.read_table(curated / "images/test")["image_id"].to_pylist() == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
-    assert pq.read_table(curated / "captions/test.parquet")["captions"].to_pylist() == [["tiles"] * 5] * 4
+    assert pq.read_table(curated / "images/test")["image_id"].to_pylist() == [
+        "0.jpg",
+        "1.jpg",
+        "2.jpg",
+        "3.jpg",
+    ]
+    assert (
+        pq.read_table(curated / "captions/test.parquet")["captions"].to_pylist()
+        == [["tiles"] * 5] * 4
+    )
 
 
 def test_curate_keeps_pictures_and_text_as_they_were(raw: Path, curated: Path) -> None:
@@ -175,7 +207,10 @@ def test_curate_keeps_pictures_and_text_as_they_were(raw: Path, curated: Path) -
     assert row["image_sha256"] == pixel_sha256(original)
     assert row["conversation"][1] == {"role": "assistant", "content": "tiles 3"}
     assert (row["caption"], by_id["instruct/2"]["caption"]) == ("tiles 3", None)
-    assert (by_id["captions/003"]["caption"], by_id["captions/003"]["conversation"]) == ("tiles 3", [])
+    assert (by_id["captions/003"]["caption"], by_id["captions/003"]["conversation"]) == (
+        "tiles 3",
+        [],
+    )
     assert by_id["instruct/text"]["image"] is None
 
 
@@ -196,7 +231,9 @@ def test_curate_writes_results_without_paths_of_this_machine(raw: Path, curated:
 
 
 @pytest.mark.slow
-def test_curate_twice_gives_the_same_bytes_and_leaves_nothing_else(raw: Path, curated: Path, tmp_path: Path) -> None:
+def test_curate_twice_gives_the_same_bytes_and_leaves_nothing_else(
+    raw: Path, curated: Path, tmp_path: Path
+) -> None:
     params = PARAMS.model_copy(update={"rows_per_task": 7, "num_workers": 1})
     curate(params, raw, tmp_path / "again")
     assert_same_files(curated, tmp_path / "again")
@@ -221,7 +258,9 @@ def test_curate_goes_on_where_it_was_killed_and_ends_with_the_same_bytes(
     assert [path.name for path in (tmp_path / "output").iterdir()] == ["curated"]
 
 
-def test_the_staging_of_other_runs_is_kept_and_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_staging_of_other_runs_is_kept_and_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     place = tmp_path / "curated.staging"
 
     def be_killed() -> None:
@@ -234,7 +273,10 @@ def test_the_staging_of_other_runs_is_kept_and_listed(tmp_path: Path, capsys: py
         be_killed()
     with open_staging(place, "second") as second:
         assert f"{place / 'first'}: 1 pieces checked" in capsys.readouterr().err
-        with pytest.raises(ValueError, match="another run is at work"), open_staging(place, "second"):
+        with (
+            pytest.raises(ValueError, match="another run is at work"),
+            open_staging(place, "second"),
+        ):
             pass
         remove_staging(second)  # of a run that is at work
         assert second.exists()
@@ -247,7 +289,9 @@ def test_the_staging_of_other_runs_is_kept_and_listed(tmp_path: Path, capsys: py
 
 
 @pytest.mark.slow
-def test_curate_rejects_a_picture_that_kills_the_decoder(raw: Path, curated: Path, tmp_path: Path) -> None:
+def test_curate_rejects_a_picture_that_kills_the_decoder(
+    raw: Path, curated: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "raw"
     shutil.copytree(raw, other)
     Image.new("RGB", (32, 33)).save(other / "instruct/pictures/5.jpg")
@@ -291,7 +335,9 @@ def assert_same_files(one: Path, other: Path) -> None:
     assert (different, errors) == ([], [])
 
 
-def test_curate_fails_when_a_source_loses_too_much(raw: Path, curated: Path, tmp_path: Path) -> None:
+def test_curate_fails_when_a_source_loses_too_much(
+    raw: Path, curated: Path, tmp_path: Path
+) -> None:
     params = PARAMS.model_copy(update={"max_reject_fraction": 0.1})
     with pytest.raises(ValueError, match=r"instruct: \d+ of \d+ rows rejected"):
         curate(params, raw, tmp_path / "curated")
@@ -299,9 +345,13 @@ def test_curate_fails_when_a_source_loses_too_much(raw: Path, curated: Path, tmp
 
 
 @pytest.mark.slow
-def test_curate_fails_when_a_critical_expectation_does(raw: Path, curated: Path, tmp_path: Path) -> None:
+def test_curate_fails_when_a_critical_expectation_does(
+    raw: Path, curated: Path, tmp_path: Path
+) -> None:
     params = PARAMS.model_copy(update={"max_answer_fraction": 0.4})
-    with pytest.raises(ValueError, match=r"answers.fraction: no answer is so common .*: 4 of 4 rows do not"):
+    with pytest.raises(
+        ValueError, match=r"answers.fraction: no answer is so common .*: 4 of 4 rows do not"
+    ):
         curate(params, raw, tmp_path / "curated")
     assert not (tmp_path / "curated").exists()
 

@@ -21,7 +21,12 @@ from tests.downloads import write_downloads
 
 ROOT = Path(__file__).parents[2]
 PRESET = ROOT / "presets/llava-1.5-7b.yaml"
-SMALL = {"num_workers": 2, "rows_per_task": 20, "max_reject_fraction": 0.2, "max_answer_fraction": 0.5}
+SMALL = {
+    "num_workers": 2,
+    "rows_per_task": 20,
+    "max_reject_fraction": 0.2,
+    "max_answer_fraction": 0.5,
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,15 +36,28 @@ def downloads(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
 
 
 @pytest.fixture(scope="module")
-def curated(downloads: tuple[Path, dict[str, str]], tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
+def curated(
+    downloads: tuple[Path, dict[str, str]],
+    tmp_path_factory: pytest.TempPathFactory,
+    local_ray: None,
+) -> Path:
     output = tmp_path_factory.mktemp("curated") / "curated"
-    curate(load_params("curate", CurateParams, PRESET).model_copy(update=SMALL), downloads[0], output)
+    curate(
+        load_params("curate", CurateParams, PRESET).model_copy(update=SMALL), downloads[0], output
+    )
     return output
 
 
-def test_every_row_of_a_download_ends_as_it_must(downloads: tuple[Path, dict[str, str]], curated: Path) -> None:
-    kept = set(ds.dataset(curated / "samples").to_table(columns=["sample_id"])["sample_id"].to_pylist())
-    rejects = {row["sample_id"]: row["reason"] for row in pq.read_table(curated / "rejects.parquet").to_pylist()}
+def test_every_row_of_a_download_ends_as_it_must(
+    downloads: tuple[Path, dict[str, str]], curated: Path
+) -> None:
+    kept = set(
+        ds.dataset(curated / "samples").to_table(columns=["sample_id"])["sample_id"].to_pylist()
+    )
+    rejects = {
+        row["sample_id"]: row["reason"]
+        for row in pq.read_table(curated / "rejects.parquet").to_pylist()
+    }
     found = dict.fromkeys(kept, "kept") | rejects
     assert found == downloads[1]
     report = json.loads((curated / "report.json").read_text())
@@ -66,7 +84,7 @@ def test_sources_in_a_bucket_give_the_same_bytes(
     downloads: tuple[Path, dict[str, str]],
     curated: Path,
     tmp_path: Path,
-    bucket: fs.S3FileSystem,  # noqa: F811
+    bucket: fs.S3FileSystem,
 ) -> None:
     """In a Ray of its own, whose workers find the bucket by the environment that it was started with."""
     root, _ = downloads

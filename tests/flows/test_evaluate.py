@@ -13,28 +13,30 @@ import torch
 from PIL import Image
 
 from components import schema
-from components.analysis.costs import MethodCosts, ModelSize
 from components.compression.identity import provenance_of
-from components.compression.shards import TokenRows
-from components.compression.store import TokenStore
-from components.evaluation.answering import BLIND, COMPRESSED, SYSTEMS
-from components.evaluation.examination import ANSWER, COST, LENGTH, SIZE, ExamParams, Record
+from components.costs.inference_costs import MethodCosts, ModelSize
+from components.evaluation.asking import ANSWER, COST, LENGTH, SIZE, ExamParams, Record
+from components.evaluation.evaluation_settings import EvaluateParams
 from components.evaluation.intervals import BootstrapParams
-from components.evaluation.settings import EvaluateParams
+from components.evaluation.systems import BLIND, COMPRESSED, SYSTEMS
 from components.methods.checkpoint import load_config, save_compressor
 from components.methods.double_forward import DoubleForward
 from components.model.chat import encode_prompt
 from components.pictures import PictureLimits, encode_png, pixel_sha256
+from components.store.shards import TokenRows
+from components.store.token_store import TokenStore
 from flows.evaluate import evaluate, measured
-from flows.evaluate_worker import Examiner
-from tests.components.compression.stores import write_store
+from flows.workers.evaluate_worker import Examiner
 from tests.components.model.tiny import TEXTS, compressor, write_tiny_llava
+from tests.components.store.stores import write_store
 
 IMAGE_IDS = [f"picture {number}" for number in range(8)]
 MISSING = IMAGE_IDS[5]
 PARAMS = EvaluateParams(
     split="test",
-    pictures=PictureLimits(formats=("PNG",), max_pixels=10_000, max_aspect_ratio=4.0, max_side=200, min_side=8),
+    pictures=PictureLimits(
+        formats=("PNG",), max_pixels=10_000, max_aspect_ratio=4.0, max_side=200, min_side=8
+    ),
     exam=ExamParams(
         questions_per_batch=8,
         max_answer_tokens=4,
@@ -53,10 +55,17 @@ PARAMS = EvaluateParams(
     gpus_per_worker=0,
 )
 CAPTIONS = {
-    image_id: [f"a {word} circle", f"the circle is {word}"] for image_id, word in zip(IMAGE_IDS, TEXTS, strict=False)
+    image_id: [f"a {word} circle", f"the circle is {word}"]
+    for image_id, word in zip(IMAGE_IDS, TEXTS, strict=False)
 }
 
-TASK = pa.schema([("system", pa.string()), ("image_ids", pa.list_(pa.string())), ("texts", pa.list_(pa.string()))])
+TASK = pa.schema(
+    [
+        ("system", pa.string()),
+        ("image_ids", pa.list_(pa.string())),
+        ("texts", pa.list_(pa.string())),
+    ]
+)
 
 
 def picture(number: int) -> Image.Image:
@@ -74,8 +83,22 @@ def question_rows() -> list[dict[str, Any]]:
             ("existence", "popular", "is there a square?", ["no"], None, None),
             ("relations", "left", "is it left?", ["yes"], None, f"{image_id} r"),
             ("relations", "left", "is it right?", ["no"], None, f"{image_id} r"),
-            ("multiple_choice", "colour", "which? A. red B. blue", ["A"], ["red", "blue"], f"{image_id} m"),
-            ("multiple_choice", "colour", "which? A. blue B. red", ["B"], ["blue", "red"], f"{image_id} m"),
+            (
+                "multiple_choice",
+                "colour",
+                "which? A. red B. blue",
+                ["A"],
+                ["red", "blue"],
+                f"{image_id} m",
+            ),
+            (
+                "multiple_choice",
+                "colour",
+                "which? A. blue B. red",
+                ["B"],
+                ["blue", "red"],
+                f"{image_id} m",
+            ),
             ("word_reading", "word", "what is written?", ["abc"], None, None),
             ("unanswerable", "colour", "what colour is the dog?", ["unanswerable"], None, None),
         ]
@@ -85,7 +108,17 @@ def question_rows() -> list[dict[str, Any]]:
                 dict(
                     zip(
                         schema.QUESTIONS.names,
-                        (question, image_id, "test", benchmark, kind, text, answers, choices, group),
+                        (
+                            question,
+                            image_id,
+                            "test",
+                            benchmark,
+                            kind,
+                            text,
+                            answers,
+                            choices,
+                            group,
+                        ),
                         strict=True,
                     )
                 )
@@ -96,10 +129,19 @@ def question_rows() -> list[dict[str, Any]]:
 def write_tables(curated: Path) -> None:
     pictures = [picture(number) for number in range(len(IMAGE_IDS))]
     images = [
-        dict(zip(schema.IMAGES.names, (image_id, "test", encode_png(image), pixel_sha256(image), 48, 48), strict=True))
+        dict(
+            zip(
+                schema.IMAGES.names,
+                (image_id, "test", encode_png(image), pixel_sha256(image), 48, 48),
+                strict=True,
+            )
+        )
         for image_id, image in zip(IMAGE_IDS, pictures, strict=True)
     ]
-    captions = [{"image_id": image_id, "split": "test", "captions": texts} for image_id, texts in CAPTIONS.items()]
+    captions = [
+        {"image_id": image_id, "split": "test", "captions": texts}
+        for image_id, texts in CAPTIONS.items()
+    ]
     pairs = [
         {
             "image_id": image_id,
@@ -129,12 +171,18 @@ def write_models(models: Path) -> DoubleForward:
 
 @torch.inference_mode()
 def compress(model: DoubleForward, models: Path, folder: Path) -> None:
-    stored = [(image_id, picture(number)) for number, image_id in enumerate(IMAGE_IDS) if image_id != MISSING]
+    stored = [
+        (image_id, picture(number))
+        for number, image_id in enumerate(IMAGE_IDS)
+        if image_id != MISSING
+    ]
     read = model.backbone.prepare([image for _, image in stored])
     tokens = model.compress_images(model.backbone.encode_images(read)).numpy()
     sizes = np.full(len(stored), 48, np.int32)
     provenance = provenance_of(models / "compressor", "float16", "float32")
-    write_store(folder, [TokenRows([image_id for image_id, _ in stored], sizes, sizes, tokens)], provenance)
+    write_store(
+        folder, [TokenRows([image_id for image_id, _ in stored], sizes, sizes, tokens)], provenance
+    )
 
 
 class World:
@@ -149,7 +197,14 @@ class World:
     def run(self, name: str, params: EvaluateParams) -> Path:
         output = self.root / name
         files = (output / "metrics.json", output / "timings.json")
-        evaluate(params, self.curated, self.root / "models/compressor", self.store, output / "rows", *files)
+        evaluate(
+            params,
+            self.curated,
+            self.root / "models/compressor",
+            self.store,
+            output / "rows",
+            *files,
+        )
         return output
 
 
@@ -201,8 +256,14 @@ def test_every_answer_is_written_in_order_and_explains_the_score(output: Path) -
         (system, row["question_id"]) for system in SYSTEMS for row in question_rows()
     )
     for system in SYSTEMS:
-        scores = [row["score"] for row in rows if row["system"] == system and row["benchmark"] == "existence"]
-        assert metrics_of(output)[system]["existence"]["accuracy"] == pytest.approx(np.mean(scores), abs=1e-6)
+        scores = [
+            row["score"]
+            for row in rows
+            if row["system"] == system and row["benchmark"] == "existence"
+        ]
+        assert metrics_of(output)[system]["existence"]["accuracy"] == pytest.approx(
+            np.mean(scores), abs=1e-6
+        )
 
 
 def test_the_picture_that_is_not_stored_is_wrong_and_counted(output: Path) -> None:
@@ -210,12 +271,19 @@ def test_the_picture_that_is_not_stored_is_wrong_and_counted(output: Path) -> No
     assert metrics["compressed"]["missing"] == {"questions": 10, "captions": 1, "pairs": 2}
     assert metrics["uncompressed"]["missing"] == {"questions": 0, "captions": 0, "pairs": 0}
     rows = [row for row in read_lines(output / "rows/answers.jsonl") if row["image_id"] == MISSING]
-    assert {(row["answer"], row["score"]) for row in rows if row["system"] == "compressed"} == {(None, 0.0)}
+    assert {(row["answer"], row["score"]) for row in rows if row["system"] == "compressed"} == {
+        (None, 0.0)
+    }
     assert all(row["answer"] is not None for row in rows if row["system"] != "compressed")
 
 
-def test_answers_are_those_of_the_stored_tokens_and_of_plain_transformers(world: World, output: Path) -> None:
-    told = {(row["system"], row["question_id"]): row["answer"] for row in read_lines(output / "rows/answers.jsonl")}
+def test_answers_are_those_of_the_stored_tokens_and_of_plain_transformers(
+    world: World, output: Path
+) -> None:
+    told = {
+        (row["system"], row["question_id"]): row["answer"]
+        for row in read_lines(output / "rows/answers.jsonl")
+    }
     store, backbone, questions = TokenStore.open(world.store), world.model.backbone, question_rows()
     for row in questions[::7]:
         if row["image_id"] == MISSING:
@@ -224,7 +292,8 @@ def test_answers_are_those_of_the_stored_tokens_and_of_plain_transformers(world:
         tokens = torch.from_numpy(store.tokens([row["image_id"]]))
         new = world.model.answer(tokens, [prompt], 4)[0]
         assert (
-            told["compressed", row["question_id"]] == backbone.tokenizer.decode(new, skip_special_tokens=True).strip()
+            told["compressed", row["question_id"]]
+            == backbone.tokenizer.decode(new, skip_special_tokens=True).strip()
         )
         prompt = encode_prompt(backbone.chat, row["question"], backbone.num_image_tokens)
         read = backbone.prepare([picture(IMAGE_IDS.index(row["image_id"]))])
@@ -249,7 +318,15 @@ def test_another_number_of_workers_gives_the_same_bytes(world: World, output: Pa
 def test_plots_and_timings_are_written(output: Path) -> None:
     for name, columns in {
         "accuracy_by_kind": ["label", "system", "kind", "accuracy", "low", "high", "count"],
-        "accuracy_against_tokens": ["system", "visual_tokens", "benchmark", "accuracy", "low", "high", "count"],
+        "accuracy_against_tokens": [
+            "system",
+            "visual_tokens",
+            "benchmark",
+            "accuracy",
+            "low",
+            "high",
+            "count",
+        ],
         "recall": ["k", "image_to_text", "text_to_image"],
     }.items():
         with (output / f"rows/plots/{name}.csv").open(newline="") as stream:
@@ -261,30 +338,54 @@ def test_plots_and_timings_are_written(output: Path) -> None:
 
 
 def test_a_store_of_other_pictures_is_refused(world: World, tmp_path: Path) -> None:
-    rows = TokenRows(["someone else's"], np.ones(1, np.int32), np.ones(1, np.int32), np.ones((1, 4, 32), np.float32))
+    rows = TokenRows(
+        ["someone else's"],
+        np.ones(1, np.int32),
+        np.ones(1, np.int32),
+        np.ones((1, 4, 32), np.float32),
+    )
     other = write_store(
-        tmp_path / "store", [rows], provenance_of(world.root / "models/compressor", "float16", "float32")
+        tmp_path / "store",
+        [rows],
+        provenance_of(world.root / "models/compressor", "float16", "float32"),
     )
     with pytest.raises(ValueError, match="none of the 8 pictures"):
-        evaluate(PARAMS, world.curated, world.root / "models/compressor", other, *(tmp_path / name for name in "abc"))
+        evaluate(
+            PARAMS,
+            world.curated,
+            world.root / "models/compressor",
+            other,
+            *(tmp_path / name for name in "abc"),
+        )
 
 
-def test_average_pooling_keeps_as_many_tokens_as_a_store_of_the_first_ones(world: World, tmp_path: Path) -> None:
+def test_average_pooling_keeps_as_many_tokens_as_a_store_of_the_first_ones(
+    world: World, tmp_path: Path
+) -> None:
     compressor, whole = world.root / "models/compressor", TokenStore.open(world.store)
     sizes = np.full(len(whole.ids), 48, np.int32)
     first = TokenRows(whole.ids, sizes, sizes, whole.tokens(whole.ids)[:, :1])
     write_store(tmp_path / "first", [first], provenance_of(compressor, "float16", "float32", 1))
-    examiner = Examiner(PARAMS.model_dump(), str(world.curated), str(compressor), str(tmp_path / "first"))
+    examiner = Examiner(
+        PARAMS.model_dump(), str(world.curated), str(compressor), str(tmp_path / "first")
+    )
     task = {"system": "average_pooled", "image_ids": IMAGE_IDS[:2], "texts": []}
     records = examiner(pa.Table.from_pylist([task], TASK)).to_pylist()
     assert [row["first"] for row in records if row["record"] == LENGTH] == [1, 1]
 
 
 @pytest.mark.parametrize("systems", [(COMPRESSED,), (COMPRESSED, BLIND)])
-def test_a_question_costs_a_method_the_same_whoever_is_asked_beside_it(world: World, systems: tuple[str, ...]) -> None:
+def test_a_question_costs_a_method_the_same_whoever_is_asked_beside_it(
+    world: World, systems: tuple[str, ...]
+) -> None:
     sizes = [Record(COMPRESSED, SIZE, field, None, 10) for field in ModelSize._fields]
     costs = [Record(COMPRESSED, COST, field, None, 1) for field in MethodCosts._fields]
-    answers = [Record(system, ANSWER, "q", "red", length, 1) for system, length in ((COMPRESSED, 16), (BLIND, 14))]
+    answers = [
+        Record(system, ANSWER, "q", "red", length, 1)
+        for system, length in ((COMPRESSED, 16), (BLIND, 14))
+    ]
     records = [*sizes, *costs, *answers, Record(COMPRESSED, LENGTH, "p", None, 36)]
     _, load, _ = measured(systems, load_config(world.root / "models/compressor"), records)
-    assert load.question_tokens == {system: {COMPRESSED: 16, BLIND: 14}[system] for system in systems}
+    assert load.question_tokens == {
+        system: {COMPRESSED: 16, BLIND: 14}[system] for system in systems
+    }

@@ -30,7 +30,7 @@ def write_language_model(folder: Path, vocab_size: int, **changes: Any) -> Llama
 @torch.no_grad()
 @pytest.mark.parametrize("num_missing", [0, 5])
 def test_the_result_sees_as_before_and_speaks_like_the_other(
-    llava_folder: Path,  # noqa: F811
+    llava_folder: Path,
     tmp_path: Path,
     num_missing: int,
 ) -> None:
@@ -39,7 +39,9 @@ def test_the_result_sees_as_before_and_speaks_like_the_other(
     donor = write_language_model(tmp_path / "llm", vocab_size)
     after = load(graft(str(llava_folder), str(tmp_path / "llm"), tmp_path / "grafted"))
     pixels = prepared(torch.randn(2, 3, 48, 48))
-    assert torch.equal(after.encode_images(pixels).embeddings, before.encode_images(pixels).embeddings)
+    assert torch.equal(
+        after.encode_images(pixels).embeddings, before.encode_images(pixels).embeddings
+    )
     ids = torch.randint(0, vocab_size, (2, 7))
     logits = after.lm_head(after.language_model(ids).last_hidden_state)
     torch.testing.assert_close(logits[..., :vocab_size], donor(ids).logits)
@@ -48,22 +50,26 @@ def test_the_result_sees_as_before_and_speaks_like_the_other(
 
 
 @torch.no_grad()
-def test_of_a_llava_the_language_model_is_taken(llava_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_of_a_llava_the_language_model_is_taken(llava_folder: Path, tmp_path: Path) -> None:
     before, donor = load(llava_folder), load(write_tiny_llava(tmp_path / "other", seed=9))
     after = load(graft(str(llava_folder), str(tmp_path / "other"), tmp_path / "grafted"))
     assert torch.equal(after.lm_head.weight[:5], donor.lm_head.weight[:5])
     pixels = prepared(torch.randn(2, 3, 48, 48))
-    assert torch.equal(after.encode_images(pixels).embeddings, before.encode_images(pixels).embeddings)
+    assert torch.equal(
+        after.encode_images(pixels).embeddings, before.encode_images(pixels).embeddings
+    )
 
 
-def test_another_shape_is_refused(llava_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_another_shape_is_refused(llava_folder: Path, tmp_path: Path) -> None:
     write_language_model(tmp_path / "llm", 300, intermediate_size=64)
-    with pytest.raises(ValueError, match=r"mlp\.gate_proj\.weight is \(64, 32\) in the language model, \(48, 32\)"):
+    with pytest.raises(
+        ValueError, match=r"mlp\.gate_proj\.weight is \(64, 32\) in the language model, \(48, 32\)"
+    ):
         graft(str(llava_folder), str(tmp_path / "llm"), tmp_path / "grafted")
     assert not (tmp_path / "grafted").exists()
 
 
-def test_a_folder_that_exists_is_left_alone(llava_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_folder_that_exists_is_left_alone(llava_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"holds mine\.txt"):
         graft(str(llava_folder), str(llava_folder), tmp_path)
@@ -71,11 +77,15 @@ def test_a_folder_that_exists_is_left_alone(llava_folder: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["rms_norm_eps", "hidden_act", "rope_parameters"])
 def test_a_language_model_that_computes_otherwise_is_refused(
-    llava_folder: Path,  # noqa: F811
+    llava_folder: Path,
     tmp_path: Path,
     name: str,
 ) -> None:
-    values = {"rms_norm_eps": 0.1, "hidden_act": "gelu", "rope_parameters": {"rope_type": "default", "rope_theta": 9e5}}
+    values = {
+        "rms_norm_eps": 0.1,
+        "hidden_act": "gelu",
+        "rope_parameters": {"rope_type": "default", "rope_theta": 9e5},
+    }
     write_language_model(tmp_path / "llm", 200, **{name: values[name]})
     with pytest.raises(ValueError, match=f"{name} is .* in the language model"):
         graft(str(llava_folder), str(tmp_path / "llm"), tmp_path / "grafted")
@@ -89,13 +99,19 @@ def test_what_is_not_whole_is_refused_on_both_sides(tmp_path: Path, side: str, f
     path = folders[side] / "model.safetensors"
     if fault == "missing":
         tensors = load_file(path)
-        del tensors[next(name for name in sorted(tensors) if name.endswith("layers.1.mlp.up_proj.weight"))]
+        del tensors[
+            next(name for name in sorted(tensors) if name.endswith("layers.1.mlp.up_proj.weight"))
+        ]
         save_file(tensors, path)
     elif fault == "cut":
         path.write_bytes(path.read_bytes()[:-1])
     else:
         (folders[side] / "config.json").write_text("{")
-    outcome = {"missing": "1 missing, and would be random", "cut": "is cut", "config": "config.json: is no whole JSON"}
+    outcome = {
+        "missing": "1 missing, and would be random",
+        "cut": "is cut",
+        "config": "config.json: is no whole JSON",
+    }
     with pytest.raises(ValueError, match=outcome[fault]) as error:
         graft(str(folders["base"]), str(folders["llm"]), tmp_path / "grafted")
     assert str(folders[side]) in str(error.value)

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.compression.fit import fit_directions
-from components.compression.provenance import StoreError
-from components.compression.recode import recoded_provenance
-from components.compression.store import TokenStore
 from components.files.outputs import OutputError
-from components.retrieval.folder import changing, open_index, verify_index
-from components.retrieval.manifest import IndexFolderError
+from components.search.index_folder import changing, open_index, verify_index
+from components.search.index_manifest import IndexFolderError
+from components.store.fit import fit_directions
+from components.store.provenance import StoreError
+from components.store.recode import recoded_provenance
+from components.store.token_store import TokenStore
 from flows.index import add, build
-from tests.components.compression.stores import PROVENANCE, random_rows, write_store
+from tests.components.store.stores import PROVENANCE, random_rows, write_store
 
 ROOT = Path(__file__).parents[2]
 IDS = [[f"{part}{row:02d}" for row in range(12)] for part in "abcd"]
@@ -68,7 +68,9 @@ def test_built_and_extended_index_finds_what_brute_force_finds(tmp_path: Path, k
 
 
 @pytest.mark.parametrize("kind", ["exact", "approximate"])
-def test_the_same_stores_give_the_same_bytes_built_at_once_or_twice_or_added(tmp_path: Path, kind: str) -> None:
+def test_the_same_stores_give_the_same_bytes_built_at_once_or_twice_or_added(
+    tmp_path: Path, kind: str
+) -> None:
     stores = [store(tmp_path / "one", 0, 1), store(tmp_path / "two", 2)]
     build(stores, tmp_path / "x", kind, 7)  # type: ignore[arg-type]
     build(stores, tmp_path / "y", kind, 7)  # type: ignore[arg-type]
@@ -77,12 +79,15 @@ def test_the_same_stores_give_the_same_bytes_built_at_once_or_twice_or_added(tmp
     assert files(tmp_path / "x") == files(tmp_path / "y")
     assert add(tmp_path / "x", stores) == build(stores, tmp_path / "y", kind, 7)  # type: ignore[arg-type]
     build(stores[1:], tmp_path / "x", "exact", 7)
-    assert len(files(tmp_path / "x")) == 3  # vectors, pictures, manifest: nothing of the old one is left
+    # vectors, pictures, manifest: nothing of the old one is left
+    assert len(files(tmp_path / "x")) == 3
 
 
 def test_a_store_in_codec_fitted_is_indexed_by_what_it_decodes_to(tmp_path: Path) -> None:
     parts = [random_rows(ids, seed) for seed, ids in enumerate(IDS)]
-    fit = fit_directions(np.concatenate([part.summary_tokens.reshape(len(part.image_ids), -1) for part in parts]), 16)
+    fit = fit_directions(
+        np.concatenate([part.summary_tokens.reshape(len(part.image_ids), -1) for part in parts]), 16
+    )
     fitted = recoded_provenance(PROVENANCE, "fitted", PROVENANCE.num_summary_tokens, fit)
     stores = [
         write_store(tmp_path / "one", parts[:3], fitted, fit=fit),
@@ -99,9 +104,13 @@ def test_recall_in_the_manifest_is_that_of_a_loop(tmp_path: Path) -> None:
     opened = open_index(tmp_path / "index").embeddings
     vectors, shares = opened.vectors.take(np.arange(48)), []
     for row in range(48):
-        order = [other for other in np.argsort(-(vectors @ vectors[row]), kind="stable") if other != row][:10]
+        order = [
+            other for other in np.argsort(-(vectors @ vectors[row]), kind="stable") if other != row
+        ][:10]
         hits = opened.search(vectors[row], 11)
-        shares.append(len({hit.image_id for hit in hits} & {opened.image_ids[other] for other in order}) / 10)
+        shares.append(
+            len({hit.image_id for hit in hits} & {opened.image_ids[other] for other in order}) / 10
+        )
     assert manifest.recall is not None
     assert (manifest.recall.k, manifest.recall.queries) == (10, 48)
     assert manifest.recall.recall == pytest.approx(np.mean(shares))
@@ -115,7 +124,9 @@ def test_a_filter_on_an_approximate_index_is_exact(tmp_path: Path) -> None:
     for allowed in (np.arange(0, 48, 5), np.array([7]), np.arange(48)):
         hits = opened.search(a_query(), 6, among=allowed)
         names = {opened.image_ids[row] for row in allowed}
-        assert [hit.image_id for hit in hits] == [one for one in brute_force([folder], a_query()) if one in names][:6]
+        assert [hit.image_id for hit in hits] == [
+            one for one in brute_force([folder], a_query()) if one in names
+        ][:6]
 
 
 def test_foreign_and_repeated_pictures_are_refused_and_change_nothing(tmp_path: Path) -> None:
@@ -133,7 +144,9 @@ def test_foreign_and_repeated_pictures_are_refused_and_change_nothing(tmp_path: 
     with pytest.raises(IndexFolderError, match=r"2 pictures.*'a00', 'a01'"):
         add(index, [again])
     with pytest.raises(IndexFolderError, match="no picture"):
-        build([write_store(tmp_path / "none", [random_rows([], 0)])], tmp_path / "empty", "exact", 1)
+        build(
+            [write_store(tmp_path / "none", [random_rows([], 0)])], tmp_path / "empty", "exact", 1
+        )
     assert files(index) == before
 
 
@@ -144,7 +157,9 @@ def test_damaged_files_are_refused(tmp_path: Path, stem: str) -> None:
     path = next(index.glob(f"{stem}-*"))
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
-    with pytest.raises(IndexFolderError, match=f"{path.name}: has {len(whole) - 1} bytes instead of {len(whole)}"):
+    with pytest.raises(
+        IndexFolderError, match=f"{path.name}: has {len(whole) - 1} bytes instead of {len(whole)}"
+    ):
         open_index(index)
     path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
     with pytest.raises(IndexFolderError, match=f"{path.name}: has changed"):
@@ -152,7 +167,8 @@ def test_damaged_files_are_refused(tmp_path: Path, stem: str) -> None:
     if stem != "vectors":  # those are memory-mapped: opening does not read them
         with pytest.raises(IndexFolderError, match="has changed"):
             open_index(index)
-    build([tmp_path / "one"], index, "approximate", 1)  # a damaged file is not taken for a finished one
+    # a damaged file is not taken for a finished one
+    build([tmp_path / "one"], index, "approximate", 1)
     verify_index(index)
     path.unlink()
     with pytest.raises(IndexFolderError, match="is missing"):
@@ -201,12 +217,17 @@ flows.index.add(Path(sys.argv[2]), [Path(sys.argv[3])])
 """
 
 
-@pytest.mark.parametrize("renames", [0, 2, 3, 4])  # of pictures, two files of vectors, codes, the manifest
-def test_killed_before_a_rename_the_old_index_is_whole_and_the_next_run_finishes(tmp_path: Path, renames: int) -> None:
+# of pictures, two files of vectors, codes, the manifest
+@pytest.mark.parametrize("renames", [0, 2, 3, 4])
+def test_killed_before_a_rename_the_old_index_is_whole_and_the_next_run_finishes(
+    tmp_path: Path, renames: int
+) -> None:
     index, more = tmp_path / "index", store(tmp_path / "more", 1, 2)
     build([store(tmp_path / "one", 0)], index, "approximate", 1000)
     old = found(index)
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(renames), str(index), str(more)], cwd=ROOT)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(renames), str(index), str(more)], cwd=ROOT
+    )
     assert killed.returncode == -signal.SIGKILL
     assert found(index) == old
     verify_index(index)
@@ -219,7 +240,9 @@ def test_embeddings_that_a_killed_run_finished_are_not_made_again(tmp_path: Path
     index, one = tmp_path / "index", store(tmp_path / "one", 0, 1)
     build([one], index, "exact", 1)
     (index / "_manifest.json").unlink()
-    (index / "_begun.jsonl").write_text("".join(f"{json.dumps(path.name)}\n" for path in index.iterdir()) + '"cut')
+    (index / "_begun.jsonl").write_text(
+        "".join(f"{json.dumps(path.name)}\n" for path in index.iterdir()) + '"cut'
+    )
     kept = next(index.glob("vectors-*"))
     os.utime(kept, (1, 1))
     build([one], index, "exact", 1)
@@ -227,7 +250,9 @@ def test_embeddings_that_a_killed_run_finished_are_not_made_again(tmp_path: Path
     assert not (index / "_begun.jsonl").exists()
 
 
-@pytest.mark.parametrize("name", ["vectors-clip.npy", "pictures-2024.parquet", "codes-mine.faiss", ".notes.partial"])
+@pytest.mark.parametrize(
+    "name", ["vectors-clip.npy", "pictures-2024.parquet", "codes-mine.faiss", ".notes.partial"]
+)
 def test_files_of_others_in_an_index_are_named_and_stay(tmp_path: Path, name: str) -> None:
     index, one = tmp_path / "index", store(tmp_path / "one", 0)
     build([one], index, "exact", 1)
@@ -254,4 +279,6 @@ def test_command_builds_says_how_far_it_is_and_names_what_is_wrong(tmp_path: Pat
     failed = run("add", tmp_path / "index", tmp_path / "nowhere")
     assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
     assert failed.stderr.startswith(f"index: {tmp_path / 'nowhere'}: there is no such folder")
-    assert "none of exact, approximate" in run("build", one, tmp_path / "x", "--kind", "hnsw").stderr
+    assert (
+        "none of exact, approximate" in run("build", one, tmp_path / "x", "--kind", "hnsw").stderr
+    )

@@ -7,12 +7,12 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from components.compression.provenance import StoreError
-from components.compression.store import TokenStore
 from components.methods.catalogue import OURS, MethodParams, build_method, kind_of
 from components.methods.checkpoint import save_compressor
-from components.methods.settings import ChosenMethod
-from components.retrieval.batches import Query
+from components.methods.method_settings import ChosenMethod
+from components.search.batches import Query
+from components.store.provenance import StoreError
+from components.store.token_store import TokenStore
 from flows.answer import answer
 from flows.compress import compress
 from flows.evaluate import evaluate
@@ -24,7 +24,8 @@ from tests.flows.test_compress import PARAMS as COMPRESS_PARAMS
 from tests.flows.test_evaluate import IMAGE_IDS, PARAMS, picture, write_tables
 
 NAMES = sorted(set(get_args(MethodParams.model_fields["name"].annotation)) - set(OURS))
-COMPRESS = COMPRESS_PARAMS.model_copy(update={"num_workers": 1, "decoders_per_worker": 1})  # few processes to start
+# few processes to start
+COMPRESS = COMPRESS_PARAMS.model_copy(update={"num_workers": 1, "decoders_per_worker": 1})
 EVALUATE = PARAMS.model_copy(update={"references": (), "num_workers": 1, "pictures_per_task": 8})
 
 
@@ -44,7 +45,9 @@ class World:
         tuning = "none" if name in ("fastv", "lvlm_zero_shot") else "trained"
         chosen = ChosenMethod(name=name, tuning=tuning, settings=SETTINGS[name])  # type: ignore[arg-type]
         folder = self.root / name
-        save_compressor(build_method(load(self.root / "tiny-llava"), COMPRESSOR, chosen, seed=0), folder, {})
+        save_compressor(
+            build_method(load(self.root / "tiny-llava"), COMPRESSOR, chosen, seed=0), folder, {}
+        )
         return folder
 
 
@@ -64,7 +67,13 @@ def scores_of(world: World, compressor: Path, store: Path, output: Path) -> dict
 def test_a_method_goes_through_all_stages(name: str, world: World, tmp_path: Path) -> None:
     compressor, store = world.compressor(name), tmp_path / "store"
     kind = kind_of(name)
-    manifest = compress(COMPRESS, str(world.curated / "images/test"), compressor, store, str(world.root / "tiny-llava"))
+    manifest = compress(
+        COMPRESS,
+        str(world.curated / "images/test"),
+        compressor,
+        store,
+        str(world.root / "tiny-llava"),
+    )
     metrics = scores_of(world, compressor, store, tmp_path)
     card = (compressor / "README.md").read_text()
     assert all(why in card for why in (kind.why_not_stored, kind.why_no_answers) if why)
@@ -73,9 +82,15 @@ def test_a_method_goes_through_all_stages(name: str, world: World, tmp_path: Pat
     assert metrics["method"]["is_stored"] == (kind.why_not_stored is None) == (manifest is not None)
     assert ("short_answer" in metrics["compressed"]) == (kind.why_no_answers is None)
     assert ("retrieval" in metrics["compressed"]) == (kind.why_not_stored is None)
-    assert (metrics["costs"]["flops_per_picture"]["compressed"] > 0) == (kind.why_not_stored is None)
-    assert (metrics["costs"]["flops_per_question"]["compressed"] is None) == bool(kind.why_no_answers)
-    assert (metrics["costs"]["bytes_per_picture"]["compressed"] is None) == bool(kind.why_not_stored)
+    assert (metrics["costs"]["flops_per_picture"]["compressed"] > 0) == (
+        kind.why_not_stored is None
+    )
+    assert (metrics["costs"]["flops_per_question"]["compressed"] is None) == bool(
+        kind.why_no_answers
+    )
+    assert (metrics["costs"]["bytes_per_picture"]["compressed"] is None) == bool(
+        kind.why_not_stored
+    )
     if kind.why_not_stored:
         with pytest.raises(StoreError, match="nothing is stored here"):
             answer(TokenStore.open(store), compressor, None, IMAGE_IDS[0], "what?", 3)
@@ -91,14 +106,22 @@ def search_and_ask(name: str, compressor: Path, store: Path, index: Path) -> Non
     corpus = open_corpus(store, None, compressor, None)
     (hits,) = search_texts(corpus, compressor, None, [Query("1", "a red circle")], wanted)
     build([store], index, "exact", 1, compressor, None)
-    (indexed,) = search_texts(open_corpus(store, index), compressor, None, [Query("1", "a red circle")], wanted)
+    (indexed,) = search_texts(
+        open_corpus(store, index), compressor, None, [Query("1", "a red circle")], wanted
+    )
     assert [hit.image_id for hit in hits] == [hit.image_id for hit in indexed]
-    np.testing.assert_allclose([hit.score for hit in hits], [hit.score for hit in indexed], rtol=1e-5)
+    np.testing.assert_allclose(
+        [hit.score for hit in hits], [hit.score for hit in indexed], rtol=1e-5
+    )
     if not kind_of(name).embeds_by_mean:
         with pytest.raises(ValueError, match=f"--maxsim: {name} makes no summary tokens of a text"):
-            search_texts(corpus, compressor, None, [Query("1", "two")], wanted._replace(maxsim=MaxSim(2, [])))
+            search_texts(
+                corpus, compressor, None, [Query("1", "two")], wanted._replace(maxsim=MaxSim(2, []))
+            )
     if kind_of(name).why_no_answers:
         with pytest.raises(ValueError, match="answer"):
             answer(TokenStore.open(store), compressor, None, IMAGE_IDS[0], "what?", 3)
     else:
-        assert isinstance(answer(TokenStore.open(store), compressor, None, IMAGE_IDS[0], "what?", 3), str)
+        assert isinstance(
+            answer(TokenStore.open(store), compressor, None, IMAGE_IDS[0], "what?", 3), str
+        )

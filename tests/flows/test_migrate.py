@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from components.compression.manifest import MANIFEST
-from components.compression.provenance import StoreError
-from components.compression.rejects import Reject
-from components.compression.store import TokenStore
+from components.store.manifest import MANIFEST
+from components.store.provenance import StoreError
+from components.store.rejects import Reject
+from components.store.token_store import TokenStore
 from flows.migrate import migrate
 from flows.verify import verify
-from tests.components.compression.stores import PROVENANCE, random_rows, write_store
+from tests.components.store.stores import PROVENANCE, random_rows, write_store
 
 OLD = Path("tests/components/compression/store_v1")
 SECOND = Path("tests/components/compression/store_v2")  # of codec int8, the same rows
@@ -34,7 +34,9 @@ def test_the_old_store_is_the_one_of_version_1() -> None:
 
 
 def test_a_reader_says_what_to_do_with_an_old_store() -> None:
-    with pytest.raises(StoreError, match=r"schema version 1, this version reads 3; .*flows\.migrate"):
+    with pytest.raises(
+        StoreError, match=r"schema version 1, this version reads 3; .*flows\.migrate"
+    ):
         TokenStore.open(OLD)
 
 
@@ -75,9 +77,13 @@ def test_damaged_and_newer_stores_and_those_of_today_are_refused(tmp_path: Path)
     path.write_bytes(data)
     with pytest.raises(StoreError, match=r"part-00001\.parquet: has changed since it was written"):
         migrate(tmp_path / "old", tmp_path / "other")
-    text = (OLD / "_manifest.json").read_text().replace('"schema_version": 1', '"schema_version": 99')
+    text = (
+        (OLD / "_manifest.json").read_text().replace('"schema_version": 1', '"schema_version": 99')
+    )
     (tmp_path / "old" / "_manifest.json").write_text(text)
-    with pytest.raises(StoreError, match="schema version 99, which this fwd2bot does not know; update it"):
+    with pytest.raises(
+        StoreError, match="schema version 99, which this fwd2bot does not know; update it"
+    ):
         migrate(tmp_path / "old", tmp_path / "other")
 
 
@@ -89,9 +95,12 @@ def test_a_killed_migration_goes_on(tmp_path: Path) -> None:
         migrate(tmp_path / "old", tmp_path / "new")
     assert not (tmp_path / "new").exists()
     (tmp_path / "old" / "part-00001.parquet").write_bytes(whole)
-    (tmp_path / "old" / "part-00000.parquet").write_bytes(b"gone")  # was finished, is not read again
+    # was finished, is not read again
+    (tmp_path / "old" / "part-00000.parquet").write_bytes(b"gone")
     migrate(tmp_path / "old", tmp_path / "new")
-    np.testing.assert_array_equal(TokenStore.open(tmp_path / "new").tokens(["a"])[0], PARTS[0].summary_tokens[0])
+    np.testing.assert_array_equal(
+        TokenStore.open(tmp_path / "new").tokens(["a"])[0], PARTS[0].summary_tokens[0]
+    )
 
 
 def edit(store: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -105,7 +114,9 @@ BROKEN_MANIFESTS: dict[str, Callable[[Path], object]] = {
     "a list": lambda store: (store / MANIFEST).write_text("[]"),
     "no files": lambda store: edit(store, lambda manifest: manifest.pop("files")),
     "files of numbers": lambda store: edit(store, lambda manifest: manifest.update(files=[1])),
-    "a file outside": lambda store: edit(store, lambda manifest: manifest["files"][0].update(name="../x.parquet")),
+    "a file outside": lambda store: edit(
+        store, lambda manifest: manifest["files"][0].update(name="../x.parquet")
+    ),
     "a file that is gone": lambda store: (store / "part-00000.parquet").unlink(),
 }
 

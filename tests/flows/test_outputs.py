@@ -9,29 +9,29 @@ from typing import Any
 import pytest
 
 from components.answering.decoding import DecodingParams
-from components.compression.provenance import StoreError
-from components.compression.store import TokenStore
-from components.compression.unstored import write_reason
-from components.evaluation.settings import EvaluateParams
+from components.evaluation.evaluation_settings import EvaluateParams
 from components.files.outputs import LIST, OutputError, only_writer
 from components.params import load_params
-from components.retrieval.manifest import IndexFolderError
-from components.training.settings import TrainParams
+from components.search.index_manifest import IndexFolderError
+from components.store.absence import write_reason
+from components.store.provenance import StoreError
+from components.store.token_store import TokenStore
+from components.training.training_settings import TrainParams
 from flows import codecs, index, migrate, recode, search, sweep
-from flows.analyse import AnalyseParams, analyse
 from flows.answer_corpus import answer_corpus
-from flows.answer_corpus_worker import AnswerParams
 from flows.compress import compress
-from flows.compress_worker import CompressParams
 from flows.curate import CurateParams, curate
 from flows.evaluate import evaluate
 from flows.export_vllm import export_vllm
 from flows.graft import graft
+from flows.inspect import InspectParams, inspect
 from flows.pretrain import PretrainParams, pretrain
 from flows.report import ReportParams, report
 from flows.scenes import ScenesParams, scenes
 from flows.train import train
-from tests.components.compression.stores import PROVENANCE, random_rows, write_store
+from flows.workers.answer_corpus_worker import AnswerParams
+from flows.workers.compress_worker import CompressParams
+from tests.components.store.stores import PROVENANCE, random_rows, write_store
 
 ROOT = Path(__file__).parents[2]
 PARAMS = ROOT / "params.yaml"
@@ -48,7 +48,11 @@ Run = Callable[[Path, Path], object]  # inputs, output
 
 
 def a_store(inputs: Path) -> Path:
-    return inputs / "store" if (inputs / "store").exists() else write_store(inputs / "store", PARTS, PROVENANCE)
+    return (
+        inputs / "store"
+        if (inputs / "store").exists()
+        else write_store(inputs / "store", PARTS, PROVENANCE)
+    )
 
 
 def run_scenes(_: Path, output: Path) -> None:
@@ -74,17 +78,25 @@ def run_train_metrics(inputs: Path, output: Path) -> None:
 
 
 def run_evaluate(inputs: Path, output: Path) -> None:
-    places = [inputs / "compressor", inputs / "store", output, inputs / "metrics.json", inputs / "timings.json"]
+    places = [
+        inputs / "compressor",
+        inputs / "store",
+        output,
+        inputs / "metrics.json",
+        inputs / "timings.json",
+    ]
     evaluate(load_params("evaluate", EvaluateParams, PARAMS), inputs / "curated", *places)
 
 
 def run_analyse(inputs: Path, output: Path) -> None:
-    params = load_params("analyse", AnalyseParams, PARAMS)
-    analyse(params, inputs / "curated", inputs / "compressor", inputs / "store", output)
+    params = load_params("inspect", InspectParams, PARAMS)
+    inspect(params, inputs / "curated", inputs / "compressor", inputs / "store", output)
 
 
 def run_export(inputs: Path, output: Path) -> None:
-    export_vllm(output, TokenStore.open(a_store(inputs)), inputs / "compressor", None, "a", "what is it?", 1)
+    export_vllm(
+        output, TokenStore.open(a_store(inputs)), inputs / "compressor", None, "a", "what is it?", 1
+    )
 
 
 def run_graft(_: Path, output: Path) -> None:
@@ -92,7 +104,13 @@ def run_graft(_: Path, output: Path) -> None:
 
 
 def run_compress(inputs: Path, output: Path) -> None:
-    compress(load_params("compress", CompressParams, PARAMS), str(inputs), ROOT / "models/none", output, None)
+    compress(
+        load_params("compress", CompressParams, PARAMS),
+        str(inputs),
+        ROOT / "models/none",
+        output,
+        None,
+    )
 
 
 def run_recode(inputs: Path, output: Path) -> None:
@@ -112,12 +130,24 @@ def run_index_add(inputs: Path, output: Path) -> None:
 
 
 def run_metrics(inputs: Path, output: Path) -> None:
-    places = [inputs / "compressor", inputs / "store", inputs / "evaluation", output, inputs / "timings.json"]
+    places = [
+        inputs / "compressor",
+        inputs / "store",
+        inputs / "evaluation",
+        output,
+        inputs / "timings.json",
+    ]
     evaluate(load_params("evaluate", EvaluateParams, PARAMS), inputs / "curated", *places)
 
 
 def run_timings(inputs: Path, output: Path) -> None:
-    places = [inputs / "compressor", inputs / "store", inputs / "evaluation", inputs / "metrics.json", output]
+    places = [
+        inputs / "compressor",
+        inputs / "store",
+        inputs / "evaluation",
+        inputs / "metrics.json",
+        output,
+    ]
     evaluate(load_params("evaluate", EvaluateParams, PARAMS), inputs / "curated", *places)
 
 
@@ -126,18 +156,35 @@ def run_codecs(inputs: Path, output: Path) -> None:
 
 
 def run_report(inputs: Path, output: Path) -> None:
-    report(load_params("report", ReportParams, PARAMS), *(inputs / f"{number}" for number in range(11)), output)
+    report(
+        load_params("report", ReportParams, PARAMS),
+        *(inputs / f"{number}" for number in range(11)),
+        output,
+    )
 
 
 def run_answers(inputs: Path, output: Path) -> None:
     (inputs / "questions.jsonl").touch()
     (inputs / "store").mkdir(exist_ok=True)
-    answer_corpus(ANSWER, inputs / "questions.jsonl", output, inputs / "store", inputs / "model", None, "own_picture")
+    answer_corpus(
+        ANSWER,
+        inputs / "questions.jsonl",
+        output,
+        inputs / "store",
+        inputs / "model",
+        None,
+        "own_picture",
+    )
 
 
 def run_search(inputs: Path, output: Path) -> None:
     (inputs / "queries.txt").write_text("a dog\n")
-    what_search_says(queries=inputs / "queries.txt", output=output, store=inputs / "store", compressor=inputs / "model")
+    what_search_says(
+        queries=inputs / "queries.txt",
+        output=output,
+        store=inputs / "store",
+        compressor=inputs / "model",
+    )
 
 
 def what_search_says(**arguments: Any) -> None:
@@ -155,7 +202,15 @@ def run_table(_: Path, output: Path) -> None:
 
 
 WITH_LIST: list[Run] = [
-    *(run_scenes, run_curate, run_pretrain, run_train, run_train_metrics, run_evaluate, run_analyse),
+    *(
+        run_scenes,
+        run_curate,
+        run_pretrain,
+        run_train,
+        run_train_metrics,
+        run_evaluate,
+        run_analyse,
+    ),
     *(run_export, run_graft),
 ]
 OTHER_FOLDERS: list[Run] = [run_compress, run_recode, run_migrate, run_index, run_index_add]
@@ -173,27 +228,43 @@ def inputs(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("run", [*WITH_LIST, *OTHER_FOLDERS])
-def test_a_folder_with_other_things_is_named_and_left_alone(run: Run, inputs: Path, tmp_path: Path) -> None:
+def test_a_folder_with_other_things_is_named_and_left_alone(
+    run: Run, inputs: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "output"
     output.mkdir()
-    names = ["thesis.txt", "vectors-clip.npy", "pictures-2024.parquet", ".notes.partial", "metrics.json"]
+    names = [
+        "thesis.txt",
+        "vectors-clip.npy",
+        "pictures-2024.parquet",
+        ".notes.partial",
+        "metrics.json",
+    ]
     for name in names:
         (output / name).write_text("mine")
     if run is run_compress:
         write_reason_of_a_model_is_refused(output)
-    with pytest.raises((OutputError, StoreError, IndexFolderError), match=r"output: (holds|exists)"):
+    with pytest.raises(
+        (OutputError, StoreError, IndexFolderError), match=r"output: (holds|exists)"
+    ):
         run(inputs, output)
-    assert {path.name: path.read_text() for path in output.iterdir()} == dict.fromkeys(names, "mine")
+    assert {path.name: path.read_text() for path in output.iterdir()} == dict.fromkeys(
+        names, "mine"
+    )
     assert not (tmp_path / "output.partial").exists()
 
 
 def write_reason_of_a_model_is_refused(output: Path) -> None:
-    with pytest.raises(FileExistsError, match=r"output: holds a store or other things \(\.notes\.partial"):
+    with pytest.raises(
+        FileExistsError, match=r"output: holds a store or other things \(\.notes\.partial"
+    ):
         write_reason(output, "quecc", "why", "float32")
 
 
 @pytest.mark.parametrize("run", WITH_LIST)
-def test_unfinished_work_of_others_is_named_and_left_alone(run: Run, inputs: Path, tmp_path: Path) -> None:
+def test_unfinished_work_of_others_is_named_and_left_alone(
+    run: Run, inputs: Path, tmp_path: Path
+) -> None:
     if run is run_train_metrics:
         pytest.skip("DVCLive writes in place")
     (tmp_path / "output.partial").mkdir()
@@ -205,15 +276,23 @@ def test_unfinished_work_of_others_is_named_and_left_alone(run: Run, inputs: Pat
 
 @pytest.mark.parametrize("run", [*WITH_LIST, run_index])
 def test_a_second_run_into_a_folder_is_refused(run: Run, inputs: Path, tmp_path: Path) -> None:
-    with only_writer(tmp_path / "output"), pytest.raises(OutputError, match="output: another run is writing it"):
+    with (
+        only_writer(tmp_path / "output"),
+        pytest.raises(OutputError, match="output: another run is writing it"),
+    ):
         run(inputs, tmp_path / "output")
 
 
 @pytest.mark.parametrize("run", [*WITH_LIST, *OTHER_FOLDERS])
-def test_a_file_in_the_place_of_a_folder_is_left_alone(run: Run, inputs: Path, tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_a_folder_is_left_alone(
+    run: Run, inputs: Path, tmp_path: Path
+) -> None:
     (tmp_path / "output").write_text("mine")
     (tmp_path / "broken").symlink_to("nowhere")
-    for name, said in (("output", "is a file"), ("broken", "is a link to nowhere, which does not exist")):
+    for name, said in (
+        ("output", "is a file"),
+        ("broken", "is a link to nowhere, which does not exist"),
+    ):
         with pytest.raises(OutputError, match=f"{name}: {said}"):
             run(inputs, tmp_path / name)
     assert (tmp_path / "output").read_text() == "mine"
@@ -221,19 +300,29 @@ def test_a_file_in_the_place_of_a_folder_is_left_alone(run: Run, inputs: Path, t
 
 @pytest.mark.parametrize(("run", "name"), FILES)
 @pytest.mark.parametrize(
-    "text", ["mine", '{"mine": 1}', "PAR1", '{"codecs": ["h264"], "costs": 1, "method": "walk", "rows": [1]}']
+    "text",
+    [
+        "mine",
+        '{"mine": 1}',
+        "PAR1",
+        '{"codecs": ["h264"], "costs": 1, "method": "walk", "rows": [1]}',
+    ],
 )
 def test_a_file_with_other_things_is_named_and_left_alone(
     run: Run, name: str, text: str, inputs: Path, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises((OutputError, SystemExit), match=f"{name}: exists, and is no earlier result"):
+    with pytest.raises(
+        (OutputError, SystemExit), match=f"{name}: exists, and is no earlier result"
+    ):
         run(inputs, tmp_path / name)
     assert (tmp_path / name).read_text() == text
 
 
 @pytest.mark.parametrize(("run", "name"), FILES[:-1])
-def test_a_second_run_into_a_file_is_refused(run: Run, name: str, inputs: Path, tmp_path: Path) -> None:
+def test_a_second_run_into_a_file_is_refused(
+    run: Run, name: str, inputs: Path, tmp_path: Path
+) -> None:
     said = f"{name}: another run is writing it"
     with only_writer(tmp_path / name), pytest.raises(OutputError, match=said):
         run(inputs, tmp_path / name)
@@ -262,7 +351,12 @@ def test_hits_do_not_take_the_place_of_what_is_read(tmp_path: Path) -> None:
     (tmp_path / "hard.jsonl").hardlink_to(queries)
     (tmp_path / "soft.jsonl").symlink_to(queries)
     (tmp_path / "facts.parquet").write_text("mine")
-    read = {"queries": queries, "store": tmp_path / "store", "metadata": tmp_path / "facts.parquet", "where": "true"}
+    read = {
+        "queries": queries,
+        "store": tmp_path / "store",
+        "metadata": tmp_path / "facts.parquet",
+        "where": "true",
+    }
     for name in ("queries.jsonl", "hard.jsonl", "soft.jsonl", "facts.parquet", "store/hits.jsonl"):
         for more in ({}, {"index": tmp_path / "store"}):
             with pytest.raises(OutputError, match="which this run needs"):
@@ -289,7 +383,7 @@ def test_the_next_run_replaces_what_the_last_one_wrote(tmp_path: Path) -> None:
     for name in ("analysis", "again"):
         run_analyse(tmp_path, tmp_path / name)
     run_analyse(tmp_path, tmp_path / "again")
-    assert {path.name: path.read_bytes() for path in (tmp_path / "analysis").iterdir() if path.is_file()} == {
-        path.name: path.read_bytes() for path in (tmp_path / "again").iterdir() if path.is_file()
-    }
+    assert {
+        path.name: path.read_bytes() for path in (tmp_path / "analysis").iterdir() if path.is_file()
+    } == {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir() if path.is_file()}
     assert (tmp_path / "again" / LIST).is_file()

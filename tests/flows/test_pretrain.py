@@ -45,7 +45,9 @@ def world(tmp_path: Path) -> Path:
     with (tmp_path / "params.yaml").open("w") as file:
         yaml.dump({"pretrain": params}, file)
     write_curated(tmp_path / "curated", num_samples=2, num_validation=3)
-    enlarge(tmp_path / "curated/images/validation/part-00000.parquet", params["model"]["image_size"])
+    enlarge(
+        tmp_path / "curated/images/validation/part-00000.parquet", params["model"]["image_size"]
+    )
     return tmp_path
 
 
@@ -61,7 +63,12 @@ def start(world: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "flows.pretrain", "curated", "model"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        command, cwd=world, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=world,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -73,7 +80,9 @@ def test_the_name_goes_by_contents_and_params(world: Path) -> None:
     first = name()
     for path in world.rglob("*.parquet"):
         path.touch()
-    (world / "curated/samples/train/part-00000.parquet").write_bytes(b"pretraining reads no samples")
+    (world / "curated/samples/train/part-00000.parquet").write_bytes(
+        b"pretraining reads no samples"
+    )
     assert name() == first
     assert name(seed=PARAMS.seed + 1) != first
     (world / "curated/questions/validation.parquet").write_bytes(b"others")
@@ -84,7 +93,8 @@ def test_the_name_goes_by_contents_and_params(world: Path) -> None:
 def test_a_killed_run_goes_on_and_leaves_that_of_others_alone(world: Path) -> None:
     other = open_work(world / STATE, "fedcba9876543210")
     process = start(world)
-    while not list((world / STATE).glob("*/step-0000000[6-8]/state.pt")):  # Ray has noted those before it
+    # Ray has noted those before it
+    while not list((world / STATE).glob("*/step-0000000[6-8]/state.pt")):
         assert process.poll() is None, process.communicate()[0][-3000:]
         time.sleep(0.05)
     members = [process, *psutil.Process(process.pid).children(recursive=True)]

@@ -13,23 +13,41 @@ import pytest
 from dvclive import Live
 
 from components import schema
-from components.analysis.costs import MethodCosts
 from components.compression.identity import read_config
-from components.compression.provenance import StoreError
-from components.compression.store import TokenStore
-from components.compression.unstored import write_reason
+from components.costs.inference_costs import MethodCosts
 from components.evaluation import publication
-from components.evaluation.answering import COMPRESSED, SYSTEMS
-from components.evaluation.exam import PAIR_ID, read_exam
-from components.evaluation.examination import ANSWER, CAPTION, COST, IMAGE, LENGTH, PAIR, SIZE, TEXT, TIME, Record
-from components.inspection.files import write_analysis
+from components.evaluation.asking import (
+    ANSWER,
+    CAPTION,
+    COST,
+    IMAGE,
+    LENGTH,
+    PAIR,
+    SIZE,
+    TEXT,
+    TIME,
+    Record,
+)
+from components.evaluation.question_set import PAIR_ID, read_exam
+from components.evaluation.systems import COMPRESSED, SYSTEMS
+from components.inspection.inspection_files import write_analysis
 from components.params import load_params
+from components.store.absence import write_reason
+from components.store.provenance import StoreError
+from components.store.token_store import TokenStore
 from flows.evaluate import score
 from flows.report import ReportParams, report
-from tests.components.compression.stores import random_rows, write_store
 from tests.components.reporting.analyses import analysis
 from tests.components.reporting.pages import PageReader
-from tests.flows.test_evaluate import IMAGE_IDS, MISSING, compress, picture, write_models, write_tables
+from tests.components.store.stores import random_rows, write_store
+from tests.flows.test_evaluate import (
+    IMAGE_IDS,
+    MISSING,
+    compress,
+    picture,
+    write_models,
+    write_tables,
+)
 from tests.flows.test_evaluate import PARAMS as EVALUATE
 
 ROOT = Path(__file__).parents[2]
@@ -67,32 +85,50 @@ def write_evaluation(root: Path) -> None:
     exam, tokens = read_exam(root / "curated", "test"), TokenStore.open(root / "store")
     config = read_config(root / "models" / "compressor")
     rng = np.random.default_rng(0)
-    records = [Record("uncompressed", SIZE, key, None, 1000.0) for key in ("language_model", "vision")]
-    records += [Record("uncompressed", LENGTH, image_id, None, 1000.0) for image_id in exam.image_ids]
+    records = [
+        Record("uncompressed", SIZE, key, None, 1000.0) for key in ("language_model", "vision")
+    ]
+    records += [
+        Record("uncompressed", LENGTH, image_id, None, 1000.0) for image_id in exam.image_ids
+    ]
     costs = MethodCosts(1000.0, 100.0, 10.0, 10.0, is_stored=True)
-    records += [Record(COMPRESSED, COST, name, None, float(value)) for name, value in costs._asdict().items()]
+    records += [
+        Record(COMPRESSED, COST, name, None, float(value))
+        for name, value in costs._asdict().items()
+    ]
     for system in SYSTEMS:
         for row in exam.all_questions():
             text = row[schema.ANSWERS][0] if rng.random() < 0.5 else EVIL
             records.append(Record(system, ANSWER, row[schema.QUESTION_ID], text, 9, 2))
-        records += [Record(system, CAPTION, image_id, f"{EVIL} of {image_id}") for image_id in exam.captions]
-        records += [Record(system, PAIR, row[PAIR_ID], None, -1.0, -2.0) for row in exam.all_pairs()]
+        records += [
+            Record(system, CAPTION, image_id, f"{EVIL} of {image_id}") for image_id in exam.captions
+        ]
+        records += [
+            Record(system, PAIR, row[PAIR_ID], None, -1.0, -2.0) for row in exam.all_pairs()
+        ]
         records.append(Record(system, TIME, system, None, 1.0, 1))
     vectors = rng.normal(size=(len(exam.texts(2)), tokens.provenance.dim))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     for text, vector in zip(exam.texts(2), vectors, strict=True):
         records.append(Record(COMPRESSED, TEXT, text, embedding=vector.tolist()))
     images = zip(tokens.ids, tokens.embeddings(), strict=True)
-    records += [Record(COMPRESSED, IMAGE, image_id, embedding=vector.tolist()) for image_id, vector in images]
+    records += [
+        Record(COMPRESSED, IMAGE, image_id, embedding=vector.tolist())
+        for image_id, vector in images
+    ]
     results = score(EVALUATE, exam, config, records)
     publication.write_folder(root / "evaluation", results)
     publication.write_json(root / "metrics.json", results["metrics"])
     scores = {"short_answer": 0.5, "image_to_text": 0.5, "text_to_image": 0.5}
-    publication.write_json(root / "codecs.json", {"codecs": [{"codec": EVIL, "bytes_per_picture": 64, **scores}]})
+    publication.write_json(
+        root / "codecs.json", {"codecs": [{"codec": EVIL, "bytes_per_picture": 64, **scores}]}
+    )
 
 
 def write_curation(curated: Path) -> None:
-    rejects = [{"sample_id": EVIL, "source": "captions", "reason": "bad_json", "detail": "line 1\u202e"}]
+    rejects = [
+        {"sample_id": EVIL, "source": "captions", "reason": "bad_json", "detail": "line 1\u202e"}
+    ]
     pq.write_table(pa.Table.from_pylist(rejects, schema.REJECTS), curated / "rejects.parquet")
     counts = {"rows_in": 3, "rows_kept": 2, "rejects": {"bad_json": 1}, "repaired": {}}
     (curated / "report.json").write_text(json.dumps({"captions": counts}))
@@ -103,7 +139,11 @@ def write_curation(curated: Path) -> None:
 def write_training(folder: Path) -> None:
     live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
     for live.step in (10, 20):
-        for name in ("train/autoregressive_loss", "validation/score", "validation/short_answer_accuracy"):
+        for name in (
+            "train/autoregressive_loss",
+            "validation/score",
+            "validation/short_answer_accuracy",
+        ):
             live.log_metric(name, 1 / live.step)
 
 
@@ -116,7 +156,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_curation(root / "curated")
     write_training(root / "training")
     drawn = [{"image_id": image_id, "references": [EVIL]} for image_id in IMAGE_IDS[:2]]
-    write_analysis(root / "analysis", analysis(EVIL) | {"pictures": drawn}, [picture(0), picture(1)])
+    write_analysis(
+        root / "analysis", analysis(EVIL) | {"pictures": drawn}, [picture(0), picture(1)]
+    )
     (root / "params.yaml").write_text(PARAMS)
     return root
 
@@ -157,8 +199,14 @@ def test_page_runs_nothing_and_names_no_path_of_this_machine(world: Path, page: 
     assert str(ROOT) not in page
 
 
-def test_picture_that_was_not_stored_counts_as_wrong_and_is_never_found(world: Path, page: str) -> None:
-    hits = [element.attributes.get("title") for element in PageReader(page).elements if element.tag == "img"]
+def test_picture_that_was_not_stored_counts_as_wrong_and_is_never_found(
+    world: Path, page: str
+) -> None:
+    hits = [
+        element.attributes.get("title")
+        for element in PageReader(page).elements
+        if element.tag == "img"
+    ]
     assert set(hits) - {None} <= set(IMAGE_IDS)
     assert MISSING not in TokenStore.open(world / "store")
 
@@ -177,7 +225,9 @@ def test_store_of_another_model_is_refused(world: Path) -> None:
     assert not (world / "third.html").exists()
 
 
-def test_a_method_that_stores_nothing_has_a_short_page_with_the_reason(world: Path, tmp_path: Path) -> None:
+def test_a_method_that_stores_nothing_has_a_short_page_with_the_reason(
+    world: Path, tmp_path: Path
+) -> None:
     write_reason(tmp_path, "quecc", f"made for each question {EVIL}", "float32")
     text = " ".join(PageReader(write_page(world, "short.html", **{"store": tmp_path})).text.split())
     assert "made for each question" in text

@@ -11,15 +11,25 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from components.compression.identity import provenance_of
-from components.compression.provenance import StoreError
-from components.compression.store import TokenStore, normalise
-from components.retrieval.batches import Query, read_queries, results_table
-from components.retrieval.index import Hit
-from components.retrieval.query import QueryError
+from components.search.batches import Query, read_queries, results_table
+from components.search.index import Hit
+from components.search.query import QueryError
+from components.store.provenance import StoreError
+from components.store.token_store import TokenStore, normalise
 from flows.index import build
-from flows.search import Corpus, MaxSim, Wanted, find, main, open_corpus, open_maxsim, search_like, tokens_of
+from flows.search import (
+    Corpus,
+    MaxSim,
+    Wanted,
+    find,
+    main,
+    open_corpus,
+    open_maxsim,
+    search_like,
+    tokens_of,
+)
 from tests.components.compression.models import write_models
-from tests.components.compression.stores import random_rows, write_store
+from tests.components.store.stores import random_rows, write_store
 
 PARTS = [["a", "b", "c"], ["d", "e", "f", "g"]]
 
@@ -30,7 +40,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("search")
     provenance = provenance_of(write_models(folder), "float16", "float32")
     stores = [
-        write_store(folder / f"store{part}", [random_rows(PARTS[part], part, provenance)], provenance)
+        write_store(
+            folder / f"store{part}", [random_rows(PARTS[part], part, provenance)], provenance
+        )
         for part in range(2)
     ]
     build(stores, folder / "index", "approximate", 1000)
@@ -41,38 +53,56 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(folder: Path, *arguments: object) -> Result:
     app = typer.Typer()
     app.command()(main)
-    return CliRunner().invoke(app, ["--compressor", str(folder / "compressor"), *map(str, arguments)])
+    return CliRunner().invoke(
+        app, ["--compressor", str(folder / "compressor"), *map(str, arguments)]
+    )
 
 
 def plain(corpus: Corpus, query: np.ndarray) -> list[str]:
-    vectors = normalise(tokens_of(open_maxsim(corpus, 1).stores, corpus.embeddings.image_ids).mean(axis=1))
+    vectors = normalise(
+        tokens_of(open_maxsim(corpus, 1).stores, corpus.embeddings.image_ids).mean(axis=1)
+    )
     return [corpus.embeddings.image_ids[row] for row in np.argsort(-(vectors @ query))]
 
 
 def test_a_store_and_its_index_find_the_same(folder: Path) -> None:
-    store, index = open_corpus(folder / "store1", None), open_corpus(folder / "store0", folder / "second")
+    store, index = (
+        open_corpus(folder / "store1", None),
+        open_corpus(folder / "store0", folder / "second"),
+    )
     assert store.pictures.equals(index.pictures)
     found = [search_like(corpus, "e", Wanted(3, None, None)) for corpus in (store, index)]
     assert found[0] == found[1]
     query = normalise(TokenStore.open(folder / "store1").tokens(["e"]).mean(axis=1))[0]
-    assert [hit.image_id for hit in found[0]] == [one for one in plain(store, query) if one != "e"][:3]
+    assert [hit.image_id for hit in found[0]] == [one for one in plain(store, query) if one != "e"][
+        :3
+    ]
 
 
 def test_maxsim_orders_the_nearest_by_their_tokens(folder: Path) -> None:
     corpus = open_corpus(folder / "store0", folder / "index")
     maxsim = open_maxsim(corpus, 4)
-    tokens = np.random.default_rng(0).normal(size=(1, *tokens_of(maxsim.stores, ["a"]).shape[1:])).astype(np.float32)
+    tokens = (
+        np.random.default_rng(0)
+        .normal(size=(1, *tokens_of(maxsim.stores, ["a"]).shape[1:]))
+        .astype(np.float32)
+    )
     query = normalise(tokens.mean(axis=1))
     hits = find(corpus, query, tokens, Wanted(3, None, maxsim))[0]
     scores = {}
     for image_id in plain(corpus, query[0])[:4]:
         picture = tokens_of(maxsim.stores, [image_id])[0]
         cosines = [
-            [token @ other / np.linalg.norm(token) / np.linalg.norm(other) for other in picture] for token in tokens[0]
+            [token @ other / np.linalg.norm(token) / np.linalg.norm(other) for other in picture]
+            for token in tokens[0]
         ]
         scores[image_id] = sum(max(row) for row in cosines)
-    assert [hit.image_id for hit in hits] == sorted(scores, key=lambda image_id: -scores[image_id])[:3]
-    np.testing.assert_allclose([hit.score for hit in hits], sorted(scores.values())[::-1][:3], rtol=1e-5)
+    assert [hit.image_id for hit in hits] == sorted(scores, key=lambda image_id: -scores[image_id])[
+        :3
+    ]
+    np.testing.assert_allclose(
+        [hit.score for hit in hits], sorted(scores.values())[::-1][:3], rtol=1e-5
+    )
     assert "b" not in [hit.image_id for hit in search_like(corpus, "b", Wanted(9, None, maxsim))]
 
 
@@ -100,7 +130,9 @@ def test_batches_equal_single_searches_and_go_through_arrow(folder: Path, tmp_pa
     assert [row["rank"] for row in rows] == [1, 2, 3] * 2
     single = json.loads(run(folder, "a blue square", *common, "--json").stdout)
     assert [row["image_id"] for row in rows[3:]] == [hit["image_id"] for hit in single]
-    np.testing.assert_allclose([row["score"] for row in rows[3:]], [hit["score"] for hit in single], atol=1e-4)
+    np.testing.assert_allclose(
+        [row["score"] for row in rows[3:]], [hit["score"] for hit in single], atol=1e-4
+    )
     assert "c" not in {row["image_id"] for row in rows}
 
 
@@ -132,7 +164,9 @@ def test_files_of_queries(tmp_path: Path) -> None:
     assert [query.query_id for query in read_queries(path)] == ["1", "2"]
     assert read_queries(path)[0].text == "one\u2028two\x85three\x0bfour"
     lines = tmp_path / "queries.jsonl"
-    lines.write_text('{"text": "x\u2028y", "query_id": null}\n\n{"text": "z", "query_id": 18446744073709551617}\n')
+    lines.write_text(
+        '{"text": "x\u2028y", "query_id": null}\n\n{"text": "z", "query_id": 18446744073709551617}\n'
+    )
     assert read_queries(lines) == [Query("1", "x\u2028y"), Query("18446744073709551617", "z")]
     path.write_bytes(b"caf\xe9\n")
     with pytest.raises(QueryError, match="line 1: the query is not valid Unicode text"):
@@ -147,8 +181,16 @@ def test_files_of_queries(tmp_path: Path) -> None:
         ("b.txt", "", "holds no query"),
         ("c.jsonl", '{"text": "x"}\n{"words": "y"}\n', 'line 2: is not an object with a "text"'),
         ("d.jsonl", "{\n", "line 1"),
-        ("e.jsonl", '{"text": "x"}\n{"text": "y", "query_id": "1"}\n', "line 2: the query_id '1' is that of line 1"),
-        ("f.jsonl", '{"text": "x", "query_id": true}\n', "line 1: the query_id is 'True'; write it as text"),
+        (
+            "e.jsonl",
+            '{"text": "x"}\n{"text": "y", "query_id": "1"}\n',
+            "line 2: the query_id '1' is that of line 1",
+        ),
+        (
+            "f.jsonl",
+            '{"text": "x", "query_id": true}\n',
+            "line 1: the query_id is 'True'; write it as text",
+        ),
         ("g.jsonl", '{"text": "x", "query_id": 1.5}\n', "line 1: the query_id is '1.5'"),
         ("h.jsonl", '{"text": "x", "query_id": ""}\n', "line 1: the query_id is ''"),
         ("i.jsonl", '{"text": "x", "text": "y"}\n', "line 1: the key 'text' is there twice"),

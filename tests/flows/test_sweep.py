@@ -64,7 +64,11 @@ def test_a_run_without_chance_takes_the_first_seed_only() -> None:
 
 
 def test_the_table_has_means_with_intervals_of_what_has_ended() -> None:
-    found = {"ablations-plain-0": answers(0.4), "ablations-plain-1": answers(0.6), "another": answers(0.9)}
+    found = {
+        "ablations-plain-0": answers(0.4),
+        "ablations-plain-1": answers(0.6),
+        "another": answers(0.9),
+    }
     table = scores(found, SWEEP, "ablations")
     assert table == {"plain": {"answers": [0.4, 0.6]}, "Table 6: shared": {"answers": []}}
     lines = as_markdown(table, ["answers"]).splitlines()
@@ -111,7 +115,9 @@ def test_times_that_nobody_remembers_are_those_of_the_last_data(tmp_path: Path) 
     found = {planned[0].name: sweep_metrics("stf", 4)}
     (row,) = data_rows(planned, timed(planned, found, data))
     assert row.seconds == {}
-    data.write_text(f'{{"rows": [{row.model_copy(update={"seconds": {"train": 12.5}}).model_dump_json()}]}}')
+    data.write_text(
+        f'{{"rows": [{row.model_copy(update={"seconds": {"train": 12.5}}).model_dump_json()}]}}'
+    )
     again = timed(planned, found, data)
     assert data_rows(planned, again)[0].seconds == {"train": 12.5}
     sweep = SWEEP.model_copy(update={"metrics": {"training, s": "seconds.train"}})

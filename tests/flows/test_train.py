@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from components.methods.checkpoint import QUERIES_FILE, load_compressor
 from components.params import load_params
-from components.training.settings import TrainParams
+from components.training.training_settings import TrainParams
 from flows.train import say_anew
 from tests.components.model.conftest import llava_folder  # noqa: F401
 from tests.components.training.world import write_curated
@@ -42,7 +42,7 @@ MICRO: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, llava_folder: Path) -> Path:  # noqa: F811
+def world(tmp_path_factory: pytest.TempPathFactory, llava_folder: Path) -> Path:
     """A working folder: params, curated data, a base model."""
     folder = tmp_path_factory.mktemp("world")
     yaml = YAML()
@@ -57,11 +57,22 @@ def world(tmp_path_factory: pytest.TempPathFactory, llava_folder: Path) -> Path:
 
 
 def start(
-    world: Path, name: str, stderr: int | None = None, folder: Path | None = None, **environment: str
+    world: Path,
+    name: str,
+    stderr: int | None = None,
+    folder: Path | None = None,
+    **environment: str,
 ) -> subprocess.Popen[bytes]:
     """The stage with the params of `folder`, those of the world if not given."""
     outputs = [world / name / part for part in ("compressor", "metrics", "timings", "state")]
-    command = [sys.executable, "-m", "flows.train", str(world / "curated"), str(world / "base"), *map(str, outputs)]
+    command = [
+        sys.executable,
+        "-m",
+        "flows.train",
+        str(world / "curated"),
+        str(world / "base"),
+        *map(str, outputs),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.Popen(command, cwd=folder or world, env=environment, stderr=stderr)
 
@@ -91,7 +102,9 @@ def wait_until(is_true: Callable[[], bool], process: subprocess.Popen[bytes]) ->
 
 def workers_of(process: psutil.Process) -> list[psutil.Process]:
     children = process.children(recursive=True)
-    return [child for child in children if any("RayTrainWorker" in word for word in child.cmdline())]
+    return [
+        child for child in children if any("RayTrainWorker" in word for word in child.cmdline())
+    ]
 
 
 def checkpoints(run: Path) -> set[str]:
@@ -109,21 +122,33 @@ def assert_same_files(left: Path, right: Path) -> None:
 
 @pytest.mark.slow
 def test_the_output_is_a_compressor_with_metrics(undisturbed: Path, world: Path) -> None:
-    assert {"README.md", "config.json", "summary_queries.safetensors"} < set(files_of(undisturbed / "compressor"))
-    model = load_compressor(undisturbed / "compressor", str(world / "base"), torch.device("cpu"), torch.float32)
+    assert {"README.md", "config.json", "summary_queries.safetensors"} < set(
+        files_of(undisturbed / "compressor")
+    )
+    model = load_compressor(
+        undisturbed / "compressor", str(world / "base"), torch.device("cpu"), torch.float32
+    )
     assert model.num_summary_tokens == 4
     metrics = YAML(typ="safe").load((undisturbed / "metrics" / "metrics.json").read_text())
     assert metrics["step"] == 60
-    assert {"autoregressive_loss", "contrastive_loss", "logit_scale", "gradient_norm"} < metrics["train"].keys()
+    assert {"autoregressive_loss", "contrastive_loss", "logit_scale", "gradient_norm"} < metrics[
+        "train"
+    ].keys()
     assert {"short_answer_accuracy", "recall_at_1_text_to_image"} < metrics["validation"].keys()
-    losses = (undisturbed / "metrics" / "plots" / "metrics" / "train" / "loss.tsv").read_text().splitlines()
+    losses = (
+        (undisturbed / "metrics" / "plots" / "metrics" / "train" / "loss.tsv")
+        .read_text()
+        .splitlines()
+    )
     assert [line.split("\t")[0] for line in losses[1:]] == [str(step) for step in range(5, 61, 5)]
     assert "samples_per_second" in (undisturbed / "timings" / "metrics.json").read_text()
     assert files_of(undisturbed / "state") == [".fwd2bot-hashes.json", "lock"]
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_every_way_ends_like_an_undisturbed_one(undisturbed: Path, world: Path) -> None:
+def test_a_run_killed_in_every_way_ends_like_an_undisturbed_one(
+    undisturbed: Path, world: Path
+) -> None:
     run = world / "disturbed"
     stage = start(world, run.name)
     wait_until(lambda: bool(checkpoints(run)), stage)
@@ -152,8 +177,22 @@ def test_a_run_killed_in_every_way_ends_like_an_undisturbed_one(undisturbed: Pat
 
 def announce_loss(address: str, node_id: str) -> None:
     """What a cloud's notice of preemption becomes in Ray."""
-    command = ["ray", "drain-node", "--address", address, "--node-id", node_id, "--deadline-remaining-seconds", "60"]
-    reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot capacity is gone"]
+    command = [
+        "ray",
+        "drain-node",
+        "--address",
+        address,
+        "--node-id",
+        node_id,
+        "--deadline-remaining-seconds",
+        "60",
+    ]
+    reason = [
+        "--reason",
+        "DRAIN_NODE_REASON_PREEMPTION",
+        "--reason-message",
+        "spot capacity is gone",
+    ]
     subprocess.run([str(Path(sys.executable).with_name("ray")), *command[1:], *reason], check=True)
 
 
@@ -172,7 +211,8 @@ def test_a_run_outlives_the_loss_of_a_node(undisturbed: Path, world: Path) -> No
         time.sleep(SECONDS_UNTIL_NOTICED)
         for worker in workers:
             worker.resume()
-        wait_until(lambda: any(name.endswith("5") for name in checkpoints(run)), stage)  # earlier than its time
+        # earlier than its time
+        wait_until(lambda: any(name.endswith("5") for name in checkpoints(run)), stage)
         cluster.remove_node(lost, allow_graceful=False)
         cluster.add_node(**node)  # as a cluster's autoscaler would
         assert stage.wait() == 0
@@ -207,12 +247,22 @@ def test_a_full_disk_ends_a_run_with_the_reason_and_harms_no_checkpoint(
 
 
 @pytest.mark.slow
-def test_a_sharded_run_from_stored_features_goes_on_as_an_ordinary_one(world: Path, tmp_path: Path) -> None:
+def test_a_sharded_run_from_stored_features_goes_on_as_an_ordinary_one(
+    world: Path, tmp_path: Path
+) -> None:
     """To rounding: the sums of a gradient have another order, and vision features were computed in other batches."""
-    adapters = load_params("train", TrainParams, world / "params.yaml").adapters.model_dump(mode="json")
-    loop = MICRO["loop"] | {"num_steps": 20, "validate_every_steps": 10, "checkpoint_every_steps": 5}
+    adapters = load_params("train", TrainParams, world / "params.yaml").adapters.model_dump(
+        mode="json"
+    )
+    loop = MICRO["loop"] | {
+        "num_steps": 20,
+        "validate_every_steps": 10,
+        "checkpoint_every_steps": 5,
+    }
     common = {"adapters": adapters | {"dropout": 0.0}, "samples_per_chunk": 1, "loop": loop}
-    sharded = write_params(tmp_path / "sharded", world, **common, parallelism="fsdp", feature_cache="features")
+    sharded = write_params(
+        tmp_path / "sharded", world, **common, parallelism="fsdp", feature_cache="features"
+    )
     whole = write_params(tmp_path / "whole", world, **common)
     stage, run = start(world, "sharded", folder=sharded), world / "sharded"
     wait_until(lambda: bool(checkpoints(run)), stage)
@@ -223,7 +273,12 @@ def test_a_sharded_run_from_stored_features_goes_on_as_an_ordinary_one(world: Pa
     assert start(world, "sharded", folder=whole).wait() == 0
     assert start(world, "whole", folder=whole).wait() == 0
     found, expected = (
-        torch.cat([tensor.flatten() for tensor in load_file(world / name / "compressor" / QUERIES_FILE).values()])
+        torch.cat(
+            [
+                tensor.flatten()
+                for tensor in load_file(world / name / "compressor" / QUERIES_FILE).values()
+            ]
+        )
         for name in ("sharded", "whole")
     )
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
@@ -234,7 +289,9 @@ def test_a_sharded_run_from_stored_features_goes_on_as_an_ordinary_one(world: Pa
     assert list((sharded / "features").glob("*/*/*.safetensors"))
 
 
-def test_a_note_of_a_worker_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_note_of_a_worker_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     said = say_anew(tmp_path / "notes.txt", "")
     for note in ("half", "half", "done"):
         (tmp_path / "notes.txt").write_text(note)

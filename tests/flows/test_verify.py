@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.compression.fit import fit_bytes
-from components.compression.manifest import describe_file, read_manifest
-from components.compression.recode import fit_codec, recode_shard, recoded_provenance
-from components.compression.rejects import Reject
-from components.compression.shards import shard_bytes, table_bytes
-from components.compression.store import TokenStore
-from components.compression.work import finish_shard, place_fit, publish_store, work_folder
+from components.store.fit import fit_bytes
+from components.store.manifest import describe_file, read_manifest
+from components.store.recode import fit_codec, recode_shard, recoded_provenance
+from components.store.rejects import Reject
+from components.store.shards import shard_bytes, table_bytes
+from components.store.store_work import finish_shard, place_fit, publish_store, work_folder
+from components.store.token_store import TokenStore
 from flows.verify import verify
-from tests.components.compression.stores import PROVENANCE, random_rows, write_store
+from tests.components.store.stores import PROVENANCE, random_rows, write_store
 
 PARTS = [random_rows(["a", "b", "c"], 0), random_rows(["d", "e"], 1)]
 FIRST, SECOND = "part-00000.parquet", "part-00001.parquet"
@@ -56,7 +56,9 @@ def flip(path: Path, place: int) -> None:
 
 
 def test_a_whole_store_ends_with_0_and_a_line(store: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "flows.verify", str(store)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.verify", str(store)], capture_output=True, text=True
+    )
     size = sum(path.stat().st_size for path in store.iterdir() if path.name != "_manifest.json")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == (
@@ -65,12 +67,17 @@ def test_a_whole_store_ends_with_0_and_a_line(store: Path) -> None:
 
 
 def test_every_fault_is_a_line_and_the_end_is_1(store: Path) -> None:
-    flip(store / FIRST, pq.ParquetFile(store / FIRST).metadata.row_group(0).column(3).data_page_offset + 60)
+    flip(
+        store / FIRST,
+        pq.ParquetFile(store / FIRST).metadata.row_group(0).column(3).data_page_offset + 60,
+    )
     (store / SECOND).write_bytes((store / SECOND).read_bytes()[:-5])
     (store / "part-00002.parquet").write_bytes(b"mine")
     (store / "_rejects.json").unlink()
     edit_manifest(store, lambda manifest: manifest.update(rows_in=9))
-    done = subprocess.run([sys.executable, "-m", "flows.verify", str(store)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.verify", str(store)], capture_output=True, text=True
+    )
     assert done.returncode == 1
     lines = done.stderr.splitlines()
     wanted = [
@@ -84,7 +91,9 @@ def test_every_fault_is_a_line_and_the_end_is_1(store: Path) -> None:
     ]
     for line, beginning in zip(lines, wanted, strict=False):
         assert beginning in line
-    assert lines[len(wanted) :] == [f"verify: {store}: 7 faults; restore these files, or compress again"]
+    assert lines[len(wanted) :] == [
+        f"verify: {store}: 7 faults; restore these files, or compress again"
+    ]
 
 
 @pytest.mark.parametrize("place", [0, 30, -1, -40])
@@ -94,16 +103,26 @@ def test_any_flipped_byte_is_found(store: Path, place: int) -> None:
 
 
 def test_a_file_of_another_run_is_found_though_its_hash_fits(store: Path) -> None:
-    other = PROVENANCE.model_copy(update={"model": {**PROVENANCE.model, "compression_sha256": "d" * 64}})
+    other = PROVENANCE.model_copy(
+        update={"model": {**PROVENANCE.model, "compression_sha256": "d" * 64}}
+    )
     put(store, 0, shard_bytes(PARTS[0], other, 2))
     (fault,) = faults(store)
-    assert fault.startswith(f"{FIRST} was written by another run than the manifest says: model.compression_sha256")
+    assert fault.startswith(
+        f"{FIRST} was written by another run than the manifest says: model.compression_sha256"
+    )
 
 
 @pytest.mark.parametrize(
     ("ids", "wanted"),
     [
-        (["a", "b", "b"], ["has the picture id 'b' twice", "holds the ids ('a', 'b'), the manifest says ('a', 'c')"]),
+        (
+            ["a", "b", "b"],
+            [
+                "has the picture id 'b' twice",
+                "holds the ids ('a', 'b'), the manifest says ('a', 'c')",
+            ],
+        ),
         (["b", "a", "c"], ["has the picture id 'a' behind 'b'", "holds the ids ('b', 'c')"]),
     ],
 )
@@ -113,7 +132,9 @@ def test_ids_twice_or_out_of_order_are_found_though_the_hash_fits(
     table = pq.read_table(store / FIRST)
     column = pa.chunked_array([pa.array(ids)])
     put(store, 0, table_bytes(table.set_column(0, table.schema.field(0), column), PROVENANCE, 2))
-    assert all(wanted_fault in fault for wanted_fault, fault in zip(wanted, faults(store), strict=True))
+    assert all(
+        wanted_fault in fault for wanted_fault, fault in zip(wanted, faults(store), strict=True)
+    )
 
 
 def test_wrong_counts_are_found(store: Path) -> None:
@@ -143,7 +164,9 @@ def test_a_damaged_fit_is_found(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_store_ends_with_one_line(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "flows.verify", str(tmp_path)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.verify", str(tmp_path)], capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert done.stderr == (
         f"verify: {tmp_path}: has no _manifest.json, so it is no finished store; "

@@ -25,9 +25,14 @@ class Gemma3Backbone(Backbone):
         """For each kind of layer who sees whom, (rows, 1, tokens, tokens): those of a picture all see each other."""
         sees = seen_before(mask) if mask.ndim == 2 else mask
         positions, is_picture = inputs.positions[0][:, None], inputs.is_picture[:, None]
-        is_near = (positions[..., None] - positions[..., None, :]).abs() < self.language_model.config.sliding_window
+        is_near = (
+            positions[..., None] - positions[..., None, :]
+        ).abs() < self.language_model.config.sliding_window
         in_picture = is_picture[..., None] & is_picture[..., None, :]
-        return {"full_attention": sees | in_picture, "sliding_attention": (sees & is_near) | in_picture}
+        return {
+            "full_attention": sees | in_picture,
+            "sliding_attention": (sees & is_near) | in_picture,
+        }
 
 
 def seen_before(mask: Tensor) -> Tensor:

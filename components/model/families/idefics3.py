@@ -1,6 +1,7 @@
 """Idefics3 (arXiv 2408.12637) and SmolVLM (arXiv 2504.05299): pixel-shuffled tiles and tokens that name their places.
 
-The tokens that say which tile follows belong to the picture: they are read with it and compressed with it.
+The tokens that say which tile follows belong to the picture: they are read with it and compressed
+with it.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,10 @@ EDGE = "<fake_token_around_image>"
 class Idefics3Backbone(Backbone):
     """Between two tiles stands the token that ends and starts one, and the name of the next: its row and column."""
 
-    architectures: ClassVar[tuple[str, ...]] = ("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration")
+    architectures: ClassVar[tuple[str, ...]] = (
+        "Idefics3ForConditionalGeneration",
+        "SmolVLMForConditionalGeneration",
+    )
     markup: ClassVar[Markup] = Markup(frame=(EDGE, EDGE), end_tokens=("<end_of_utterance>",))
 
     @property
@@ -37,9 +41,14 @@ class Idefics3Backbone(Backbone):
     def prepare(self, images: Sequence[Image.Image]) -> PreparedPictures:
         """Tiles (pictures, most tiles, 3, height, width), which of their pixels are real, and the rows and columns."""
         output = self.image_processor(
-            [[image] for image in self.squared(images)], return_row_col_info=True, return_tensors="pt"
+            [[image] for image in self.squared(images)],
+            return_row_col_info=True,
+            return_tensors="pt",
         )
-        layout = {name: torch.tensor([numbers[0] for numbers in output[name]]) for name in ("rows", "cols")}
+        layout = {
+            name: torch.tensor([numbers[0] for numbers in output[name]])
+            for name in ("rows", "cols")
+        }
         return PreparedPictures(len(images), {name: output[name] for name in TENSORS} | layout)
 
     def picture_tokens(self, pictures: PreparedPictures) -> list[Tensor]:
@@ -48,7 +57,9 @@ class Idefics3Backbone(Backbone):
         pixel_values, is_real = tensors["pixel_values"], tensors["pixel_attention_mask"]
         found = self.vlm.model.get_image_features(pixel_values, is_real).pooler_output
         layouts = zip(tensors["rows"].tolist(), tensors["cols"].tolist(), strict=True)
-        return [self._with_names(tokens, *layout) for tokens, layout in zip(found, layouts, strict=True)]
+        return [
+            self._with_names(tokens, *layout) for tokens, layout in zip(found, layouts, strict=True)
+        ]
 
     def _with_names(self, tokens: Tensor, num_rows: int, num_columns: int) -> Tensor:
         """Tiles (tokens of all tiles, dim) with the text that transformers' processor puts between them."""

@@ -1,7 +1,7 @@
 """InstructBLIP (arXiv 2305.06500) around Vicuna: a Q-Former asks the vision tower, and 32 tokens are what it says.
 
-Its Q-Former reads the question too. A stored picture cannot know its questions, so that here it reads the same
-instruction for every picture.
+Its Q-Former reads the question too. A stored picture cannot know its questions, so that here it
+reads the same instruction for every picture.
 """
 
 from collections.abc import Sequence
@@ -34,10 +34,17 @@ class InstructBlipBackbone(Backbone):
     markup: ClassVar[Markup] = Markup(chat_template=PLAIN_TEMPLATE)
 
     def __init__(
-        self, vlm: PreTrainedModel, chat: ChatFormat, image_processor: Any, source: Source, pad_to_square: bool
+        self,
+        vlm: PreTrainedModel,
+        chat: ChatFormat,
+        image_processor: Any,
+        source: Source,
+        pad_to_square: bool,
     ) -> None:
         if not vlm.config.use_decoder_only_language_model:
-            raise ValueError(f"{source.name}: its language model is an encoder-decoder; use an InstructBLIP of Vicuna")
+            raise ValueError(
+                f"{source.name}: its language model is an encoder-decoder; use an InstructBLIP of Vicuna"
+            )
         super().__init__(vlm, chat, image_processor, source, pad_to_square)
         tokenizer = load_tokenizer(source.folder / "qformer_tokenizer")
         self.instruction = tokenizer(INSTRUCTION, return_tensors="pt")

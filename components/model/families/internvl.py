@@ -25,9 +25,13 @@ class InternVLBackbone(Backbone):
 
     def prepare(self, images: Sequence[Image.Image]) -> PreparedPictures:
         """Tiles (tiles of all pictures, 3, height, width), and how many each picture has."""
-        output = self.image_processor(self.squared(images), crop_to_patches=True, return_tensors="pt")
+        output = self.image_processor(
+            self.squared(images), crop_to_patches=True, return_tensors="pt"
+        )
         num_tiles = torch.as_tensor(output["num_patches"])
-        return PreparedPictures(len(images), {"pixel_values": output["pixel_values"], "num_tiles": num_tiles})
+        return PreparedPictures(
+            len(images), {"pixel_values": output["pixel_values"], "num_tiles": num_tiles}
+        )
 
     def picture_tokens(self, pictures: PreparedPictures) -> list[Tensor]:
         """Vision tower, pixel shuffle and MLP: (image tokens, dim) of each picture."""

@@ -1,6 +1,7 @@
 """LLaVA-1.5 (arXiv 2310.03744): a CLIP tower, read at its second last layer, and an MLP; 576 tokens per picture.
 
-The tower may be another one of transformers, as SigLIP's (arXiv 2303.15343), which has no class token.
+The tower may be another one of transformers, as SigLIP's (arXiv 2303.15343), which has no class
+token.
 """
 
 from typing import Any, ClassVar
@@ -23,7 +24,12 @@ class LlavaBackbone(Backbone):
     architectures: ClassVar[tuple[str, ...]] = ("LlavaForConditionalGeneration",)
 
     def __init__(
-        self, vlm: PreTrainedModel, chat: ChatFormat, image_processor: Any, source: Source, pad_to_square: bool
+        self,
+        vlm: PreTrainedModel,
+        chat: ChatFormat,
+        image_processor: Any,
+        source: Source,
+        pad_to_square: bool,
     ) -> None:
         super().__init__(vlm, chat, image_processor, source, pad_to_square)
         for layer in self.unread_modules:
@@ -56,9 +62,13 @@ class LlavaBackbone(Backbone):
     def vision_features(self, pictures: PreparedPictures) -> Tensor:
         """What the connector reads: (pictures, image tokens, vision dim)."""
         config, states = self.vlm.config, self.vision_states(pictures)
-        first = 1 if config.vision_feature_select_strategy == "default" else 0  # without the class token
+        # without the class token
+        first = 1 if config.vision_feature_select_strategy == "default" else 0
         read = config.vision_feature_layer
-        return torch.cat([states[layer][:, first:] for layer in ([read] if isinstance(read, int) else read)], dim=-1)
+        return torch.cat(
+            [states[layer][:, first:] for layer in ([read] if isinstance(read, int) else read)],
+            dim=-1,
+        )
 
     def vision_states(self, pictures: PreparedPictures) -> tuple[Tensor, ...]:
         """All hidden states of the tower up to those that are read: (pictures, class token and patches, vision dim)."""
@@ -78,7 +88,9 @@ class LlavaBackbone(Backbone):
 
     def connect_patches(self, patches: Tensor) -> Tensor:
         """The connector: (…, vision dim) -> (…, dim)."""
-        return self.vlm.model.multi_modal_projector(patches.to(self.device, self.dtype)).to(self.dtype)
+        return self.vlm.model.multi_modal_projector(patches.to(self.device, self.dtype)).to(
+            self.dtype
+        )
 
     def connect(self, vision_features: Tensor) -> Segment:
         """The connector: vision features (pictures, image tokens, vision dim) -> what the language model reads."""
@@ -87,7 +99,8 @@ class LlavaBackbone(Backbone):
     def compress_in_tower(self, pictures: PreparedPictures, queries: Tensor) -> Tensor:
         """Let the vision tower read queries behind the patches: (batch, n, vision dim) -> (batch, n, dim).
 
-        The connector takes the tower's outputs at the queries into the language model's input space.
+        The connector takes the tower's outputs at the queries into the language model's input
+        space.
         """
         tower = self.vlm.model.vision_tower
         patches = tower.embeddings(**pictures.to(self.device, self.dtype).tensors)
@@ -101,8 +114,11 @@ class LlavaBackbone(Backbone):
 def num_image_tokens(config: Any) -> int:
     """Of a picture, by the configuration of a LLaVA: its patches, and the class token if the connector reads it."""
     vision = config.vision_config
-    num_states = (vision.image_size // vision.patch_size) ** 2 + (vision.model_type not in WITHOUT_CLASS_TOKEN)
-    return num_states - (config.vision_feature_select_strategy == "default")  # which drops the first
+    num_states = (vision.image_size // vision.patch_size) ** 2 + (
+        vision.model_type not in WITHOUT_CLASS_TOKEN
+    )
+    # which drops the first
+    return num_states - (config.vision_feature_select_strategy == "default")
 
 
 def num_read_layers(vlm: Any) -> int:

@@ -13,5 +13,6 @@ class LlavaNextBackbone(Backbone):
     """Pixels are (pictures, most tiles, 3, height, width); the sizes of the pictures say how many tiles are real."""
 
     architectures: ClassVar[tuple[str, ...]] = ("LlavaNextForConditionalGeneration",)
-    markup: ClassVar[Markup] = Markup(end_tokens=("<|eot_id|>", "<|im_end|>"))  # of Llama 3 and of Yi; Vicuna has none
+    # of Llama 3 and of Yi; Vicuna has none
+    markup: ClassVar[Markup] = Markup(end_tokens=("<|eot_id|>", "<|im_end|>"))
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_sizes")

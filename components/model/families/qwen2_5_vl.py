@@ -20,7 +20,8 @@ class Qwen25VLBackbone(Backbone):
         frame=("<|vision_start|>", "<|vision_end|>"),
         end_tokens=("<|im_end|>",),
     )
-    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_grid_thw")  # grids: frames, rows, columns
+    # grids: frames, rows, columns
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_grid_thw")
 
     @property
     def connector(self) -> nn.Module:
@@ -29,6 +30,12 @@ class Qwen25VLBackbone(Backbone):
 
     def picture_positions(self, pictures: PreparedPictures) -> list[Tensor]:
         """Frame, row and column of each token, (3, image tokens)."""
-        merged = self.vlm.config.vision_config.spatial_merge_size  # patches along the side of a token
-        grids = pictures.tensors["image_grid_thw"] // torch.tensor([1, merged, merged], device=self.device)
-        return [torch.cartesian_prod(*(torch.arange(n, device=self.device) for n in grid)).T for grid in grids.tolist()]
+        # patches along the side of a token
+        merged = self.vlm.config.vision_config.spatial_merge_size
+        grids = pictures.tensors["image_grid_thw"] // torch.tensor(
+            [1, merged, merged], device=self.device
+        )
+        return [
+            torch.cartesian_prod(*(torch.arange(n, device=self.device) for n in grid)).T
+            for grid in grids.tolist()
+        ]

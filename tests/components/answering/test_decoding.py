@@ -21,26 +21,38 @@ def warped(logits: Tensor, temperature: float, top_p: float) -> Tensor:
     return scores.softmax(-1)
 
 
-@pytest.mark.parametrize(("temperature", "top_p"), [(0.3, 0.9), (1.0, 1.0), (1.7, 0.5), (1.0, 1e-6)])
-def test_tokens_are_drawn_with_the_probabilities_of_transformers(temperature: float, top_p: float) -> None:
+@pytest.mark.parametrize(
+    ("temperature", "top_p"), [(0.3, 0.9), (1.0, 1.0), (1.7, 0.5), (1.0, 1e-6)]
+)
+def test_tokens_are_drawn_with_the_probabilities_of_transformers(
+    temperature: float, top_p: float
+) -> None:
     logits = torch.randn(1, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     count = 20_000
     draws = (torch.arange(count, dtype=torch.float64) + 0.5) / count  # every part of 0 to 1 alike
     chosen = choose(logits.expand(count, -1), draws, sampling(temperature, top_p))
     shares = torch.bincount(chosen, minlength=40) / count
-    torch.testing.assert_close(shares.double(), warped(logits, temperature, top_p)[0], rtol=0, atol=1.01 / count)
+    torch.testing.assert_close(
+        shares.double(), warped(logits, temperature, top_p)[0], rtol=0, atol=1.01 / count
+    )
 
 
 def test_temperature_zero_takes_the_likeliest_token() -> None:
     logits = torch.randn(6, 40)
-    assert torch.equal(choose(logits, torch.rand(6).double(), sampling(0.0, 0.1)), logits.argmax(-1))
+    assert torch.equal(
+        choose(logits, torch.rand(6).double(), sampling(0.0, 0.1)), logits.argmax(-1)
+    )
 
 
-@given(st.integers(0, 2**31), st.floats(0.05, 5), st.floats(0.01, 1), st.floats(0, 1, exclude_max=True))
+@given(
+    st.integers(0, 2**31), st.floats(0.05, 5), st.floats(0.01, 1), st.floats(0, 1, exclude_max=True)
+)
 def test_no_token_is_drawn_that_transformers_would_not_draw(
     seed: int, temperature: float, top_p: float, draw: float
 ) -> None:
-    logits = 5 * torch.randn(1, 30, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    logits = 5 * torch.randn(
+        1, 30, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     token = choose(logits, torch.tensor([draw], dtype=torch.float64), sampling(temperature, top_p))
     rest = warped(logits, temperature, min(top_p + 1e-9, 1.0))
     assert rest[0, token] > 0
@@ -54,4 +66,6 @@ def test_random_numbers_follow_from_seed_and_key_alone() -> None:
     assert not torch.equal(row_draws(keys, sampling(1.0, 1.0, seed=1)), draws)
     counts, _ = np.histogram(draws.numpy(), bins=20, range=(0, 1))
     assert chisquare(counts).pvalue > 1e-3
-    assert not row_draws([("a", "bc")], sampling(1.0, 1.0)).equal(row_draws([("ab", "c")], sampling(1.0, 1.0)))
+    assert not row_draws([("a", "bc")], sampling(1.0, 1.0)).equal(
+        row_draws([("ab", "c")], sampling(1.0, 1.0))
+    )

@@ -79,16 +79,28 @@ def test_bad_lines_are_rejected_with_a_reason(tmp_path: Path, line: bytes, reaso
     path = tmp_path / "questions.jsonl"
     path.write_bytes(json.dumps(GOOD[0]).encode() + b"\n" + line + b"\n")
     questions, rejects = read_questions(path, IMAGES)
-    assert (questions, [(reject.row, reject.reason) for reject in rejects]) == (ASKED[:1], [(1, reason)])
+    assert (questions, [(reject.row, reject.reason) for reject in rejects]) == (
+        ASKED[:1],
+        [(1, reason)],
+    )
 
 
 def test_text_that_is_not_utf8_is_rejected_in_every_format(tmp_path: Path) -> None:
-    broken = pa.array([b"a.jpg", b"a.jpg"]).cast(pa.string()), pa.array([b"\xff", b"x"], pa.binary()).view(pa.string())
-    pq.write_table(pa.table(dict(zip(("image_id", "question"), broken, strict=True))), tmp_path / "questions.parquet")
+    broken = (
+        pa.array([b"a.jpg", b"a.jpg"]).cast(pa.string()),
+        pa.array([b"\xff", b"x"], pa.binary()).view(pa.string()),
+    )
+    pq.write_table(
+        pa.table(dict(zip(("image_id", "question"), broken, strict=True))),
+        tmp_path / "questions.parquet",
+    )
     (tmp_path / "questions.csv").write_bytes(b"image_id,question\na.jpg,\xff\na.jpg,x\n")
     for name in ("questions.parquet", "questions.csv"):
         questions, rejects = read_questions(tmp_path / name, IMAGES)
-        assert ([question.row for question in questions], [reject.reason for reject in rejects]) == (
+        assert (
+            [question.row for question in questions],
+            [reject.reason for reject in rejects],
+        ) == (
             [1],
             ["invalid_unicode"],
         )
@@ -96,26 +108,43 @@ def test_text_that_is_not_utf8_is_rejected_in_every_format(tmp_path: Path) -> No
 
 def test_a_quote_that_is_left_open_costs_its_line_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "questions.csv"
-    path.write_text('image_id,question\na.jpg,"what?\nb.jpg,"two\nlines?"\nb.jpg,x,y\na.jpg,a\u2028b\n')
+    path.write_text(
+        'image_id,question\na.jpg,"what?\nb.jpg,"two\nlines?"\nb.jpg,x,y\na.jpg,a\u2028b\n'
+    )
     questions, rejects = read_questions(path, IMAGES)
-    assert [(question.row, question.question) for question in questions] == [(1, "two\nlines?"), (3, "a\u2028b")]
-    assert [(reject.row, reject.reason) for reject in rejects] == [(0, "not_a_record"), (2, "not_a_record")]
+    assert [(question.row, question.question) for question in questions] == [
+        (1, "two\nlines?"),
+        (3, "a\u2028b"),
+    ]
+    assert [(reject.row, reject.reason) for reject in rejects] == [
+        (0, "not_a_record"),
+        (2, "not_a_record"),
+    ]
     assert "line 2" in rejects[0].detail
 
 
 def test_a_column_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "questions.csv").write_text("image_id,question,question\na.jpg,x,y\n")
-    pq.write_table(pa.table([["a.jpg"], ["x"], ["y"]], ["image_id", "question", "question"]), tmp_path / "q.parquet")
+    pq.write_table(
+        pa.table([["a.jpg"], ["x"], ["y"]], ["image_id", "question", "question"]),
+        tmp_path / "q.parquet",
+    )
     for name in ("questions.csv", "q.parquet"):
-        with pytest.raises(ValueError, match=r"has 2 columns 'question'|'question' is there 2 times"):
+        with pytest.raises(
+            ValueError, match=r"has 2 columns 'question'|'question' is there 2 times"
+        ):
             read_questions(tmp_path / name, IMAGES)
 
 
 def test_every_picture_is_asked_every_question_in_the_order_of_the_store(tmp_path: Path) -> None:
-    path = write(tmp_path, ".jsonl", [{"question": "what?"}, {"question": ""}, {"question": "why?"}])
+    path = write(
+        tmp_path, ".jsonl", [{"question": "what?"}, {"question": ""}, {"question": "why?"}]
+    )
     questions, rejects = ask_every_picture(path, IMAGES)
     assert questions == [
-        Question(row, str(row), image_id, text) for image_id in IMAGES for row, text in ((0, "what?"), (2, "why?"))
+        Question(row, str(row), image_id, text)
+        for image_id in IMAGES
+        for row, text in ((0, "what?"), (2, "why?"))
     ]
     assert [(reject.row, reject.reason) for reject in rejects] == [(1, "empty_question")]
 
@@ -132,17 +161,29 @@ def test_files_that_cannot_be_read_are_errors(tmp_path: Path) -> None:
 
 
 VALUES = (
-    st.none() | st.integers() | st.text(st.characters(), max_size=5) | st.sampled_from(IMAGES) | st.lists(st.none())
+    st.none()
+    | st.integers()
+    | st.text(st.characters(), max_size=5)
+    | st.sampled_from(IMAGES)
+    | st.lists(st.none())
 )
 
 
 @settings(max_examples=50)
-@given(rows=st.lists(st.dictionaries(st.sampled_from(["question_id", "image_id", "question", "x"]), VALUES)))
-def test_any_rows_are_asked_or_rejected(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> None:
+@given(
+    rows=st.lists(
+        st.dictionaries(st.sampled_from(["question_id", "image_id", "question", "x"]), VALUES)
+    )
+)
+def test_any_rows_are_asked_or_rejected(
+    rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     path = tmp_path_factory.mktemp("wild") / "questions.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     questions, rejects = read_questions(path, IMAGES)
-    assert sorted([*(q.row for q in questions), *(r.row for r in rejects)]) == list(range(len(rows)))
+    assert sorted([*(q.row for q in questions), *(r.row for r in rejects)]) == list(
+        range(len(rows))
+    )
     assert set(Counter(reject.reason for reject in rejects)) <= set(REASONS)
     for question in questions:
         assert rows[question.row]["question"] == question.question.encode().decode()
@@ -151,7 +192,9 @@ def test_any_rows_are_asked_or_rejected(rows: list[dict[str, Any]], tmp_path_fac
 def test_a_time_that_python_has_no_words_for_costs_its_row(tmp_path: Path) -> None:
     path = tmp_path / "questions.parquet"
     times = pa.array([1 << 62, None], pa.timestamp("ms"))
-    pq.write_table(pa.table({"image_id": ["a", "a"], "question": ["x?", "y?"], "question_id": times}), path)
+    pq.write_table(
+        pa.table({"image_id": ["a", "a"], "question": ["x?", "y?"], "question_id": times}), path
+    )
     asked, rejects = read_questions(path, {"a"})
     assert [question.row for question in asked] == [1]
     assert [(reject.row, reject.reason) for reject in rejects] == [(0, "not_text")]

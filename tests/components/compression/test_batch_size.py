@@ -28,8 +28,13 @@ def machine(per_pass: float, per_picture: float, memory: int, batch_size: int) -
         (1.0, 0.0, 1, 1),
     ],
 )
-def test_it_doubles_while_that_pays_and_fits(per_pass: float, per_picture: float, memory: int, expected: int) -> None:
-    assert largest_gain(lambda batch_size: machine(per_pass, per_picture, memory, batch_size)) == expected
+def test_it_doubles_while_that_pays_and_fits(
+    per_pass: float, per_picture: float, memory: int, expected: int
+) -> None:
+    assert (
+        largest_gain(lambda batch_size: machine(per_pass, per_picture, memory, batch_size))
+        == expected
+    )
 
 
 def test_memory_for_not_even_one_is_an_error() -> None:
@@ -39,7 +44,9 @@ def test_memory_for_not_even_one_is_an_error() -> None:
 
 def test_on_a_model_it_is_a_power_of_two(tmp_path: Path) -> None:
     trained = write_models(tmp_path)
-    model = load_compressor(trained, str(trained.parent / "tiny-llava"), torch.device("cpu"), torch.float32)
+    model = load_compressor(
+        trained, str(trained.parent / "tiny-llava"), torch.device("cpu"), torch.float32
+    )
     found = find_batch_size(model, model.backbone.prepare([Image.new("RGB", (48, 48))]))
     assert 1 <= found <= LARGEST
     assert found & (found - 1) == 0

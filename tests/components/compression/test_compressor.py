@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from components.compression.codecs import Codec
 from components.compression.compressor import compress_batches
 from components.compression.corpus import Picture
-from components.compression.decoding import decode_batches
-from components.compression.rejects import Reject, UnreadablePictureError
-from components.compression.shards import TokenRows
+from components.compression.picture_decoding import decode_batches
 from components.methods.checkpoint import load_compressor
 from components.methods.double_forward import DoubleForward
+from components.store.codecs import Codec
+from components.store.rejects import Reject, UnreadablePictureError
+from components.store.shards import TokenRows
 from tests.components.compression.models import LIMITS, write_models
 
 SIZES = [(48, 48), (97, 60), (30, 200), (64, 64), (1, 1), (300, 20), (48, 47), (500, 400), (33, 90)]
@@ -26,13 +26,18 @@ SIZES = [(48, 48), (97, 60), (30, 200), (64, 64), (1, 1), (300, 20), (48, 47), (
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> DoubleForward:
     trained = write_models(tmp_path_factory.mktemp("models"))
-    return load_compressor(trained, str(trained.parent / "tiny-llava"), torch.device("cpu"), torch.float32)
+    return load_compressor(
+        trained, str(trained.parent / "tiny-llava"), torch.device("cpu"), torch.float32
+    )
 
 
 @pytest.fixture(scope="module")
 def images() -> list[Image.Image]:
     rng = np.random.default_rng(0)
-    return [Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)) for width, height in SIZES]
+    return [
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
+        for width, height in SIZES
+    ]
 
 
 def png(image: Image.Image) -> bytes:
@@ -49,7 +54,9 @@ def run(
     model: DoubleForward, pictures: list[Picture], batch_size: int = 4, codec: Codec = "float16"
 ) -> tuple[TokenRows, list[Reject]]:
     with TemporaryDirectory() as folder:
-        batches = decode_batches(pictures, model.backbone.prepare, LIMITS, batch_size, Path(folder, "watch"))
+        batches = decode_batches(
+            pictures, model.backbone.prepare, LIMITS, batch_size, Path(folder, "watch")
+        )
         return compress_batches(model, batches, codec)
 
 
@@ -57,10 +64,14 @@ def missing() -> bytes:
     raise UnreadablePictureError("image_missing", "gone")
 
 
-def test_tokens_equal_the_model_called_by_hand(model: DoubleForward, images: list[Image.Image]) -> None:
+def test_tokens_equal_the_model_called_by_hand(
+    model: DoubleForward, images: list[Image.Image]
+) -> None:
     rows, rejects = run(model, pictures_of(images), batch_size=len(images))
     with torch.no_grad():
-        expected = model.compress_images(model.backbone.encode_images(model.backbone.prepare(images)))
+        expected = model.compress_images(
+            model.backbone.encode_images(model.backbone.prepare(images))
+        )
     np.testing.assert_allclose(rows.summary_tokens, expected.numpy(), atol=1e-5)
     assert rejects == []
     assert list(zip(rows.widths, rows.heights, strict=True)) == SIZES
@@ -72,12 +83,16 @@ def test_tokens_do_not_depend_on_the_batch(model: DoubleForward, images: list[Im
     np.testing.assert_allclose(alone.summary_tokens, together.summary_tokens, atol=1e-5)
 
 
-def test_tokens_are_the_same_bits_every_time(model: DoubleForward, images: list[Image.Image]) -> None:
+def test_tokens_are_the_same_bits_every_time(
+    model: DoubleForward, images: list[Image.Image]
+) -> None:
     first, again = (run(model, pictures_of(images))[0] for _ in range(2))
     np.testing.assert_array_equal(first.summary_tokens, again.summary_tokens)
 
 
-def test_bad_pictures_leave_their_neighbours_alone(model: DoubleForward, images: list[Image.Image]) -> None:
+def test_bad_pictures_leave_their_neighbours_alone(
+    model: DoubleForward, images: list[Image.Image]
+) -> None:
     good = pictures_of(images)
     whole = png(images[7])
     bad = [
@@ -91,7 +106,9 @@ def test_bad_pictures_leave_their_neighbours_alone(model: DoubleForward, images:
     expected, _ = run(model, good)
     np.testing.assert_allclose(rows.summary_tokens, expected.summary_tokens, atol=1e-5)
     reasons = ["truncated", "not_an_image", "empty_file", "image_missing", "aspect_ratio"]
-    assert [reject[:2] for reject in rejects] == list(zip((picture.image_id for picture in bad), reasons, strict=True))
+    assert [reject[:2] for reject in rejects] == list(
+        zip((picture.image_id for picture in bad), reasons, strict=True)
+    )
 
 
 def test_rows_are_sorted_by_id(model: DoubleForward, images: list[Image.Image]) -> None:
@@ -106,7 +123,9 @@ def test_no_pictures_give_no_rows(model: DoubleForward) -> None:
     assert [reject.reason for reject in rejects] == ["image_missing"]
 
 
-def test_values_out_of_range_are_rejects_of_the_codec(model: DoubleForward, images: list[Image.Image]) -> None:
+def test_values_out_of_range_are_rejects_of_the_codec(
+    model: DoubleForward, images: list[Image.Image]
+) -> None:
     norm = model.backbone.language_model.norm.weight
     with torch.no_grad():
         norm.mul_(1e6)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from components.compression.identity import check_base, provenance_of
-from components.compression.provenance import differences
 from components.methods.checkpoint import CONFIG_FILE
+from components.store.provenance import differences
 from tests.components.compression.models import write_models
 
 
@@ -19,7 +19,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("name", "value"), [("prompt", "What is it?"), ("summary_scale", 1.5)])
-def test_settings_that_change_the_tokens_change_the_identity(trained: Path, name: str, value: Any) -> None:
+def test_settings_that_change_the_tokens_change_the_identity(
+    trained: Path, name: str, value: Any
+) -> None:
     before = provenance_of(trained, "float16", "float32")
     text = (trained / CONFIG_FILE).read_text()
     config = json.loads(text)
@@ -52,9 +54,21 @@ def test_a_store_from_before_they_were_noted_is_read(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "change", "outcome"),
     [
-        ("config.json", '"rms_norm_eps": 1e-03', "SHA-256 of config.json, tokenizer, chat template"),
-        ("config.json", '"num_hidden_layers": 9, "rms_norm_eps": 1e-06', "missing, and would be random"),
-        ("model.safetensors", "version https://git-lfs.github.com/spec/v1", "is a pointer of git-lfs"),
+        (
+            "config.json",
+            '"rms_norm_eps": 1e-03',
+            "SHA-256 of config.json, tokenizer, chat template",
+        ),
+        (
+            "config.json",
+            '"num_hidden_layers": 9, "rms_norm_eps": 1e-06',
+            "missing, and would be random",
+        ),
+        (
+            "model.safetensors",
+            "version https://git-lfs.github.com/spec/v1",
+            "is a pointer of git-lfs",
+        ),
     ],
 )
 def test_another_base_is_refused_before_work(
@@ -72,7 +86,9 @@ def test_another_base_is_refused_before_work(
         check_base(trained, str(base))
 
 
-@pytest.mark.parametrize("file", ["summary_queries.safetensors", "generation/adapter_model.safetensors"])
+@pytest.mark.parametrize(
+    "file", ["summary_queries.safetensors", "generation/adapter_model.safetensors"]
+)
 @pytest.mark.parametrize("fault", ["gone", "cut"])
 def test_a_compressor_that_is_not_whole_is_refused_before_work(
     trained: Path, tmp_path: Path, file: str, fault: str

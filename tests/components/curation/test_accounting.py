@@ -61,7 +61,11 @@ def test_count_decided_counts_rows_and_repairs_of_kept_rows() -> None:
         database.execute(TABLES)
         ends, repairs = count_decided(database)
     assert ends == {("captions", None): 1, ("captions", "truncated"): 2, ("instruct", None): 1}
-    assert repairs == {("captions", "cmyk"): 1, ("captions", "alpha"): 1, ("instruct", "id_made_unique"): 1}
+    assert repairs == {
+        ("captions", "cmyk"): 1,
+        ("captions", "alpha"): 1,
+        ("instruct", "id_made_unique"): 1,
+    }
 
 
 def test_check_reject_fractions_names_source_and_reasons() -> None:
@@ -72,7 +76,10 @@ def test_check_reject_fractions_names_source_and_reasons() -> None:
 
 
 def test_rejects_and_report_hold_the_facts(tmp_path: Path) -> None:
-    at_hand = [Outcome("5", "questions", "image_missing", "x.jpg", ()), Outcome("6", "questions", None, "", ())]
+    at_hand = [
+        Outcome("5", "questions", "image_missing", "x.jpg", ()),
+        Outcome("6", "questions", None, "", ()),
+    ]
     with duckdb.connect() as database:
         database.execute(TABLES)
         write_rejects(database, at_hand, tmp_path / "rejects.parquet")

@@ -31,9 +31,17 @@ KARPATHY = {
             "filename": "COCO_val2014_000000391895.jpg",
             "cocoid": 391895,
             "split": "test",
-            "sentences": [{"raw": "A man with a red helmet", "tokens": ["a"]}, {"raw": "A man riding"}],
+            "sentences": [
+                {"raw": "A man with a red helmet", "tokens": ["a"]},
+                {"raw": "A man riding"},
+            ],
         },
-        {"filename": "1000092795.jpg", "imgid": 7, "split": "train", "sentences": [{"raw": "Two young guys"}]},
+        {
+            "filename": "1000092795.jpg",
+            "imgid": 7,
+            "split": "train",
+            "sentences": [{"raw": "Two young guys"}],
+        },
         {"filename": "2.jpg", "split": "train", "sentences": None},
         {"filename": "3.jpg", "split": "train", "sentences": ["text"]},
         "no object",
@@ -52,7 +60,10 @@ COCO = {
 
 
 def values(entries: Iterator[Entry]) -> list[Any]:
-    return [entry.value.reason if isinstance(entry.value, Rejected) else entry.value for entry in entries]
+    return [
+        entry.value.reason if isinstance(entry.value, Rejected) else entry.value
+        for entry in entries
+    ]
 
 
 def delimited(path: Path, rows: list[dict[str, str]], **dialect: Any) -> str:
@@ -102,7 +113,9 @@ def test_a_missing_column_is_named_with_those_that_are_there(tmp_path: Path, nam
         with pytest.raises(ValueError, match="no column 'text'; did you mean 'txt'"):
             captions.check_columns(str(path), table.column_names, COLUMNS)
         return
-    with pytest.raises(ValueError, match=rf"{name}: no column 'text'; did you mean 'txt'\?.*'key', 'file', 'txt'"):
+    with pytest.raises(
+        ValueError, match=rf"{name}: no column 'text'; did you mean 'txt'\?.*'key', 'file', 'txt'"
+    ):
         list(read)
 
 
@@ -146,7 +159,10 @@ def test_parquet_and_arrow_hold_pictures(tmp_path: Path) -> None:
     ]
     pq.write_table(pictures_table(), tmp_path / "rows.parquet", row_group_size=2)
     place = str(tmp_path / "rows.parquet")
-    groups = [list(captions.read_row_group(place, group, size, COLUMNS)) for group, size in ((0, 2), (1, 1))]
+    groups = [
+        list(captions.read_row_group(place, group, size, COLUMNS))
+        for group, size in ((0, 2), (1, 1))
+    ]
     assert values(iter(groups[0] + groups[1])) == expected
     assert groups[1][0].place == "rows.parquet#1:0"
     write_stream(tmp_path / "rows.arrow", pictures_table())
@@ -155,24 +171,36 @@ def test_parquet_and_arrow_hold_pictures(tmp_path: Path) -> None:
 
 def test_damage_in_a_table_takes_what_it_touches_and_is_counted(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
-    table = pa.table({"key": ["1", "2"], "file": ["a.jpg", "b.jpg"], "text": ["x" * 500, "y" * 500]})
+    table = pa.table(
+        {"key": ["1", "2"], "file": ["a.jpg", "b.jpg"], "text": ["x" * 500, "y" * 500]}
+    )
     pq.write_table(table, path, row_group_size=1, compression="none", write_page_checksum=True)
     data = bytearray(path.read_bytes())
     data[data.index(b"xxxx") + 100] ^= 1
     path.write_bytes(data)
     found = [values(captions.read_row_group(str(path), group, 1, COLUMNS)) for group in (0, 1)]
-    assert found == [[Reason.UNREADABLE_SHARD], [{"id": "2", "image": "b.jpg", "caption": "y" * 500}]]
+    assert found == [
+        [Reason.UNREADABLE_SHARD],
+        [{"id": "2", "image": "b.jpg", "caption": "y" * 500}],
+    ]
     write_stream(tmp_path / "rows.arrow", pictures_table())
     whole = (tmp_path / "rows.arrow").read_bytes()
     (tmp_path / "rows.arrow").write_bytes(whole[: len(whole) - 120])
-    assert values(captions.read_stream(str(tmp_path / "rows.arrow"), COLUMNS))[-1] is Reason.UNREADABLE_SHARD
+    assert (
+        values(captions.read_stream(str(tmp_path / "rows.arrow"), COLUMNS))[-1]
+        is Reason.UNREADABLE_SHARD
+    )
 
 
 def test_coco_annotations(tmp_path: Path) -> None:
     path = tmp_path / "captions_val2017.json"
     path.write_text(json.dumps(COCO))
     first, *others = values(captions.read_coco(str(path)))
-    assert first == {"id": 770337, "image": "000000391895.jpg", "caption": "A man with a red helmet"}
+    assert first == {
+        "id": 770337,
+        "image": "000000391895.jpg",
+        "caption": "A man with a red helmet",
+    }
     assert others == [Reason.IMAGE_MISSING, Reason.BAD_RECORD, Reason.BAD_RECORD]
     path.write_text('{"images": []}')
     with pytest.raises(ValueError, match="no list 'annotations'"):
@@ -183,8 +211,16 @@ def test_karpathy_splits(tmp_path: Path) -> None:
     path = tmp_path / "dataset_coco.json"
     path.write_text(json.dumps(KARPATHY))
     assert values(captions.read_karpathy(str(path), ["test"])) == [
-        {"id": "391895#0", "image": "val2014/COCO_val2014_000000391895.jpg", "caption": "A man with a red helmet"},
-        {"id": "391895#1", "image": "val2014/COCO_val2014_000000391895.jpg", "caption": "A man riding"},
+        {
+            "id": "391895#0",
+            "image": "val2014/COCO_val2014_000000391895.jpg",
+            "caption": "A man with a red helmet",
+        },
+        {
+            "id": "391895#1",
+            "image": "val2014/COCO_val2014_000000391895.jpg",
+            "caption": "A man riding",
+        },
         Reason.BAD_RECORD,  # no object
     ]
     assert values(captions.read_karpathy(str(path), ["train", "restval"])) == [
@@ -223,7 +259,9 @@ READERS = {
 def whole_file(name: str) -> bytes:
     """A valid file of a format."""
     if name.endswith((".csv", ".tsv")):
-        return "text\tkey\tfile\na\t1\ta.jpg\n".replace("\t", "\t" if name.endswith("tsv") else ",").encode()
+        return "text\tkey\tfile\na\t1\ta.jpg\n".replace(
+            "\t", "\t" if name.endswith("tsv") else ","
+        ).encode()
     if name == "rows.jsonl":
         return "\n".join(map(json.dumps, ROWS)).encode()
     if name == "rows.parquet":
@@ -235,18 +273,27 @@ def whole_file(name: str) -> bytes:
         with pa.ipc.new_stream(sink, pictures_table().schema) as stream:
             stream.write_table(pictures_table())
         return sink.getvalue()
-    return json.dumps({"coco.json": COCO, "karpathy.json": KARPATHY}.get(name, "")).encode() or TOKEN_FILE.encode()
+    return (
+        json.dumps({"coco.json": COCO, "karpathy.json": KARPATHY}.get(name, "")).encode()
+        or TOKEN_FILE.encode()
+    )
 
 
 @pytest.mark.parametrize("name", READERS)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @given(data=st.data())
-def test_no_damage_lets_anything_out_but_the_documented_errors(tmp_path: Path, name: str, data: st.DataObject) -> None:
+def test_no_damage_lets_anything_out_but_the_documented_errors(
+    tmp_path: Path, name: str, data: st.DataObject
+) -> None:
     """Bytes are cut, changed or put in anywhere: the rows that are read are entries, all else is a ValueError."""
     content = whole_file(name)
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, max(len(content) - 1, 0)))
-        content = content[:at] + data.draw(st.binary(max_size=4)) + content[at + data.draw(st.integers(0, 6)) :]
+        content = (
+            content[:at]
+            + data.draw(st.binary(max_size=4))
+            + content[at + data.draw(st.integers(0, 6)) :]
+        )
     (tmp_path / name).write_bytes(content)
     try:
         entries = list(READERS[name](str(tmp_path / name)))

@@ -27,7 +27,9 @@ def picture(colour: str = "red", position: int = 20) -> Image.Image:
 
 
 def distance(a: Image.Image, b: Image.Image) -> int:
-    return (int(perceptual_hash(a, PARAMS) or "", 16) ^ int(perceptual_hash(b, PARAMS) or "", 16)).bit_count()
+    return (
+        int(perceptual_hash(a, PARAMS) or "", 16) ^ int(perceptual_hash(b, PARAMS) or "", 16)
+    ).bit_count()
 
 
 @pytest.mark.parametrize("grey", [0, 128, 255])
@@ -37,7 +39,9 @@ def test_perceptual_hash_of_a_flat_picture_is_none(grey: int) -> None:
 
 @pytest.mark.parametrize("hash_size", [4, 8, 16, 24])
 @pytest.mark.parametrize("shape", [(48, 48), (96, 31), (300, 200)])
-def test_perceptual_hash_is_that_of_imagehash_per_channel(hash_size: int, shape: tuple[int, int]) -> None:
+def test_perceptual_hash_is_that_of_imagehash_per_channel(
+    hash_size: int, shape: tuple[int, int]
+) -> None:
     params = NearDuplicateParams(hash_size=hash_size, max_distance=0, min_contrast=3.0)
     for seed in range(10):
         tiles = np.random.default_rng(seed).integers(0, 256, (9, 7, 3), dtype=np.uint8)
@@ -61,18 +65,29 @@ def test_perceptual_hash_finds_a_picture_again_after_a_change_nobody_sees() -> N
 def test_pair_near_hashes_equals_a_search_over_all_pairs(max_distance: int) -> None:
     values = hashes(max_distance)
     with duckdb.connect() as database:
-        numbered = {"number": range(len(values)), "near_hash": [f"{value:016x}" for value in values]}
+        numbered = {
+            "number": range(len(values)),
+            "near_hash": [f"{value:016x}" for value in values],
+        }
         database.register("hashes", pa.table(numbered))
         pair_near_hashes(database, NUM_BITS // 4, max_distance)
         found = set(database.execute("SELECT one, other, distance FROM near").fetchall())
-    pairs = [(one, other, (values[one] ^ values[other]).bit_count()) for other in range(200) for one in range(other)]
+    pairs = [
+        (one, other, (values[one] ^ values[other]).bit_count())
+        for other in range(200)
+        for one in range(other)
+    ]
     assert found == {pair for pair in pairs if pair[2] <= max_distance}
     assert found or max_distance == 0
 
 
 def test_representatives_are_the_nearest_that_represent_themselves() -> None:
     values = hashes(5)
-    near = [(other, (values[one] ^ values[other]).bit_count(), one) for other in range(200) for one in range(other)]
+    near = [
+        (other, (values[one] ^ values[other]).bit_count(), one)
+        for other in range(200)
+        for one in range(other)
+    ]
     pairs = [(other, one) for other, distance, one in sorted(near) if distance <= 5]
     expected: dict[int, int] = {}
     standing: list[int] = []
@@ -88,7 +103,9 @@ def test_representatives_are_the_nearest_that_represent_themselves() -> None:
 
 
 def test_near_duplicate_params_refuse_a_distance_that_leaves_a_band_empty() -> None:
-    with pytest.raises(ValueError, match="max_distance: 12 is not < 12, the hexadecimal digits of a hash"):
+    with pytest.raises(
+        ValueError, match="max_distance: 12 is not < 12, the hexadecimal digits of a hash"
+    ):
         NearDuplicateParams(hash_size=4, max_distance=12, min_contrast=0.0)
 
 
@@ -97,7 +114,9 @@ def hashes(seed: int) -> list[int]:
     rng = random.Random(seed)
     values = [rng.getrandbits(NUM_BITS) for _ in range(40)]
     while len(values) < 200:
-        copy = rng.choice(values) ^ sum(1 << bit for bit in rng.sample(range(NUM_BITS), rng.randrange(9)))
+        copy = rng.choice(values) ^ sum(
+            1 << bit for bit in rng.sample(range(NUM_BITS), rng.randrange(9))
+        )
         if copy not in values:
             values.append(copy)
     return values

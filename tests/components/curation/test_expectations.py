@@ -6,11 +6,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from components.curation import expectations, validation
-from components.curation.filters import TextLimits
+from components.curation import data_checks as validation
+from components.curation import expectations
+from components.curation.text_filters import TextLimits
 from components.pictures import PictureLimits
 
-PICTURES = PictureLimits(formats=("PNG",), max_pixels=10**6, max_aspect_ratio=10.0, max_side=1000, min_side=16)
+PICTURES = PictureLimits(
+    formats=("PNG",), max_pixels=10**6, max_aspect_ratio=10.0, max_side=1000, min_side=16
+)
 TEXT = TextLimits(min_caption_characters=3, max_caption_characters=20, max_turn_characters=40)
 SAMPLE = {
     "sample_id": "a",
@@ -27,7 +30,13 @@ SAMPLE = {
     "has_target": True,
     "caption_characters": 5,
 }
-TEXT_ONLY = {"sample_id": "t", "image_sha256": None, "width": None, "height": None, "caption_characters": None}
+TEXT_ONLY = {
+    "sample_id": "t",
+    "image_sha256": None,
+    "width": None,
+    "height": None,
+    "caption_characters": None,
+}
 
 
 def samples(*changes: dict[str, object]) -> expectations.Suite:
@@ -35,10 +44,15 @@ def samples(*changes: dict[str, object]) -> expectations.Suite:
     return expectations.samples_suite(pd.DataFrame(rows), PICTURES, TEXT, len(rows))
 
 
-def test_validate_of_sound_tables_finds_no_fault_and_writes_the_same_bytes_twice(tmp_path: Path) -> None:
+def test_validate_of_sound_tables_finds_no_fault_and_writes_the_same_bytes_twice(
+    tmp_path: Path,
+) -> None:
     contents = []
     for name in ("a", "b"):
-        assert validation.validate([samples({}, TEXT_ONLY, {"split": "validation"})], tmp_path / name) == []
+        assert (
+            validation.validate([samples({}, TEXT_ONLY, {"split": "validation"})], tmp_path / name)
+            == []
+        )
         files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
         contents.append({path.relative_to(tmp_path / name): path.read_bytes() for path in files})
     assert contents[0] == contents[1]
@@ -49,7 +63,10 @@ def test_validate_of_sound_tables_finds_no_fault_and_writes_the_same_bytes_twice
     ("change", "message"),
     [
         ({"split": "test"}, "samples.split: "),
-        ({"width": 8}, "samples.width: column values to be between: 1 of 2 rows do not, for example 8"),
+        (
+            {"width": 8},
+            "samples.width: column values to be between: 1 of 2 rows do not, for example 8",
+        ),
         ({"image_sha256": "short"}, "samples.image_sha256: "),
         ({"expected_placeholders": 1}, "<image> stands once in the first turn"),
         ({"later_placeholders": 1}, "samples.later_placeholders: "),
@@ -96,11 +113,16 @@ def test_validate_of_a_missing_column_says_so(tmp_path: Path) -> None:
 
 def test_a_suite_of_drawn_rows_says_what_it_covers(tmp_path: Path) -> None:
     frame = pd.DataFrame([{**SAMPLE, "sample_id": str(number)} for number in range(10)])
-    assert validation.validate([expectations.samples_suite(frame, PICTURES, TEXT, 1000)], tmp_path) == []
+    assert (
+        validation.validate([expectations.samples_suite(frame, PICTURES, TEXT, 1000)], tmp_path)
+        == []
+    )
     said = "10 of 1000 rows were drawn and checked: if none of them breaks a rule, fewer than 300 of all rows do"
     assert (
         said
-        in json.loads((tmp_path / "result.json").read_text())["samples"]["results"][0]["expectation_config"]["notes"]
+        in json.loads((tmp_path / "result.json").read_text())["samples"]["results"][0][
+            "expectation_config"
+        ]["notes"]
     )
     pages = [page.read_text() for page in (tmp_path / "data_docs").rglob("*.html")]
     assert any(said in page for page in pages)

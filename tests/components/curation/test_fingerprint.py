@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from components.curation.fingerprint import fingerprint
-from components.curation.sources import LlavaSource, WebdatasetSource
+from components.curation.training_sources import LlavaSource, WebdatasetSource
 from components.params import load_params
 from flows.curate import CurateParams
 
@@ -30,7 +30,9 @@ def test_fingerprint_is_the_same_for_the_same_files_and_params(raw: Path) -> Non
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_fingerprint_changes_with_size_time_and_presence_of_every_file(raw: Path, name: str) -> None:
+def test_fingerprint_changes_with_size_time_and_presence_of_every_file(
+    raw: Path, name: str
+) -> None:
     found = {fingerprint(raw, SOURCES, PARAMS, 10)}
     os.utime(raw / name, (1, 1))
     found.add(fingerprint(raw, SOURCES, PARAMS, 10))

@@ -12,7 +12,13 @@ STRICT = CaptionQuality(
     max_rows_per_caption=None,
 )
 LAX = STRICT.model_copy(
-    update={"min_words": 1, "min_letter_share": 0.0, "max_word_share": 1.0, "scripts": (), "min_script_share": 0.0}
+    update={
+        "min_words": 1,
+        "min_letter_share": 0.0,
+        "max_word_share": 1.0,
+        "scripts": (),
+        "min_script_share": 0.0,
+    }
 )
 
 
@@ -43,5 +49,12 @@ def test_each_sign_has_its_threshold(caption: str, reason: Reason | None, said: 
 
 
 def test_scripts_have_the_names_of_unicode() -> None:
-    letters = {"a": "LATIN", "я": "CYRILLIC", "红": "CJK", "ا": "ARABIC", "ひ": "HIRAGANA", "\ue000": "UNNAMED"}
+    letters = {
+        "a": "LATIN",
+        "я": "CYRILLIC",
+        "红": "CJK",
+        "ا": "ARABIC",
+        "ひ": "HIRAGANA",
+        "\ue000": "UNNAMED",
+    }
     assert {letter: script_of(letter) for letter in letters} == letters

@@ -1,9 +1,9 @@
 from typing import get_args
 
 from components.curation.reasons import Reason, Rejected, Repair, rejected_picture
+from components.drawn_world import broken
 from components.files.tars import TarReason
 from components.pictures import PICTURE_REASONS, PICTURE_REPAIRS, PictureError
-from components.scenes import broken
 
 
 def test_reasons_cover_every_reason_and_repair_of_a_picture() -> None:
@@ -21,7 +21,9 @@ def test_rejected_is_not_swallowed_by_handlers_of_bad_values() -> None:
 
 
 def test_faults_of_the_demo_world_expect_known_reasons() -> None:
-    expected = {fault[-1] for fault in (*broken.PICTURE_FAULTS, *broken.ROW_FAULTS, *broken.CAPTION_FAULTS)}
+    expected = {
+        fault[-1] for fault in (*broken.PICTURE_FAULTS, *broken.ROW_FAULTS, *broken.CAPTION_FAULTS)
+    }
     assert expected - {broken.REPAIRED} <= set(Reason)
 
 

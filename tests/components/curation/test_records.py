@@ -7,10 +7,18 @@ from hypothesis import strategies as st
 
 from components.curation import records
 from components.curation.reasons import Reason, Rejected
-from components.curation.records import decode_entries, encode_entries, parse_json, read_entries, read_object
+from components.curation.records import (
+    decode_entries,
+    encode_entries,
+    parse_json,
+    read_entries,
+    read_object,
+)
 
 
-def test_read_entries_of_an_array_gives_every_row_and_accepts_a_byte_order_mark(tmp_path: Path) -> None:
+def test_read_entries_of_an_array_gives_every_row_and_accepts_a_byte_order_mark(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "rows.json"
     path.write_bytes(b'\xef\xbb\xbf[{"id": 1}, "text", null]')
     assert [entry.value for entry in list(read_entries(str(path)))] == [{"id": 1}, "text", None]
@@ -20,12 +28,15 @@ def test_read_entries_of_a_cut_array_names_file_and_byte(tmp_path: Path) -> None
     path = tmp_path / "rows.json"
     text = '[{"id": "ä"}, {"id": '
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=rf"rows\.json: is not JSON from byte {len(text.encode())} on"):
+    with pytest.raises(
+        ValueError, match=rf"rows\.json: is not JSON from byte {len(text.encode())} on"
+    ):
         list(read_entries(str(path)))
 
 
 @pytest.mark.parametrize(
-    "text", ['{"a": 1}', "", "[1, 2", "[1 2]", "[1,]", "[1] 2", "[" * 100_000, "[1" * 5000 + "9" * 5000]
+    "text",
+    ['{"a": 1}', "", "[1, 2", "[1 2]", "[1,]", "[1] 2", "[" * 100_000, "[1" * 5000 + "9" * 5000],
 )
 def test_read_entries_of_what_is_no_array_of_rows_fails_readably(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rows.json"
@@ -38,9 +49,14 @@ def test_read_entries_of_lines_rejects_only_the_broken_lines(tmp_path: Path) -> 
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"id": 1}\n{"id": \n\n{"id": Infinity}\n\xff\n{"id": 2}\n')
     entries = list(read_entries(str(path)))
-    values = [entry.value.reason if isinstance(entry.value, Rejected) else entry.value for entry in entries]
+    values = [
+        entry.value.reason if isinstance(entry.value, Rejected) else entry.value
+        for entry in entries
+    ]
     assert values == [{"id": 1}, Reason.BAD_JSON, Reason.BAD_JSON, Reason.BAD_ENCODING, {"id": 2}]
-    assert [entry.place for entry in entries] == [f"rows.jsonl:{number}" for number in (1, 2, 4, 5, 6)]
+    assert [entry.place for entry in entries] == [
+        f"rows.jsonl:{number}" for number in (1, 2, 4, 5, 6)
+    ]
 
 
 def test_entries_survive_the_way_to_another_process(tmp_path: Path) -> None:
@@ -58,10 +74,16 @@ def test_parse_json_of_deep_nesting_is_a_reject() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "why"), [('{"a": NaN}', "NaN"), ('{"a": 1, "b": {"c": 1, "c": 2}}', "'c' is there twice")]
+    ("text", "why"),
+    [('{"a": NaN}', "NaN"), ('{"a": 1, "b": {"c": 1, "c": 2}}', "'c' is there twice")],
 )
-def test_what_python_would_let_pass_rejects_the_row_and_no_other(tmp_path: Path, text: str, why: str) -> None:
-    for path, whole in ((tmp_path / "rows.json", f"[{text}, 7]"), (tmp_path / "rows.jsonl", f"{text}\n7\n")):
+def test_what_python_would_let_pass_rejects_the_row_and_no_other(
+    tmp_path: Path, text: str, why: str
+) -> None:
+    for path, whole in (
+        (tmp_path / "rows.json", f"[{text}, 7]"),
+        (tmp_path / "rows.jsonl", f"{text}\n7\n"),
+    ):
         path.write_text(whole)
         broken, good = read_entries(str(path))
         assert broken.value.reason is Reason.BAD_JSON
@@ -75,7 +97,9 @@ JSON = st.recursive(
     | st.integers(-(10**30), 10**30)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=30),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -88,7 +112,12 @@ JSON = st.recursive(
     ascii_only=st.booleans(),
 )
 def test_an_array_read_in_pieces_is_what_python_reads_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list, chunk: int, indent: int | None, ascii_only: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: list,
+    chunk: int,
+    indent: int | None,
+    ascii_only: bool,
 ) -> None:
     path = tmp_path / "rows.json"
     text = json.dumps(rows, indent=indent, ensure_ascii=ascii_only)
@@ -102,7 +131,9 @@ def test_an_array_read_in_pieces_is_what_python_reads_at_once(
         return
     entries = list(read_entries(str(path)))
     assert [entry.value for entry in entries] == expected
-    assert [entry.place for entry in entries] == [f"rows.json:{index}" for index in range(len(rows))]
+    assert [entry.place for entry in entries] == [
+        f"rows.json:{index}" for index in range(len(rows))
+    ]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -128,10 +159,14 @@ def test_damage_is_an_error_that_names_a_byte_or_a_rejected_row(
     values = [entry.value for entry in read_entries(str(tmp_path / "rows.json"))]
     assert len(values) == len(expected)
     pairs = zip(values, expected, strict=True)
-    assert all(isinstance(value, Rejected) or repr(value) == repr(wanted) for value, wanted in pairs)
+    assert all(
+        isinstance(value, Rejected) or repr(value) == repr(wanted) for value, wanted in pairs
+    )
 
 
-def test_the_byte_of_a_fault_is_counted_over_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_byte_of_a_fault_is_counted_over_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = '[{"id": "ä"}, {"id": "日本"}, {"id" 3}]'
     (tmp_path / "rows.json").write_text(text, encoding="utf-8")
     place = len(text[: text.index(" 3}") + 1].encode())
@@ -145,7 +180,11 @@ def test_an_object_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "captions.json"
     path.write_text('{"images": []}')
     assert read_object(str(path)) == {"images": []}
-    for text, why in (("[]", "not an object"), ('{"a": ', "from byte 6 on"), ('{"a": Infinity}', "Infinity")):
+    for text, why in (
+        ("[]", "not an object"),
+        ('{"a": ', "from byte 6 on"),
+        ('{"a": Infinity}', "Infinity"),
+    ):
         path.write_text(text)
         with pytest.raises(ValueError, match=why):
             read_object(str(path))

@@ -85,7 +85,9 @@ def test_a_picture_that_may_not_be_read_is_a_reject(tmp_path: Path) -> None:
     assert caught.value.reason is Reason.UNREADABLE
 
 
-def test_a_picture_that_nobody_may_read_is_a_reject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_that_nobody_may_read_is_a_reject(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As above, where tests run as root."""
     (tmp_path / "a.jpg").write_bytes(b"picture")
 
@@ -110,14 +112,16 @@ def test_a_picture_under_another_extension_is_found(tmp_path: Path) -> None:
         assert (caught.value.reason, caught.value.detail) == (Reason.IMAGE_MISSING, missing)
 
 
-def test_a_bucket_is_read_as_a_folder(tmp_path: Path, bucket: fs.S3FileSystem) -> None:  # noqa: F811
+def test_a_bucket_is_read_as_a_folder(tmp_path: Path, bucket: fs.S3FileSystem) -> None:
     root = tmp_path / "root"
     for name in ("b.jpg", "sub/c.png", "a.jpg", "large.jpg"):
         (root / name).parent.mkdir(exist_ok=True, parents=True)
         (root / name).write_bytes(name.encode() * (1 + MAX_BYTES * (name == "large.jpg")))
     place = upload(root, bucket, "pictures")
     for reference in ("a.jpg", "sub/c.png", "sub/c.jpg"):
-        assert read_picture_file(place, reference, MAX_BYTES) == read_picture_file(str(root), reference, MAX_BYTES)
+        assert read_picture_file(place, reference, MAX_BYTES) == read_picture_file(
+            str(root), reference, MAX_BYTES
+        )
     for reference, reason in (
         ("none.jpg", Reason.IMAGE_MISSING),
         ("sub", Reason.NOT_A_FILE),

@@ -19,9 +19,18 @@ from components.evaluation.captioning import (
 from components.evaluation.intervals import BootstrapParams
 
 PARAMS = BootstrapParams(resamples=50, confidence=0.95, seed=0)
-CAPTIONS = ["a red circle above a blue square", "a green star", "two small triangles on the left side", ""]
+CAPTIONS = [
+    "a red circle above a blue square",
+    "a green star",
+    "two small triangles on the left side",
+    "",
+]
 REFERENCES = [
-    ["a red circle is above a blue square", "the blue square is below a red circle", "red circle and blue square"],
+    [
+        "a red circle is above a blue square",
+        "the blue square is below a red circle",
+        "red circle and blue square",
+    ],
     ["a green star in the middle of the picture", "one large green star"],
     ["two small triangles", "there are two triangles on the left"],
     ["an empty field", "nothing at all"],
@@ -62,8 +71,13 @@ def grams(text: str, n: int) -> Counter[tuple[str, ...]]:
 
 
 def weighted_grams(text: str, n: int, corpus: list[list[str]]) -> dict[tuple[str, ...], float]:
-    frequency = Counter(gram for row in corpus for gram in set().union(*(grams(other, n) for other in row)))
-    return {g: c * (math.log(len(corpus)) - math.log(max(1, frequency[g]))) for g, c in grams(text, n).items()}
+    frequency = Counter(
+        gram for row in corpus for gram in set().union(*(grams(other, n) for other in row))
+    )
+    return {
+        g: c * (math.log(len(corpus)) - math.log(max(1, frequency[g])))
+        for g, c in grams(text, n).items()
+    }
 
 
 def cider_by_definition(caption: str, references: list[str], corpus: list[list[str]]) -> float:
@@ -80,14 +94,17 @@ def cider_by_definition(caption: str, references: list[str], corpus: list[list[s
 
 def test_cider_equals_its_formula() -> None:
     expected = [
-        cider_by_definition(caption, row, REFERENCES) for caption, row in zip(CAPTIONS, REFERENCES, strict=True)
+        cider_by_definition(caption, row, REFERENCES)
+        for caption, row in zip(CAPTIONS, REFERENCES, strict=True)
     ]
     assert cider_scores(CAPTIONS, REFERENCES) == pytest.approx(expected)
 
 
 def test_the_reference_itself_is_perfect() -> None:
     captions = [row[0] for row in REFERENCES[:3]]
-    assert bleu_from_sums(bleu_counts(captions, REFERENCES[:3]).sum(axis=0)) == pytest.approx(1.0, abs=1e-6)
+    assert bleu_from_sums(bleu_counts(captions, REFERENCES[:3]).sum(axis=0)) == pytest.approx(
+        1.0, abs=1e-6
+    )
     assert rouge_scores(captions, REFERENCES[:3]) == pytest.approx([1.0] * 3)
 
 

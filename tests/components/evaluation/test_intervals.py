@@ -15,7 +15,9 @@ def one_cluster_each(count: int) -> list[str]:
 def test_independent_rows_agree_with_scipy() -> None:
     scores = (np.random.default_rng(1).random(300) < 0.7).astype(float)
     ours = mean_estimate(scores, one_cluster_each(300), PARAMS)
-    theirs = stats.bootstrap((scores,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(2))
+    theirs = stats.bootstrap(
+        (scores,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(2)
+    )
     assert ours.value == scores.mean()
     assert ours.count == 300
     assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.005)
@@ -30,7 +32,12 @@ def test_a_ratio_of_sums_agrees_with_scipy() -> None:
         return f1(np.stack([part.sum(axis=axis) for part in (tp, fp, fn)], axis=-1))
 
     theirs = stats.bootstrap(
-        tuple(counts.T), statistic, paired=True, n_resamples=4000, method="percentile", rng=np.random.default_rng(4)
+        tuple(counts.T),
+        statistic,
+        paired=True,
+        n_resamples=4000,
+        method="percentile",
+        rng=np.random.default_rng(4),
     )
     assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.005)
     assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.005)
@@ -46,15 +53,23 @@ def test_repeating_rows_inside_their_cluster_adds_no_certainty() -> None:
     assert independent.high - independent.low == pytest.approx((once.high - once.low) / 3, rel=0.1)
 
 
-def test_the_order_of_rows_and_memory_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores, clusters = np.random.default_rng(6).integers(0, 2, 50).astype(float), [f"c{i % 7}" for i in range(50)]
+def test_the_order_of_rows_and_memory_blocks_change_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scores, clusters = (
+        np.random.default_rng(6).integers(0, 2, 50).astype(float),
+        [f"c{i % 7}" for i in range(50)],
+    )
     whole = mean_estimate(scores, clusters, PARAMS)
     monkeypatch.setattr("components.evaluation.intervals._GATHERED_NUMBERS", 100)
     assert mean_estimate(scores[::-1], clusters[::-1], PARAMS) == whole
 
 
 def test_cluster_sums_by_hand() -> None:
-    assert cluster_sums(np.array([[1.0, 1], [2, 1], [4, 1]]), ["b", "a", "b"]).tolist() == [[2, 1], [5, 2]]
+    assert cluster_sums(np.array([[1.0, 1], [2, 1], [4, 1]]), ["b", "a", "b"]).tolist() == [
+        [2, 1],
+        [5, 2],
+    ]
 
 
 def test_a_score_over_nothing_is_refused() -> None:

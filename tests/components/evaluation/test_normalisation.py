@@ -47,7 +47,9 @@ def test_normalise_answer_follows_the_published_rules(answer: str, expected: str
     assert normalise_answer(answer) == expected
 
 
-@pytest.mark.parametrize(("text", "expected"), [("2,500-3", "25003"), ("it's", "it's"), ("girl's", "girl's")])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("2,500-3", "25003"), ("it's", "it's"), ("girl's", "girl's")]
+)
 def test_the_core_differs_where_the_pre_step_is_missing(text: str, expected: str) -> None:
     assert normalise_core(text) == expected
 

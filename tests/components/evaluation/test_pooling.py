@@ -8,7 +8,11 @@ from components.model.segments import picture_segment
 def test_four_tokens_are_the_means_of_the_quadrants() -> None:
     grid = torch.arange(36.0).reshape(1, 6, 6, 1).expand(1, 6, 6, 2)
     pooled = pool(grid.reshape(1, 36, 2), 4)
-    quadrants = [grid[0, top : top + 3, left : left + 3].mean(dim=(0, 1)) for top in (0, 3) for left in (0, 3)]
+    quadrants = [
+        grid[0, top : top + 3, left : left + 3].mean(dim=(0, 1))
+        for top in (0, 3)
+        for left in (0, 3)
+    ]
     assert torch.allclose(pooled[0], torch.stack(quadrants))
 
 

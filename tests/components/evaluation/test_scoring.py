@@ -14,7 +14,12 @@ from components.evaluation.scoring import (
 
 
 def question(
-    question_id: str, score: float, *, group: str | None = None, reference: str = "yes", image_id: str = "p"
+    question_id: str,
+    score: float,
+    *,
+    group: str | None = None,
+    reference: str = "yes",
+    image_id: str = "p",
 ) -> ScoredQuestion:
     return ScoredQuestion(question_id, image_id, "relations", "left", group, reference, "", score)
 
@@ -25,10 +30,13 @@ def test_free_text_matches_any_reference_after_normalisation(benchmark: str) -> 
     assert answer_score(benchmark, "green", ["blue", "red"], None) == 0
 
 
-@pytest.mark.parametrize(("matches", "expected"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
+@pytest.mark.parametrize(
+    ("matches", "expected"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)]
+)
 def test_ten_annotators_give_the_vqa_soft_accuracy(matches: int, expected: float) -> None:
     references = ["yes"] * matches + ["other"] * (10 - matches)
-    left_out = [min(1, (matches - (reference == "yes")) / 3) for reference in references]  # the definition, one by one
+    # the definition, one by one
+    left_out = [min(1, (matches - (reference == "yes")) / 3) for reference in references]
     assert answer_score("short_answer", "yes", references, None) == pytest.approx(expected)
     assert np.mean(left_out) == pytest.approx(expected)
 
@@ -61,7 +69,15 @@ def test_existence_is_read_as_pope_does(answer: str, expected: str) -> None:
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
-    [("Yes", "yes"), ("no.", "no"), ("Nope", "no"), ("snow", "no"), ("Y", None), ("I do not know", None), ("", None)],
+    [
+        ("Yes", "yes"),
+        ("no.", "no"),
+        ("Nope", "no"),
+        ("snow", "no"),
+        ("Y", None),
+        ("I do not know", None),
+        ("", None),
+    ],
 )
 def test_relations_are_read_as_mme_does(answer: str, expected: str | None) -> None:
     assert relation_answer(answer) == expected

@@ -33,7 +33,9 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[fs.S3FileSystem]:
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    system = fs.S3FileSystem(endpoint_override=f"{host}:{port}", scheme="http", allow_bucket_creation=True)
+    system = fs.S3FileSystem(
+        endpoint_override=f"{host}:{port}", scheme="http", allow_bucket_creation=True
+    )
     system.create_dir(BUCKET)
     connection.cache_clear()
     yield system
@@ -46,6 +48,8 @@ def upload(folder: Path, system: fs.S3FileSystem, prefix: str) -> str:
     """Every file below a folder, under a prefix of the bucket; returns its URI."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            with system.open_output_stream(f"{BUCKET}/{prefix}/{path.relative_to(folder).as_posix()}") as stream:
+            with system.open_output_stream(
+                f"{BUCKET}/{prefix}/{path.relative_to(folder).as_posix()}"
+            ) as stream:
                 stream.write(path.read_bytes())
     return f"s3://{BUCKET}/{prefix}"

@@ -12,15 +12,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from components.answering.questions import ask_every_picture, read_questions
-from components.compression.lists import list_pictures
+from components.compression.corpus_lists import list_pictures
 from components.curation import captions
 from components.curation.reasons import Rejected
 from components.curation.records import read_entries
 from components.files import lines
 from components.files.lines import Fault, Row, json_value, read_json_lines, read_lines, read_table
-from components.retrieval.batches import read_queries
-from components.retrieval.filters import matching_rows
-from tests.components.retrieval.test_filters import TABLE
+from components.search.batches import read_queries
+from components.search.filters import matching_rows
+from tests.components.search.test_filters import TABLE
 
 BOM = b"\xef\xbb\xbf"
 
@@ -35,7 +35,10 @@ def table(path: Path, content: bytes, single_line: Sequence[str] = ()) -> list[R
 
 
 def fields(rows: Sequence[Row]) -> list[Any]:
-    return [row.values.kind if isinstance(row.values, Fault) else list(row.values.values()) for row in rows]
+    return [
+        row.values.kind if isinstance(row.values, Fault) else list(row.values.values())
+        for row in rows
+    ]
 
 
 def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
@@ -56,7 +59,12 @@ def test_a_line_without_end_is_one_fault_and_not_held_in_memory(
     path = tmp_path / "lines.txt"
     path.write_bytes(b"12345678\n123456789\nafter\n123456789")
     found = [line.content for line in read_lines(str(path))]
-    assert [getattr(content, "kind", content) for content in found] == [b"12345678", "too_long", b"after", "too_long"]
+    assert [getattr(content, "kind", content) for content in found] == [
+        b"12345678",
+        "too_long",
+        b"after",
+        "too_long",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +79,9 @@ def test_a_line_without_end_is_one_fault_and_not_held_in_memory(
         ("image_id".encode("utf-16-be"), "UTF-16"),
     ],
 )
-def test_packed_files_and_other_encodings_are_refused_by_name(tmp_path: Path, start: bytes, said: str) -> None:
+def test_packed_files_and_other_encodings_are_refused_by_name(
+    tmp_path: Path, start: bytes, said: str
+) -> None:
     for name, read in READERS.items():
         path = tmp_path / name
         path.write_bytes(start + b"x" * 100)
@@ -79,12 +89,18 @@ def test_packed_files_and_other_encodings_are_refused_by_name(tmp_path: Path, st
             read(path)
 
 
-ROWS = st.lists(st.lists(st.text('a",\n \u2028\x85é', max_size=4), min_size=3, max_size=3), max_size=5)
+ROWS = st.lists(
+    st.lists(st.text('a",\n \u2028\x85é', max_size=4), min_size=3, max_size=3), max_size=5
+)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None
+)
 @given(rows=ROWS, end=st.sampled_from(["\n", "\r\n"]), bom=st.sampled_from([b"", BOM]))
-def test_a_valid_table_is_what_python_reads(tmp_path: Path, rows: list[list[str]], end: str, bom: bytes) -> None:
+def test_a_valid_table_is_what_python_reads(
+    tmp_path: Path, rows: list[list[str]], end: str, bom: bytes
+) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator=end)
     writer.writerows([["a", "b", "c"], *rows])
@@ -96,7 +112,16 @@ def test_a_quote_that_is_left_open_costs_its_line(tmp_path: Path) -> None:
     rows = table(tmp_path / "t.csv", content)
     broken = "not_a_record"
     assert fields(rows) == [
-        *(broken, ["2", "y"], broken, ["4", 'q "r" s'], ["5", "two\nlines"], broken, ["7", '8" disc'], broken),
+        *(
+            broken,
+            ["2", "y"],
+            broken,
+            ["4", 'q "r" s'],
+            ["5", "two\nlines"],
+            broken,
+            ["7", '8" disc'],
+            broken,
+        ),
         *(["9", None], broken, ["11", ""]),
     ]
     assert [row.line for row in rows] == [2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13]
@@ -104,7 +129,8 @@ def test_a_quote_that_is_left_open_costs_its_line(tmp_path: Path) -> None:
 
 def test_a_field_of_one_line_never_swallows_the_next(tmp_path: Path) -> None:
     content = b'image,image_id\na.jpg,"1\nb.jpg,2\nc.jpg,3"\n'
-    assert fields(table(tmp_path / "t.csv", content)) == [["a.jpg", "1\nb.jpg,2\nc.jpg,3"]]  # as RFC 4180 has it
+    # as RFC 4180 has it
+    assert fields(table(tmp_path / "t.csv", content)) == [["a.jpg", "1\nb.jpg,2\nc.jpg,3"]]
     rows = fields(table(tmp_path / "t.csv", content, ["image_id"]))
     assert rows == ["not_a_record", ["b.jpg", "2"], ["c.jpg", '3"']]
 
@@ -114,7 +140,11 @@ def test_an_open_quote_is_noticed_after_a_bounded_number_of_characters(
 ) -> None:
     monkeypatch.setattr(lines, "MAX_RECORD_CHARACTERS", 20)
     content = b'a,b\n1,"x\n' + b"2,y\n" * 10 + b'3,"z\n'
-    assert fields(table(tmp_path / "t.csv", content)) == ["not_a_record", *[["2", "y"]] * 10, "not_a_record"]
+    assert fields(table(tmp_path / "t.csv", content)) == [
+        "not_a_record",
+        *[["2", "y"]] * 10,
+        "not_a_record",
+    ]
 
 
 def test_in_a_tsv_quotes_are_characters(tmp_path: Path) -> None:
@@ -174,9 +204,9 @@ def entries(read: Callable[[str], Any]) -> Callable[[Path], tuple[int, int]]:
 def asked(path: Path) -> tuple[int, int]:
     """Questions and rejects; of one picture, asking about every picture gives no more."""
     for questions, rejects in (read_questions(path, ["a"]), ask_every_picture(path, ["a"])):
-        assert len({question.row for question in questions} | {reject.row for reject in rejects}) == len(
-            questions
-        ) + len(rejects)
+        assert len(
+            {question.row for question in questions} | {reject.row for reject in rejects}
+        ) == len(questions) + len(rejects)
     return len(questions), len(rejects)
 
 
@@ -219,8 +249,19 @@ LINES = [
         b'a,"b",c"',
         b'"',
     ),
-    *(b'{"image": "a", "image_id": "b", "question": "c"}', b'{"text": "a"}', b'{"image_id": 1e999}', b"[", b"{", b"]"),
-    *(b'{"image": ["\\ud800"], "image_id": true}', b'{"images": [], "annotations": [{"image_id": 1}]}', b"\xff\xfe"),
+    *(
+        b'{"image": "a", "image_id": "b", "question": "c"}',
+        b'{"text": "a"}',
+        b'{"image_id": 1e999}',
+        b"[",
+        b"{",
+        b"]",
+    ),
+    *(
+        b'{"image": ["\\ud800"], "image_id": true}',
+        b'{"images": [], "annotations": [{"image_id": 1}]}',
+        b"\xff\xfe",
+    ),
     *(
         'a\u2028b,c"\x85d,\x1f'.encode(),
         b"a#0\tb",
@@ -236,7 +277,9 @@ CONTENT = st.lists(st.sampled_from(LINES) | st.binary(max_size=12), max_size=6)
 
 @pytest.mark.parametrize("name", READERS)
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=30, deadline=None
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=30,
+    deadline=None,
 )
 @given(header=st.sampled_from(LINES[:2]), body=CONTENT, end=st.sampled_from([b"\n", b"\r\n"]))
 @example(header=LINES[0], body=[b'a,"b', b"c,d,e", b"f,g,h"], end=b"\n")
@@ -252,13 +295,16 @@ def test_whatever_is_in_a_file_every_row_is_counted_or_the_file_is_named(
         kept, rejected = READERS[name](path)
     except ValueError as error:
         message = str(error)
-        assert name in message or str(TABLE.num_rows) in message  # a condition that matches no picture
+        # a condition that matches no picture
+        assert name in message or str(TABLE.num_rows) in message
         return
     if name == "facts.csv":  # joined to pictures: its rows are not what is counted
         return
     texts = content.removeprefix(BOM).split(b"\n")[has_header:]
     is_row = (lambda line: line.removesuffix(b"\r")) if has_header else (lambda line: line.strip())
-    if name.endswith((".jsonl", ".token", ".tsv")) or (name.endswith(".csv") and b'"' not in content):
+    if name.endswith((".jsonl", ".token", ".tsv")) or (
+        name.endswith(".csv") and b'"' not in content
+    ):
         assert kept + rejected == sum(bool(is_row(line)) for line in texts)
 
 
@@ -270,8 +316,12 @@ def test_json_lines_number_what_is_not_blank(tmp_path: Path) -> None:
     assert isinstance(found[1][1], Fault)
 
 
-@pytest.mark.parametrize("name", [" question_id", "Question_ID", "\ufeffquestion_id", "question_id\xa0"])
-def test_an_id_whose_column_is_nearly_named_is_not_left_out_in_silence(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [" question_id", "Question_ID", "\ufeffquestion_id", "question_id\xa0"]
+)
+def test_an_id_whose_column_is_nearly_named_is_not_left_out_in_silence(
+    tmp_path: Path, name: str
+) -> None:
     path = tmp_path / "q.csv"
     path.write_text(f"image_id,question,{name}\na,what?,7\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"q\.csv: has .* and no 'question_id'"):
@@ -282,10 +332,14 @@ def test_an_id_whose_column_is_nearly_named_is_not_left_out_in_silence(tmp_path:
     assert not asked
     assert [reject.reason for reject in rejects] == ["not_a_record"]
 
-    for suffix, content in (("csv", f"image,{name}\na.jpg,7\n"), ("tsv", f"image\t{name}\na.jpg\t7\n")):
+    for suffix, content in (
+        ("csv", f"image,{name}\na.jpg,7\n"),
+        ("tsv", f"image\t{name}\na.jpg\t7\n"),
+    ):
         path = tmp_path / f"list.{suffix}"
         path.write_text(
-            content.replace("uestion", "").replace("q_", "image_").replace("Q_", "Image_"), encoding="utf-8"
+            content.replace("uestion", "").replace("q_", "image_").replace("Q_", "Image_"),
+            encoding="utf-8",
         )
         with pytest.raises(ValueError, match=r"list\.[ct]sv: has .* and no 'image_id'"):
             list_pictures(str(tmp_path), [str(path)])
@@ -293,7 +347,9 @@ def test_an_id_whose_column_is_nearly_named_is_not_left_out_in_silence(tmp_path:
     path.write_text('{"image": "a.jpg", "Image_id": "7"}\n{"image": "b.jpg"}\n', encoding="utf-8")
     corpus = list_pictures(str(tmp_path), [str(path)])
     assert corpus.entries["image_id"].to_pylist() == ["b.jpg"]
-    assert [(reject.image_id, reject.reason) for reject in corpus.rejects] == [("list.jsonl:1", "bad_record")]
+    assert [(reject.image_id, reject.reason) for reject in corpus.rejects] == [
+        ("list.jsonl:1", "bad_record")
+    ]
     path = tmp_path / "queries.jsonl"
     path.write_text('{"text": "red", " query_id": "7"}\n', encoding="utf-8")
     with pytest.raises(ValueError, match="line 1: has ' query_id' and no 'query_id'"):

@@ -25,7 +25,11 @@ def link(path: Path, target: Path | str) -> Path:
 
 def found(root: Path, *allowed_roots: Path) -> dict[str, str | None]:
     """{name: obstacle, None for files} of everything below a root."""
-    walked = list(walk(str(root), [str(path) for path in allowed_roots], leave_out=lambda name: name == ".git"))
+    walked = list(
+        walk(
+            str(root), [str(path) for path in allowed_roots], leave_out=lambda name: name == ".git"
+        )
+    )
     names = [entry.name for entry in walked]
     assert len(set(names)) == len(names)
     return {entry.name: entry.obstacle for entry in walked}
@@ -41,7 +45,9 @@ def test_a_link_may_lead_into_an_allowed_root_however_it_gets_there(tmp_path: Pa
     link(tmp_path / "linked-root", root)
     for name in ("absolute.jpg", "sub/relative.jpg", "chain.jpg"):
         assert real_place(str(root), name, [str(cache)]) == str(target)
-        assert real_place(str(tmp_path / "linked-root"), name, [str(tmp_path / "linked-cache")]) == str(target)
+        assert real_place(
+            str(tmp_path / "linked-root"), name, [str(tmp_path / "linked-cache")]
+        ) == str(target)
         with pytest.raises(OutsideRootsError):
             real_place(str(root), name, [])
         with pytest.raises(OutsideRootsError):
@@ -72,7 +78,13 @@ def test_links_in_circles_and_to_nowhere_are_errors_of_the_file(tmp_path: Path) 
 
 def test_linked_folders_are_entered_once_and_only_where_they_may_lead(tmp_path: Path) -> None:
     root, more, secret = tmp_path / "root", tmp_path / "more", tmp_path / "secret"
-    for path in (root / "z/a.jpg", root / ".git/b.jpg", more / "x/c.jpg", more / "d.jpg", secret / "e.jpg"):
+    for path in (
+        root / "z/a.jpg",
+        root / ".git/b.jpg",
+        more / "x/c.jpg",
+        more / "d.jpg",
+        secret / "e.jpg",
+    ):
         file(path)
     link(root / "circle", ".")
     link(root / "above", "..")
@@ -101,8 +113,14 @@ def test_linked_folders_are_entered_once_and_only_where_they_may_lead(tmp_path: 
     assert {"secret", "above", "linked/d.jpg"} <= set(names)  # refused by who reads them, not lost
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(targets=st.lists(st.sampled_from(["a", "b", "a/c", "link-0", "link-1", ".", "..", "../more"]), max_size=5))
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    targets=st.lists(
+        st.sampled_from(["a", "b", "a/c", "link-0", "link-1", ".", "..", "../more"]), max_size=5
+    )
+)
 def test_no_file_is_lost_or_found_twice_whatever_links_there_are(
     tmp_path_factory: pytest.TempPathFactory, targets: list[str]
 ) -> None:
@@ -113,9 +131,13 @@ def test_no_file_is_lost_or_found_twice_whatever_links_there_are(
     for number, target in enumerate(targets):
         link(root / f"link-{number}", target)
     entries = found(root, folder / "more")
-    files = [os.path.realpath(root / name) for name, obstacle in entries.items() if obstacle is None]
+    files = [
+        os.path.realpath(root / name) for name, obstacle in entries.items() if obstacle is None
+    ]
     real = [path for path in files if os.path.isfile(path)]
     assert len(real) == len(set(real)) == 3 + any(target == "../more" for target in targets)
     # Every link is accounted for: entered, refused by name, or a file that cannot be opened.
     for number in range(len(targets)):
-        assert any(name == f"link-{number}" or name.startswith(f"link-{number}/") for name in entries)
+        assert any(
+            name == f"link-{number}" or name.startswith(f"link-{number}/") for name in entries
+        )

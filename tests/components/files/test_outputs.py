@@ -38,7 +38,9 @@ def write(output: Path, **files: str) -> None:
 
 def tree(folder: Path) -> dict[str, str]:
     """What is in a folder, but for our list."""
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.name != LIST}
+    found = {
+        path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.name != LIST
+    }
     return {name: path.read_text() if path.is_file() else "" for name, path in found.items()}
 
 
@@ -62,7 +64,8 @@ def test_a_folder_is_new_empty_or_what_the_job_wrote_before(tmp_path: Path) -> N
     assert tree(output) == {"d": "3"}
     (tmp_path / "empty").mkdir()
     write(tmp_path / "empty", a="1")
-    assert sorted(path.name for path in output.parent.iterdir()) == ["out"]  # neither lock nor work is left
+    # neither lock nor work is left
+    assert sorted(path.name for path in output.parent.iterdir()) == ["out"]
 
 
 def test_the_list_is_the_same_for_the_same_files(tmp_path: Path) -> None:
@@ -100,9 +103,17 @@ def test_what_others_put_into_a_folder_stops_the_job_and_stays(
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
-    with pytest.raises(OutputError, match=r"out: holds thesis\.txt, and no _fwd2bot\.json says that job wrote that"):
+    with pytest.raises(
+        OutputError, match=r"out: holds thesis\.txt, and no _fwd2bot\.json says that job wrote that"
+    ):
         write(tmp_path / "out")
-    for text in ("{", "[]", "{}", '{"files": 1, "growing": [], "written_by": "fwd2bot job"}', "[" * 100_000):
+    for text in (
+        "{",
+        "[]",
+        "{}",
+        '{"files": 1, "growing": [], "written_by": "fwd2bot job"}',
+        "[" * 100_000,
+    ):
         (tmp_path / "out" / LIST).write_text(text)
         with pytest.raises(OutputError, match=r"thesis\.txt"):
             write(tmp_path / "out")
@@ -111,7 +122,10 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_job_does_not_replace_what_another_job_wrote(tmp_path: Path) -> None:
     write(tmp_path / "out", a="1")
-    with pytest.raises(OutputError, match="holds what job wrote"), new_folder("other", tmp_path / "out"):
+    with (
+        pytest.raises(OutputError, match="holds what job wrote"),
+        new_folder("other", tmp_path / "out"),
+    ):
         pass
     assert tree(tmp_path / "out") == {"a": "1"}
 
@@ -195,7 +209,9 @@ def test_a_link_to_a_folder_is_followed_and_one_to_nowhere_refused(tmp_path: Pat
         ("curated", None),
     ],
 )
-def test_an_output_and_an_input_do_not_lie_in_each_other(tmp_path: Path, output: str, wanted: str | None) -> None:
+def test_an_output_and_an_input_do_not_lie_in_each_other(
+    tmp_path: Path, output: str, wanted: str | None
+) -> None:
     for name in ("raw", "other"):
         (tmp_path / name).mkdir()
     (tmp_path / "link").symlink_to("raw")
@@ -210,7 +226,10 @@ def test_a_file_by_another_name_is_the_same_file(tmp_path: Path) -> None:
     (tmp_path / "hard").hardlink_to(tmp_path / "queries")
     (tmp_path / "soft").symlink_to("queries")
     for name in ("queries", "hard", "soft"):
-        with pytest.raises(OutputError, match="is also"), new_file(tmp_path / name, any_file, [tmp_path / "queries"]):
+        with (
+            pytest.raises(OutputError, match="is also"),
+            new_file(tmp_path / name, any_file, [tmp_path / "queries"]),
+        ):
             pass
     assert (tmp_path / "queries").read_text() == "mine"
 
@@ -221,7 +240,10 @@ def test_a_file_is_replaced_only_when_it_is_ours_or_empty(tmp_path: Path) -> Non
         with new_file(path, any_file) as aside:
             aside.write_text(text)
     assert tree(tmp_path) == {"deep": "", "deep/file": "2"}
-    with pytest.raises(OutputError, match="exists, and is no earlier result"), new_file(path, no_file):
+    with (
+        pytest.raises(OutputError, match="exists, and is no earlier result"),
+        new_file(path, no_file),
+    ):
         pass
     path.write_text("")
     with new_file(path, no_file) as aside:
@@ -238,7 +260,10 @@ def test_a_link_is_replaced_and_its_file_stays(tmp_path: Path) -> None:
         aside.write_text("2")
     assert tree(tmp_path) == {"cached": "1", "file": "2"}
     (tmp_path / "broken").symlink_to("nowhere")
-    with pytest.raises(OutputError, match="does not exist"), new_file(tmp_path / "broken", any_file):
+    with (
+        pytest.raises(OutputError, match="does not exist"),
+        new_file(tmp_path / "broken", any_file),
+    ):
         pass
 
 
@@ -257,9 +282,17 @@ def test_an_error_leaves_a_file_as_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "wanted"),
-    [('{"a": 1, "b": 2}', True), ('{"a": 1}', False), ("[]", False), ("x", False), ("[" * 99_999, False)],
+    [
+        ('{"a": 1, "b": 2}', True),
+        ('{"a": 1}', False),
+        ("[]", False),
+        ("x", False),
+        ("[" * 99_999, False),
+    ],
 )
-def test_scores_are_told_from_other_files_by_their_keys(tmp_path: Path, text: str, wanted: bool) -> None:
+def test_scores_are_told_from_other_files_by_their_keys(
+    tmp_path: Path, text: str, wanted: bool
+) -> None:
     (tmp_path / "file").write_text(text)
     assert json_with("a", "b")(tmp_path / "file") is wanted
 
@@ -275,7 +308,9 @@ def test_a_growing_folder_is_ours_also_after_a_kill(tmp_path: Path) -> None:
 
     grow("m.json")
     written = (output / LIST).read_text()
-    (output / LIST).write_text('{"files": {}, "growing": ["m.json", "plots/*"], "written_by": "fwd2bot job"}')
+    (output / LIST).write_text(
+        '{"files": {}, "growing": ["m.json", "plots/*"], "written_by": "fwd2bot job"}'
+    )
     grow("m.json")
     assert (output / LIST).read_text() == written
     (output / "plots/mine.tsv").write_text("mine")
@@ -287,7 +322,9 @@ def test_a_growing_folder_is_ours_also_after_a_kill(tmp_path: Path) -> None:
         grow("m.json")
 
 
-def test_a_growing_folder_of_an_older_version_is_ours_if_it_is_told_by_what_it_holds(tmp_path: Path) -> None:
+def test_a_growing_folder_of_an_older_version_is_ours_if_it_is_told_by_what_it_holds(
+    tmp_path: Path,
+) -> None:
     output = tmp_path / "out"
 
     def grow() -> None:
@@ -321,7 +358,9 @@ with only_writer(Path(sys.argv[1])):
 def test_one_process_at_a_time_writes_an_output(tmp_path: Path, ending: str) -> None:
     output = tmp_path / "out"
     command = [sys.executable, "-c", HOLD, str(output)]
-    holder = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     (tmp_path / "other").mkdir()
@@ -359,7 +398,8 @@ def test_many_processes_never_hold_the_lock_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700), (0o002, 0o664, 0o775)]
+    ("umask", "file", "folder"),
+    [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700), (0o002, 0o664, 0o775)],
 )
 def test_permissions_follow_the_umask(tmp_path: Path, umask: int, file: int, folder: int) -> None:
     before = os.umask(umask)
@@ -367,7 +407,9 @@ def test_permissions_follow_the_umask(tmp_path: Path, umask: int, file: int, fol
         with new_folder("job", tmp_path / "out") as aside:
             (aside / "model").mkdir(mode=0o700)
             save_file({"weight": torch.zeros(2)}, aside / "model" / "model.safetensors")
-        write_by_umask(tmp_path / "alone.safetensors", lambda path: save_file({"weight": torch.zeros(2)}, path))
+        write_by_umask(
+            tmp_path / "alone.safetensors", lambda path: save_file({"weight": torch.zeros(2)}, path)
+        )
     finally:
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
@@ -384,10 +426,15 @@ NAMES = st.sampled_from(["a", "b", "c", "d/a", "d/b", "d/e/a", "_fwd2bot.json.tx
 FILES = st.dictionaries(NAMES, st.text("xyz", max_size=3), max_size=6)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(first=FILES, theirs=FILES, second=FILES)
 def test_whatever_is_written_no_file_of_others_is_lost(
-    tmp_path_factory: pytest.TempPathFactory, first: dict[str, str], theirs: dict[str, str], second: dict[str, str]
+    tmp_path_factory: pytest.TempPathFactory,
+    first: dict[str, str],
+    theirs: dict[str, str],
+    second: dict[str, str],
 ) -> None:
     output = tmp_path_factory.mktemp("drawn") / "out"
     keys = {name: name.replace("/", "__") for name in {*first, *second}}
@@ -396,14 +443,18 @@ def test_whatever_is_written_no_file_of_others_is_lost(
         (output / name).parent.mkdir(parents=True, exist_ok=True)
         (output / name).write_text(text)
     before = tree(output)
-    is_foreign = any(len(first.get(name, "none of this length")) != len(text) for name, text in theirs.items())
+    is_foreign = any(
+        len(first.get(name, "none of this length")) != len(text) for name, text in theirs.items()
+    )
     if is_foreign:
         with pytest.raises(OutputError):
             write(output, **{keys[name]: text for name, text in second.items()})
         assert tree(output) == before
     else:
         write(output, **{keys[name]: text for name, text in second.items()})
-        assert {name: text for name, text in tree(output).items() if (output / name).is_file()} == second
+        assert {
+            name: text for name, text in tree(output).items() if (output / name).is_file()
+        } == second
     assert read_list(output) is not None
 
 
@@ -459,7 +510,9 @@ def test_a_full_disk_leaves_the_list_whole(tmp_path: Path, monkeypatch: pytest.M
     assert tree(tmp_path / "a") == {"table": "2"}
 
 
-def test_a_mount_point_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mount_point_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "disk")
     (tmp_path / "disk").mkdir()
 
@@ -485,7 +538,10 @@ def test_patterns_in_an_edited_list_remove_nothing(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(OutputError, match=r"thesis\.txt"), new_folder("job", output):
             pass
-        with pytest.raises(OutputError, match=r"thesis\.txt"), growing_folder("job", output, ("plots/*",)):
+        with (
+            pytest.raises(OutputError, match=r"thesis\.txt"),
+            growing_folder("job", output, ("plots/*",)),
+        ):
             pass
     assert (output / "thesis.txt").read_text() == "mine"
 

@@ -49,13 +49,19 @@ def write(path: Path, content: pa.Table, **options: Any) -> Path:
 
 def rows_of(place: Path) -> Iterator[Any]:
     with open_parquet(str(place)) as opened:
-        groups = [opened.metadata.row_group(number).num_rows for number in range(opened.metadata.num_row_groups)]
+        groups = [
+            opened.metadata.row_group(number).num_rows
+            for number in range(opened.metadata.num_row_groups)
+        ]
     for group, num_rows in enumerate(groups):
         yield from read_row_group(str(place), group, num_rows, COLUMNS)
 
 
 def reasons(entries: Iterator[Any]) -> list[str]:
-    return [entry.value.reason.value if isinstance(entry.value, Rejected) else "kept" for entry in entries]
+    return [
+        entry.value.reason.value if isinstance(entry.value, Rejected) else "kept"
+        for entry in entries
+    ]
 
 
 @pytest.mark.parametrize("options", WRITERS, ids=str)
@@ -66,7 +72,10 @@ def test_pages_of_every_kind_are_added_up(tmp_path: Path, options: dict[str, Any
         chunk = opened.metadata.row_group(0).column(2)
         found = parquet._read_footer(file)[1][0].chunks[2]
         pages = parquet._pages(file, found)
-    assert (found.packed, found.unpacked) == (chunk.total_compressed_size, chunk.total_uncompressed_size)
+    assert (found.packed, found.unpacked) == (
+        chunk.total_compressed_size,
+        chunk.total_uncompressed_size,
+    )
     assert 0.7 * chunk.total_uncompressed_size < pages.total < chunk.total_uncompressed_size
     assert (pages.dictionary > 0) == chunk.has_dictionary_page
     values = [entry.value["image"] for entry in rows_of(place)]
@@ -88,7 +97,9 @@ def test_files_behind_one_another_are_named(tmp_path: Path, options: dict[str, A
 
 def test_bytes_of_no_size_and_rows_of_no_number_are_files(tmp_path: Path) -> None:
     for number in (0, 1):
-        assert len(list(rows_of(write(tmp_path / "a.parquet", table(1).slice(0, number))))) == number
+        assert (
+            len(list(rows_of(write(tmp_path / "a.parquet", table(1).slice(0, number))))) == number
+        )
 
 
 def test_a_footer_that_promises_other_rows_than_its_row_groups_is_refused(tmp_path: Path) -> None:
@@ -117,18 +128,36 @@ def test_a_value_that_is_no_text_costs_its_row(tmp_path: Path) -> None:
     texts = pa.array([b"fine", b"\xff\xfe", b"fine"], pa.binary())
     texts = pa.StringArray.from_buffers(3, *texts.buffers()[1:])
     content = table(3).set_column(1, "text", texts)
-    for place in (write(tmp_path / "a.parquet", content), write(tmp_path / "b.parquet", content, store_schema=False)):
+    for place in (
+        write(tmp_path / "a.parquet", content),
+        write(tmp_path / "b.parquet", content, store_schema=False),
+    ):
         found = [entry.value["caption"] for entry in rows_of(place)]
         assert found == ["fine", "\udcff\udcfe", "fine"]
-    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_stream(file, content.schema) as stream:
+    with (
+        pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file,
+        pa.ipc.new_stream(file, content.schema) as stream,
+    ):
         stream.write_table(content)
-    assert [entry.value["caption"] for entry in read_stream(str(tmp_path / "a.arrow"), COLUMNS)][1] == "\udcff\udcfe"
+    assert [entry.value["caption"] for entry in read_stream(str(tmp_path / "a.arrow"), COLUMNS)][
+        1
+    ] == "\udcff\udcfe"
 
 
 def test_rows_in_front_of_damage_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "BATCH_ROWS", 10)
-    options: dict[str, Any] = {"use_dictionary": False, "compression": "none", "data_page_size": 2000}
-    place = write(tmp_path / "a.parquet", table(5000), write_batch_size=10, write_page_checksum=True, **options)
+    options: dict[str, Any] = {
+        "use_dictionary": False,
+        "compression": "none",
+        "data_page_size": 2000,
+    }
+    place = write(
+        tmp_path / "a.parquet",
+        table(5000),
+        write_batch_size=10,
+        write_page_checksum=True,
+        **options,
+    )
     data = bytearray(place.read_bytes())
     data[data.index(random.Random(3000).randbytes(200)) + 50] ^= 1
     place.write_bytes(data)
@@ -139,13 +168,18 @@ def test_rows_in_front_of_damage_are_kept(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def repeated(num_bytes: int, num_rows: int) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(np.zeros(num_rows, np.int32), pa.array([bytes(num_bytes)]))
+    return pa.DictionaryArray.from_arrays(
+        np.zeros(num_rows, np.int32), pa.array([bytes(num_bytes)])
+    )
 
 
 BOMBS = {
     "one value for all rows": (lambda: repeated(70_000_000, 60), {"compression": "zstd"}),
     "a smaller value for all rows": (lambda: repeated(50_000_000, 8), {"compression": "zstd"}),
-    "zeros": (lambda: pa.array([bytes(80_000_000)] * 2), {"compression": "zstd", "use_dictionary": False}),
+    "zeros": (
+        lambda: pa.array([bytes(80_000_000)] * 2),
+        {"compression": "zstd", "use_dictionary": False},
+    ),
 }
 
 
@@ -165,7 +199,10 @@ def test_a_small_file_takes_little_memory(tmp_path: Path, what: str) -> None:
         "print(found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, place, str(len(values))], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, place, str(len(values))],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     found, kilobytes = map(int, done.stdout.split())
     assert found == len(values)
@@ -204,9 +241,13 @@ def test_scalar_value_is_what_pyarrow_says(value: object, kind: pa.DataType | No
     assert scalar_value(pa.array([value], kind)[0]) == value
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None
+)
 @given(data=st.data(), options=st.sampled_from(WRITERS))
-def test_no_damage_lets_another_error_out(tmp_path: Path, data: st.DataObject, options: dict[str, Any]) -> None:
+def test_no_damage_lets_another_error_out(
+    tmp_path: Path, data: st.DataObject, options: dict[str, Any]
+) -> None:
     """Rows in are rows and rejects; where the file does not open, it says why."""
     place = write(tmp_path / "a.parquet", table(20), **options)
     content = bytearray(place.read_bytes())
@@ -220,7 +261,9 @@ def test_no_damage_lets_another_error_out(tmp_path: Path, data: st.DataObject, o
     except TABLE_ERRORS:
         return
     assert len(found) == num_rows
-    assert all(isinstance(entry.value, dict) or entry.value.reason in set(Reason) for entry in found)
+    assert all(
+        isinstance(entry.value, dict) or entry.value.reason in set(Reason) for entry in found
+    )
 
 
 def test_values_that_repeat_the_one_before_are_read_few_at_once(tmp_path: Path) -> None:
@@ -235,7 +278,9 @@ def test_values_that_repeat_the_one_before_are_read_few_at_once(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("compression", ["uncompressed", "zstd"])
-def test_arrow_with_a_footer_is_read_and_a_cut_one_is_a_reject(tmp_path: Path, compression: str) -> None:
+def test_arrow_with_a_footer_is_read_and_a_cut_one_is_a_reject(
+    tmp_path: Path, compression: str
+) -> None:
     place = tmp_path / "a.arrow"
     feather.write_feather(table(3), str(place), compression=compression)
     assert [entry.value["id"] for entry in read_stream(str(place), COLUMNS)] == ["n0", "n1", "n2"]

@@ -21,7 +21,9 @@ with RowWatch(Path(sys.argv[1])) as watch:
 
 
 def attempt(path: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", DIES_AT_TWO, str(path)], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", DIES_AT_TWO, str(path)], capture_output=True, text=True
+    )
 
 
 def test_a_row_at_which_three_processes_died_is_not_tried_again(tmp_path: Path) -> None:
@@ -62,6 +64,7 @@ def test_a_piece_that_ends_every_process_between_its_rows_is_an_error(tmp_path: 
         watch.__enter__()
         os.close(watch.file)
     with pytest.raises(
-        RuntimeError, match=r"task-000007: 50 processes ended while they worked on it; is memory short\?"
+        RuntimeError,
+        match=r"task-000007: 50 processes ended while they worked on it; is memory short\?",
     ):
         RowWatch(tmp_path / "task-000007")

@@ -28,7 +28,13 @@ def test_list_files_is_sorted_and_relative_and_says_what_changed(tmp_path: Path)
     (tmp_path / "link.jpg").symlink_to("nowhere")
     (tmp_path / "sub/loop.jpg").symlink_to("loop.jpg")
     files = list(list_files(str(tmp_path), ()))
-    assert [file.name for file in files] == ["a.jpg", "b.jpg", "link.jpg", "sub/c.jpg", "sub/loop.jpg"]
+    assert [file.name for file in files] == [
+        "a.jpg",
+        "b.jpg",
+        "link.jpg",
+        "sub/c.jpg",
+        "sub/loop.jpg",
+    ]
     assert [file.num_bytes for file in files] == [1, 1, 0, 1, 0]
     assert state_of(f"{tmp_path}/a.jpg") == files[0]
     os.utime(tmp_path / "a.jpg", (1, 1))
@@ -49,7 +55,7 @@ def test_files_match_wild_cards_in_order_and_hidden_ones_do_not(tmp_path: Path) 
         matching_files(f"{tmp_path}/nowhere/*.tar")
 
 
-def test_a_bucket_reads_as_a_folder(tmp_path: Path, bucket: fs.S3FileSystem) -> None:  # noqa: F811
+def test_a_bucket_reads_as_a_folder(tmp_path: Path, bucket: fs.S3FileSystem) -> None:
     root = tmp_path / "root"
     for name in ("b.jpg", "sub/c.png", "a.jpg"):
         (root / name).parent.mkdir(exist_ok=True, parents=True)
@@ -67,7 +73,7 @@ def test_a_bucket_reads_as_a_folder(tmp_path: Path, bucket: fs.S3FileSystem) -> 
 
 def test_a_file_of_a_folder_and_of_a_bucket_is_read_whole_or_refused_alike(
     tmp_path: Path,
-    bucket: fs.S3FileSystem,  # noqa: F811
+    bucket: fs.S3FileSystem,
 ) -> None:
     root = tmp_path / "root"
     for name in ("plain.jpg", "sub/with space, #1 and 100%.jpg"):
@@ -90,13 +96,15 @@ def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
         read_file(str(tmp_path / "pipe.jpg"), 9)
 
 
-def test_all_files_of_a_bucket_share_one_connection(bucket: fs.S3FileSystem) -> None:  # noqa: F811
+def test_all_files_of_a_bucket_share_one_connection(bucket: fs.S3FileSystem) -> None:
     assert file_system("s3://downloads/a.jpg")[0] is file_system("s3://downloads/b/c.jpg")[0]
-    with pytest.raises(ValueError, match=r"https://host/a\.jpg: cannot be opened.*use a path, s3://"):
+    with pytest.raises(
+        ValueError, match=r"https://host/a\.jpg: cannot be opened.*use a path, s3://"
+    ):
         file_system("https://host/a.jpg")
 
 
-def test_a_bucket_that_goes_away_is_a_fault_of_the_storage(bucket: fs.S3FileSystem) -> None:  # noqa: F811
+def test_a_bucket_that_goes_away_is_a_fault_of_the_storage(bucket: fs.S3FileSystem) -> None:
     with bucket.open_output_stream("downloads/long.tar") as stream:
         stream.write(bytes(3 << 20))
     with open_file("s3://downloads/long.tar") as file:
@@ -125,7 +133,9 @@ def test_pipes_and_sockets_are_not_opened(tmp_path: Path) -> None:
                 open_file(f"{tmp_path}/{name}")
 
 
-def test_a_file_that_becomes_a_pipe_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_becomes_a_pipe_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between the look at it and its opening; without a writer that would wait for ever."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "file").touch()
@@ -146,7 +156,9 @@ def test_files_of_no_size_have_no_content(place: str) -> None:
         pass
 
 
-def test_a_file_that_grows_is_read_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_grows_is_read_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "growing"
     path.write_bytes(b"12345")
     whole = os.fstat
@@ -173,6 +185,10 @@ def test_matching_files_takes_brackets_as_they_are_and_names_without_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a[1].tar").write_bytes(b"1")
-    assert matching_files(f"{tmp_path}/a[1].tar") == matching_files(f"{tmp_path}/a[1]*") == [f"{tmp_path}/a[1].tar"]
+    assert (
+        matching_files(f"{tmp_path}/a[1].tar")
+        == matching_files(f"{tmp_path}/a[1]*")
+        == [f"{tmp_path}/a[1].tar"]
+    )
     monkeypatch.chdir(tmp_path)
     assert matching_files("*.tar") == ["a[1].tar"]

@@ -51,7 +51,10 @@ PAIR = [("a.jpg", b"picture"), ("a.txt", b"text"), ("b.jpg", b"picture 2"), ("b.
 
 def test_read_shard_groups_members_by_key(tmp_path: Path) -> None:
     samples = shard_of(tmp_path, [*PAIR[:2], ("a.json", b"{}"), *PAIR[2:]])
-    assert [(s.key, sorted(s.members)) for s in samples] == [("a", ["jpg", "json", "txt"]), ("b", ["jpg", "txt"])]
+    assert [(s.key, sorted(s.members)) for s in samples] == [
+        ("a", ["jpg", "json", "txt"]),
+        ("b", ["jpg", "txt"]),
+    ]
     assert problems(samples) == [None, None]
 
 
@@ -104,9 +107,12 @@ def test_read_shard_never_reads_links_or_pickles(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep_bytes", [512 * 7 + 100, 512 * 6 + 3, 512 * 6])
-def test_read_shard_of_a_cut_tar_keeps_what_came_before_and_says_so(tmp_path: Path, keep_bytes: int) -> None:
+def test_read_shard_of_a_cut_tar_keeps_what_came_before_and_says_so(
+    tmp_path: Path, keep_bytes: int
+) -> None:
     path = write_tar(tmp_path / "shard.tar", [*PAIR, ("c.jpg", b"1"), ("c.txt", b"2")])
-    path.write_bytes(path.read_bytes()[:keep_bytes])  # 6 blocks: exactly between two members, where tarfile is silent
+    # 6 blocks: exactly between two members, where tarfile is silent
+    path.write_bytes(path.read_bytes()[:keep_bytes])
     samples = list(read_shard(str(path), MAX_BYTES))
     assert samples[0].members == {"jpg": b"picture", "txt": b"text"}
     assert samples[-1].problem is not None
@@ -130,7 +136,9 @@ def test_read_shard_with_a_damaged_header_in_the_middle_says_so(tmp_path: Path) 
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
-@given(data=st.data(), compress=st.sampled_from([bytes, gzip.compress, bz2.compress, lzma.compress]))
+@given(
+    data=st.data(), compress=st.sampled_from([bytes, gzip.compress, bz2.compress, lzma.compress])
+)
 def test_no_damage_to_a_shard_lets_an_error_out(
     tmp_path: Path, data: st.DataObject, compress: Callable[[bytes], bytes]
 ) -> None:
@@ -138,7 +146,11 @@ def test_no_damage_to_a_shard_lets_an_error_out(
     content = compress(write_tar(tmp_path / "whole.tar", PAIR).read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, max(len(content) - 1, 0)))
-        content = content[:at] + data.draw(st.binary(max_size=4)) + content[at + data.draw(st.integers(0, 600)) :]
+        content = (
+            content[:at]
+            + data.draw(st.binary(max_size=4))
+            + content[at + data.draw(st.integers(0, 600)) :]
+        )
     path = tmp_path / "damaged.tar"
     path.write_bytes(content)
     samples = list(read_shard(str(path), MAX_BYTES))
@@ -146,7 +158,9 @@ def test_no_damage_to_a_shard_lets_an_error_out(
     assert all(isinstance(sample, ShardSample) for sample in samples)
 
 
-def test_a_disk_that_fails_is_no_fault_of_the_shard(tmp_path: Path, bucket: fs.S3FileSystem) -> None:  # noqa: F811
+def test_a_disk_that_fails_is_no_fault_of_the_shard(
+    tmp_path: Path, bucket: fs.S3FileSystem
+) -> None:
     """The bucket goes away behind the first member: what was not read must not count as lost."""
     big = [*PAIR[:2], ("b.jpg", b"1" * MAX_BYTES * 3000), ("c.jpg", b"1")]
     write_tar(tmp_path / "shard.tar", big)
@@ -171,7 +185,10 @@ def ends(tmp_path: Path, content: bytes) -> list[str]:
     """Of each sample its key, or what is wrong with it."""
     path = tmp_path / "shard.tar"
     path.write_bytes(content)
-    return [sample.problem.reason if sample.problem else sample.key for sample in read_shard(str(path), MAX_BYTES)]
+    return [
+        sample.problem.reason if sample.problem else sample.key
+        for sample in read_shard(str(path), MAX_BYTES)
+    ]
 
 
 @pytest.mark.parametrize("pack", PACKERS)
@@ -181,7 +198,9 @@ def test_archives_behind_one_another_are_read_on(
 ) -> None:
     first, second = tar_bytes(tmp_path, PAIR), tar_bytes(tmp_path, TWO)
     assert ends(tmp_path, pack(first + between + second)) == ["a", "b", "c", "d"]
-    assert ends(tmp_path, pack(first) + (between if pack is not bytes else b"") + pack(second)) == list("abcd")
+    assert ends(
+        tmp_path, pack(first) + (between if pack is not bytes else b"") + pack(second)
+    ) == list("abcd")
 
 
 @pytest.mark.parametrize("first", PACKERS)
@@ -196,7 +215,9 @@ def test_no_archive_is_passed_over(
 
 
 @pytest.mark.parametrize("pack", PACKERS)
-def test_padding_is_no_fault_and_garbage_is_one(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+def test_padding_is_no_fault_and_garbage_is_one(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
     content = tar_bytes(tmp_path, PAIR)
     assert ends(tmp_path, pack(content + bytes(300_000))) == ["a", "b"]
     assert ends(tmp_path, pack(content) + bytes(5120)) == ["a", "b"]
@@ -205,7 +226,9 @@ def test_padding_is_no_fault_and_garbage_is_one(tmp_path: Path, pack: Callable[[
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
-@pytest.mark.parametrize("damage", [lambda data: data[:-3], lambda data: data[:-2] + bytes([data[-2] ^ 1, data[-1]])])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-3], lambda data: data[:-2] + bytes([data[-2] ^ 1, data[-1]])]
+)
 def test_a_compressed_tar_that_is_damaged_at_its_end_says_so(
     tmp_path: Path, pack: Callable[[bytes], bytes], damage: Callable[[bytes], bytes]
 ) -> None:
@@ -220,7 +243,9 @@ def test_a_compressed_tar_that_is_damaged_at_its_end_says_so(
 # --- headers that claim too much --------------------------------------------------------------------------------------
 
 
-def header(name: str = "w.jpg", kind: bytes = tarfile.REGTYPE, size: int | bytes = 0, prefix: bytes = b"") -> bytes:
+def header(
+    name: str = "w.jpg", kind: bytes = tarfile.REGTYPE, size: int | bytes = 0, prefix: bytes = b""
+) -> bytes:
     """One block with the right checksum; `size` may be the raw field."""
     info = tarfile.TarInfo(name)
     info.type = kind
@@ -252,8 +277,14 @@ WILD_HEADERS = {
     "a PAX size below zero": records((b"size", b"-512")) + header(),
     "a PAX size of 5000 digits": records((b"size", b"9" * 5000)) + header(),
     "a PAX size that is no number": records((b"size", b"many")) + header(),
-    "a PAX record longer than its header": header("x", tarfile.XHDTYPE, 12) + b"99 path=bcde" + bytes(500) + header(),
-    "a PAX record of no length": header("x", tarfile.XHDTYPE, 8) + b"0 path=b" + bytes(504) + header(),
+    "a PAX record longer than its header": header("x", tarfile.XHDTYPE, 12)
+    + b"99 path=bcde"
+    + bytes(500)
+    + header(),
+    "a PAX record of no length": header("x", tarfile.XHDTYPE, 8)
+    + b"0 path=b"
+    + bytes(504)
+    + header(),
     "only digits": header("x", tarfile.XHDTYPE, 1 << 20) + b"1" * (1 << 20) + header(),
     "a PAX header of 100 MB": header("x", tarfile.XHDTYPE, 10**8) + bytes(5000),
     "a long name of 8 GB": header("x", tarfile.GNUTYPE_LONGNAME, (1 << 33) - 1) + bytes(5000),
@@ -262,7 +293,9 @@ WILD_HEADERS = {
     "global headers without end": records((b"comment", b"x"), kind=tarfile.XGLTYPE) * 2000,
     "a map of holes that is no map": records((b"GNU.sparse.map", b"1,x")) + header(),
     "a map of holes of 10 to the 20": records(
-        (b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.realsize", b"9" * 20)
+        (b"GNU.sparse.major", b"1"),
+        (b"GNU.sparse.minor", b"0"),
+        (b"GNU.sparse.realsize", b"9" * 20),
     )
     + header(),
     "an old map of holes": header(kind=tarfile.GNUTYPE_SPARSE, size=10) + bytes(512),
@@ -302,11 +335,15 @@ def test_a_header_that_unpacks_to_gigabytes_takes_little_memory(tmp_path: Path) 
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\nlist(read_shard(sys.argv[1], 1000))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
-    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, path], capture_output=True, text=True, check=True
+    )
     assert int(done.stdout) < 20_000  # kB
 
 
-def test_a_bzip2_file_that_unpacks_to_too_much_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bzip2_file_that_unpacks_to_too_much_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(unpacking, "FREE_EXPANSION", 1 << 22)
     packed = bz2.compress(bytes(1 << 20))  # some 45 bytes
     path = tmp_path / "bomb.tar.bz2"
@@ -325,7 +362,11 @@ def test_members_are_what_tarfile_says_they_are(tmp_path: Path, format: int) -> 
     with tarfile.open(path, "w", format=format) as archive:
         for number, name in enumerate(names):
             info = tarfile.TarInfo(name)
-            info.size, info.mtime, info.uname = number * 300, number + 0.5, "é" if format == 2 else ""
+            info.size, info.mtime, info.uname = (
+                number * 300,
+                number + 0.5,
+                "é" if format == 2 else "",
+            )
             archive.addfile(info, io.BytesIO(b"x" * info.size))
     with tarfile.open(path) as archive:
         expected = {split_member_name(m.name)[0]: m.size for m in archive if not is_hidden(m.name)}
@@ -344,19 +385,29 @@ def test_members_are_what_tarfile_says_they_are(tmp_path: Path, format: int) -> 
         (["a.meta.json", "a.jpg"], ["a"]),
     ],
 )
-def test_as_many_pictures_as_rows_and_rejects(tmp_path: Path, names: list[str], expected: list[str]) -> None:
+def test_as_many_pictures_as_rows_and_rejects(
+    tmp_path: Path, names: list[str], expected: list[str]
+) -> None:
     samples = shard_of(tmp_path, [(name, b"1") for name in names])
-    assert [sample.problem.reason if sample.problem else sample.key for sample in samples] == expected
+    assert [
+        sample.problem.reason if sample.problem else sample.key for sample in samples
+    ] == expected
 
 
 def test_a_pipe_is_no_shard(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "shard.tar")
-    assert problems(list(read_shard(str(tmp_path / "shard.tar"), MAX_BYTES))) == ["unreadable_shard"]
+    assert problems(list(read_shard(str(tmp_path / "shard.tar"), MAX_BYTES))) == [
+        "unreadable_shard"
+    ]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None
+)
 @given(data=st.data(), pack=st.sampled_from(PACKERS))
-def test_what_stands_before_damage_is_kept(tmp_path: Path, data: st.DataObject, pack: Callable[[bytes], bytes]) -> None:
+def test_what_stands_before_damage_is_kept(
+    tmp_path: Path, data: st.DataObject, pack: Callable[[bytes], bytes]
+) -> None:
     """Bytes are changed behind the first archive only; of a compressed file, behind its first stream."""
     first = pack(tar_bytes(tmp_path, PAIR))
     behind = bytearray(pack(tar_bytes(tmp_path, TWO)))

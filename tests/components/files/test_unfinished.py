@@ -7,10 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from components.files.unfinished import MARKER, TRASH, describe, discard, find_works, hold, leave, open_work, works_in
+from components.files.unfinished import (
+    MARKER,
+    TRASH,
+    describe,
+    discard,
+    find_works,
+    hold,
+    leave,
+    open_work,
+    works_in,
+)
 
 
-def test_work_of_other_runs_stays_and_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_work_of_other_runs_stays_and_is_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = open_work(tmp_path, "first")
     (first / "step-00000020").mkdir()
     (first / "step-00000100").mkdir()
@@ -74,12 +86,17 @@ def test_a_discarded_run_is_gone_whatever_a_kill_left_of_another(tmp_path: Path)
     ("files", "progress"),
     [
         ((), "nothing finished"),
-        (("done/part-00000.parquet.json", "done/part-00001.parquet.json", "shards/x"), "2 files done"),
+        (
+            ("done/part-00000.parquet.json", "done/part-00001.parquet.json", "shards/x"),
+            "2 files done",
+        ),
         (("facts/task-000000.parquet",), "1 pieces checked"),
         (("step-00000007/x", "step-00000012/x"), "step 12"),
     ],
 )
-def test_progress_is_what_the_folder_shows(tmp_path: Path, files: tuple[str, ...], progress: str) -> None:
+def test_progress_is_what_the_folder_shows(
+    tmp_path: Path, files: tuple[str, ...], progress: str
+) -> None:
     folder = open_work(tmp_path, "run")
     for name in files:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -94,11 +111,18 @@ def test_progress_is_what_the_folder_shows(tmp_path: Path, files: tuple[str, ...
 def runs(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "flows.runs", *arguments]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def test_the_command_lists_everything_and_removes_what_is_named(tmp_path: Path) -> None:
-    places = (".cache/train", "data/curated.staging", "data/compressed/test.partial", ".dvc/tmp/sweep/.cache/train")
+    places = (
+        ".cache/train",
+        "data/curated.staging",
+        "data/compressed/test.partial",
+        ".dvc/tmp/sweep/.cache/train",
+    )
     for place in places:
         open_work(tmp_path / place, "0123456789abcdef")
         open_work(tmp_path / place, "fedcba9876543210")
@@ -110,7 +134,10 @@ def test_the_command_lists_everything_and_removes_what_is_named(tmp_path: Path) 
 
     wrong = runs(tmp_path, "discard", ".cache/train/0123456789abcdef", "thesis")
     assert wrong.returncode == 1
-    assert wrong.stderr == "runs: thesis: is no folder of unfinished work; `list` prints those; nothing was removed\n"
+    assert (
+        wrong.stderr
+        == "runs: thesis: is no folder of unfinished work; `list` prints those; nothing was removed\n"
+    )
     assert "8 unfinished" in runs(tmp_path, "list").stdout
 
     with hold(tmp_path / places[0]):

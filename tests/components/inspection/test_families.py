@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from components.inspection.attention import answer_attention
+from components.inspection.attention_weights import answer_attention
 from components.inspection.parts import AbsentError
 from components.inspection.views import grid_side
 from components.model.chat import encode_prompt
@@ -25,7 +25,10 @@ def test_answers_attend_as_eager_attention_says(family: str, tmp_path: Path) -> 
     read = backbone.encode_images(backbone.prepare([Image.fromarray(noise)]))
     prompt = encode_prompt(backbone.chat, "what is it?", read.lengths[0])
     said = answer_attention(
-        backbone.language_model, prompt, backbone.image_token_id, lambda: base_answer(backbone, read, [prompt], 5)[0]
+        backbone.language_model,
+        prompt,
+        backbone.image_token_id,
+        lambda: base_answer(backbone, read, [prompt], 5)[0],
     )
     steps = said.weights.shape[1]
     assert said.weights.shape[2] == read.lengths[0]
@@ -34,12 +37,17 @@ def test_answers_attend_as_eager_attention_says(family: str, tmp_path: Path) -> 
     ids = torch.tensor([prompt + said.tokens])[:, : len(prompt) + steps - 1]
     backbone.language_model.set_attn_implementation("eager")
     arguments = backbone.arguments(backbone.chat_segment(ids, torch.ones_like(ids), read))
-    if isinstance(arguments["attention_mask"], dict):  # of bool, which eager attention would add as it is
+    # of bool, which eager attention would add as it is
+    if isinstance(arguments["attention_mask"], dict):
         masks = arguments["attention_mask"].items()
-        arguments["attention_mask"] = {kind: (~sees).float() * torch.finfo(torch.float32).min for kind, sees in masks}
+        arguments["attention_mask"] = {
+            kind: (~sees).float() * torch.finfo(torch.float32).min for kind, sees in masks
+        }
     output = backbone.language_model(**arguments, use_cache=False, output_attentions=True)
     places = [place for place, token in enumerate(prompt) if token == backbone.image_token_id]
-    expected = torch.stack([weights[0].mean(0)[len(prompt) - 1 :, places] for weights in output.attentions])
+    expected = torch.stack(
+        [weights[0].mean(0)[len(prompt) - 1 :, places] for weights in output.attentions]
+    )
     torch.testing.assert_close(said.weights, expected, rtol=1e-3, atol=1e-5)
 
     if family != "llava":

@@ -8,9 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from components.inspection.attention import query_attention
-from components.inspection.files import picture_file, write_analysis
-from components.inspection.maps import base_maps, compression_maps, generation_maps, of_stored, seen_pictures
+from components.inspection.attention_weights import query_attention
+from components.inspection.inspection_files import picture_file, write_analysis
+from components.inspection.maps import (
+    base_maps,
+    compression_maps,
+    generation_maps,
+    of_stored,
+    seen_pictures,
+)
 from components.inspection.parts import AbsentError, part
 from components.inspection.views import as_read, grid_side, on_grid
 from components.methods.double_forward import DoubleForward
@@ -20,7 +26,9 @@ from components.model.chat import encode_prompt
 TINY_SIDE = 3
 
 
-def test_compression_maps_are_means_of_the_attention(model: DoubleForward, pictures: list[Image.Image]) -> None:
+def test_compression_maps_are_means_of_the_attention(
+    model: DoubleForward, pictures: list[Image.Image]
+) -> None:
     found = compression_maps(model, pictures[:2])
     assert found["side"] == TINY_SIDE
     for image, maps in zip(pictures[:2], found["pictures"], strict=True):
@@ -36,7 +44,9 @@ def test_generation_maps_have_a_word_for_every_step(model: DoubleForward) -> Non
     for row, maps in zip(tokens, found, strict=True):
         said = of_stored(model, row, prompt, 6)
         assert len(maps["words"]) == len(maps["steps"]) == said.weights.shape[1]
-        assert [word for word in maps["words"] if word] == [model.backbone.tokenizer.decode([t]) for t in said.tokens]
+        assert [word for word in maps["words"] if word] == [
+            model.backbone.tokenizer.decode([t]) for t in said.tokens
+        ]
         np.testing.assert_allclose(maps["steps"], said.weights.mean(0), atol=1e-6)
         np.testing.assert_allclose(maps["layers"], said.weights.mean(1), atol=1e-6)
 
@@ -46,10 +56,13 @@ def test_base_maps_are_of_the_base_and_not_of_an_adapter(
 ) -> None:
     found = base_maps(backbone, pictures[:1], "what is it?", 4)
     assert np.shape(found["pictures"][0]["layers"]) == (3, TINY_SIDE**2)
-    assert found == base_maps(model.backbone, pictures[:1], "what is it?", 4)  # adapters are off outside of the passes
+    # adapters are off outside of the passes
+    assert found == base_maps(model.backbone, pictures[:1], "what is it?", 4)
 
 
-def test_the_grid_lies_on_the_padded_picture(backbone: Backbone, pictures: list[Image.Image]) -> None:
+def test_the_grid_lies_on_the_padded_picture(
+    backbone: Backbone, pictures: list[Image.Image]
+) -> None:
     square, wide = pictures[0], pictures[1]
     assert (square.size, wide.size) == ((48, 48), (48, 30))
     np.testing.assert_allclose(as_read(backbone, backbone.prepare([square])), square, atol=1)
@@ -80,10 +93,12 @@ def test_a_part_holds_what_was_found_or_why_not() -> None:
     assert part(look) == {"found": None, "reason": "it has none"}
 
 
-def test_folder_holds_the_analysis_and_its_pictures(tmp_path: Path, pictures: list[Image.Image]) -> None:
+def test_folder_holds_the_analysis_and_its_pictures(
+    tmp_path: Path, pictures: list[Image.Image]
+) -> None:
     folder = tmp_path / "analysis"
     write_analysis(folder, {"b": "\ud83d", "a": 2}, pictures[1:2])
-    assert json.loads((folder / "analysis.json").read_text()) == {"a": 2, "b": "\ud83d"}
+    assert json.loads((folder / "inspection.json").read_text()) == {"a": 2, "b": "\ud83d"}
     assert [path.name for path in tmp_path.iterdir()] == ["analysis"]
     assert [path.name for path in (folder / "pictures").iterdir()] == ["000.png"]
     np.testing.assert_array_equal(Image.open(folder / picture_file(0)), pictures[1])

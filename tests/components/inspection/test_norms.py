@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from components.baselines.single_forward import build_single_forward
 from components.inspection.norms import adapter_norms
 from components.inspection.parts import AbsentError
 from components.methods.double_forward import DoubleForward
-from components.methods.single_forward import build_single_forward
 from components.model.adapters import COMPRESSION, PASSES, SHARED
 from components.model.backbone import Backbone
 from tests.components.model.tiny import COMPRESSOR, TINY, compressor, load
@@ -27,13 +27,16 @@ def test_norms_are_those_of_the_formed_updates(model: DoubleForward) -> None:
     for adapter in PASSES:
         for number, layer in enumerate(model.backbone.language_model.layers):
             updates = {
-                kind: linear.lora_B[adapter].weight @ linear.lora_A[adapter].weight * (8 / 4)  # alpha / rank
+                # alpha / rank
+                kind: linear.lora_B[adapter].weight @ linear.lora_A[adapter].weight * (8 / 4)
                 for name, linear in layer.named_modules()
                 if (kind := name.split(".")[-1]) in COMPRESSOR.adapters.targets
             }
             assert set(found["linears"][adapter]) == set(updates)
             for kind, update in updates.items():
-                assert found["linears"][adapter][kind][number] == pytest.approx(float(update.norm()), rel=1e-5)
+                assert found["linears"][adapter][kind][number] == pytest.approx(
+                    float(update.norm()), rel=1e-5
+                )
             whole = torch.cat([update.flatten() for update in updates.values()]).norm()
             assert found["layers"][adapter][number] == pytest.approx(float(whole), rel=1e-5)
 
@@ -59,7 +62,9 @@ def test_adapters_of_the_vision_tower_are_not_counted(llava_folder: Path) -> Non
     model = build_single_forward(load(llava_folder), COMPRESSOR, seed=0)
     found = adapter_norms(model.backbone.language_model.layers)
     assert {len(norms) for norms in found["layers"].values()} == {TINY.text_num_layers}
-    assert {kind for kinds in found["linears"].values() for kind in kinds} == set(COMPRESSOR.adapters.targets)
+    assert {kind for kinds in found["linears"].values() for kind in kinds} == set(
+        COMPRESSOR.adapters.targets
+    )
 
 
 def test_without_adapters_the_reason_is_given(llava_folder: Path, backbone: Backbone) -> None:

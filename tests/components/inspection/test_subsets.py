@@ -12,14 +12,18 @@ from components.inspection.subsets import all_but, prefix_lengths, token_groups
     ("wanted", "num_tokens", "expected"),
     [((1, 2, 3, 4), 4, [1, 2, 3, 4]), ((4, 1, 1), 6, [1, 4, 6]), ((8, 16), 4, [4]), ((), 2, [2])],
 )
-def test_prefixes_end_with_all_tokens(wanted: tuple[int, ...], num_tokens: int, expected: list[int]) -> None:
+def test_prefixes_end_with_all_tokens(
+    wanted: tuple[int, ...], num_tokens: int, expected: list[int]
+) -> None:
     assert prefix_lengths(wanted, num_tokens) == expected
 
 
 @given(st.integers(1, 40), st.integers(1, 10))
 def test_groups_are_neighbours_and_cover_everything_once(num_tokens: int, group_size: int) -> None:
     if num_tokens <= group_size:
-        with pytest.raises(AbsentError, match=f"without a group of {group_size} nothing is left of {num_tokens}"):
+        with pytest.raises(
+            AbsentError, match=f"without a group of {group_size} nothing is left of {num_tokens}"
+        ):
             token_groups(num_tokens, group_size)
         return
     groups = token_groups(num_tokens, group_size)

@@ -30,26 +30,41 @@ def labels() -> Tensor:
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 100])
 def test_value_and_gradients_equal_cross_entropy_over_full_logits(
-    hidden: Tensor, lm_head: nn.Linear, labels: Tensor, chunk_size: int, monkeypatch: pytest.MonkeyPatch
+    hidden: Tensor,
+    lm_head: nn.Linear,
+    labels: Tensor,
+    chunk_size: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(autoregressive, "POSITIONS_PER_CHUNK", chunk_size)
     logits = lm_head(hidden)[:, :-1]
-    expected = functional.cross_entropy(logits.reshape(-1, VOCAB), labels[:, 1:].reshape(-1), ignore_index=IGNORE_INDEX)
+    expected = functional.cross_entropy(
+        logits.reshape(-1, VOCAB), labels[:, 1:].reshape(-1), ignore_index=IGNORE_INDEX
+    )
     loss = autoregressive_loss(hidden, lm_head, labels)
     torch.testing.assert_close(loss, expected)
     leaves = [hidden, lm_head.weight]
-    for ours, reference in zip(torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, leaves), strict=True):
+    for ours, reference in zip(
+        torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, leaves), strict=True
+    ):
         torch.testing.assert_close(ours, reference)
 
 
-def test_sums_of_parts_give_the_mean_of_the_whole(hidden: Tensor, lm_head: nn.Linear, labels: Tensor) -> None:
+def test_sums_of_parts_give_the_mean_of_the_whole(
+    hidden: Tensor, lm_head: nn.Linear, labels: Tensor
+) -> None:
     targets = labels[:, 1:]
-    parts = [answer_loss_sum(hidden[row : row + 1, :-1], lm_head, targets[row : row + 1]) for row in range(BATCH)]
+    parts = [
+        answer_loss_sum(hidden[row : row + 1, :-1], lm_head, targets[row : row + 1])
+        for row in range(BATCH)
+    ]
     mean = sum(parts) / (targets != IGNORE_INDEX).sum()
     torch.testing.assert_close(mean, autoregressive_loss(hidden, lm_head, labels))
 
 
-def test_a_batch_without_labels_costs_nothing_and_has_a_gradient(hidden: Tensor, lm_head: nn.Linear) -> None:
+def test_a_batch_without_labels_costs_nothing_and_has_a_gradient(
+    hidden: Tensor, lm_head: nn.Linear
+) -> None:
     loss = autoregressive_loss(hidden, lm_head, torch.full((BATCH, TOKENS), IGNORE_INDEX))
     loss.backward()
     assert loss.item() == 0
@@ -57,8 +72,12 @@ def test_a_batch_without_labels_costs_nothing_and_has_a_gradient(hidden: Tensor,
     assert not hidden.grad.any()
 
 
-def test_the_loss_of_half_precision_is_computed_in_float32(lm_head: nn.Linear, labels: Tensor) -> None:
-    loss = autoregressive_loss(torch.randn(BATCH, TOKENS, DIM, dtype=torch.bfloat16), lm_head.bfloat16(), labels)
+def test_the_loss_of_half_precision_is_computed_in_float32(
+    lm_head: nn.Linear, labels: Tensor
+) -> None:
+    loss = autoregressive_loss(
+        torch.randn(BATCH, TOKENS, DIM, dtype=torch.bfloat16), lm_head.bfloat16(), labels
+    )
     assert loss.dtype == torch.float32
 
 
@@ -69,7 +88,9 @@ def test_a_frozen_head_gets_no_gradient(hidden: Tensor, lm_head: nn.Linear, labe
     assert hidden.grad is not None
 
 
-def test_no_tensor_of_all_logits_is_ever_made(lm_head: nn.Linear, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_tensor_of_all_logits_is_ever_made(
+    lm_head: nn.Linear, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(autoregressive, "POSITIONS_PER_CHUNK", 5)
     sizes = []
     lm_head.register_forward_hook(lambda _, __, logits: sizes.append(len(logits)))

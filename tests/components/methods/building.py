@@ -5,7 +5,7 @@ from typing import Any
 
 from components.methods.catalogue import build_method
 from components.methods.method import Method
-from components.methods.settings import ChosenMethod
+from components.methods.method_settings import ChosenMethod
 from components.training.budgets import Budgets
 from components.training.collate import SPLITS, TrainBatch, collate
 from components.training.forward import LossParams
@@ -19,7 +19,9 @@ from tests.components.training.world import LENGTHS, samples
 GENERATIVE = LossParams(autoregressive_weight=1.0, contrastive_weight=0.0)
 
 
-def built(folder: Path, name: str, tuning: str = "trained", count: int = 4, **settings: Any) -> Method:
+def built(
+    folder: Path, name: str, tuning: str = "trained", count: int = 4, **settings: Any
+) -> Method:
     """A method without dropout, whose adapters do something."""
     adapters = COMPRESSOR.adapters.model_copy(update={"dropout": 0.0})
     params = COMPRESSOR.model_copy(update={"num_summary_tokens": count, "adapters": adapters})

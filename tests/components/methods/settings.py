@@ -29,7 +29,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "m3": {"scales": [1, 9]},
     "mqt": {"num_queries": 4, "num_heads": 2, "token_scale": 3.0},
     "quecc": {"layers": [-2, -3], "num_heads": 2},
-    "dual_encoder": {"checkpoint": None, "revision": None, "weights_sha256": None, "small_clip": SMALL_CLIP},
+    "dual_encoder": {
+        "checkpoint": None,
+        "revision": None,
+        "weights_sha256": None,
+        "small_clip": SMALL_CLIP,
+    },
     "e5v": {"temperature": 0.05},
     "lvlm_zero_shot": {},
     "vlm2vec": {"temperature": 0.02},

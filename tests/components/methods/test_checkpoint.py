@@ -7,12 +7,12 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
+from components.baselines.single_forward import build_single_forward
+from components.drawn_world.tiny_llava import build_tiny_llava
 from components.methods.checkpoint import load_compressor, save_compressor
 from components.methods.double_forward import DoubleForward
-from components.methods.single_forward import build_single_forward
 from components.model.adapters import PASSES
 from components.model.segments import text_segment
-from components.model.tiny_llava import build_tiny_llava
 from tests.components.model.tiny import COMPRESSOR, TEXTS, TINY, load
 
 CPU = torch.device("cpu")
@@ -31,24 +31,32 @@ def saved(model: DoubleForward, tmp_path: Path) -> Path:
 
 
 @torch.no_grad()
-def test_a_loaded_compressor_is_the_one_that_was_saved(model: DoubleForward, saved: Path, llava_folder: Path) -> None:
+def test_a_loaded_compressor_is_the_one_that_was_saved(
+    model: DoubleForward, saved: Path, llava_folder: Path
+) -> None:
     loaded = reload(saved, llava_folder)
     assert not loaded.training
     theirs = dict(loaded.named_parameters())
     assert all(torch.equal(parameter, theirs[name]) for name, parameter in model.named_parameters())
     image_embeddings = text_segment(torch.randn(2, 9, model.backbone.dim))
-    assert torch.equal(model.compress_images(image_embeddings), loaded.compress_images(image_embeddings))
+    assert torch.equal(
+        model.compress_images(image_embeddings), loaded.compress_images(image_embeddings)
+    )
     assert loaded.params == model.params
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("adapter", PASSES)
-def test_peft_loads_each_adapter_by_itself(model: DoubleForward, saved: Path, llava_folder: Path, adapter: str) -> None:
+def test_peft_loads_each_adapter_by_itself(
+    model: DoubleForward, saved: Path, llava_folder: Path, adapter: str
+) -> None:
     theirs = PeftModel.from_pretrained(load(llava_folder).vlm, str(saved / adapter))
     embeddings = torch.randn(1, 6, model.backbone.dim)
     with model.adapters.use(adapter):
         expected = model.read(text_segment(embeddings))
-    hidden = theirs.base_model.model.model.language_model(inputs_embeds=embeddings).last_hidden_state
+    hidden = theirs.base_model.model.model.language_model(
+        inputs_embeds=embeddings
+    ).last_hidden_state
     torch.testing.assert_close(hidden, expected)
 
 
@@ -77,7 +85,9 @@ def test_the_model_card_names_the_base_model_and_the_metrics(saved: Path) -> Non
     assert "| train/loss | 0.5 |" in card
 
 
-def test_another_base_model_is_refused_with_both_hashes(saved: Path, llava_folder: Path, tmp_path: Path) -> None:
+def test_another_base_model_is_refused_with_both_hashes(
+    saved: Path, llava_folder: Path, tmp_path: Path
+) -> None:
     vlm, processor = build_tiny_llava(TINY, TEXTS, seed=1)
     vlm.save_pretrained(tmp_path / "other")
     processor.save_pretrained(tmp_path / "other")
@@ -105,7 +115,9 @@ def test_another_number_of_summary_tokens_is_refused(saved: Path, llava_folder: 
 
 
 @pytest.mark.parametrize("fault", ["missing", "unexpected"])
-def test_missing_and_unexpected_adapter_weights_are_refused(saved: Path, llava_folder: Path, fault: str) -> None:
+def test_missing_and_unexpected_adapter_weights_are_refused(
+    saved: Path, llava_folder: Path, fault: str
+) -> None:
     path = saved / "generation" / "adapter_model.safetensors"
     tensors = load_file(path)
     name = sorted(tensors)[0]
@@ -127,7 +139,9 @@ def test_a_later_format_is_refused(saved: Path, llava_folder: Path) -> None:
         reload(saved, llava_folder)
 
 
-@pytest.mark.parametrize(("passes", "method"), [("double", "fwd2bot"), ("single", "single_forward")])
+@pytest.mark.parametrize(
+    ("passes", "method"), [("double", "fwd2bot"), ("single", "single_forward")]
+)
 def test_the_first_format_which_had_no_methods_is_read(
     model: DoubleForward, llava_folder: Path, tmp_path: Path, passes: str, method: str
 ) -> None:
@@ -158,8 +172,12 @@ def test_half_precision_base_weights_keep_the_adapters_exact(
     assert all(torch.equal(parameter, theirs[name]) for name, parameter in trained.items())
 
 
-@pytest.mark.parametrize("file", ["summary_queries.safetensors", "generation/adapter_model.safetensors"])
-@pytest.mark.parametrize("fault", ["gone", "cut", "pointer", "empty", "not finite", "whole numbers", "another rank"])
+@pytest.mark.parametrize(
+    "file", ["summary_queries.safetensors", "generation/adapter_model.safetensors"]
+)
+@pytest.mark.parametrize(
+    "fault", ["gone", "cut", "pointer", "empty", "not finite", "whole numbers", "another rank"]
+)
 def test_trained_weights_that_are_not_whole_are_refused_by_name(
     saved: Path, llava_folder: Path, file: str, fault: str
 ) -> None:
@@ -196,8 +214,12 @@ def test_trained_weights_that_are_not_whole_are_refused_by_name(
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", "{}", '{"format_version": 2}', '{"compressor": 3}'])
-def test_a_configuration_that_cannot_be_read_is_named(saved: Path, llava_folder: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    "content", ["", "{", "[1]", "{}", '{"format_version": 2}', '{"compressor": 3}']
+)
+def test_a_configuration_that_cannot_be_read_is_named(
+    saved: Path, llava_folder: Path, content: str
+) -> None:
     (saved / "config.json").write_text(content)
     with pytest.raises(ValueError, match=r"compressor/config\.json: ") as error:
         reload(saved, llava_folder)
@@ -221,11 +243,16 @@ def test_a_base_that_answers_otherwise_is_refused(
     text = (folder / file).read_text()
     assert old in text
     (folder / file).write_text(text.replace(old, new))
-    with pytest.raises(ValueError, match=r"base model \S+changed: SHA-256 of config\.json, tokenizer, chat template"):
+    with pytest.raises(
+        ValueError,
+        match=r"base model \S+changed: SHA-256 of config\.json, tokenizer, chat template",
+    ):
         reload(saved, folder)
 
 
-def test_a_compressor_from_before_settings_were_noted_is_read(saved: Path, llava_folder: Path) -> None:
+def test_a_compressor_from_before_settings_were_noted_is_read(
+    saved: Path, llava_folder: Path
+) -> None:
     config = json.loads((saved / "config.json").read_text())
     assert list(config.pop("settings_sha256")) == ["base"]
     (saved / "config.json").write_text(json.dumps(config))

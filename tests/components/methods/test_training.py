@@ -8,7 +8,7 @@ import torch
 
 from components.methods.catalogue import OURS, REDUCERS, TRAINING_FREE, MethodParams, build_method
 from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE, Method
-from components.methods.settings import ChosenMethod
+from components.methods.method_settings import ChosenMethod
 from components.training.budgets import Budgets
 from components.training.collate import SPLITS, TrainBatch, collate
 from components.training.forward import LossParams
@@ -42,7 +42,9 @@ def batch_of(model: Method) -> TrainBatch:
     """Five conversations, one of them without a picture, and what the losses of the method need besides."""
     table = samples(7)
     conversations = tuple(index for index, sample in table.items() if sample.conversation)
-    captions = tuple(index for index, sample in table.items() if sample.caption and CONTRASTIVE in model.losses)
+    captions = tuple(
+        index for index, sample in table.items() if sample.caption and CONTRASTIVE in model.losses
+    )
     groups = StepSamples(conversations, captions)
     budgets = Budgets(model.budgets(()), seed=0, step=0)
     wanted = {index: table[index] for index in dict.fromkeys(conversations + captions)}
@@ -80,14 +82,20 @@ def test_in_the_first_stage_only_reducer_and_connector_learn(name: str, llava_fo
     model = tuned(llava_folder, name)
     backward_module_alone(model, [batch_of(model)], losses(model))
     assert all(parameter.grad is None for parameter in model.backbone.language_model.parameters())
-    learning = {parameter_name for parameter_name, p in model.named_parameters() if p.grad is not None}
+    learning = {
+        parameter_name for parameter_name, p in model.named_parameters() if p.grad is not None
+    }
     assert learning
     of_the_method = tuple(f"{part}." for part in model.parts)
-    assert all(n.startswith((*of_the_method, "backbone.vlm.")) and "lora_" not in n for n in learning), learning
+    assert all(
+        n.startswith((*of_the_method, "backbone.vlm.")) and "lora_" not in n for n in learning
+    ), learning
 
 
 @pytest.mark.parametrize("name", TUNED)
-def test_on_a_base_in_half_precision_what_learns_stays_in_single(name: str, llava_folder: Path) -> None:
+def test_on_a_base_in_half_precision_what_learns_stays_in_single(
+    name: str, llava_folder: Path
+) -> None:
     model = tuned(llava_folder, name, torch.bfloat16)
     backward_step(model, [batch_of(model)], losses(model))
     for parameter_name, parameter in trained_parameters(model).items():

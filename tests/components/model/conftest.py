@@ -31,5 +31,8 @@ def pictures() -> list[Image.Image]:
     """Eight noisy pictures of different shapes."""
     generator = torch.Generator().manual_seed(2)
     sizes = [(48, 48), (48, 30), (20, 48), (96, 96), (60, 50), (48, 48), (33, 70), (48, 48)]
-    noise = [torch.randint(0, 256, (h, w, 3), generator=generator, dtype=torch.uint8).numpy() for w, h in sizes]
+    noise = [
+        torch.randint(0, 256, (h, w, 3), generator=generator, dtype=torch.uint8).numpy()
+        for w, h in sizes
+    ]
     return [Image.fromarray(pixels) for pixels in noise]

@@ -1,6 +1,7 @@
 """Each supported family as a small model of the genuine class with random weights, saved like a published checkpoint.
 
-The tokenizer holds the special tokens under their published names; the chat templates have the published layouts.
+The tokenizer holds the special tokens under their published names; the chat templates have the
+published layouts.
 """
 
 from collections.abc import Callable
@@ -76,9 +77,15 @@ def build_tokenizer(specials: tuple[str, ...], chat_template: str | None) -> Any
     )
     bpe.train_from_iterator(TEXTS * 3, trainer)
     bpe.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
-    bpe.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, bpe.token_to_id(BOS))])
+    bpe.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, bpe.token_to_id(BOS))]
+    )
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token=BOS, eos_token=EOS, pad_token=PAD, chat_template=chat_template
+        tokenizer_object=bpe,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        chat_template=chat_template,
     )
 
 
@@ -107,15 +114,21 @@ def clip(size: int, **others: Any) -> Any:
 
 
 def siglip(size: int) -> Any:
-    return transformers.SiglipVisionConfig(**VISION, image_size=size, patch_size=8, vision_use_head=False)
+    return transformers.SiglipVisionConfig(
+        **VISION, image_size=size, patch_size=8, vision_use_head=False
+    )
 
 
 def llava(tokenizer: Any) -> tuple[Any, Any]:
     config = transformers.LlavaConfig(
-        vision_config=clip(48), text_config=llama(tokenizer), image_token_id=ids(tokenizer, "<image>")
+        vision_config=clip(48),
+        text_config=llama(tokenizer),
+        image_token_id=ids(tokenizer, "<image>"),
     )
     sizes = {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}}
-    return transformers.LlavaForConditionalGeneration(config), transformers.CLIPImageProcessorPil(**sizes)
+    return transformers.LlavaForConditionalGeneration(config), transformers.CLIPImageProcessorPil(
+        **sizes
+    )
 
 
 def llava_next(tokenizer: Any) -> tuple[Any, Any]:
@@ -127,7 +140,9 @@ def llava_next(tokenizer: Any) -> tuple[Any, Any]:
         image_grid_pinpoints=pinpoints,
     )
     sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-    image_processor = transformers.LlavaNextImageProcessorPil(**sizes, image_grid_pinpoints=pinpoints)
+    image_processor = transformers.LlavaNextImageProcessorPil(
+        **sizes, image_grid_pinpoints=pinpoints
+    )
     return transformers.LlavaNextForConditionalGeneration(config), image_processor
 
 
@@ -142,17 +157,32 @@ def llava_onevision(tokenizer: Any) -> tuple[Any, Any]:
         vision_feature_layer=-1,
     )
     size = {"height": 32, "width": 32}
-    image_processor = transformers.LlavaOnevisionImageProcessorPil(size=size, image_grid_pinpoints=pinpoints)
+    image_processor = transformers.LlavaOnevisionImageProcessorPil(
+        size=size, image_grid_pinpoints=pinpoints
+    )
     return transformers.LlavaOnevisionForConditionalGeneration(config), image_processor
 
 
 def qwen2_5_vl(tokenizer: Any) -> tuple[Any, Any]:
-    text = TEXT | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}}
-    vision = {"depth": 3, "hidden_size": 24, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": WIDTH}
+    text = TEXT | {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
+    }
+    vision = {
+        "depth": 3,
+        "hidden_size": 24,
+        "intermediate_size": 32,
+        "num_heads": 2,
+        "out_hidden_size": WIDTH,
+    }
     config = transformers.Qwen2_5_VLConfig(
         text_config=text | common(tokenizer) | {"vocab_size": len(tokenizer)},
         vision_config=vision
-        | {"patch_size": 8, "window_size": 32, "fullatt_block_indexes": [1], "initializer_range": 0.2},
+        | {
+            "patch_size": 8,
+            "window_size": 32,
+            "fullatt_block_indexes": [1],
+            "initializer_range": 0.2,
+        },
         image_token_id=ids(tokenizer, "<|image_pad|>"),
         vision_start_token_id=ids(tokenizer, "<|vision_start|>"),
         vision_end_token_id=ids(tokenizer, "<|vision_end|>"),
@@ -193,7 +223,9 @@ def idefics3_config(tokenizer: Any, config_class: Any, vision_class: Any) -> Any
 
 
 def idefics3(tokenizer: Any) -> tuple[Any, Any]:
-    config = idefics3_config(tokenizer, transformers.Idefics3Config, transformers.Idefics3VisionConfig)
+    config = idefics3_config(
+        tokenizer, transformers.Idefics3Config, transformers.Idefics3VisionConfig
+    )
     image_processor = transformers.Idefics3ImageProcessorPil(
         size={"longest_edge": 96}, max_image_size={"longest_edge": 32}
     )
@@ -201,7 +233,9 @@ def idefics3(tokenizer: Any) -> tuple[Any, Any]:
 
 
 def smolvlm(tokenizer: Any) -> tuple[Any, Any]:
-    config = idefics3_config(tokenizer, transformers.SmolVLMConfig, transformers.SmolVLMVisionConfig)
+    config = idefics3_config(
+        tokenizer, transformers.SmolVLMConfig, transformers.SmolVLMVisionConfig
+    )
     image_processor = transformers.SmolVLMImageProcessorPil(
         size={"longest_edge": 96}, max_image_size={"longest_edge": 32}
     )
@@ -228,7 +262,8 @@ def gemma3(tokenizer: Any) -> tuple[Any, Any]:
     )
     image_processor = transformers.Gemma3ImageProcessorPil(size={"height": 32, "width": 32})
     model = transformers.Gemma3ForConditionalGeneration(config)
-    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.2)  # else zeros
+    # else zeros
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.2)
     return model, image_processor
 
 
@@ -256,25 +291,45 @@ def instructblip(tokenizer: Any) -> tuple[Any, Any]:
     )
 
 
-ROWS_AND_COLUMNS = tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7))
-EDGES = ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<|im_start|>")
+ROWS_AND_COLUMNS = tuple(
+    f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)
+)
+EDGES = (
+    "<image>",
+    "<fake_token_around_image>",
+    "<global-img>",
+    "<end_of_utterance>",
+    "<|im_start|>",
+)
 IM = ("<|im_start|>", "<|im_end|>")
 FAMILIES = {
     "llava": Family(("<image>",), None, llava),
     "llava_next": Family(("<image>",), None, llava_next),
-    "llava_onevision": Family(("<image>", "<video>", *IM), CHATML.replace("IMAGE", "<image>\n"), llava_onevision),
+    "llava_onevision": Family(
+        ("<image>", "<video>", *IM), CHATML.replace("IMAGE", "<image>\n"), llava_onevision
+    ),
     "qwen2_5_vl": Family(
         ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", *IM),
         CHATML.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>"),
         qwen2_5_vl,
     ),
     "internvl": Family(
-        ("<IMG_CONTEXT>", "<img>", "</img>", "<video>", *IM), CHATML.replace("IMAGE", "<IMG_CONTEXT>\n"), internvl
+        ("<IMG_CONTEXT>", "<img>", "</img>", "<video>", *IM),
+        CHATML.replace("IMAGE", "<IMG_CONTEXT>\n"),
+        internvl,
     ),
     "idefics3": Family((*EDGES, *ROWS_AND_COLUMNS), IDEFICS, idefics3),
     "smolvlm": Family((*EDGES, *ROWS_AND_COLUMNS), IDEFICS, smolvlm),
     "gemma3": Family(
-        ("<image_soft_token>", "<start_of_image>", "<end_of_image>", "<start_of_turn>", "<end_of_turn>"), GEMMA, gemma3
+        (
+            "<image_soft_token>",
+            "<start_of_image>",
+            "<end_of_image>",
+            "<start_of_turn>",
+            "<end_of_turn>",
+        ),
+        GEMMA,
+        gemma3,
     ),
     "instructblip": Family(("<image>",), None, instructblip),
 }

@@ -65,7 +65,9 @@ def test_a_compressor_can_be_loaded_with_fewer_tokens(
     save_compressor(model, tmp_path, {})
     fewer = load_compressor(tmp_path, str(llava_folder), CPU, torch.float32, num_summary_tokens=2)
     assert fewer.num_summary_tokens == 2
-    torch.testing.assert_close(fewer.compress_images(pictures), model.compress_images(pictures)[:, :2])
+    torch.testing.assert_close(
+        fewer.compress_images(pictures), model.compress_images(pictures)[:, :2]
+    )
     with pytest.raises(ValueError, match="5 summary tokens of a compressor with 4"):
         load_compressor(tmp_path, str(llava_folder), CPU, torch.float32, num_summary_tokens=5)
 
@@ -78,20 +80,31 @@ def test_a_bidirectional_pass_sees_what_comes_later(
     bidirectional = build(llava_folder, attention="bidirectional")
     found = bidirectional.compress_images(pictures)
     backbone = model.backbone
-    prompt = backbone.embed(torch.tensor(encode_text(backbone.tokenizer, COMPRESSOR.prompt))).expand(2, -1, -1)
+    prompt = backbone.embed(
+        torch.tensor(encode_text(backbone.tokenizer, COMPRESSOR.prompt))
+    ).expand(2, -1, -1)
     bos = backbone.embed(torch.tensor([backbone.tokenizer.bos_token_id])).expand(2, -1, -1)
-    inputs = torch.cat([bos, pictures.embeddings, prompt, model.queries.weight.expand(2, -1, -1)], dim=1)
+    inputs = torch.cat(
+        [bos, pictures.embeddings, prompt, model.queries.weight.expand(2, -1, -1)], dim=1
+    )
     everything = torch.zeros(2, 1, inputs.shape[1], inputs.shape[1])
     with model.adapters.use(COMPRESSION):
-        hidden = backbone.language_model(inputs_embeds=inputs, attention_mask=everything).last_hidden_state
-    torch.testing.assert_close(found, COMPRESSOR.summary_scale * hidden[:, -K:], rtol=1e-4, atol=1e-5)
+        hidden = backbone.language_model(
+            inputs_embeds=inputs, attention_mask=everything
+        ).last_hidden_state
+    torch.testing.assert_close(
+        found, COMPRESSOR.summary_scale * hidden[:, -K:], rtol=1e-4, atol=1e-5
+    )
     assert not torch.allclose(found, model.compress_images(pictures), atol=1e-2)
 
 
 @torch.no_grad()
 def test_padding_has_no_effect_on_a_bidirectional_pass(llava_folder: Path) -> None:
     model = build(llava_folder, attention="bidirectional")
-    rows = [encode_text(model.backbone.tokenizer, text) for text in ("red", "a red circle above a star", "two")]
+    rows = [
+        encode_text(model.backbone.tokenizer, text)
+        for text in ("red", "a red circle above a star", "two")
+    ]
     alone = torch.cat([model.compress_texts(*pad([row], 0)) for row in rows])
     torch.testing.assert_close(model.compress_texts(*pad(rows, 0)), alone, rtol=1e-4, atol=1e-5)
 
@@ -120,7 +133,9 @@ def test_a_learned_prompt_needs_words_to_start_from(llava_folder: Path) -> None:
 
 def test_a_fixed_logit_scale_is_not_trained(llava_folder: Path, model: DoubleForward) -> None:
     fixed = build(llava_folder, logit_scale="fixed")
-    assert trained_parameters(model).keys() - trained_parameters(fixed).keys() == {"log_logit_scale"}
+    assert trained_parameters(model).keys() - trained_parameters(fixed).keys() == {
+        "log_logit_scale"
+    }
     assert fixed.logit_scale.item() == pytest.approx(COMPRESSOR.initial_logit_scale)
 
 
@@ -129,7 +144,9 @@ def test_a_trained_connector_learns_in_float32_and_is_saved(
     llava_folder: Path, tmp_path: Path, dtype: torch.dtype
 ) -> None:
     model = compressor(llava_folder, dtype, COMPRESSOR.model_copy(update={"connector": "trained"}))
-    connector = {name: p for name, p in trained_parameters(model).items() if "multi_modal_projector" in name}
+    connector = {
+        name: p for name, p in trained_parameters(model).items() if "multi_modal_projector" in name
+    }
     assert {p.dtype for p in connector.values()} == {torch.float32}
     assert len(connector) == 4
     pixels = prepared(torch.randn(2, 3, 48, 48))
@@ -137,7 +154,9 @@ def test_a_trained_connector_learns_in_float32_and_is_saved(
     assert image_embeddings.embeddings.dtype == dtype
     model.compress_images(image_embeddings).float().square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in connector.values())
-    assert not any(p.grad is not None for name, p in model.named_parameters() if "vision_tower" in name)
+    assert not any(
+        p.grad is not None for name, p in model.named_parameters() if "vision_tower" in name
+    )
     with torch.no_grad():
         next(iter(connector.values())).mul_(1.5)
         folder = tmp_path / "trained"
@@ -146,7 +165,8 @@ def test_a_trained_connector_learns_in_float32_and_is_saved(
         before = weights_sha256(folder)
         loaded = load_compressor(folder, str(llava_folder), CPU, dtype)
         torch.testing.assert_close(
-            loaded.backbone.encode_images(pixels).embeddings, model.backbone.encode_images(pixels).embeddings
+            loaded.backbone.encode_images(pixels).embeddings,
+            model.backbone.encode_images(pixels).embeddings,
         )
         next(iter(connector.values())).mul_(1.5)
         save_compressor(model, folder, {})
@@ -154,19 +174,29 @@ def test_a_trained_connector_learns_in_float32_and_is_saved(
 
 
 def test_a_frozen_connector_builds_no_graph(model: DoubleForward) -> None:
-    assert not model.backbone.encode_images(prepared(torch.randn(1, 3, 48, 48))).embeddings.requires_grad
+    assert not model.backbone.encode_images(
+        prepared(torch.randn(1, 3, 48, 48))
+    ).embeddings.requires_grad
 
 
-def test_without_adapters_the_decoder_itself_is_trained(llava_folder: Path, pictures: Segment, tmp_path: Path) -> None:
-    full = COMPRESSOR.model_copy(update={"adapters": COMPRESSOR.adapters.model_copy(update={"sharing": "none"})})
+def test_without_adapters_the_decoder_itself_is_trained(
+    llava_folder: Path, pictures: Segment, tmp_path: Path
+) -> None:
+    full = COMPRESSOR.model_copy(
+        update={"adapters": COMPRESSOR.adapters.model_copy(update={"sharing": "none"})}
+    )
     model = compressor(llava_folder, params=full)
     trained = trained_parameters(model)
-    decoder = dict(model.backbone.language_model.named_parameters(prefix="backbone.vlm.model.language_model"))
+    decoder = dict(
+        model.backbone.language_model.named_parameters(prefix="backbone.vlm.model.language_model")
+    )
     assert trained.keys() - {"queries.weight", "log_logit_scale"} == {
         name for name in decoder if not name.endswith("embed_tokens.weight")
     }
     model.compress_images(pictures).square().sum().backward()
-    assert all(p.grad is not None and p.grad.any() for name, p in trained.items() if ".layers." in name)
+    assert all(
+        p.grad is not None and p.grad.any() for name, p in trained.items() if ".layers." in name
+    )
     with torch.no_grad():
         for name, parameter in trained.items():
             if ".layers." in name:
@@ -178,7 +208,9 @@ def test_without_adapters_the_decoder_itself_is_trained(llava_folder: Path, pict
         torch.testing.assert_close(found, model.compress_images(pictures), rtol=0.1, atol=0.1)
 
 
-def test_one_shared_adapter_serves_both_passes(llava_folder: Path, pictures: Segment, tmp_path: Path) -> None:
+def test_one_shared_adapter_serves_both_passes(
+    llava_folder: Path, pictures: Segment, tmp_path: Path
+) -> None:
     model = shared(llava_folder)
     lora = [name for name in trained_parameters(model) if "lora_" in name]
     assert all(f".{SHARED}." in name for name in lora)
@@ -191,15 +223,24 @@ def test_one_shared_adapter_serves_both_passes(llava_folder: Path, pictures: Seg
         assert not torch.allclose(hidden[0], model.read(pictures), atol=1e-2)
         loaded = saved_and_loaded(model, llava_folder, tmp_path / "shared")
         assert torch.equal(loaded.compress_images(pictures), model.compress_images(pictures))
-        theirs = PeftModel.from_pretrained(load(llava_folder).vlm, str(tmp_path / "shared" / SHARED))
-        reference = theirs.base_model.model.model.language_model(inputs_embeds=pictures.embeddings).last_hidden_state
+        theirs = PeftModel.from_pretrained(
+            load(llava_folder).vlm, str(tmp_path / "shared" / SHARED)
+        )
+        reference = theirs.base_model.model.model.language_model(
+            inputs_embeds=pictures.embeddings
+        ).last_hidden_state
     torch.testing.assert_close(hidden[0], reference)
 
 
-def test_the_cosine_of_two_adapters_is_that_of_their_updates(model: DoubleForward, llava_folder: Path) -> None:
+def test_the_cosine_of_two_adapters_is_that_of_their_updates(
+    model: DoubleForward, llava_folder: Path
+) -> None:
     updates = []
     for name in (COMPRESSION, GENERATION):
-        pairs = [(layer.lora_A[name].weight, layer.lora_B[name].weight) for layer in model.adapters.layers]
+        pairs = [
+            (layer.lora_A[name].weight, layer.lora_B[name].weight)
+            for layer in model.adapters.layers
+        ]
         updates.append(torch.cat([(b @ a).flatten() for a, b in pairs]))
     expected = torch.nn.functional.cosine_similarity(*updates, dim=0).item()
     assert model.adapters.cosine() == pytest.approx(expected, abs=1e-6)

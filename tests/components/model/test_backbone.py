@@ -22,7 +22,9 @@ def test_image_embeddings_are_the_connector_output_of_the_second_last_layer(
     pixel_values = read.tensors["pixel_values"]
     assert pixel_values.shape == (8, 3, TINY.image_size, TINY.image_size)
     embeddings = backbone.encode_images(read).embeddings
-    hidden = backbone.vlm.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states[-2]
+    hidden = backbone.vlm.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states[
+        -2
+    ]
     torch.testing.assert_close(embeddings, backbone.vlm.model.multi_modal_projector(hidden[:, 1:]))
     assert embeddings.shape == (8, backbone.num_image_tokens, backbone.dim)
 
@@ -32,7 +34,9 @@ def test_embedded_chats_are_what_the_model_makes_of_pictures_and_ids(
     backbone: Backbone, pictures: list[Image.Image]
 ) -> None:
     read = backbone.prepare(pictures[:2])
-    ids = torch.tensor([[1, *[backbone.image_token_id] * backbone.num_image_tokens, word] for word in (7, 9)])
+    ids = torch.tensor(
+        [[1, *[backbone.image_token_id] * backbone.num_image_tokens, word] for word in (7, 9)]
+    )
     expected = backbone.vlm(input_ids=ids, **read.tensors).logits
     embeddings = backbone.embed_chat(ids, backbone.encode_images(read).embeddings)
     hidden = backbone.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
@@ -69,7 +73,11 @@ def test_the_hash_depends_on_the_tensors_only(llava_folder: Path, tmp_path: Path
     names = sorted(tensors)
     save_file({name: tensors[name] for name in names[:5]}, tmp_path / "a.safetensors")
     save_file({name: tensors[name] for name in names[5:]}, tmp_path / "b.safetensors")
-    assert weights_sha256(tmp_path) == weights_sha256(llava_folder) == load(llava_folder, torch.bfloat16).weights_sha256
+    assert (
+        weights_sha256(tmp_path)
+        == weights_sha256(llava_folder)
+        == load(llava_folder, torch.bfloat16).weights_sha256
+    )
     tensors[names[3]].flatten()[0] += 1
     save_file(tensors, tmp_path / "a.safetensors")
     (tmp_path / "b.safetensors").unlink()
@@ -77,9 +85,13 @@ def test_the_hash_depends_on_the_tensors_only(llava_folder: Path, tmp_path: Path
 
 
 def test_other_architectures_are_refused_with_the_list_of_supported_ones(tmp_path: Path) -> None:
-    config = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
+    config = LlamaConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9
+    )
     LlamaForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="LlamaForCausalLM; supported: LlavaForConditionalGeneration"):
+    with pytest.raises(
+        ValueError, match="LlamaForCausalLM; supported: LlavaForConditionalGeneration"
+    ):
         load(tmp_path)
 
 

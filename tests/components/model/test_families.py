@@ -1,7 +1,7 @@
 """Every family, as a small random model of the genuine class: read, compressed, trained, saved, loaded and asked.
 
-transformers' own processors and `generate` are the reference. Some of these processors want a video processor, which
-needs torchvision; for pictures it is not used, so the check is left out.
+transformers' own processors and `generate` are the reference. Some of these processors want a video
+processor, which needs torchvision; for pictures it is not used, so the check is left out.
 """
 
 from collections.abc import Callable
@@ -34,22 +34,43 @@ from tests.components.model.tiny import COMPRESSOR
 NEW_TOKENS = 8
 K = COMPRESSOR.num_summary_tokens
 SIZES = ((48, 48), (40, 90), (100, 30), (33, 64))  # pixels: height, width
-QUESTIONS = ["what is it?", "how many small circles are there in the picture?", "is it red?", "describe the image."]
+QUESTIONS = [
+    "what is it?",
+    "how many small circles are there in the picture?",
+    "is it red?",
+    "describe the image.",
+]
 PROCESSORS: dict[str, Callable[[Any, Any], Any]] = {
     "llava": lambda images, tokenizer: transformers.LlavaProcessor(
-        images, tokenizer, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1
+        images,
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
     ),
     "llava_next": lambda images, tokenizer: transformers.LlavaNextProcessor(
-        images, tokenizer, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1
+        images,
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
     ),
     "llava_onevision": lambda images, tokenizer: transformers.LlavaOnevisionProcessor(
         images, tokenizer, num_image_tokens=16, vision_feature_select_strategy="full"
     ),
     "qwen2_5_vl": transformers.Qwen2_5_VLProcessor,
-    "internvl": lambda images, tokenizer: transformers.InternVLProcessor(images, tokenizer, image_seq_length=4),
-    "idefics3": lambda images, tokenizer: transformers.Idefics3Processor(images, tokenizer, image_seq_len=4),
-    "smolvlm": lambda images, tokenizer: transformers.SmolVLMProcessor(images, tokenizer, None, image_seq_len=4),
-    "gemma3": lambda images, tokenizer: transformers.Gemma3Processor(images, tokenizer, image_seq_length=4),
+    "internvl": lambda images, tokenizer: transformers.InternVLProcessor(
+        images, tokenizer, image_seq_length=4
+    ),
+    "idefics3": lambda images, tokenizer: transformers.Idefics3Processor(
+        images, tokenizer, image_seq_len=4
+    ),
+    "smolvlm": lambda images, tokenizer: transformers.SmolVLMProcessor(
+        images, tokenizer, None, image_seq_len=4
+    ),
+    "gemma3": lambda images, tokenizer: transformers.Gemma3Processor(
+        images, tokenizer, image_seq_length=4
+    ),
     "instructblip": lambda images, tokenizer: transformers.InstructBlipProcessor(
         images, tokenizer, tokenizer, num_query_tokens=5
     ),
@@ -61,7 +82,11 @@ SPECIAL_NAMES = {  # attributes that published tokenizers of a family have
         "context_image_token": "<IMG_CONTEXT>",
         "video_token": "<video>",
     },
-    "gemma3": {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"},
+    "gemma3": {
+        "boi_token": "<start_of_image>",
+        "eoi_token": "<end_of_image>",
+        "image_token": "<image_soft_token>",
+    },
     "qwen2_5_vl": {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"},
     "llava_onevision": {"image_token": "<image>", "video_token": "<video>"},
 }
@@ -122,11 +147,15 @@ def processor(family: str, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) 
     return PROCESSORS[family](backbone.image_processor, tokenizer)
 
 
-def plain_inputs(backbone: Backbone, processor: Any, picture: Image.Image, text: str) -> dict[str, Tensor]:
+def plain_inputs(
+    backbone: Backbone, processor: Any, picture: Image.Image, text: str
+) -> dict[str, Tensor]:
     """What transformers makes of a picture and a text with the family's mark for it; the Q-Former's text is ours."""
     special = {} if backbone.tokenizer.bos_token not in text else {"add_special_tokens": False}
     if isinstance(processor, transformers.InstructBlipProcessor):
-        inputs = processor(images=picture, text=text.split(backbone.tokenizer.bos_token)[-1], return_tensors="pt")
+        inputs = processor(
+            images=picture, text=text.split(backbone.tokenizer.bos_token)[-1], return_tensors="pt"
+        )
         instruction = {
             f"qformer_{name}": value
             for name, value in backbone.instruction.items()
@@ -151,11 +180,14 @@ def test_all_image_tokens_give_what_the_untouched_model_generates(
         output = backbone.vlm.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
         new = output[0, inputs["input_ids"].shape[1] :].tolist()
         expected.append(
-            new[: new.index(backbone.tokenizer.eos_token_id)] if backbone.tokenizer.eos_token_id in new else new
+            new[: new.index(backbone.tokenizer.eos_token_id)]
+            if backbone.tokenizer.eos_token_id in new
+            else new
         )
     read = backbone.encode_images(backbone.prepare(pictures))
     prompts = [
-        encode_prompt(backbone.chat, question, length) for question, length in zip(QUESTIONS, read.lengths, strict=True)
+        encode_prompt(backbone.chat, question, length)
+        for question, length in zip(QUESTIONS, read.lengths, strict=True)
     ]
     assert base_answer(load(folder), read, prompts, NEW_TOKENS) == expected
     assert len({tuple(row) for row in expected}) > 1
@@ -175,48 +207,82 @@ def test_the_compression_pass_reads_a_picture_as_the_model_does(
     for picture in pictures:
         inputs = plain_inputs(backbone, processor, picture, text)
         expected = backbone.vlm(**inputs, output_hidden_states=True)
-        states = expected.language_model_outputs.hidden_states if family == "instructblip" else expected.hidden_states
+        states = (
+            expected.language_model_outputs.hidden_states
+            if family == "instructblip"
+            else expected.hidden_states
+        )
         framed = backbone.framed(backbone.encode_images(backbone.prepare([picture])))
-        parts = [*framed, model.bos(1), words] if family == "instructblip" else [model.bos(1), *framed, words]
-        found = backbone.language_model(**backbone.arguments(join(parts)), use_cache=False).last_hidden_state
+        parts = (
+            [*framed, model.bos(1), words]
+            if family == "instructblip"
+            else [model.bos(1), *framed, words]
+        )
+        found = backbone.language_model(
+            **backbone.arguments(join(parts)), use_cache=False
+        ).last_hidden_state
         torch.testing.assert_close(found, states[-1], rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
-def test_a_picture_compresses_alone_as_in_a_batch(model: DoubleForward, pictures: list[Image.Image]) -> None:
+def test_a_picture_compresses_alone_as_in_a_batch(
+    model: DoubleForward, pictures: list[Image.Image]
+) -> None:
     backbone = model.backbone
     alone = [backbone.prepare([picture]) for picture in pictures]
     together = model.compress_pictures(backbone.prepare(pictures))
     assert together.shape == (len(pictures), K, backbone.dim)
-    torch.testing.assert_close(model.compress_pictures(merge(alone)), together, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        model.compress_pictures(merge(alone)), together, rtol=1e-4, atol=1e-4
+    )
     found = torch.cat([model.compress_pictures(picture) for picture in alone])
     torch.testing.assert_close(found, together, rtol=1e-4, atol=1e-4)
     assert (found[0] - found[1]).abs().max() > 0.01
 
 
-def test_both_losses_reach_both_adapters_and_the_queries(folder: Path, pictures: list[Image.Image]) -> None:
+def test_both_losses_reach_both_adapters_and_the_queries(
+    folder: Path, pictures: list[Image.Image]
+) -> None:
     model = build(folder)
     backbone = model.backbone
     summary_tokens = model.compress_pictures(backbone.prepare(pictures))
-    turns = [{"role": "user", "content": "<image>\nwhat is it?"}, {"role": "assistant", "content": "a red circle"}]
-    input_ids, labels = (torch.tensor([row] * len(pictures)) for row in encode_conversation(backbone.chat, turns, K))
+    turns = [
+        {"role": "user", "content": "<image>\nwhat is it?"},
+        {"role": "assistant", "content": "a red circle"},
+    ]
+    input_ids, labels = (
+        torch.tensor([row] * len(pictures)) for row in encode_conversation(backbone.chat, turns, K)
+    )
     assert backbone.tokenizer.decode(labels[0][labels[0] >= 0]).strip().startswith("a red circle")
     hidden = model.generation_hidden(summary_tokens, input_ids, torch.ones_like(input_ids))
-    autoregressive = F.cross_entropy(backbone.lm_head(hidden)[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-    captions = left_pad([encode_text(backbone.tokenizer, text) for text in QUESTIONS], backbone.device)
+    autoregressive = F.cross_entropy(
+        backbone.lm_head(hidden)[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+    )
+    captions = left_pad(
+        [encode_text(backbone.tokenizer, text) for text in QUESTIONS], backbone.device
+    )
     texts = model.embedding(model.compress_texts(*captions))
     logits = model.logit_scale * model.embedding(summary_tokens) @ texts.T
     contrastive = F.cross_entropy(logits, torch.arange(len(pictures)))
-    for loss, adapters in ((autoregressive, (COMPRESSION, GENERATION)), (contrastive, (COMPRESSION,))):
+    for loss, adapters in (
+        (autoregressive, (COMPRESSION, GENERATION)),
+        (contrastive, (COMPRESSION,)),
+    ):
         model.zero_grad()
         loss.backward(retain_graph=True)
         found = {
-            name for name, parameter in model.named_parameters() if parameter.grad is not None and parameter.grad.any()
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.grad is not None and parameter.grad.any()
         }
         for adapter in adapters:
             assert sum(adapter in name.split(".") for name in found) >= 2 * 7 * 2
         assert any("queries" in name for name in found)
-        assert not any(adapter in name for name in found for adapter in {COMPRESSION, GENERATION} - set(adapters))
+        assert not any(
+            adapter in name
+            for name in found
+            for adapter in {COMPRESSION, GENERATION} - set(adapters)
+        )
         assert all("lora_" in name or "queries" in name or "logit" in name for name in found)
 
 
@@ -248,11 +314,17 @@ def test_a_trained_connector_gets_a_gradient(folder: Path, pictures: list[Image.
     model = build_double_forward(load(folder), params, seed=0)
     model.compress_pictures(model.backbone.prepare(pictures[:2])).square().sum().backward()
     assert all(parameter.grad.any() for parameter in model.backbone.connector.parameters())
-    outside = {name for name, p in model.backbone.named_parameters() if p.requires_grad and "lora_" not in name}
+    outside = {
+        name
+        for name, p in model.backbone.named_parameters()
+        if p.requires_grad and "lora_" not in name
+    }
     assert len(outside) == len(list(model.backbone.connector.parameters()))
 
 
-def test_packed_questions_read_as_each_by_itself(model: DoubleForward, pictures: list[Image.Image]) -> None:
+def test_packed_questions_read_as_each_by_itself(
+    model: DoubleForward, pictures: list[Image.Image]
+) -> None:
     """A row with a common beginning and two questions that do not see each other, as training packs them."""
     backbone = model.backbone
     turns = [
@@ -265,11 +337,15 @@ def test_packed_questions_read_as_each_by_itself(model: DoubleForward, pictures:
     packed = pack([Chat(rows[0][0][:start], blocks)], 0, None)
     summary_tokens = model.compress_pictures(backbone.prepare(pictures[:1]))
     with torch.no_grad():
-        together = model.generation_hidden(summary_tokens, packed.input_ids, packed.attention_mask, packed.position_ids)
+        together = model.generation_hidden(
+            summary_tokens, packed.input_ids, packed.attention_mask, packed.position_ids
+        )
         at = start
         for ids, _ in rows:
             ids = torch.tensor([ids])
             alone = model.generation_hidden(summary_tokens, ids, torch.ones_like(ids))
             length = ids.shape[1] - start
-            torch.testing.assert_close(together[0, at : at + length], alone[0, start:], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                together[0, at : at + length], alone[0, start:], rtol=1e-4, atol=1e-4
+            )
             at += length

@@ -12,7 +12,12 @@ from tests.components.model.tiny import COMPRESSOR, load
 
 NEW_TOKENS = 12
 K = COMPRESSOR.num_summary_tokens
-QUESTIONS = ["what?", "what colour is the small circle above the star?", "is it large?", "how many are there, then?"]
+QUESTIONS = [
+    "what?",
+    "what colour is the small circle above the star?",
+    "is it large?",
+    "how many are there, then?",
+]
 
 
 @pytest.fixture
@@ -20,9 +25,14 @@ def plain(llava_folder: Path) -> LlavaForConditionalGeneration:
     return load(llava_folder).vlm
 
 
-def generate(vlm: LlavaForConditionalGeneration, prompt: list[int], pixel_values: torch.Tensor | None) -> list[int]:
+def generate(
+    vlm: LlavaForConditionalGeneration, prompt: list[int], pixel_values: torch.Tensor | None
+) -> list[int]:
     """What transformers answers to one prompt, up to the first end token."""
-    inputs = {"input_ids": torch.tensor([prompt]), "attention_mask": torch.ones(1, len(prompt), dtype=torch.long)}
+    inputs = {
+        "input_ids": torch.tensor([prompt]),
+        "attention_mask": torch.ones(1, len(prompt), dtype=torch.long),
+    }
     if pixel_values is not None:
         inputs["pixel_values"] = pixel_values
     output = vlm.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
@@ -40,17 +50,24 @@ def end_early(*vlms: LlavaForConditionalGeneration, token: int) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("ends_early", [False, True])
 def test_all_image_tokens_give_what_transformers_generates(
-    model: DoubleForward, plain: LlavaForConditionalGeneration, pictures: list[Image.Image], ends_early: bool
+    model: DoubleForward,
+    plain: LlavaForConditionalGeneration,
+    pictures: list[Image.Image],
+    ends_early: bool,
 ) -> None:
     backbone = model.backbone
-    prompts = [encode_prompt(backbone.chat, question, backbone.num_image_tokens) for question in QUESTIONS]
+    prompts = [
+        encode_prompt(backbone.chat, question, backbone.num_image_tokens) for question in QUESTIONS
+    ]
     read = backbone.prepare(pictures[: len(prompts)])
     pixel_values = read.tensors["pixel_values"]
     end_early(plain, backbone.vlm, token=2)
     if ends_early:
         third = generate(plain, prompts[0], pixel_values[:1])[2]
         end_early(plain, backbone.vlm, token=third)
-    expected = [generate(plain, prompt, pixel_values[i : i + 1]) for i, prompt in enumerate(prompts)]
+    expected = [
+        generate(plain, prompt, pixel_values[i : i + 1]) for i, prompt in enumerate(prompts)
+    ]
     assert base_answer(backbone, backbone.encode_images(read), prompts, NEW_TOKENS) == expected
     assert (min(map(len, expected)) < NEW_TOKENS) == ends_early
 
@@ -61,7 +78,9 @@ def test_no_picture_gives_what_transformers_generates(
 ) -> None:
     prompts = [encode_prompt(model.backbone.chat, question, 0) for question in QUESTIONS]
     end_early(plain, model.backbone.vlm, token=2)
-    assert base_answer(model.backbone, None, prompts, NEW_TOKENS) == [generate(plain, p, None) for p in prompts]
+    assert base_answer(model.backbone, None, prompts, NEW_TOKENS) == [
+        generate(plain, p, None) for p in prompts
+    ]
 
 
 @torch.no_grad()
@@ -70,7 +89,9 @@ def test_summary_tokens_answer_alone_as_in_a_batch_and_as_without_a_cache(
 ) -> None:
     backbone = model.backbone
     prompts = [encode_prompt(backbone.chat, question, K) for question in QUESTIONS]
-    summary_tokens = model.compress_images(backbone.encode_images(backbone.prepare(pictures[: len(prompts)])))
+    summary_tokens = model.compress_images(
+        backbone.encode_images(backbone.prepare(pictures[: len(prompts)]))
+    )
     together = model.answer(summary_tokens, prompts, NEW_TOKENS)
     for row, prompt in enumerate(prompts):
         visual_tokens = summary_tokens[row : row + 1]

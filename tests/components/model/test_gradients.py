@@ -20,21 +20,32 @@ from tests.components.model.tiny import COMPRESSOR, compressor, load, prepared
 BATCH = 3
 CAPTIONS = ["a red circle", "a large blue square above a green star", "two"]
 ANSWERS = ["red", "a blue square", "no"]
-NO_DROPOUT = COMPRESSOR.model_copy(update={"adapters": COMPRESSOR.adapters.model_copy(update={"dropout": 0.0})})
+NO_DROPOUT = COMPRESSOR.model_copy(
+    update={"adapters": COMPRESSOR.adapters.model_copy(update={"dropout": 0.0})}
+)
 K = COMPRESSOR.num_summary_tokens
 
 
 @pytest.fixture(scope="module")
 def pixel_values() -> Tensor:
-    return torch.randn(BATCH, 3, 48, 48, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    return torch.randn(
+        BATCH, 3, 48, 48, generator=torch.Generator().manual_seed(3), dtype=torch.float64
+    )
 
 
 def chats(model: DoubleForward) -> list[tuple[list[int], list[int]]]:
-    turns = [("<image>\nwhat is it?", ANSWERS[0]), ("what colour is it? <image>", ANSWERS[1]), ("<image>", ANSWERS[2])]
-    conversations = [
-        [{"role": "user", "content": question}, {"role": "assistant", "content": answer}] for question, answer in turns
+    turns = [
+        ("<image>\nwhat is it?", ANSWERS[0]),
+        ("what colour is it? <image>", ANSWERS[1]),
+        ("<image>", ANSWERS[2]),
     ]
-    return [encode_conversation(model.backbone.chat, conversation, K) for conversation in conversations]
+    conversations = [
+        [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        for question, answer in turns
+    ]
+    return [
+        encode_conversation(model.backbone.chat, conversation, K) for conversation in conversations
+    ]
 
 
 def right_pad(rows: list[list[int]], filler: int) -> Tensor:
@@ -51,7 +62,9 @@ def losses(model: DoubleForward, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
     input_ids, labels = zip(*chats(model), strict=True)
     mask = right_pad([[1] * len(row) for row in input_ids], 0)
     predicting, targets = answer_positions(right_pad(list(labels), IGNORE_INDEX))
-    hidden = model.generation_hidden(summary_tokens, right_pad(list(input_ids), 0), mask, places=predicting)
+    hidden = model.generation_hidden(
+        summary_tokens, right_pad(list(input_ids), 0), mask, places=predicting
+    )
     contrastive = contrastive_loss(
         model.embedding(summary_tokens), model.embedding(text_summary_tokens), model.logit_scale
     )
@@ -60,7 +73,10 @@ def losses(model: DoubleForward, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reference_losses(
-    vlm: LlavaForConditionalGeneration, leaves: dict[str, Tensor], model: DoubleForward, pixel_values: Tensor
+    vlm: LlavaForConditionalGeneration,
+    leaves: dict[str, Tensor],
+    model: DoubleForward,
+    pixel_values: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The same, row by row, on the plain model with W + (alpha / rank) B A in place of W."""
     decoder = vlm.model.language_model
@@ -73,17 +89,23 @@ def reference_losses(
             if f"lora_A.{adapter}." in name:
                 update = leaves[name.replace("lora_A", "lora_B")] @ a
                 key = name.removeprefix(prefix).replace(f"lora_A.{adapter}.", "")
-                weights[key] = weights[key] + COMPRESSOR.adapters.alpha / COMPRESSOR.adapters.rank * update
+                weights[key] = (
+                    weights[key] + COMPRESSOR.adapters.alpha / COMPRESSOR.adapters.rank * update
+                )
         kwargs = {"inputs_embeds": embeddings[None], "use_cache": False}
         return torch.func.functional_call(decoder, weights, (), kwargs).last_hidden_state[0]
 
     def compress(content: Tensor) -> Tensor:
         bos = torch.tensor([model.backbone.tokenizer.bos_token_id])
         prompt = torch.tensor(encode_text(model.backbone.tokenizer, COMPRESSOR.prompt))
-        hidden = read("compression", torch.cat([embed(bos), content, embed(prompt), leaves["queries.weight"]]))
+        hidden = read(
+            "compression", torch.cat([embed(bos), content, embed(prompt), leaves["queries.weight"]])
+        )
         return COMPRESSOR.summary_scale * hidden[-K:]
 
-    features = vlm.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states[-2][:, 1:]
+    features = vlm.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states[-2][
+        :, 1:
+    ]
     images = [compress(row) for row in vlm.model.multi_modal_projector(features)]
     captions = [encode_text(model.backbone.tokenizer, caption) for caption in CAPTIONS]
     texts = [compress(embed(torch.tensor(row))) for row in captions]
@@ -91,21 +113,29 @@ def reference_losses(
         torch.stack([row.mean(0) / row.mean(0).norm() for row in rows]) for rows in (images, texts)
     )
     logits = leaves["log_logit_scale"].exp() * image_vectors @ text_vectors.T
-    contrastive = -(logits.log_softmax(1).diagonal().mean() + logits.log_softmax(0).diagonal().mean()) / 2
+    contrastive = (
+        -(logits.log_softmax(1).diagonal().mean() + logits.log_softmax(0).diagonal().mean()) / 2
+    )
     token_losses = []
     for (input_ids, labels), summary_tokens in zip(chats(model), images, strict=True):
         first = input_ids.index(vlm.config.image_token_id)
         ids = torch.tensor(input_ids)
-        hidden = read("generation", torch.cat([embed(ids[:first]), summary_tokens, embed(ids[first + K :])]))
+        hidden = read(
+            "generation", torch.cat([embed(ids[:first]), summary_tokens, embed(ids[first + K :])])
+        )
         token_losses.append(
-            functional.cross_entropy(vlm.lm_head(hidden[:-1]), torch.tensor(labels[1:]), reduction="none")
+            functional.cross_entropy(
+                vlm.lm_head(hidden[:-1]), torch.tensor(labels[1:]), reduction="none"
+            )
         )
     per_token = torch.cat(token_losses)
     return per_token.sum() / (per_token != 0).sum(), contrastive
 
 
 @pytest.mark.parametrize("is_checkpointed", [False, True])
-@pytest.mark.parametrize(("autoregressive_weight", "contrastive_weight"), [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0)])
+@pytest.mark.parametrize(
+    ("autoregressive_weight", "contrastive_weight"), [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0)]
+)
 def test_every_gradient_equals_the_plain_reference(
     llava_folder: Path,
     pixel_values: Tensor,
@@ -116,8 +146,12 @@ def test_every_gradient_equals_the_plain_reference(
     model = compressor(llava_folder, torch.float64, NO_DROPOUT).double().train()
     if is_checkpointed:
         enable_gradient_checkpointing(model)
-    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    leaves = {name: parameter.detach().clone().requires_grad_() for name, parameter in trainable.items()}
+    trainable = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
+    leaves = {
+        name: parameter.detach().clone().requires_grad_() for name, parameter in trainable.items()
+    }
     plain = load(llava_folder, torch.float64).vlm
 
     autoregressive, contrastive = losses(model, pixel_values)
@@ -125,7 +159,9 @@ def test_every_gradient_equals_the_plain_reference(
     expected = reference_losses(plain, leaves, model, pixel_values)
     (autoregressive_weight * expected[0] + contrastive_weight * expected[1]).backward()
 
-    torch.testing.assert_close(torch.stack([autoregressive, contrastive]), torch.stack(expected), rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        torch.stack([autoregressive, contrastive]), torch.stack(expected), rtol=1e-10, atol=0
+    )
     for name, leaf in leaves.items():
         ours, reference = trainable[name].grad, leaf.grad
         is_in_loss = reference is not None and bool(reference.any())
@@ -136,15 +172,23 @@ def test_every_gradient_equals_the_plain_reference(
             assert (ours - reference).norm() / reference.norm() < 1e-8, name
 
 
-def test_answers_alone_teach_the_compression_adapter_and_the_queries(llava_folder: Path, pixel_values: Tensor) -> None:
+def test_answers_alone_teach_the_compression_adapter_and_the_queries(
+    llava_folder: Path, pixel_values: Tensor
+) -> None:
     model = compressor(llava_folder, torch.float64)
     losses(model, pixel_values)[0].backward()
-    grads = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+    grads = {
+        name: parameter.grad
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
     untouched = {name for name, grad in grads.items() if grad is None or not grad.any()}
     assert untouched == {"log_logit_scale"}
 
 
-def test_checkpointing_recomputes_with_the_same_dropout(llava_folder: Path, pixel_values: Tensor) -> None:
+def test_checkpointing_recomputes_with_the_same_dropout(
+    llava_folder: Path, pixel_values: Tensor
+) -> None:
     gradients = []
     for is_checkpointed in (False, True):
         model = compressor(llava_folder, torch.float64).train()

@@ -38,7 +38,9 @@ PLACES = torch.tensor([[8, 7, 3], [2, 0, 0], [5, 6, 4]])
 LENGTHS = torch.tensor([9, 3, 7])
 
 
-def build(model_class: type[PreTrainedModel], config_class: type, attention: str) -> PreTrainedModel:
+def build(
+    model_class: type[PreTrainedModel], config_class: type, attention: str
+) -> PreTrainedModel:
     torch.manual_seed(0)
     model = model_class(config_class(**SHAPE, attn_implementation=attention)).double().eval()
     for parameter in model.parameters():
@@ -74,9 +76,15 @@ def test_values_and_gradients_are_those_of_the_whole_model(
     narrow = hidden_states_at(model, PLACES, **inputs)
     whole = take(model(**inputs).last_hidden_state, PLACES)
     torch.testing.assert_close(narrow, whole, rtol=1e-6, atol=1e-6)
-    leaves = [embeddings, *(p for name, p in model.named_parameters() if "embed_tokens" not in name)]
-    gradients, expected = (torch.autograd.grad((result * weights).sum(), leaves) for result in (narrow, whole))
-    for ours, reference in zip(gradients, expected, strict=True):  # the norms compute in float32 whatever comes
+    leaves = [
+        embeddings,
+        *(p for name, p in model.named_parameters() if "embed_tokens" not in name),
+    ]
+    gradients, expected = (
+        torch.autograd.grad((result * weights).sum(), leaves) for result in (narrow, whole)
+    )
+    # the norms compute in float32 whatever comes
+    for ours, reference in zip(gradients, expected, strict=True):
         assert (ours - reference).norm() <= 1e-6 * reference.norm()
 
 
@@ -88,7 +96,14 @@ def test_queries_and_the_mlp_of_the_last_layer_run_at_the_kept_places_only() -> 
             layer.get_submodule(name).register_forward_pre_hook(
                 lambda _, args, key=(index, name): lengths.update({key: args[0].shape[1]})
             )
-    hidden_states_at(model, PLACES, inputs_embeds=torch.randn(ROWS, TOKENS, 16, dtype=torch.float64), use_cache=False)
-    assert lengths.pop((2, "self_attn.q_proj")) == lengths.pop((2, "mlp.down_proj")) == PLACES.shape[1]
+    hidden_states_at(
+        model,
+        PLACES,
+        inputs_embeds=torch.randn(ROWS, TOKENS, 16, dtype=torch.float64),
+        use_cache=False,
+    )
+    assert (
+        lengths.pop((2, "self_attn.q_proj")) == lengths.pop((2, "mlp.down_proj")) == PLACES.shape[1]
+    )
     assert set(lengths.values()) == {TOKENS}
     assert "forward" not in vars(model.layers[-1])

@@ -18,7 +18,9 @@ def load(folder: Path) -> object:
 
 
 def named(architecture: str, folder: Path) -> Path:
-    (folder / "config.json").write_text(json.dumps({"model_type": "llava", "architectures": [architecture]}))
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "llava", "architectures": [architecture]})
+    )
     return folder
 
 
@@ -26,21 +28,30 @@ def test_there_is_a_small_model_of_every_family() -> None:
     assert len(families.FAMILIES) == sum(len(family.architectures) for family in FAMILIES)
 
 
-def test_an_unknown_architecture_is_refused_with_the_supported_ones_and_the_way_to_add_it(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"is a FuyuForCausalLM; supported: .*Gemma3For.*components/model/families"):
+def test_an_unknown_architecture_is_refused_with_the_supported_ones_and_the_way_to_add_it(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(
+        ValueError, match=r"is a FuyuForCausalLM; supported: .*Gemma3For.*components/model/families"
+    ):
         load(named("FuyuForCausalLM", tmp_path))
     assert Path("docs/models.md").is_file()
 
 
 def test_a_checkpoint_in_llavas_own_format_is_named_with_its_conversion(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"LLaVA's own format .*llava-hf/llava-1.5-7b-hf.*convert_llava_weights_to_hf"):
+    with pytest.raises(
+        ValueError,
+        match=r"LLaVA's own format .*llava-hf/llava-1.5-7b-hf.*convert_llava_weights_to_hf",
+    ):
         load(named("LlavaLlamaForCausalLM", tmp_path))
 
 
 def test_a_tokenizer_without_the_image_token_is_refused(llava_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(llava_folder, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"image_token_index": 7, "image_token_id": 7}))
+    (folder / "config.json").write_text(
+        json.dumps(config | {"image_token_index": 7, "image_token_id": 7})
+    )
     with pytest.raises(ValueError, match="the tokenizer's <image> is not the model's image token"):
         load(folder)
 
@@ -57,7 +68,9 @@ def test_the_chat_template_of_an_older_processor_is_read(name: str, tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["models/none", "/no/such/folder", "owner/is/none", "nobody"])
 def test_what_is_neither_a_folder_nor_on_the_hub_is_named(name: str) -> None:
-    with pytest.raises(ValueError, match=f"^{name}: is no folder, and the hub does not give it: ") as error:
+    with pytest.raises(
+        ValueError, match=f"^{name}: is no folder, and the hub does not give it: "
+    ) as error:
         load(Path(name))
     assert "\n" not in str(error.value)
 

@@ -15,7 +15,9 @@ def build(dtype: torch.dtype, dropout: float = 0.0) -> LoraLayer:
     torch.manual_seed(0)
     model = get_peft_model(
         nn.Sequential(nn.Linear(WIDTH, OUTPUTS)).to(dtype),
-        LoraConfig(r=3, lora_alpha=7, lora_dropout=dropout, target_modules=["0"], init_lora_weights=False),
+        LoraConfig(
+            r=3, lora_alpha=7, lora_dropout=dropout, target_modules=["0"], init_lora_weights=False
+        ),
     )
     return next(module for module in model.modules() if isinstance(module, LoraLayer))
 
@@ -31,7 +33,9 @@ def test_value_and_gradients_are_pefts(shape: tuple[int, ...]) -> None:
     inputs = torch.randn(*shape, WIDTH, dtype=torch.float64, requires_grad=True)
     ours, theirs = lora_forward(layer, inputs), layer(inputs)
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
-    for found, expected in zip(gradients(layer, ours, inputs), gradients(layer, theirs, inputs), strict=True):
+    for found, expected in zip(
+        gradients(layer, ours, inputs), gradients(layer, theirs, inputs), strict=True
+    ):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -50,7 +54,9 @@ def test_a_half_precision_base_keeps_no_float32_copies() -> None:
         getattr(layer, name)["default"].float()
     inputs = torch.randn(2, 5, WIDTH, dtype=torch.bfloat16, requires_grad=True)
     saved: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda it: it):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: saved.append(tensor) or tensor, lambda it: it
+    ):
         output = lora_forward(layer, inputs)
     assert output.dtype == torch.bfloat16
     assert all(tensor.dtype == torch.bfloat16 for tensor in saved)

@@ -87,13 +87,22 @@ WEIGHT_FAULTS: dict[str, tuple[Callable[[dict[str, torch.Tensor], str], object],
         lambda t, name: [t.pop(other) for other in sorted(t) if ".mlp." in other],
         r"\d+ missing, and would be random \(\S+, \S+, \S+ and \d+ others\)",
     ),
-    "shape": (lambda t, name: t.update({name: t[name][:5].clone()}), rf"1 of another shape .*{UP_PROJ} \(5, 32\) for"),
+    "shape": (
+        lambda t, name: t.update({name: t[name][:5].clone()}),
+        rf"1 of another shape .*{UP_PROJ} \(5, 32\) for",
+    ),
     "unexpected": (
         lambda t, name: t.update({"language_model.model.layers.7.norm.weight": torch.zeros(2)}),
         r"1 not of this model \(\S*layers\.7\.norm\.weight\)",
     ),
-    "whole numbers": (lambda t, name: t.update({name: t[name].to(torch.int8)}), rf"{UP_PROJ} is of type I8"),
-    "float8": (lambda t, name: t.update({name: t[name].to(torch.float8_e4m3fn)}), rf"{UP_PROJ} is of type F8_E4M3"),
+    "whole numbers": (
+        lambda t, name: t.update({name: t[name].to(torch.int8)}),
+        rf"{UP_PROJ} is of type I8",
+    ),
+    "float8": (
+        lambda t, name: t.update({name: t[name].to(torch.float8_e4m3fn)}),
+        rf"{UP_PROJ} is of type F8_E4M3",
+    ),
 }
 
 
@@ -110,7 +119,9 @@ def test_weights_that_do_not_fit_stop_every_loader_by_name(
 
 def test_values_that_are_no_numbers_are_refused(folder: Path) -> None:
     change_weights(folder, lambda tensors, name: tensors[name].view(-1)[3].fill_(float("nan")))
-    with pytest.raises(ValueError, match=rf"1 weights hold values that are not finite \(\S*{UP_PROJ}\)"):
+    with pytest.raises(
+        ValueError, match=rf"1 weights hold values that are not finite \(\S*{UP_PROJ}\)"
+    ):
         load(folder)
 
 
@@ -138,7 +149,9 @@ def test_published_layouts_with_the_buffers_of_their_time_are_read(folder: Path)
 
     def published(tensors: dict[str, torch.Tensor], name: str) -> None:
         for layer in range(2):
-            tensors[f"language_model.model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+            tensors[f"language_model.model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = (
+                torch.ones(4)
+            )
         tensors["vision_tower.vision_model.embeddings.position_ids"] = torch.arange(10)[None]
 
     change_weights(folder, published)
@@ -153,58 +166,144 @@ def test_tied_weights_are_not_missed(folder: Path) -> None:
         config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = True
 
     change_json(folder / "config.json", tie)
-    change_weights(folder, lambda tensors, _: tensors.pop(next(name for name in tensors if "lm_head" in name)))
+    change_weights(
+        folder, lambda tensors, _: tensors.pop(next(name for name in tensors if "lm_head" in name))
+    )
     check(folder)
     backbone = load(folder)
     assert torch.equal(backbone.lm_head.weight, backbone.embedding_table)
-    change_weights(folder, lambda tensors, _: tensors.pop(next(name for name in tensors if "embed_tokens" in name)))
+    change_weights(
+        folder,
+        lambda tensors, _: tensors.pop(next(name for name in tensors if "embed_tokens" in name)),
+    )
     with pytest.raises(ValueError, match="missing, and would be random"):
         load(folder)
 
 
 FILE_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "pointer": (lambda f: (f / WEIGHTS).write_text(POINTER), r"model\.safetensors: is a pointer of git-lfs"),
-    "annex": (lambda f: (f / WEIGHTS).write_text("/annex/objects/SHA"), r"model\.safetensors: is a pointer of git-ann"),
-    "page": (lambda f: (f / WEIGHTS).write_text("<!DOCTYPE html><p>404"), r"model\.safetensors: is a web page"),
+    "pointer": (
+        lambda f: (f / WEIGHTS).write_text(POINTER),
+        r"model\.safetensors: is a pointer of git-lfs",
+    ),
+    "annex": (
+        lambda f: (f / WEIGHTS).write_text("/annex/objects/SHA"),
+        r"model\.safetensors: is a pointer of git-ann",
+    ),
+    "page": (
+        lambda f: (f / WEIGHTS).write_text("<!DOCTYPE html><p>404"),
+        r"model\.safetensors: is a web page",
+    ),
     "empty": (lambda f: (f / WEIGHTS).write_bytes(b""), r"model\.safetensors: is empty"),
     "cut": (lambda f: cut(f / WEIGHTS, 9000), r"model\.safetensors: is cut or no safetensors file"),
-    "cut header": (lambda f: cut(f / WEIGHTS, 60), r"model\.safetensors: is cut or no safetensors file"),
+    "cut header": (
+        lambda f: cut(f / WEIGHTS, 60),
+        r"model\.safetensors: is cut or no safetensors file",
+    ),
     "link": (lambda f: to_link(f / WEIGHTS), r"model\.safetensors: is a link to nothing"),
     "none": (lambda f: (f / WEIGHTS).unlink(), r"model: holds no weights"),
-    "bin": (lambda f: (f / WEIGHTS).rename(f / "pytorch_model.bin"), r"pickled weights only \(pytorch_model\.bin\)"),
-    "misnamed": (lambda f: (f / WEIGHTS).rename(f / "a.safetensors"), r"holds a\.safetensors but neither"),
-    "no second": (lambda f: (shard(f), (f / SECOND).unlink()), rf"{SECOND}: is missing, and {INDEX} names it"),
+    "bin": (
+        lambda f: (f / WEIGHTS).rename(f / "pytorch_model.bin"),
+        r"pickled weights only \(pytorch_model\.bin\)",
+    ),
+    "misnamed": (
+        lambda f: (f / WEIGHTS).rename(f / "a.safetensors"),
+        r"holds a\.safetensors but neither",
+    ),
+    "no second": (
+        lambda f: (shard(f), (f / SECOND).unlink()),
+        rf"{SECOND}: is missing, and {INDEX} names it",
+    ),
     "cut second": (lambda f: (shard(f), cut(f / SECOND, 900)), rf"{SECOND}: is cut"),
-    "swapped": (lambda f: misplace(f, SECOND), rf"{SECOND}: does not hold \S+ .*, which {INDEX} places there"),
-    "outside": (lambda f: misplace(f, "../x.safetensors"), r"is placed in '\.\./x\.safetensors', which is no file"),
+    "swapped": (
+        lambda f: misplace(f, SECOND),
+        rf"{SECOND}: does not hold \S+ .*, which {INDEX} places there",
+    ),
+    "outside": (
+        lambda f: misplace(f, "../x.safetensors"),
+        r"is placed in '\.\./x\.safetensors', which is no file",
+    ),
     "no map": (lambda f: (shard(f), (f / INDEX).write_text("{}")), rf"{INDEX}: has no weight_map"),
     "config cut": (lambda f: cut(f / "config.json", 200), r"config\.json: is no whole JSON"),
     "config empty": (lambda f: cut(f / "config.json", 0), r"config\.json: is empty"),
-    "config list": (lambda f: (f / "config.json").write_text("[1]"), r"config\.json: is not a JSON object but list"),
-    "config deep": (lambda f: (f / "config.json").write_text("[" * 99999), r"config\.json: is no whole JSON"),
+    "config list": (
+        lambda f: (f / "config.json").write_text("[1]"),
+        r"config\.json: is not a JSON object but list",
+    ),
+    "config deep": (
+        lambda f: (f / "config.json").write_text("[" * 99999),
+        r"config\.json: is no whole JSON",
+    ),
     "no config": (lambda f: (f / "config.json").unlink(), r"model: holds no config\.json"),
-    "tokenizer cut": (lambda f: cut(f / "tokenizer.json", 999), r"tokenizer\.json: is no whole JSON"),
-    "tokenizer pointer": (lambda f: (f / "tokenizer.json").write_text(POINTER), r"tokenizer\.json: is a pointer"),
-    "other tokenizer": (lambda f: (f / "tokenizer.json").write_text('{"a": 1}'), "its tokenizer cannot be read"),
-    "processor cut": (lambda f: cut(f / "processor_config.json", 99), r"processor_config\.json: is no whole JSON"),
-    "no processor": (lambda f: (f / "processor_config.json").unlink(), "its image processor cannot be read"),
-    "generation": (lambda f: cut(f / "generation_config.json", 9), r"generation_config\.json: is no whole JSON"),
-    "template": (lambda f: (f / "chat_template.jinja").write_text("{% for %}"), "its chat template cannot be read"),
-    "mute": (lambda f: (f / "chat_template.jinja").write_text("Hello"), "does not write the question once"),
-    "latin": (lambda f: (f / "chat_template.jinja").write_bytes(b"\xff\xe4"), r"chat_template\.jinja: is not UTF-8"),
-    "again": (lambda f: shutil.copy(f / "model.safetensors", f / "z.safetensors"), r"z\.safetensors: holds .*so does"),
+    "tokenizer cut": (
+        lambda f: cut(f / "tokenizer.json", 999),
+        r"tokenizer\.json: is no whole JSON",
+    ),
+    "tokenizer pointer": (
+        lambda f: (f / "tokenizer.json").write_text(POINTER),
+        r"tokenizer\.json: is a pointer",
+    ),
+    "other tokenizer": (
+        lambda f: (f / "tokenizer.json").write_text('{"a": 1}'),
+        "its tokenizer cannot be read",
+    ),
+    "processor cut": (
+        lambda f: cut(f / "processor_config.json", 99),
+        r"processor_config\.json: is no whole JSON",
+    ),
+    "no processor": (
+        lambda f: (f / "processor_config.json").unlink(),
+        "its image processor cannot be read",
+    ),
+    "generation": (
+        lambda f: cut(f / "generation_config.json", 9),
+        r"generation_config\.json: is no whole JSON",
+    ),
+    "template": (
+        lambda f: (f / "chat_template.jinja").write_text("{% for %}"),
+        "its chat template cannot be read",
+    ),
+    "mute": (
+        lambda f: (f / "chat_template.jinja").write_text("Hello"),
+        "does not write the question once",
+    ),
+    "latin": (
+        lambda f: (f / "chat_template.jinja").write_bytes(b"\xff\xe4"),
+        r"chat_template\.jinja: is not UTF-8",
+    ),
+    "again": (
+        lambda f: shutil.copy(f / "model.safetensors", f / "z.safetensors"),
+        r"z\.safetensors: holds .*so does",
+    ),
     "adapter": (lambda f: (f / "adapter_config.json").write_text("{}"), r"model: holds an adapter"),
 }
 SETTINGS_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "quantised": (lambda c: c.update(quantization_config={"quant_method": "awq"}), "the weights are quantised"),
-    "own file": (lambda c: c.update(transformers_weights="x.safetensors"), "names a file of weights itself"),
+    "quantised": (
+        lambda c: c.update(quantization_config={"quant_method": "awq"}),
+        "the weights are quantised",
+    ),
+    "own file": (
+        lambda c: c.update(transformers_weights="x.safetensors"),
+        "names a file of weights itself",
+    ),
     "other type": (lambda c: c.update(model_type="zzz"), "its model cannot be read: .*zzz"),
-    "activation": (lambda c: c["text_config"].update(hidden_act="zzz"), "its model cannot be read: KeyError 'zzz'"),
-    "heads": (lambda c: c["text_config"].update(num_attention_heads=7), "its model cannot be read: .*not a multiple"),
+    "activation": (
+        lambda c: c["text_config"].update(hidden_act="zzz"),
+        "its model cannot be read: KeyError 'zzz'",
+    ),
+    "heads": (
+        lambda c: c["text_config"].update(num_attention_heads=7),
+        "its model cannot be read: .*not a multiple",
+    ),
     "tuples": (lambda c: c["text_config"].update(return_dict=False), "return_dict is false"),
     "attentions": (lambda c: c.update(output_attentions=True), "output_attentions is true"),
-    "a million layers": (lambda c: c["text_config"].update(num_hidden_layers=10**6), "num_hidden_layers is 1000000"),
-    "words": (lambda c: c["text_config"].update(vocab_size=999), "of another shape than config.json says"),
+    "a million layers": (
+        lambda c: c["text_config"].update(num_hidden_layers=10**6),
+        "num_hidden_layers is 1000000",
+    ),
+    "words": (
+        lambda c: c["text_config"].update(vocab_size=999),
+        "of another shape than config.json says",
+    ),
 }
 
 
@@ -255,7 +354,10 @@ MAPS = {
 UNKNOWN: dict[str, dict[str, Any]] = {  # classes that only the trap has
     "config.json": {"model_type": "trap"},
     "tokenizer_config.json": {"tokenizer_class": "TrapTokenizer"},
-    "processor_config.json": {"processor_class": "Trap", "image_processor": {"image_processor_type": "Trap"}},
+    "processor_config.json": {
+        "processor_class": "Trap",
+        "image_processor": {"image_processor_type": "Trap"},
+    },
 }
 
 
@@ -264,7 +366,9 @@ def set_trap(folder: Path, changes: dict[str, dict[str, Any]]) -> Path:
     marker = folder.parent / "was-run"
     (folder / "trap.py").write_text(TRAP.format(marker=str(marker)))
     for name, auto_map in MAPS.items():
-        change_json(folder / name, lambda content, auto_map=auto_map: content.update(auto_map=auto_map))
+        change_json(
+            folder / name, lambda content, auto_map=auto_map: content.update(auto_map=auto_map)
+        )
     for name, change in changes.items():
         change_json(folder / name, lambda content, change=change: content.update(change))
     return marker
@@ -292,7 +396,9 @@ def test_nobody_at_a_terminal_is_asked_to_run_code(folder: Path, file: str | Non
     os.close(theirs)
     assert not marker.exists()
     assert "y/N" not in done.stdout + done.stderr
-    assert done.stdout.startswith("loaded" if file in (None, "tokenizer_config.json") else "refused: "), done.stdout
+    assert done.stdout.startswith(
+        "loaded" if file in (None, "tokenizer_config.json") else "refused: "
+    ), done.stdout
 
 
 def test_pictures_are_prepared_without_code_too(folder: Path) -> None:
@@ -307,7 +413,10 @@ def test_every_call_says_that_no_code_is_run() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 is_loader = node.func.attr in ("from_pretrained", "from_config")
-                says = any(isinstance(word.value, ast.Name) and word.value.id == "NO_CODE" for word in node.keywords)
+                says = any(
+                    isinstance(word.value, ast.Name) and word.value.id == "NO_CODE"
+                    for word in node.keywords
+                )
                 if is_loader and not says:
                     silent.append(f"{path}:{node.lineno}")
     assert silent == []

@@ -2,7 +2,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.model.segments import Segment, extent, insert, join, picture_segment, stack, text_segment
+from components.model.segments import (
+    Segment,
+    extent,
+    insert,
+    join,
+    picture_segment,
+    stack,
+    text_segment,
+)
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -47,7 +55,11 @@ def test_what_follows_a_picture_starts_after_its_highest_row_or_column() -> None
         [0, 1, 2, 2, 2, 3, 3, 3, 5, 6, 7],
         [0, 1, 2, 3, 4, 2, 3, 4, 5, 6, 7],
     ]
-    assert positions_of(joined, 1) == [[0, 1, 2, 2, 4, 5, 6], [0, 1, 2, 2, 4, 5, 6], [0, 1, 2, 3, 4, 5, 6]]
+    assert positions_of(joined, 1) == [
+        [0, 1, 2, 2, 4, 5, 6],
+        [0, 1, 2, 2, 4, 5, 6],
+        [0, 1, 2, 3, 4, 5, 6],
+    ]
     assert joined.position_ids.shape == (3, 2, 11)
 
 
@@ -60,12 +72,18 @@ def test_empty_segments_take_no_position() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, 3), st.integers(1, 3), st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=4
+        st.tuples(st.integers(0, 3), st.integers(1, 3), st.integers(1, 4), st.integers(0, 3)),
+        min_size=1,
+        max_size=4,
     )
 )
-def test_a_picture_put_into_a_chat_reads_as_one_that_is_joined(rows: list[tuple[int, int, int, int]]) -> None:
+def test_a_picture_put_into_a_chat_reads_as_one_that_is_joined(
+    rows: list[tuple[int, int, int, int]],
+) -> None:
     """Each row: words before, rows and columns of the picture, words behind; chats are padded on the left."""
-    pictures = picture_segment([noise(r * c, 2) for _, r, c, _ in rows], [grid(r, c) for _, r, c, _ in rows])
+    pictures = picture_segment(
+        [noise(r * c, 2) for _, r, c, _ in rows], [grid(r, c) for _, r, c, _ in rows]
+    )
     width = max(before + r * c + behind for before, r, c, behind in rows)
     mask, is_placeholder = (
         torch.zeros(len(rows), width, dtype=torch.long),
@@ -80,7 +98,9 @@ def test_a_picture_put_into_a_chat_reads_as_one_that_is_joined(rows: list[tuple[
         there = mask[row].bool()
         words = embeddings[row][there][None]
         picture = picture_segment([pictures.embeddings[row, : r * c]], [grid(r, c)])
-        alone = join([text_segment(words[:, :before]), picture, text_segment(words[:, before + r * c :])])
+        alone = join(
+            [text_segment(words[:, :before]), picture, text_segment(words[:, before + r * c :])]
+        )
         assert torch.equal(chats.embeddings[row][there], alone.embeddings[0])
         assert positions_of(chats, row) == positions_of(alone, 0)
         assert torch.equal(chats.is_picture[row][there], alone.is_picture[0])

@@ -30,7 +30,10 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "vision activation": ("config.json", lambda c: c["vision_config"].update(hidden_act="relu")),
     "new key": ("config.json", lambda c: c["text_config"].update(logit_softcap=30.0)),
     "resampling": ("processor_config.json", lambda c: c["image_processor"].update(resample=2)),
-    "rescaling": ("processor_config.json", lambda c: c["image_processor"].update(rescale_factor=1.0)),
+    "rescaling": (
+        "processor_config.json",
+        lambda c: c["image_processor"].update(rescale_factor=1.0),
+    ),
     "old processor": ("preprocessor_config.json", lambda c: c.update(resample=2)),
     "merges": ("tokenizer.json", lambda c: c["model"]["merges"].pop()),
     "added token": ("tokenizer.json", lambda c: c["added_tokens"][0].update(lstrip=True)),
@@ -48,14 +51,23 @@ SAME: dict[str, tuple[str, Change]] = {
     "cache": ("config.json", lambda c: c["text_config"].update(use_cache=False)),
     "start": ("config.json", lambda c: c["text_config"].update(initializer_range=0.5)),
     "order": ("config.json", lambda c: c.update({"model_type": c.pop("model_type")})),
-    "numbers": ("config.json", lambda c: c["text_config"]["rope_parameters"].update(rope_theta=10000)),
+    "numbers": (
+        "config.json",
+        lambda c: c["text_config"]["rope_parameters"].update(rope_theta=10000),
+    ),
     "code": ("config.json", lambda c: c.update(auto_map={"AutoConfig": "x.X"})),
     "class": (
         "processor_config.json",
         lambda c: c["image_processor"].update(image_processor_type="CLIPImageProcessorPil"),
     ),
-    "padding": ("tokenizer.json", lambda c: c.update(padding={"pad_id": 0}, truncation={"max_length": 9})),
-    "side": ("tokenizer_config.json", lambda c: c.update(padding_side="right", name_or_path="here")),
+    "padding": (
+        "tokenizer.json",
+        lambda c: c.update(padding={"pad_id": 0}, truncation={"max_length": 9}),
+    ),
+    "side": (
+        "tokenizer_config.json",
+        lambda c: c.update(padding_side="right", name_or_path="here"),
+    ),
     "sampling": ("generation_config.json", lambda c: c.update(temperature=0.7, do_sample=True)),
 }
 
@@ -84,10 +96,14 @@ def test_the_chat_template_counts_wherever_it_is(folder: Path) -> None:
     template = (folder / "chat_template.jinja").read_text()
     (folder / "chat_template.jinja").unlink()
     assert settings_sha256(folder) != before
-    change_json(folder / "chat_template.json", lambda content: content.update(chat_template=template))
+    change_json(
+        folder / "chat_template.json", lambda content: content.update(chat_template=template)
+    )
     assert settings_sha256(folder) == before
     (folder / "chat_template.json").unlink()
-    change_json(folder / "tokenizer_config.json", lambda content: content.update(chat_template=template))
+    change_json(
+        folder / "tokenizer_config.json", lambda content: content.update(chat_template=template)
+    )
     assert settings_sha256(folder) == before
     (folder / "chat_template.jinja").write_text(template.replace("ASSISTANT", "BOT"))
     assert settings_sha256(folder) != before
@@ -104,16 +120,25 @@ def test_weights_and_other_files_are_no_part_of_it(folder: Path) -> None:
 def test_every_family_has_one(name: str, tmp_path: Path) -> None:
     save_family(name, tmp_path)
     before = settings_sha256(tmp_path)
-    change_json(tmp_path / "config.json", lambda config: config["text_config"].update(hidden_act="relu"))
+    change_json(
+        tmp_path / "config.json", lambda config: config["text_config"].update(hidden_act="relu")
+    )
     assert settings_sha256(tmp_path) != before
     if name == "instructblip":
         before = settings_sha256(tmp_path)
-        change_json(tmp_path / "qformer_tokenizer" / "tokenizer.json", lambda content: content["added_tokens"].pop())
+        change_json(
+            tmp_path / "qformer_tokenizer" / "tokenizer.json",
+            lambda content: content["added_tokens"].pop(),
+        )
         assert settings_sha256(tmp_path) != before
 
 
-@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "processor_config.json", "chat_template.jinja"])
+@pytest.mark.parametrize(
+    "file", ["config.json", "tokenizer.json", "processor_config.json", "chat_template.jinja"]
+)
 def test_a_file_that_is_cut_is_named(folder: Path, file: str) -> None:
-    (folder / file).write_bytes(b"" if file.endswith("jinja") else (folder / file).read_bytes()[:50])
+    (folder / file).write_bytes(
+        b"" if file.endswith("jinja") else (folder / file).read_bytes()[:50]
+    )
     with pytest.raises(ValueError, match=rf"model/{file}: is (empty|no whole JSON)"):
         settings_sha256(folder)

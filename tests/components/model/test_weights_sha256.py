@@ -12,5 +12,7 @@ from components.model.backbone import weights_sha256
 def test_weights_sha256_tensor_in_two_files_raises(tmp_path: Path) -> None:
     save_file({"layer": torch.ones(2)}, tmp_path / "model.safetensors")
     save_file({"layer": torch.zeros(2)}, tmp_path / "original.safetensors")
-    with pytest.raises(ValueError, match=r"original\.safetensors: holds layer, and so does model\.safetensors"):
+    with pytest.raises(
+        ValueError, match=r"original\.safetensors: holds layer, and so does model\.safetensors"
+    ):
         weights_sha256(tmp_path)

@@ -5,14 +5,14 @@ from typing import TypeVar
 
 import torch
 
+from components.drawn_world.tiny_llava import TinyLlavaParams, build_tiny_llava
 from components.methods.double_forward import DoubleForward, build_double_forward
 from components.methods.method import Method
-from components.methods.settings import CompressorParams
+from components.methods.method_settings import CompressorParams
 from components.model.adapters import AdapterParams
 from components.model.backbone import Backbone
 from components.model.loading import load_backbone
 from components.model.prepared import PreparedPictures
-from components.model.tiny_llava import TinyLlavaParams, build_tiny_llava
 
 Model = TypeVar("Model", bound=Method)
 
@@ -49,7 +49,10 @@ COMPRESSOR = CompressorParams(
         targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
     ),
 )
-TEXTS = ["USER: what colour is the small circle? ASSISTANT: red", "a large blue square above a green star"] * 10
+TEXTS = [
+    "USER: what colour is the small circle? ASSISTANT: red",
+    "a large blue square above a green star",
+] * 10
 
 
 def write_tiny_llava(folder: Path, seed: int = 0) -> Path:

@@ -1,4 +1,4 @@
-"""What `analyse` writes, made up: two pictures of four image tokens, three layers, two summary tokens."""
+"""What `inspect` writes, made up: two pictures of four image tokens, three layers, two summary tokens."""
 
 from typing import Any
 
@@ -18,20 +18,29 @@ def difference(value: float, low: float, high: float) -> dict[str, float]:
 
 def weights(rows: int, columns: int, scale: float) -> list[list[float]]:
     """Different numbers, a row of which sums to less than 1."""
-    return [[scale * (1 + row + 2 * column) / 100 for column in range(columns)] for row in range(rows)]
+    return [
+        [scale * (1 + row + 2 * column) / 100 for column in range(columns)] for row in range(rows)
+    ]
 
 
 def analysis(text: str = "harmless") -> dict[str, Any]:
-    """As analysis.json; everything that others wrote is `text`."""
+    """As inspection.json; everything that others wrote is `text`."""
     queries = {"layers": weights(LAYERS, SIDE**2, 1), "queries": weights(TOKENS, SIDE**2, 2)}
-    answer = {"layers": weights(LAYERS, TOKENS, 1), "steps": weights(STEPS, TOKENS, 3), "words": [text, " b", "c", ""]}
+    answer = {
+        "layers": weights(LAYERS, TOKENS, 1),
+        "steps": weights(STEPS, TOKENS, 3),
+        "words": [text, " b", "c", ""],
+    }
     base = {"layers": weights(LAYERS, SIDE**2, 3), "caption": text}
     scores = {name: score(0.5, "score") for name in ("cider", "bleu_4", "rouge_l")}
     return {
         "num_summary_tokens": TOKENS,
         "question": text,
         "seed": 0,
-        "pictures": [{"image_id": text, "references": [text]}, {"image_id": "other", "references": []}],
+        "pictures": [
+            {"image_id": text, "references": [text]},
+            {"image_id": "other", "references": []},
+        ],
         "norms": found(
             {
                 "layers": {"compression": [1.0, 2.0, 3.0], "generation": [2.0, 2.0, 2.0]},
@@ -46,7 +55,11 @@ def analysis(text: str = "harmless") -> dict[str, Any]:
         "base_attention": found({"side": SIDE, "pictures": [base, base]}),
         "prefixes": found(
             [
-                {"num_tokens": count, "captions": [f"{text} {count}", f"{text} of another"], "scores": scores}
+                {
+                    "num_tokens": count,
+                    "captions": [f"{text} {count}", f"{text} of another"],
+                    "scores": scores,
+                }
                 for count in (1, TOKENS)
             ]
         ),
@@ -54,8 +67,16 @@ def analysis(text: str = "harmless") -> dict[str, Any]:
             {
                 "whole": score(0.8),
                 "groups": [
-                    {"tokens": [0], "accuracy": score(0.7), "difference": difference(-0.1, -0.15, -0.05)},
-                    {"tokens": [1], "accuracy": score(0.81), "difference": difference(0.01, -0.02, 0.03)},
+                    {
+                        "tokens": [0],
+                        "accuracy": score(0.7),
+                        "difference": difference(-0.1, -0.15, -0.05),
+                    },
+                    {
+                        "tokens": [1],
+                        "accuracy": score(0.81),
+                        "difference": difference(0.01, -0.02, 0.03),
+                    },
                 ],
             }
         ),

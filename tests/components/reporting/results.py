@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from components.reporting.tables import SYSTEMS
+from components.reporting.metric_tables import SYSTEMS
 
 ACCURACY = {"compressed": 0.8, "uncompressed": 0.9, "average_pooled": 0.5, "blind": 0.4}
 TOKENS = {"compressed": 4, "uncompressed": 36, "average_pooled": 4, "blind": 0}
@@ -15,7 +15,11 @@ def score(value: float, name: str = "accuracy") -> dict[str, float]:
 def recalls(count: int) -> dict[str, float]:
     found: dict[str, float] = {"count": count}
     for k, value in ((1, 0.5), (5, 0.75), (10, 1.0)):
-        found |= {f"recall_at_{k}": value, f"recall_at_{k}_low": value - 0.1, f"recall_at_{k}_high": value}
+        found |= {
+            f"recall_at_{k}": value,
+            f"recall_at_{k}_low": value - 0.1,
+            f"recall_at_{k}_high": value,
+        }
     return found
 
 
@@ -56,10 +60,14 @@ def sweep_metrics(name: str, tokens: int, is_stored: bool = True) -> dict[str, A
         "flops_per_picture": dict.fromkeys(TOKENS, 2_000_000),
         "flops_per_question": {system: 1_000_000 * (1 + count) for system, count in TOKENS.items()},
     }
-    return found | {"method": {"name": name, "tuning": "trained", "num_tokens": tokens, "is_stored": is_stored}}
+    return found | {
+        "method": {"name": name, "tuning": "trained", "num_tokens": tokens, "is_stored": is_stored}
+    }
 
 
-def answer(system: str, question_id: str, text: str | None, right: bool, **changes: Any) -> dict[str, Any]:
+def answer(
+    system: str, question_id: str, text: str | None, right: bool, **changes: Any
+) -> dict[str, Any]:
     """As a line of answers.jsonl."""
     return {
         "system": system,
@@ -78,13 +86,24 @@ def answer(system: str, question_id: str, text: str | None, right: bool, **chang
 def answers(question_id: str, right: dict[str, bool], **changes: Any) -> list[dict[str, Any]]:
     """All systems' answers to one question."""
     return [
-        answer(system, question_id, "red" if right.get(system) else "blue", bool(right.get(system)), **changes)
+        answer(
+            system,
+            question_id,
+            "red" if right.get(system) else "blue",
+            bool(right.get(system)),
+            **changes,
+        )
         for system in SYSTEMS
     ]
 
 
-def captions(image_id: str, compressed: str | None = "a red circle", **changes: Any) -> list[dict[str, Any]]:
+def captions(
+    image_id: str, compressed: str | None = "a red circle", **changes: Any
+) -> list[dict[str, Any]]:
     """All systems' captions of one picture."""
     said = dict.fromkeys(SYSTEMS, "a red square") | {"compressed": compressed}
-    row = {"image_id": image_id, "references": [f"reference {number} of {image_id}" for number in range(5)]}
+    row = {
+        "image_id": image_id,
+        "references": [f"reference {number} of {image_id}" for number in range(5)],
+    }
     return [row | {"system": system, "caption": text} | changes for system, text in said.items()]

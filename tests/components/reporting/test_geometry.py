@@ -24,7 +24,9 @@ def test_axis_without_length_puts_everything_in_the_middle() -> None:
         (-3, 3, [-2, 0, 2]),
     ],
 )
-def test_ticks_are_round_numbers_inside_the_range(low: float, high: float, wanted: list[float]) -> None:
+def test_ticks_are_round_numbers_inside_the_range(
+    low: float, high: float, wanted: list[float]
+) -> None:
     assert ticks(low, high, 4) == wanted
 
 

@@ -10,7 +10,9 @@ from components.reporting import inputs
 
 
 def test_training_curves_are_what_dvclive_was_told(tmp_path: Path) -> None:
-    live = Live(str(tmp_path / "train"), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
+    live = Live(
+        str(tmp_path / "train"), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False
+    )
     for step, loss in ((10, 2.5), (20, float("nan")), (30, 1.25)):
         live.step = step
         live.log_metric("train/loss", loss)
@@ -41,7 +43,11 @@ def test_base_from_elsewhere_has_no_learning_curve(tmp_path: Path) -> None:
 def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
     rows = [{"answer": "a\u2028b\x85c\rd"}, {"answer": "e"}]
     path = tmp_path / "answers.jsonl"
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8", newline="")
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+        encoding="utf-8",
+        newline="",
+    )
     assert inputs.read_lines(path) == rows
 
 

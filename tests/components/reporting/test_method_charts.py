@@ -6,9 +6,16 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.reporting.method_charts import HEIGHT, RADIUS, WIDTH, method_charts, method_legend, side_by_side
-from components.reporting.methods import group_runs
-from tests.components.reporting.test_methods import runs
+from components.reporting.method_charts import (
+    HEIGHT,
+    RADIUS,
+    WIDTH,
+    method_charts,
+    method_legend,
+    side_by_side,
+)
+from components.reporting.methods_section import group_runs
+from tests.components.reporting.test_methods_section import runs
 
 GROUPS = group_runs(runs())
 
@@ -52,7 +59,8 @@ def test_more_tokens_stand_further_right_and_better_scores_higher() -> None:
     chart = method_charts(GROUPS)[0]
     base, stf, fastv = chart.marks
     assert stf.x < fastv.x < base.x
-    assert base.y < fastv.y < stf.y < (chart.floor or 0)  # 90 %, 80 %, 70 %, and 40 % without a picture
+    # 90 %, 80 %, 70 %, and 40 % without a picture
+    assert base.y < fastv.y < stf.y < (chart.floor or 0)
     assert base.high < base.y < base.low
     assert stf.tip.text == "STF, 4 tokens: 70.0% ± 127.1"
 

@@ -10,10 +10,10 @@ import pytest
 from jinja2 import UndefinedError
 from PIL import Image
 
-from components.reporting.analysis import analysis_content
 from components.reporting.content import page_content
-from components.reporting.examples import Query, draw_descriptions, found, outcome_boxes
+from components.reporting.examples_section import Query, draw_descriptions, found, outcome_boxes
 from components.reporting.inputs import Inputs
+from components.reporting.inspection_section import analysis_content
 from components.reporting.page import is_page, readable, render, write_page
 from components.reporting.thumbnails import thumbnail
 from tests.components.reporting.analyses import analysis
@@ -38,13 +38,25 @@ table tbody td text tfoot th thead title tr tspan ul use
 
 def content(evil: str = "harmless", **changes: Any) -> dict[str, Any]:
     """A page in which everything that others wrote is `evil`."""
-    rows = answers("q1", {"compressed": True, "uncompressed": True}, image_id=evil, question=evil, references=[evil])
+    rows = answers(
+        "q1",
+        {"compressed": True, "uncompressed": True},
+        image_id=evil,
+        question=evil,
+        references=[evil],
+    )
     rows += [row | {"answer": evil} for row in answers("q2", {"blind": True}, kind=evil)]
     described = captions(evil, references=[evil] * 5, caption=evil)
     inputs = Inputs(
         metrics=metrics(),
         codecs=[
-            {"codec": evil, "bytes_per_picture": size, "short_answer": 0.5, "image_to_text": 0.5, "text_to_image": 0.5}
+            {
+                "codec": evil,
+                "bytes_per_picture": size,
+                "short_answer": 0.5,
+                "image_to_text": 0.5,
+                "text_to_image": 0.5,
+            }
             for size in (64, 128)
         ],
         methods=[],
@@ -57,14 +69,21 @@ def content(evil: str = "harmless", **changes: Any) -> dict[str, Any]:
                 "results": [
                     {
                         "success": True,
-                        "expectation_config": {"type": evil, "kwargs": {"column": evil}, "description": evil},
+                        "expectation_config": {
+                            "type": evil,
+                            "kwargs": {"column": evil},
+                            "description": evil,
+                        },
                         "result": {},
                     }
                 ]
             }
         },
         compressor={"base_model": evil, "compressor": {"prompt": evil}, "versions": {evil: evil}},
-        training={"train/autoregressive_loss": [(1.0, 2.0), (2.0, 1.0)], "validation/score": [(2.0, 0.5), (4.0, 0.5)]},
+        training={
+            "train/autoregressive_loss": [(1.0, 2.0), (2.0, 1.0)],
+            "validation/score": [(2.0, 0.5), (4.0, 0.5)],
+        },
         base={evil: [(1.0, 0.5)]},
     )
     store = {
@@ -91,7 +110,10 @@ def content(evil: str = "harmless", **changes: Any) -> dict[str, Any]:
             manifest,
             outcome_boxes(rows, 0, 5),
             draw_descriptions(described, 0, 5),
-            [found(Query(evil, None), [(evil, 0.5)], 5), found(Query(evil, evil), [("other", 0.5), (evil, 0.25)], 1)],
+            [
+                found(Query(evil, None), [(evil, 0.5)], 5),
+                found(Query(evil, evil), [("other", 0.5), (evil, 0.25)], 1),
+            ],
             {evil: shown},
             {evil: shown},
             file_bytes=1000.0,
@@ -108,9 +130,15 @@ def test_hostile_text_is_shown_and_not_obeyed(evil: str) -> None:
     assert {element.tag for element in page.elements} <= set(TAGS.split())
     assert page.text.count(evil) > 20  # names of kinds lose their underscores only
     for element in page.elements:
-        assert not [name for name in element.attributes if name.startswith("on") or name in ("style", "srcdoc")]
+        assert not [
+            name
+            for name in element.attributes
+            if name.startswith("on") or name in ("style", "srcdoc")
+        ]
         for name in ("src", "href", "xlink:href", "action"):
-            assert re.match(r"#|data:image/png;base64,[\w+/=]+$|$", element.attributes.get(name, ""))
+            assert re.match(
+                r"#|data:image/png;base64,[\w+/=]+$|$", element.attributes.get(name, "")
+            )
 
 
 def test_policy_forbids_everything_but_inlined_pictures_and_the_own_style() -> None:
@@ -136,16 +164,40 @@ def test_policy_stands_before_anything_that_it_rules() -> None:
 
 def test_nothing_points_outside_of_the_page() -> None:
     html = render(content())
-    assert not re.search(r"https?:|//|@import|url\((?!#)", re.sub(r"(base64,|sha256-)[\w+/=]+", "", html))
-    names = {element.attributes["id"] for element in PageReader(html).elements if "id" in element.attributes}
+    assert not re.search(
+        r"https?:|//|@import|url\((?!#)", re.sub(r"(base64,|sha256-)[\w+/=]+", "", html)
+    )
+    names = {
+        element.attributes["id"]
+        for element in PageReader(html).elements
+        if "id" in element.attributes
+    }
     links = [e.attributes["href"] for e in PageReader(html).elements if e.tag == "a"]
-    assert {link.removeprefix("#") for link in links} <= names | {"uncompressed", "compressed", "neither", "both"}
+    assert {link.removeprefix("#") for link in links} <= names | {
+        "uncompressed",
+        "compressed",
+        "neither",
+        "both",
+    }
 
 
 def test_page_needs_nothing_that_is_optional() -> None:
     bare = content()
-    bare |= {"caption_scores": [], "descriptions": [], "compositions": [], "searched": [], "strips": {}, "pictures": {}}
-    bare |= {"base_charts": [], "training_charts": [], "best_step": None, "rejected": [], "repaired": []}
+    bare |= {
+        "caption_scores": [],
+        "descriptions": [],
+        "compositions": [],
+        "searched": [],
+        "strips": {},
+        "pictures": {},
+    }
+    bare |= {
+        "base_charts": [],
+        "training_charts": [],
+        "best_step": None,
+        "rejected": [],
+        "repaired": [],
+    }
     text = PageReader(render(bare)).text
     assert "picture not available" in text
     assert "Word for word" not in text
@@ -168,7 +220,9 @@ def test_headline_and_boxes_stand_on_the_page() -> None:
 
 
 def test_answers_of_nobody_are_told_from_empty_ones() -> None:
-    rows = [row | {"answer": None} for row in answers("q", {})] + [row | {"answer": " "} for row in answers("r", {})]
+    rows = [row | {"answer": None} for row in answers("q", {})] + [
+        row | {"answer": " "} for row in answers("r", {})
+    ]
     page = PageReader(render(content(boxes=outcome_boxes(rows, 0, 5))))
     assert page.text.count("no answer") == 4
     assert sum(element.attributes.get("class") == "none" for element in page.elements) == 8
@@ -176,7 +230,9 @@ def test_answers_of_nobody_are_told_from_empty_ones() -> None:
 
 def test_unusable_pictures_are_reported() -> None:
     text = " ".join(
-        PageReader(render(content(missing={"blind": {"questions": 7, "captions": 1, "pairs": 2}}))).text.split()
+        PageReader(
+            render(content(missing={"blind": {"questions": 7, "captions": 1, "pairs": 2}}))
+        ).text.split()
     )
     assert "no picture: 7 questions, 1 captions, 2 pairs" in text
 
@@ -192,7 +248,9 @@ def test_unusable_pictures_are_reported() -> None:
         ("مرحبا 你好 é 👩\u200d👧", "مرحبا 你好 é 👩\u200d👧"),
     ],
 )
-def test_invisible_characters_are_spelled_out_and_all_writing_survives(text: str, wanted: str) -> None:
+def test_invisible_characters_are_spelled_out_and_all_writing_survives(
+    text: str, wanted: str
+) -> None:
     assert readable(text) == wanted
 
 
@@ -203,7 +261,12 @@ def test_lone_surrogate_does_not_stop_the_page(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "wanted"),
-    [(None, True), ("<!doctype html>\n<title>fwd2bot, a thesis</title>", False), ("My thesis", False), ("", False)],
+    [
+        (None, True),
+        ("<!doctype html>\n<title>fwd2bot, a thesis</title>", False),
+        ("My thesis", False),
+        ("", False),
+    ],
 )
 def test_a_page_is_told_from_other_files(tmp_path: Path, text: str | None, wanted: bool) -> None:
     write_page(tmp_path / "page.html", render(content("a")) if text is None else text)

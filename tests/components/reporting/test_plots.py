@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from components.reporting import plots, tables
+from components.reporting import metric_tables as tables
+from components.reporting import plots
 from tests.components.reporting.results import TOKENS, metrics
 
 NAMES = {system: system for system in tables.SYSTEMS}
@@ -16,7 +17,9 @@ def path_points(path: str) -> list[tuple[float, float]]:
 
 
 def test_line_runs_through_the_points_inside_the_frame() -> None:
-    chart = plots.line_chart("loss", {"loss": [(0, 4.0), (10, 2.0), (20, 1.0)]}, plots.NUMBERS, (320, 190))
+    chart = plots.line_chart(
+        "loss", {"loss": [(0, 4.0), (10, 2.0), (20, 1.0)]}, plots.NUMBERS, (320, 190)
+    )
     left, top, right, bottom = chart.frame
     points = path_points(chart.lines[0].path)
     assert [x for x, _ in points] == [left, (left + right) / 2, right]
@@ -39,7 +42,9 @@ def test_token_chart_orders_systems_by_tokens_and_joins_those_that_are_not_train
     assert x["blind"] < x["compressed"] == x["average_pooled"] < x["uncompressed"]
     y = {mark.system: mark.y for mark in chart.marks}
     assert y["uncompressed"] < y["compressed"] < y["average_pooled"] < y["blind"]  # up is better
-    assert path_points(chart.path) == [(x[name], y[name]) for name in ("blind", "average_pooled", "uncompressed")]
+    assert path_points(chart.path) == [
+        (x[name], y[name]) for name in ("blind", "average_pooled", "uncompressed")
+    ]
     assert [tick.text for tick in chart.x_ticks] == ["0", "4", "36"]
 
 

@@ -27,7 +27,12 @@ TYPED_AGAIN = [
     (1, "QueCC", 16, "59.0/62.2/1408.0/83.4/70.7/51.3/47.7/74.5"),
     (2, "MQT", 4, "20.1/47.5/19.8/44.5/23.2/81.0/23.0/48.6/28.4/63.2/21.1/49.5"),
     (3, "E5-V (LLaVA-1.5-7B)", None, "76.7/96.9/48.2/82.1/62.0/93.0/86.6/99.0/57.4/88.4/71.9/97.0"),
-    (3, "VLM2Vec (Mistral-7B)", None, "80.1/97.3/52.0/85.6/65.9/94.5/90.3/99.6/68.2/93.2/79.2/98.5"),
+    (
+        3,
+        "VLM2Vec (Mistral-7B)",
+        None,
+        "80.1/97.3/52.0/85.6/65.9/94.5/90.3/99.6/68.2/93.2/79.2/98.5",
+    ),
     (4, "NegCLIP", 0.15, "92.7/85.9/76.5/75.2/75.4/88.8/82.8"),
     (9, "PruMerge", 18, "34.7/67.9/18.4/47.9/25.8/62.7/38.3/74.3/19.8/49.9/28.2/65.2"),
     (10, "Fwd2Bot", 16, "98.1/89.5/82.7/77.8/78.1/95.3/93.1"),
@@ -44,11 +49,15 @@ def test_every_table_has_its_rows() -> None:
 def test_columns_add_up(number: int) -> None:
     table = TABLES[number]
     columns = zip(*(row[2:] for row in table.rows), strict=True)
-    assert [round(sum(float(cell) for cell in column if cell is not None), 1) for column in columns] == SUMS[number]
+    assert [
+        round(sum(float(cell) for cell in column if cell is not None), 1) for column in columns
+    ] == SUMS[number]
 
 
 @pytest.mark.parametrize(("number", "method", "given", "cells"), TYPED_AGAIN)
-def test_rows_equal_a_second_typing(number: int, method: str, given: float | None, cells: str) -> None:
+def test_rows_equal_a_second_typing(
+    number: int, method: str, given: float | None, cells: str
+) -> None:
     (row,) = [row for row in TABLES[number].rows if row[:2] == (method, given)]
     assert ["–" if cell is None else f"{cell:.1f}" for cell in row[2:]] == cells.split("/")
 
@@ -68,8 +77,12 @@ def test_the_caution_about_table_3_is_told_with_it() -> None:
     assert "VladVA" in published_markdown(read_published()).split("Table 4")[0]
 
 
-def test_a_row_that_lacks_a_number_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "published.yaml").write_text(published.PATH.read_text().replace("4, 25.4, 86.1,", "4, 86.1,"))
+def test_a_row_that_lacks_a_number_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "published.yaml").write_text(
+        published.PATH.read_text().replace("4, 25.4, 86.1,", "4, 86.1,")
+    )
     monkeypatch.setattr(published, "PATH", tmp_path / "published.yaml")
     with pytest.raises(ValueError, match="table 11, Fwd2Bot: 3 numbers"):
         read_published()

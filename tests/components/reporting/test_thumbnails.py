@@ -14,7 +14,9 @@ from components.pictures import PictureLimits, encode_png
 from components.reporting import thumbnails
 from components.reporting.thumbnails import Thumbnail
 
-LIMITS = PictureLimits(formats=("PNG",), max_pixels=10_000, max_aspect_ratio=4.0, max_side=200, min_side=8)
+LIMITS = PictureLimits(
+    formats=("PNG",), max_pixels=10_000, max_aspect_ratio=4.0, max_side=200, min_side=8
+)
 
 
 def pixels(shown: Thumbnail) -> np.ndarray:
@@ -38,7 +40,10 @@ def noise(height: int, width: int) -> np.ndarray:
 
 def test_small_picture_keeps_its_pixels(tmp_path: Path) -> None:
     small = noise(20, 30)
-    write_corpus(tmp_path / "images", {"small": encode_png(Image.fromarray(small)), "other": b"not asked for"})
+    write_corpus(
+        tmp_path / "images",
+        {"small": encode_png(Image.fromarray(small)), "other": b"not asked for"},
+    )
     found = thumbnails.read_thumbnails(tmp_path / "images", {"small", "absent"}, LIMITS, 64)
     assert list(found) == ["small"]
     assert (found["small"].width, found["small"].height) == (30, 20)
@@ -52,7 +57,10 @@ def test_large_picture_is_scaled_down_in_proportion(tmp_path: Path) -> None:
 
 
 def test_picture_that_cannot_be_opened_is_left_out(tmp_path: Path) -> None:
-    write_corpus(tmp_path / "images", {"broken": b"\x89PNG\r\n\x1a\n", "tiny": encode_png(Image.new("RGB", (2, 2)))})
+    write_corpus(
+        tmp_path / "images",
+        {"broken": b"\x89PNG\r\n\x1a\n", "tiny": encode_png(Image.new("RGB", (2, 2)))},
+    )
     assert thumbnails.read_thumbnails(tmp_path / "images", {"broken", "tiny"}, LIMITS, 40) == {}
 
 

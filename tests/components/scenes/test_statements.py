@@ -1,6 +1,7 @@
 """Everything said about a scene, held against an oracle that reads the words and looks at the scene by itself.
 
-The oracle parses sentences with regular expressions and counts sprites; it shares no code with what makes them.
+The oracle parses sentences with regular expressions and counts sprites; it shares no code with what
+makes them.
 """
 
 import re
@@ -9,11 +10,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.scenes import ask
-from components.scenes.contrast import contrast_pairs
-from components.scenes.converse import all_questions, picture_turns, text_only_turns
-from components.scenes.describe import captions, full_caption, indefinite
-from components.scenes.world import HELD_OUT_PAIRS, Scene, WorldParams, draw_scene, scene_rng
+from components.drawn_world import ask
+from components.drawn_world.contrast import contrast_pairs
+from components.drawn_world.converse import all_questions, picture_turns, text_only_turns
+from components.drawn_world.describe import captions, full_caption, indefinite
+from components.drawn_world.world import HELD_OUT_PAIRS, Scene, WorldParams, draw_scene, scene_rng
 
 WORLD = WorldParams(min_objects=2, max_objects=4, word_fraction=0.4)
 NUMBERS = {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4}
@@ -51,7 +52,11 @@ def is_true(scene: Scene, caption: str) -> bool:
         size, colour, shape, vertical, horizontal = match.groups()
         fits = [sprite for sprite in find(scene, colour, shape) if size in (None, sprite.size)]
         if vertical:
-            fits = [s for s in fits if (s.row < 3) == (vertical == "top") and (s.column < 3) == (horizontal == "left")]
+            fits = [
+                s
+                for s in fits
+                if (s.row < 3) == (vertical == "top") and (s.column < 3) == (horizontal == "left")
+            ]
         if not fits:
             return False
     for match in re.finditer(rf"(?={OBJECT} {RELATION} an? {OBJECT})", caption):
@@ -78,7 +83,9 @@ def right_answer(scene: Scene, question: str) -> str:
         return {number: name for name, number in NUMBERS.items()}[count]
     if match := re.match(rf"where is the {OBJECT}\?", question):
         sprite = find(scene, match[2], match[3])[0]
-        return ("top" if sprite.row < 3 else "bottom") + (" left" if sprite.column < 3 else " right")
+        return ("top" if sprite.row < 3 else "bottom") + (
+            " left" if sprite.column < 3 else " right"
+        )
     if match := re.match(rf"is there an? {OBJECT}\?", question):
         return "yes" if find(scene, match[2], match[3]) else "no"
     if match := re.match(rf"is the {OBJECT} {RELATION} the {OBJECT}\?", question):
@@ -109,7 +116,11 @@ def test_captions_are_true_and_name_every_sprite(index: int) -> None:
 def test_answers_are_right(index: int) -> None:
     scene, rng = scene_and_rng(index)
     popular = [("red", "circle"), ("blue", "square")]
-    questions = all_questions(scene, rng) + ask.ask_existence(scene, rng, popular) + ask.ask_unanswerable(scene, rng)
+    questions = (
+        all_questions(scene, rng)
+        + ask.ask_existence(scene, rng, popular)
+        + ask.ask_unanswerable(scene, rng)
+    )
     for question in questions + ask.ask_relations(scene, rng) + ask.ask_multiple_choice(scene, rng):
         oracle = right_choice if question.benchmark == "multiple_choice" else right_answer
         assert question.answer == oracle(scene, question.text), question

@@ -8,5 +8,5 @@ from tests.components.training.world import build_model
 
 
 @pytest.fixture
-def model(llava_folder: Path) -> DoubleForward:  # noqa: F811
+def model(llava_folder: Path) -> DoubleForward:
     return build_model(llava_folder)

@@ -33,7 +33,13 @@ def build(llava_folder: Path, attention: str = "bidirectional") -> DoubleForward
 def chunks_of(model: DoubleForward, size: int, groups: StepSamples = PAIRS) -> list[TrainBatch]:
     table = samples(20)
     return [
-        collate({i: table[i] for group in chunk for i in group}, chunk, model.backbone, all_tokens(4), LENGTHS)
+        collate(
+            {i: table[i] for group in chunk for i in group},
+            chunk,
+            model.backbone,
+            all_tokens(4),
+            LENGTHS,
+        )
         for chunk in groups.chunks(size)
     ]
 
@@ -65,11 +71,14 @@ def test_loss_is_that_of_a_row_read_for_itself(llava_folder: Path, attention: st
         square = torch.ones(1, 1, num_tokens, num_tokens, dtype=torch.bool)
         with model.adapters.use(COMPRESSION):
             states = backbone.language_model(
-                inputs_embeds=inputs, attention_mask=square if attention == "bidirectional" else square.tril()
+                inputs_embeds=inputs,
+                attention_mask=square if attention == "bidirectional" else square.tril(),
             ).last_hidden_state
         logits = backbone.lm_head(states)[0, num_tokens - length - 1 : -1]
         place = masked.is_hidden[row, :length]
-        total += F.cross_entropy(logits[place], chunk.caption_ids[row, :length][place], reduction="sum")
+        total += F.cross_entropy(
+            logits[place], chunk.caption_ids[row, :length][place], reduction="sum"
+        )
     torch.testing.assert_close(found, total, rtol=1e-6, atol=0)
 
 
@@ -79,12 +88,21 @@ def test_only_the_compression_adapter_learns(llava_folder: Path) -> None:
     found = gradients(model)
     assert found
     assert all(COMPRESSION in name.split(".") for name in found)
-    before = {name: parameter.detach().clone() for name, parameter in trained_parameters(model).items()}
+    before = {
+        name: parameter.detach().clone() for name, parameter in trained_parameters(model).items()
+    }
     optimizer = build_optimizer(trained_parameters(model), OPTIMIZER)
-    train_step(model, optimizer, partial(backward_alignment, model, chunks_of(model, 100), ALL), 1e-2, 1.0)
-    moved = {name for name, parameter in trained_parameters(model).items() if not torch.equal(parameter, before[name])}
+    train_step(
+        model, optimizer, partial(backward_alignment, model, chunks_of(model, 100), ALL), 1e-2, 1.0
+    )
+    moved = {
+        name
+        for name, parameter in trained_parameters(model).items()
+        if not torch.equal(parameter, before[name])
+    }
     assert moved == {name for name in found if found[name].any()}
-    assert model.queries.weight not in optimizer.optimizers["adamw"].state  # no step is counted for what did not learn
+    # no step is counted for what did not learn
+    assert model.queries.weight not in optimizer.optimizers["adamw"].state
 
 
 @pytest.mark.parametrize("size", [1, 4])
@@ -108,14 +126,19 @@ def test_two_workers_give_the_gradient_of_one(llava_folder: Path, tmp_path: Path
     model = build(llava_folder)
     backward_alignment(model, chunks_of(model, 100), ALL)
     for rank in range(2):
-        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), gradients(model), rtol=1e-8, atol=1e-14)
+        torch.testing.assert_close(
+            torch.load(tmp_path / f"{rank}.pt"), gradients(model), rtol=1e-8, atol=1e-14
+        )
 
 
 def test_a_hidden_word_is_not_read(llava_folder: Path) -> None:
     model = build(llava_folder)
     images = text_segment(torch.randn(1, 9, model.backbone.dim, dtype=torch.float64))
     mask, is_hidden = torch.ones(1, 3, dtype=torch.long), torch.tensor([[False, True, False]])
-    one, other = (model.masked_hidden(images, torch.tensor([[7, word, 9]]), mask, is_hidden) for word in (8, 50))
+    one, other = (
+        model.masked_hidden(images, torch.tensor([[7, word, 9]]), mask, is_hidden)
+        for word in (8, 50)
+    )
     assert torch.equal(one, other)
     changed = model.masked_hidden(images, torch.tensor([[7, 8, 50]]), mask, is_hidden)
     assert not torch.allclose(one[:, 1], changed[:, 1])  # read from the right

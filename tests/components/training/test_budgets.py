@@ -18,7 +18,9 @@ from components.training.step import backward_step
 from tests.components.training.world import LENGTHS, build_model, samples
 
 SIZES = (1, 2, 4)
-GROUPS = StepSamples(autoregressive=(0, 2, 4, 5, 6, 7, 1, 9), contrastive=(0, 5, 3, 8, 6, 1, 13, 18))
+GROUPS = StepSamples(
+    autoregressive=(0, 2, 4, 5, 6, 7, 1, 9), contrastive=(0, 5, 3, 8, 6, 1, 13, 18)
+)
 
 
 @pytest.fixture
@@ -26,7 +28,9 @@ def double(llava_folder: Path) -> DoubleForward:
     return build_model(llava_folder).double()
 
 
-def batch_of(model: DoubleForward, groups: StepSamples, budgets: Budgets, max_row_tokens: int | None) -> TrainBatch:
+def batch_of(
+    model: DoubleForward, groups: StepSamples, budgets: Budgets, max_row_tokens: int | None
+) -> TrainBatch:
     table = samples(40)
     mine = {i: table[i] for group in groups for i in group}
     texts = LENGTHS.model_copy(update={"max_row_tokens": max_row_tokens})
@@ -35,8 +39,12 @@ def batch_of(model: DoubleForward, groups: StepSamples, budgets: Budgets, max_ro
 
 def test_conversations_draw_budgets_evenly_by_the_seed() -> None:
     drawn = [Budgets((1, 2, 4, 8), 0, step).of_conversation(step % 7) for step in range(2000)]
-    assert drawn == [Budgets((1, 2, 4, 8), 0, step).of_conversation(step % 7) for step in range(2000)]
-    assert drawn != [Budgets((1, 2, 4, 8), 1, step).of_conversation(step % 7) for step in range(2000)]
+    assert drawn == [
+        Budgets((1, 2, 4, 8), 0, step).of_conversation(step % 7) for step in range(2000)
+    ]
+    assert drawn != [
+        Budgets((1, 2, 4, 8), 1, step).of_conversation(step % 7) for step in range(2000)
+    ]
     assert all(abs(count - 500) < 100 for count in Counter(drawn).values())
     assert len({Budgets((1, 2, 4, 8), 0, 0).of_conversation(index) for index in range(50)}) == 4
 
@@ -59,7 +67,9 @@ def test_autoregressive_loss_is_that_of_models_with_fewer_queries(
         for index in GROUPS.autoregressive:
             model = build_model(llava_folder).double()
             model.keep_first(budgets.of_conversation(index))
-            alone = batch_of(model, StepSamples((index,), ()), all_tokens(model.num_summary_tokens), None)
+            alone = batch_of(
+                model, StepSamples((index,), ()), all_tokens(model.num_summary_tokens), None
+            )
             num_tokens = int((alone.targets >= 0).sum())
             total += float(step_losses(model, alone).autoregressive) * num_tokens
             count += num_tokens
@@ -72,18 +82,31 @@ def test_contrastive_loss_is_the_mean_over_the_budgets(double: DoubleForward) ->
         found = step_losses(double, batch).contrastive
         images = double.compress_pictures(batch.pictures)[batch.caption_pictures]
         texts = double.compress_texts(batch.caption_ids, batch.caption_mask)
-        vectors = [[F.normalize(side[:, :k].mean(1), dim=-1) for side in (images, texts)] for k in SIZES]
+        vectors = [
+            [F.normalize(side[:, :k].mean(1), dim=-1) for side in (images, texts)] for k in SIZES
+        ]
         losses = [contrastive_loss(*pair, double.logit_scale) for pair in vectors]
     torch.testing.assert_close(found, torch.stack(losses).mean())
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_chunks_do_not_change_the_gradient_of_nested_budgets(double: DoubleForward, size: int) -> None:
-    losses, budgets = LossParams(autoregressive_weight=1.0, contrastive_weight=0.5), Budgets(SIZES, 0, 3)
+def test_chunks_do_not_change_the_gradient_of_nested_budgets(
+    double: DoubleForward, size: int
+) -> None:
+    losses, budgets = (
+        LossParams(autoregressive_weight=1.0, contrastive_weight=0.5),
+        Budgets(SIZES, 0, 3),
+    )
 
     def gradient(size: int) -> torch.Tensor:
-        backward_step(double, [batch_of(double, chunk, budgets, None) for chunk in GROUPS.chunks(size)], losses)
-        return torch.cat([parameter.grad.flatten() for parameter in trained_parameters(double).values()])
+        backward_step(
+            double,
+            [batch_of(double, chunk, budgets, None) for chunk in GROUPS.chunks(size)],
+            losses,
+        )
+        return torch.cat(
+            [parameter.grad.flatten() for parameter in trained_parameters(double).values()]
+        )
 
     whole = gradient(100)
     assert (gradient(size) - whole).norm() / whole.norm() < 1e-8

@@ -6,7 +6,14 @@ import torch
 from components.losses.autoregressive import IGNORE_INDEX
 from components.methods.double_forward import DoubleForward
 from components.training.budgets import all_tokens
-from components.training.collate import TextParams, TrainBatch, TrainSample, collate, pad, single_questions
+from components.training.collate import (
+    TextParams,
+    TrainBatch,
+    TrainSample,
+    collate,
+    pad,
+    single_questions,
+)
 from components.training.forward import step_losses
 from components.training.sampler import StepSamples
 from tests.components.model.tiny import COMPRESSOR
@@ -15,7 +22,9 @@ from tests.components.training.world import LENGTHS, samples
 BUDGETS = all_tokens(COMPRESSOR.num_summary_tokens)
 
 
-def batch_of(model: DoubleForward, groups: StepSamples, lengths: TextParams = LENGTHS) -> TrainBatch:
+def batch_of(
+    model: DoubleForward, groups: StepSamples, lengths: TextParams = LENGTHS
+) -> TrainBatch:
     return collate(samples(10), groups, model.backbone, BUDGETS, lengths)
 
 
@@ -27,10 +36,16 @@ def test_every_row_finds_its_own_picture(model: DoubleForward) -> None:
     groups = StepSamples(autoregressive=(2, 4, 0), contrastive=(3, 0))
     batch = batch_of(model, groups)
     pictures = [samples(10)[index].image for index in (2, 0)]
-    expected = model.backbone.prepare([picture for picture in pictures if picture]).tensors["pixel_values"]
-    assert torch.equal(batch.pictures.tensors["pixel_values"][batch.conversation_pictures], expected)  # 4 is text-only
+    expected = model.backbone.prepare([picture for picture in pictures if picture]).tensors[
+        "pixel_values"
+    ]
+    assert torch.equal(
+        batch.pictures.tensors["pixel_values"][batch.conversation_pictures], expected
+    )  # 4 is text-only
     pictures = [samples(10)[index].image for index in (3, 0)]
-    expected = model.backbone.prepare([picture for picture in pictures if picture]).tensors["pixel_values"]
+    expected = model.backbone.prepare([picture for picture in pictures if picture]).tensors[
+        "pixel_values"
+    ]
     assert torch.equal(batch.pictures.tensors["pixel_values"][batch.caption_pictures], expected)
 
 
@@ -42,17 +57,28 @@ def test_placeholders_stand_where_there_is_a_picture(model: DoubleForward) -> No
 
 def test_targets_are_the_answers_and_padding_is_ignored(model: DoubleForward) -> None:
     batch = batch_of(model, StepSamples((2, 0), ()))
-    rows = zip(batch.conversation_ids, batch.conversation_mask, batch.predicting, batch.targets, strict=True)
+    rows = zip(
+        batch.conversation_ids,
+        batch.conversation_mask,
+        batch.predicting,
+        batch.targets,
+        strict=True,
+    )
     for ids, mask, predicting, targets in rows:
         wanted = targets != IGNORE_INDEX
         assert torch.equal(ids[predicting[wanted] + 1], targets[wanted])
         assert mask[predicting[wanted] + 1].all()
-    assert decoded(model, batch.targets[1][batch.targets[1] != IGNORE_INDEX]).strip() == "it is red</s>"
+    assert (
+        decoded(model, batch.targets[1][batch.targets[1] != IGNORE_INDEX]).strip()
+        == "it is red</s>"
+    )
 
 
 def test_texts_are_cut(model: DoubleForward) -> None:
     lengths = LENGTHS.model_copy(update={"max_caption_tokens": 3, "max_conversation_tokens": 10})
-    full, cut = (batch_of(model, StepSamples((0, 1), (0, 1)), given) for given in (LENGTHS, lengths))
+    full, cut = (
+        batch_of(model, StepSamples((0, 1), (0, 1)), given) for given in (LENGTHS, lengths)
+    )
     assert cut.caption_ids.shape == (2, 3)
     assert cut.conversation_ids.shape == (2, 10)
     assert torch.equal(cut.caption_ids, full.caption_ids[:, :3])
@@ -82,10 +108,15 @@ def conversations() -> dict[int, TrainSample]:
     """With a picture and three questions, with a picture and one, and three questions without a picture."""
     more = [("is it large?", "no"), ("what is it called?", "a spot on a ground")]
     turns = [
-        {"role": role, "content": text} for pair in more for role, text in zip(("user", "assistant"), pair, strict=True)
+        {"role": role, "content": text}
+        for pair in more
+        for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
     rows = samples(5)
-    return {i: rows[i]._replace(conversation=[*rows[i].conversation, *(turns if i != 1 else [])]) for i in (0, 1, 4)}
+    return {
+        i: rows[i]._replace(conversation=[*rows[i].conversation, *(turns if i != 1 else [])])
+        for i in (0, 1, 4)
+    }
 
 
 def test_turns_apart_give_the_loss_of_each_question_asked_alone(model: DoubleForward) -> None:
@@ -112,15 +143,25 @@ def test_turns_apart_give_the_loss_of_each_question_asked_alone(model: DoubleFor
 
 def test_turns_together_see_what_was_said_before_and_apart_do_not(model: DoubleForward) -> None:
     row = conversations()[0]
-    changed = [row.conversation[0], {"role": "assistant", "content": "something else"}, *row.conversation[2:]]
+    changed = [
+        row.conversation[0],
+        {"role": "assistant", "content": "something else"},
+        *row.conversation[2:],
+    ]
     for turns, sees in (("together", True), ("apart", False)):
         texts = LENGTHS.model_copy(update={"turns": turns})
         given = {0: row, 1: row._replace(conversation=changed)}
-        batches = [collate({i: given[i]}, StepSamples((i,), ()), model.backbone, BUDGETS, texts) for i in given]
+        batches = [
+            collate({i: given[i]}, StepSamples((i,), ()), model.backbone, BUDGETS, texts)
+            for i in given
+        ]
         visual = torch.ones(1, model.num_summary_tokens, model.backbone.dim)
         hidden = [
             model.generation_hidden(
-                visual, batch.conversation_ids, batch.conversation_mask, batch.conversation_positions
+                visual,
+                batch.conversation_ids,
+                batch.conversation_mask,
+                batch.conversation_positions,
             )[0, -1]
             for batch in batches
         ]

@@ -27,7 +27,9 @@ def tower() -> tuple[nn.Parameter, nn.Parameter, Tensor, Tensor]:
 
 
 def loss_of(left: Tensor, right: Tensor, scale: Tensor) -> Tensor:
-    left, right = (nn.functional.normalize(gather_with_gradient(side), dim=-1) for side in (left, right))
+    left, right = (
+        nn.functional.normalize(gather_with_gradient(side), dim=-1) for side in (left, right)
+    )
     return contrastive_loss(left, right, scale)
 
 
@@ -51,7 +53,13 @@ def test_gathered_contrastive_gradient_equals_that_of_one_process(tmp_path: Path
     scale = nn.Parameter(torch.tensor(3.0, dtype=torch.float64))
     loss = loss_of(left @ first, right @ second, scale)  # one process: nothing is gathered
     loss.backward()
-    expected = [loss.detach(), first.grad, second.grad, scale.grad, torch.zeros(2, dtype=torch.float64)]
+    expected = [
+        loss.detach(),
+        first.grad,
+        second.grad,
+        scale.grad,
+        torch.zeros(2, dtype=torch.float64),
+    ]
     for number in range(2):
         for found, wanted in zip(torch.load(tmp_path / f"{number}.pt"), expected, strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-14)

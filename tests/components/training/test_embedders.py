@@ -11,7 +11,7 @@ from torch import Tensor
 from components import schema
 from components.methods.catalogue import build_method
 from components.methods.method import Method
-from components.methods.settings import ChosenMethod
+from components.methods.method_settings import ChosenMethod
 from components.params import load_params
 from components.training.budgets import all_tokens
 from components.training.collate import TrainBatch, collate
@@ -20,14 +20,21 @@ from components.training.negatives import hard_negative
 from components.training.optimizer import build_optimizer, trained_parameters
 from components.training.sampler import StepSamples
 from components.training.samples import SampleTable, write_sample_file
-from components.training.settings import TrainParams
 from components.training.step import backward_step, train_step
-from components.training.steps import training_steps
+from components.training.step_batches import training_steps
 from components.training.text_pairs import as_text_pair
-from components.training.validation import ValidationSet, validate
+from components.training.training_settings import TrainParams
+from components.training.validation_scores import ValidationSet, validate
 from tests.components.methods.settings import SETTINGS
 from tests.components.model.tiny import COMPRESSOR, load
-from tests.components.training.world import COLOURS, LENGTHS, OPTIMIZER, sample, samples, write_curated
+from tests.components.training.world import (
+    COLOURS,
+    LENGTHS,
+    OPTIMIZER,
+    sample,
+    samples,
+    write_curated,
+)
 
 ROOT = Path(__file__).parents[3]
 Groups = tuple[tuple[str, ...], ...]
@@ -48,13 +55,21 @@ def chunks_of(model: Method, size: int, groups: Groups = ()) -> list[TrainBatch]
     table = {index: sample for index, sample in samples(20).items() if index % 5 < 2}
     if groups:
         rng = np.random.default_rng(0)
-        wrong = {index: hard_negative(row.caption or "", groups, rng) for index, row in table.items()}
+        wrong = {
+            index: hard_negative(row.caption or "", groups, rng) for index, row in table.items()
+        }
         table = {index: row._replace(hard_negative=wrong[index]) for index, row in table.items()}
     if model.learns_from_texts:
         table = {index: as_text_pair(row) for index, row in table.items()}
     texts = LENGTHS.model_copy(update={"hard_negatives": groups, "max_caption_tokens": 40})
     return [
-        collate({i: table[i] for i in chunk.contrastive}, chunk, model, all_tokens(model.num_summary_tokens), texts)
+        collate(
+            {i: table[i] for i in chunk.contrastive},
+            chunk,
+            model,
+            all_tokens(model.num_summary_tokens),
+            texts,
+        )
         for chunk in StepSamples((), tuple(table)).chunks(size)
     ]
 
@@ -65,7 +80,9 @@ def gradient(model: Method) -> Tensor:
 
 @pytest.mark.parametrize("groups", [(), WRONG])
 @pytest.mark.parametrize("name", NAMES)
-def test_training_lowers_the_contrastive_loss(name: str, groups: Groups, llava_folder: Path) -> None:
+def test_training_lowers_the_contrastive_loss(
+    name: str, groups: Groups, llava_folder: Path
+) -> None:
     model = built(llava_folder, name)
     optimizer = build_optimizer(trained_parameters(model), OPTIMIZER)
     chunks = chunks_of(model, 100, groups)
@@ -82,14 +99,17 @@ def test_training_lowers_the_contrastive_loss(name: str, groups: Groups, llava_f
 def test_wrong_captions_are_more_columns(name: str, llava_folder: Path) -> None:
     model = built(llava_folder, name)
     plain, harder = (
-        backward_step(model, chunks_of(model, 100, groups), CONTRASTIVE_ONLY)["loss"] for groups in ((), WRONG)
+        backward_step(model, chunks_of(model, 100, groups), CONTRASTIVE_ONLY)["loss"]
+        for groups in ((), WRONG)
     )
     assert harder > plain
 
 
 @pytest.mark.parametrize("groups", [(), WRONG])
 @pytest.mark.parametrize("name", NAMES)
-def test_chunks_give_the_gradient_of_the_whole(name: str, groups: Groups, llava_folder: Path) -> None:
+def test_chunks_give_the_gradient_of_the_whole(
+    name: str, groups: Groups, llava_folder: Path
+) -> None:
     model = built(llava_folder, name)
     expected = backward_step(model, chunks_of(model, 100, groups), CONTRASTIVE_ONLY)
     whole = gradient(model)
@@ -103,11 +123,15 @@ def test_chunks_give_the_gradient_of_the_whole(name: str, groups: Groups, llava_
 @pytest.mark.parametrize("name", NAMES)
 def test_the_stage_draws_pairs_only(name: str, llava_folder: Path, tmp_path: Path) -> None:
     write_curated(tmp_path, num_samples=25, num_validation=2)
-    write_sample_file(sorted((tmp_path / "samples" / schema.TRAIN).glob("*.parquet")), tmp_path / "samples.arrow")
+    write_sample_file(
+        sorted((tmp_path / "samples" / schema.TRAIN).glob("*.parquet")), tmp_path / "samples.arrow"
+    )
     values = load_params("train", TrainParams, ROOT / "params.yaml").model_dump()
     values["method"] |= {"name": name}
     values["loop"] |= {"num_steps": 3}
-    params = TrainParams.model_validate(values | {"contrastive_batch_size": 4, "samples_per_chunk": 3})
+    params = TrainParams.model_validate(
+        values | {"contrastive_batch_size": 4, "samples_per_chunk": 3}
+    )
     assert params.method.num_module_steps == 0
     model = built(llava_folder, name)
     for chunks in training_steps(params, model, SampleTable(tmp_path / "samples.arrow"), 0, print):

@@ -21,8 +21,14 @@ from components.training.step import backward_step
 from tests.components.training.world import LENGTHS, build_model, in_processes, samples
 
 BOTH = LossParams(autoregressive_weight=1.0, contrastive_weight=0.5)
-GROUPS = StepSamples(autoregressive=(0, 2, 4, 5, 6, 7, 1, 9), contrastive=(0, 5, 3, 8, 6, 1, 13, 18))
-PICTURES = {pixel_sha256(it.image): it.image for it in samples(20).values() if isinstance(it.image, Image.Image)}
+GROUPS = StepSamples(
+    autoregressive=(0, 2, 4, 5, 6, 7, 1, 9), contrastive=(0, 5, 3, 8, 6, 1, 13, 18)
+)
+PICTURES = {
+    pixel_sha256(it.image): it.image
+    for it in samples(20).values()
+    if isinstance(it.image, Image.Image)
+}
 HASHES = sorted(PICTURES)
 
 
@@ -43,7 +49,9 @@ def test_features_of_other_code_lie_elsewhere(
     assert FeatureCache(tmp_path, backbone).folder != first
 
 
-def batch_of(model: DoubleForward, cache: FeatureCache | None, without: tuple[int, ...] = ()) -> TrainBatch:
+def batch_of(
+    model: DoubleForward, cache: FeatureCache | None, without: tuple[int, ...] = ()
+) -> TrainBatch:
     table = {i: samples(40)[i] for group in GROUPS for i in group}
     for index, sample in table.items():
         if cache and sample.image is not None and index not in without:
@@ -64,7 +72,10 @@ def test_a_step_from_features_has_the_gradient_of_one_from_pixels(
     backward_step(model, [batch_of(model, None)], BOTH)
     expected = gradient(model)
     batch = batch_of(model, filled(tmp_path, model), without)
-    assert (len(batch.pictures), batch.num_pictures) == (len(without), batch_of(model, None).num_pictures)
+    assert (len(batch.pictures), batch.num_pictures) == (
+        len(without),
+        batch_of(model, None).num_pictures,
+    )
     backward_step(model, [batch], BOTH)
     assert (gradient(model) - expected).norm() / expected.norm() < 1e-8
 
@@ -77,14 +88,21 @@ def test_alignment_reads_features_too(llava_folder: Path, tmp_path: Path) -> Non
 
 
 def test_what_is_there_is_not_computed_again(model: DoubleForward, tmp_path: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in filled(tmp_path, model).folder.rglob("*.safetensors")}
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in filled(tmp_path, model).folder.rglob("*.safetensors")
+    }
     assert len(before) == len(HASHES)
     cache = FeatureCache(tmp_path, model.backbone)
     cache.fill(HASHES, lambda place: pytest.fail("a picture was opened"), print)
-    assert {path: path.stat().st_mtime_ns for path in cache.folder.rglob("*") if path.is_file()} == before
+    assert {
+        path: path.stat().st_mtime_ns for path in cache.folder.rglob("*") if path.is_file()
+    } == before
 
 
-def test_an_interrupted_filling_ends_with_the_same_bytes(model: DoubleForward, tmp_path: Path) -> None:
+def test_an_interrupted_filling_ends_with_the_same_bytes(
+    model: DoubleForward, tmp_path: Path
+) -> None:
     whole, cut = filled(tmp_path / "whole", model), filled(tmp_path / "cut", model)
     for name in HASHES[::3]:
         cut.path(name).unlink()
@@ -105,7 +123,9 @@ def test_two_workers_fill_it_together(llava_folder: Path, tmp_path: Path) -> Non
     torch.testing.assert_close(cache.read(HASHES[0]), features)
 
 
-def test_another_preprocessing_or_number_type_has_another_folder(llava_folder: Path, tmp_path: Path) -> None:
+def test_another_preprocessing_or_number_type_has_another_folder(
+    llava_folder: Path, tmp_path: Path
+) -> None:
     folders = set()
     for dtype, is_padded in ((torch.float32, True), (torch.float32, False), (torch.bfloat16, True)):
         backbone = build_model(llava_folder).to(dtype).backbone
@@ -114,8 +134,12 @@ def test_another_preprocessing_or_number_type_has_another_folder(llava_folder: P
     assert len(folders) == 3
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:50]), lambda path: path.unlink()])
-def test_a_damaged_file_is_named_with_the_way_out(model: DoubleForward, tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.write_bytes(path.read_bytes()[:50]), lambda path: path.unlink()]
+)
+def test_a_damaged_file_is_named_with_the_way_out(
+    model: DoubleForward, tmp_path: Path, damage
+) -> None:  # type: ignore[no-untyped-def]
     cache = filled(tmp_path, model)
     damage(cache.path(HASHES[0]))
     with pytest.raises(ValueError, match=rf"{HASHES[0]}.*remove it, it will be computed again"):

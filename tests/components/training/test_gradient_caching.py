@@ -11,7 +11,13 @@ from components.methods.double_forward import DoubleForward
 from components.methods.method import enable_gradient_checkpointing
 from components.training.budgets import all_tokens
 from components.training.collate import TrainBatch, collate
-from components.training.forward import LossParams, Pairs, embed_pairs, global_contrastive_loss, summary_tokens_of
+from components.training.forward import (
+    LossParams,
+    Pairs,
+    embed_pairs,
+    global_contrastive_loss,
+    summary_tokens_of,
+)
 from components.training.gradient_caching import backward_in_chunks
 from components.training.optimizer import trained_parameters
 from components.training.sampler import StepSamples
@@ -21,7 +27,9 @@ from tests.components.training.world import LENGTHS, build_model, in_processes, 
 
 BOTH = LossParams(autoregressive_weight=1.0, contrastive_weight=0.5)
 # Of the conversations 0, 1, 5, 6 have captions in the group, 2 and 7 have none, 4 has no picture.
-GROUPS = StepSamples(autoregressive=(0, 2, 4, 5, 6, 7, 1, 9), contrastive=(0, 5, 3, 8, 6, 1, 13, 18))
+GROUPS = StepSamples(
+    autoregressive=(0, 2, 4, 5, 6, 7, 1, 9), contrastive=(0, 5, 3, 8, 6, 1, 13, 18)
+)
 SIZES = [1, 3, 5, 100]
 
 
@@ -84,7 +92,13 @@ def test_hard_negatives_pass_through_chunks_too(llava_folder: Path, size: int) -
 
     def chunks(size: int) -> list[TrainBatch]:
         return [
-            collate({i: table[i] for group in chunk for i in group}, chunk, model.backbone, all_tokens(4), texts)
+            collate(
+                {i: table[i] for group in chunk for i in group},
+                chunk,
+                model.backbone,
+                all_tokens(4),
+                texts,
+            )
             for chunk in GROUPS.chunks(size)
         ]
 
@@ -93,7 +107,9 @@ def test_hard_negatives_pass_through_chunks_too(llava_folder: Path, size: int) -
     expected = backward_step(model, [whole], BOTH)
     assert expected["contrastive_loss"] > plain["contrastive_loss"]
     reference = gradient(model)
-    torch.testing.assert_close(backward_step(model, chunks(size), BOTH), expected, rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        backward_step(model, chunks(size), BOTH), expected, rtol=1e-10, atol=0
+    )
     assert (gradient(model) - reference).norm() / reference.norm() < 1e-8
 
 
@@ -114,7 +130,10 @@ def test_dropout_drops_the_same_in_both_readings(llava_folder: Path) -> None:
 
 
 def gradient_or_zero(model: DoubleForward) -> Tensor:
-    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained_parameters(model).values()]
+    parts = [
+        torch.zeros_like(p) if p.grad is None else p.grad
+        for p in trained_parameters(model).values()
+    ]
     return torch.cat([part.flatten() for part in parts])
 
 
@@ -149,7 +168,9 @@ class Kept:
 
 
 # The first worker of two has eight samples, the second four that stand in both groups.
-UNEVEN = StepSamples(autoregressive=(4, 9, 14, 19, 0, 1, 5, 6), contrastive=(3, 8, 13, 18, 0, 1, 5, 6))
+UNEVEN = StepSamples(
+    autoregressive=(4, 9, 14, 19, 0, 1, 5, 6), contrastive=(3, 8, 13, 18, 0, 1, 5, 6)
+)
 
 
 def uneven_worker(rank: int, folder: Path, llava_folder: Path) -> None:
@@ -169,7 +190,9 @@ def test_one_worker_may_need_chunks_and_another_none(llava_folder: Path, tmp_pat
         assert (torch.load(tmp_path / f"{rank}.pt") - whole).norm() / whole.norm() < 1e-8
 
 
-def worker(rank: int, folder: Path, llava_folder: Path, world_size: int, dtype: torch.dtype) -> None:
+def worker(
+    rank: int, folder: Path, llava_folder: Path, world_size: int, dtype: torch.dtype
+) -> None:
     model = build_model(llava_folder).to(dtype)
     backward_step(model, chunks_of(model, 2, groups=GROUPS.shard(rank, world_size)), BOTH)
     torch.save(gradient(model), folder / f"{rank}.pt")
@@ -198,7 +221,10 @@ def test_chunks_hold_every_sample_of_each_group_once(size: int) -> None:
     chunks = GROUPS.chunks(size)
     assert members(chunks, 0) == sorted(GROUPS.autoregressive)
     assert members(chunks, 1) == sorted(GROUPS.contrastive)
-    assert all(len(set(chunk.autoregressive + chunk.contrastive)) <= size for chunk in chunks) or size == 100
+    assert (
+        all(len(set(chunk.autoregressive + chunk.contrastive)) <= size for chunk in chunks)
+        or size == 100
+    )
     for chunk in chunks[: len(GROUPS.contrastive) // size]:
         assert set(chunk.autoregressive) <= set(chunk.contrastive)
 

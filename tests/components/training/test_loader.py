@@ -29,9 +29,15 @@ def load(steps: range, num_threads: int = 2) -> list[Any]:
 @pytest.mark.parametrize("num_threads", [1, 3])
 def test_steps_come_in_order_and_each_chunk_has_its_samples(num_threads: int) -> None:
     for step, chunks in zip(range(4, 9), load(range(4, 9), num_threads), strict=True):
-        assert [(number, groups) for number, _, groups in chunks] == [(step, groups) for groups in chunks_of(step)]
+        assert [(number, groups) for number, _, groups in chunks] == [
+            (step, groups) for groups in chunks_of(step)
+        ]
         (_, first, _), (_, second, _) = chunks
-        assert [sample.sample_id for sample in first.values()] == [str(step), str(step + 1), str(step + 2)]
+        assert [sample.sample_id for sample in first.values()] == [
+            str(step),
+            str(step + 1),
+            str(step + 2),
+        ]
         assert second == {step: first[step]}
 
 

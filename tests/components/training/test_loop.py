@@ -19,17 +19,27 @@ from tests.components.model.tiny import compressor, prepared
 from tests.components.training.test_state import OPTIMIZER, build_state
 from tests.components.training.world import LENGTHS, build_model, in_processes, samples
 
-LOOP = LoopParams(num_steps=6, log_every_steps=2, validate_every_steps=3, checkpoint_every_steps=2, max_skipped_steps=1)
+LOOP = LoopParams(
+    num_steps=6,
+    log_every_steps=2,
+    validate_every_steps=3,
+    checkpoint_every_steps=2,
+    max_skipped_steps=1,
+)
 LOSSES = LossParams(autoregressive_weight=1.0, contrastive_weight=1.0)
 NO_ALIGNMENT = AlignmentParams(num_steps=0, masked_share=0.5)
 SCORES = {3: 0.5, 6: 0.4}
 
 
-def steps_from(model: DoubleForward, step: int, rank: int = 0, world_size: int = 1) -> Iterator[list[TrainBatch]]:
+def steps_from(
+    model: DoubleForward, step: int, rank: int = 0, world_size: int = 1
+) -> Iterator[list[TrainBatch]]:
     table = samples(20)
     conversation = [bool(sample.conversation) for sample in table.values()]
     caption = [sample.caption is not None for sample in table.values()]
-    sampler = GroupedSampler(conversation, caption, [1] * len(caption), 4, 4, window_steps=1, seed=0)
+    sampler = GroupedSampler(
+        conversation, caption, [1] * len(caption), 4, 4, window_steps=1, seed=0
+    )
     for number in range(step, LOOP.num_steps):
         groups = sampler.samples(number).shard(rank, world_size)
         mine = {index: table[index] for group in groups for index in group}
@@ -82,17 +92,26 @@ def test_a_stopped_run_ends_like_an_undisturbed_one(llava_folder: Path, tmp_path
     assert run(model, second) is Outcome.FINISHED
 
     assert measured(second) == measured(whole)
-    assert all(torch.equal(weight, whole.parameters[name]) for name, weight in second.parameters.items())
+    assert all(
+        torch.equal(weight, whole.parameters[name]) for name, weight in second.parameters.items()
+    )
     assert all(torch.equal(weight, whole.best[name]) for name, weight in second.best.items())
 
 
 def half_a_run(number: int, folder: Path, llava_folder: Path) -> None:
     model = build_model(llava_folder)
     state = build_state(model)
-    run(model, state, (lambda: save_state(state, folder)) if number == 0 else (lambda: None), stop_after=3)
+    run(
+        model,
+        state,
+        (lambda: save_state(state, folder)) if number == 0 else (lambda: None),
+        stop_after=3,
+    )
 
 
-def test_another_number_of_workers_goes_on_with_the_same_samples(llava_folder: Path, tmp_path: Path) -> None:
+def test_another_number_of_workers_goes_on_with_the_same_samples(
+    llava_folder: Path, tmp_path: Path
+) -> None:
     """Without dropout, whose random numbers are a worker's own: the same up to the order of sums."""
     in_processes(2, half_a_run, tmp_path, llava_folder)
     model = build_model(llava_folder)
@@ -104,7 +123,9 @@ def test_another_number_of_workers_goes_on_with_the_same_samples(llava_folder: P
     model = build_model(llava_folder)
     whole = build_state(model)
     assert run(model, whole) is Outcome.FINISHED
-    mine, theirs = (torch.cat([weight.flatten() for weight in it.parameters.values()]) for it in (state, whole))
+    mine, theirs = (
+        torch.cat([weight.flatten() for weight in it.parameters.values()]) for it in (state, whole)
+    )
     assert (mine - theirs).norm() / theirs.norm() < 1e-3
     for found, expected in zip(state.progress.history, whole.progress.history, strict=True):
         assert found.metrics == pytest.approx(expected.metrics, rel=2e-2)
@@ -115,8 +136,16 @@ def test_history_has_means_of_the_steps_and_every_validation(model: DoubleForwar
     run(model, state)
     assert [row.step for row in state.progress.history] == [2, 3, 4, 6, 6]
     last_losses, last_validation = state.progress.history[-2:]
-    assert {"train/autoregressive_loss", "train/contrastive_loss", "train/logit_scale"} < last_losses.metrics.keys()
-    assert {"seconds_per_step", "samples_per_second", "data_wait_share"} < last_losses.timings.keys()
+    assert {
+        "train/autoregressive_loss",
+        "train/contrastive_loss",
+        "train/logit_scale",
+    } < last_losses.metrics.keys()
+    assert {
+        "seconds_per_step",
+        "samples_per_second",
+        "data_wait_share",
+    } < last_losses.timings.keys()
     seconds = last_losses.timings["seconds_per_step"]
     assert last_losses.timings["flops_per_second_and_worker"] == pytest.approx(1 / seconds)
     assert last_validation.metrics == {"validation/score": 0.4, "validation/best_score": 0.5}
@@ -125,12 +154,16 @@ def test_history_has_means_of_the_steps_and_every_validation(model: DoubleForwar
 def test_alignment_comes_first_with_a_loss_of_its_own(model: DoubleForward) -> None:
     state = build_state(model)
     run(model, state, alignment=AlignmentParams(num_steps=3, masked_share=0.5))
-    shown = {row.step: row for row in state.progress.history if "validation/score" not in row.metrics}
+    shown = {
+        row.step: row for row in state.progress.history if "validation/score" not in row.metrics
+    }
     assert "train/alignment_loss" in shown[2].metrics
     assert "train/autoregressive_loss" not in shown[2].metrics
     assert shown[2].timings["flops_per_second_and_worker"] == 0
     row = shown[4].metrics  # the mean of step 4 alone
-    assert row["train/loss"] == pytest.approx(row["train/autoregressive_loss"] + row["train/contrastive_loss"])
+    assert row["train/loss"] == pytest.approx(
+        row["train/autoregressive_loss"] + row["train/contrastive_loss"]
+    )
     assert "train/alignment_loss" not in shown[4].metrics | shown[6].metrics
 
 
@@ -139,7 +172,10 @@ def test_a_notice_of_a_loss_brings_a_checkpoint_forward(model: DoubleForward) ->
         state, saved = build_state(model), list[int]()
         loop = LOOP.model_copy(update={"checkpoint_every_steps": 4})
         checkpoint = lambda: saved.append(state.progress.next_step)  # noqa: E731
-        assert run(model, state, checkpoint, loss_announced_after=loss_announced_after, loop=loop) is Outcome.FINISHED
+        assert (
+            run(model, state, checkpoint, loss_announced_after=loss_announced_after, loop=loop)
+            is Outcome.FINISHED
+        )
         return saved
 
     assert steps_saved(None) == [4, 6]
@@ -177,7 +213,9 @@ def test_a_finished_run_has_nothing_left_to_do(model: DoubleForward) -> None:
     assert state.progress == done
 
 
-def test_steps_without_a_finite_gradient_end_the_run_when_they_are_too_many(model: DoubleForward) -> None:
+def test_steps_without_a_finite_gradient_end_the_run_when_they_are_too_many(
+    model: DoubleForward,
+) -> None:
     def damage(batch: TrainBatch) -> TrainBatch:
         return batch._replace(pictures=prepared(batch.pictures.tensors["pixel_values"] * torch.nan))
 
@@ -199,4 +237,6 @@ def test_a_skipped_step_is_counted_and_left_out_of_the_means(model: DoubleForwar
 
     state = build_state(model)
     assert run(model, state, damage=damage) is Outcome.FINISHED
-    assert all(row.metrics["train/skipped_steps"] == 1 for row in state.progress.history if row.timings)
+    assert all(
+        row.metrics["train/skipped_steps"] == 1 for row in state.progress.history if row.timings
+    )

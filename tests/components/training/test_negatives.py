@@ -17,13 +17,21 @@ def all_of(caption: str) -> set[str | None]:
     [
         ("a red dot and a blue star", {"a blue dot and a red star"}),
         ("a red dot.", {"a green dot.", "a blue dot."}),
-        ("Red, left of the other", {"green, left of the other", "blue, left of the other", "Red, right of the other"}),
-        ("a red dot, red", {"a green dot, red", "a blue dot, red", "a red dot, green", "a red dot, blue"}),
+        (
+            "Red, left of the other",
+            {"green, left of the other", "blue, left of the other", "Red, right of the other"},
+        ),
+        (
+            "a red dot, red",
+            {"a green dot, red", "a blue dot, red", "a red dot, green", "a red dot, blue"},
+        ),
         ("a dot", {None}),
         ("", {None}),
     ],
 )
-def test_words_of_a_group_change_places_or_are_replaced(caption: str, expected: set[str | None]) -> None:
+def test_words_of_a_group_change_places_or_are_replaced(
+    caption: str, expected: set[str | None]
+) -> None:
     assert all_of(caption) == expected
 
 

@@ -28,7 +28,10 @@ def schedule(peak: float, warmup_share: float, decay_share: float) -> OptimizerP
 
 
 def test_learning_rate_follows_the_closed_form() -> None:
-    rates = [learning_rate_at(step, 100, schedule(2.0, warmup_share=0.1, decay_share=0.9)) for step in range(101)]
+    rates = [
+        learning_rate_at(step, 100, schedule(2.0, warmup_share=0.1, decay_share=0.9))
+        for step in range(101)
+    ]
     assert rates[:10] == pytest.approx([0.2 * (step + 1) for step in range(10)])
     assert rates[10:] == pytest.approx([1 + math.cos(math.pi * i / 90) for i in range(91)])
     assert rates[55] == pytest.approx(1.0)  # half-way down
@@ -36,7 +39,10 @@ def test_learning_rate_follows_the_closed_form() -> None:
 
 
 def test_learning_rate_is_constant_between_warmup_and_decay() -> None:
-    rates = [learning_rate_at(step, 100, schedule(2.0, warmup_share=0.1, decay_share=0.3)) for step in range(101)]
+    rates = [
+        learning_rate_at(step, 100, schedule(2.0, warmup_share=0.1, decay_share=0.3))
+        for step in range(101)
+    ]
     assert rates[10:71] == [2.0] * 61
     assert rates[70:] == pytest.approx([1 + math.cos(math.pi * i / 30) for i in range(31)])
 
@@ -89,18 +95,25 @@ def moved(matrices: str, gradients: dict[str, torch.Tensor]) -> dict[str, torch.
     return {name: (parameter - parameters()[name]).detach() for name, parameter in trained.items()}
 
 
-def test_muon_moves_the_matrices_of_the_adapters_in_all_directions_alike_and_adamw_the_rest() -> None:
+def test_muon_moves_the_matrices_of_the_adapters_in_all_directions_alike_and_adamw_the_rest() -> (
+    None
+):
     gradients = {name: torch.randn_like(parameter) for name, parameter in parameters().items()}
     u, _, v = torch.linalg.svd(gradients["layer.lora_A.compression.weight"], full_matrices=False)
-    gradients["layer.lora_A.compression.weight"] = u @ torch.diag(torch.tensor([9.0, 3.0, 1.0, 0.5])) @ v
+    gradients["layer.lora_A.compression.weight"] = (
+        u @ torch.diag(torch.tensor([9.0, 3.0, 1.0, 0.5])) @ v
+    )
     muon, adamw = moved("muon", gradients), moved("adamw", gradients)
     for name in ("queries.weight", "reducer.queries", "log_logit_scale"):
         torch.testing.assert_close(muon[name], adamw[name])
-        torch.testing.assert_close(adamw[name], -0.01 * gradients[name].sign())  # AdamW's first step
+        # AdamW's first step
+        torch.testing.assert_close(adamw[name], -0.01 * gradients[name].sign())
     strengths = torch.linalg.svdvals(muon["layer.lora_A.compression.weight"])
-    assert strengths.max() / strengths.min() < 2  # Newton and Schulz come close to 1, the gradient has 18
+    # Newton and Schulz come close to 1, the gradient has 18
+    assert strengths.max() / strengths.min() < 2
     step = muon["layer.lora_A.compression.weight"].square().mean().sqrt()
-    assert 0.7 < step / (0.2 * 0.01) < 1.3  # as long as AdamW's are in practice (arXiv 2502.16982, §2.2)
+    # as long as AdamW's are in practice (arXiv 2502.16982, §2.2)
+    assert 0.7 < step / (0.2 * 0.01) < 1.3
 
 
 @pytest.mark.parametrize("matrices", ["muon", "adamw"])
@@ -131,7 +144,9 @@ def test_an_optimizer_goes_on_from_its_saved_state(matrices: str) -> None:
 @pytest.mark.parametrize("name", ["layers.0.lora_A", "bias"])
 def test_one_of_the_two_optimizers_may_have_nothing_to_do(name: str) -> None:
     weight = nn.Parameter(torch.ones(2, 2))
-    optimizer = build_optimizer({name: weight}, schedule(1.0, 0.0, 1.0).model_copy(update={"matrices": "muon"}))
+    optimizer = build_optimizer(
+        {name: weight}, schedule(1.0, 0.0, 1.0).model_copy(update={"matrices": "muon"})
+    )
     weight.grad = torch.ones(2, 2)
     for group in optimizer.param_groups:
         group["lr"] = 0.1

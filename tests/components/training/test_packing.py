@@ -46,11 +46,16 @@ def test_chats_share_a_row_that_has_room() -> None:
 
 
 @given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 60))
-def test_rows_hold_every_chat_once_and_overflow_only_alone(lengths: list[int], row_tokens: int) -> None:
+def test_rows_hold_every_chat_once_and_overflow_only_alone(
+    lengths: list[int], row_tokens: int
+) -> None:
     rows = fill_rows(lengths, row_tokens)
     assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
     for row in rows:
-        assert sum(lengths[index] for index in row) <= row_tokens or len([i for i in row if lengths[i]]) == 1
+        assert (
+            sum(lengths[index] for index in row) <= row_tokens
+            or len([i for i in row if lengths[i]]) == 1
+        )
 
 
 def test_nothing_to_pack_is_an_empty_batch() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from components.files.whole import sha256_of
+from components.files.atomic import sha256_of
 from components.training import state
 from components.training.run_folder import (
     CHECKPOINTS,

@@ -13,7 +13,7 @@ from components.files.code import code_sha256
 from components.methods import catalogue
 from components.params import load_params
 from components.training.run_name import run_name
-from components.training.settings import PLACEMENT, TrainParams
+from components.training.training_settings import PLACEMENT, TrainParams
 from flows.train import ENTRIES
 
 ROOT = Path(__file__).parents[3]
@@ -25,7 +25,7 @@ SHARED = (
     "components/losses/contrastive.py",
     "components/model/lora.py",
     "components/training/optimizer.py",
-    "flows/train_worker.py",
+    "flows/workers/train_worker.py",
 )
 OF_METHODS = ("prumerge", "quecc", "dual_encoder", "reduced", "lvlm_embedder", "single_forward")
 
@@ -34,7 +34,9 @@ OF_METHODS = ("prumerge", "quecc", "dual_encoder", "reduced", "lvlm_embedder", "
 def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the code, which counts instead of the real one."""
     for name in ("components", "flows"):
-        shutil.copytree(ROOT / name, tmp_path / "code" / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / name, tmp_path / "code" / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
     monkeypatch.setattr(catalogue, "code_sha256", partial(code_sha256, root=tmp_path / "code"))
     return tmp_path / "code"
 
@@ -42,20 +44,30 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def named(tmp_path: Path) -> Callable[..., str]:
     """The name of a run on a small data set and base, with changes of the params."""
-    for name in ("curated/samples/train/part-00000.parquet", "curated/report.json", "base/config.json"):
+    for name in (
+        "curated/samples/train/part-00000.parquet",
+        "curated/report.json",
+        "base/config.json",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
 
     def name_of(place: Path = tmp_path, base: str | None = None, **changes: Any) -> str:
         params = TrainParams.model_validate(PARAMS.model_dump() | changes)
         (place / "state").mkdir(exist_ok=True)
-        return run_name(params, place / "curated", base or str(place / "base"), place / "state", ENTRIES)
+        return run_name(
+            params, place / "curated", base or str(place / "base"), place / "state", ENTRIES
+        )
 
     return name_of
 
 
 def method(name: str) -> dict[str, Any]:
-    return {"method": PARAMS.method.model_dump() | {"name": name}, "nested_budgets": (), "feature_cache": None}
+    return {
+        "method": PARAMS.method.model_dump() | {"name": name},
+        "nested_budgets": (),
+        "feature_cache": None,
+    }
 
 
 def change(path: Path) -> None:
@@ -65,7 +77,9 @@ def change(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def test_touch_and_another_place_leave_the_name(code: Path, named: Callable[..., str], tmp_path: Path) -> None:
+def test_touch_and_another_place_leave_the_name(
+    code: Path, named: Callable[..., str], tmp_path: Path
+) -> None:
     first = named()
     for path in (path for path in tmp_path.rglob("*") if path.is_file()):
         path.touch()
@@ -75,7 +89,9 @@ def test_touch_and_another_place_leave_the_name(code: Path, named: Callable[...,
     assert named() == named(tmp_path / "elsewhere") == first
 
 
-def test_every_module_that_is_used_counts_and_no_other(code: Path, named: Callable[..., str]) -> None:
+def test_every_module_that_is_used_counts_and_no_other(
+    code: Path, named: Callable[..., str]
+) -> None:
     names = [named()]
     for module in SHARED:
         change(code / module)
@@ -83,33 +99,48 @@ def test_every_module_that_is_used_counts_and_no_other(code: Path, named: Callab
     assert len(set(names)) == len(names)
     for other in OF_METHODS:
         change(code / f"components/methods/{other}.py")
-    for unused in ("components/curation/filters.py", "flows/compress.py", "components/scenes/world.py"):
+    for unused in (
+        "components/curation/text_filters.py",
+        "flows/compress.py",
+        "components/drawn_world/world.py",
+    ):
         change(code / unused)
     assert named() == names[-1]
     change(code / "components/methods/double_forward.py")
     assert named() != names[-1]
 
 
-def test_the_module_of_a_compared_method_counts_for_it(code: Path, named: Callable[..., str]) -> None:
+def test_the_module_of_a_compared_method_counts_for_it(
+    code: Path, named: Callable[..., str]
+) -> None:
     def names() -> dict[str, str]:
         return {name: named(**method(name)) for name in ("prumerge", "prumerge_plus", "stf", "e5v")}
 
     before = names()
-    change(code / "components/methods/prumerge.py")
+    change(code / "components/baselines/prumerge.py")
     after = names()
     assert {name for name in before if before[name] != after[name]} == {"prumerge", "prumerge_plus"}
-    change(code / "components/methods/reduced.py")
-    assert {name for name in before if after[name] != names()[name]} == {"prumerge", "prumerge_plus", "stf"}
+    change(code / "components/methods/blocks/token_reduction.py")
+    assert {name for name in before if after[name] != names()[name]} == {
+        "prumerge",
+        "prumerge_plus",
+        "stf",
+    }
 
 
-def test_params_count_but_not_where_it_runs_nor_what_others_would_do(named: Callable[..., str]) -> None:
+def test_params_count_but_not_where_it_runs_nor_what_others_would_do(
+    named: Callable[..., str],
+) -> None:
     first = named()
     assert named(seed=PARAMS.seed + 1) != first
     assert named(summary_scale=PARAMS.summary_scale * 2) != first
     assert named(num_workers=1, threads_per_worker=7, max_failures=9) == first
     assert {"num_workers", "threads_per_worker", "max_failures"} <= PLACEMENT
     others = PARAMS.method.model_dump()
-    others["mqt"] = {**others["mqt"], **{key: value + 1 for key, value in others["mqt"].items() if type(value) is int}}
+    others["mqt"] = {
+        **others["mqt"],
+        **{key: value + 1 for key, value in others["mqt"].items() if type(value) is int},
+    }
     assert others != PARAMS.method.model_dump()
     assert named(method=others) == first
 
@@ -120,5 +151,7 @@ def test_inputs_count_by_what_they_hold(named: Callable[..., str], tmp_path: Pat
         change(tmp_path / path)
         names.append(named())
     names += [named(base="hub/model"), named(base="hub/another")]
-    names.append(named(base="hub/model", backbone=PARAMS.backbone.model_dump() | {"revision": "abc"}))
+    names.append(
+        named(base="hub/model", backbone=PARAMS.backbone.model_dump() | {"revision": "abc"})
+    )
     assert len(set(names)) == len(names)

@@ -17,10 +17,19 @@ LENGTHS = np.random.default_rng(0).integers(1, 100, 55)
 
 
 def build(
-    autoregressive: int = 8, contrastive: int = 8, seed: int = 0, window: int = 5, **flags: list[bool]
+    autoregressive: int = 8,
+    contrastive: int = 8,
+    seed: int = 0,
+    window: int = 5,
+    **flags: list[bool],
 ) -> GroupedSampler:
-    conversation, caption = flags.get("conversation", HAS_CONVERSATION), flags.get("caption", HAS_CAPTION)
-    return GroupedSampler(conversation, caption, LENGTHS[: len(caption)], autoregressive, contrastive, window, seed)
+    conversation, caption = (
+        flags.get("conversation", HAS_CONVERSATION),
+        flags.get("caption", HAS_CAPTION),
+    )
+    return GroupedSampler(
+        conversation, caption, LENGTHS[: len(caption)], autoregressive, contrastive, window, seed
+    )
 
 
 def test_every_step_has_both_groups_in_the_wanted_sizes() -> None:
@@ -75,7 +84,10 @@ def test_the_steps_of_a_window_divide_the_lengths_among_them_in_random_order() -
     sampler = build(window=10, conversation=[True] * 55, caption=[False] * 55, contrastive=0)
     shortest = []
     for start in range(0, 100, 10):
-        ranges = [sorted(LENGTHS[list(sampler.samples(step).autoregressive)]) for step in range(start, start + 10)]
+        ranges = [
+            sorted(LENGTHS[list(sampler.samples(step).autoregressive)])
+            for step in range(start, start + 10)
+        ]
         by_length = sorted(ranges, key=lambda lengths: (lengths[0], lengths[-1]))
         assert all(a[-1] <= b[0] for a, b in pairwise(by_length))
         shortest.append(ranges.index(by_length[0]))
@@ -86,7 +98,9 @@ def test_the_steps_of_a_window_divide_the_lengths_among_them_in_random_order() -
 def test_shards_are_contiguous_and_make_up_the_step(world_size: int) -> None:
     samples = build().samples(7)
     shards = [samples.shard(rank, world_size) for rank in range(world_size)]
-    joined = StepSamples(*(tuple(i for shard in shards for i in shard[group]) for group in range(2)))
+    joined = StepSamples(
+        *(tuple(i for shard in shards for i in shard[group]) for group in range(2))
+    )
     assert joined == samples
 
 
@@ -95,7 +109,10 @@ def test_workers_share_the_paired_samples_evenly() -> None:
     for step in range(10):
         shards = [build(16, 16, **flags).samples(step).shard(rank, 2) for rank in range(2)]
         assert [sum(i < 20 for i in shard.autoregressive) for shard in shards] == [4, 4]
-        assert all(set(shard.contrastive) >= {i for i in shard.autoregressive if i < 20} for shard in shards)
+        assert all(
+            set(shard.contrastive) >= {i for i in shard.autoregressive if i < 20}
+            for shard in shards
+        )
 
 
 def test_uneven_division_over_workers_is_refused() -> None:
@@ -135,13 +152,20 @@ def test_data_without_a_needed_text_is_refused(flags: dict[str, list[bool]], mis
     chats=st.integers(1, 3),
     order=st.randoms(use_true_random=False),
 )
-def test_all_workers_have_equally_many_chunks(world_size: int, size: int, pairs: int, chats: int, order) -> None:  # type: ignore[no-untyped-def]
-    contrastive = tuple(order.choices(range(20), k=pairs * world_size))  # one may come twice at the end of an epoch
+def test_all_workers_have_equally_many_chunks(
+    world_size: int, size: int, pairs: int, chats: int, order
+) -> None:  # type: ignore[no-untyped-def]
+    # one may come twice at the end of an epoch
+    contrastive = tuple(order.choices(range(20), k=pairs * world_size))
     autoregressive = tuple(order.choices(range(10, 30), k=chats * world_size))
     step = StepSamples(autoregressive, contrastive)
     by_worker = [even_chunks(step, rank, world_size, size) for rank in range(world_size)]
     assert len({len(chunks) for chunks in by_worker}) == 1
     for chunks in zip(*by_worker, strict=True):
         assert len({len(chunk.contrastive) for chunk in chunks}) == 1
-    assert sorted(i for chunks in by_worker for chunk in chunks for i in chunk.autoregressive) == sorted(autoregressive)
-    assert sorted(i for chunks in by_worker for chunk in chunks for i in chunk.contrastive) == sorted(contrastive)
+    assert sorted(
+        i for chunks in by_worker for chunk in chunks for i in chunk.autoregressive
+    ) == sorted(autoregressive)
+    assert sorted(
+        i for chunks in by_worker for chunk in chunks for i in chunk.contrastive
+    ) == sorted(contrastive)

@@ -14,7 +14,9 @@ from tests.components.training.world import LIMITS, sample_rows, samples
 @pytest.fixture
 def table(tmp_path: Path) -> SampleTable:
     for shard in range(2):
-        rows = pa.Table.from_pylist(sample_rows(10)[shard * 5 : shard * 5 + 5], schema=schema.SAMPLES)
+        rows = pa.Table.from_pylist(
+            sample_rows(10)[shard * 5 : shard * 5 + 5], schema=schema.SAMPLES
+        )
         pq.write_table(rows, tmp_path / f"part-{shard:05d}.parquet")
     write_sample_file(sorted(tmp_path.glob("*.parquet")), tmp_path / "samples.arrow")
     return SampleTable(tmp_path / "samples.arrow")
@@ -35,7 +37,9 @@ def test_flags_say_what_a_sample_can_be_used_for(table: SampleTable) -> None:
     assert table.has_caption.tolist() == [True, True, False, True, False] * 2
 
 
-def test_the_length_of_a_text_is_that_of_the_conversation_or_else_of_the_caption(table: SampleTable) -> None:
+def test_the_length_of_a_text_is_that_of_the_conversation_or_else_of_the_caption(
+    table: SampleTable,
+) -> None:
     lengths = table.text_lengths.tolist()
     for index, sample in samples(10).items():
         characters = sum(len(turn["content"]) for turn in sample.conversation)

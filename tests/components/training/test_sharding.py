@@ -19,8 +19,11 @@ from tests.components.model.tiny import prepared
 from tests.components.training.world import LENGTHS, build_model, in_processes, samples
 
 BOTH = LossParams(autoregressive_weight=1.0, contrastive_weight=0.5)
-# The first worker of two has text-only conversations (4, 9, 14, 19), the second pairs; 3, 8, 13, 18 have captions only.
-UNEVEN = StepSamples(autoregressive=(4, 9, 14, 19, 0, 1, 5, 6), contrastive=(3, 8, 13, 18, 0, 1, 5, 6))
+# The first worker of two has text-only conversations (4, 9, 14, 19), the second pairs; 3, 8, 13, 18
+# have captions only.
+UNEVEN = StepSamples(
+    autoregressive=(4, 9, 14, 19, 0, 1, 5, 6), contrastive=(3, 8, 13, 18, 0, 1, 5, 6)
+)
 
 
 NESTED = Budgets((1, 2, 4), seed=0, step=3)
@@ -48,7 +51,8 @@ def train_worker(
         enable_gradient_checkpointing(model)
     shard_decoder(model)
     backward_step(model, chunks_of(model, rank, world_size, size), BOTH)
-    with torch.no_grad(), whole_decoder(model):  # a validation in which the first worker has nothing to read
+    # a validation in which the first worker has nothing to read
+    with torch.no_grad(), whole_decoder(model):
         for _ in range(rank):
             model.compress_pictures(prepared(torch.zeros(1, 3, 48, 48)))
     values = backward_step(model, chunks_of(model, rank, world_size, size), BOTH)
@@ -60,7 +64,9 @@ def train_worker(
 def test_the_gradient_is_that_of_one_process(
     llava_folder: Path, tmp_path: Path, world_size: int, size: int, is_checkpointed: bool
 ) -> None:
-    in_processes(world_size, train_worker, tmp_path, llava_folder, world_size, size, is_checkpointed)
+    in_processes(
+        world_size, train_worker, tmp_path, llava_folder, world_size, size, is_checkpointed
+    )
     model = build_model(llava_folder).double()
     table = samples(40)
     mine = {i: table[i] for group in UNEVEN for i in group}
@@ -99,7 +105,8 @@ def uneven_reader(rank: int, folder: Path, llava_folder: Path) -> None:
             for _ in range(1 + 2 * rank):
                 assert torch.equal(model.compress_pictures(pixels), expected)
         assert all(
-            isinstance(p, DTensor) for p in model.backbone.language_model.layers[0].mlp.up_proj.base_layer.parameters()
+            isinstance(p, DTensor)
+            for p in model.backbone.language_model.layers[0].mlp.up_proj.base_layer.parameters()
         )
         torch.testing.assert_close(model.compress_pictures(pixels), expected)
     (folder / f"{rank}").touch()
@@ -113,8 +120,15 @@ def test_whole_layers_can_be_read_unevenly(llava_folder: Path, tmp_path: Path) -
 def test_a_placeholder_stands_where_no_conversation_is_about_a_picture() -> None:
     table = samples(5)
     text_only, caption_only, paired = 4, 3, 0
-    for groups in (StepSamples((text_only,), ()), StepSamples((), (caption_only,)), StepSamples((4,), (3,))):
+    for groups in (
+        StepSamples((text_only,), ()),
+        StepSamples((), (caption_only,)),
+        StepSamples((4,), (3,)),
+    ):
         filled, after = with_placeholder(table, groups)
         assert PLACEHOLDER in filled
         assert after == groups._replace(autoregressive=(*groups.autoregressive, PLACEHOLDER))
-    assert with_placeholder(table, StepSamples((paired,), ())) == (table, StepSamples((paired,), ()))
+    assert with_placeholder(table, StepSamples((paired,), ())) == (
+        table,
+        StepSamples((paired,), ()),
+    )

@@ -37,10 +37,14 @@ def update(state: TrainingState) -> None:
     state.optimizer.step()
 
 
-def test_a_state_comes_back_bit_for_bit(model: DoubleForward, llava_folder: Path, tmp_path: Path) -> None:
+def test_a_state_comes_back_bit_for_bit(
+    model: DoubleForward, llava_folder: Path, tmp_path: Path
+) -> None:
     state = build_state(model)
     update(state)
-    state.progress = state.progress.model_copy(update={"next_step": 1, "unlogged": ({"loss": 1 / 3},)})
+    state.progress = state.progress.model_copy(
+        update={"next_step": 1, "unlogged": ({"loss": 1 / 3},)}
+    )
     state.keep_as_best(0.1)
     update(state)
     row = HistoryRow(step=1, metrics={"loss": 0.1 + 0.2}, timings={"seconds_per_step": 1e-9})
@@ -53,7 +57,9 @@ def test_a_state_comes_back_bit_for_bit(model: DoubleForward, llava_folder: Path
     assert all(torch.equal(weight, state.best[name]) for name, weight in other.best.items())
     update(state)
     update(other)  # so that the moments of the optimizer count
-    assert all(torch.equal(weight, state.parameters[name]) for name, weight in other.parameters.items())
+    assert all(
+        torch.equal(weight, state.parameters[name]) for name, weight in other.parameters.items()
+    )
 
 
 def damage_missing(folder: Path) -> None:
@@ -79,16 +85,22 @@ def damage_empty(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [damage_missing, damage_cut, damage_changed, damage_unfinished, damage_empty], ids=lambda it: it.__name__
+    "damage",
+    [damage_missing, damage_cut, damage_changed, damage_unfinished, damage_empty],
+    ids=lambda it: it.__name__,
 )
-def test_damage_to_a_checkpoint_is_seen(model: DoubleForward, tmp_path: Path, damage: Callable[[Path], None]) -> None:
+def test_damage_to_a_checkpoint_is_seen(
+    model: DoubleForward, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
     save_state(build_state(model), tmp_path)
     assert is_whole(tmp_path)
     damage(tmp_path)
     assert not is_whole(tmp_path)
 
 
-def test_a_full_disk_leaves_no_checkpoint_that_passes_for_whole(model: DoubleForward, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_checkpoint_that_passes_for_whole(
+    model: DoubleForward, tmp_path: Path
+) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
     try:
@@ -102,7 +114,10 @@ def test_a_full_disk_leaves_no_checkpoint_that_passes_for_whole(model: DoubleFor
 def test_all_that_is_trained_is_kept(model: DoubleForward) -> None:
     names = weights_of(trained_parameters(model)).keys()
     assert {"queries.weight", "log_logit_scale"} < names
-    assert {name.split(".")[-2] for name in names if "lora" in name} == {"compression", "generation"}
+    assert {name.split(".")[-2] for name in names if "lora" in name} == {
+        "compression",
+        "generation",
+    }
 
 
 def test_weights_of_another_model_are_refused(model: DoubleForward) -> None:

@@ -24,7 +24,9 @@ def batch_of(model: DoubleForward, rank: int, world_size: int, contrastive: int 
     conversation = [bool(sample.conversation) for sample in table.values()]
     caption = [sample.caption is not None for sample in table.values()]
     groups = (
-        GroupedSampler(conversation, caption, [1] * len(caption), 8, contrastive, window_steps=1, seed=0)
+        GroupedSampler(
+            conversation, caption, [1] * len(caption), 8, contrastive, window_steps=1, seed=0
+        )
         .samples(1)
         .shard(rank, world_size)
     )
@@ -50,7 +52,9 @@ def test_two_workers_give_the_gradient_of_one(
     in_processes(2, gradients_worker, tmp_path, llava_folder, dtype)
     model = build_model(llava_folder).to(dtype)
     values = backward_step(model, [batch_of(model, 0, 1)], BOTH)
-    whole = torch.cat([parameter.grad.flatten() for parameter in trained_parameters(model).values()])
+    whole = torch.cat(
+        [parameter.grad.flatten() for parameter in trained_parameters(model).values()]
+    )
     for rank in range(2):
         found_values, found = torch.load(tmp_path / f"{rank}.pt")
         for name, value in values.items():
@@ -65,7 +69,9 @@ def test_autoregressive_loss_is_the_mean_over_all_answer_tokens(model: DoubleFor
         losses = step_losses(model, batch)
         summary_tokens = model.compress_images(model.backbone.encode_images(batch.pictures))
         hidden = model.generation_hidden(
-            summary_tokens[batch.conversation_pictures], batch.conversation_ids, batch.conversation_mask
+            summary_tokens[batch.conversation_pictures],
+            batch.conversation_ids,
+            batch.conversation_mask,
         )
         logits = model.backbone.lm_head(hidden)
     predicted = logits.take_along_dim(batch.predicting[..., None], dim=1)
@@ -77,7 +83,9 @@ def test_a_sample_with_both_texts_is_compressed_once(model: DoubleForward) -> No
     batch = batch_of(model, 0, 1)
     shared = set(batch.conversation_pictures.tolist()) & set(batch.caption_pictures.tolist())
     assert shared
-    assert len(batch.pictures) == len(batch.conversation_pictures) + len(batch.caption_pictures) - len(shared)
+    assert len(batch.pictures) == len(batch.conversation_pictures) + len(
+        batch.caption_pictures
+    ) - len(shared)
 
 
 @pytest.mark.parametrize(("autoregressive", "contrastive"), [(1.0, 0.0), (0.0, 1.0)])
@@ -86,9 +94,15 @@ def test_a_loss_of_weight_0_leaves_its_own_parts_alone(
 ) -> None:
     weights = LossParams(autoregressive_weight=autoregressive, contrastive_weight=contrastive)
     backward_step(model, [batch_of(model, 0, 1)], weights)
-    norms = {name: float(parameter.grad.norm()) for name, parameter in trained_parameters(model).items()}
+    norms = {
+        name: float(parameter.grad.norm()) for name, parameter in trained_parameters(model).items()
+    }
     assert norms["queries.weight"] > 0
-    assert all((norm > 0) == bool(autoregressive) for name, norm in norms.items() if "generation" in name.split("."))
+    assert all(
+        (norm > 0) == bool(autoregressive)
+        for name, norm in norms.items()
+        if "generation" in name.split(".")
+    )
     assert (norms["log_logit_scale"] > 0) == bool(contrastive)
 
 
@@ -102,10 +116,15 @@ def test_training_lowers_the_loss(model: DoubleForward) -> None:
 def test_a_step_without_a_finite_gradient_changes_nothing(model: DoubleForward) -> None:
     optimizer = build_optimizer(trained_parameters(model), OPTIMIZER)
     batch = batch_of(model, 0, 1)
-    before = {name: parameter.detach().clone() for name, parameter in trained_parameters(model).items()}
+    before = {
+        name: parameter.detach().clone() for name, parameter in trained_parameters(model).items()
+    }
     damaged = batch._replace(pictures=prepared(batch.pictures.tensors["pixel_values"] * torch.nan))
     assert one_step(model, optimizer, damaged)["is_skipped"] == 1
-    assert all(torch.equal(parameter, before[name]) for name, parameter in trained_parameters(model).items())
+    assert all(
+        torch.equal(parameter, before[name])
+        for name, parameter in trained_parameters(model).items()
+    )
     metrics = one_step(model, optimizer, batch)
     assert metrics["is_skipped"] == 0
     assert not torch.equal(model.queries.weight, before["queries.weight"])
@@ -113,7 +132,9 @@ def test_a_step_without_a_finite_gradient_changes_nothing(model: DoubleForward) 
 
 def test_text_only_groups_need_no_picture(model: DoubleForward) -> None:
     table = {4: samples(5)[4]}
-    batch = collate(table, StepSamples((4,), ()), model.backbone, all_tokens(model.num_summary_tokens), LENGTHS)
+    batch = collate(
+        table, StepSamples((4,), ()), model.backbone, all_tokens(model.num_summary_tokens), LENGTHS
+    )
     losses = step_losses(model, batch)
     assert losses.autoregressive > 0
     assert losses.contrastive == 0

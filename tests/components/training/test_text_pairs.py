@@ -18,12 +18,20 @@ from tests.components.model.tiny import load
 from tests.components.training.world import LENGTHS, sample_rows, samples
 
 CAPTION = "a red circle"
-DESCRIBED = [("<image>\nwhat shape is it?", "circle"), ("which colour?", "red "), ("describe it.", CAPTION)]
+DESCRIBED = [
+    ("<image>\nwhat shape is it?", "circle"),
+    ("which colour?", "red "),
+    ("describe it.", CAPTION),
+]
 
 
 def turns(pairs: list[tuple[str, str]]) -> list[dict[str, str]]:
     roles = ("user", "assistant")
-    return [{"role": role, "content": text} for pair in pairs for role, text in zip(roles, pair, strict=True)]
+    return [
+        {"role": role, "content": text}
+        for pair in pairs
+        for role, text in zip(roles, pair, strict=True)
+    ]
 
 
 def test_the_other_text_is_all_but_the_caption() -> None:
@@ -33,14 +41,26 @@ def test_the_other_text_is_all_but_the_caption() -> None:
 
 
 def test_a_text_pair_has_no_picture() -> None:
-    sample = as_text_pair(TrainSample("s", torch.zeros(1), turns(DESCRIBED), CAPTION, "a blue circle"))
-    assert sample == ("s", None, [], CAPTION, "a blue circle", True, "what shape is it? circle which colour? red")
+    sample = as_text_pair(
+        TrainSample("s", torch.zeros(1), turns(DESCRIBED), CAPTION, "a blue circle")
+    )
+    assert sample == (
+        "s",
+        None,
+        [],
+        CAPTION,
+        "a blue circle",
+        True,
+        "what shape is it? circle which colour? red",
+    )
 
 
 def table_of(rows: list[dict[str, Any]], folder: Path) -> SampleTable:
     half = len(rows) // 2
     for number, part in enumerate((rows[:half], rows[half:])):
-        pq.write_table(pa.Table.from_pylist(part, schema=schema.SAMPLES), folder / f"part-{number}.parquet")
+        pq.write_table(
+            pa.Table.from_pylist(part, schema=schema.SAMPLES), folder / f"part-{number}.parquet"
+        )
     write_sample_file(sorted(folder.glob("*.parquet")), folder / "samples.arrow")
     return SampleTable(folder / "samples.arrow")
 
@@ -51,7 +71,8 @@ def test_rows_with_two_texts_are_those_that_give_one(tmp_path: Path) -> None:
     rows[5] |= {schema.CONVERSATION: turns(DESCRIBED[2:]), schema.CAPTION: CAPTION}
     table = table_of(rows, tmp_path)
     expected = [
-        row[schema.CAPTION] is not None and bool(other_text(row[schema.CONVERSATION], row[schema.CAPTION]))
+        row[schema.CAPTION] is not None
+        and bool(other_text(row[schema.CONVERSATION], row[schema.CAPTION]))
         for row in rows
     ]
     assert table.has_other_text.tolist() == expected
@@ -66,6 +87,9 @@ def test_a_batch_of_texts_has_no_pictures_and_pairs_of_equal_number(llava_folder
     batch = collate(table, StepSamples((), (0, 5, 6)), backbone, all_tokens(1), texts)
     assert (batch.num_pictures, batch.num_pairs, len(batch.caption_ids)) == (0, 3, 6)
     assert len(batch.caption_pictures) == 0
-    ids = [row[mask.bool()].tolist() for row, mask in zip(batch.premise_ids, batch.premise_mask, strict=True)]
+    ids = [
+        row[mask.bool()].tolist()
+        for row, mask in zip(batch.premise_ids, batch.premise_mask, strict=True)
+    ]
     words = [encode_text(backbone.tokenizer, table[index].premise or "") for index in (0, 5, 6)]
     assert ids == [row[: texts.max_caption_tokens] for row in words]

@@ -22,7 +22,11 @@ from components.training.optimizer import OptimizerParams
 from tests.components.model.tiny import COMPRESSOR, compressor
 
 LENGTHS = TextParams(
-    hard_negatives=(), turns="together", max_caption_tokens=12, max_conversation_tokens=200, max_row_tokens=None
+    hard_negatives=(),
+    turns="together",
+    max_caption_tokens=12,
+    max_conversation_tokens=200,
+    max_row_tokens=None,
 )
 OPTIMIZER = OptimizerParams(
     matrices="muon",
@@ -34,14 +38,18 @@ OPTIMIZER = OptimizerParams(
     weight_decay=0.0,
     max_gradient_norm=1.0,
 )
-LIMITS = PictureLimits(formats=("PNG",), max_pixels=10_000, max_aspect_ratio=4.0, max_side=100, min_side=8)
+LIMITS = PictureLimits(
+    formats=("PNG",), max_pixels=10_000, max_aspect_ratio=4.0, max_side=100, min_side=8
+)
 COLOURS = {"red": (200, 0, 0), "green": (0, 160, 0), "blue": (0, 0, 220), "yellow": (220, 220, 0)}
 
 
 def build_model(llava_folder: Path) -> DoubleForward:
     """A compressor without dropout, whose gradient is therefore the same however its batch is cut."""
     adapters = COMPRESSOR.adapters.model_copy(update={"dropout": 0.0})
-    return compressor(llava_folder, params=COMPRESSOR.model_copy(update={"adapters": adapters})).train()
+    return compressor(
+        llava_folder, params=COMPRESSOR.model_copy(update={"adapters": adapters})
+    ).train()
 
 
 def samples(count: int) -> dict[int, TrainSample]:
@@ -62,26 +70,40 @@ def sample(index: int) -> TrainSample:
     caption = f"a {colour} picture number {index}" + " with a spot" * (index % 2)
     if kind == 4:
         return TrainSample(f"sample-{index}", None, turns, None)
-    return TrainSample(f"sample-{index}", image, [] if kind == 3 else with_picture, None if kind == 2 else caption)
+    return TrainSample(
+        f"sample-{index}", image, [] if kind == 3 else with_picture, None if kind == 2 else caption
+    )
 
 
-def in_processes(world_size: int, function: Callable[..., None], folder: Path, *arguments: Any) -> None:
+def in_processes(
+    world_size: int, function: Callable[..., None], folder: Path, *arguments: Any
+) -> None:
     """Run `function(rank, folder, *arguments)` in worker processes joined by gloo."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     mp.start_processes(
-        _worker, (port, world_size, function, folder, *arguments), nprocs=world_size, start_method="fork"
+        _worker,
+        (port, world_size, function, folder, *arguments),
+        nprocs=world_size,
+        start_method="fork",
     )
 
 
 def _worker(
-    rank: int, port: int, world_size: int, function: Callable[..., None], folder: Path, *arguments: Any
+    rank: int,
+    port: int,
+    world_size: int,
+    function: Callable[..., None],
+    folder: Path,
+    *arguments: Any,
 ) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", address, timedelta(seconds=60), world_size=world_size, rank=rank)
+    dist.init_process_group(
+        "gloo", address, timedelta(seconds=60), world_size=world_size, rank=rank
+    )
     function(rank, folder, *arguments)
     dist.destroy_process_group()
 
@@ -106,9 +128,15 @@ def sample_rows(count: int) -> list[dict[str, Any]]:
 
 def write_curated(folder: Path, num_samples: int, num_validation: int) -> None:
     """The curated tables that training reads; validation pictures have one caption and one question each."""
-    write(folder / "samples" / schema.TRAIN / "part-00000.parquet", sample_rows(num_samples), schema.SAMPLES)
+    write(
+        folder / "samples" / schema.TRAIN / "part-00000.parquet",
+        sample_rows(num_samples),
+        schema.SAMPLES,
+    )
     held_out = {f"picture-{i}": sample(5 * i + 1) for i in range(num_validation)}
-    identity = [{schema.IMAGE_ID: image_id, schema.SPLIT: schema.VALIDATION} for image_id in held_out]
+    identity = [
+        {schema.IMAGE_ID: image_id, schema.SPLIT: schema.VALIDATION} for image_id in held_out
+    ]
     pictures = [item.image for item in held_out.values() if item.image]
     images = [
         {
@@ -133,7 +161,11 @@ def write_curated(folder: Path, num_samples: int, num_validation: int) -> None:
         for i, item in enumerate(held_out.values())
     ]
     split = f"{schema.VALIDATION}.parquet"
-    write(folder / "images" / schema.VALIDATION / "part-00000.parquet", joined(identity, images), schema.IMAGES)
+    write(
+        folder / "images" / schema.VALIDATION / "part-00000.parquet",
+        joined(identity, images),
+        schema.IMAGES,
+    )
     write(folder / "captions" / split, joined(identity, captions), schema.IMAGE_CAPTIONS)
     write(folder / "questions" / split, joined(identity, questions), schema.QUESTIONS)
 

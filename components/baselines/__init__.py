@@ -1,0 +1,1 @@
+"""The methods that Fwd2Bot is compared with: one file each, loaded by name and imported by nobody."""

@@ -1,0 +1,104 @@
+"""Pictures in a folder, at any depth, on a disk or in a bucket; the id of a picture is its path below the folder.
+
+Nothing outside the folder is read, but for what links lead to in roots that were allowed by name:
+other links that lead out of it are rejects. Ids are never used to build a path that the listing did
+not find.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from components.compression.corpus import ENTRIES, Corpus, build_corpus
+from components.files.links import Found, OutsideRootsError, real_place, walk
+from components.files.listing import list_files
+from components.files.storage import FileState, is_uri, message, state_of_path
+from components.store.rejects import Reject
+
+OUTSIDE = "a link out of the folder; name what it leads into in compress.allowed_roots"
+# folders that hide no picture from anybody
+SKIPPED = {"left_out": "hidden folder", "read_before": "linked folder"}
+
+
+class Listed(NamedTuple):
+    """A file of a folder, or a folder that was not entered: then `reject` says why."""
+
+    file: FileState
+    reject: Reject | None
+
+
+def list_folder(root: str, suffixes: Sequence[str], allowed_roots: Sequence[str] = ()) -> Corpus:
+    """List the pictures below `root` with one of the `suffixes` (lower case); links may lead into `allowed_roots`."""
+    entries, rejects, files = [], [], []
+    skipped: Counter[str] = Counter()
+    for file, reject in _files(root, allowed_roots, suffixes, skipped):
+        files.append(file._replace(name=_printable(file.name)))
+        if _printable(file.name) != file.name:
+            rejects.append(Reject(_printable(file.name), "bad_id", "the file name is not UTF-8"))
+        elif reject:
+            rejects.append(reject)
+        else:
+            entries.append({"image_id": file.name, "file": file.name, "row": 0})
+    return build_corpus(
+        "folder", root, pa.Table.from_pylist(entries, ENTRIES), rejects, dict(skipped), files
+    )
+
+
+def _files(
+    root: str, allowed_roots: Sequence[str], suffixes: Sequence[str], skipped: Counter[str]
+) -> Iterator[Listed]:
+    """The pictures by their names; other files are counted in `skipped`."""
+    if is_uri(root):
+        yield from (
+            Listed(file, None)
+            for file in list_files(root, ())
+            if _is_picture(file.name, suffixes, skipped)
+        )
+        return
+    for found in walk(root, allowed_roots, leave_out=lambda name: name.startswith(".")):
+        if found.obstacle in SKIPPED:
+            skipped[SKIPPED[found.obstacle]] += 1
+        elif found.obstacle or _is_picture(found.name, suffixes, skipped):
+            file = (
+                FileState(found.name, 0, "")
+                if found.obstacle
+                else state_of_path(found.path, found.name)
+            )
+            yield Listed(file, _reject(root, found, allowed_roots))
+
+
+def _is_picture(name: str, suffixes: Sequence[str], skipped: Counter[str]) -> bool:
+    path = PurePosixPath(name)
+    if path.name.startswith("."):
+        skipped["hidden"] += 1
+    elif path.suffix.lower() not in suffixes:
+        skipped[path.suffix.lower() or "no suffix"] += 1
+    else:
+        return True
+    return False
+
+
+def _reject(root: str, found: Found, allowed_roots: Sequence[str]) -> Reject | None:
+    """Why a file or a folder cannot be read; what only reading tells is left to that."""
+    if found.obstacle == "unreadable":
+        return Reject(found.name, "unreadable", "a folder that may not be listed")
+    if found.obstacle == "outside":
+        return Reject(found.name, "path_escapes_root", OUTSIDE)
+    if not found.is_link:
+        return None
+    try:
+        real_place(root, found.name, allowed_roots)
+    except OutsideRootsError:
+        return Reject(found.name, "path_escapes_root", OUTSIDE)
+    except FileNotFoundError:
+        return None  # may come back: reading tells
+    except OSError as error:
+        return Reject(found.name, "image_missing", f"a link that leads nowhere: {message(error)}")
+    return None
+
+
+def _printable(name: str) -> str:
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")

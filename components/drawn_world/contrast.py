@@ -1,0 +1,105 @@
+"""SugarCrepe-like pairs: a caption of the scene and the same caption with one thing made false.
+
+Replace puts a false object, attribute or relation in the place of a true one, swap exchanges two,
+add says too much (Hsieh et al. 2023; subsets as in the original, without those that need nouns this
+world does not have).
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from components.drawn_world.ask import OPPOSITES
+from components.drawn_world.describe import indefinite, joined
+from components.drawn_world.world import COLOURS, SHAPES, Scene, Sprite, relation
+
+Pair = tuple[str, str]  # true caption, false caption
+
+
+def contrast_pairs(scene: Scene, rng: np.random.Generator) -> dict[str, Pair]:
+    """One pair per subset that the scene allows, by subset name."""
+    makers: dict[str, Callable[[Scene, np.random.Generator], Pair | None]] = {
+        "replace_object": _replace_shape,
+        "replace_attribute": _replace_colour,
+        "replace_relation": _replace_relation,
+        "swap_object": _swap_shapes,
+        "swap_attribute": _swap_colours,
+        "add_object": _add_object,
+        "add_attribute": _add_size,
+    }
+    pairs = {subset: make(scene, rng) for subset, make in makers.items()}
+    return {subset: pair for subset, pair in pairs.items() if pair is not None}
+
+
+def _named(names: list[str]) -> str:
+    return joined([indefinite(name) for name in names])
+
+
+def _replace_shape(scene: Scene, rng: np.random.Generator) -> Pair | None:
+    return _replace(scene, rng, lambda sprite: [f"{sprite.colour} {shape}" for shape in SHAPES])
+
+
+def _replace_colour(scene: Scene, rng: np.random.Generator) -> Pair | None:
+    return _replace(scene, rng, lambda sprite: [f"{colour} {sprite.shape}" for colour in COLOURS])
+
+
+def _replace(
+    scene: Scene, rng: np.random.Generator, options: Callable[[Sprite], list[str]]
+) -> Pair | None:
+    """Put one of `options` that the scene does not contain in the place of a random sprite."""
+    names = [sprite.name for sprite in scene.sprites]
+    place = int(rng.integers(0, len(names)))
+    absent = [name for name in options(scene.sprites[place]) if name not in names]
+    if not absent:
+        return None
+    return _named(names), _named(
+        [*names[:place], absent[int(rng.integers(0, len(absent)))], *names[place + 1 :]]
+    )
+
+
+def _replace_relation(scene: Scene, rng: np.random.Generator) -> Pair:
+    first, second = _two(scene, rng)
+    true = str(rng.choice(list(relation(first, second))))
+    caption = "{} {} {}"
+    names = indefinite(first.name), indefinite(second.name)
+    return caption.format(names[0], true, names[1]), caption.format(
+        names[0], OPPOSITES[true], names[1]
+    )
+
+
+def _swap_shapes(scene: Scene, rng: np.random.Generator) -> Pair:
+    """Two objects change places in a true relation."""
+    first, second = _two(scene, rng)
+    true = str(rng.choice(list(relation(first, second))))
+    names = indefinite(first.name), indefinite(second.name)
+    return f"{names[0]} {true} {names[1]}", f"{names[1]} {true} {names[0]}"
+
+
+def _swap_colours(scene: Scene, rng: np.random.Generator) -> Pair | None:
+    """Two sprites of different colour and shape exchange their colours; false unless the scene has both results."""
+    first, second = _two(scene, rng)
+    swapped = [f"{second.colour} {first.shape}", f"{first.colour} {second.shape}"]
+    if first.colour == second.colour or first.shape == second.shape:
+        return None
+    if {*swapped} <= {sprite.name for sprite in scene.sprites}:
+        return None
+    return _named([first.name, second.name]), _named(swapped)
+
+
+def _add_object(scene: Scene, rng: np.random.Generator) -> Pair:
+    names = [sprite.name for sprite in scene.sprites]
+    absent = [f"{c} {s}" for c in COLOURS for s in SHAPES if f"{c} {s}" not in names]
+    return _named(names), _named([*names, absent[int(rng.integers(0, len(absent)))]])
+
+
+def _add_size(scene: Scene, rng: np.random.Generator) -> Pair:
+    """A size is said of one sprite, the wrong one."""
+    names = [sprite.name for sprite in scene.sprites]
+    place = int(rng.integers(0, len(names)))
+    wrong = "small" if scene.sprites[place].size == "large" else "large"
+    return _named(names), _named([*names[:place], f"{wrong} {names[place]}", *names[place + 1 :]])
+
+
+def _two(scene: Scene, rng: np.random.Generator) -> tuple[Sprite, Sprite]:
+    first, second = rng.permutation(len(scene.sprites))[:2]
+    return scene.sprites[first], scene.sprites[second]

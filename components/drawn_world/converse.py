@@ -1,0 +1,62 @@
+"""Scenes to conversations: the turns that an instruction-tuning file holds, with and without a picture."""
+
+import numpy as np
+
+from components.drawn_world import ask
+from components.drawn_world.describe import full_caption
+from components.drawn_world.world import COLOURS, Scene
+
+Turn = tuple[str, str]  # question, answer
+SIDES = {"triangle": "three", "square": "four"}
+
+
+def picture_turns(
+    scene: Scene,
+    rng: np.random.Generator,
+    caption_fraction: float,
+    min_questions: int,
+    max_questions: int,
+) -> list[Turn]:
+    """Questions of all kinds in random order, equal ones once; some conversations end with a description.
+
+    It comes last, because whoever has described the picture can answer the rest without looking at
+    it again.
+    """
+    questions = all_questions(scene, rng)
+    chosen = [
+        questions[i]
+        for i in rng.permutation(len(questions))[
+            : int(rng.integers(min_questions, max_questions + 1))
+        ]
+    ]
+    turns = list(dict.fromkeys((question.text, question.answer) for question in chosen))
+    if rng.random() < caption_fraction:
+        turns.append((ask.CAPTION_PROMPT, full_caption(scene)))
+    return turns
+
+
+def all_questions(scene: Scene, rng: np.random.Generator) -> list[ask.Question]:
+    """Questions in the proportions in which models are to learn them: two rounds of short answers, some of the rest."""
+    existence = ask.ask_existence(scene, rng, popular=[])
+    choices = ask.ask_multiple_choice(scene, rng)
+    questions = ask.ask_short_answers(scene, rng) + ask.ask_short_answers(scene, rng)
+    questions += [existence[i] for i in rng.permutation(len(existence))[:3]]
+    relations = ask.ask_relations(scene, rng)
+    questions += [relations[int(rng.integers(0, 2))]] if relations else []
+    questions += [choices[int(rng.integers(0, 4))]] if choices else []
+    questions += ask.ask_word(scene)
+    questions += ask.ask_unanswerable(scene, rng) if rng.random() < 0.4 else []
+    return questions
+
+
+def text_only_turns(rng: np.random.Generator) -> list[Turn]:
+    """Small talk about the words of the world, without a picture."""
+    opposite = str(rng.choice(sorted(ask.OPPOSITES)))
+    shape = str(rng.choice(sorted(SIDES)))
+    colours = [COLOURS[i] for i in rng.permutation(len(COLOURS))[:2]]
+    turns = [
+        (f"what is the opposite of {opposite}?", ask.OPPOSITES[opposite]),
+        (f"how many sides does a {shape} have?", SIDES[shape]),
+        (f"which comes first in the alphabet, {colours[0]} or {colours[1]}?", min(colours)),
+    ]
+    return [turns[i] for i in rng.permutation(len(turns))[: int(rng.integers(1, 4))]]

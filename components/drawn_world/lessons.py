@@ -1,0 +1,70 @@
+"""What a model that starts from nothing is shown: scenes without end, in lessons, and the texts of the world."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from components.drawn_world.ask import CAPTION_PROMPT
+from components.drawn_world.converse import Turn, all_questions, text_only_turns
+from components.drawn_world.describe import captions, full_caption
+from components.drawn_world.draw import draw_pixels
+from components.drawn_world.world import WorldParams, cell_labels, draw_scene, scene_rng
+from components.params import Params
+
+# so that the tokenizer knows the words of the paper's prompt
+SUMMARY_PROMPT = "Summarize the image in a few words."
+TOWER_WORD_FRACTION = 0.5  # letters are rare otherwise
+
+
+class LessonParams(Params):
+    """A stretch of training on scenes of one kind."""
+
+    num_pictures: int
+    captions_only: bool  # ask for nothing but the description: the densest signal there is
+    world: WorldParams
+
+
+def lesson_of(lessons: Sequence[LessonParams], index: int) -> LessonParams:
+    """The lesson in which training picture `index` is drawn; the last one has no end."""
+    for lesson in lessons:
+        if index < lesson.num_pictures:
+            return lesson
+        index -= lesson.num_pictures
+    return lessons[-1]
+
+
+def lesson_row(
+    seed: int, lessons: Sequence[LessonParams], index: int, blind_fraction: float
+) -> tuple[np.ndarray, list[Turn], bool]:
+    """Picture `index` (height, width, 3) uint8, questions with answers, and whether the picture is shown at all."""
+    lesson = lesson_of(lessons, index)
+    rng = scene_rng(seed, "pretrain", index)
+    scene = draw_scene(rng, lesson.world, allow_held_out=False)
+    asked = [] if lesson.captions_only else [(q.text, q.answer) for q in all_questions(scene, rng)]
+    turns = list(dict.fromkeys([*asked, (CAPTION_PROMPT, full_caption(scene))]))
+    return draw_pixels(scene), turns, bool(rng.random() >= blind_fraction)
+
+
+def tower_row(seed: int, world: WorldParams, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Picture `index` of the tower's own stream (height, width, 3) and what its cells show (cells, attributes)."""
+    rng = scene_rng(seed, "tower", index)
+    wordy = world.model_copy(update={"word_fraction": TOWER_WORD_FRACTION})
+    scene = draw_scene(rng, wordy, allow_held_out=False)
+    return draw_pixels(scene), cell_labels(scene)
+
+
+def tokenizer_texts(seed: int, world: WorldParams, num_scenes: int) -> list[str]:
+    """What the tokenizer is trained on: chats and captions of training scenes."""
+    texts = [SUMMARY_PROMPT]
+    for index in range(num_scenes):
+        rng = scene_rng(seed, "pretrain", index)
+        scene = draw_scene(rng, world, allow_held_out=False)
+        turns = [
+            (question.text, question.answer) for question in all_questions(scene, rng)
+        ] + text_only_turns(rng)
+        texts += [f"USER: \n{question} ASSISTANT: {answer}" for question, answer in turns]
+        texts += [
+            *captions(scene, rng),
+            f"USER: \n{CAPTION_PROMPT} ASSISTANT: {full_caption(scene)}",
+        ]
+    return texts

@@ -1,0 +1,28 @@
+"""The section `evaluate` of params.yaml."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from components.evaluation.asking import ExamParams
+from components.evaluation.intervals import BootstrapParams
+from components.params import Params
+from components.pictures import PictureLimits
+
+
+class EvaluateParams(Params):
+    """What is asked, of how many pictures, and where."""
+
+    split: Literal["validation", "test"]
+    pictures: PictureLimits
+    exam: ExamParams
+    # systems that are asked beside it
+    references: tuple[Literal["uncompressed", "average_pooled", "blind"], ...]
+    captioned_pictures: int = Field(ge=0)  # pictures that every system describes, the first by id
+    captions_per_picture: int = Field(ge=1)  # captions of a picture that take part in retrieval
+    bootstrap: BootstrapParams
+    pictures_per_task: int = Field(ge=1)  # a worker's portion; batches never reach across portions
+    texts_per_task: int = Field(ge=1)  # captions embedded per portion
+    num_workers: int = Field(ge=1)
+    cpus_per_worker: int = Field(ge=1)  # also threads of the model
+    gpus_per_worker: int = Field(ge=0, le=1)

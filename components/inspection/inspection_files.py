@@ -1,0 +1,36 @@
+"""The analysis as a folder: `inspection.json`, and the pictures that attention is drawn over, by their numbers."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from components.pictures import encode_png
+
+ANALYSIS = "inspection.json"
+DECIMALS = 6  # no machine-dependent digit is kept
+
+
+def numbers(weights: Tensor) -> Any:
+    """Nested lists of a tensor, rounded."""
+    return np.round(weights.double().cpu().numpy(), DECIMALS).tolist()
+
+
+def picture_file(number: int) -> str:
+    """Where the picture with this number lies in the folder."""
+    return f"pictures/{number:03d}.png"
+
+
+def write_analysis(
+    folder: Path, content: Mapping[str, Any], pictures: Sequence[Image.Image]
+) -> None:
+    """Write into a folder; equal content is equal bytes."""
+    (folder / "pictures").mkdir(parents=True)
+    for number, picture in enumerate(pictures):
+        (folder / picture_file(number)).write_bytes(encode_png(picture))
+    text = json.dumps(content, sort_keys=True)
+    (folder / ANALYSIS).write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,43 @@
+"""What says which method a compressor is, and how it is made: kept with the trained one."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from components.model.adapters import AdapterParams
+from components.params import Params
+
+# its paper's method, and what it compares that with
+FWD2BOT, SINGLE_FORWARD = "fwd2bot", "single_forward"
+
+
+class NoSettings(Params):
+    """Of a method that leaves nothing to choose."""
+
+
+class CompressorParams(Params):
+    """What training adds to a base model."""
+
+    num_summary_tokens: int = Field(ge=1)  # k', vectors stored per picture
+    prompt: str  # read between the picture and the summary queries; may be empty
+    # those of the words, or learned ones that start there
+    prompt_embeddings: Literal["frozen", "learned"]
+    # words whose embeddings the summary queries start from; empty: random ones
+    initial_queries: str
+    # factor of the summary tokens; 1 leaves them as the language model's norm does
+    summary_scale: float = Field(gt=0)
+    attention: Literal["causal", "bidirectional"]  # of the compression pass (Table 12)
+    connector: Literal["frozen", "trained"]  # between vision tower and language model
+    logit_scale: Literal["learned", "fixed"]
+    # multiplier of the cosine similarities, 1 / temperature
+    initial_logit_scale: float = Field(gt=0)
+    max_logit_scale: float = Field(gt=0)
+    adapters: AdapterParams
+
+
+class ChosenMethod(Params):
+    """One method with its own settings: what a trained one is saved with."""
+
+    name: str
+    tuning: Literal["trained", "none"]
+    settings: dict[str, Any]

@@ -1,0 +1,224 @@
+"""What the runs of all methods found: from their metrics to rows of results/methods.json, and from rows to tables."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from components.params import Params
+from components.reporting.metric_tables import (
+    BENCHMARKS,
+    BLIND,
+    CAPTION_SCORES,
+    COMPRESSED,
+    UNCOMPRESSED,
+    VALUES,
+)
+from components.reporting.published import Published, PublishedTable
+from components.reporting.seeds import Estimate, estimate
+
+NAMES = {UNCOMPRESSED: "all image tokens", BLIND: "no picture"}  # of systems that no run trained
+RECALLS = {"recall_at_1": "R@1", "recall_at_10": "R@10"}
+WAYS = {"text_to_image": "text to picture", "image_to_text": "picture to text"}
+SUBSETS = (
+    *("replace_object", "replace_attribute", "replace_relation"),
+    *("swap_object", "swap_attribute"),
+    *("add_object", "add_attribute"),
+)
+STAGES = ("train", "compress", "evaluate")  # whose seconds are shown
+Columns = dict[str, str]  # key of a score -> head of its column
+TABLES: dict[str, tuple[tuple[int, ...], Columns]] = {  # title -> tables of the paper, columns
+    "Understanding": ((1,), {key: label for key, (label, _) in BENCHMARKS.items()}),
+    "Captioning": ((2, 11), {f"captioning.{key}": label for key, label in CAPTION_SCORES.items()}),
+    "Retrieval": (
+        (3, 9),
+        {
+            f"retrieval.{way}.{k}": f"{label}, {name}"
+            for way, name in WAYS.items()
+            for k, label in RECALLS.items()
+        },
+    ),
+    "Compositionality": (
+        (4, 10),
+        {f"compositionality.{key}": key.replace("_", " ") for key in SUBSETS},
+    ),
+}
+
+
+class Interval(Params):
+    """A score with its 95 % interval over the pictures of the test split."""
+
+    value: float
+    low: float
+    high: float
+
+
+class MethodRun(Params):
+    """One method with so many tokens and one seed."""
+
+    run: str  # its name in the sweep
+    seed: int
+    method: str
+    tuning: str
+    # what it makes of a picture before anything is asked is all it needs afterwards
+    is_stored: bool
+    visual_tokens: int
+    bytes_per_picture: int | None  # of what is stored
+    flops_per_picture: float  # once
+    flops_per_question: float | None  # of a later question; of a method that answers
+    scores: dict[str, Interval]  # dotted key in results/metrics.json, without the system
+    seconds: dict[str, float]  # stage -> time it took; of stages that ran
+
+
+class Group(NamedTuple):
+    """The runs of one method with so many tokens: what the seeds have in common, and means."""
+
+    name: str
+    runs: Sequence[MethodRun]
+    scores: Mapping[str, Estimate]
+
+    @property
+    def first(self) -> MethodRun:
+        return self.runs[0]
+
+    @property
+    def label(self) -> str:
+        """The method without its number of tokens."""
+        return re.sub(r", \d+ tokens?$", "", self.name)
+
+    def reach(self, key: str) -> tuple[float, float]:
+        """From the lowest to the highest end of the runs' own intervals."""
+        found = [run.scores[key] for run in self.runs if key in run.scores]
+        return min(score.low for score in found), max(score.high for score in found)
+
+
+class MethodTable(NamedTuple):
+    """Ours above, the paper's below; a cell is a mean, half of its interval over seeds, and its reach."""
+
+    title: str
+    columns: list[str]
+    rows: list[tuple[Group, list[tuple[Estimate, tuple[float, float]] | None]]]
+    published: list[PublishedTable]
+
+
+def method_run(
+    run: str, seed: int, metrics: Mapping[str, Any], seconds: Mapping[str, float]
+) -> MethodRun:
+    """From the metrics of a run."""
+    method = metrics["method"]
+    return MethodRun(
+        run=run,
+        seed=seed,
+        method=method["name"],
+        tuning=method["tuning"],
+        is_stored=method["is_stored"],
+        scores=flat_scores(metrics[COMPRESSED]),
+        seconds=dict(seconds),
+        **_costs(metrics, COMPRESSED),
+    )
+
+
+def reference_runs(seed: int, metrics: Mapping[str, Any]) -> list[MethodRun]:
+    """The base model with all image tokens and without the picture, where a run has asked them too."""
+    return [
+        MethodRun(
+            run=NAMES[system],
+            seed=seed,
+            method=system,
+            tuning="none",
+            is_stored=False,
+            scores=flat_scores(metrics[system]),
+            seconds={},
+            **(_costs(metrics, system) | {"bytes_per_picture": None}),
+        )
+        for system in NAMES
+        if system in metrics
+    ]
+
+
+def flat_scores(system: Mapping[str, Any]) -> dict[str, Interval]:
+    """All scores of a system but those by kind of question: dotted key -> value and interval."""
+    found: dict[str, Interval] = {}
+    for key, entry in system.items():
+        if key == "retrieval":
+            found |= {f"{key}.{way}.{k}": _recall(entry[way], k) for way in WAYS for k in RECALLS}
+        elif key in ("captioning", "compositionality"):
+            found |= {f"{key}.{name}": _interval(score) for name, score in entry.items()}
+        elif any(name in entry for name in VALUES):
+            found[key] = _interval(entry)
+    return found
+
+
+def read_runs(path: Path) -> list[MethodRun]:
+    """The rows of results/methods.json; none when nobody has made it. Raises ValueError when it is not one."""
+    if not path.is_file():
+        return []
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return [MethodRun.model_validate(row) for row in rows]
+
+
+def group_runs(runs: Iterable[MethodRun]) -> list[Group]:
+    """In the order of the sweep."""
+    by_name: dict[str, list[MethodRun]] = {}
+    for run in runs:
+        by_name.setdefault(run.run, []).append(run)
+    return [Group(name, found, _estimates(found)) for name, found in by_name.items()]
+
+
+def method_tables(groups: Sequence[Group], published: Published) -> list[MethodTable]:
+    """Ours beside what the paper prints; a method without any of the scores has no row."""
+    return [
+        MethodTable(
+            title,
+            list(columns.values()),
+            [
+                (group, _cells(group, columns))
+                for group in groups
+                if any(key in group.scores for key in columns)
+            ],
+            [table for table in published.tables if table.table in numbers],
+        )
+        for title, (numbers, columns) in TABLES.items()
+    ]
+
+
+def cost_rows(groups: Sequence[Group]) -> list[tuple[Group, list[Estimate | None]]]:
+    """Methods that a run trained or took as they come, each with the seconds of STAGES, as far as they are known."""
+    return [
+        (it, [_seconds(it, stage) for stage in STAGES])
+        for it in groups
+        if it.first.method not in NAMES
+    ]
+
+
+def _seconds(group: Group, stage: str) -> Estimate | None:
+    found = [run.seconds[stage] for run in group.runs if stage in run.seconds]
+    return estimate(found) if found else None
+
+
+def _cells(group: Group, columns: Columns) -> list[tuple[Estimate, tuple[float, float]] | None]:
+    return [
+        (group.scores[key], group.reach(key)) if key in group.scores else None for key in columns
+    ]
+
+
+def _estimates(runs: Sequence[MethodRun]) -> dict[str, Estimate]:
+    keys = dict.fromkeys(key for run in runs for key in run.scores)
+    return {
+        key: estimate([run.scores[key].value for run in runs if key in run.scores]) for key in keys
+    }
+
+
+def _costs(metrics: Mapping[str, Any], system: str) -> dict[str, Any]:
+    names = ("visual_tokens", "bytes_per_picture", "flops_per_picture", "flops_per_question")
+    return {name: metrics["costs"][name][system] for name in names}
+
+
+def _interval(entry: Mapping[str, float]) -> Interval:
+    value = next(entry[name] for name in VALUES if name in entry)
+    return Interval(value=value, low=entry["low"], high=entry["high"])
+
+
+def _recall(entry: Mapping[str, float], k: str) -> Interval:
+    return Interval(value=entry[k], low=entry[f"{k}_low"], high=entry[f"{k}_high"])

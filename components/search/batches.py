@@ -1,0 +1,147 @@
+"""Many queries from a file, and what they found as one table: a row per hit."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components import schema
+from components.files.lines import Fault, is_unicode, near_name, read_json_lines, read_lines
+from components.search.index import Hit
+from components.search.query import QueryError, checked_text
+
+OUTPUTS = (".parquet", ".jsonl")
+TABLES = (".csv", ".tsv", ".json", ".parquet", ".xlsx")  # whose lines are no queries
+MAX_ROW_BYTES = 1 << 20  # of a hit; a query and an id are shorter
+RESULTS = pa.schema(
+    [
+        pa.field("query_id", pa.string(), nullable=False),
+        pa.field("query", pa.string(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),  # from 1
+        pa.field(schema.IMAGE_ID, pa.string(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+    ]
+)
+
+
+class Query(NamedTuple):
+    """What to look for, and under which name."""
+
+    query_id: str
+    text: str
+
+
+def read_queries(path: Path) -> list[Query]:
+    """The queries of a file: of `.jsonl` the `text` and, if given, the `query_id` of each line, of any other the line.
+
+    Blank lines of `.jsonl` are left out. A query without an id is called by the number of its line,
+    from 1. Raises QueryError, with the line, also for an id that two queries have, and for tables
+    by their suffix.
+    """
+    queries: list[Query] = []
+    lines: dict[str, int] = {}  # of each id
+    try:
+        for number, query in _rows(path):
+            try:
+                queries.append(_checked(query))
+            except ValueError as error:
+                raise QueryError(f"{path}, line {number}: {error}") from None
+            earlier = lines.setdefault(queries[-1].query_id, number)
+            if earlier != number:
+                twice = f"the query_id {queries[-1].query_id!r} is that of line {earlier}"
+                raise QueryError(f"{path}, line {number}: {twice}; give every query one of its own")
+    except (OSError, ValueError) as error:
+        raise QueryError(str(error)) from None
+    if not queries:
+        raise QueryError(f"{path}: holds no query")
+    return queries
+
+
+def results_table(queries: Sequence[Query], hits: Sequence[Sequence[Hit]]) -> pa.Table:
+    """RESULTS: hits in order for each query in order."""
+    rows = [
+        {"query_id": query.query_id, "query": query.text, "rank": rank, **hit._asdict()}
+        for query, found in zip(queries, hits, strict=True)
+        for rank, hit in enumerate(found, start=1)
+    ]
+    return pa.Table.from_pylist(rows, RESULTS)
+
+
+def check_output(path: Path) -> None:
+    """Raises QueryError for a file name whose suffix says no format."""
+    if path.suffix not in OUTPUTS:
+        raise QueryError(f"--output {path}: ends in neither {' nor '.join(OUTPUTS)}")
+
+
+def is_results(path: Path) -> bool:
+    """Whether a file is what a search has written, in either format."""
+    try:
+        if path.suffix == ".parquet":
+            return bool(pq.read_schema(path).equals(RESULTS))
+        with path.open("rb") as stream:
+            first = json.loads(stream.readline(MAX_ROW_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and list(first) == RESULTS.names
+
+
+def write_results(path: Path, table: pa.Table, suffix: str) -> None:
+    """Parquet or JSON lines, by the suffix."""
+    if suffix == ".parquet":
+        pq.write_table(table, path, compression="zstd")
+    else:
+        text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in table.to_pylist())
+        path.write_text(text, encoding="utf-8")
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Query | Fault]]:
+    """The queries as they stand there, with the numbers of their lines."""
+    suffix = path.suffix.lower()
+    if suffix in TABLES:
+        raise ValueError(f"{path}: queries come as text, one a line, or as .jsonl; write them so")
+    if suffix == ".jsonl":
+        for number, value in read_json_lines(str(path)):
+            yield number, value if isinstance(value, Fault) else _from_json(value, number)
+    else:
+        for number, content in read_lines(str(path)):
+            if not isinstance(content, Fault) and b"\r" in content.strip():
+                content = Fault(
+                    "not_a_record", "a carriage return inside the line; lines end with line feeds"
+                )
+            yield (
+                number,
+                content if isinstance(content, Fault) else Query(str(number), _text(content)),
+            )
+
+
+def _checked(query: Query | Fault) -> Query:
+    """Raises ValueError."""
+    if isinstance(query, Fault):
+        raise QueryError(query.detail)
+    checked_text(query.text)
+    if not is_unicode(query.query_id):
+        raise QueryError(f"the query_id {query.query_id!r} is not Unicode text")
+    return query
+
+
+def _from_json(row: Any, number: int) -> Query | Fault:
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+        return Fault("not_a_record", 'is not an object with a "text"')
+    if near := near_name(row, ["query_id"]):
+        return Fault("not_a_record", near)
+    query_id = row.get("query_id")
+    if query_id is None or (isinstance(query_id, int) and not isinstance(query_id, bool)):
+        query_id = str(number if query_id is None else query_id)
+    if not isinstance(query_id, str) or not query_id:
+        return Fault(
+            "not_a_record",
+            f"the query_id is {str(query_id)[:100]!r}; write it as text, or leave it out",
+        )
+    return Query(query_id, row["text"])
+
+
+def _text(content: bytes) -> str:
+    return content.decode("utf-8", "surrogateescape")

@@ -1,0 +1,206 @@
+"""Which pictures satisfy a condition: SQL over one table of ids, sizes and metadata, by DuckDB.
+
+The condition comes from the user and may say anything; but it is one condition, and once the table
+is loaded DuckDB opens no other file.
+"""
+
+import glob
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components import schema
+from components.files.lines import Fault, Row, is_unicode, printable, read_table
+
+ROW = "index_row"
+SUFFIXES = (".parquet", ".csv")
+ROWS_AT_ONCE = 65_536  # of a CSV file, as Python objects
+# What the texts of a CSV column may all stand for, the first that fits.
+TYPES = ("BIGINT", "DOUBLE", "BOOLEAN", "DATE", "TIMESTAMP")
+# What numbers look like. DuckDB takes more for one: it rounds 0.5 to a whole number, and reads 0x10
+# and 1_000. With leading zeros they are no numbers, and whole ones that a DOUBLE may not tell apart
+# stay texts.
+NUMBERS = {
+    "BIGINT": r"^[-+]?(0|[1-9][0-9]*)$",
+    "DOUBLE": r"^[-+]?((0|[1-9][0-9]{0,14})(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$",
+}
+
+
+class FilterError(ValueError):
+    """A table or condition that says nothing about the pictures; the message says what would."""
+
+
+def matching_rows(pictures: pa.Table, metadata: Path | None, condition: str) -> np.ndarray:
+    """Sorted row numbers, int64, of `pictures` (image_id, width, height) for which an SQL condition holds.
+
+    It may name the columns of `pictures` and those of a Parquet or CSV file that has a column
+    image_id; they are NULL for pictures that the file does not mention. Raises FilterError, also
+    when nothing matches.
+    """
+    if not is_unicode(condition):
+        raise FilterError(f"--where {printable(condition)!r}: is not valid Unicode text")
+    with duckdb.connect() as database:
+        _load(database, pictures, metadata)
+        database.execute("SET enable_external_access = false; SET lock_configuration = true")
+        query = f"SELECT {ROW} FROM pictures WHERE (\n{condition}\n) ORDER BY {ROW}"
+        try:
+            if len(database.extract_statements(query)) != 1:
+                raise FilterError(f"--where {condition!r}: is not one condition")
+            rows = database.execute(query).fetchnumpy()[ROW]
+        except duckdb.Error as error:
+            raise FilterError(
+                f"--where {condition!r}: {_reason(error)}; {_columns(database)}"
+            ) from None
+        if not len(rows):
+            raise FilterError(
+                f"--where {condition!r}: matches none of {len(pictures)} pictures; {_columns(database)}"
+            )
+        return np.asarray(rows, np.int64)
+
+
+def _load(database: duckdb.DuckDBPyConnection, pictures: pa.Table, metadata: Path | None) -> None:
+    numbered = pictures.append_column(ROW, pa.array(np.arange(len(pictures))))
+    database.register("numbered", numbered)
+    if metadata is None:
+        database.execute("CREATE TABLE pictures AS FROM numbered")
+    else:
+        others = _read_metadata(database, metadata)
+        names = "".join(f", metadata.{_quoted(name)}" for name in others)
+        database.execute(
+            f"CREATE TABLE pictures AS SELECT numbered.*{names} FROM numbered LEFT JOIN metadata USING (image_id)"
+        )
+        if not database.execute(
+            "FROM numbered SEMI JOIN metadata USING (image_id) LIMIT 1"
+        ).fetchall():
+            raise FilterError(
+                f"--metadata {metadata}: mentions none of the {len(pictures)} pictures by {schema.IMAGE_ID}"
+            )
+    database.unregister("numbered")
+
+
+def _read_metadata(database: duckdb.DuckDBPyConnection, path: Path) -> list[str]:
+    """Load the file as the table `metadata`; its columns without those that every picture has. Raises FilterError."""
+    if path.suffix not in SUFFIXES:
+        raise FilterError(f"--metadata {path}: is neither {' nor '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise FilterError(f"--metadata {path}: there is no such file")
+    try:
+        _load_csv(database, path) if path.suffix == ".csv" else _load_parquet(database, path)
+        columns = [row[0] for row in database.execute("DESCRIBE metadata").fetchall()]
+        database.execute(f"ALTER TABLE metadata ALTER {schema.IMAGE_ID} TYPE VARCHAR")
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        raise FilterError(f"--metadata {path}: {_reason(error)}") from None
+    twice = (
+        f"SELECT {schema.IMAGE_ID} FROM metadata GROUP BY 1 HAVING count(*) > 1 ORDER BY 1 LIMIT 1"
+    )
+    if found := database.execute(twice).fetchall():
+        raise FilterError(
+            f"--metadata {path}: has several rows for {schema.IMAGE_ID} {found[0][0]!r}; keep one of them"
+        )
+    ours = {schema.IMAGE_ID, schema.WIDTH, schema.HEIGHT, ROW}
+    return [name for name in columns if name.lower() not in ours]
+
+
+def _load_parquet(database: duckdb.DuckDBPyConnection, path: Path) -> None:
+    _check_names(path, pq.read_schema(path).names)
+    source = "read_parquet(?, hive_partitioning = false)"
+    database.execute(f"CREATE TABLE metadata AS FROM {source}", [glob.escape(str(path))])
+
+
+def _load_csv(database: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Read the file by the rules of all our CSV files (components/files/lines.py); an empty field is NULL."""
+    names: list[str] = []
+
+    def choose(header: Sequence[str]) -> Sequence[str]:
+        names.extend(name for name in header if name)
+        _check_names(path, names)
+        return names
+
+    try:
+        rows = read_table(str(path), choose, (schema.IMAGE_ID,))
+        batches = []
+        while found := list(islice(rows, ROWS_AT_ONCE)):
+            columns = [
+                list(column) for column in zip(*(_fields(path, row) for row in found), strict=True)
+            ]
+            batches.append(pa.table(columns, _texts(names)))
+    except FilterError:
+        raise
+    except ValueError as error:
+        raise FilterError(f"--metadata {error}") from None
+    database.register("texts", pa.concat_tables([_texts(names).empty_table(), *batches]))
+    kinds = {name: _type_of(database, name) for name in names if name != schema.IMAGE_ID}
+    casts = (f"CAST({_quoted(name)} AS {kind}) AS {_quoted(name)}" for name, kind in kinds.items())
+    database.execute(
+        f"CREATE TABLE metadata AS SELECT {', '.join([schema.IMAGE_ID, *casts])} FROM texts"
+    )
+    database.unregister("texts")
+
+
+def _texts(names: Sequence[str]) -> pa.Schema:
+    return pa.schema([(name, pa.string()) for name in names])
+
+
+def _fields(path: Path, row: Row) -> list[str | None]:
+    """Raises FilterError for a row that is none: a condition over guessed fields would say nothing."""
+    if isinstance(row.values, Fault):
+        raise FilterError(f"--metadata {path}: {row.values.detail}; mend the line")
+    if missing := [name for name, text in row.values.items() if text is None]:
+        raise FilterError(
+            f"--metadata {path}: line {row.line}: ends before the column {missing[0]}; mend the line"
+        )
+    if broken := [name for name, text in row.values.items() if not is_unicode(text or "")]:
+        raise FilterError(
+            f"--metadata {path}: line {row.line}: {broken[0]} is not UTF-8; mend the line"
+        )
+    return [text or None for text in row.values.values()]
+
+
+def _type_of(database: duckdb.DuckDBPyConnection, name: str) -> str:
+    column = _quoted(name)
+    fits = [
+        f"count({column}) = count(TRY_CAST({column} AS {kind}))"
+        + (
+            f" AND coalesce(bool_and(regexp_matches({column}, '{NUMBERS[kind]}')), true)"
+            if kind in NUMBERS
+            else ""
+        )
+        for kind in TYPES
+    ]
+    found = database.execute(f"SELECT count({column}) > 0, {', '.join(fits)} FROM texts").fetchone()
+    assert found is not None
+    has_text, *is_fit = found
+    return next(
+        (kind for kind, fit in zip(TYPES, is_fit, strict=True) if has_text and fit), "VARCHAR"
+    )
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    """Raises FilterError for a table without ids, or with two columns that SQL cannot tell apart."""
+    if schema.IMAGE_ID not in names:
+        raise FilterError(
+            f"--metadata {path}: has no column {schema.IMAGE_ID}, only {', '.join(names)}"
+        )
+    lower = [name.lower() for name in names]
+    if twice := [name for name in names if lower.count(name.lower()) > 1]:
+        raise FilterError(f"--metadata {path}: has several columns {twice[0]}; rename all but one")
+
+
+def _columns(database: duckdb.DuckDBPyConnection) -> str:
+    found = database.execute("DESCRIBE pictures").fetchall()
+    return "the columns are " + ", ".join(
+        f"{name} {kind}" for name, kind, *_ in found if name != ROW
+    )
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _reason(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), "cannot be read")

@@ -1,0 +1,33 @@
+"""MaxSim, the late interaction of ColBERT (arXiv 2004.12832) and ColPali (arXiv 2407.01449), over summary tokens."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from components.search.index import Hit
+
+
+def maxsim(query_tokens: np.ndarray, picture_tokens: np.ndarray) -> np.ndarray:
+    """(pictures,) float32: the sum over the query's tokens of the largest cosine with a token of the picture.
+
+    Args: query_tokens (query tokens, dim); picture_tokens (pictures, summary tokens, dim). A token
+    without a direction is like nothing: cosine 0.
+    """
+    # (pictures, summary tokens, query tokens)
+    similarities = _directions(picture_tokens) @ _directions(query_tokens).T
+    scores: np.ndarray = similarities.max(axis=1).sum(axis=1)
+    return scores
+
+
+def rerank(
+    image_ids: Sequence[str], picture_tokens: np.ndarray, query_tokens: np.ndarray, k: int
+) -> list[Hit]:
+    """The `k` best of some pictures by MaxSim, equal scores by id; shapes as for `maxsim`."""
+    scores = maxsim(query_tokens, picture_tokens)
+    hits = [Hit(image_id, float(score)) for image_id, score in zip(image_ids, scores, strict=True)]
+    return sorted(hits, key=lambda hit: (-hit.score, hit.image_id))[:k]
+
+
+def _directions(tokens: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(tokens, axis=-1, keepdims=True)
+    return tokens / np.where(norms > 0, norms, 1)

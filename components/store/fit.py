@@ -1,0 +1,167 @@
+"""Summary tokens in few bytes by a transform that was fitted to a corpus: mean, principal directions, bits by variance.
+
+All k' · dim numbers of a picture are one vector. What most of them say is said by few directions:
+the vector less the mean of the corpus is turned into those (Karhunen-Loève transform), and each of
+them gets as many bits as lower the error most (reverse water-filling; Cover & Thomas, Elements of
+Information Theory, 10.3), at the levels of Lloyd and Max for a normal distribution. Directions
+without bits are not kept, so a fit is a table of at most as many rows as there are pictures, or
+bits.
+"""
+
+import heapq
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import safetensors
+from safetensors.numpy import load, save
+
+from components.store.quantisation import BYTE, gaussian_levels, gaussian_parts
+
+MAX_BITS = 8  # of one direction
+MIN_PICTURES = 16  # that a fit is made of
+SMALL = 1e-12  # of the largest variance; less is rounding
+
+
+class Fit(NamedTuple):
+    """A fitted transform; directions with more bits stand first, those of equal bits by variance."""
+
+    mean: np.ndarray  # float32 (numbers,), numbers = summary_tokens · dim
+    directions: np.ndarray  # float32 (directions, numbers), orthonormal
+    deviations: np.ndarray  # float32 (directions,), standard deviations along them
+    bits: np.ndarray  # uint8 (directions,), 1 to MAX_BITS
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of a picture."""
+        return -(-int(self.bits.sum(dtype=np.int64)) // BYTE)
+
+
+def fit_directions(vectors: np.ndarray, num_bytes: int) -> Fit:
+    """The fit to `vectors` float32 (pictures, numbers) that takes at most `num_bytes` of a picture.
+
+    Fewer when the pictures span too few directions. Raises ValueError for too few pictures, or
+    pictures that are alike.
+    """
+    if len(vectors) < MIN_PICTURES:
+        raise ValueError(
+            f"{len(vectors)} pictures are too few to fit a codec; {MIN_PICTURES} are the least"
+        )
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    centred = vectors - mean
+    variances, directions = _principal_directions(centred)
+    if not len(variances):
+        raise ValueError(
+            "all pictures have the same summary tokens, to which no codec can be fitted"
+        )
+    bits = allot_bits(variances, BYTE * num_bytes)
+    order = np.argsort(-bits, kind="stable")[: np.count_nonzero(bits)]
+    return Fit(
+        mean.astype(np.float32),
+        np.ascontiguousarray(directions[order], np.float32),
+        np.sqrt(variances[order]).astype(np.float32),
+        bits[order].astype(np.uint8),
+    )
+
+
+def allot_bits(variances: np.ndarray, total: int) -> np.ndarray:
+    """int64 (directions,): `total` bits, each where it takes most from the squared error; fewer once all have
+    MAX_BITS.
+    """
+    bits = np.zeros(len(variances), np.int64)
+    gains = -np.diff(gaussian_errors())  # of the first, second, … bit
+    heap = [(-variance * gains[0], index) for index, variance in enumerate(variances)]
+    heapq.heapify(heap)
+    for _ in range(min(total, MAX_BITS * len(variances))):
+        _, index = heapq.heappop(heap)
+        bits[index] += 1
+        if bits[index] < MAX_BITS:
+            heapq.heappush(heap, (-variances[index] * gains[bits[index]], index))
+    return bits
+
+
+@lru_cache
+def gaussian_errors() -> np.ndarray:
+    """float64 (MAX_BITS + 1,): mean squared error of a standard normal number in 0, 1, … bits."""
+    errors = [1.0]
+    for bits in range(1, MAX_BITS + 1):
+        levels = gaussian_levels(bits).astype(np.float64)
+        shares, sums = gaussian_parts(levels)
+        errors.append(float(1.0 - 2 * (levels * sums).sum() + (levels**2 * shares).sum()))
+    return np.array(errors)
+
+
+def quantise_fitted(vectors: np.ndarray, fit: Fit) -> np.ndarray:
+    """uint8 (pictures, fit.num_bytes) of `vectors` float32 (pictures, numbers)."""
+    found = (vectors - fit.mean) @ fit.directions.T / fit.deviations  # (pictures, directions)
+    digits = []
+    for bits, start, end in _runs(fit.bits):
+        levels = gaussian_levels(bits)
+        codes = np.searchsorted((levels[1:] + levels[:-1]) / 2, found[:, start:end]).astype(
+            np.uint8
+        )
+        digits.append(
+            np.unpackbits(codes, axis=-1, bitorder="little").reshape(*codes.shape, BYTE)[..., :bits]
+        )
+    return np.packbits(
+        np.concatenate([part.reshape(len(vectors), -1) for part in digits], 1), 1, bitorder="little"
+    )
+
+
+def restore_fitted(codes: np.ndarray, fit: Fit) -> np.ndarray:
+    """float32 (pictures, numbers) of what `quantise_fitted` made."""
+    digits = np.unpackbits(codes, axis=-1, bitorder="little")
+    found = np.empty((len(codes), len(fit.bits)), np.float32)
+    offset = 0
+    for bits, start, end in _runs(fit.bits):
+        width = bits * (end - start)
+        part = digits[:, offset : offset + width].reshape(len(codes), end - start, bits)
+        found[:, start:end] = gaussian_levels(bits)[
+            np.packbits(part, axis=-1, bitorder="little")[..., 0]
+        ]
+        offset += width
+    return found * fit.deviations @ fit.directions + fit.mean
+
+
+def fit_bytes(fit: Fit) -> bytes:
+    """The safetensors file of a fit; equal fits give equal bytes."""
+    return bytes(save(fit._asdict()))
+
+
+def read_fit(data: bytes) -> Fit:
+    """What `fit_bytes` was given. Raises ValueError for anything else."""
+    try:
+        return Fit(**load(data))
+    except (safetensors.SafetensorError, TypeError) as error:
+        raise ValueError(f"is no fit of a codec: {error}") from None
+
+
+def _principal_directions(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Variances (directions,) and directions (directions, numbers) of `centred` (pictures, numbers), largest first.
+
+    By the smaller of the two matrices of products: numbers × numbers, or pictures × pictures.
+    """
+    if centred.shape[0] < centred.shape[1]:
+        squares, mixtures = np.linalg.eigh(centred @ centred.T)
+        keep = _large(squares)
+        directions = mixtures.T[keep] @ centred / np.sqrt(squares[keep])[:, None]
+    else:
+        squares, columns = np.linalg.eigh(centred.T @ centred)
+        keep = _large(squares)
+        directions = columns.T[keep]
+    # An eigenvector has either sign; this one does not depend on the library.
+    largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)
+    return squares[keep] / len(centred), directions * np.sign(largest)
+
+
+def _large(squares: np.ndarray) -> np.ndarray:
+    """The places of eigenvalues above rounding, largest first."""
+    order = np.argsort(squares)[::-1]
+    return order[squares[order] > max(SMALL * squares.max(initial=0.0), np.finfo(np.float64).tiny)]
+
+
+def _runs(bits: np.ndarray) -> list[tuple[int, int, int]]:
+    """(bits, first, end) of each run of directions with equal bits."""
+    edges = [0, *(np.flatnonzero(np.diff(bits.astype(np.int64))) + 1).tolist(), len(bits)]
+    return [(int(bits[start]), start, end) for start, end in pairwise(edges)]

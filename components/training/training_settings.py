@@ -1,0 +1,160 @@
+"""The section `train` of params.yaml."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from components.baselines.dual_encoder import DUAL_ENCODER
+from components.methods.catalogue import OURS, MethodParams, kind_of
+from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE
+from components.methods.method_settings import FWD2BOT, CompressorParams
+from components.model.loading import BackboneParams
+from components.pictures import PictureLimits
+from components.training.alignment import AlignmentParams
+from components.training.collate import TextParams
+from components.training.diagnostics import Run
+from components.training.forward import LossParams
+from components.training.loop import LoopParams
+from components.training.optimizer import OptimizerParams
+from components.training.validation_scores import ValidationParams
+
+# Where and how fast a run computes, not what: a run may go on with other values.
+PLACEMENT = {
+    "num_workers",
+    "cpus_per_worker",
+    "gpus_per_worker",
+    "threads_per_worker",
+    "decoding_threads_per_worker",
+    "max_failures",
+    "parallelism",
+    "feature_cache",
+}
+
+
+class TrainParams(CompressorParams):
+    """Everything that decides what a compressor is and how it is trained, and on how many workers."""
+
+    method: MethodParams
+    seed: int = Field(ge=0)
+    nested_budgets: tuple[
+        Annotated[int, Field(ge=1)], ...
+    ]  # numbers of summary tokens that are to be enough; none: all
+    num_workers: int = Field(ge=1)
+    cpus_per_worker: int = Field(ge=1)  # reserved on the cluster
+    gpus_per_worker: int = Field(ge=0, le=1)  # 0: CPUs, joined by gloo; 1: GPUs, joined by NCCL
+    threads_per_worker: int = Field(ge=1)  # CPU threads that compute
+    # CPU threads that decode pictures for the next step
+    decoding_threads_per_worker: int = Field(ge=1)
+    max_failures: int = Field(ge=0)  # restarts from the last checkpoint when a worker is lost
+    autoregressive_batch_size: int = Field(ge=1)  # conversations per step, over all workers
+    contrastive_batch_size: int = Field(ge=2)  # picture-caption pairs per step, over all workers
+    # steps whose samples are sorted by length, so that less is padding
+    length_window_steps: int = Field(ge=1)
+    # of a worker, computed at once; more take gradient caching
+    samples_per_chunk: int = Field(ge=1)
+    # the frozen decoder layers on every worker, or spread over them (FSDP2)
+    parallelism: Literal["ddp", "fsdp"]
+    # folder for the vision tower's features of every picture; null: computed in each step
+    feature_cache: str | None
+    # recompute layers in the backward pass: less memory, a third more time
+    gradient_checkpointing: bool
+    backbone: BackboneParams
+    loop: LoopParams
+    alignment: AlignmentParams
+    losses: LossParams
+    optimizer: OptimizerParams
+    texts: TextParams
+    pictures: PictureLimits
+    validation: ValidationParams
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """How many summary tokens a step may train."""
+        return self.nested_budgets or (self.num_summary_tokens,)
+
+    @property
+    def taught(self) -> LossParams:
+        """The losses that the method learns by: both with their weights, or the only one of a compared method."""
+        if self.method.name in OURS:
+            return self.losses
+        wanted = kind_of(self.method.name).losses
+        return LossParams(
+            autoregressive_weight=float(AUTOREGRESSIVE in wanted),
+            contrastive_weight=float(CONTRASTIVE in wanted),
+        )
+
+    @property
+    def what_to_expect(self) -> Run:
+        """What the diagnostics have to know."""
+        return Run(
+            self.loop.num_steps,
+            self.contrastive_batch_size,
+            self.taught.contrastive_weight,
+            self.max_logit_scale,
+        )
+
+    @property
+    def compressor(self) -> CompressorParams:
+        """What the compressor is, without how it is trained."""
+        return CompressorParams(
+            **{name: getattr(self, name) for name in CompressorParams.model_fields}
+        )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if max(self.budgets) != self.num_summary_tokens:
+            raise ValueError(
+                f"the largest of nested_budgets {self.budgets} is not num_summary_tokens {self.num_summary_tokens}"
+            )
+        if self.method.name != FWD2BOT and (self.nested_budgets or self.alignment.num_steps):
+            raise ValueError(
+                f"nested_budgets and alignment are for fwd2bot; method.name is {self.method.name}"
+            )
+        if self.nested_budgets and self.attention != "causal":
+            raise ValueError(
+                "nested_budgets need attention: causal; otherwise all summary tokens depend on all"
+            )
+        if self.attention == "bidirectional" and self.backbone.attention == "flash_attention_2":
+            raise ValueError("attention: bidirectional needs backbone.attention sdpa or eager")
+        if self.feature_cache and self.method.name != FWD2BOT:
+            raise ValueError(
+                f"feature_cache is for fwd2bot; method.name is {self.method.name}, set it to null"
+            )
+        if self.texts.max_row_tokens is not None and kind_of(self.method.name).reads_questions:
+            raise ValueError(
+                f"{self.method.name} asks each question in a row of its own; set max_row_tokens to null"
+            )
+        if self.method.num_module_steps >= self.loop.num_steps:
+            raise ValueError(
+                f"method.module_steps {self.method.module_steps} leaves none of loop.num_steps {self.loop.num_steps} "
+                "to the language model; use fewer"
+            )
+        if self.alignment.num_steps > self.loop.num_steps:
+            raise ValueError(f"alignment.num_steps exceeds loop.num_steps {self.loop.num_steps}")
+        if self.alignment.num_steps and not self.losses.contrastive_weight:
+            raise ValueError(
+                "alignment reads the captions of the contrastive loss: it needs losses.contrastive_weight > 0"
+            )
+        if self.adapters.sharing == "none" and self.backbone.dtype != "float32":
+            raise ValueError(
+                f"adapters.sharing: none trains the decoder, and {self.backbone.dtype} is too coarse for "
+                "small updates; set backbone.dtype to float32"
+            )
+        if self.parallelism == "fsdp" and self.method.name == DUAL_ENCODER:
+            raise ValueError(
+                "parallelism: fsdp spreads the language model, which dual_encoder does not read; use ddp"
+            )
+        if self.parallelism == "fsdp" and self.adapters.sharing == "none":
+            raise ValueError(
+                "parallelism: fsdp spreads frozen layers; with adapters.sharing none there are none, use ddp"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _workers_share_alike(self) -> Self:
+        for name in ("autoregressive_batch_size", "contrastive_batch_size"):
+            if getattr(self, name) % self.num_workers:
+                raise ValueError(
+                    f"{name} {getattr(self, name)} is not a multiple of num_workers {self.num_workers}"
+                )
+        return self

@@ -1,0 +1,183 @@
+"""How good is the compressor so far? Retrieval and short answers on a slice of the validation split.
+
+The figures choose the best weights and are not the evaluation: `evaluate` does that, from stored
+tokens.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import torch
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+
+from components import schema
+from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE, Method
+from components.model.chat import encode_prompt, encode_text
+from components.params import Params
+from components.pictures import PictureLimits, decode_picture
+from components.training.collate import PADDING_ID, pad
+from components.training.distributed import gather_objects, rank, world_size
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+SHORT_ANSWER = "short_answer"  # the benchmark whose questions are asked
+
+
+class ValidationParams(Params):
+    """The slice, spread evenly over the validation split."""
+
+    num_pictures: int = Field(ge=2)  # each with its first caption, at most
+    num_questions: int = Field(ge=1)  # about these pictures, at most
+    batch_size: int = Field(ge=1)  # pictures, captions or questions at a time
+    max_new_tokens: int = Field(ge=1)  # of an answer
+
+
+class Question(NamedTuple):
+    picture: int  # position among the pictures
+    text: str
+    answers: list[str]
+
+
+class ValidationSet(NamedTuple):
+    pictures: list[Image.Image]
+    captions: list[str]  # one per picture
+    questions: list[Question]
+
+
+def load_validation_set(
+    curated: Path, params: ValidationParams, limits: PictureLimits
+) -> ValidationSet:
+    """Read the slice from the curated tables. Raises ValueError when there is nothing to ask or to search."""
+    split = schema.VALIDATION
+    captions = {
+        row[schema.IMAGE_ID]: row[schema.CAPTIONS]
+        for row in _rows(curated / "captions" / f"{split}.parquet")
+    }
+    image_ids = spread(
+        sorted(image_id for image_id, texts in captions.items() if texts), params.num_pictures
+    )
+    images = _rows(curated / "images" / split, pc.field(schema.IMAGE_ID).isin(image_ids))
+    data = {row[schema.IMAGE_ID]: row[schema.IMAGE] for row in images}
+    asked = (pc.field(schema.BENCHMARK) == SHORT_ANSWER) & pc.field(schema.IMAGE_ID).isin(image_ids)
+    rows = sorted(
+        _rows(curated / "questions" / f"{split}.parquet", asked),
+        key=lambda row: row[schema.QUESTION_ID],
+    )
+    if len(image_ids) < 2 or not rows:
+        raise ValueError(
+            f"{curated}: the validation split has {len(image_ids)} captioned pictures and {len(rows)} questions "
+            f"({SHORT_ANSWER}) about them; training needs at least 2 and 1 to tell which weights are best"
+        )
+    place = {image_id: position for position, image_id in enumerate(image_ids)}
+    return ValidationSet(
+        pictures=[decode_picture(data[image_id], limits) for image_id in image_ids],
+        captions=[captions[image_id][0] for image_id in image_ids],
+        questions=[
+            Question(place[row[schema.IMAGE_ID]], row[schema.QUESTION], row[schema.ANSWERS])
+            for row in spread(rows, params.num_questions)
+        ],
+    )
+
+
+@torch.no_grad()
+def validate(
+    model: Method,
+    data: ValidationSet,
+    batch_size: int,
+    max_new_tokens: int,
+    max_caption_tokens: int,
+) -> dict[str, float]:
+    """Shares between 0 and 1, the same on every worker: the workers take turns with the batches.
+
+    Only of what the method learns: retrieval, answers, or both; the score is the mean of the two.
+    """
+    was_training = model.training
+    model.eval()
+    summary_tokens = torch.cat(
+        by_batches(lambda part: compress(model, part), data.pictures, batch_size)
+    )
+    metrics: dict[str, float] = {}
+    scores: list[float] = []
+    if CONTRASTIVE in model.losses:
+        texts = [
+            encode_text(model.tokenizer, caption)[:max_caption_tokens] for caption in data.captions
+        ]
+        embedded = torch.cat(
+            by_batches(lambda part: embed_captions(model, part), texts, batch_size)
+        )
+        logits_per_image = model.embed_pictures(summary_tokens) @ embedded.T
+        metrics["recall_at_1_image_to_text"] = recall_at_1(logits_per_image)
+        metrics["recall_at_1_text_to_image"] = recall_at_1(logits_per_image.T)
+        scores.append(sum(metrics.values()) / 2)
+    if AUTOREGRESSIVE in model.losses:
+        is_right = by_batches(
+            lambda part: answered_rightly(model, summary_tokens, part, max_new_tokens),
+            data.questions,
+            batch_size,
+        )
+        metrics["short_answer_accuracy"] = sum(map(sum, is_right)) / len(data.questions)
+        scores.append(metrics["short_answer_accuracy"])
+    model.train(was_training)
+    return {**metrics, "score": sum(scores) / len(scores)}
+
+
+def compress(model: Method, pictures: Sequence[Image.Image]) -> Tensor:
+    """Summary tokens on the CPU, (pictures, summary_tokens, dim)."""
+    return model.compress_pictures(model.prepare(pictures)).cpu()
+
+
+def embed_captions(model: Method, texts: Sequence[list[int]]) -> Tensor:
+    """What captions, given as ids, are searched with, on the CPU: (captions, dim)."""
+    input_ids, mask = (tensor.to(model.device) for tensor in pad(texts, PADDING_ID))
+    return model.embed_texts(input_ids, mask).cpu()
+
+
+def answered_rightly(
+    model: Method, summary_tokens: Tensor, questions: Sequence[Question], max_new_tokens: int
+) -> list[bool]:
+    """Whether each greedy answer is one of the accepted ones, up to case and a final period."""
+    tokenizer = model.tokenizer
+    prompts = [
+        encode_prompt(model.chat, question.text, model.num_placeholders) for question in questions
+    ]
+    visual_tokens = summary_tokens[[question.picture for question in questions]].to(model.device)
+    answers = model.answer(visual_tokens, prompts, max_new_tokens)
+    given = [plain(tokenizer.decode(ids, skip_special_tokens=True)) for ids in answers]
+    return [
+        text in map(plain, question.answers)
+        for text, question in zip(given, questions, strict=True)
+    ]
+
+
+def plain(text: str) -> str:
+    return text.strip().rstrip(".").lower()
+
+
+def recall_at_1(logits: Tensor) -> float:
+    """Share of the rows of (queries, gallery) whose highest value, the first of equal ones, is on the diagonal."""
+    return int((logits.argmax(1) == torch.arange(len(logits))).sum()) / len(logits)
+
+
+def by_batches(
+    function: Callable[[Sequence[Item]], Result], items: Sequence[Item], batch_size: int
+) -> list[Result]:
+    """`function` of every batch, in order; batch i is computed by worker i modulo their number and sent to all."""
+    starts = range(0, len(items), batch_size)
+    mine = [function(items[start : start + batch_size]) for start in starts[rank() :: world_size()]]
+    parts = gather_objects(mine)
+    return [parts[index % world_size()][index // world_size()] for index in range(len(starts))]
+
+
+def spread(items: Sequence[Item], limit: int) -> list[Item]:
+    """At most `limit` items, evenly over the whole list."""
+    count = min(limit, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def _rows(path: Path, filter: pc.Expression | None = None) -> list[dict[str, Any]]:
+    return ds.dataset(path, format="parquet").to_table(filter=filter).to_pylist()

@@ -1,0 +1,35 @@
+"""Folders that links to pictures may lead into: those that params name, and DVC's cache."""
+
+import os
+from collections.abc import Sequence
+
+from components.files.storage import is_uri
+
+
+def allowed_roots(named: Sequence[str]) -> tuple[str, ...]:
+    """Absolute paths of the named folders, which may begin with `~`, and of the cache of the repository one is in.
+
+    With `cache.type symlink` DVC leaves links into its cache where the files of its outputs were.
+    Raises ValueError that names what is no folder: a root that is misspelt would make a reject of
+    every picture.
+    """
+    roots = []
+    for name in named:
+        path = os.path.abspath(os.path.expanduser(name))
+        if is_uri(name) or not os.path.isdir(path):
+            raise ValueError(
+                f"allowed_roots: {name}: there is no such folder; correct it in params.yaml, or leave it out"
+            )
+        roots.append(path)
+    return (*roots, *dvc_cache())
+
+
+def dvc_cache() -> tuple[str, ...]:
+    """Where DVC keeps files, if one is in a repository of its; also one that is shared, outside of the repository."""
+    from dvc.config import Config  # takes a third of a second to import, and workers import flows
+
+    config = Config.from_cwd()
+    if config.dvc_dir is None:
+        return ()
+    folder = os.path.abspath(config["cache"].get("dir") or os.path.join(config.dvc_dir, "cache"))
+    return (folder,) if os.path.isdir(folder) else ()

@@ -1,0 +1,182 @@
+"""Which Ray cluster a flow runs on: the one `RAY_ADDRESS` names, else one of its own on the loopback interface.
+
+Worker counts and sizes are values of `params.yaml`; where they run is said by Ray's own environment
+variable only.
+"""
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import ray
+from ray.data import DataContext, TaskPoolStrategy
+from ray.data._internal.tensor_extensions.arrow import FixedShapeTensorFormat
+
+from flows.running.endings import lost
+
+# Ray Data hangs without a word when its actors hold every CPU and none is left to read or write, so
+# a small machine announces a few more CPUs than it has; they are tickets for the scheduler, not
+# threads.
+MIN_LOCAL_CPUS = 8
+LOCAL_OBJECT_STORE_BYTES = 1 << 30
+SECONDS_BETWEEN_LOOKS, SECONDS_TO_END = 0.5, 3.0  # for a process that is on its way out by itself
+SECONDS_TO_ANSWER = 30.0
+# below the folder for temporary files
+SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+MAX_SOCKET_PATH = 107  # bytes, of the kernel
+
+
+def connect(log_to_driver: bool = True) -> None:
+    """Connect this process to Ray, unless it is already, and apply the project's Ray Data settings.
+
+    log_to_driver: repeat here what workers print; errors that end the work come out in any case.
+    """
+    if not ray.is_initialized():
+        with _our_sigterm():
+            _connect_to_cluster(log_to_driver) if os.environ.get("RAY_ADDRESS") else _start_local(
+                log_to_driver
+            )
+        threading.Thread(
+            target=_watch_raylet, args=(_find_raylet(),), name="watch-raylet", daemon=True
+        ).start()
+    use_plain_ray_data()
+
+
+def check_resources(num_workers: int, cpus_per_worker: int, gpus_per_worker: int) -> None:
+    """Fail at once where Ray would wait for ever: a machine of its own never grows. A cluster may.
+
+    Raises ValueError when the workers do not fit.
+    """
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    for name, wanted in (
+        ("CPU", num_workers * cpus_per_worker),
+        ("GPU", num_workers * gpus_per_worker),
+    ):
+        found = int(ray.cluster_resources().get(name, 0))
+        if wanted > found:
+            raise ValueError(
+                f"{num_workers} workers want {wanted} {name}s, this machine has {found}; lower num_workers or "
+                f"{name.lower()}s_per_worker in params.yaml, or set RAY_ADDRESS to a larger cluster"
+            )
+
+
+def check_address(address: str) -> None:
+    """Raises ValueError when nobody listens at a HOST:PORT, where Ray would try again and again."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal() or not host:  # "auto" and the like, which Ray looks up
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"RAY_ADDRESS={address}: nobody answers there ({error}); start the cluster, or unset RAY_ADDRESS to "
+            "compute on this machine"
+        ) from None
+
+
+def check_temporary_folder(folder: str) -> None:
+    """Raises ValueError when Ray cannot keep its sockets below this folder."""
+    if len(os.fsencode(os.path.join(os.path.abspath(folder), SOCKET))) > MAX_SOCKET_PATH:
+        raise ValueError(
+            f"{folder}: the paths of Ray's sockets below it get longer than {MAX_SOCKET_PATH} bytes; set RAY_TMPDIR "
+            "to a short folder of yours, such as /tmp/me"
+        )
+    ours = next(
+        path for path in (Path(folder, "ray"), Path(folder), *Path(folder).parents) if path.exists()
+    )
+    if not os.access(ours, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"{ours}: Ray cannot write there; set RAY_TMPDIR to a short folder of yours, such as /tmp/me"
+        )
+
+
+def run_tasks(task: Callable[[str], int], pieces: Sequence[str], num_workers: int) -> Iterator[int]:
+    """Run `task` on every piece on the cluster, at most `num_workers` at a time; its numbers as they come."""
+    if not pieces:
+        return
+
+    def run(row: dict[str, str]) -> dict[str, int]:
+        return {"number": task(row["piece"])}
+
+    connect()
+    dataset = ray.data.from_items(
+        [{"piece": piece} for piece in pieces], override_num_blocks=len(pieces)
+    )
+    for row in dataset.map(run, compute=TaskPoolStrategy(size=num_workers)).iter_rows():
+        yield row["number"]
+
+
+def use_plain_ray_data() -> None:
+    """Ray Data for log files and small tables.
+
+    No progress bars, which flood a log; tensors in Arrow's own type; the reader that makes a block
+    of each small file.
+    """
+    # it warns of bars that are not wanted
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.use_datasource_v2 = False
+    context.arrow_fixed_shape_tensor_format = FixedShapeTensorFormat.ARROW_NATIVE
+
+
+def _connect_to_cluster(log_to_driver: bool) -> None:
+    check_address(os.environ["RAY_ADDRESS"])
+    # No CPU count and no working directory: both belong to the cluster and to `ray job submit`.
+    ray.init(log_to_driver=log_to_driver, logging_level=logging.WARNING)
+
+
+def _start_local(log_to_driver: bool) -> None:
+    """One node that ends with this process; flows/__init__.py bound it to 127.0.0.1 before Ray was imported."""
+    check_temporary_folder(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
+    ray.init(
+        address="local",  # never a cluster that another run left a note about
+        num_cpus=max(MIN_LOCAL_CPUS, os.cpu_count() or 1),
+        object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=log_to_driver,
+        logging_level=logging.WARNING,
+    )
+
+
+@contextmanager
+def _our_sigterm() -> Iterator[None]:
+    """Ray and its C++ parts take SIGTERM for themselves when they start; they print a stack and abort."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _find_raylet() -> psutil.Process | None:
+    """The process through which this one talks to Ray, if it can be seen from here."""
+    here = ray.get_runtime_context().get_node_id()
+    sockets = {node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.name() == "raylet" and any(
+                name in word for word in process.cmdline() for name in sockets
+            ):
+                return process
+    return None
+
+
+def _watch_raylet(raylet: psutil.Process | None) -> None:
+    """Say what happened before Ray ends this process without a word, which it does some seconds after its raylet."""
+    while raylet and ray.is_initialized():
+        if not raylet.is_running() or raylet.status() == psutil.STATUS_ZOMBIE:
+            time.sleep(SECONDS_TO_END)
+            if ray.is_initialized():
+                lost("Ray's node of this machine")
+        time.sleep(SECONDS_BETWEEN_LOOKS)

@@ -1,0 +1,162 @@
+"""The copy of the repository in which a sweep runs its experiments, one after another.
+
+It is a clone of the last commit in .dvc/tmp/sweep that shares the cache. So a kill at any moment
+leaves nothing behind in the repository itself, files may be edited while a sweep runs, data need
+not be checked out for every run, and an unfinished training goes on from its last checkpoint.
+Finished experiments are fetched into the repository.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from flows.running.lifetime import killed_with_parent
+from flows.sweeping.sweep_experiments import REFS, git
+
+STATE = Path(".dvc/tmp")
+PLACE, LOGS, LOCK = STATE / "sweep", STATE / "sweep-logs", STATE / "sweep.lock"
+STAGE = re.compile(r"Running stage '(.+)':")
+ATTEMPT = "attempt"  # the first line of each in a log
+UNFINISHED = (".cache", "*.partial", "*.staging")  # stays in the copy, whatever a commit ignores
+PATIENCE = 60  # seconds that DVC may take to end after Ctrl-C
+
+
+@contextmanager
+def only_sweep() -> Iterator[None]:
+    """Hold the lock, which ends with its process. Ends this one when another sweep is at work."""
+    STATE.mkdir(parents=True, exist_ok=True)
+    with LOCK.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit("sweep: another sweep is at work in this repository; wait for it, or stop it")
+        yield
+
+
+class SweepCopy(NamedTuple):
+    """A clone at the commit that experiments start from."""
+
+    folder: Path
+    commit: str
+
+    @classmethod
+    def prepare(cls) -> "SweepCopy":
+        """A fresh clone around the data of an older one."""
+        if git("status", "--porcelain", "--untracked-files=no"):
+            print(
+                "sweep: there are uncommitted changes; experiments start from the last commit, without them"
+            )
+        commit, cache = (
+            git("rev-parse", "HEAD"),
+            subprocess.check_output(["dvc", "cache", "dir"], text=True).strip(),
+        )
+        for name in (".git", ".dvc", ".clone"):
+            shutil.rmtree(PLACE / name, ignore_errors=True)
+        git("clone", "--quiet", "--shared", "--no-checkout", ".", str(PLACE / ".clone"))
+        (PLACE / ".clone" / ".git").rename(PLACE / ".git")
+        (PLACE / ".clone").rmdir()
+        copy = cls(PLACE.resolve(), commit)
+        for key in ("user.name", "user.email"):
+            value = subprocess.run(
+                ["git", "config", key], check=False, stdout=subprocess.PIPE, text=True
+            ).stdout.strip()
+            if value:
+                git("config", key, value, folder=copy.folder)
+        copy.clean()
+        subprocess.run(
+            ["dvc", "config", "--local", "cache.dir", str(Path(cache).resolve())],
+            cwd=PLACE,
+            check=True,
+        )
+        return copy
+
+    def clean(self) -> None:
+        """The files of the commit, with new times. What git does not know and does not ignore is removed.
+
+        Data and unfinished work stay.
+        """
+        git("checkout", "--quiet", "--force", "--detach", self.commit, folder=self.folder)
+        kept = [f"--exclude={name}" for name in UNFINISHED]
+        git("clean", "--quiet", "--force", "-d", *kept, folder=self.folder)
+
+    def run(self, name: str, arguments: Sequence[str]) -> bool:
+        """Run one experiment and fetch it; False when it failed. Ctrl-C lets DVC end first, then ends this process."""
+        self.clean()
+        LOGS.mkdir(parents=True, exist_ok=True)
+        search = os.pathsep.join(filter(None, [str(self.folder), os.environ.get("PYTHONPATH")]))
+        environment = os.environ | {"PYTHONPATH": search, "PYTHONUNBUFFERED": "1"}
+        process = subprocess.Popen(
+            ["dvc", "exp", "run", *arguments],
+            cwd=self.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=killed_with_parent,
+        )
+        try:
+            follow(process, log_of(name))
+        except KeyboardInterrupt:
+            end(process)
+            sys.exit("sweep: interrupted; the same command goes on with what is missing")
+        return process.wait() == 0 and self.fetch(name)
+
+    def fetch(self, name: str) -> bool:
+        """Bring an experiment into the repository; False when there is none."""
+        ref = f"{REFS}/{self.commit[:2]}/{self.commit[2:]}/{name}"
+        if not git("for-each-ref", ref, folder=self.folder):
+            return False
+        git("fetch", "--quiet", "--no-write-fetch-head", str(self.folder), f"+{ref}:{ref}")
+        return True
+
+
+def follow(process: subprocess.Popen[str], log: Path) -> None:
+    """Pass on what a process prints, and keep it with the seconds since its start."""
+    start = time.monotonic()
+    with log.open("a", encoding="utf-8") as kept:
+        kept.write(f"{0:9.1f} {ATTEMPT}\n")
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            kept.write(f"{time.monotonic() - start:9.1f} {line.rstrip()}\n")
+            kept.flush()
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Wait for a process that has been interrupted as well; not for ever."""
+    try:
+        process.communicate(timeout=PATIENCE)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        process.kill()
+        process.wait()
+
+
+def log_of(name: str) -> Path:
+    return LOGS / f"{name}.log"
+
+
+def stage_seconds(name: str) -> dict[str, float]:
+    """How long each stage of an experiment took, over all attempts; of stages that ran, where there is a log."""
+    log, seconds = log_of(name), dict[str, float]()
+    stage, since, last = "", 0.0, 0.0
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    for at, text in (
+        line.strip().split(" ", 1) for line in [*lines, f"0 {ATTEMPT}"] if " " in line.strip()
+    ):
+        started = STAGE.match(text)
+        if stage and (started or text == ATTEMPT):
+            until = float(at) if started else last
+            seconds[stage] = round(seconds.get(stage, 0.0) + until - since, 1)
+            stage = ""
+        if started:
+            stage, since = started[1], float(at)
+        last = float(at)
+    return seconds

@@ -1,0 +1,1 @@
+"""Functions that Ray workers run, one file per stage or job."""

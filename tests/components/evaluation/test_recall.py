@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.evaluation.recall import image_to_text_ranks, recall_at_k, text_to_image_ranks
+
+
+def random_gallery(
+    seed: int, num_images: int, captions_per_image: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    images = rng.integers(-2, 3, size=(num_images, 3)).astype(np.float32)  # few values: many ties
+    texts = rng.integers(-2, 3, size=(num_images * captions_per_image, 3)).astype(np.float32)
+    return images, texts, np.repeat(np.arange(num_images), captions_per_image)
+
+
+def naive_is_hit(
+    query: np.ndarray, gallery: np.ndarray, own: list[int], candidates: list[int], k: int
+) -> bool:
+    ranked = sorted(candidates, key=lambda index: (-float(query @ gallery[index]), index))
+    return any(index in own for index in ranked[:k])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**16), st.integers(1, 6), st.integers(1, 3), st.integers(1, 5), st.data())
+def test_recall_equals_a_naive_loop(
+    seed: int, num_images: int, captions_per_image: int, k: int, data: st.DataObject
+) -> None:
+    images, texts, owners = random_gallery(seed, num_images, captions_per_image)
+    is_present = np.array(
+        data.draw(st.lists(st.booleans(), min_size=num_images, max_size=num_images))
+    )
+    present, every_text = list(np.flatnonzero(is_present)), list(range(len(texts)))
+    to_text = [
+        bool(is_present[i])
+        and naive_is_hit(images[i], texts, list(np.flatnonzero(owners == i)), every_text, k)
+        for i in range(num_images)
+    ]
+    to_image = [
+        bool(is_present[owners[t]]) and naive_is_hit(texts[t], images, [owners[t]], present, k)
+        for t in every_text
+    ]
+    assert recall_at_k(
+        image_to_text_ranks(images, texts, owners, is_present, 5), k
+    ) == pytest.approx(np.mean(to_text))
+    assert recall_at_k(
+        text_to_image_ranks(images, texts, owners, is_present, 5), k
+    ) == pytest.approx(np.mean(to_image))
+
+
+def test_one_caption_of_several_is_enough_and_counts_once() -> None:
+    images, owners = np.eye(2, dtype=np.float32), np.array([0, 0, 1, 1])
+    texts = np.array([[0.0, 1], [1, 0], [0, 0.5], [0, 0.5]], dtype=np.float32)
+    everyone = np.ones(2, dtype=bool)
+    assert image_to_text_ranks(images, texts, owners, everyone, 3).tolist() == [1, 2]
+    assert text_to_image_ranks(images, texts, owners, everyone, 3).tolist() == [2, 1, 1, 1]
+
+
+def test_embeddings_that_are_all_equal_score_no_better_than_chance() -> None:
+    images, texts = np.ones((10, 4), dtype=np.float32), np.ones((10, 4), dtype=np.float32)
+    ranks = image_to_text_ranks(images, texts, np.arange(10), np.ones(10, dtype=bool), 5)
+    assert recall_at_k(ranks, 1) == 0.1
+    assert recall_at_k(ranks, 5) == 0.5
+
+
+def test_small_blocks_give_the_same_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, texts, owners = random_gallery(7, 20, 5)
+    everyone = np.ones(20, dtype=bool)
+    whole = text_to_image_ranks(images, texts, owners, everyone, 10)
+    monkeypatch.setattr("components.evaluation.recall._BLOCK_SIMILARITIES", 60)
+    assert np.array_equal(text_to_image_ranks(images, texts, owners, everyone, 10), whole)

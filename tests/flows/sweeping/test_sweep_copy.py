@@ -1,0 +1,356 @@
+"""Sweeps over a pipeline of one small stage: failures, kills and Ctrl-C, and what runs when they are started again."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from ruamel.yaml import YAML
+
+from flows.sweeping import sweep_copy
+from flows.sweeping.sweep_copy import ATTEMPT, stage_seconds
+from tests.components.model.conftest import llava_folder  # noqa: F401
+from tests.components.training.world import write_curated
+
+ROOT = Path(__file__).parents[3]
+FILES = {
+    "params.yaml": "train:\n  seed: 0\n  steps: 1\n  budgets: []\n",
+    "dvc.yaml": """
+stages:
+  evaluate:
+    cmd: python work.py
+    deps: [work.py]
+    params: [train]
+    metrics:
+      - results/metrics.json: {cache: false}
+""",
+    "work.py": """
+import json, os, sys, time
+from pathlib import Path
+from ruamel.yaml import YAML
+from flows.running.lifetime import die_with_parent
+
+die_with_parent()
+train = YAML(typ="safe").load(Path("params.yaml").read_text())["train"]
+print("at work", flush=True)
+if str(train["seed"]) == os.environ.get("BROKEN"):
+    sys.exit("this seed does not work")
+time.sleep(float(os.environ.get("PAUSE", 0)))
+Path("results").mkdir(exist_ok=True)
+Path("results/metrics.json").write_text(json.dumps({"score": train["seed"] + train["steps"] / 10}))
+""",
+    "sweeps/toy.yaml": """
+stage: evaluate
+seeds: [1, 2]
+params: {train.budgets: "[1,2]"}
+runs: {run: {train.steps: 5}}
+without_chance: []
+metrics: {score: score}
+smoke: null
+""",
+}
+MICRO = {
+    "num_workers": 1,
+    "autoregressive_batch_size": 4,
+    "contrastive_batch_size": 4,
+    "loop": {
+        "num_steps": 60,
+        "log_every_steps": 5,
+        "validate_every_steps": 20,
+        "checkpoint_every_steps": 1,
+        "max_skipped_steps": 0,
+    },
+    "validation": {"num_pictures": 6, "num_questions": 6, "batch_size": 2, "max_new_tokens": 3},
+}
+TRAINING = {
+    "dvc.yaml": """
+stages:
+  train:
+    cmd: python -m flows.train curated base models/compressor dvclive/train dvclive/timings .cache/train
+    deps: [curated, base]
+    params: [train]
+    outs: [models/compressor]
+  evaluate:
+    cmd: mkdir -p results && echo '{"score":1.0}' > results/metrics.json
+    deps: [models/compressor]
+    metrics:
+      - results/metrics.json: {cache: false}
+""",
+    "sweeps/toy.yaml": """
+stage: evaluate
+seeds: [1]
+params: {}
+runs: {run: null}
+without_chance: []
+metrics: {score: score}
+smoke: null
+""",
+    ".gitignore": "/models/\n/dvclive/\n__pycache__\n",
+}
+
+
+def environment(**changes: str) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | changes
+
+
+def call(folder: Path, *command: str, expected: int = 0, **changes: str) -> str:
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment(**changes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == expected, done.stdout[-4000:]
+    return done.stdout
+
+
+def sweep(folder: Path, *command: str, expected: int = 0, **changes: str) -> str:
+    return call(folder, sys.executable, "-m", "flows.sweep", *command, expected=expected, **changes)
+
+
+def heed_interrupts() -> None:
+    """Tests that run in the background of a shell are told to ignore SIGINT, and so would their children be."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def start(folder: Path, until: str = "at work") -> subprocess.Popen[str]:
+    """A sweep whose stage is at work, for long: it has said `until`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.sweep", "run", "sweeps/toy.yaml"],
+        cwd=folder,
+        env=environment(PAUSE="300"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed_interrupts,
+    )
+    assert process.stdout is not None
+    assert any(until in line for line in process.stdout)
+    return process
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def is_untouched(folder: Path) -> bool:
+    """On its branch, and as it was committed."""
+    return call(folder, "git", "status", "--porcelain") == "" and "main" in call(
+        folder, "git", "branch", "--show-current"
+    )
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return commit(tmp_path)
+
+
+def commit(folder: Path) -> Path:
+    """Make a folder a repository of git and DVC."""
+    call(folder, "git", "init", "--quiet", "--initial-branch", "main")
+    call(folder, "dvc", "init", "--quiet")
+    call(folder, "git", "add", "-A")
+    call(folder, "git", "commit", "--quiet", "-m", "start")
+    return folder
+
+
+@pytest.mark.slow
+def test_only_what_failed_or_has_other_values_runs_again(repository: Path) -> None:
+    first = sweep(repository, "run", "sweeps/toy.yaml", expected=1, BROKEN="2")
+    assert "this seed does not work" in first
+    assert "1 failed: toy-run-2" in first
+    assert "| run | 1 | 1.500 |" in first
+    assert "at work" in (repository / ".dvc/tmp/sweep-logs/toy-run-2.log").read_text()
+
+    # finished experiments count from any commit
+    (repository / "notes.md").write_text("the next commit")
+    call(repository, "git", "add", "-A")
+    call(repository, "git", "commit", "--quiet", "-m", "next")
+    second = sweep(repository, "run", "sweeps/toy.yaml")
+    assert "1 of 2 experiments are there already" in second
+    assert second.count("at work") == 1
+    assert "| run | 2 | 2.000 ± 6.355 |" in second
+    assert is_untouched(repository)
+    assert "toy-run-1" in call(repository, "dvc", "exp", "list", "--all-commits")
+
+    third = sweep(repository, "run", "sweeps/toy.yaml")
+    assert "2 of 2 experiments are there already" in third
+    assert "at work" not in third
+
+    changed = (
+        (repository / "sweeps/toy.yaml").read_text().replace("train.steps: 5", "train.steps: 6")
+    )
+    (repository / "sweeps/toy.yaml").write_text(changed)
+    fourth = sweep(repository, "run", "sweeps/toy.yaml")
+    assert "0 of 2 experiments are there already" in fourth
+    assert "| run | 2 | 2.100 ± 6.355 |" in fourth
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill", "Ctrl-C"])
+def test_an_interrupted_sweep_leaves_nothing_running_and_goes_on(
+    repository: Path, how: signal.Signals
+) -> None:
+    process = start(repository)
+    others = family(process)
+    if how == signal.SIGINT:
+        os.killpg(process.pid, how)  # as a terminal does
+    else:
+        process.send_signal(how)
+    said, _ = process.communicate(timeout=60)
+    assert ("interrupted" in said) == (how == signal.SIGINT)
+    _, alive = psutil.wait_procs(others, timeout=20)
+    assert not alive
+    assert is_untouched(repository)
+    assert "0 of 2 experiments are there already" in (
+        again := sweep(repository, "run", "sweeps/toy.yaml")
+    )
+    assert "| run | 2 |" in again
+
+
+@pytest.mark.slow
+def test_the_training_of_a_killed_sweep_goes_on_from_its_checkpoint(
+    tmp_path: Path, llava_folder: Path
+) -> None:
+    """The real stage, with code, data and base in the copy, where every start of a sweep gives them new times."""
+    write_training(tmp_path, llava_folder)
+    commit(tmp_path)
+    process = start(tmp_path, "Running stage 'train'")
+    state = tmp_path / sweep_copy.PLACE / ".cache/train"
+    while len(list(state.glob("*/step-*/checksums.json"))) < 2:
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        time.sleep(0.05)
+    for member in [*family(process), psutil.Process(process.pid)]:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.communicate()
+    (run,) = {path.parent.name for path in state.glob("*/UNFINISHED.txt")}
+
+    said = sweep(tmp_path, "run", "sweeps/toy.yaml")
+    assert re.search(r"train: going on from checkpoint step-0000\d+ of an interrupted run", said)
+    assert "unfinished work of other runs" not in said
+    assert "| run | 1 | 1.000 |" in said
+    assert not (state / run).exists()
+
+
+def write_training(folder: Path, base: Path) -> None:
+    """A repository with the code of this one, and a pipeline of a micro training and a score."""
+    for name in ("components", "flows"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(base, folder / "base")
+    write_curated(folder / "curated", num_samples=25, num_validation=6)
+    yaml = YAML()
+    params = {
+        "train": yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))["train"] | MICRO
+    }
+    with (folder / "params.yaml").open("w") as file:
+        yaml.dump(params, file)
+    for name, text in TRAINING.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+
+
+@pytest.mark.slow
+def test_a_second_sweep_waits_for_nobody(repository: Path) -> None:
+    process = start(repository)
+    assert "another sweep is at work" in sweep(repository, "run", "sweeps/toy.yaml", expected=1)
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.slow
+def test_the_queue_is_rid_of_what_failed_or_was_killed(repository: Path) -> None:
+    sweep(repository, "queue", "sweeps/toy.yaml")
+    assert "is there already" in sweep(repository, "queue", "sweeps/toy.yaml")
+    call(
+        repository,
+        "bash",
+        "-c",
+        "dvc queue start < /dev/null > /dev/null 2>&1",
+        BROKEN="1",
+        PAUSE="300",
+    )
+    wait_for(repository, "toy-run-1", "Failed")
+    wait_for(repository, "toy-run-2", "Running")
+    for process in psutil.process_iter():
+        if is_of(process, repository):
+            process.kill()
+    assert "Running" in call(repository, "dvc", "queue", "status")  # what DVC believes
+    said = sweep(repository, "queue", "sweeps/toy.yaml")
+    assert said.count("Queued experiment") == 2
+    status = call(repository, "dvc", "queue", "status")
+    assert status.count("Queued") == 2
+    assert "Failed" not in status
+    assert "Running" not in status
+
+
+def wait_for(folder: Path, name: str, state: str) -> None:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        rows = call(folder, "dvc", "queue", "status").splitlines()
+        if any(name in row and state in row for row in rows):
+            return
+    raise AssertionError(f"{name} is not {state}")
+
+
+def is_of(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return Path(process.cwd()).is_relative_to(folder)
+    except psutil.Error:
+        return False
+
+
+def test_seconds_of_a_stage_are_those_of_all_attempts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_copy, "LOGS", tmp_path)
+    lines = [
+        f"0.0 {ATTEMPT}",
+        "1.0 Running stage 'train':",
+        "  5.0 step 10",
+        f"0.0 {ATTEMPT}",
+        "2.0",
+        "2.5 hm",
+    ]
+    lines += ["3.0 Running stage 'train':", "13.5 Running stage 'evaluate':", "20.5 done"]
+    (tmp_path / "it.log").write_text("\n".join(lines))
+    assert stage_seconds("it") == {"train": 4.0 + 10.5, "evaluate": 7.0}
+    assert stage_seconds("another") == {}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_smoke_of_the_methods_in_a_clone(tmp_path: Path) -> None:
+    """The real pipeline, on a tiny world; its data are what the report reads."""
+    call(tmp_path, "git", "clone", "--quiet", str(ROOT), "clone")
+    clone = tmp_path / "clone"
+    files = call(
+        ROOT, "git", "ls-files", "--modified", "--others", "--exclude-standard"
+    ).splitlines()
+    for name in files:  # what is not committed yet
+        if (ROOT / name).is_file():
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            (clone / name).write_bytes((ROOT / name).read_bytes())
+    call(clone, "git", "add", "-A")
+    call(clone, "git", "commit", "--quiet", "--allow-empty", "-m", "what is not committed yet")
+    command = ("run", "sweeps/methods.yaml", "--smoke", "--data", "results/methods.json")
+    sweep(clone, *command, PYTHONPATH="")
+    rows = json.loads((clone / "results/methods.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["uncompressed", "blind", "average_pooling"]
+    assert rows[-1]["seconds"].keys() >= {"train", "compress", "evaluate"}
+    assert "1 of 1 experiments are there already" in sweep(clone, *command, PYTHONPATH="")
