@@ -11,7 +11,8 @@ import grimp
 import pytest
 from ruamel.yaml import YAML
 
-from components.params import Params, load_params
+from components.params import SHARED, Params, load_params
+from components.presets import load_preset, missing_values, places, preset_sections
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,8 +39,7 @@ def filled_in(value: Any) -> Any:
 
 PIPELINE = filled_in(read_yaml("dvc.yaml"))
 STAGES = PIPELINE["stages"]
-PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
-PARAMETER_FILES = [Path("params.yaml"), *(path.relative_to(ROOT) for path in PRESETS)]
+PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
 
 
 @cache
@@ -126,24 +126,44 @@ def test_stage_runs_the_flow_of_its_name_with_paths_that_dvc_knows(stage: str) -
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_stage_depends_on_its_params_section_only(stage: str) -> None:
-    assert STAGES[stage]["params"] == [section_of(stage)]
+def test_stage_depends_on_its_params_section_and_on_the_shared_blocks_it_reads(stage: str) -> None:
+    section = section_of(stage)
+    own = read_yaml("params.yaml")[section]
+    shared = [name for name in SHARED if name in field_names(schema_of(stage)) and name not in own]
+    assert STAGES[stage]["params"] == [*shared, section]
 
 
-@pytest.mark.parametrize("file", PARAMETER_FILES, ids=str)
+def field_names(schema: type[Params]) -> set[str]:
+    """Names of the fields of a schema and of those inside of it."""
+    names = set(schema.model_fields)
+    for field in schema.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Params):
+            names |= field_names(field.annotation)
+    return names
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_params_section_fits_the_schema_of_its_flow(stage: str, file: Path) -> None:
-    load_params(section_of(stage), schema_of(stage), ROOT / file)
+def test_params_section_fits_the_schema_of_its_flow(stage: str) -> None:
+    load_params(section_of(stage), schema_of(stage), ROOT / "params.yaml")
 
 
-@pytest.mark.parametrize("file", PARAMETER_FILES, ids=str)
-def test_parameter_file_has_a_section_for_every_flow_and_no_other(file: Path) -> None:
-    jobs = {
-        path.stem
-        for path in (ROOT / "flows").glob("*.py")
-        if f"{path.stem.capitalize()}Params(" in path.read_text()
-    }
-    assert set(read_yaml(str(file))) == set(map(section_of, STAGES)) | jobs | set(PLACES)
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_preset_fits_the_schema_of_a_flow(stage: str, preset: str) -> None:
+    load_preset(section_of(stage), schema_of(stage), preset, ROOT)
+
+
+def test_parameter_file_has_a_section_for_every_flow_and_no_other() -> None:
+    assert set(read_yaml("params.yaml")) == {*map(section_of, STAGES), *SHARED, *PLACES}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_preset_holds_only_what_differs(preset: str) -> None:
+    own = read_yaml(f"presets/{preset}.yaml")
+    extended = own.pop("extends", None)
+    below = preset_sections(extended, ROOT) if extended else read_yaml("params.yaml")
+    own.pop("baselines", None)
+    assert len(missing_values(below, own)) == len(places(own, below))
 
 
 def test_there_are_presets() -> None:

@@ -10,6 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
+from components.presets import preset_sections
 from flows.check import check
 from tests.downloads import write_downloads
 
@@ -31,7 +32,7 @@ def params(project: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The preset, as far as it does not need eight GPUs."""
     monkeypatch.chdir(project)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    values = YAML().load(ROOT / "presets/llava-1.5-7b.yaml")
+    values = preset_sections("llava-1.5-7b", ROOT)
     values["curate"]["max_reject_fraction"] = 0.2
     values["train"] |= ON_THIS_MACHINE | {"num_summary_tokens": 4}
     values["compress"] |= ON_THIS_MACHINE
