@@ -18,7 +18,7 @@ from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEv
 
 DEFAULT_PATH = Path("params.yaml")
 # Blocks at the top of the file that hold for every section without one of its own.
-SHARED = ("pictures",)
+SHARED = ("pictures", "bootstrap")
 # Bounds of a parameter file: beyond them it is a mistake, or made to keep whoever reads it busy.
 # nodes: keys and values, those behind aliases anew each time
 MAX_BYTES, MAX_DEPTH, MAX_NODES = 1 << 20, 32, 100_000

@@ -76,7 +76,8 @@ class Report:
         try:
             return look(self, *arguments)
         except (ValueError, OSError) as error:
-            self.problems += str(error).splitlines()
+            # A fault of a shared block is met by every section that reads it.
+            self.problems += [line for line in str(error).splitlines() if line not in self.problems]
             return None
 
 

@@ -65,7 +65,7 @@ def test_downloads_and_a_model_that_fit_have_no_problems(
 def test_every_problem_is_listed_at_once(params: dict[str, Any]) -> None:
     params["train"]["num_sumary_tokens"] = params["train"].pop("num_summary_tokens")
     params["compress"] |= {"gpus_per_worker": 1, "num_workers": 8}
-    params["evaluate"]["bootstrap"]["confidence"] = 2.0
+    params["bootstrap"]["confidence"] = 2.0
     params["curate"]["max_reject_fraction"] = 0.01
     params["curate"]["sources"]["coco"] = {
         "format": "coco",
@@ -79,7 +79,7 @@ def test_every_problem_is_listed_at_once(params: dict[str, Any]) -> None:
     for expected in (
         "train.num_summary_tokens: the key is missing",
         "train.num_sumary_tokens: unknown key; did you mean 'num_summary_tokens'?",
-        "evaluate.bootstrap.confidence: 2.0 is not < 1",
+        ": bootstrap.confidence: 2.0 is not < 1",
         "curate.sources.llava_665k: 3 of the first 51 rows are rejected (truncated",
         "downloads/captions.json: no such file",
         "evaluation/test/captions.json: no such file",
