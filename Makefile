@@ -15,7 +15,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # Lines appear when they are written, also in a pipe.
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install repro test check base ablations methods clean constraints
+.PHONY: help install repro test check docs base ablations methods clean constraints
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,10 @@ check: $(INSTALLED)  ## format, lint, types, import rules, fast tests
 	mypy
 	lint-imports
 	OMP_NUM_THREADS=1 python -m pytest -m "not slow and not gpu"
+
+docs: $(INSTALLED)  ## the documents as a site, in build/site
+	mkdocs build --quiet
+	@echo "open build/site/index.html"
 
 base: $(INSTALLED)  ## train the tiny base model anew (the stage is frozen: `make repro` uses the one in git)
 	dvc repro curate

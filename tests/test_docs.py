@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -40,16 +41,25 @@ def has_key(tree: Any, key: str) -> bool:
     return True
 
 
-def tree_files(text: str) -> set[str]:
-    """The Python files of the README's tree: folders are the lines that end in `/`, two spaces deeper per level."""
-    folders: list[str] = []
+def tree_folders(text: str) -> set[str]:
+    """Return the folders of a drawn tree: lines that end in `/`, two spaces deeper per level."""
+    above: list[str] = []
     found: set[str] = set()
     for line in text.splitlines():
-        if match := TREE_LINE.match(line):
-            folders = [*folders[: len(match[1]) // 2], match[2]]
-            if match[2].endswith(".py"):
-                found.add("".join(folders))
+        match = TREE_LINE.match(line)
+        if match and match[2].endswith("/"):
+            above = [*above[: len(match[1]) // 2], match[2]]
+            found.add("".join(above))
     return found
+
+
+def folders_of_code(*places: str) -> set[str]:
+    """Return the folders with tracked Python files directly below some places, and the places."""
+    files = subprocess.run(
+        ["git", "ls-files", *places], cwd=ROOT, capture_output=True, check=True, text=True
+    )
+    parents = {Path(name).parts[:-1] for name in files.stdout.split() if name.endswith(".py")}
+    return {"/".join(parts[:2]) + "/" for parts in parents}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -91,23 +101,49 @@ def test_parameters_that_are_named_exist() -> None:
     assert not sorted(name for name in parameters if not has_key(params, name))
 
 
-def test_tree_of_the_readme_has_a_line_for_every_file() -> None:
-    text = (ROOT / "README.md").read_text()
-    tree = text.split("## What is where")[1].split("```")[1]
-    files = subprocess.run(
-        ["git", "ls-files", "flows", "components"],
+def test_tree_of_the_readme_has_a_line_for_every_folder_at_the_top() -> None:
+    tree = (ROOT / "README.md").read_text().split("## What is where")[1].split("```")[1]
+    listed = subprocess.run(
+        ["git", "ls-tree", "-d", "--name-only", "HEAD"],
         cwd=ROOT,
         capture_output=True,
         check=True,
         text=True,
     )
-    tracked = {
-        name
-        for name in files.stdout.split()
-        if name.endswith(".py") and not name.endswith("__init__.py")
-    }
-    assert not sorted(tracked - tree_files(tree)), "add a line for these to the tree in README.md"
-    named = {name for name in tree_files(tree) if name.startswith(("flows/", "components/"))}
-    assert not sorted(name for name in named if not (ROOT / name).is_file()), (
-        "remove these from the tree in README.md"
-    )
+    folders = {f"{name}/" for name in listed.stdout.split() if not name.startswith(".")}
+    assert tree_folders(tree) == folders
+
+
+def test_tree_of_the_architecture_has_a_line_for_every_folder_of_code() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    tree = text.split("## The layers, and what lies in each folder")[1].split("```")[1]
+    assert tree_folders(tree) == folders_of_code("fwd2bot", "flows", "components")
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_lines_outside_tables_have_at_most_100_columns(document: Path) -> None:
+    is_code = False
+    long = []
+    for number, line in enumerate(document.read_text().splitlines(), start=1):
+        is_code ^= line.lstrip().startswith("```")
+        links = re.sub(r"\]\([^)]*\)|https?://\S+", "", line)  # an address cannot be broken
+        if not is_code and not line.lstrip().startswith("|") and len(links) > 100:
+            long.append(number)
+    assert not long
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_broken_link_and_asks_nothing_of_the_network(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+    for page in tmp_path.rglob("*.html"):
+        loaded = re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"?([^\" >]+)", page.read_text())
+        assert not [place for place in loaded if "://" in place]
