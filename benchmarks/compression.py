@@ -40,7 +40,7 @@ from components.model.adapters import COMPRESSION
 from components.model.families.llava import num_image_tokens
 from components.model.prepared import PreparedPictures
 from components.store.provenance import SCHEMA_VERSION, Provenance
-from components.store.shards import TokenRows, shard_bytes
+from components.store.shards import TokenRows, encode_rows, shard_bytes
 
 DEMO, LARGE = "demo", "llava-1.5-7b-random"
 WORKLOADS = {DEMO: demo_workload, LARGE: large_workload}
@@ -61,7 +61,7 @@ Way = Callable[[], int]  # compresses some pictures and says how many
 
 
 def ours(workload: Workload, model: DoubleForward, pictures: Sequence[Picture]) -> TokenRows:
-    """From encoded pictures to rows of a store; as many threads decode as the job has decoders."""
+    """Compress encoded pictures to summary tokens; as many threads decode as the job's decoders."""
     parts = [
         pictures[start : start + workload.batch_size]
         for start in range(0, len(pictures), workload.batch_size)
@@ -82,16 +82,14 @@ def ours(workload: Workload, model: DoubleForward, pictures: Sequence[Picture]) 
             )
             return batch
 
-        rows, rejects = compress_batches(
-            model, threads.map(decode, range(len(parts))), workload.params.codec
-        )
+        rows, rejects = compress_batches(model, threads.map(decode, range(len(parts))))
     assert not rejects
     return rows
 
 
 def shards(workload: Workload, model: DoubleForward) -> int:
-    """From encoded pictures to the bytes of a file."""
-    rows = ours(workload, model, workload.pictures)
+    """Compress encoded pictures to the bytes of a file."""
+    rows, _ = encode_rows(ours(workload, model, workload.pictures), workload.params.codec)
     shard_bytes(rows, provenance(workload, model), workload.params.rows_per_row_group)
     return len(rows.image_ids)
 

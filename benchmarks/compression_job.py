@@ -28,7 +28,7 @@ from benchmarks.compression import ours, provenance
 from benchmarks.picture_workloads import DEMO_COMPRESSOR, demo_workload
 from components import schema
 from components.model.adapters import COMPRESSION
-from components.store.shards import shard_bytes
+from components.store.shards import encode_rows, shard_bytes
 from components.store.token_store import TokenStore
 from flows.compress import compress
 from flows.running.cluster import connect
@@ -72,7 +72,8 @@ def bare_worker(params: CompressParams, num_pictures: int, worker: int) -> list[
     model, size, ends = workload.build(), params.rows_per_shard, []
     model.adapters.merge(COMPRESSION)
     for start in range(worker * size, num_pictures, params.num_workers * size):
-        rows = ours(workload, model, workload.pictures[start : start + size])
+        tokens = ours(workload, model, workload.pictures[start : start + size])
+        rows, _ = encode_rows(tokens, params.codec)
         shard_bytes(rows, provenance(workload, model), params.rows_per_row_group)
         ends.append((time.time(), len(rows.image_ids)))
     return ends

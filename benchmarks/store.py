@@ -110,9 +110,10 @@ def write(
             ]
             shape = (len(ids), provenance.num_summary_tokens, provenance.dim)
             sizes = np.full(len(ids), 336, np.int32)
-            rows = shards.TokenRows(ids, sizes, sizes, rng.standard_normal(shape, np.float32))
+            tokens = shards.TokenRows(ids, sizes, sizes, rng.standard_normal(shape, np.float32))
+            rows, _ = shards.encode_rows(tokens, provenance.codec)
             data = shards.shard_bytes(rows, provenance, rows_per_row_group)
-            reports.append(work.finish_shard(place, number, data, len(ids), []))
+            reports.append(work.finish_shard(place, number, data, rows.image_ids, []))
         work.publish_store(
             place, store, provenance, {"kind": "random", "rows": num_pictures}, {}, reports, []
         )

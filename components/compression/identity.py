@@ -19,7 +19,6 @@ from components.model.settings_identity import settings_sha256
 from components.store.codecs import Codec
 from components.store.provenance import (
     SCHEMA_VERSION,
-    SETTINGS,
     Provenance,
     StoreError,
     differences,
@@ -69,8 +68,8 @@ def provenance_of(
         model={
             "base_weights_sha256": config.base_weights_sha256,
             **{
-                f"{whose}{SETTINGS}": value
-                for whose, value in sorted((config.settings_sha256 or {}).items())
+                f"{whose}_settings_sha256": value
+                for whose, value in sorted(config.settings_sha256.items())
             },
             **hashes,
             **compared,
@@ -120,7 +119,7 @@ def check_base(compressor: Path, base: str) -> None:
             f"base model {base}: SHA-256 of the weights is {found}, but {compressor} needs "
             f"{config.base_weights_sha256}; use the base model it was trained on"
         )
-    own = {whose: value for whose, value in (config.settings_sha256 or {}).items() if whose == BASE}
+    own = {whose: value for whose, value in config.settings_sha256.items() if whose == BASE}
     expect_settings(
         base,
         {BASE: settings_sha256(Path(base))},

@@ -33,7 +33,7 @@ from components.params import Params
 from components.pictures import PictureLimits
 from components.store.codecs import FixedCodec
 from components.store.provenance import Provenance
-from components.store.shards import shard_bytes
+from components.store.shards import encode_rows, shard_bytes
 from components.store.store_work import finish_shard, watch_path
 
 STARTS = "starts"  # in the work folder: a byte for every start of a worker in this run
@@ -102,13 +102,15 @@ class ImageCompressor:
         decoder: Any = decode_shard.options(_generator_backpressure_num_objects=AHEAD)
         decoded = decoder.remote(self.params, self.task, row["shard"])
         digests: list[bytes] = []
-        rows, rejects = compress_batches(
-            self.model, self.turns(decoded, digests), self.params.codec
-        )
+        tokens, undecoded = compress_batches(self.model, self.turns(decoded, digests))
+        rows, unstorable = encode_rows(tokens, self.params.codec)
         data = shard_bytes(rows, self.task.provenance, self.params.rows_per_row_group)
+
+        # The note of the shard comes last: with it the shard counts as finished.
+        rejects = sorted([*undecoded, *unstorable])
         note_content(self.task.work, shard.number, digests)
-        report = finish_shard(self.task.work, shard.number, data, len(rows.image_ids), rejects)
-        return {"number": shard.number, "rows": report.file.rows, "rejects": len(rejects)}
+        finish_shard(self.task.work, shard.number, data, rows.image_ids, rejects)
+        return {"number": shard.number, "rows": len(rows.image_ids), "rejects": len(rejects)}
 
     def turns(self, decoded: Iterator[ray.ObjectRef], digests: list[bytes]) -> Iterator[Batch]:
         """The batches as they are decoded; between two of them another shard may use the model."""
