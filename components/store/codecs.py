@@ -3,13 +3,13 @@
 A codec is one name in `params.yaml` and in the provenance of a store. `encode` is only for rows
 that a codec can hold; `encode_checked` also names the others.
 
-| codec | column summary_tokens | column scales, float32 | bytes per token |
+| codec | summary_tokens | scales, float32 | bytes per token |
 |---|---|---|---|
 | float32, float16 | the numbers | – | 4 · dim, 2 · dim |
 | int8 | codes -127 … 127, times the scale | one per token | dim + 4 |
-| int4 | two codes per byte, lowest first, minus 7, times the scale | one per 64 channels | dim / 2 + dim / 16 |
-| rotated4, rotated3, rotated2 | codes of 4, 3, 2 bits, of the rotated token | one per token | dim / 2 + 4 and so on |
-| fitted | codes of 1 to 8 bits, of the directions of the picture | – | as many per *picture* as asked for |
+| int4 | codes 0 … 14, two per byte, minus 7, times the scale | one per 64 channels | 9 dim / 16 |
+| rotated4, … 3, … 2 | codes of 4, 3, 2 bits of the rotated token | one per token | dim / 2 + 4, … |
+| fitted | codes of 1 to 8 bits, of principal directions | – | as asked, per *picture* |
 
 `fitted` needs a Fit to a corpus, which lies in the store; the others are fixed for all time.
 """

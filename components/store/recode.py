@@ -55,7 +55,7 @@ def fit_codec(
 def recoded_provenance(
     provenance: Provenance, codec: Codec, num_summary_tokens: int, fit: Fit | None = None
 ) -> Provenance:
-    """Return the provenance of the new store. Raises StoreError when the old one cannot become it."""
+    """Return the provenance of the new store. Raises StoreError when the old cannot become it."""
     if not 1 <= num_summary_tokens <= provenance.num_summary_tokens:
         raise StoreError(
             f"{num_summary_tokens} tokens: the store has {provenance.num_summary_tokens} per "

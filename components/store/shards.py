@@ -145,11 +145,11 @@ def open_shard(
     return shard
 
 
-def read_columns(path: Path, columns: list[str], fit: Fit | None = None) -> pa.Table:
-    """Read some columns of one file in its order. Raises StoreError for a damaged page."""
+def read_ids(path: Path, fit: Fit | None = None) -> list[str]:
+    """Read the picture ids of one file in its order. Raises StoreError for a damaged page."""
     try:
         with open_shard(path, fit) as shard:
-            return shard.read(columns=columns)
+            return shard.read(columns=[schema.IMAGE_ID])[schema.IMAGE_ID].to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from None
 

@@ -225,15 +225,6 @@ def test_one_picture_touches_one_file(store: Path) -> None:
     assert "\U0010ffff" not in reader
 
 
-def test_sizes_are_read_without_tokens(store: Path) -> None:
-    path = store / "part-00000.parquet"
-    data = bytearray(path.read_bytes())
-    data[pq.ParquetFile(path).metadata.row_group(0).column(3).data_page_offset + 60] ^= 1
-    path.write_bytes(data)
-    expected = np.concatenate([np.column_stack([part.widths, part.heights]) for part in PARTS])
-    np.testing.assert_array_equal(TokenStore.open(store).sizes(), expected)
-
-
 def test_ids_longer_than_the_statistics_of_parquet_are_found(tmp_path: Path) -> None:
     ids = [f"{number}{'x' * 5000}" for number in range(6)]
     rows = random_rows(ids, 0)
