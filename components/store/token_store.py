@@ -146,7 +146,7 @@ class TokenStore:
         return self._files[number]
 
     def _read_ids(self, file: StoredShard) -> list[str]:
-        """Read the ids of a file. Raises StoreError for others than in the manifest, or no order."""
+        """Read the ids of a file. Raises StoreError unless they are the manifest's, in order."""
         self._footer(file)
         ids = read_ids(self.folder / file.name, self.fit)
         are_in_order = all(left < right for left, right in pairwise(ids))

@@ -97,7 +97,7 @@ def test_encoded_values_have_the_type_and_the_size_that_the_file_has(
 def test_quantised_tokens_are_as_near_as_their_bits_allow(
     codec: codecs.Codec, error: float
 ) -> None:
-    """Relative error of normal numbers: 0.9 % for 8 bits, 9.8, 18.6 and 34 % for 4, 3 and 2 bits after a rotation."""
+    """Relative error of normal numbers: 0.9 % for 8 bits, 9.8, 18.6, 34 % for 4, 3, 2 rotated."""
     tokens = np.random.default_rng(0).normal(size=(20, 4, 1024)).astype(np.float32)
     decoded = codecs.decode(codecs.encode(tokens, codec), codec, 1024)
     assert 0.5 * error < np.linalg.norm(decoded - tokens) / np.linalg.norm(tokens) < error
