@@ -343,7 +343,7 @@ def main(
         ),
     ] = None,
 ) -> None:
-    """Compress pictures into a store of summary tokens, with the section `compress` of params.yaml."""
+    """Compress pictures into a store of summary tokens, by section `compress` of params.yaml."""
     die_with_parent()
     manifest = compress(load_params("compress", CompressParams), images, compressor, output, base)
     if manifest is None:
