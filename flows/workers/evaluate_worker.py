@@ -27,7 +27,6 @@ from components.evaluation.asking import (
     weigh_pairs,
 )
 from components.evaluation.evaluation_settings import EvaluateParams
-from components.evaluation.pooling import average_pool
 from components.evaluation.question_set import Exam, read_exam
 from components.evaluation.systems import (
     AVERAGE_POOLED,
@@ -42,6 +41,7 @@ from components.methods.checkpoint import load_compressor
 from components.methods.method import Method
 from components.model.backbone import Backbone
 from components.model.loading import load_backbone
+from components.model.pooling import pool_pictures
 from components.model.segments import Segment, text_segment
 from components.pictures import PictureError, decode_picture
 from components.store.absence import dtype_wanted, reason_not_stored
@@ -148,7 +148,7 @@ class Examiner:
         if task["system"] != BLIND:
             image_ids, tokens = self._image_embeddings(backbone, image_ids)
             if task["system"] == AVERAGE_POOLED and tokens is not None:
-                tokens = average_pool(tokens, self.num_summary_tokens)
+                tokens = pool_pictures(tokens, self.num_summary_tokens)
         sitting = Sitting(
             task["system"], base_reader(backbone), backbone.chat, image_ids, tokens, None
         )
