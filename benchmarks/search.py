@@ -24,7 +24,7 @@ import typer
 
 from components.compression.identity import find_base
 from components.evaluation.evaluation_settings import EvaluateParams
-from components.evaluation.question_set import read_exam
+from components.evaluation.question_set import read_question_set
 from components.methods.checkpoint import load_compressor
 from components.params import load_params
 from components.search.building import Source, index_file, store_codes
@@ -180,7 +180,7 @@ class Ranking(NamedTuple):
 def compare_rankings() -> list[Ranking]:
     """The cosine of the means, MaxSim over everything, and MaxSim over the nearest by the mean."""
     params = load_params("evaluate", EvaluateParams)
-    exam, store = read_exam(CURATED, params.split), TokenStore.open(STORE)
+    question_set, store = read_question_set(CURATED, params.split), TokenStore.open(STORE)
     tokens = store.tokens(store.ids)
     model = load_compressor(
         COMPRESSOR, find_base(COMPRESSOR, None), torch.device("cpu"), torch.float32, tokens.shape[1]
@@ -188,7 +188,7 @@ def compare_rankings() -> list[Ranking]:
     captions = [
         (row, text)
         for row, image_id in enumerate(store.ids)
-        for text in exam.captions[image_id][: params.captions_per_picture]
+        for text in question_set.captions[image_id][: params.captions_per_picture]
     ]
     owners = np.array([row for row, _ in captions])
     texts = embed_texts(model, [text for _, text in captions])

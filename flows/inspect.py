@@ -25,7 +25,7 @@ from components.compression.identity import check_base, check_same_model, find_b
 from components.evaluation.asking import Sitting
 from components.evaluation.intervals import BootstrapParams, mean_estimate
 from components.evaluation.metrics import as_json, caption_metrics
-from components.evaluation.question_set import Exam, Row, read_exam
+from components.evaluation.question_set import Exam, Row, read_question_set
 from components.evaluation.scoring import answer_score
 from components.evaluation.systems import COMPRESSED, answers, compressed_reader
 from components.files.outputs import new_folder
@@ -153,7 +153,7 @@ def load_base(subject: Subject, compressor: Path, device: torch.device) -> Backb
 
 def prepare(params: InspectParams, curated: Path, compressor: Path, store: Path) -> Subject:
     """Read and draw. Raises ValueError: a store of another model or of other pictures."""
-    exam, tokens = read_exam(curated, params.split), TokenStore.open(store)
+    exam, tokens = read_question_set(curated, params.split), TokenStore.open(store)
     check_same_model(tokens.provenance, compressor)
     stored = [image_id for image_id in exam.image_ids if image_id in tokens]
     if not stored:
