@@ -32,7 +32,7 @@ class Read(NamedTuple):
 def nothing_read(
     backbone: Backbone, num_rows: int = 1, language_model: Callable[..., Any] | None = None
 ) -> Read:
-    """Return the state before the first token; `language_model` reads in place of the backbone's."""
+    """Return the state before the first token; `language_model`: in place of the backbone's."""
     return Read(
         backbone.language_model if language_model is None else language_model,
         DynamicCache(config=backbone.language_model.config),
@@ -54,7 +54,7 @@ def select(read: Read, rows: Tensor) -> Read:
 def read_on(
     backbone: Backbone, read: Read, tokens: Segment, num_kept: int = 0
 ) -> tuple[Tensor, Read]:
-    """Read more tokens of every row: their last `num_kept` (0 or 1) hidden states, and the new state.
+    """Read more tokens of every row: the last `num_kept` (0 or 1) hidden states, and the new state.
 
     tokens: positions from 0, padding on the left. The cache of `read` is taken over: to go on from
     it again, `select` from it.

@@ -1,4 +1,4 @@
-"""The stage `evaluate` end to end, on a random model and eight noisy pictures, one of which was not stored."""
+"""Stage `evaluate` end to end: a random model, eight noisy pictures, one of them not stored."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ from components.model.chat import encode_prompt
 from components.pictures import PictureLimits, encode_png, pixel_sha256
 from components.store.shards import TokenRows
 from components.store.token_store import TokenStore
-from flows.evaluate import evaluate, cost_inputs
+from flows.evaluate import cost_inputs, evaluate
 from flows.workers.evaluate_worker import EvaluationWorker
 from tests.components.model.tiny import TEXTS, compressor, write_tiny_llava
 from tests.components.store.stores import write_store
