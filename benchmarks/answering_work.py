@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.workloads import ROOT, TINY_BASE, large_model, words
 from components import schema
-from components.answering.decoding import LEAST_OPEN
+from components.model.generation import LEAST_OPEN
 from components.costs.corpus_plan import encoding_flops
 from components.costs.training_costs import ModelShape, Pass, forward_flops
 from components.methods.checkpoint import load_compressor

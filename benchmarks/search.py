@@ -1,4 +1,4 @@
-"""What an index costs and finds: exact and approximate at the width of a 7B, and MaxSim against the mean on the demo.
+"""Costs and recall of an index: exact and approximate at a 7B's width; on the demo, MaxSim too.
 
     python -m benchmarks.search --json results.json
     python -m benchmarks.search --maxsim
@@ -24,7 +24,7 @@ import typer
 
 from components.compression.identity import find_base
 from components.evaluation.evaluation_settings import EvaluateParams
-from components.evaluation.question_set import read_exam
+from components.evaluation.question_set import read_question_set
 from components.methods.checkpoint import load_compressor
 from components.params import load_params
 from components.search.building import Source, index_file, store_codes
@@ -35,17 +35,15 @@ from components.search.query import embed_texts
 from components.store.token_store import TokenStore, normalise
 from flows.index import CANDIDATES
 
-CURATED, COMPRESSOR, STORE = (
-    Path("data/curated"),
-    Path("models/compressor"),
-    Path("data/compressed/test"),
-)
+CURATED = Path("data/curated")
+COMPRESSOR = Path("models/compressor")
+STORE = Path("data/compressed/test")
 CENTRES, QUERIES, SINGLE_QUERIES, K = 1000, 64, 16, 10
 ROWS_PER_FILE = 4096
 
 
 class Row(NamedTuple):
-    """A line of the table."""
+    """Line of the table."""
 
     vectors: str
     kind: str
@@ -74,7 +72,7 @@ def main(
 
 
 def measure_all(num_rows: int, dim: int) -> Iterator[Row]:
-    """Plain, exact and approximate on both worlds."""
+    """Measure plain, exact and approximate search on both worlds."""
     for name, world in (("random", random_world), ("clustered", clustered_world)):
         vectors = world(num_rows + QUERIES, dim)
         queries, vectors = vectors[:QUERIES].copy(), vectors[QUERIES:]
@@ -85,11 +83,13 @@ def measure_all(num_rows: int, dim: int) -> Iterator[Row]:
 
 
 def measure(name: str, vectors: np.ndarray, queries: np.ndarray, folder: Path) -> Iterator[Row]:
-    """The rows of one world."""
+    """Measure one world: a row for each kind of search."""
     image_ids = [str(row) for row in range(len(vectors))]
     truth = plain_search(vectors, queries)
     singles, batch = timed(lambda batch: plain_search(vectors, batch), queries)
     yield Row(name, "numpy", 0, vectors.nbytes, vectors.nbytes, singles, batch, 1)
+
+    # Exact: a product of matrices too, on a memory-mapped file.
     start = time.perf_counter()
     sources = [index_file(folder, source) for source in sources_of(vectors)]
     written = time.perf_counter() - start
@@ -97,6 +97,8 @@ def measure(name: str, vectors: np.ndarray, queries: np.ndarray, folder: Path) -
     exact = EmbeddingIndex(image_ids, mapped)
     disk = sum(source.vectors.bytes for source in sources)
     yield searched(Row(name, "exact", written, disk, 0, 0, 0, 0), exact, queries, truth)
+
+    # Approximate: codes in memory find candidates, which the exact vectors rank.
     start = time.perf_counter()
     file, codes = store_codes(folder, None, mapped, CANDIDATES)
     seconds = written + time.perf_counter() - start
@@ -106,20 +108,19 @@ def measure(name: str, vectors: np.ndarray, queries: np.ndarray, folder: Path) -
 
 
 def searched(row: Row, index: EmbeddingIndex, queries: np.ndarray, truth: np.ndarray) -> Row:
-    """With rates and recall filled in."""
+    """Fill in the rates and the recall of a row."""
     singles, batch = timed(lambda batch: index.search_batch(batch, K), queries)
-    hits = index.search_batch(queries, K)
-    shared = [
-        len({int(hit.image_id) for hit in found} & set(best)) / K
-        for found, best in zip(hits, truth, strict=True)
-    ]
+    shared = []
+    for hits, best in zip(index.search_batch(queries, K), truth, strict=True):
+        found = {int(hit.image_id) for hit in hits}
+        shared.append(len(found & set(best)) / K)
     return row._replace(
         queries_per_second=singles, queries_per_second_of_64=batch, recall=float(np.mean(shared))
     )
 
 
 def timed(search: Callable[[np.ndarray], object], queries: np.ndarray) -> tuple[float, float]:
-    """Queries per second one at a time and all together, after one that is not counted."""
+    """Time queries per second, one at a time and all together, after one that is not counted."""
     search(queries[:1])
     start = time.perf_counter()
     for query in queries[:SINGLE_QUERIES]:
@@ -131,40 +132,34 @@ def timed(search: Callable[[np.ndarray], object], queries: np.ndarray) -> tuple[
 
 
 def plain_search(vectors: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """(queries, K) rows of the largest inner products."""
+    """Find the rows of the largest inner products: (queries, K)."""
     return np.argpartition(-(queries @ vectors.T), K, axis=1)[:, :K]
 
 
 def sources_of(vectors: np.ndarray) -> list[Source]:
-    """As if a store had been read."""
-    starts = range(0, len(vectors), ROWS_PER_FILE)
-    parts = [vectors[start : start + ROWS_PER_FILE] for start in starts]
-    return [
-        Source(
-            "benchmark",
-            str(number),
-            f"{number:064d}"[::-1],
-            len(part),
-            _no_pictures,
-            partial(np.asarray, part),
-        )
-        for number, part in enumerate(parts)
-    ]
+    """Return sources as if a store had been read."""
+    sources = []
+    for number, start in enumerate(range(0, len(vectors), ROWS_PER_FILE)):
+        part = vectors[start : start + ROWS_PER_FILE]
+        sha256, read = f"{number:064d}"[::-1], partial(np.asarray, part)
+        sources.append(Source("benchmark", str(number), sha256, len(part), _no_pictures, read))
+    return sources
 
 
 def random_world(rows: int, dim: int, seed: int = 0) -> np.ndarray:
-    """Unit vectors in all directions, (rows, dim) float32."""
+    """Draw unit vectors in all directions, (rows, dim) float32."""
     vectors = np.random.default_rng(seed).standard_normal((rows, dim), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors
 
 
 def clustered_world(rows: int, dim: int) -> np.ndarray:
-    """Unit vectors around CENTRES, (rows, dim) float32: cosine 0.5 within a cluster."""
+    """Draw unit vectors around CENTRES, (rows, dim) float32: cosine 0.5 within a cluster."""
     vectors, centres = random_world(rows, dim), random_world(CENTRES, dim, seed=1)
     owners = np.random.default_rng(2).integers(0, CENTRES, rows)
     for start in range(0, rows, ROWS_PER_FILE):
-        vectors[start : start + ROWS_PER_FILE] += centres[owners[start : start + ROWS_PER_FILE]]
+        some = slice(start, start + ROWS_PER_FILE)
+        vectors[some] += centres[owners[some]]
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors
 
@@ -178,20 +173,23 @@ class Ranking(NamedTuple):
 
 
 def compare_rankings() -> list[Ranking]:
-    """The cosine of the means, MaxSim over everything, and MaxSim over the nearest by the mean."""
+    """Rank by the cosine of the means, by MaxSim, and by MaxSim over the nearest by the mean."""
     params = load_params("evaluate", EvaluateParams)
-    exam, store = read_exam(CURATED, params.split), TokenStore.open(STORE)
+    question_set, store = read_question_set(CURATED, params.split), TokenStore.open(STORE)
     tokens = store.tokens(store.ids)
-    model = load_compressor(
-        COMPRESSOR, find_base(COMPRESSOR, None), torch.device("cpu"), torch.float32, tokens.shape[1]
-    )
-    captions = [
-        (row, text)
-        for row, image_id in enumerate(store.ids)
-        for text in exam.captions[image_id][: params.captions_per_picture]
-    ]
-    owners = np.array([row for row, _ in captions])
-    texts = embed_texts(model, [text for _, text in captions])
+    base, cpu = find_base(COMPRESSOR, None), torch.device("cpu")
+    model = load_compressor(COMPRESSOR, base, cpu, torch.float32, tokens.shape[1])
+
+    # Every caption with the row of its picture.
+    captions: list[str] = []
+    rows: list[int] = []
+    for row, image_id in enumerate(store.ids):
+        some = question_set.captions[image_id][: params.captions_per_picture]
+        captions += some
+        rows += [row] * len(some)
+    owners, texts = np.array(rows), embed_texts(model, captions)
+
+    # Similarities: of means, and of all pairs of tokens with either side as the query.
     cosines = normalise(tokens.mean(axis=1)) @ texts.embeddings.T  # (pictures, captions)
     by_caption = np.stack([maxsim(query, tokens) for query in texts.summary_tokens], axis=1)
     by_picture = np.stack([maxsim(query, texts.summary_tokens) for query in tokens])
@@ -199,6 +197,8 @@ def compare_rankings() -> list[Ranking]:
         ranking("mean", cosines, cosines, owners),
         ranking("MaxSim", by_picture, by_caption, owners),
     ]
+
+    # MaxSim of those alone that the mean ranks first.
     for nearest in (10, 100):
         pictures = np.where(ranks(cosines) < nearest, by_picture, -np.inf)
         places = ranks(cosines.T).T
@@ -210,7 +210,7 @@ def compare_rankings() -> list[Ranking]:
 def ranking(
     name: str, by_picture: np.ndarray, by_caption: np.ndarray, owners: np.ndarray
 ) -> Ranking:
-    """From similarities (pictures, captions) with the picture and with the caption as the query."""
+    """Score similarities (pictures, captions), with the picture and with the caption as query."""
     found = owners[by_picture.argmax(axis=1)] == np.arange(len(by_picture))
     row = Ranking(name, float(found.mean()), float((by_caption.argmax(axis=0) == owners).mean()))
     print(row._asdict(), flush=True)
@@ -218,7 +218,7 @@ def ranking(
 
 
 def ranks(similarities: np.ndarray) -> np.ndarray:
-    """The place, from 0, of each number in its row."""
+    """Return the place, from 0, of each number in its row."""
     return (-similarities).argsort(axis=1, kind="stable").argsort(axis=1)
 
 

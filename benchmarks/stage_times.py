@@ -1,4 +1,4 @@
-"""Where the time of a pipeline run goes: passes on what `dvc repro` prints, then seconds per stage.
+"""Seconds per stage of a pipeline run, after what `dvc repro` prints is passed on.
 
 dvc repro | python benchmarks/stage_times.py
 """
@@ -14,13 +14,17 @@ SKIPPED = re.compile(r"Stage '(.+)' (didn't change|is cached)")
 
 
 def pass_on(lines: Iterable[str]) -> Iterator[str]:
+    """Print lines as they come, and yield them."""
     for line in lines:
         print(line, end="", flush=True)
         yield line
 
 
 def stage_seconds(lines: Iterable[str]) -> dict[str, float | None]:
-    """Seconds from the line that starts a stage to the next such line, hashing included; None: nothing to do."""
+    """Measure from the line that starts a stage to the next such line, hashing included.
+
+    None: nothing to do.
+    """
     seconds: dict[str, float | None] = {}
     running, since = "", 0.0
     for line in lines:
@@ -37,14 +41,15 @@ def stage_seconds(lines: Iterable[str]) -> dict[str, float | None]:
 
 
 def table(seconds: dict[str, float | None]) -> str:
+    """Write the seconds of each stage, and of all, as lines."""
+    lines = ["", "Where the time went (-: nothing to do)"]
+    for stage, spent in seconds.items():
+        written = "-" if spent is None else f"{spent:.1f} s"
+        lines.append(f"{stage:<12} {written:>9}")
     total = sum(spent for spent in seconds.values() if spent)
-    rows = [
-        f"{stage:<12} {'-' if spent is None else f'{spent:.1f} s':>9}"
-        for stage, spent in seconds.items()
-    ]
-    return "\n".join(
-        ["", "Where the time went (-: nothing to do)", *rows, f"{'all':<12} {f'{total:.1f} s':>9}"]
-    )
+    written = f"{total:.1f} s"
+    lines.append(f"{'all':<12} {written:>9}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage `evaluate`: score the compressor from what `compress` stored, and three comparisons by the same code.
+"""Stage `evaluate`: score the compressor from its stored tokens, and three systems beside it.
 
     python -m flows.evaluate CURATED COMPRESSOR STORE OUTPUT METRICS TIMINGS
 
@@ -9,7 +9,7 @@ opened) counts as wrong everywhere, and is counted under `missing`.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +29,7 @@ from components.costs.inference_costs import (
 from components.evaluation import publication, scorecard
 from components.evaluation.asking import ANSWER, COST, IMAGE, LENGTH, SIZE, TEXT, TIME, Record
 from components.evaluation.evaluation_settings import EvaluateParams
-from components.evaluation.question_set import Exam, read_exam
+from components.evaluation.question_set import QuestionSet, read_question_set
 from components.evaluation.systems import COMPRESSED, UNCOMPRESSED
 from components.files.outputs import json_with, new_file, new_folder
 from components.methods.checkpoint import CompressorConfig
@@ -40,7 +40,7 @@ from components.store.token_store import TokenStore
 from flows.running.cluster import connect
 from flows.running.endings import ending
 from flows.running.lifetime import die_with_parent
-from flows.workers.evaluate_worker import Examiner, Task, described_pictures
+from flows.workers.evaluate_worker import EvaluationWorker, Task, pictures_to_caption
 
 
 def evaluate(
@@ -52,71 +52,100 @@ def evaluate(
     metrics: Path,
     timings: Path,
 ) -> None:
-    """Ask every system everything, score it, and write the results whole or not at all.
+    """Put all questions to all systems, score them, and write the results whole or not at all.
 
     Raises OutputError before anything is asked.
     """
+    start = time.perf_counter()
     inputs = [curated, compressor, store]
+    are_metrics = json_with("compressed", "costs", "method")
+    are_timings = json_with("compressed", "scoring")
     with (
         new_folder("evaluate", output, [*inputs, metrics, timings]) as folder,
-        new_file(
-            metrics, json_with("compressed", "costs", "method"), [*inputs, timings]
-        ) as metrics_file,
-        new_file(
-            timings, json_with("compressed", "examination", "scoring"), inputs
-        ) as timings_file,
+        new_file(metrics, are_metrics, [*inputs, timings]) as metrics_file,
+        new_file(timings, are_timings, inputs) as timings_file,
     ):
-        start = time.perf_counter()
-        results, records, seconds = examine_and_score(params, curated, compressor, store)
+        # Which systems, and which questions.
+        systems = (COMPRESSED, *params.references)
+        question_set = read_question_set(curated, params.split)
+        config = check_inputs(question_set, compressor, store)
+
+        # The workers take tasks, and give back records of all outputs.
+        tasks = plan_tasks(params, systems, question_set)
+        records = list(run_tasks(params, tasks, curated, compressor, store))
+        asked = time.perf_counter()
+
+        # Scores, and the files that hold them.
+        results = score(params, question_set, config, records)
+        seconds = {"asking": asked - start, "scoring": time.perf_counter() - asked}
         publication.write_folder(folder, results)
         publication.write_json(metrics_file, results["metrics"])
         publication.write_json(timings_file, publication.timing_table(records, seconds))
     print(f"evaluate: done in {time.perf_counter() - start:.0f} s, scores in {metrics}", flush=True)
 
 
-def examine_and_score(
-    params: EvaluateParams, curated: Path, compressor: Path, store: Path
-) -> tuple[dict[str, Any], list[Record], dict[str, float]]:
-    """What is published, the records behind it, and the seconds that they took."""
-    start = time.perf_counter()
-    exam, config = read_exam(curated, params.split), read_config(compressor)
+def check_inputs(question_set: QuestionSet, compressor: Path, store: Path) -> CompressorConfig:
+    """Return the compressor's settings, with as many summary tokens as the store has.
+
+    Raises ValueError: another base model; a store of another model, or of other pictures
+    altogether (single ones may be missing).
+    """
+    config = read_config(compressor)
     check_base(compressor, find_base(compressor, None))
-    if not reason_not_stored(store):
-        tokens = TokenStore.open(store)
-        check_same_model(tokens.provenance, compressor)
-        check_same_pictures(exam, tokens)
-        config = with_count(config, tokens.provenance.num_summary_tokens)
-    places = {"curated": curated, "compressor": compressor, "store": store}
-    records = examine(params, exam, {name: str(path.resolve()) for name, path in places.items()})
-    examined = time.perf_counter()
-    results = score(params, exam, config, records)
-    return (
-        results,
-        records,
-        {"examination": examined - start, "scoring": time.perf_counter() - examined},
-    )
+    if reason_not_stored(store):
+        return config
 
-
-def check_same_pictures(exam: Exam, tokens: TokenStore) -> None:
-    """Raises ValueError when the store is of other pictures altogether; single ones may be missing."""
-    stored = sum(image_id in tokens for image_id in exam.image_ids)
-    if not stored:
+    tokens = TokenStore.open(store)
+    check_same_model(tokens.provenance, compressor)
+    image_ids = question_set.image_ids
+    num_stored = sum(image_id in tokens for image_id in image_ids)
+    if not num_stored:
         raise ValueError(
-            f"{tokens.folder}: holds none of the {len(exam.image_ids)} pictures of the exam; compress the pictures of "
-            "the split that evaluate.split names"
+            f"{tokens.folder}: holds none of the {len(image_ids)} pictures that are asked about; "
+            "compress the pictures of the split that evaluate.split names"
         )
-    print(f"evaluate: {stored} of {len(exam.image_ids)} pictures are stored", flush=True)
+    print(f"evaluate: {num_stored} of {len(image_ids)} pictures are stored", flush=True)
+
+    changes = {"num_summary_tokens": tokens.provenance.num_summary_tokens}
+    return config.model_copy(update={"compressor": config.compressor.model_copy(update=changes)})
 
 
-def examine(params: EvaluateParams, exam: Exam, places: Mapping[str, str]) -> list[Record]:
-    """All records of all systems, from `num_workers` actors; the portions alone decide what is batched with what."""
+def plan_tasks(
+    params: EvaluateParams, systems: Sequence[str], question_set: QuestionSet
+) -> list[Task]:
+    """Cut the work into tasks: captions to embed, then pictures per system.
+
+    Tasks of one system stand together, as a worker holds one model at a time.
+    """
+    tasks: list[Task] = []
+    texts, size = question_set.texts(params.captions_per_picture), params.texts_per_task
+    for start in range(0, len(texts), size):
+        portion = texts[start : start + size]
+        tasks.append({"system": COMPRESSED, "image_ids": [], "texts": portion})
+
+    image_ids, size = question_set.image_ids, params.pictures_per_task
+    for system in systems:
+        for start in range(0, len(image_ids), size):
+            some = image_ids[start : start + size]
+            tasks.append({"system": system, "image_ids": some, "texts": []})
+    return tasks
+
+
+def run_tasks(
+    params: EvaluateParams, tasks: Sequence[Task], curated: Path, compressor: Path, store: Path
+) -> Iterator[Record]:
+    """Yield the records of all tasks, from `num_workers` actors.
+
+    The tasks alone decide what is batched with what.
+    """
     connect()
-    tasks = list(portions(params, exam))
-    answered = (
-        ray.data.from_items(tasks, override_num_blocks=len(tasks))
+    places = {"curated": curated, "compressor": compressor, "store": store}
+    paths = {name: str(path.resolve()) for name, path in places.items()}
+    tables = (
+        ray.data.from_items(list(tasks), override_num_blocks=len(tasks))
         .map_batches(
-            Examiner,
-            fn_constructor_kwargs={"params": params.model_dump(), **places},
+            EvaluationWorker,
+            fn_constructor_kwargs={"params": params.model_dump(), **paths},
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=params.num_workers),
@@ -125,47 +154,55 @@ def examine(params: EvaluateParams, exam: Exam, places: Mapping[str, str]) -> li
         )
         .iter_batches(batch_size=None, batch_format="pyarrow")
     )
-    return list(with_progress(answered, len(tasks)))
+    return with_progress(tables, len(tasks))
 
 
-def portions(params: EvaluateParams, exam: Exam) -> Iterator[Task]:
-    """The work in pieces: pictures per system, then captions to embed. Pieces of one system stand together."""
-    texts = exam.texts(params.captions_per_picture)
-    for start in range(0, len(texts), params.texts_per_task):
-        yield {
-            "system": COMPRESSED,
-            "image_ids": [],
-            "texts": texts[start : start + params.texts_per_task],
-        }
-    image_ids = exam.image_ids
-    for system in (COMPRESSED, *params.references):
-        for start in range(0, len(image_ids), params.pictures_per_task):
-            yield {
-                "system": system,
-                "image_ids": image_ids[start : start + params.pictures_per_task],
-                "texts": [],
-            }
+def with_progress(tables: Iterable[pa.Table], num_tasks: int) -> Iterator[Record]:
+    """Yield the records of all tables; prints a line with the rate for every few tasks."""
+    start, num_done, num_records = time.perf_counter(), 0, 0
+    for table in tables:
+        records = [Record(**row) for row in table.to_pylist()]
+        num_records += len(records)
+        num_done += sum(record.record == TIME for record in records)
+        rate = num_records / (time.perf_counter() - start)
+        print(
+            f"evaluate: {num_done} of {num_tasks} portions, {num_records} records, {rate:.0f}/s",
+            flush=True,
+        )
+        yield from records
 
 
 def score(
-    params: EvaluateParams, exam: Exam, config: CompressorConfig, records: Sequence[Record]
+    params: EvaluateParams,
+    question_set: QuestionSet,
+    config: CompressorConfig,
+    records: Sequence[Record],
 ) -> dict[str, Any]:
-    """Everything that is published: the rows of each file, and the metrics."""
-    said = {(record.system, record.record, record.key): record for record in records}
+    """Return everything that is published: the rows of each file, and the metrics."""
+    outputs = {(record.system, record.record, record.key): record for record in records}
     embeddings = scorecard.Embeddings(vectors(records, IMAGE), vectors(records, TEXT))
-    answers = scorecard.answer_rows(exam, said)
-    captions = scorecard.caption_rows(exam, described_pictures(params, exam), said)
-    pairs = scorecard.pair_rows(exam, said, embeddings)
+
+    # One scored row per question, caption and pair, of every system.
+    answers = scorecard.answer_rows(question_set, outputs)
+    captions = scorecard.caption_rows(
+        question_set, pictures_to_caption(params, question_set), outputs
+    )
+    pairs = scorecard.pair_rows(question_set, outputs, embeddings)
+
+    # Scores of every system; only the compressor has embeddings to retrieve by.
+    systems = (COMPRESSED, *params.references)
     metrics: dict[str, Any] = {
         system: scorecard.system_metrics(system, answers, captions, pairs, params.bootstrap)
-        for system in (COMPRESSED, *params.references)
+        for system in systems
     }
-    if exam.captions and embeddings.images:
+    if question_set.captions and embeddings.images:
         metrics[COMPRESSED]["retrieval"] = scorecard.retrieval_metrics(
-            exam, embeddings, params.captions_per_picture, params.bootstrap
+            question_set, embeddings, params.captions_per_picture, params.bootstrap
         )
-    size, load, method = measured((COMPRESSED, *params.references), config, records)
-    metrics["costs"] = cost_table(size, load, method)
+
+    # Bytes and operations, beside what was compared.
+    size, workload, method = cost_inputs(systems, config, records)
+    metrics["costs"] = cost_table(size, workload, method)
     metrics["method"] = {
         "name": config.method.name,
         "tuning": config.method.tuning,
@@ -176,7 +213,7 @@ def score(
 
 
 def vectors(records: Sequence[Record], kind: str) -> dict[str, np.ndarray]:
-    """The embeddings among the records, by their keys."""
+    """Return the embeddings among the records of a kind, by their keys."""
     return {
         record.key: np.array(record.embedding, np.float32)
         for record in records
@@ -184,28 +221,31 @@ def vectors(records: Sequence[Record], kind: str) -> dict[str, np.ndarray]:
     }
 
 
-def measured(
+def cost_inputs(
     systems: Sequence[str], config: CompressorConfig, records: Sequence[Record]
 ) -> tuple[ModelSize, Workload, MethodCosts]:
-    """The sizes of the base model, the mean lengths of prompts and answers, and what the method costs."""
+    """Return the size of the base model, mean lengths of what is read, and the method's costs."""
     numbers = {
         (record.record, record.key): record.first or 0
         for record in records
         if record.record in (SIZE, COST)
     }
     size = ModelSize(*(int(numbers[SIZE, field]) for field in ModelSize._fields))
-    question_tokens, answer_tokens = (
-        mean_lengths(systems, records, field) for field in ("first", "second")
-    )
+
+    # Mean lengths: of prompts, of answers, and of pictures where a system reads all image tokens.
+    question_tokens = mean_lengths(systems, records, "first")
+    answer_tokens = mean_lengths(systems, records, "second")
     known = UNCOMPRESSED if UNCOMPRESSED in systems else COMPRESSED
     lengths = [
         record.first or 0 for record in records if (record.system, record.record) == (known, LENGTH)
     ]
     if not lengths:
         raise ValueError(
-            "none of the exam's pictures can be opened, so that nothing can be compared; curate again"
+            "none of the pictures that are asked about can be opened, so that nothing can be "
+            "compared; curate again"
         )
     image_tokens, kept = round(float(np.mean(lengths))), config.compressor.num_summary_tokens
+
     costs = {field: numbers.get((COST, field)) for field in MethodCosts._fields}
     method = MethodCosts(**costs)._replace(is_stored=bool(costs["is_stored"]))  # type: ignore[arg-type]  # one by one
     # by the paper's formula; the counter sees what is not computed for nothing
@@ -215,36 +255,12 @@ def measured(
 
 
 def mean_lengths(systems: Sequence[str], records: Sequence[Record], field: str) -> dict[str, float]:
-    """{system: mean of this field of its ANSWER records}, 0 where it answers nothing."""
-    said = {
-        system: [it for it in records if (it.system, it.record) == (system, ANSWER)]
-        for system in systems
-    }
-    return {
-        system: float(np.mean([getattr(it, field) for it in rows] or [0]))
-        for system, rows in said.items()
-    }
-
-
-def with_count(config: CompressorConfig, num_summary_tokens: int) -> CompressorConfig:
-    """The compressor as the one that makes so many tokens."""
-    params = config.compressor.model_copy(update={"num_summary_tokens": num_summary_tokens})
-    return config.model_copy(update={"compressor": params})
-
-
-def with_progress(tables: Iterable[pa.Table], num_portions: int) -> Iterator[Record]:
-    """The records of all tables; prints a line with the rate for every few portions."""
-    start, num_done, num_records = time.perf_counter(), 0, 0
-    for table in tables:
-        records = [Record(**row) for row in table.to_pylist()]
-        num_records += len(records)
-        num_done += sum(record.record == TIME for record in records)
-        rate = num_records / (time.perf_counter() - start)
-        print(
-            f"evaluate: {num_done} of {num_portions} portions, {num_records} records, {rate:.0f}/s",
-            flush=True,
-        )
-        yield from records
+    """Return {system: mean of this field of its ANSWER records}, 0 where it answers nothing."""
+    lengths: dict[str, list[float]] = {system: [] for system in systems}
+    for record in records:
+        if record.record == ANSWER and record.system in lengths:
+            lengths[record.system].append(getattr(record, field))
+    return {system: float(np.mean(values or [0])) for system, values in lengths.items()}
 
 
 @ending("evaluate")
@@ -258,15 +274,8 @@ def main(
 ) -> None:
     """Answer, search and rank from the stored tokens, and score it."""
     die_with_parent()
-    evaluate(
-        load_params("evaluate", EvaluateParams),
-        curated,
-        compressor,
-        store,
-        output,
-        metrics,
-        timings,
-    )
+    params = load_params("evaluate", EvaluateParams)
+    evaluate(params, curated, compressor, store, output, metrics, timings)
 
 
 if __name__ == "__main__":

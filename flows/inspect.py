@@ -1,4 +1,4 @@
-"""Stage `inspect`: what the compressor has become, after Figures 3 to 6 of the paper.
+"""Stage `inspect`: the insides of the compressor, after Figures 3 to 6 of the paper.
 
     python -m flows.inspect data/curated models/compressor data/compressed/test data/inspection
 
@@ -9,7 +9,7 @@ the `reason` why this compressor has no such thing.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -22,12 +22,12 @@ from pydantic import Field
 
 from components import schema
 from components.compression.identity import check_base, check_same_model, find_base, read_config
-from components.evaluation.asking import Sitting
+from components.evaluation.asking import EvaluatedSystem
 from components.evaluation.intervals import BootstrapParams, mean_estimate
 from components.evaluation.metrics import as_json, caption_metrics
-from components.evaluation.question_set import Exam, Row, read_exam
+from components.evaluation.question_set import QuestionSet, Row, read_question_set
 from components.evaluation.scoring import answer_score
-from components.evaluation.systems import COMPRESSED, answers, compressed_reader
+from components.evaluation.systems import COMPRESSED, answer_prompts, compressed_reader
 from components.files.outputs import new_folder
 from components.inspection.inspection_files import write_analysis
 from components.inspection.maps import base_maps, compression_maps, generation_maps, seen_pictures
@@ -53,7 +53,7 @@ Images = dict[str, Image.Image]
 
 
 class InspectParams(Params):
-    """What is looked at, and how closely; pictures are drawn by the seed."""
+    """Pictures, drawn by the seed, and the closeness of the look."""
 
     seed: int
     split: Literal["validation", "test"]  # of the pictures
@@ -71,13 +71,23 @@ class InspectParams(Params):
 
 
 class Subject(NamedTuple):
-    """What is analysed, and by what."""
+    """Stored tokens under analysis, with pictures and questions."""
 
     params: InspectParams
-    exam: Exam
+    question_set: QuestionSet
     store: TokenStore
     drawn: Images  # by id, in the order in which they were drawn
     scored: list[str]  # picture ids, sorted
+
+    @property
+    def num_tokens(self) -> int:
+        """Summary tokens of each picture."""
+        return self.store.provenance.num_summary_tokens
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number type that the tokens were computed in."""
+        return getattr(torch, self.store.provenance.compute["dtype"])
 
 
 def inspect(
@@ -85,99 +95,70 @@ def inspect(
 ) -> None:
     """Write the analysis, whole or not at all. Raises OutputError before anything is looked at."""
     with new_folder("inspect", output, [curated, compressor, store]) as folder:
-        write_analysis(folder, *find_out(params, curated, compressor, store))
+        write_analysis(folder, *analyse(params, curated, compressor, store))
 
 
-def find_out(
+def analyse(
     params: InspectParams, curated: Path, compressor: Path, store: Path
 ) -> tuple[dict[str, Any], Sequence[Image.Image]]:
-    """The analysis, and the pictures that it is drawn over."""
+    """Return the analysis, and the pictures that it is drawn over."""
     torch.set_num_threads(params.num_threads)
+    about: dict[str, Any] = {
+        "num_summary_tokens": 0,
+        "pictures": [],
+        "question": params.question,
+        "seed": params.seed,
+    }
     if why := reason_not_stored(store):
-        absent = {name: {"found": None, "reason": why} for name in PARTS}
-        nothing = {
-            "num_summary_tokens": 0,
-            "pictures": [],
-            "question": params.question,
-            "seed": params.seed,
-        }
-        return nothing | absent, []
-    subject, device = (
-        prepare(params, curated, compressor, store),
-        "cuda" if torch.cuda.is_available() else "cpu",
-    )
-    parts = of_compressor(subject, load_subject(subject, compressor, torch.device(device)))
-    backbone, images = (
-        load_base(subject, compressor, torch.device(device)),
-        list(subject.drawn.values()),
-    )
+        return about | {name: {"found": None, "reason": why} for name in PARTS}, []
+
+    # The compressor first, then its base model by itself.
+    subject = prepare(params, curated, compressor, store)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    parts = of_compressor(subject, load_subject(subject, compressor, device))
+    backbone, images = load_base(subject, compressor, device), list(subject.drawn.values())
     parts["base_attention"] = part(
         lambda: base_maps(backbone, images, params.question, params.max_caption_tokens)
     )
     for name, found in parts.items():
-        print(
-            f"inspect: {name}: {'done' if found['reason'] is None else found['reason']}", flush=True
-        )
-    about = {
-        "num_summary_tokens": subject.store.provenance.num_summary_tokens,
-        "pictures": [
-            {"image_id": key, "references": subject.exam.captions.get(key, [])}
-            for key in subject.drawn
-        ],
-        "question": params.question,
-        "seed": params.seed,
-    }
+        outcome = "done" if found["reason"] is None else found["reason"]
+        print(f"inspect: {name}: {outcome}", flush=True)
+
+    about["num_summary_tokens"] = subject.num_tokens
+    for image_id in subject.drawn:
+        references = subject.question_set.captions.get(image_id, [])
+        about["pictures"].append({"image_id": image_id, "references": references})
     return about | parts, seen_pictures(backbone, images)
 
 
-def load_subject(subject: Subject, compressor: Path, device: torch.device) -> Method:
-    """The compressor, as the store was made with it."""
-    provenance = subject.store.provenance
-    dtype = getattr(torch, provenance.compute["dtype"])
-    return load_compressor(
-        compressor, find_base(compressor, None), device, dtype, provenance.num_summary_tokens
-    )
-
-
-def load_base(subject: Subject, compressor: Path, device: torch.device) -> Backbone:
-    """Its base model by itself: nothing in it was trained."""
-    config, dtype = (
-        read_config(compressor),
-        getattr(torch, subject.store.provenance.compute["dtype"]),
-    )
-    base = find_base(compressor, None)
-    check_base(compressor, base)
-    backbone = load_backbone(base, config.base_revision, dtype, "sdpa", config.pad_to_square)
-    return backbone.to(device).eval()
-
-
 def prepare(params: InspectParams, curated: Path, compressor: Path, store: Path) -> Subject:
-    """Read and draw. Raises ValueError: a store of another model or of other pictures."""
-    exam, tokens = read_exam(curated, params.split), TokenStore.open(store)
+    """Read the tables and draw pictures.
+
+    Raises ValueError: a store of another model or of other pictures.
+    """
+    question_set, tokens = read_question_set(curated, params.split), TokenStore.open(store)
     check_same_model(tokens.provenance, compressor)
-    stored = [image_id for image_id in exam.image_ids if image_id in tokens]
+    stored = [image_id for image_id in question_set.image_ids if image_id in tokens]
     if not stored:
         raise ValueError(
             f"{store}: holds no picture of the split {params.split!r}; compress its pictures first"
         )
     scored = sorted(draw(stored, f"{params.seed} scored", params.scored_pictures))
     drawn = draw(stored, f"{params.seed} drawn", params.drawn_pictures)
-    return Subject(
-        params,
-        exam,
-        tokens,
-        open_pictures(params, curated / "images" / params.split, drawn),
-        scored,
-    )
+    opened = open_pictures(params, curated / "images" / params.split, drawn)
+    return Subject(params, question_set, tokens, opened, scored)
 
 
 def draw(image_ids: Sequence[str], seed: str, count: int) -> list[str]:
-    """At most `count` different ids of a sorted list."""
+    """Draw at most `count` different ids of a sorted list."""
     return random.Random(seed).sample(image_ids, min(count, len(image_ids)))
 
 
 def open_pictures(params: InspectParams, folder: Path, image_ids: Sequence[str]) -> Images:
-    """The pictures with these ids, in their order. Raises ValueError for one that cannot be opened."""
+    """Open the pictures with these ids, in their order.
+
+    Raises ValueError for one that cannot be opened.
+    """
     columns, wanted = [schema.IMAGE_ID, schema.IMAGE], [(schema.IMAGE_ID, "in", list(image_ids))]
     rows = pq.read_table(folder, columns=columns, filters=wanted).to_pylist() if image_ids else []
     files = {row[schema.IMAGE_ID]: row[schema.IMAGE] for row in rows}
@@ -192,8 +173,24 @@ def open_pictures(params: InspectParams, folder: Path, image_ids: Sequence[str])
     return opened
 
 
+def load_subject(subject: Subject, compressor: Path, device: torch.device) -> Method:
+    """Load the compressor as the store was made with it."""
+    base = find_base(compressor, None)
+    return load_compressor(compressor, base, device, subject.dtype, subject.num_tokens)
+
+
+def load_base(subject: Subject, compressor: Path, device: torch.device) -> Backbone:
+    """Load its base model by itself: nothing in it was trained."""
+    config, base = read_config(compressor), find_base(compressor, None)
+    check_base(compressor, base)
+    backbone = load_backbone(
+        base, config.base_revision, subject.dtype, "sdpa", config.pad_to_square
+    )
+    return backbone.to(device).eval()
+
+
 def of_compressor(subject: Subject, model: Method) -> dict[str, Any]:
-    """All that needs the compressor."""
+    """Return all parts that need the compressor."""
     params, images = subject.params, list(subject.drawn.values())
     stored = torch.from_numpy(subject.store.tokens(list(subject.drawn)))
     return {
@@ -208,101 +205,96 @@ def of_compressor(subject: Subject, model: Method) -> dict[str, Any]:
 
 
 def captions_of_prefixes(subject: Subject, model: Method) -> list[dict[str, Any]]:
-    """For every number of first tokens: the captions of the drawn pictures, and the scores of the scored ones."""
-    described = [image_id for image_id in subject.scored if image_id in subject.exam.captions]
-    references = [subject.exam.captions[image_id] for image_id in described]
+    """Caption from the first tokens only, for every number of them: drawn pictures and scores."""
+    references = subject.question_set.captions
+    scored = [image_id for image_id in subject.scored if image_id in references]
     rows = []
-    for length in prefix_lengths(
-        subject.params.prefixes, subject.store.provenance.num_summary_tokens
-    ):
-        said = captions(subject, model, [*subject.drawn, *described], length)
-        own, others = said[: len(subject.drawn)], said[len(subject.drawn) :]
-        scores = (
-            caption_metrics(described, others, references, subject.params.bootstrap)
-            if described
-            else {}
-        )
-        rows.append({"num_tokens": length, "captions": own, "scores": scores})
-        print(f"inspect: {len(said)} captions from {length} tokens", flush=True)
+    for length in prefix_lengths(subject.params.prefixes, subject.num_tokens):
+        found = captions(subject, model, [*subject.drawn, *scored], length)
+        of_drawn, of_scored = found[: len(subject.drawn)], found[len(subject.drawn) :]
+
+        scores: dict[str, Any] = {}
+        if scored:
+            wanted = [references[image_id] for image_id in scored]
+            scores = caption_metrics(scored, of_scored, wanted, subject.params.bootstrap)
+        rows.append({"num_tokens": length, "captions": of_drawn, "scores": scores})
+        print(f"inspect: {len(found)} captions from {length} tokens", flush=True)
     return rows
 
 
 def captions(subject: Subject, model: Method, image_ids: Sequence[str], length: int) -> list[str]:
-    """What the generation pass says of each picture from the first `length` stored tokens."""
-    sitting = sit(subject, model, image_ids, list(range(length)))
-    prompt = encode_prompt(sitting.chat, subject.params.question, length)
-    visuals, params = sitting.visuals(image_ids), subject.params
-    prompts = [prompt] * len(image_ids)
-    found = answers(
-        sitting.reader, visuals, prompts, params.max_caption_tokens, params.questions_per_batch
-    )
-    return [sitting.decode(tokens) for tokens in found]
-
-
-def sit(subject: Subject, model: Method, image_ids: Sequence[str], kept: Sequence[int]) -> Sitting:
-    """The generation pass before some of the stored tokens of these pictures. Raises AbsentError if it has none."""
-    if model.why_no_answers:
-        raise AbsentError(model.why_no_answers)
-    tokens = torch.from_numpy(subject.store.tokens(image_ids)[:, kept])
-    return Sitting(
-        COMPRESSED,
-        compressed_reader(model),
-        model.backbone.chat,
-        image_ids,
-        text_segment(tokens),
-        None,
-    )
+    """Caption each picture from the first `length` stored tokens."""
+    system = compressed_system(subject, model, image_ids, range(length))
+    prompt = encode_prompt(system.chat, subject.params.question, length)
+    prompts, max_new_tokens = [prompt] * len(image_ids), subject.params.max_caption_tokens
+    return answer_from_stored(subject, system, image_ids, prompts, max_new_tokens)
 
 
 def answers_without_groups(subject: Subject, model: Method) -> dict[str, Any]:
-    """The accuracy of short answers from all stored tokens, and without each group; the same questions each time."""
-    num_tokens = subject.store.provenance.num_summary_tokens
-    groups = token_groups(num_tokens, subject.params.group_size)
-    rows = [
-        row
-        for image_id in subject.scored
-        for row in subject.exam.questions.get(image_id, [])
-        if row[schema.BENCHMARK] == SHORT_ANSWER
-    ]
+    """Score short answers from all stored tokens, and without each group; the same questions."""
+    groups = token_groups(subject.num_tokens, subject.params.group_size)
+    rows: list[Row] = []
+    for image_id in subject.scored:
+        asked = subject.question_set.questions.get(image_id, [])
+        rows += [row for row in asked if row[schema.BENCHMARK] == SHORT_ANSWER]
     if not rows:
         raise AbsentError("no short answer is asked about the pictures")
-    whole = question_scores(subject, model, rows, list(range(num_tokens)))
+
     image_ids, bootstrap = [row[schema.IMAGE_ID] for row in rows], subject.params.bootstrap
+    of_all = question_scores(subject, model, rows, range(subject.num_tokens))
     found = []
     for group in groups:
-        scores = question_scores(subject, model, rows, all_but(group, num_tokens))
+        scores = question_scores(subject, model, rows, all_but(group, subject.num_tokens))
         accuracy = as_json(mean_estimate(scores, image_ids, bootstrap), "accuracy")
-        difference = as_json(mean_estimate(scores - whole, image_ids, bootstrap), "difference")
+        difference = as_json(mean_estimate(scores - of_all, image_ids, bootstrap), "difference")
         found.append({"tokens": group, "accuracy": accuracy, "difference": difference})
-        print(
-            f"inspect: without tokens {group}: {accuracy['accuracy']:.3f} of the short answers",
-            flush=True,
-        )
-    return {
-        "whole": as_json(mean_estimate(whole, image_ids, bootstrap), "accuracy"),
-        "groups": found,
-    }
+        share = accuracy["accuracy"]
+        print(f"inspect: without tokens {group}: {share:.3f} of the short answers", flush=True)
+    accuracy = as_json(mean_estimate(of_all, image_ids, bootstrap), "accuracy")
+    return {"whole": accuracy, "groups": found}
 
 
 def question_scores(
     subject: Subject, model: Method, rows: Sequence[Row], kept: Sequence[int]
 ) -> np.ndarray:
-    """The score of each question, (questions,), answered from the stored tokens `kept`."""
-    sitting, params = sit(subject, model, subject.scored, kept), subject.params
-    prompts = [encode_prompt(sitting.chat, row[schema.QUESTION], len(kept)) for row in rows]
-    visuals = sitting.visuals(row[schema.IMAGE_ID] for row in rows)
-    found = answers(
-        sitting.reader, visuals, prompts, params.max_answer_tokens, params.questions_per_batch
-    )
-    said = zip(rows, found, strict=True)
-    return np.array(
-        [
-            answer_score(
-                SHORT_ANSWER, sitting.decode(new), row[schema.ANSWERS], row[schema.CHOICES]
-            )
-            for row, new in said
-        ]
-    )
+    """Score each question, (questions,), answered from the stored tokens `kept`."""
+    system = compressed_system(subject, model, subject.scored, kept)
+    prompts = [encode_prompt(system.chat, row[schema.QUESTION], len(kept)) for row in rows]
+    image_ids = [row[schema.IMAGE_ID] for row in rows]
+    max_new_tokens = subject.params.max_answer_tokens
+    answers = answer_from_stored(subject, system, image_ids, prompts, max_new_tokens)
+    scores = [
+        answer_score(SHORT_ANSWER, answer, row[schema.ANSWERS], row[schema.CHOICES])
+        for row, answer in zip(rows, answers, strict=True)
+    ]
+    return np.array(scores)
+
+
+def compressed_system(
+    subject: Subject, model: Method, image_ids: Sequence[str], kept: Sequence[int]
+) -> EvaluatedSystem:
+    """Return the generation pass with some of the stored tokens of these pictures.
+
+    Raises AbsentError if the model has no such pass.
+    """
+    if model.why_no_answers:
+        raise AbsentError(model.why_no_answers)
+    tokens = text_segment(torch.from_numpy(subject.store.tokens(image_ids)[:, list(kept)]))
+    reader, chat = compressed_reader(model), model.backbone.chat
+    return EvaluatedSystem(COMPRESSED, reader, chat, image_ids, tokens, None)
+
+
+def answer_from_stored(
+    subject: Subject,
+    system: EvaluatedSystem,
+    image_ids: Iterable[str],
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+) -> list[str]:
+    """Answer prompts, each about the picture of its id, as texts."""
+    visuals, batch_size = system.visuals(image_ids), subject.params.questions_per_batch
+    answers = answer_prompts(system.reader, visuals, prompts, max_new_tokens, batch_size)
+    return [system.decode(tokens) for tokens in answers]
 
 
 @ending("inspect")

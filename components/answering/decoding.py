@@ -11,13 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from components.answering.cached_reading import Read, read_on, select
-from components.model.backbone import Backbone
-from components.model.generation import end_token_ids
+from components.model.generation import Choose
 from components.params import Params
-
-# share of the rows of a batch; with fewer unfinished ones the finished are taken out
-LEAST_OPEN = 0.5
 
 
 class DecodingParams(Params):
@@ -32,37 +27,9 @@ class DecodingParams(Params):
     seed: int
 
 
-def decode(
-    backbone: Backbone, read: Read, hidden: Tensor, draws: Tensor, params: DecodingParams
-) -> list[list[int]]:
-    """Write answers to prompts that have been read: new token ids, without the end token.
-
-    hidden: (rows, dim) of the last tokens of the prompts; draws: (rows, max_new_tokens), from 0 to
-    1.
-    """
-    end_ids = torch.tensor(end_token_ids(backbone), device=backbone.device)
-    written = torch.full(draws.shape, -1, device=backbone.device)
-    # which prompt each row of the batch is
-    rows = torch.arange(len(hidden), device=backbone.device)
-    is_open = torch.ones_like(rows, dtype=torch.bool)
-    for step in range(params.max_new_tokens):
-        tokens = choose(backbone.lm_head(hidden), draws[rows, step], params)
-        is_open &= ~torch.isin(tokens, end_ids)
-        written[rows, step] = torch.where(is_open, tokens, -1)
-        num_open = int(is_open.sum())
-        if num_open == 0 or step == params.max_new_tokens - 1:
-            break
-        if num_open < LEAST_OPEN * len(rows):
-            kept = is_open.nonzero()[:, 0]
-            read, rows, tokens, is_open = (
-                select(read, kept),
-                rows[kept],
-                tokens[kept],
-                is_open[kept],
-            )
-        hidden, read = read_on(backbone, read, backbone.embed(tokens[:, None]), num_kept=1)
-        hidden = hidden[:, 0]
-    return [[token for token in row if token >= 0] for row in written.tolist()]
+def chooser(draws: Tensor, params: DecodingParams) -> Choose:
+    """Return how the tokens of a batch are chosen; draws: (rows, max_new_tokens), from 0 to 1."""
+    return lambda logits, rows, step: choose(logits, draws[rows, step], params)
 
 
 def choose(logits: Tensor, draws: Tensor, params: DecodingParams) -> Tensor:

@@ -11,10 +11,11 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
-from components.answering.cached_reading import Read, nothing_read, read_on, select
-from components.answering.decoding import DecodingParams, decode
+from components.answering.decoding import DecodingParams, chooser
 from components.model.backbone import Backbone
-from components.model.generation import left_pad
+from components.model.cached_reading import Read, nothing_read, read_on, select
+from components.model.generation import left_pad, write_answers
+from components.model.segments import text_segment
 
 
 @torch.inference_mode()
@@ -49,12 +50,11 @@ def answer_prompts(
         if shared:
             read, embeddings = select(start, places), backbone.embed(ids)
         else:
-            read, embeddings = (
-                select(start, 0 * places),
-                backbone.embed_chat(ids, summary_tokens[places]),
-            )
-        hidden, read = read_on(backbone, read, embeddings, mask, num_kept=1)
-        found = decode(backbone, read, hidden[:, 0], draws[rows].to(backbone.device), params)
+            read = nothing_read(backbone, len(rows))
+            embeddings = backbone.embed_chat(ids, summary_tokens[places])
+        hidden, read = read_on(backbone, read, text_segment(embeddings, mask), num_kept=1)
+        choose = chooser(draws[rows].to(backbone.device), params)
+        found = write_answers(backbone, read, hidden[:, 0], params.max_new_tokens, choose)
         for row, tokens in zip(rows, found, strict=True):
             answers[row] = tokens
     return answers
@@ -79,11 +79,11 @@ def read_pictures(backbone: Backbone, summary_tokens: Tensor, ids: Sequence[int]
     lead = list(takewhile(lambda token: token != backbone.image_token_id, ids))
     read = nothing_read(backbone)
     if lead:
-        _, read = read_on(
-            backbone, read, backbone.embed(torch.tensor([lead], device=backbone.device))
-        )
+        embeddings = backbone.embed(torch.tensor([lead], device=backbone.device))
+        _, read = read_on(backbone, read, text_segment(embeddings))
     num_pictures = len(summary_tokens)
     rest = torch.tensor([ids[len(lead) :]], device=backbone.device).expand(num_pictures, -1)
     every = torch.zeros(num_pictures, dtype=torch.long, device=backbone.device)
-    _, read = read_on(backbone, select(read, every), backbone.embed_chat(rest, summary_tokens))
+    embeddings = backbone.embed_chat(rest, summary_tokens)
+    _, read = read_on(backbone, select(read, every), text_segment(embeddings))
     return read

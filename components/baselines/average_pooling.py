@@ -5,9 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from components.methods.blocks.token_reduction import Reducer, cells, square_counts
+from components.methods.blocks.token_reduction import Reducer, square_counts
 from components.methods.blocks.vision_tower import Reading, TowerShape
 from components.methods.method_settings import NoSettings
+from components.model.pooling import average_pool
 
 
 class AveragePooling(Reducer):
@@ -23,4 +24,4 @@ class AveragePooling(Reducer):
 
     def forward(self, reading: Reading) -> Tensor:
         """-> (pictures, num_tokens, dim)."""
-        return cells(self.connect(reading.patches[0]), self.num_tokens).mean(2)
+        return average_pool(self.connect(reading.patches[0]), self.num_tokens)

@@ -118,8 +118,8 @@ class DroppingReader:
         self.below, self.above = language_model.layers[: layer - 1], language_model.layers[layer:]
         self.is_image = is_image  # (rows, tokens), bool; the same number in each row
         self.num_kept = num_kept
-        # of the prompts, in the layers above: (rows, kept tokens)
-        self.places: Tensor | None = None
+        # tokens of each row that the layers above do not get; None before the prompts are read
+        self.num_dropped: int | None = None
 
     def __call__(
         self,
@@ -132,12 +132,13 @@ class DroppingReader:
         """As transformers' models are called, with a mask (rows, tokens so far) and padding on the left."""
         before = self.read(self.below, inputs_embeds, attention_mask, position_ids, past_key_values)
         hidden = self.read([self.ranking], before, attention_mask, position_ids, past_key_values)
-        if self.places is None:
+        if self.num_dropped is None:
             attended = self.attention_of_last(before, attention_mask, position_ids, past_key_values)
-            self.places = kept_places(attended, self.is_image, self.num_kept)
-            hidden, position_ids = take(hidden, self.places), position_ids.gather(1, self.places)
-        prompt = attention_mask[:, : self.is_image.shape[1]].gather(1, self.places)
-        mask = torch.cat([prompt, attention_mask[:, self.is_image.shape[1] :]], dim=1)
+            places = kept_places(attended, self.is_image, self.num_kept)
+            hidden, position_ids = take(hidden, places), position_ids.gather(1, places)
+            self.num_dropped = self.is_image.shape[1] - places.shape[1]
+        # The filler, on the left, is kept: without the dropped tokens there are fewer ones behind.
+        mask = attention_mask[:, : attention_mask.shape[1] - self.num_dropped]
         hidden = self.read(self.above, hidden, mask, position_ids, past_key_values)
         return BaseModelOutput(last_hidden_state=self.language_model.norm(hidden))
 

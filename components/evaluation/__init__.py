@@ -1,1 +1,1 @@
-"""Scores of answers, captions, retrieval and caption pairs, each with a confidence interval; one file per family."""
+"""Scores of answers, captions, retrieval and caption pairs, with intervals; one file per family."""

@@ -1,4 +1,4 @@
-"""One system sits the exam on some pictures; what it said comes back as flat records."""
+"""Questions, captions and pairs put to one system; its outputs come back as flat records."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -10,15 +10,19 @@ from pydantic import Field
 from torch import Tensor
 
 from components import schema
-from components.evaluation.question_set import PAIR_ID, Exam, Row
+from components.evaluation.question_set import PAIR_ID, QuestionSet, Row
 from components.evaluation.systems import (
+    COMPRESSED,
     Reader,
     Visuals,
-    answers,
+    answer_prompts,
+    base_reader,
     batches_of_like_length,
+    compressed_reader,
     log_likelihoods,
 )
 from components.methods.method import Method
+from components.model.backbone import Backbone
 from components.model.chat import (
     IMAGE_PLACEHOLDER,
     ChatFormat,
@@ -56,8 +60,8 @@ RECORDS = pa.schema(
 )
 
 
-class ExamParams(Params):
-    """How systems are asked."""
+class PromptParams(Params):
+    """Batches and lengths of what systems read and write."""
 
     questions_per_batch: int = Field(ge=1)  # prompts decoded together
     max_answer_tokens: int = Field(ge=1)  # new tokens per answer
@@ -67,7 +71,7 @@ class ExamParams(Params):
 
 
 class Record(NamedTuple):
-    """A row of RECORDS."""
+    """Row of RECORDS."""
 
     system: str
     record: str
@@ -78,14 +82,14 @@ class Record(NamedTuple):
     embedding: list[float] | None = None
 
 
-class Sitting(NamedTuple):
-    """Who is asked about which pictures."""
+class EvaluatedSystem(NamedTuple):
+    """System under evaluation, with its visual tokens of some pictures."""
 
-    system: str
+    name: str
     reader: Reader
     chat: ChatFormat
     image_ids: Sequence[str]
-    visual_tokens: Segment | None  # what is known of each picture; None for the blind
+    visual_tokens: Segment | None  # one row per picture; None for the blind
     num_placeholders: int | None  # of a picture in a chat; None: as many as it has visual tokens
 
     @property
@@ -98,93 +102,123 @@ class Sitting(NamedTuple):
         return dict(zip(self.image_ids, self.visual_tokens.lengths, strict=True))
 
     def visuals(self, image_ids: Iterable[str]) -> Visuals:
-        """Rows about these pictures, one row each."""
+        """Return one row of visual tokens per entry of `image_ids`."""
         places = {image_id: place for place, image_id in enumerate(self.image_ids)}
         return Visuals(self.visual_tokens, [places[image_id] for image_id in image_ids])
 
     def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of new token ids."""
         return str(self.chat.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
 
-def answer_questions(sitting: Sitting, exam: Exam, params: ExamParams) -> list[Record]:
-    """One ANSWER per question about the pictures."""
-    rows = [row for image_id in sitting.image_ids for row in exam.questions.get(image_id, [])]
-    lengths = sitting.lengths
+def compressed_system(
+    model: Method, image_ids: Sequence[str], visual_tokens: Segment
+) -> EvaluatedSystem:
+    """Return a trained compressor with its stored tokens of pictures, one row each."""
+    return EvaluatedSystem(
+        COMPRESSED,
+        compressed_reader(model),
+        model.backbone.chat,
+        image_ids,
+        visual_tokens,
+        model.num_placeholders,
+    )
+
+
+def base_system(
+    name: str, backbone: Backbone, image_ids: Sequence[str], visual_tokens: Segment | None
+) -> EvaluatedSystem:
+    """Return a system of the base model, with what it reads of pictures, one row each."""
+    return EvaluatedSystem(
+        name, base_reader(backbone), backbone.chat, image_ids, visual_tokens, None
+    )
+
+
+def answer_questions(
+    system: EvaluatedSystem, question_set: QuestionSet, params: PromptParams
+) -> list[Record]:
+    """Answer every question about the pictures: one ANSWER each."""
+    rows: list[Row] = []
+    for image_id in system.image_ids:
+        rows += question_set.questions.get(image_id, [])
+
+    lengths = system.lengths
     num_visual = [lengths[row[schema.IMAGE_ID]] for row in rows]
     prompts = [
-        encode_prompt(sitting.chat, row[schema.QUESTION], n)
+        encode_prompt(system.chat, row[schema.QUESTION], n)
         for row, n in zip(rows, num_visual, strict=True)
     ]
-    visuals = sitting.visuals(row[schema.IMAGE_ID] for row in rows)
-    found = answers(
-        sitting.reader, visuals, prompts, params.max_answer_tokens, params.questions_per_batch
+    visuals = system.visuals(row[schema.IMAGE_ID] for row in rows)
+    answers = answer_prompts(
+        system.reader, visuals, prompts, params.max_answer_tokens, params.questions_per_batch
     )
-    return [
-        Record(
-            sitting.system,
-            ANSWER,
-            row[schema.QUESTION_ID],
-            sitting.decode(new),
-            len(prompt) - n,
-            len(new),
+
+    records = []
+    for row, prompt, n, new in zip(rows, prompts, num_visual, answers, strict=True):
+        text, num_text_tokens = system.decode(new), len(prompt) - n
+        records.append(
+            Record(system.name, ANSWER, row[schema.QUESTION_ID], text, num_text_tokens, len(new))
         )
-        for row, prompt, n, new in zip(rows, prompts, num_visual, found, strict=True)
-    ]
+    return records
 
 
-def describe_pictures(
-    sitting: Sitting, image_ids: Sequence[str], params: ExamParams
+def caption_pictures(
+    system: EvaluatedSystem, image_ids: Sequence[str], params: PromptParams
 ) -> list[Record]:
-    """One CAPTION per picture of `image_ids`."""
-    lengths = sitting.lengths
+    """Caption the pictures of `image_ids`: one CAPTION each."""
+    lengths = system.lengths
     prompts = [
-        encode_prompt(sitting.chat, params.caption_prompt, lengths[image_id])
+        encode_prompt(system.chat, params.caption_prompt, lengths[image_id])
         for image_id in image_ids
     ]
-    visuals = sitting.visuals(image_ids)
-    found = answers(
-        sitting.reader, visuals, prompts, params.max_caption_tokens, params.questions_per_batch
+    visuals = system.visuals(image_ids)
+    captions = answer_prompts(
+        system.reader, visuals, prompts, params.max_caption_tokens, params.questions_per_batch
     )
     return [
-        Record(sitting.system, CAPTION, image_id, sitting.decode(new))
-        for image_id, new in zip(image_ids, found, strict=True)
+        Record(system.name, CAPTION, image_id, system.decode(new))
+        for image_id, new in zip(image_ids, captions, strict=True)
     ]
 
 
-def weigh_pairs(sitting: Sitting, exam: Exam, params: ExamParams) -> list[Record]:
-    """One PAIR per compositional pair: how likely each caption is as the answer to the caption prompt, per token.
+def score_caption_pairs(
+    system: EvaluatedSystem, question_set: QuestionSet, params: PromptParams
+) -> list[Record]:
+    """Score both captions of every compositional pair by their likelihood: one PAIR each.
 
-    A generative model has no similarity of picture and text; this is what can stand in its place.
+    A caption is read as the answer to the caption prompt, and its score is the mean per token. A
+    generative model has no similarity of picture and text; this can stand in its place.
     """
-    rows = [row for image_id in sitting.image_ids for row in exam.pairs.get(image_id, [])]
-    found = [
-        log_likelihoods(
-            sitting.reader,
-            sitting.visuals(row[schema.IMAGE_ID] for row in rows),
-            [_caption_conversation(sitting, row, column, params.caption_prompt) for row in rows],
-            params.questions_per_batch,
+    rows: list[Row] = []
+    for image_id in system.image_ids:
+        rows += question_set.pairs.get(image_id, [])
+
+    visuals = system.visuals(row[schema.IMAGE_ID] for row in rows)
+    scores = []
+    for column in (schema.CAPTION, schema.NEGATIVE_CAPTION):
+        conversations = [
+            _caption_conversation(system, row, column, params.caption_prompt) for row in rows
+        ]
+        scores.append(
+            log_likelihoods(system.reader, visuals, conversations, params.questions_per_batch)
         )
-        for column in (schema.CAPTION, schema.NEGATIVE_CAPTION)
-    ]
     return [
-        Record(sitting.system, PAIR, row[PAIR_ID], None, caption, negative)
-        for row, caption, negative in zip(rows, *found, strict=True)
+        Record(system.name, PAIR, row[PAIR_ID], None, caption, negative)
+        for row, caption, negative in zip(rows, *scores, strict=True)
     ]
 
 
 @torch.inference_mode()
 def embed_texts(
-    system: str, model: Method, texts: Sequence[str], params: ExamParams
+    system: str, model: Method, texts: Sequence[str], params: PromptParams
 ) -> list[Record]:
-    """One TEXT per caption, with its L2-normalised embedding."""
+    """Embed captions, L2-normalised: one TEXT each."""
     ids = [encode_text(model.tokenizer, text)[: params.max_text_tokens] for text in texts]
     records: list[Record] = []
     for rows in batches_of_like_length([len(row) for row in ids], params.questions_per_batch):
         vectors = model.embed_texts(*left_pad([ids[row] for row in rows], model.device)).tolist()
-        records += [
-            Record(system, TEXT, texts[row], embedding=vector)
-            for row, vector in zip(rows, vectors, strict=True)
-        ]
+        for row, vector in zip(rows, vectors, strict=True):
+            records.append(Record(system, TEXT, texts[row], embedding=vector))
     return records
 
 
@@ -192,10 +226,10 @@ def embed_texts(
 def embed_images(
     system: str, model: Method, image_ids: Sequence[str], summary_tokens: Tensor
 ) -> list[Record]:
-    """One IMAGE per picture, with what its stored tokens (pictures, tokens, dim) are searched for."""
-    vectors = (
-        model.embed_pictures(summary_tokens.to(model.device)).tolist() if len(image_ids) else []
-    )
+    """Embed pictures from their stored tokens (pictures, tokens, dim): one IMAGE each."""
+    if not image_ids:
+        return []
+    vectors = model.embed_pictures(summary_tokens.to(model.device)).tolist()
     return [
         Record(system, IMAGE, image_id, embedding=vector)
         for image_id, vector in zip(image_ids, vectors, strict=True)
@@ -203,21 +237,21 @@ def embed_images(
 
 
 def to_table(records: Sequence[Record], system: str, start: float) -> pa.Table:
-    """Records as a table, with a TIME record of the seconds since `start` (a reading of `time.perf_counter`)."""
-    timed = [
-        *records,
-        Record(system, TIME, system, None, time.perf_counter() - start, len(records)),
-    ]
-    return pa.Table.from_pylist([row._asdict() for row in timed], RECORDS)
+    """Return records as a table, with a TIME record of the seconds since `start`.
+
+    start: a reading of `time.perf_counter`.
+    """
+    time_record = Record(system, TIME, system, None, time.perf_counter() - start, len(records))
+    return pa.Table.from_pylist([row._asdict() for row in (*records, time_record)], RECORDS)
 
 
 def _caption_conversation(
-    sitting: Sitting, row: Row, column: str, prompt: str
+    system: EvaluatedSystem, row: Row, column: str, prompt: str
 ) -> tuple[list[int], list[int]]:
-    num_visual = sitting.lengths[row[schema.IMAGE_ID]]
+    num_visual = system.lengths[row[schema.IMAGE_ID]]
     placeholder = f"{IMAGE_PLACEHOLDER}\n" if num_visual else ""
     turns: list[dict[str, Any]] = [
         {schema.ROLE: schema.USER, schema.CONTENT: placeholder + prompt},
         {schema.ROLE: schema.ASSISTANT, schema.CONTENT: row[column]},
     ]
-    return encode_conversation(sitting.chat, turns, num_visual)
+    return encode_conversation(system.chat, turns, num_visual)

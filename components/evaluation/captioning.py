@@ -21,7 +21,10 @@ _TINY, _SMALL = 1e-15, 1e-9  # pycocoevalcap's guards against 0 / 0
 
 
 def caption_words(caption: str) -> str:
-    """Lower-cased words joined by single spaces; punctuation, line ends and control characters are dropped."""
+    """Return the lower-cased words, joined by single spaces.
+
+    Punctuation, line ends and control characters are dropped.
+    """
     return " ".join(re.findall(r"[^\W_]+(?:'[^\W_]+)*", caption.lower()))
 
 
@@ -31,12 +34,12 @@ def caption_estimates(
     references: Sequence[Sequence[str]],
     params: BootstrapParams,
 ) -> dict[str, Estimate]:
-    """CIDEr, BLEU-4 and ROUGE-L of one caption per picture, each with its interval.
+    """Estimate CIDEr, BLEU-4 and ROUGE-L of one caption per picture, each with its interval.
 
     The document frequencies of CIDEr stay those of the whole set in every resample.
     """
     words = [caption_words(caption) for caption in captions]
-    reference_words = [[caption_words(reference) for reference in row] for row in references]
+    reference_words = [list(map(caption_words, row)) for row in references]
     return {
         "cider": mean_estimate(cider_scores(words, reference_words), image_ids, params),
         "bleu_4": estimate(bleu_counts(words, reference_words), image_ids, bleu_from_sums, params),
@@ -45,7 +48,10 @@ def caption_estimates(
 
 
 def cider_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """CIDEr of every picture; all 0 for a single picture, whose n-grams have no document frequency."""
+    """Return the CIDEr of every picture.
+
+    All 0 for a single picture, whose n-grams have no document frequency.
+    """
     results = {index: [caption] for index, caption in enumerate(captions)}
     truths = {index: list(row) for index, row in enumerate(references)}
     _, scores = Cider().compute_score(truths, results)
@@ -53,7 +59,7 @@ def cider_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -
 
 
 def rouge_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """ROUGE-L of every picture; an empty caption scores 0."""
+    """Return the ROUGE-L of every picture; an empty caption scores 0."""
     rouge = Rouge()
     return [
         float(rouge.calc_score([caption], row)) if caption else 0.0
@@ -62,24 +68,23 @@ def rouge_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -
 
 
 def bleu_counts(captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    """(pictures, 10): caption length, closest reference length, n-grams (1 … 4), matched n-grams (1 … 4)."""
+    """Count what BLEU is made of, (pictures, 10).
+
+    Caption length, closest reference length, n-grams (1 … 4), matched n-grams (1 … 4).
+    """
     scorer = BleuScorer(n=_NUM_GRAMS)
     for caption, row in zip(captions, references, strict=True):
         scorer += (caption, list(row))
-    rows = [
-        [
-            counts["testlen"],
-            _closest(counts["reflen"], counts["testlen"]),
-            *counts["guess"],
-            *counts["correct"],
-        ]
-        for counts in scorer.ctest
-    ]
+    rows = []
+    for counts in scorer.ctest:
+        length = counts["testlen"]
+        closest = _closest(counts["reflen"], length)
+        rows.append([length, closest, *counts["guess"], *counts["correct"]])
     return np.array(rows, dtype=np.float64)
 
 
 def bleu_from_sums(sums: np.ndarray) -> np.ndarray:
-    """Corpus BLEU-4 of summed `bleu_counts` (..., 10), without smoothing."""
+    """Return the corpus BLEU-4 of summed `bleu_counts` (..., 10), without smoothing."""
     length, reference_length = sums[..., 0], sums[..., 1]
     guessed, matched = sums[..., 2 : 2 + _NUM_GRAMS], sums[..., 2 + _NUM_GRAMS :]
     precision = np.prod((matched + _TINY) / (guessed + _SMALL), axis=-1) ** (1 / _NUM_GRAMS)

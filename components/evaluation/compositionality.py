@@ -1,19 +1,19 @@
-"""Compositional pairs by SugarCrepe's rule: a pair is right if the caption scores strictly higher than its near-miss.
+"""Compositional pairs by SugarCrepe's rule.
 
-A tie is wrong, as in the official script, so a model that cannot tell the two apart scores 0, not
-by luck.
+A pair is right if the caption scores strictly higher than its near-miss. A tie is wrong, as in the
+official script, so a model that cannot tell the two apart scores 0, not by luck.
 """
 
 import numpy as np
 
 
 def pair_scores(caption_scores: np.ndarray, negative_scores: np.ndarray) -> np.ndarray:
-    """(pairs,) 1 where the caption wins, else 0; NaN (nothing to score from) never wins."""
+    """Score pairs, (pairs,): 1 where the caption wins, else 0, as for NaN (no score)."""
     return (np.asarray(caption_scores) > np.asarray(negative_scores)).astype(np.float64)
 
 
 def paired_cosines(image_embeddings: np.ndarray, text_embeddings: np.ndarray) -> np.ndarray:
-    """(pairs,) fp32 cosine of row i with row i; both (pairs, dim), L2-normalised."""
+    """Return the fp32 cosines of row i with row i, (pairs,); both (pairs, dim), L2-normalised."""
     return np.einsum(
         "pd,pd->p", image_embeddings.astype(np.float32), text_embeddings.astype(np.float32)
     )

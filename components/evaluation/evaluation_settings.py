@@ -1,24 +1,24 @@
-"""The section `evaluate` of params.yaml."""
+"""Settings of the stage: the section `evaluate` of params.yaml."""
 
 from typing import Literal
 
 from pydantic import Field
 
-from components.evaluation.asking import ExamParams
+from components.evaluation.asking import PromptParams
 from components.evaluation.intervals import BootstrapParams
 from components.params import Params
 from components.pictures import PictureLimits
 
 
 class EvaluateParams(Params):
-    """What is asked, of how many pictures, and where."""
+    """Systems, pictures and prompts of the evaluation, and its workers."""
 
     split: Literal["validation", "test"]
     pictures: PictureLimits
-    exam: ExamParams
+    prompts: PromptParams
     # systems that are asked beside it
     references: tuple[Literal["uncompressed", "average_pooled", "blind"], ...]
-    captioned_pictures: int = Field(ge=0)  # pictures that every system describes, the first by id
+    captioned_pictures: int = Field(ge=0)  # pictures that every system captions, the first by id
     captions_per_picture: int = Field(ge=1)  # captions of a picture that take part in retrieval
     bootstrap: BootstrapParams
     pictures_per_task: int = Field(ge=1)  # a worker's portion; batches never reach across portions

@@ -18,7 +18,7 @@ _GATHERED_NUMBERS = 4_000_000  # numbers held at once, 32 MB
 
 
 class BootstrapParams(Params):
-    """How intervals are drawn."""
+    """Resampling of intervals."""
 
     resamples: int = Field(ge=1)  # bootstrap draws per interval
     confidence: float = Field(gt=0, lt=1)  # mass inside the interval
@@ -27,7 +27,7 @@ class BootstrapParams(Params):
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score with its interval and the number of things it was taken over."""
+    """Score with its interval and the number of rows it was taken over."""
 
     value: float
     low: float
@@ -38,7 +38,10 @@ class Estimate:
 def mean_estimate(
     scores: Sequence[float] | np.ndarray, clusters: Sequence[str], params: BootstrapParams
 ) -> Estimate:
-    """Mean of `scores`, one per row; rows with the same entry of `clusters` are drawn together."""
+    """Estimate the mean of `scores`, one per row.
+
+    Rows with the same entry of `clusters` are drawn together.
+    """
     columns = np.stack([np.asarray(scores, dtype=np.float64), np.ones(len(scores))], axis=1)
     return estimate(columns, clusters, lambda sums: sums[..., 0] / sums[..., 1], params)
 
@@ -46,25 +49,27 @@ def mean_estimate(
 def estimate(
     columns: np.ndarray, clusters: Sequence[str], statistic: Statistic, params: BootstrapParams
 ) -> Estimate:
-    """`statistic` of the column sums of `columns` (rows, columns), with its clustered interval.
+    """Estimate `statistic` of the sums of `columns` (rows, columns), with its clustered interval.
 
     Raises ValueError if there are no rows.
     """
     if len(columns) == 0:
         raise ValueError("a score over no rows has no value; leave the benchmark out instead")
+
+    # Pictures are drawn, not rows: their sums are all that a resample needs.
     sums = cluster_sums(columns, clusters)
     draws = np.concatenate(
         [statistic(block) for block in resampled_sums(sums, params.resamples, params.seed)]
     )
+
     tail = (1 - params.confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
-    return Estimate(
-        float(statistic(sums.sum(axis=0, keepdims=True))[0]), float(low), float(high), len(columns)
-    )
+    value = statistic(sums.sum(axis=0, keepdims=True))[0]
+    return Estimate(float(value), float(low), float(high), len(columns))
 
 
 def cluster_sums(columns: np.ndarray, clusters: Sequence[str]) -> np.ndarray:
-    """Column sums per cluster, (clusters, columns), in order of the cluster's name."""
+    """Sum the columns per cluster, (clusters, columns), in order of the cluster's name."""
     names, index = np.unique(np.asarray(clusters), return_inverse=True)
     sums = np.zeros((len(names), columns.shape[1]))
     np.add.at(sums, index, columns)
@@ -72,7 +77,7 @@ def cluster_sums(columns: np.ndarray, clusters: Sequence[str]) -> np.ndarray:
 
 
 def resampled_sums(sums: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Blocks (≤ resamples, columns) of the column sums of clusters drawn with replacement."""
+    """Yield blocks (≤ resamples, columns) of the column sums of clusters drawn with replacement."""
     rng = np.random.default_rng(seed)
     block = max(1, _GATHERED_NUMBERS // sums.size)
     for start in range(0, resamples, block):

@@ -1,9 +1,10 @@
-"""From scored rows to the numbers of `results/metrics.json`: every score of a system with its count and interval.
+"""Metrics of a system from its scored rows: every score with its count and interval.
 
-Keys: `short_answer`, `word_reading`, `unanswerable`, `existence`, `relations` are {"accuracy",
-"low", "high", "count"} over questions; `multiple_choice` over circular groups, `relations_pairs`
-over pairs (MME's acc+), `multiple_choice_single` over single passes; `existence_f1` is POPE's mean
-over its kinds. `…_by_kind` splits by kind. A benchmark without a question is left out.
+Keys of `results/metrics.json`: `short_answer`, `word_reading`, `unanswerable`, `existence`,
+`relations` are {"accuracy", "low", "high", "count"} over questions; `multiple_choice` over circular
+groups, `relations_pairs` over pairs (MME's acc+), `multiple_choice_single` over single passes;
+`existence_f1` is POPE's mean over its kinds. `…_by_kind` splits by kind. A benchmark without a
+question is left out.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,17 +30,12 @@ Questions = Sequence[ScoredQuestion]
 
 
 def question_metrics(questions: Questions, params: BootstrapParams) -> dict[str, Any]:
-    """All question benchmarks of one system."""
-    rows = {
-        name: [question for question in questions if question.benchmark == name]
-        for name in _SCORERS
-    }
-    return {
-        key: value
-        for name, score in _SCORERS.items()
-        if rows[name]
-        for key, value in score(name, rows[name], params).items()
-    }
+    """Score all question benchmarks of one system."""
+    found: dict[str, Any] = {}
+    for name, score in _SCORERS.items():
+        if rows := [question for question in questions if question.benchmark == name]:
+            found |= score(name, rows, params)
+    return found
 
 
 def caption_metrics(
@@ -48,7 +44,7 @@ def caption_metrics(
     references: Sequence[Sequence[str]],
     params: BootstrapParams,
 ) -> dict[str, Any]:
-    """CIDEr, BLEU-4 and ROUGE-L, each as {"score", "low", "high", "count"}."""
+    """Score captions by CIDEr, BLEU-4 and ROUGE-L, each as {"score", "low", "high", "count"}."""
     estimates = caption_estimates(image_ids, captions, references, params)
     return {name: as_json(found, "score") for name, found in estimates.items()}
 
@@ -56,23 +52,22 @@ def caption_metrics(
 def pair_metrics(
     subsets: Sequence[str], image_ids: Sequence[str], scores: np.ndarray, params: BootstrapParams
 ) -> dict[str, Any]:
-    """Accuracy per subset of compositional pairs."""
-    rows = {
-        subset: [row for row, name in enumerate(subsets) if name == subset]
-        for subset in sorted(set(subsets))
-    }
-    return {
-        subset: as_json(
-            mean_estimate(scores[index], [image_ids[row] for row in index], params), "accuracy"
-        )
-        for subset, index in rows.items()
-    }
+    """Return the accuracy per subset of compositional pairs."""
+    found: dict[str, Any] = {}
+    for subset in sorted(set(subsets)):
+        rows = [row for row, name in enumerate(subsets) if name == subset]
+        accuracy = mean_estimate(scores[rows], [image_ids[row] for row in rows], params)
+        found[subset] = as_json(accuracy, "accuracy")
+    return found
 
 
 def recall_metrics(
     ranks: np.ndarray, image_ids: Sequence[str], params: BootstrapParams
 ) -> dict[str, float]:
-    """Recall at 1, 5 and 10 with intervals; `image_ids` are the pictures of the queries, the gallery stays fixed."""
+    """Return the recall at 1, 5 and 10 with intervals over queries; the gallery stays fixed.
+
+    image_ids: the picture of each query.
+    """
     found: dict[str, float] = {}
     for k in RECALLS:
         interval = mean_estimate((ranks <= k).astype(np.float64), image_ids, params)
@@ -83,7 +78,7 @@ def recall_metrics(
 
 
 def as_json(found: Estimate, name: str) -> dict[str, float]:
-    """{name, "low", "high", "count"}, rounded so that no machine-dependent digit is kept."""
+    """Return {name, "low", "high", "count"}, rounded so that no machine-dependent digit is kept."""
     low, high = round(found.low, _DECIMALS), round(found.high, _DECIMALS)
     return {name: round(found.value, _DECIMALS), "low": low, "high": high, "count": found.count}
 
@@ -125,10 +120,8 @@ _SCORERS = dict.fromkeys(FREE_TEXT, _free_text) | {
 
 
 def _accuracy(rows: Questions, params: BootstrapParams) -> dict[str, float]:
-    return as_json(
-        mean_estimate([row.score for row in rows], [row.image_id for row in rows], params),
-        "accuracy",
-    )
+    scores, image_ids = [row.score for row in rows], [row.image_id for row in rows]
+    return as_json(mean_estimate(scores, image_ids, params), "accuracy")
 
 
 def _group_accuracy(rows: Questions, params: BootstrapParams) -> dict[str, float]:
@@ -137,16 +130,16 @@ def _group_accuracy(rows: Questions, params: BootstrapParams) -> dict[str, float
 
 
 def _mean_f1(rows: Questions, params: BootstrapParams) -> dict[str, float]:
-    """Unweighted mean over kinds of the F1 of "yes"."""
-    kinds = sorted({row.kind for row in rows})
-    of_kind = np.array([[row.kind == kind for kind in kinds] for row in rows])
-    columns = (of_kind[:, :, None] * confusion_counts(rows)[:, None, :]).reshape(len(rows), -1)
-    found = estimate(
-        columns,
-        [row.image_id for row in rows],
-        lambda sums: f1(sums.reshape(len(sums), -1, 3)).mean(axis=1),
-        params,
-    )
+    """Return the unweighted mean over kinds of the F1 of "yes"."""
+    kinds, kind_of_row = np.unique([row.kind for row in rows], return_inverse=True)
+    is_kind = np.eye(len(kinds), dtype=bool)[kind_of_row]  # (questions, kinds)
+    # three counts of each kind, so that a resample sums them all at once
+    columns = (is_kind[:, :, None] * confusion_counts(rows)[:, None, :]).reshape(len(rows), -1)
+
+    def mean_over_kinds(sums: np.ndarray) -> np.ndarray:
+        return f1(sums.reshape(len(sums), -1, 3)).mean(axis=1)
+
+    found = estimate(columns, [row.image_id for row in rows], mean_over_kinds, params)
     return as_json(found, "f1")
 
 

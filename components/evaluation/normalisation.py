@@ -128,14 +128,17 @@ _CONTRACTIONS["somebody'd"] = "somebodyd"
 
 
 def normalise_answer(answer: str) -> str:
-    """The form in which an answer and its references are compared; may be empty."""
+    """Return the form in which an answer and its references are compared; may be empty."""
     text = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     text = text.replace("\n", " ").replace("\t", " ").strip()
     return normalise_core(text)
 
 
 def normalise_core(text: str) -> str:
-    """Punctuation step, then digit-and-article step: what the official VQA script does without the pre-step."""
+    """Apply the punctuation step, then the digit-and-article step.
+
+    The official VQA script does these without the pre-step.
+    """
     words = (_DIGITS.get(word, word) for word in _without_punctuation(text).lower().split())
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 

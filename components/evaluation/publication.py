@@ -1,4 +1,4 @@
-"""The results as files: answers as JSON lines, plot data as CSV, scores and timings as JSON."""
+"""Results as files: answers as JSON lines, plot data as CSV, scores and timings as JSON."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ ROWS = ("answers", "captions", "compositionality")
 
 
 def write_folder(folder: Path, results: Mapping[str, Any]) -> None:
-    """Write into a folder; `results` holds lists of rows under the names of ROWS, and "metrics"."""
+    """Write the results into a folder: lists of rows under the names of ROWS, and "metrics"."""
     (folder / "plots").mkdir(parents=True)
     for name in ROWS:
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in results[name]]
@@ -25,7 +25,7 @@ def write_folder(folder: Path, results: Mapping[str, Any]) -> None:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows of equal keys with a header line; an empty file for no rows."""
+    """Write rows of equal keys with a header line; an empty file for no rows."""
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
@@ -33,24 +33,25 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Sorted keys, so that equal content is equal bytes."""
+    """Write JSON with sorted keys, so that equal content is equal bytes."""
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def timing_table(records: Sequence[Record], seconds: Mapping[str, float]) -> dict[str, Any]:
-    """Seconds of the parts of the run, and per system the workers' seconds and records per second."""
+    """Return the seconds of the parts of the run, and each system's seconds and records per second.
+
+    A system's seconds are its workers', added up.
+    """
     table: dict[str, Any] = {name: round(value, 3) for name, value in seconds.items()}
-    for system in (
-        system for system in SYSTEMS if any(record.system == system for record in records)
-    ):
+    for system in SYSTEMS:
+        if all(record.system != system for record in records):
+            continue
         times = [record for record in records if record.record == TIME and record.system == system]
-        busy, rows = (
-            sum(record.first or 0 for record in times),
-            sum(record.second or 0 for record in times),
-        )
+        busy = sum(record.first or 0 for record in times)
+        num_records = sum(record.second or 0 for record in times)
         table[system] = {
             "worker_seconds": round(busy, 3),
-            "records": int(rows),
-            "records_per_second": round(rows / busy, 1),
+            "records": int(num_records),
+            "records_per_second": round(num_records / busy, 1),
         }
     return table

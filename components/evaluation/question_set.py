@@ -1,7 +1,9 @@
-"""What every system is asked about the pictures of one split: questions, a caption, caption pairs."""
+"""Question set of one split: the questions, captions and caption pairs that every system gets."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +15,8 @@ Row = Mapping[str, Any]
 PAIR_ID = "pair_id"
 
 
-class Exam(NamedTuple):
-    """Rows of the curated tables, by picture; picture ids and the rows of a picture are in order of their ids."""
+class QuestionSet(NamedTuple):
+    """Rows of the curated tables by picture; pictures, and the rows of each, in order of ids."""
 
     questions: dict[str, list[Row]]
     captions: dict[str, list[str]]
@@ -22,52 +24,53 @@ class Exam(NamedTuple):
 
     @property
     def image_ids(self) -> list[str]:
-        """Every picture that anything is asked about, sorted."""
+        """Every picture with a question, a caption or a pair, sorted."""
         return sorted(self.questions.keys() | self.captions.keys() | self.pairs.keys())
 
     def all_questions(self) -> list[Row]:
-        """In order of the question's id."""
-        rows = [row for rows in self.questions.values() for row in rows]
-        return sorted(rows, key=lambda row: row[schema.QUESTION_ID])
-
-    def all_pairs(self) -> list[Row]:
-        """In order of the table."""
+        """Return the questions in order of their ids."""
         return sorted(
-            (row for rows in self.pairs.values() for row in rows), key=lambda row: row[PAIR_ID]
+            chain.from_iterable(self.questions.values()), key=itemgetter(schema.QUESTION_ID)
         )
 
+    def all_pairs(self) -> list[Row]:
+        """Return the caption pairs in order of the table."""
+        return sorted(chain.from_iterable(self.pairs.values()), key=itemgetter(PAIR_ID))
+
     def texts(self, captions_per_picture: int) -> list[str]:
-        """Every different caption that is embedded, sorted; equal captions get equal embeddings."""
-        pairs = [
-            text
-            for row in self.all_pairs()
-            for text in (row[schema.CAPTION], row[schema.NEGATIVE_CAPTION])
-        ]
-        captions = [
-            text for texts in self.captions.values() for text in texts[:captions_per_picture]
-        ]
-        return sorted({*pairs, *captions})
+        """Return the different captions to embed, sorted; equal ones have one embedding."""
+        texts: set[str] = set()
+        for row in self.all_pairs():
+            texts |= {row[schema.CAPTION], row[schema.NEGATIVE_CAPTION]}
+        for captions in self.captions.values():
+            texts.update(captions[:captions_per_picture])
+        return sorted(texts)
 
 
-def read_exam(curated: Path, split: str) -> Exam:
-    """Read the tables of a split. Raises ValueError: an id that occurs twice, an empty list of captions, no table."""
+def read_question_set(curated: Path, split: str) -> QuestionSet:
+    """Read the tables of a split.
+
+    Raises ValueError: an id that occurs twice, an empty list of captions, no table.
+    """
     questions = _rows(curated / "questions" / f"{split}.parquet", schema.QUESTIONS.names)
     captions = _rows(curated / "captions" / f"{split}.parquet", schema.IMAGE_CAPTIONS.names)
     pairs = _rows(curated / "compositionality" / f"{split}.parquet", schema.COMPOSITIONALITY.names)
+
+    # Ids are the keys of every score.
     _check_unique((row[schema.QUESTION_ID] for row in questions), "question id")
     _check_unique((row[schema.IMAGE_ID] for row in captions), "picture id among the captions")
-    questions = sorted(questions, key=lambda row: row[schema.QUESTION_ID])
+
+    questions.sort(key=itemgetter(schema.QUESTION_ID))
+    captions.sort(key=itemgetter(schema.IMAGE_ID))
     numbered = [row | {PAIR_ID: f"{number:08d}"} for number, row in enumerate(pairs)]
-    texts = {
-        row[schema.IMAGE_ID]: row[schema.CAPTIONS]
-        for row in sorted(captions, key=lambda row: row[schema.IMAGE_ID])
-    }
+    texts = {row[schema.IMAGE_ID]: row[schema.CAPTIONS] for row in captions}
     empty = [image_id for image_id, captions_of in texts.items() if not captions_of]
     if empty:
         raise ValueError(
-            f"{len(empty)} pictures have an empty list of captions, {empty[0]!r} first; leave them out"
+            f"{len(empty)} pictures have an empty list of captions, {empty[0]!r} first; "
+            "leave them out"
         )
-    return Exam(_by_picture(questions), texts, _by_picture(numbered))
+    return QuestionSet(_by_picture(questions), texts, _by_picture(numbered))
 
 
 def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -87,5 +90,6 @@ def _check_unique(keys: Iterable[str], name: str) -> None:
     twice = [key for key, count in Counter(keys).items() if count > 1]
     if twice:
         raise ValueError(
-            f"the {name} {twice[0]!r} occurs more than once, as do {len(twice) - 1} others; make them unique"
+            f"the {name} {twice[0]!r} occurs more than once, as do {len(twice) - 1} others; "
+            "make them unique"
         )

@@ -1,4 +1,4 @@
-"""Image–text retrieval by the COCO protocol: one ranking of the whole gallery per query, recall at k.
+"""Image–text retrieval by the COCO protocol: recall at k of rankings of the whole gallery.
 
 image to text: every caption is ranked for a picture; a hit if one of the picture's own captions is
 among the first k. text to image: every picture is ranked for a caption; a hit if the caption's
@@ -20,16 +20,17 @@ def image_to_text_ranks(
     is_present: np.ndarray,
     top_k: int,
 ) -> np.ndarray:
-    """(images,) rank, from 1, of the best of each picture's own captions; `top_k + 1` if it is not among the first k.
+    """Rank captions for each picture: (images,), from 1, of the best of its own captions.
+
+    `top_k + 1` if it is not among the first k.
 
     Args: image_embeddings (images, dim) and text_embeddings (texts, dim), L2-normalised; owners
     (texts,) index of each caption's picture; is_present (images,) False where the picture has no
     embedding: never a hit.
     """
     ranks = np.full(len(image_embeddings), top_k + 1)
-    for rows, order in _orders(
-        image_embeddings, text_embeddings, np.ones(len(text_embeddings), dtype=bool), top_k
-    ):
+    every_text = np.ones(len(text_embeddings), dtype=bool)
+    for rows, order in _orders(image_embeddings, text_embeddings, every_text, top_k):
         ranks[rows] = _first_rank(owners[order] == rows[:, None], top_k)
     return np.where(is_present, ranks, top_k + 1)
 
@@ -41,7 +42,10 @@ def text_to_image_ranks(
     is_present: np.ndarray,
     top_k: int,
 ) -> np.ndarray:
-    """(texts,) rank, from 1, of each caption's picture; `top_k + 1` if not among the first k. Arguments as above."""
+    """Rank pictures for each caption: (texts,), from 1, of its picture.
+
+    `top_k + 1` if it is not among the first k. Arguments as above.
+    """
     ranks = np.full(len(text_embeddings), top_k + 1)
     for rows, order in _orders(text_embeddings, image_embeddings, is_present, top_k):
         ranks[rows] = _first_rank(order == owners[rows][:, None], top_k)
@@ -49,19 +53,18 @@ def text_to_image_ranks(
 
 
 def recall_at_k(ranks: np.ndarray, k: int) -> float:
-    """Fraction of queries whose rank is at most k."""
+    """Return the fraction of queries whose rank is at most k."""
     return float((ranks <= k).mean())
 
 
 def _orders(
     queries: np.ndarray, gallery: np.ndarray, is_candidate: np.ndarray, top_k: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Blocks of (query rows (block,), gallery indices (block, ≤ top_k) best first)."""
+    """Yield blocks of (query rows (block,), gallery indices (block, ≤ top_k) best first)."""
     block = max(1, _BLOCK_SIMILARITIES // max(1, len(gallery)))
     for start in range(0, len(queries), block):
-        similarities = (
-            queries[start : start + block].astype(np.float32) @ gallery.astype(np.float32).T
-        )
+        some = queries[start : start + block].astype(np.float32)
+        similarities = some @ gallery.astype(np.float32).T
         similarities[:, ~is_candidate] = -np.inf
         order = np.argsort(-similarities, axis=1, kind="stable")[:, :top_k]
         yield np.arange(start, start + len(order)), order

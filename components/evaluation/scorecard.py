@@ -1,7 +1,7 @@
-"""From the records of an examination to what is published: rows for people, and the metrics of every system.
+"""Scored rows of answers, captions and pairs from the records of all systems, and their metrics.
 
-What a system could not answer (its picture is not there) has no record; it stays in the rows with a
-null answer, counts as wrong, and is counted under `missing`.
+A question that a system could not answer (its picture is not there) has no record; it stays in the
+rows with a null answer, counts as wrong, and is counted under `missing`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,63 +20,78 @@ from components.evaluation.metrics import (
     question_metrics,
     recall_metrics,
 )
-from components.evaluation.question_set import PAIR_ID, Exam, Row
+from components.evaluation.question_set import PAIR_ID, QuestionSet, Row
 from components.evaluation.recall import image_to_text_ranks, text_to_image_ranks
 from components.evaluation.scoring import ScoredQuestion, answer_score
 from components.evaluation.systems import COMPRESSED, SYSTEMS
 
-Said = Mapping[tuple[str, str, str], Record]  # (system, record, key) -> what the system said
+Outputs = Mapping[tuple[str, str, str], Record]  # by (system, record, key)
 Vectors = Mapping[str, np.ndarray]  # picture id, or text -> its L2-normalised embedding (dim,)
+
+# columns of a question that its scored row has as well
+ASKED = (
+    schema.QUESTION_ID,
+    schema.IMAGE_ID,
+    schema.BENCHMARK,
+    schema.KIND,
+    schema.GROUP,
+    schema.QUESTION,
+)
 
 
 class Embeddings(NamedTuple):
-    """What the compressor is searched with."""
+    """Embeddings that the compressor is searched with."""
 
     images: Vectors  # only of stored pictures
     texts: Vectors
 
 
-def answer_rows(exam: Exam, said: Said) -> list[dict[str, Any]]:
-    """Every question to every system with its answer and score, in order of (system, question_id)."""
-    questions = exam.all_questions()
-    return [
-        _answer_row(system, row, said)
-        for system in _systems_with(said, ANSWER)
-        for row in questions
-    ]
+def answer_rows(question_set: QuestionSet, outputs: Outputs) -> list[dict[str, Any]]:
+    """Score every question to every system, in order of (system, question_id)."""
+    questions, rows = question_set.all_questions(), []
+    for system in _systems_with(outputs, ANSWER):
+        rows += [_answer_row(system, row, outputs) for row in questions]
+    return rows
 
 
-def caption_rows(exam: Exam, described: Sequence[str], said: Said) -> list[dict[str, Any]]:
-    """A caption by every system for every picture of `described`, in order of (system, image_id)."""
-    return [
-        {
-            "system": system,
-            schema.IMAGE_ID: image_id,
-            "caption": _text(said.get((system, CAPTION, image_id))),
-            "references": exam.captions[image_id],
-        }
-        for system in _systems_with(said, CAPTION)
-        for image_id in described
-    ]
+def caption_rows(
+    question_set: QuestionSet, image_ids: Sequence[str], outputs: Outputs
+) -> list[dict[str, Any]]:
+    """Return every system's caption of every picture, in order of (system, image_id)."""
+    rows = []
+    for system in _systems_with(outputs, CAPTION):
+        for image_id in image_ids:
+            caption = _text(outputs.get((system, CAPTION, image_id)))
+            references = question_set.captions[image_id]
+            rows.append(
+                {
+                    "system": system,
+                    schema.IMAGE_ID: image_id,
+                    "caption": caption,
+                    "references": references,
+                }
+            )
+    return rows
 
 
-def pair_rows(exam: Exam, said: Said, embeddings: Embeddings) -> list[dict[str, Any]]:
-    """Every caption pair with the two scores of every system, in order of (system, pair_id).
+def pair_rows(
+    question_set: QuestionSet, outputs: Outputs, embeddings: Embeddings
+) -> list[dict[str, Any]]:
+    """Score every caption pair for every system, in order of (system, pair_id).
 
     The compressor's scores are cosines with the picture, the others' mean log-likelihoods (nats per
     token).
     """
-    pairs = exam.all_pairs()
-    systems = [*_systems_with(said, PAIR), *([COMPRESSED] if embeddings.images else [])]
-    return [
-        row
-        for system in sorted(systems)
-        for row in (
-            _cosine_rows(pairs, embeddings)
-            if system == COMPRESSED
-            else _likelihood_rows(system, pairs, said)
-        )
-    ]
+    pairs = question_set.all_pairs()
+    by_system = {
+        system: _likelihood_rows(system, pairs, outputs) for system in _systems_with(outputs, PAIR)
+    }
+    if embeddings.images:
+        by_system[COMPRESSED] = _cosine_rows(pairs, embeddings)
+    rows = []
+    for system in sorted(by_system):
+        rows += by_system[system]
+    return rows
 
 
 def system_metrics(
@@ -86,26 +101,24 @@ def system_metrics(
     pairs: Sequence[Mapping[str, Any]],
     params: BootstrapParams,
 ) -> dict[str, Any]:
-    """All scores of one system, from the rows of all."""
+    """Return all scores of one system, from the rows of all."""
     answers, captions, pairs = (
         [row for row in rows if row["system"] == system] for rows in (answers, captions, pairs)
     )
     found = question_metrics([_scored(row) for row in answers], params) if answers else {}
     if captions:
-        texts, references = (
+        found["captioning"] = caption_metrics(
+            [row[schema.IMAGE_ID] for row in captions],
             [row["caption"] or "" for row in captions],
             [row["references"] for row in captions],
-        )
-        found["captioning"] = caption_metrics(
-            [row[schema.IMAGE_ID] for row in captions], texts, references, params
+            params,
         )
     if pairs:
-        subsets, image_ids = (
+        found["compositionality"] = pair_metrics(
             [row[schema.SUBSET] for row in pairs],
             [row[schema.IMAGE_ID] for row in pairs],
-        )
-        found["compositionality"] = pair_metrics(
-            subsets, image_ids, np.array([row["score"] for row in pairs]), params
+            np.array([row["score"] for row in pairs]),
+            params,
         )
     found["missing"] = {
         "questions": sum(row["answer"] is None for row in answers),
@@ -116,20 +129,31 @@ def system_metrics(
 
 
 def retrieval_metrics(
-    exam: Exam, embeddings: Embeddings, captions_per_picture: int, params: BootstrapParams
+    question_set: QuestionSet,
+    embeddings: Embeddings,
+    captions_per_picture: int,
+    params: BootstrapParams,
 ) -> dict[str, Any]:
-    """Recall both ways over all pictures with captions; a picture that is not stored is never found."""
-    image_ids = list(exam.captions)
-    texts = [
-        (owner, text)
-        for owner, image_id in enumerate(image_ids)
-        for text in exam.captions[image_id][:captions_per_picture]
-    ]
-    text_vectors = np.stack([embeddings.texts[text] for _, text in texts])
+    """Return the recall both ways over all pictures with captions.
+
+    A picture that is not stored is never found.
+    """
+    image_ids = list(question_set.captions)
+
+    # Captions of all pictures in one row, each with the place of its picture.
+    texts: list[str] = []
+    owner_of_text: list[int] = []
+    for owner, image_id in enumerate(image_ids):
+        captions = question_set.captions[image_id][:captions_per_picture]
+        texts += captions
+        owner_of_text += [owner] * len(captions)
+    owners = np.array(owner_of_text)
+
+    text_vectors = np.stack([embeddings.texts[text] for text in texts])
     nowhere = np.zeros(text_vectors.shape[1], dtype=np.float32)
     image_vectors = np.stack([embeddings.images.get(image_id, nowhere) for image_id in image_ids])
     is_present = np.array([image_id in embeddings.images for image_id in image_ids])
-    owners = np.array([owner for owner, _ in texts])
+
     to_text = image_to_text_ranks(image_vectors, text_vectors, owners, is_present, max(RECALLS))
     to_image = text_to_image_ranks(image_vectors, text_vectors, owners, is_present, max(RECALLS))
     return {
@@ -139,70 +163,51 @@ def retrieval_metrics(
 
 
 def kind_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Plot data: one row per system, benchmark and kind."""
-    return [
-        {
-            "label": f"{key.removesuffix('_by_kind')} {kind}, {system}",
-            "system": system,
-            "kind": kind,
-            **score,
-        }
-        for system in SYSTEMS
-        for key, kinds in metrics.get(system, {}).items()
-        if key.endswith("_by_kind") and not key.endswith("_f1_by_kind")
-        for kind, score in kinds.items()
-    ]
+    """Return plot data: one row per system, benchmark and kind."""
+    rows = []
+    for system in SYSTEMS:
+        for key, kinds in metrics.get(system, {}).items():
+            if not key.endswith("_by_kind") or key.endswith("_f1_by_kind"):
+                continue
+            benchmark = key.removesuffix("_by_kind")
+            for kind, score in kinds.items():
+                label = f"{benchmark} {kind}, {system}"
+                rows.append({"label": label, "system": system, "kind": kind, **score})
+    return rows
 
 
 def token_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Plot data: the accuracy of every benchmark against the visual tokens that the language model reads."""
-    return [
-        {
-            "system": system,
-            "visual_tokens": metrics["costs"]["visual_tokens"][system],
-            "benchmark": key,
-            **score,
-        }
-        for system in SYSTEMS
-        for key, score in metrics.get(system, {}).items()
-        if "accuracy" in score
-    ]
+    """Return plot data: accuracy of every benchmark against the visual tokens that are read."""
+    rows = []
+    for system in SYSTEMS:
+        for key, score in metrics.get(system, {}).items():
+            if "accuracy" in score:
+                num_tokens = metrics["costs"]["visual_tokens"][system]
+                rows.append(
+                    {"system": system, "visual_tokens": num_tokens, "benchmark": key, **score}
+                )
+    return rows
 
 
 def recall_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Plot data: recall of the compressor against k, a column for each way."""
-    recalls = metrics[COMPRESSED].get("retrieval", {})
-    rows = [
-        {"k": k, **{direction: recalls[direction][f"recall_at_{k}"] for direction in recalls}}
-        for k in RECALLS
-    ]
-    return rows if recalls else []
+    """Return plot data: recall of the compressor against k, a column for each way."""
+    recalls = metrics[COMPRESSED].get("retrieval")
+    if not recalls:
+        return []
+    return [{"k": k} | {way: recalls[way][f"recall_at_{k}"] for way in recalls} for k in RECALLS]
 
 
-def _systems_with(said: Said, kind: str) -> list[str]:
-    """The systems that have given any such record, sorted. A method may not be made for some."""
-    return sorted({system for system, record, _ in said if record == kind})
+def _systems_with(outputs: Outputs, kind: str) -> list[str]:
+    """Return the systems that have given any such record, sorted; some methods give none."""
+    return sorted({system for system, record, _ in outputs if record == kind})
 
 
-def _answer_row(system: str, row: Row, said: Said) -> dict[str, Any]:
-    answer = _text(said.get((system, ANSWER, row[schema.QUESTION_ID])))
-    columns = (
-        schema.QUESTION_ID,
-        schema.IMAGE_ID,
-        schema.BENCHMARK,
-        schema.KIND,
-        schema.GROUP,
-        schema.QUESTION,
-    )
-    score = answer_score(row[schema.BENCHMARK], answer, row[schema.ANSWERS], row[schema.CHOICES])
-    told = {column: row[column] for column in columns}
-    return {
-        "system": system,
-        **told,
-        "references": row[schema.ANSWERS],
-        "answer": answer,
-        "score": score,
-    }
+def _answer_row(system: str, row: Row, outputs: Outputs) -> dict[str, Any]:
+    answer = _text(outputs.get((system, ANSWER, row[schema.QUESTION_ID])))
+    references = row[schema.ANSWERS]
+    score = answer_score(row[schema.BENCHMARK], answer, references, row[schema.CHOICES])
+    asked = {column: row[column] for column in ASKED}
+    return {"system": system, **asked, "references": references, "answer": answer, "score": score}
 
 
 def _scored(row: Mapping[str, Any]) -> ScoredQuestion:
@@ -215,23 +220,21 @@ def _cosine_rows(pairs: Sequence[Row], embeddings: Embeddings) -> list[dict[str,
     cosines: dict[str, tuple[float, float]] = {}
     if stored:
         images = np.stack([embeddings.images[row[schema.IMAGE_ID]] for row in stored])
-        caption, negative = (
-            paired_cosines(
-                images, np.stack([embeddings.texts[row[column]] for row in stored])
-            ).tolist()
-            for column in (schema.CAPTION, schema.NEGATIVE_CAPTION)
-        )
+        columns = []
+        for column in (schema.CAPTION, schema.NEGATIVE_CAPTION):
+            texts = np.stack([embeddings.texts[row[column]] for row in stored])
+            columns.append(paired_cosines(images, texts).tolist())
         ids = [row[PAIR_ID] for row in stored]
-        cosines = dict(zip(ids, zip(caption, negative, strict=True), strict=True))
+        cosines = dict(zip(ids, zip(*columns, strict=True), strict=True))
     return [_pair_row(COMPRESSED, row, *cosines.get(row[PAIR_ID], (None, None))) for row in pairs]
 
 
-def _likelihood_rows(system: str, pairs: Sequence[Row], said: Said) -> list[dict[str, Any]]:
-    found = [said.get((system, PAIR, row[PAIR_ID])) for row in pairs]
-    return [
-        _pair_row(system, row, record and record.first, record and record.second)
-        for row, record in zip(pairs, found, strict=True)
-    ]
+def _likelihood_rows(system: str, pairs: Sequence[Row], outputs: Outputs) -> list[dict[str, Any]]:
+    rows = []
+    for row in pairs:
+        record = outputs.get((system, PAIR, row[PAIR_ID]))
+        rows.append(_pair_row(system, row, record and record.first, record and record.second))
+    return rows
 
 
 def _pair_row(

@@ -1,11 +1,16 @@
-"""Is an answer right? One rule per benchmark family, as its official scorer has it; a missing answer (`None`) is wrong.
+"""Scoring of answers, one rule per benchmark family, as its official scorer has it.
 
-- `short_answer`, `word_reading`, `unanswerable`: equality after `normalise_answer` with any reference; with the ten
-  annotators of TextVQA and VizWiz, the VQA soft accuracy (leave one out by index: min(1, 0.3 n) for
-  n matches).
-- `existence`: POPE. "no" if one of the words No, no, not stands before the first full stop, else "yes".
-- `relations`: MME. The exact word, else whatever of yes and no stands in the first four characters, else wrong.
-- `multiple_choice`: MMBench. One option letter as a word, else the text of exactly one option, else wrong.
+A missing answer (`None`) is wrong.
+
+- `short_answer`, `word_reading`, `unanswerable`: equality after `normalise_answer` with any
+  reference; with the ten annotators of TextVQA and VizWiz, the VQA soft accuracy (leave one out by
+  index: min(1, 0.3 n) for n matches).
+- `existence`: POPE. "no" if one of the words No, no, not stands before the first full stop, else
+  "yes".
+- `relations`: MME. The exact word, else whatever of yes and no stands in the first four characters,
+  else wrong.
+- `multiple_choice`: MMBench. One option letter as a word, else the text of exactly one option, else
+  wrong.
 """
 
 import re
@@ -27,7 +32,7 @@ _LONGEST_PHRASE_WITH_OPTION_A = 3  # words; in a longer sentence a lone "a" is t
 
 
 class ScoredQuestion(NamedTuple):
-    """One question with its answer and its score."""
+    """Question with its answer and its score."""
 
     question_id: str
     image_id: str
@@ -42,7 +47,7 @@ class ScoredQuestion(NamedTuple):
 def answer_score(
     benchmark: str, answer: str | None, references: Sequence[str], choices: Sequence[str] | None
 ) -> float:
-    """Score of one answer, 0 … 1. Raises ValueError for a benchmark it has no rule for."""
+    """Score one answer, 0 … 1. Raises ValueError for a benchmark it has no rule for."""
     if benchmark not in BENCHMARKS:
         raise ValueError(
             f"no scoring rule for benchmark {benchmark!r}; known: {', '.join(BENCHMARKS)}"
@@ -53,12 +58,12 @@ def answer_score(
         return free_text_score(answer, references)
     if benchmark == "multiple_choice":
         return float(chosen_letter(answer, choices or []) == references[0].strip().upper())
-    said = existence_answer(answer) if benchmark == "existence" else relation_answer(answer)
-    return float(said == references[0].strip().lower())
+    yes_or_no = existence_answer(answer) if benchmark == "existence" else relation_answer(answer)
+    return float(yes_or_no == references[0].strip().lower())
 
 
 def free_text_score(answer: str, references: Sequence[str]) -> float:
-    """1 if any reference matches after normalisation; VQA soft accuracy if there are ten of them."""
+    """Return 1 if any reference matches, normalised; of ten references the VQA soft accuracy."""
     wanted = normalise_answer(answer)
     num_matches = sum(normalise_answer(reference) == wanted for reference in references)
     if len(references) == _VQA_ANNOTATORS:
@@ -67,39 +72,39 @@ def free_text_score(answer: str, references: Sequence[str]) -> float:
 
 
 def existence_answer(answer: str) -> str:
-    """POPE's reading of an answer: "yes" unless it negates."""
+    """Read an answer as POPE does: "yes" unless it negates."""
     words = answer.split(".")[0].replace(",", "").split(" ")
     return "no" if {"No", "no", "not"} & set(words) else "yes"
 
 
 def relation_answer(answer: str) -> str | None:
-    """MME's reading of an answer: "yes", "no", or None for anything else."""
+    """Read an answer as MME does: "yes", "no", or None for anything else."""
     text = answer.strip().lower()
     head = text[:4]
     return "yes" if "yes" in head else "no" if "no" in head else None
 
 
 def chosen_letter(answer: str, choices: Sequence[str]) -> str | None:
-    """The option an answer names, "A" … ; None if it names none or several."""
+    """Return the option that an answer names, "A" … ; None if it names none or several."""
     letters = _LETTERS[: len(choices)]
+
+    # A letter that stands as a word, which a lone word may also be in lower case.
     words = re.sub(r"[^\w\s]", " ", answer).split()
     if len(words) == 1:
         words = [words[0].upper()]
     named = {word for word in words if len(word) == 1 and word in letters}
     if len(words) > _LONGEST_PHRASE_WITH_OPTION_A:
         named.discard("A")
+
+    # Without a letter, the options whose text the answer repeats.
     if not named:
-        text = answer.lower()
-        named = {
-            letter
-            for letter, choice in zip(letters, choices, strict=True)
-            if choice.lower() in text
-        }
+        text, options = answer.lower(), zip(letters, choices, strict=True)
+        named = {letter for letter, choice in options if choice.lower() in text}
     return named.pop() if len(named) == 1 else None
 
 
 def group_scores(questions: Sequence[ScoredQuestion]) -> list[tuple[str, float]]:
-    """(image_id, 1 if every question of the group is right) per group, in order of the group's name.
+    """Score groups as (image_id, 1 if every question is right), in order of the group's name.
 
     The passes are the rows present: neither MMBench nor MME lets their number be derived from
     anything else.
@@ -114,16 +119,15 @@ def group_scores(questions: Sequence[ScoredQuestion]) -> list[tuple[str, float]]
 
 
 def confusion_counts(questions: Sequence[ScoredQuestion]) -> np.ndarray:
-    """(questions, 3) true positives, false positives, false negatives of "yes"."""
+    """Count true positives, false positives and false negatives of "yes": (questions, 3)."""
     is_yes = np.array([question.reference.strip().lower() == "yes" for question in questions])
     is_right = np.array([question.score == 1 for question in questions])
-    return np.stack([is_yes & is_right, ~is_yes & ~is_right, is_yes & ~is_right], axis=1).astype(
-        np.float64
-    )
+    counts = np.stack([is_yes & is_right, ~is_yes & ~is_right, is_yes & ~is_right], axis=1)
+    return counts.astype(np.float64)
 
 
 def f1(counts: np.ndarray) -> np.ndarray:
-    """F1 of summed confusion counts (..., 3); 0 where nothing is positive."""
+    """Return the F1 of summed confusion counts (..., 3); 0 where nothing is positive."""
     true_positives, errors = counts[..., 0], counts[..., 1] + counts[..., 2]
     total = 2 * true_positives + errors
     return np.divide(2 * true_positives, total, out=np.zeros_like(total), where=total > 0)

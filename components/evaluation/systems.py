@@ -1,10 +1,10 @@
-"""Answers and caption likelihoods of the compared systems.
+"""Systems under evaluation: their answers, and how likely captions are to them.
 
 | system | what stands where the image tokens stood | who decodes |
 |---|---|---|
-| `compressed` | the stored summary tokens | this project's generation pass, adapter `generation` |
+| `compressed` | the stored summary tokens | the generation pass, adapter `generation` |
 | `uncompressed` | all image tokens | the base model, as transformers' `generate` would |
-| `average_pooled` | the image tokens, averaged down to as many as there are summary tokens | the same |
+| `average_pooled` | the image tokens, averaged to as many as there are summary tokens | the same |
 | `blind` | nothing, not even a placeholder | the same |
 
 All of them decode greedily, batched with left padding, and read the same prompts.
@@ -23,32 +23,28 @@ from components.model.backbone import Backbone
 from components.model.generation import base_answer, left_pad
 from components.model.segments import Segment
 
-COMPRESSED, UNCOMPRESSED, AVERAGE_POOLED, BLIND = (
-    "compressed",
-    "uncompressed",
-    "average_pooled",
-    "blind",
-)
+COMPRESSED = "compressed"
+UNCOMPRESSED = "uncompressed"
+AVERAGE_POOLED = "average_pooled"
+BLIND = "blind"
 SYSTEMS = (COMPRESSED, UNCOMPRESSED, AVERAGE_POOLED, BLIND)
 
 
 class Visuals(NamedTuple):
-    """The visual tokens of some pictures, and which picture each row (a prompt, a conversation) is about."""
+    """Visual tokens of some pictures, and the picture of each row (a prompt, a conversation)."""
 
     tokens: Segment | None  # one row per picture; None: there are no pictures
     pictures: Sequence[int]  # per row, its picture's place in `tokens`
 
     def of_rows(self, rows: Sequence[int], device: torch.device) -> Segment | None:
-        """The visual tokens of some rows, one picture each."""
-        return (
-            None
-            if self.tokens is None
-            else self.tokens.rows([self.pictures[row] for row in rows]).to(device)
-        )
+        """Return the visual tokens of some rows, one picture each."""
+        if self.tokens is None:
+            return None
+        return self.tokens.rows([self.pictures[row] for row in rows]).to(device)
 
 
 class Reader(NamedTuple):
-    """A language model that reads visual tokens: the generation pass, or the base model."""
+    """Language model that reads visual tokens: the generation pass, or the base model."""
 
     # visual tokens, prompts, new tokens
     generate: Callable[[Segment | None, list[list[int]], int], list[list[int]]]
@@ -59,26 +55,24 @@ class Reader(NamedTuple):
 
 
 def compressed_reader(model: Method) -> Reader:
-    """The generation pass of a trained compressor."""
+    """Return the generation pass of a trained compressor."""
 
     def generate(
         visuals: Segment | None, prompts: list[list[int]], max_new_tokens: int
     ) -> list[list[int]]:
-        return model.answer(
-            None if visuals is None else visuals.embeddings, prompts, max_new_tokens
-        )
+        encoded = None if visuals is None else visuals.embeddings
+        return model.answer(encoded, prompts, max_new_tokens)
 
     def hidden(visuals: Segment | None, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return model.generation_hidden(
-            None if visuals is None else visuals.embeddings, input_ids, attention_mask
-        )
+        encoded = None if visuals is None else visuals.embeddings
+        return model.generation_hidden(encoded, input_ids, attention_mask)
 
     backbone = model.backbone
     return Reader(generate, hidden, backbone.lm_head, backbone.device)
 
 
 def base_reader(backbone: Backbone) -> Reader:
-    """A base model as it comes, without adapters."""
+    """Return a base model as it comes, without adapters."""
 
     def generate(
         pictures: Segment | None, prompts: list[list[int]], max_new_tokens: int
@@ -87,31 +81,27 @@ def base_reader(backbone: Backbone) -> Reader:
 
     def hidden(pictures: Segment | None, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         chats = backbone.chat_segment(input_ids, attention_mask, pictures)
-        return backbone.language_model(
-            **backbone.arguments(chats), use_cache=False
-        ).last_hidden_state
+        arguments = backbone.arguments(chats)
+        return backbone.language_model(**arguments, use_cache=False).last_hidden_state
 
     return Reader(generate, hidden, backbone.lm_head, backbone.device)
 
 
-def answers(
+def answer_prompts(
     reader: Reader,
     visuals: Visuals,
     prompts: Sequence[list[int]],
     max_new_tokens: int,
     batch_size: int,
 ) -> list[list[int]]:
-    """One answer per prompt, in their order."""
-    found: list[list[int]] = [[] for _ in prompts]
+    """Answer every prompt, in their order: new token ids."""
+    answers: list[list[int]] = [[] for _ in prompts]
     for rows in batches_of_like_length([len(prompt) for prompt in prompts], batch_size):
-        visual = visuals.of_rows(rows, reader.device)
-        for row, tokens in zip(
-            rows,
-            reader.generate(visual, [prompts[row] for row in rows], max_new_tokens),
-            strict=True,
-        ):
-            found[row] = tokens
-    return found
+        batch = [prompts[row] for row in rows]
+        found = reader.generate(visuals.of_rows(rows, reader.device), batch, max_new_tokens)
+        for row, tokens in zip(rows, found, strict=True):
+            answers[row] = tokens
+    return answers
 
 
 @torch.inference_mode()
@@ -121,26 +111,22 @@ def log_likelihoods(
     conversations: Sequence[tuple[list[int], list[int]]],
     batch_size: int,
 ) -> list[float]:
-    """Mean log-probability (nats) per answer token of each (input_ids, labels)."""
-    found = [0.0] * len(conversations)
-    for rows in batches_of_like_length(
-        [len(input_ids) for input_ids, _ in conversations], batch_size
-    ):
+    """Return the mean log-probability (nats) per answer token of each (input_ids, labels)."""
+    likelihoods = [0.0] * len(conversations)
+    lengths = [len(input_ids) for input_ids, _ in conversations]
+    for rows in batches_of_like_length(lengths, batch_size):
         input_ids, attention_mask = left_pad([conversations[row][0] for row in rows], reader.device)
-        labels = _left_pad_labels([conversations[row][1] for row in rows], input_ids.shape[1]).to(
-            reader.device
-        )
-        visual = visuals.of_rows(rows, reader.device)
-        hidden = reader.hidden(visual, input_ids, attention_mask)
-        for row, value in zip(
-            rows, _mean_log_probability(hidden, reader.lm_head, labels), strict=True
-        ):
-            found[row] = value
-    return found
+        labels = _left_pad_labels([conversations[row][1] for row in rows], input_ids.shape[1])
+
+        hidden = reader.hidden(visuals.of_rows(rows, reader.device), input_ids, attention_mask)
+        found = _mean_log_probability(hidden, reader.lm_head, labels.to(reader.device))
+        for row, value in zip(rows, found, strict=True):
+            likelihoods[row] = value
+    return likelihoods
 
 
 def batches_of_like_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Row numbers in batches; short rows with short ones, so that little is padded."""
+    """Yield row numbers in batches; short rows with short ones, so that little is padded."""
     order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
@@ -151,12 +137,14 @@ def _left_pad_labels(labels: Sequence[Sequence[int]], width: int) -> Tensor:
 
 
 def _mean_log_probability(hidden: Tensor, lm_head: torch.nn.Module, labels: Tensor) -> list[float]:
-    """Hidden (batch, tokens, dim), labels (batch, tokens): logits are computed at label positions only."""
+    """Hidden (batch, tokens, dim), labels (batch, tokens): one mean per row."""
+    # logits at the label positions only
     targets = labels[:, 1:]
     is_target = targets != IGNORE_INDEX
     losses = functional.cross_entropy(
         lm_head(hidden[:, :-1][is_target]).float(), targets[is_target], reduction="none"
     )
+
     sums = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
     sums.index_add_(0, is_target.nonzero()[:, 0], losses.double())
     return (-sums / is_target.sum(dim=1)).tolist()

@@ -1,1 +1,1 @@
-"""What goes on inside a compressor: its adapters, what it attends to, what each summary token is worth."""
+"""Insides of a compressor: its adapters, its attention, the worth of each summary token."""

@@ -1,4 +1,4 @@
-"""What attends to what (Fig. 4): summary queries to the picture, the words of an answer to what stands in its place.
+"""Attention (Fig. 4) of summary queries on the picture, and of an answer on its visual tokens.
 
 The models compute as always, by a kernel that gives no weights. The queries and keys that it is
 handed are also handed to `attention_weights`, which works out the few rows that are wanted.
@@ -23,7 +23,7 @@ Seen = list[list[Tensor]]  # per decoder layer, then per pass: (rows, watched po
 
 
 class AnswerAttention(NamedTuple):
-    """An answer, and what each step of writing it attends to."""
+    """Answer, with the attention of each step of writing it."""
 
     tokens: list[int]  # of the answer, without the end token
     # (layers, steps, visual tokens); one step more than tokens if the answer came to its end
@@ -32,15 +32,18 @@ class AnswerAttention(NamedTuple):
 
 @contextmanager
 def watch(language_model: Any, num_positions: int) -> Iterator[Seen]:
-    """Note what the last `num_positions` positions of every pass in the block attend to, mean over the heads.
+    """Note the attention of the last `num_positions` positions of every pass, mean over the heads.
 
     Raises ValueError for a language model that computes its attention in another way.
     """
     if language_model.config._attn_implementation != KERNEL:
         raise ValueError(
-            f"the language model computes its attention by {language_model.config._attn_implementation}, of which "
-            f"nothing is noted; load it with attention {KERNEL!r}"
+            f"the language model computes its attention by "
+            f"{language_model.config._attn_implementation}, of which nothing is noted; "
+            f"load it with attention {KERNEL!r}"
         )
+
+    # The models' kernel stays the one that computes; the weights are worked out beside it.
     numbers = {layer.self_attn: number for number, layer in enumerate(language_model.layers)}
     seen: Seen = [[] for _ in numbers]
     attend = ALL_ATTENTION_FUNCTIONS[KERNEL]
@@ -63,7 +66,7 @@ def watch(language_model: Any, num_positions: int) -> Iterator[Seen]:
 def attention_weights(
     query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, num_positions: int
 ) -> Tensor:
-    """The attention of the last positions, float32 (rows, heads, positions, keys).
+    """Compute the attention of the last positions, float32 (rows, heads, positions, keys).
 
     query: (rows, heads, positions, head dim), key: (rows, key heads, keys, head dim). The mask is
     added or, of bool, says who is seen; without one the positions are the last of a causal
@@ -73,9 +76,8 @@ def attention_weights(
     scores = (query[:, :, -num_positions:].float() @ key.float().transpose(2, 3)) * scaling
     positions, keys = scores.shape[2:]
     if mask is None:
-        mask = torch.ones(positions, keys, dtype=torch.bool, device=key.device).tril(
-            keys - positions
-        )
+        every = torch.ones(positions, keys, dtype=torch.bool, device=key.device)
+        mask = every.tril(keys - positions)
     mask = mask[..., -num_positions:, :keys]
     scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
     return scores.softmax(-1)
@@ -83,16 +85,17 @@ def attention_weights(
 
 @torch.inference_mode()
 def query_attention(model: Method, picture: PreparedPictures) -> Tensor:
-    """What the summary queries attend to in one picture as it is compressed: (layers, summary tokens, image tokens).
+    """Return the attention of the summary queries on one picture as it is compressed.
 
-    Raises AbsentError for a compressor whose language model reads no summary queries behind the
-    picture.
+    (layers, summary tokens, image tokens). Raises AbsentError for a compressor whose language
+    model reads no summary queries behind the picture.
     """
     if not isinstance(model, DoubleForward) or isinstance(model, SingleForward):
         raise AbsentError(
             f"{model.chosen.name} has no summary queries that the language model reads"
         )
     read = model.backbone.encode_images(picture)
+    # the place of the picture in what the compression pass reads
     first = len(model.bos_ids) + len(model.backbone.chat.frame_ids[0])
     with watch(model.backbone.language_model, model.num_summary_tokens) as seen:
         model.compress_images(read)
@@ -102,7 +105,7 @@ def query_attention(model: Method, picture: PreparedPictures) -> Tensor:
 def answer_attention(
     language_model: Any, prompt: Sequence[int], visual_id: int, generate: Callable[[], list[int]]
 ) -> AnswerAttention:
-    """What an answer attends to among the visual tokens of its prompt, which stand at the ids `visual_id`.
+    """Return the attention of an answer on the visual tokens of its prompt, the ids `visual_id`.
 
     `generate` decodes the answer to this one prompt, a pass per new token. Each step counts by the
     position that the new token is predicted at, as transformers counts.
@@ -110,13 +113,15 @@ def answer_attention(
     places = [place for place, token in enumerate(prompt) if token == visual_id]
     with watch(language_model, 1) as seen:
         tokens = generate()
-    weights = [
-        torch.stack([whole(step, len(prompt) + n)[0, 0, places] for n, step in enumerate(steps)])
-        for steps in seen
-    ]
-    return AnswerAttention(tokens, torch.stack(weights))
+
+    # Each step sees one token more; only the visual ones count.
+    layers = []
+    for steps in seen:
+        padded = [over_all_tokens(step, len(prompt) + n) for n, step in enumerate(steps)]
+        layers.append(torch.stack([step[0, 0, places] for step in padded]))
+    return AnswerAttention(tokens, torch.stack(layers))
 
 
-def whole(weights: Tensor, num_tokens: int) -> Tensor:
-    """(rows, positions, keys) over all tokens so far: 0 for the first where a sliding window has dropped them."""
+def over_all_tokens(weights: Tensor, num_tokens: int) -> Tensor:
+    """Pad (rows, positions, keys) to all tokens so far: 0 where a sliding window dropped them."""
     return torch.nn.functional.pad(weights, (num_tokens - weights.shape[-1], 0))

@@ -1,4 +1,4 @@
-"""The analysis as a folder: `inspection.json`, and the pictures that attention is drawn over, by their numbers."""
+"""Files of an analysis: `inspection.json`, and the pictures that attention is drawn over."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,19 +16,19 @@ DECIMALS = 6  # no machine-dependent digit is kept
 
 
 def numbers(weights: Tensor) -> Any:
-    """Nested lists of a tensor, rounded."""
+    """Return nested lists of a tensor, rounded."""
     return np.round(weights.double().cpu().numpy(), DECIMALS).tolist()
 
 
 def picture_file(number: int) -> str:
-    """Where the picture with this number lies in the folder."""
+    """Return the path of the picture with this number in the folder."""
     return f"pictures/{number:03d}.png"
 
 
 def write_analysis(
     folder: Path, content: Mapping[str, Any], pictures: Sequence[Image.Image]
 ) -> None:
-    """Write into a folder; equal content is equal bytes."""
+    """Write the analysis into a folder; equal content is equal bytes."""
     (folder / "pictures").mkdir(parents=True)
     for number, picture in enumerate(pictures):
         (folder / picture_file(number)).write_bytes(encode_png(picture))

@@ -1,4 +1,4 @@
-"""The attention of some pictures as numbers to publish: means over queries, over steps of an answer, over layers."""
+"""Maps of attention to publish: means over queries, over steps of an answer, over layers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ from components.model.generation import base_answer
 
 
 def compression_maps(model: Method, images: Sequence[Image.Image]) -> dict[str, Any]:
-    """Of each picture: what the summary queries attend to of its image tokens, by layer and by query.
+    """Map the attention of the summary queries on each picture, by layer and by query.
 
     Raises AbsentError for a compressor without summary queries, or without a grid of image tokens.
     """
@@ -36,48 +36,42 @@ def compression_maps(model: Method, images: Sequence[Image.Image]) -> dict[str, 
 def generation_maps(
     model: Method, tokens: Tensor, question: str, max_new_tokens: int
 ) -> dict[str, Any]:
-    """Of stored tokens (pictures, summary tokens, dim): the attention of an answer on them, by layer and by step.
+    """Map the attention of an answer on the stored tokens of each picture, by layer and by step.
 
-    Raises AbsentError for a method that gives no answers.
+    tokens: (pictures, summary tokens, dim). Raises AbsentError for a method that gives no answers.
     """
     if model.why_no_answers:
         raise AbsentError(model.why_no_answers)
     prompt = encode_prompt(model.backbone.chat, question, tokens.shape[1])
     pictures = []
     for row in tokens.to(model.backbone.device):
-        said = of_stored(model, row, prompt, max_new_tokens)
-        words = words_of(model.backbone.tokenizer, said.tokens, said.weights.shape[1])
-        pictures.append(
-            {
-                "layers": numbers(said.weights.mean(1)),
-                "steps": numbers(said.weights.mean(0)),
-                "words": words,
-            }
-        )
+        answer = of_stored(model, row, prompt, max_new_tokens)
+        words = words_of(model.backbone.tokenizer, answer.tokens, answer.weights.shape[1])
+        layers, steps = numbers(answer.weights.mean(1)), numbers(answer.weights.mean(0))
+        pictures.append({"layers": layers, "steps": steps, "words": words})
     return {"pictures": pictures}
 
 
 def base_maps(
     backbone: Backbone, images: Sequence[Image.Image], question: str, max_new_tokens: int
 ) -> dict[str, Any]:
-    """Of each picture: what the base model answers, and what that attends to of the image tokens, by layer.
+    """Map the attention of the base model's answer on each picture, by layer, with the answer.
 
     Raises AbsentError without a grid of image tokens.
     """
     side, pictures = grid_side(backbone), []
     for image in images:
-        said = of_picture(backbone, image, question, max_new_tokens)
-        caption = backbone.tokenizer.decode(said.tokens, skip_special_tokens=True).strip()
-        pictures.append(
-            {"layers": numbers(on_grid(said.weights, side).mean(1)), "caption": caption}
-        )
+        answer = of_picture(backbone, image, question, max_new_tokens)
+        caption = backbone.tokenizer.decode(answer.tokens, skip_special_tokens=True).strip()
+        layers = numbers(on_grid(answer.weights, side).mean(1))
+        pictures.append({"layers": layers, "caption": caption})
     return {"side": side, "pictures": pictures}
 
 
 def of_stored(
     model: Method, tokens: Tensor, prompt: list[int], max_new_tokens: int
 ) -> AnswerAttention:
-    """The attention of an answer from stored tokens (summary tokens, dim) on them."""
+    """Return the attention of an answer from stored tokens (summary tokens, dim) on them."""
     backbone = model.backbone
     return answer_attention(
         backbone.language_model,
@@ -91,7 +85,7 @@ def of_stored(
 def of_picture(
     backbone: Backbone, image: Image.Image, question: str, max_new_tokens: int
 ) -> AnswerAttention:
-    """The attention of the base model's answer about a picture on all of its image tokens."""
+    """Return the attention of the base model's answer about a picture on all its image tokens."""
     read = backbone.encode_images(backbone.prepare([image]))
     prompt = encode_prompt(backbone.chat, question, read.lengths[0])
     return answer_attention(
@@ -103,12 +97,15 @@ def of_picture(
 
 
 def words_of(tokenizer: Any, tokens: Sequence[int], num_steps: int) -> list[str]:
-    """What is written at each step: the text of a token, and nothing where the answer ends."""
+    """Return the text of each step's token, and nothing where the answer ends."""
     return [tokenizer.decode([token]) for token in tokens] + [""] * (num_steps - len(tokens))
 
 
 def seen_pictures(backbone: Backbone, images: Sequence[Image.Image]) -> list[Image.Image]:
-    """The pictures that maps are drawn over, as the model reads them; none where image tokens have no places."""
+    """Return the pictures that maps are drawn over, as the model reads them.
+
+    None where image tokens have no places.
+    """
     try:
         grid_side(backbone)
     except AbsentError:

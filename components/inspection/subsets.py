@@ -1,4 +1,4 @@
-"""Which stored summary tokens are given to the generation pass: the first few (Fig. 5), or all but some (Fig. 6)."""
+"""Subsets of the stored summary tokens: the first few (Fig. 5), or all but some (Fig. 6)."""
 
 from collections.abc import Sequence
 
@@ -6,20 +6,18 @@ from components.inspection.parts import AbsentError
 
 
 def prefix_lengths(wanted: Sequence[int], num_summary_tokens: int) -> list[int]:
-    """The numbers of first tokens to try: those of `wanted` that are fewer than all, and all.
+    """Return the numbers of first tokens to try: fewer than all, as `wanted`, and all.
 
     Raises AbsentError where there is nothing to leave out.
     """
     if num_summary_tokens == 1:
         raise AbsentError("a single summary token has no shorter beginning")
-    return [
-        *sorted({length for length in wanted if length < num_summary_tokens}),
-        num_summary_tokens,
-    ]
+    fewer = sorted({length for length in wanted if length < num_summary_tokens})
+    return [*fewer, num_summary_tokens]
 
 
 def token_groups(num_summary_tokens: int, group_size: int) -> list[list[int]]:
-    """All tokens in groups of neighbours, the last of which may be smaller.
+    """Cut all tokens into groups of neighbours, the last of which may be smaller.
 
     Raises AbsentError where a group is all that there is.
     """
@@ -29,11 +27,10 @@ def token_groups(num_summary_tokens: int, group_size: int) -> list[list[int]]:
             f"token{'s' if num_summary_tokens != 1 else ''}"
         )
     tokens = list(range(num_summary_tokens))
-    return [
-        tokens[start : start + group_size] for start in range(0, num_summary_tokens, group_size)
-    ]
+    starts = range(0, num_summary_tokens, group_size)
+    return [tokens[start : start + group_size] for start in starts]
 
 
 def all_but(group: Sequence[int], num_summary_tokens: int) -> list[int]:
-    """The tokens that are left, in their order."""
+    """Return the tokens that are left, in their order."""
     return [token for token in range(num_summary_tokens) if token not in group]

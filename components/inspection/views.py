@@ -1,4 +1,4 @@
-"""Where image tokens lie on the picture: only where they are the cells of one grid can attention be drawn over it."""
+"""Places of image tokens on the picture; attention is drawn where they are cells of one grid."""
 
 import torch
 from PIL import Image
@@ -11,23 +11,26 @@ from components.model.prepared import PreparedPictures
 
 
 def grid_side(backbone: Backbone) -> int:
-    """Image tokens per row, and rows. Raises AbsentError for families that cut pictures in other ways."""
+    """Return the image tokens per row, and rows.
+
+    Raises AbsentError for families that cut pictures in other ways.
+    """
     if not isinstance(backbone, LlavaBackbone):
         raise AbsentError(
-            f"the image tokens of {backbone.source.name} are tiles, or mixtures of patches, and not one grid over the "
-            "picture"
+            f"the image tokens of {backbone.source.name} are tiles, or mixtures of patches, "
+            "and not one grid over the picture"
         )
     vision = backbone.vlm.config.vision_config
     return vision.image_size // vision.patch_size
 
 
 def on_grid(weights: Tensor, side: int) -> Tensor:
-    """(…, image tokens) without a class token before the grid: (…, side · side)."""
+    """Drop a class token before the grid: (…, image tokens) -> (…, side · side)."""
     return weights[..., weights.shape[-1] - side * side :]
 
 
 def as_read(backbone: Backbone, picture: PreparedPictures) -> Image.Image:
-    """The picture that the grid lies on: padded, resized or cropped, as the vision tower gets it."""
+    """Return the picture under the grid: padded, resized or cropped, as the tower gets it."""
     processor, pixels = backbone.image_processor, picture.tensors["pixel_values"][0]
     mean, std = (
         torch.tensor(values)[:, None, None]

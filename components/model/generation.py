@@ -1,14 +1,20 @@
-"""Answering: greedy decoding of chats, whatever visual tokens stand in them."""
+"""Decoding of answers with a KV cache, whatever visual tokens stand in the prompts."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from components.model.backbone import Backbone
-from components.model.segments import Segment
+from components.model.cached_reading import Read, nothing_read, read_on, select
+from components.model.segments import Segment, text_segment
+
+# share of the rows of a batch; with fewer unfinished ones the finished are taken out
+LEAST_OPEN = 0.5
+
+# logits (rows, vocab), numbers of the prompts (rows,), step -> next tokens (rows,)
+Choose = Callable[[Tensor, Tensor, int], Tensor]
 
 
 @torch.inference_mode()
@@ -18,7 +24,7 @@ def base_answer(
     input_ids: Sequence[Sequence[int]],
     max_new_tokens: int,
 ) -> list[list[int]]:
-    """What the base model answers to each prompt about its picture: new token ids, without the end token.
+    """Answer prompts about a picture each with the base model: new ids, without the end token.
 
     Token for token what `generate` of transformers gives for each prompt alone.
     """
@@ -32,35 +38,55 @@ def decode(
     max_new_tokens: int,
     language_model: Callable[..., Any] | None = None,
 ) -> list[list[int]]:
-    """Greedy decoding of chats padded on the left, with the adapter in use: new token ids of each.
+    """Answer chats padded on the left greedily, with the adapter in use: new token ids of each.
 
     `language_model` is called in place of the backbone's, with the same arguments.
     """
-    read = backbone.language_model if language_model is None else language_model
+    start = nothing_read(backbone, chats.num_rows, language_model)
+    hidden, read = read_on(backbone, start, chats, num_kept=1)
+    return write_answers(backbone, read, hidden[:, 0], max_new_tokens, likeliest)
+
+
+def write_answers(
+    backbone: Backbone, read: Read, hidden: Tensor, max_new_tokens: int, choose: Choose
+) -> list[list[int]]:
+    """Write answers to prompts that have been read: new token ids, without the end token.
+
+    hidden: (rows, dim) of the last tokens of the prompts.
+    """
     end_ids = torch.tensor(end_token_ids(backbone), device=backbone.device)
-    cache = DynamicCache(config=backbone.language_model.config)
-    inputs, mask = backbone.arguments(chats), chats.mask
-    is_open = torch.ones(chats.num_rows, dtype=torch.bool, device=backbone.device)
-    steps: list[Tensor] = []
-    while len(steps) < max_new_tokens and is_open.any():
-        hidden = read(**inputs, past_key_values=cache, use_cache=True).last_hidden_state
-        token = backbone.lm_head(hidden[:, -1]).argmax(-1)  # (batch,)
-        is_open &= ~torch.isin(token, end_ids)
-        steps.append(torch.where(is_open, token, -1))
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        inputs = {
-            "inputs_embeds": backbone.embed(token[:, None]),
-            "attention_mask": mask,
-            "position_ids": inputs["position_ids"][..., -1:] + 1,
-        }
-    new_tokens = (
-        torch.stack(steps, dim=1).tolist() if steps else [[] for _ in range(chats.num_rows)]
-    )
-    return [[token for token in row if token >= 0] for row in new_tokens]
+    written = torch.full((len(hidden), max_new_tokens), -1, device=backbone.device)
+    # which prompt each row of the batch is
+    rows = torch.arange(len(hidden), device=backbone.device)
+    is_open = torch.ones_like(rows, dtype=torch.bool)
+    for step in range(max_new_tokens):
+        tokens = choose(backbone.lm_head(hidden), rows, step)
+        is_open &= ~torch.isin(tokens, end_ids)
+        written[rows, step] = torch.where(is_open, tokens, -1)
+
+        num_open = int(is_open.sum())
+        if num_open == 0 or step == max_new_tokens - 1:
+            break
+
+        # Finished rows cost as much as open ones; to take them out copies the cache.
+        if num_open < LEAST_OPEN * len(rows):
+            kept = is_open.nonzero()[:, 0]
+            read = select(read, kept)
+            rows, tokens, is_open = rows[kept], tokens[kept], is_open[kept]
+
+        new = text_segment(backbone.embed(tokens[:, None]))
+        hidden, read = read_on(backbone, read, new, num_kept=1)
+        hidden = hidden[:, 0]
+    return [[token for token in row if token >= 0] for row in written.tolist()]
+
+
+def likeliest(logits: Tensor, rows: Tensor, step: int) -> Tensor:
+    """Choose the token with the highest logit of each row (rows, vocab): (rows,)."""
+    return logits.argmax(-1)
 
 
 def left_pad(input_ids: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Prompts of different lengths with their ends aligned: ids and attention mask, (batch, tokens) each.
+    """Align the ends of prompts of different lengths: ids and attention mask, (batch, tokens) each.
 
     The filler is id 0, which is masked and not an image placeholder in any supported model.
     """
@@ -71,7 +97,7 @@ def left_pad(input_ids: Sequence[Sequence[int]], device: torch.device) -> tuple[
 
 
 def end_token_ids(backbone: Backbone) -> list[int]:
-    """The tokens that end an answer: the one that training writes, and what the model's own settings name."""
+    """List the tokens that end an answer: the one that training writes, and the model's own."""
     end = backbone.vlm.generation_config.eos_token_id
     named = end if isinstance(end, list) else [end]
     return sorted(

@@ -1,1 +1,1 @@
-"""The parts of `flows/sweep.py`."""
+"""Parts of `flows/sweep.py`."""

@@ -1,4 +1,4 @@
-"""The copy of the repository in which a sweep runs its experiments, one after another.
+"""Copy of the repository in which a sweep runs its experiments, one after another.
 
 It is a clone of the last commit in .dvc/tmp/sweep that shares the cache. So a kill at any moment
 leaves nothing behind in the repository itself, files may be edited while a sweep runs, data need
@@ -42,55 +42,61 @@ def only_sweep() -> Iterator[None]:
 
 
 class SweepCopy(NamedTuple):
-    """A clone at the commit that experiments start from."""
+    """Clone at the commit that experiments start from."""
 
     folder: Path
     commit: str
 
     @classmethod
     def prepare(cls) -> "SweepCopy":
-        """A fresh clone around the data of an older one."""
+        """Make a fresh clone around the data of an older one."""
         if git("status", "--porcelain", "--untracked-files=no"):
             print(
-                "sweep: there are uncommitted changes; experiments start from the last commit, without them"
+                "sweep: there are uncommitted changes; "
+                "experiments start from the last commit, without them"
             )
-        commit, cache = (
-            git("rev-parse", "HEAD"),
-            subprocess.check_output(["dvc", "cache", "dir"], text=True).strip(),
-        )
+        commit = git("rev-parse", "HEAD")
+        cache = subprocess.check_output(["dvc", "cache", "dir"], text=True).strip()
+
+        # What git knows is made anew, as a kill may have left anything; data stay where they are.
         for name in (".git", ".dvc", ".clone"):
             shutil.rmtree(PLACE / name, ignore_errors=True)
         git("clone", "--quiet", "--shared", "--no-checkout", ".", str(PLACE / ".clone"))
         (PLACE / ".clone" / ".git").rename(PLACE / ".git")
         (PLACE / ".clone").rmdir()
         copy = cls(PLACE.resolve(), commit)
+
+        # Experiments are commits, and a clone does not inherit whose.
         for key in ("user.name", "user.email"):
             value = subprocess.run(
                 ["git", "config", key], check=False, stdout=subprocess.PIPE, text=True
             ).stdout.strip()
             if value:
                 git("config", key, value, folder=copy.folder)
+
         copy.clean()
-        subprocess.run(
-            ["dvc", "config", "--local", "cache.dir", str(Path(cache).resolve())],
-            cwd=PLACE,
-            check=True,
-        )
+        share_cache = ["dvc", "config", "--local", "cache.dir", str(Path(cache).resolve())]
+        subprocess.run(share_cache, cwd=PLACE, check=True)
         return copy
 
     def clean(self) -> None:
-        """The files of the commit, with new times. What git does not know and does not ignore is removed.
+        """Check out the files of the commit, with new times; data and unfinished work stay.
 
-        Data and unfinished work stay.
+        What git does not know and does not ignore is removed.
         """
         git("checkout", "--quiet", "--force", "--detach", self.commit, folder=self.folder)
         kept = [f"--exclude={name}" for name in UNFINISHED]
         git("clean", "--quiet", "--force", "-d", *kept, folder=self.folder)
 
     def run(self, name: str, arguments: Sequence[str]) -> bool:
-        """Run one experiment and fetch it; False when it failed. Ctrl-C lets DVC end first, then ends this process."""
+        """Run one experiment and fetch it; returns False when it failed.
+
+        Ctrl-C lets DVC end first, then ends this process.
+        """
         self.clean()
         LOGS.mkdir(parents=True, exist_ok=True)
+
+        # The code of the copy comes first, and lines arrive when they are written.
         search = os.pathsep.join(filter(None, [str(self.folder), os.environ.get("PYTHONPATH")]))
         environment = os.environ | {"PYTHONPATH": search, "PYTHONUNBUFFERED": "1"}
         process = subprocess.Popen(
@@ -111,7 +117,7 @@ class SweepCopy(NamedTuple):
         return process.wait() == 0 and self.fetch(name)
 
     def fetch(self, name: str) -> bool:
-        """Bring an experiment into the repository; False when there is none."""
+        """Bring an experiment into the repository; returns False when there is none."""
         ref = f"{REFS}/{self.commit[:2]}/{self.commit[2:]}/{name}"
         if not git("for-each-ref", ref, folder=self.folder):
             return False
@@ -140,17 +146,24 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 def log_of(name: str) -> Path:
+    """Return where the log of an experiment is kept."""
     return LOGS / f"{name}.log"
 
 
 def stage_seconds(name: str) -> dict[str, float]:
-    """How long each stage of an experiment took, over all attempts; of stages that ran, where there is a log."""
+    """Add up how long each stage of an experiment took, over all attempts.
+
+    Of stages that ran, where there is a log.
+    """
     log, seconds = log_of(name), dict[str, float]()
-    stage, since, last = "", 0.0, 0.0
     lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-    for at, text in (
-        line.strip().split(" ", 1) for line in [*lines, f"0 {ATTEMPT}"] if " " in line.strip()
-    ):
+    stage, since, last = "", 0.0, 0.0
+    for line in [*lines, f"0 {ATTEMPT}"]:
+        at, _, text = line.strip().partition(" ")
+        if not text:
+            continue
+
+        # A stage ends when the next starts, or with the last line of its attempt.
         started = STAGE.match(text)
         if stage and (started or text == ATTEMPT):
             until = float(at) if started else last

@@ -1,4 +1,4 @@
-"""What the workers of the stage `evaluate` run: each puts portions of the exam to the systems."""
+"""Worker of the stage `evaluate`: puts the questions about some pictures to one system."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,31 +17,26 @@ from components.evaluation.asking import (
     COST,
     LENGTH,
     SIZE,
+    EvaluatedSystem,
     Record,
-    Sitting,
     answer_questions,
-    describe_pictures,
+    base_system,
+    caption_pictures,
+    compressed_system,
     embed_images,
     embed_texts,
+    score_caption_pairs,
     to_table,
-    weigh_pairs,
 )
 from components.evaluation.evaluation_settings import EvaluateParams
-from components.evaluation.pooling import average_pool
-from components.evaluation.question_set import Exam, read_exam
-from components.evaluation.systems import (
-    AVERAGE_POOLED,
-    BLIND,
-    COMPRESSED,
-    UNCOMPRESSED,
-    base_reader,
-    compressed_reader,
-)
+from components.evaluation.question_set import QuestionSet, read_question_set
+from components.evaluation.systems import AVERAGE_POOLED, BLIND, COMPRESSED, UNCOMPRESSED
 from components.methods.blocks.vision_tower import matrix_weights, vision_weights
 from components.methods.checkpoint import load_compressor
 from components.methods.method import Method
 from components.model.backbone import Backbone
 from components.model.loading import load_backbone
+from components.model.pooling import pool_pictures
 from components.model.segments import Segment, text_segment
 from components.pictures import PictureError, decode_picture
 from components.store.absence import dtype_wanted, reason_not_stored
@@ -50,71 +45,59 @@ from components.store.token_store import TokenStore
 Task = dict[str, Any]  # {"system": one of SYSTEMS, "image_ids": [...], "texts": [...]}
 
 
-class Examiner:
-    """A worker. Holds one model at a time, the compressor or the base."""
+class EvaluationWorker:
+    """Worker that holds one model at a time, the compressor or the base."""
 
     def __init__(self, params: dict[str, Any], curated: str, compressor: str, store: str) -> None:
         self.params = EvaluateParams.model_validate(params)
         torch.set_num_threads(self.params.cpus_per_worker)
         self.curated, self.compressor = Path(curated), Path(compressor)
         self.base = find_base(self.compressor, None)
-        self.exam = read_exam(self.curated, self.params.split)
+        self.question_set = read_question_set(self.curated, self.params.split)
+        self.captioned = set(pictures_to_caption(self.params, self.question_set))
         self.store = None if reason_not_stored(Path(store)) else TokenStore.open(store)
-        self.described = set(described_pictures(self.params, self.exam))
+        dtype = self.store.provenance.compute["dtype"] if self.store else dtype_wanted(Path(store))
+        self.dtype: torch.dtype = getattr(torch, dtype)
         self.device = torch.device("cuda" if self.params.gpus_per_worker else "cpu")
-        self.dtype = getattr(
-            torch,
-            self.store.provenance.compute["dtype"] if self.store else dtype_wanted(Path(store)),
-        )
         self.model: Method | Backbone | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """The records of one portion."""
+        """Return the records of one task."""
         (task,) = batch.to_pylist()
         start = time.perf_counter()
-        if task["system"] == COMPRESSED:
-            records = self._examine_compressor(task)
-        else:
-            records = self._examine_base(task)
-        return to_table(records, task["system"], start)
+        ask = self._ask_compressor if task["system"] == COMPRESSED else self._ask_base
+        return to_table(ask(task), task["system"], start)
 
-    def _examine_compressor(self, task: Task) -> list[Record]:
-        """Answers, captions and vectors, as far as the method gives them."""
+    def _ask_compressor(self, task: Task) -> list[Record]:
+        """Return answers, captions and embeddings, as far as the method gives them."""
         if not isinstance(self.model, Method):
             self.model = load_compressor(
                 self.compressor, self.base, self.device, self.dtype, self.num_summary_tokens
             )
         model, records = self.model, []
-        image_ids, tokens = self._known(model, task["image_ids"])
+
+        image_ids, tokens = self._visual_tokens(model, task["image_ids"])
         if tokens is not None and not model.why_no_answers:
-            visuals, chat = text_segment(tokens), model.backbone.chat
-            records += self._answers_and_captions(
-                Sitting(
-                    COMPRESSED,
-                    compressed_reader(model),
-                    chat,
-                    image_ids,
-                    visuals,
-                    model.num_placeholders,
-                )
-            )
+            system = compressed_system(model, image_ids, text_segment(tokens))
+            records += self._answers_and_captions(system)
         if tokens is not None and not model.why_not_stored:
             records += embed_images(COMPRESSED, model, image_ids, tokens)
         if tokens is not None:
             records += self._costs(model, image_ids[:1])
-        return records + embed_texts(COMPRESSED, model, task["texts"], self.params.exam)
+
+        return records + embed_texts(COMPRESSED, model, task["texts"], self.params.prompts)
 
     @property
     def num_summary_tokens(self) -> int:
-        """Of the store, which may hold the first ones only; of the compressor where there is none."""
+        """Summary tokens of the store, perhaps the first ones only; else the compressor's."""
         if self.store:
             return self.store.provenance.num_summary_tokens
         return read_config(self.compressor).compressor.num_summary_tokens
 
-    def _known(
+    def _visual_tokens(
         self, model: Method, image_ids: Sequence[str]
     ) -> tuple[list[str], torch.Tensor | None]:
-        """What is known of the pictures before a question: stored tokens, or what the method reads of them now."""
+        """Return stored tokens of pictures, or for a method that stores none what it reads now."""
         if self.store:
             found = [image_id for image_id in image_ids if image_id in self.store]
             return found, torch.from_numpy(self.store.tokens(found)) if found else None
@@ -125,11 +108,11 @@ class Examiner:
             return list(opened), model.compress_pictures(model.prepare(list(opened.values())))
 
     def _costs(self, model: Method, image_ids: Sequence[str]) -> Iterator[Record]:
-        """COST, SIZE and LENGTH records, from one picture."""
+        """Yield COST, SIZE and LENGTH records, from one picture."""
         pictures = list(self._opened(image_ids).values())
         if not pictures:
             return
-        size = sizes(model.backbone)
+        size = model_size(model.backbone)
         for name, value in method_costs(model, size, model.prepare(pictures))._asdict().items():
             if value is not None:
                 yield Record(COMPRESSED, COST, name, None, float(value))
@@ -137,74 +120,71 @@ class Examiner:
         for length in model.backbone.encode_images(model.backbone.prepare(pictures)).lengths:
             yield Record(COMPRESSED, LENGTH, image_ids[0], None, length)
 
-    def _examine_base(self, task: Task) -> list[Record]:
+    def _ask_base(self, task: Task) -> list[Record]:
+        """Return answers, captions and pair scores of a system of the base model, and its sizes."""
         if not isinstance(self.model, Backbone):
             config = read_config(self.compressor)
             backbone = load_backbone(
                 self.base, config.base_revision, self.dtype, "sdpa", config.pad_to_square
             )
             self.model = backbone.to(self.device).eval()
-        backbone, image_ids, tokens = self.model, task["image_ids"], None
-        if task["system"] != BLIND:
-            image_ids, tokens = self._image_embeddings(backbone, image_ids)
-            if task["system"] == AVERAGE_POOLED and tokens is not None:
-                tokens = average_pool(tokens, self.num_summary_tokens)
-        sitting = Sitting(
-            task["system"], base_reader(backbone), backbone.chat, image_ids, tokens, None
-        )
-        said = self._answers_and_captions(sitting) + weigh_pairs(
-            sitting, self.exam, self.params.exam
-        )
-        lengths = [
-            Record(task["system"], LENGTH, key, None, length)
-            for key, length in sitting.lengths.items()
-        ]
-        return [*said, *lengths, *size_records(UNCOMPRESSED, sizes(backbone))]
+        backbone, name, image_ids, tokens = self.model, task["system"], task["image_ids"], None
 
-    def _answers_and_captions(self, sitting: Sitting) -> list[Record]:
-        described = [image_id for image_id in sitting.image_ids if image_id in self.described]
+        if name != BLIND:
+            image_ids, tokens = self._image_embeddings(backbone, image_ids)
+        if name == AVERAGE_POOLED and tokens is not None:
+            tokens = pool_pictures(tokens, self.num_summary_tokens)
+        system = base_system(name, backbone, image_ids, tokens)
+
+        records = self._answers_and_captions(system)
+        records += score_caption_pairs(system, self.question_set, self.params.prompts)
+        for image_id, length in system.lengths.items():
+            records.append(Record(name, LENGTH, image_id, None, length))
+        return records + size_records(UNCOMPRESSED, model_size(backbone))
+
+    def _answers_and_captions(self, system: EvaluatedSystem) -> list[Record]:
+        captioned = [image_id for image_id in system.image_ids if image_id in self.captioned]
         return [
-            *answer_questions(sitting, self.exam, self.params.exam),
-            *describe_pictures(sitting, described, self.params.exam),
+            *answer_questions(system, self.question_set, self.params.prompts),
+            *caption_pictures(system, captioned, self.params.prompts),
         ]
 
     def _image_embeddings(
         self, backbone: Backbone, image_ids: Sequence[str]
     ) -> tuple[list[str], Segment | None]:
-        """The pictures that can be opened, and what the language model reads of them; None if there are none."""
+        """Return the pictures that can be opened, and their image tokens; None if none can."""
         opened = self._opened(image_ids)
         if not opened:
             return [], None
         return list(opened), backbone.encode_images(backbone.prepare(list(opened.values())))
 
     def _opened(self, image_ids: Sequence[str]) -> Mapping[str, Any]:
-        """The pictures that can be opened, by id, in the order asked for."""
-        if not image_ids:  # a portion of texts
+        """Open pictures by id, in the order asked for, without those that cannot be opened."""
+        if not image_ids:  # a task of texts
             return {}
-        folder = self.curated / "images" / self.params.split
-        columns, wanted = (
-            [schema.IMAGE_ID, schema.IMAGE],
-            [(schema.IMAGE_ID, "in", list(image_ids))],
-        )
+        rows = pq.read_table(
+            self.curated / "images" / self.params.split,
+            columns=[schema.IMAGE_ID, schema.IMAGE],
+            filters=[(schema.IMAGE_ID, "in", list(image_ids))],
+        ).to_pylist()
         opened = {}
-        for row in pq.read_table(folder, columns=columns, filters=wanted).to_pylist():
+        for row in rows:
             with suppress(PictureError):
-                opened[row[schema.IMAGE_ID]] = decode_picture(
-                    row[schema.IMAGE], self.params.pictures
-                )
+                picture = decode_picture(row[schema.IMAGE], self.params.pictures)
+                opened[row[schema.IMAGE_ID]] = picture
         return {image_id: opened[image_id] for image_id in image_ids if image_id in opened}
 
 
-def sizes(backbone: Backbone) -> ModelSize:
-    """The weights of a base model that cost something."""
+def model_size(backbone: Backbone) -> ModelSize:
+    """Count the weights of a base model that cost something."""
     return ModelSize(matrix_weights(backbone.language_model), vision_weights(backbone))
 
 
 def size_records(system: str, size: ModelSize) -> list[Record]:
-    """As SIZE records."""
+    """Return a model's size as SIZE records."""
     return [Record(system, SIZE, key, None, float(count)) for key, count in size._asdict().items()]
 
 
-def described_pictures(params: EvaluateParams, exam: Exam) -> list[str]:
-    """The pictures that every system describes."""
-    return list(exam.captions)[: params.captioned_pictures]
+def pictures_to_caption(params: EvaluateParams, question_set: QuestionSet) -> list[str]:
+    """Return the pictures that every system captions."""
+    return list(question_set.captions)[: params.captioned_pictures]

@@ -1,4 +1,4 @@
-"""The stage on a small world: exact codecs score as in `evaluate`; `fitted` never sees what it is scored on."""
+"""Codecs on a small world: exact ones score as `evaluate`; `fitted` never sees its own half."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The stage `evaluate` end to end, on a random model and eight noisy pictures, one of which was not stored."""
+"""Stage `evaluate` end to end: a random model, eight noisy pictures, one of them not stored."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from PIL import Image
 from components import schema
 from components.compression.identity import provenance_of
 from components.costs.inference_costs import MethodCosts, ModelSize
-from components.evaluation.asking import ANSWER, COST, LENGTH, SIZE, ExamParams, Record
+from components.evaluation.asking import ANSWER, COST, LENGTH, SIZE, PromptParams, Record
 from components.evaluation.evaluation_settings import EvaluateParams
 from components.evaluation.intervals import BootstrapParams
 from components.evaluation.systems import BLIND, COMPRESSED, SYSTEMS
@@ -25,8 +25,8 @@ from components.model.chat import encode_prompt
 from components.pictures import PictureLimits, encode_png, pixel_sha256
 from components.store.shards import TokenRows
 from components.store.token_store import TokenStore
-from flows.evaluate import evaluate, measured
-from flows.workers.evaluate_worker import Examiner
+from flows.evaluate import cost_inputs, evaluate
+from flows.workers.evaluate_worker import EvaluationWorker
 from tests.components.model.tiny import TEXTS, compressor, write_tiny_llava
 from tests.components.store.stores import write_store
 
@@ -37,7 +37,7 @@ PARAMS = EvaluateParams(
     pictures=PictureLimits(
         formats=("PNG",), max_pixels=10_000, max_aspect_ratio=4.0, max_side=200, min_side=8
     ),
-    exam=ExamParams(
+    prompts=PromptParams(
         questions_per_batch=8,
         max_answer_tokens=4,
         caption_prompt="what is in the picture?",
@@ -334,7 +334,7 @@ def test_plots_and_timings_are_written(output: Path) -> None:
         assert rows[0] == columns
         assert len(rows) >= 4
     timings = json.loads((output / "timings.json").read_text())
-    assert set(timings) == {"examination", "scoring", *SYSTEMS}
+    assert set(timings) == {"asking", "scoring", *SYSTEMS}
 
 
 def test_a_store_of_other_pictures_is_refused(world: World, tmp_path: Path) -> None:
@@ -366,11 +366,11 @@ def test_average_pooling_keeps_as_many_tokens_as_a_store_of_the_first_ones(
     sizes = np.full(len(whole.ids), 48, np.int32)
     first = TokenRows(whole.ids, sizes, sizes, whole.tokens(whole.ids)[:, :1])
     write_store(tmp_path / "first", [first], provenance_of(compressor, "float16", "float32", 1))
-    examiner = Examiner(
+    worker = EvaluationWorker(
         PARAMS.model_dump(), str(world.curated), str(compressor), str(tmp_path / "first")
     )
     task = {"system": "average_pooled", "image_ids": IMAGE_IDS[:2], "texts": []}
-    records = examiner(pa.Table.from_pylist([task], TASK)).to_pylist()
+    records = worker(pa.Table.from_pylist([task], TASK)).to_pylist()
     assert [row["first"] for row in records if row["record"] == LENGTH] == [1, 1]
 
 
@@ -385,7 +385,7 @@ def test_a_question_costs_a_method_the_same_whoever_is_asked_beside_it(
         for system, length in ((COMPRESSED, 16), (BLIND, 14))
     ]
     records = [*sizes, *costs, *answers, Record(COMPRESSED, LENGTH, "p", None, 36)]
-    _, load, _ = measured(systems, load_config(world.root / "models/compressor"), records)
+    _, load, _ = cost_inputs(systems, load_config(world.root / "models/compressor"), records)
     assert load.question_tokens == {
         system: {COMPRESSED: 16, BLIND: 14}[system] for system in systems
     }

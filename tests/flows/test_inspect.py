@@ -1,4 +1,4 @@
-"""The stage on a small world: its numbers against the compressor itself, and chats put together by hand."""
+"""Stage `inspect` on a small world: its numbers against the compressor, and chats made by hand."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ PARAMS = InspectParams(
     pictures=EVALUATE.pictures,
     drawn_pictures=2,
     scored_pictures=100,
-    question=EVALUATE.exam.caption_prompt,
+    question=EVALUATE.prompts.caption_prompt,
     max_caption_tokens=8,
     max_answer_tokens=4,
     questions_per_batch=8,
@@ -88,7 +88,7 @@ def test_the_same_again_is_the_same_bytes_and_another_seed_other_pictures(
 
 
 def said_from(world: World, image_id: str, question: str, kept: list[int], num_tokens: int) -> str:
-    """An answer from some stored tokens, by transformers' generate on a chat whose embeddings are put together here."""
+    """Answer from some stored tokens by transformers' generate, on embeddings put together here."""
     model, backbone = world.model, world.model.backbone
     tokens = torch.from_numpy(TokenStore.open(world.store).tokens([image_id])[0, kept])
     prompt = encode_prompt(backbone.chat, question, len(kept))
@@ -115,7 +115,7 @@ def test_captions_of_prefixes_are_those_of_chats_made_by_hand(world: World, fold
 
 @pytest.fixture(scope="module")
 def asked(world: World) -> Path:
-    """Curated tables whose right answers are what is said from all tokens, or from the last alone, in turns."""
+    """Write tables whose right answers are given from all tokens, or the last alone, in turns."""
     curated = world.root / "asked"
     shutil.copytree(world.curated, curated)
     rows = [

@@ -28,7 +28,7 @@ from components.evaluation.asking import (
     TIME,
     Record,
 )
-from components.evaluation.question_set import PAIR_ID, read_exam
+from components.evaluation.question_set import PAIR_ID, read_question_set
 from components.evaluation.systems import COMPRESSED, SYSTEMS
 from components.inspection.inspection_files import write_analysis
 from components.params import load_params
@@ -82,14 +82,18 @@ ARGUMENTS = (
 
 def write_evaluation(root: Path) -> None:
     """What `evaluate` writes: its own scores and files, of answers that are made up."""
-    exam, tokens = read_exam(root / "curated", "test"), TokenStore.open(root / "store")
+    question_set, tokens = (
+        read_question_set(root / "curated", "test"),
+        TokenStore.open(root / "store"),
+    )
     config = read_config(root / "models" / "compressor")
     rng = np.random.default_rng(0)
     records = [
         Record("uncompressed", SIZE, key, None, 1000.0) for key in ("language_model", "vision")
     ]
     records += [
-        Record("uncompressed", LENGTH, image_id, None, 1000.0) for image_id in exam.image_ids
+        Record("uncompressed", LENGTH, image_id, None, 1000.0)
+        for image_id in question_set.image_ids
     ]
     costs = MethodCosts(1000.0, 100.0, 10.0, 10.0, is_stored=True)
     records += [
@@ -97,26 +101,27 @@ def write_evaluation(root: Path) -> None:
         for name, value in costs._asdict().items()
     ]
     for system in SYSTEMS:
-        for row in exam.all_questions():
+        for row in question_set.all_questions():
             text = row[schema.ANSWERS][0] if rng.random() < 0.5 else EVIL
             records.append(Record(system, ANSWER, row[schema.QUESTION_ID], text, 9, 2))
         records += [
-            Record(system, CAPTION, image_id, f"{EVIL} of {image_id}") for image_id in exam.captions
+            Record(system, CAPTION, image_id, f"{EVIL} of {image_id}")
+            for image_id in question_set.captions
         ]
         records += [
-            Record(system, PAIR, row[PAIR_ID], None, -1.0, -2.0) for row in exam.all_pairs()
+            Record(system, PAIR, row[PAIR_ID], None, -1.0, -2.0) for row in question_set.all_pairs()
         ]
         records.append(Record(system, TIME, system, None, 1.0, 1))
-    vectors = rng.normal(size=(len(exam.texts(2)), tokens.provenance.dim))
+    vectors = rng.normal(size=(len(question_set.texts(2)), tokens.provenance.dim))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    for text, vector in zip(exam.texts(2), vectors, strict=True):
+    for text, vector in zip(question_set.texts(2), vectors, strict=True):
         records.append(Record(COMPRESSED, TEXT, text, embedding=vector.tolist()))
     images = zip(tokens.ids, tokens.embeddings(), strict=True)
     records += [
         Record(COMPRESSED, IMAGE, image_id, embedding=vector.tolist())
         for image_id, vector in images
     ]
-    results = score(EVALUATE, exam, config, records)
+    results = score(EVALUATE, question_set, config, records)
     publication.write_folder(root / "evaluation", results)
     publication.write_json(root / "metrics.json", results["metrics"])
     scores = {"short_answer": 0.5, "image_to_text": 0.5, "text_to_image": 0.5}

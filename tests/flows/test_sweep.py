@@ -14,8 +14,8 @@ from flows.sweep import (
     data_rows,
     experiments,
     interval,
-    queue_command,
     read_sweep,
+    run_arguments,
     scores,
     timed,
 )
@@ -39,7 +39,7 @@ def answers(share: float) -> dict[str, Any]:
     return {"compressed": {"short_answer": {"accuracy": share}}}
 
 
-def test_every_run_is_queued_with_every_seed_under_a_name_of_its_own() -> None:
+def test_every_run_takes_every_seed_under_a_name_of_its_own() -> None:
     planned = list(experiments(SWEEP, "ablations"))
     assert [it.name for it in planned] == [
         "ablations-plain-0",
@@ -47,11 +47,17 @@ def test_every_run_is_queued_with_every_seed_under_a_name_of_its_own() -> None:
         "ablations-plain-1",
         "ablations-table-6-shared-1",
     ]
-    command = "dvc exp run --queue --name ablations-table-6-shared-1 -S train.loop.num_steps=10"
-    assert (
-        " ".join(queue_command(planned[-1], "evaluate"))
-        == f"{command} -S train.adapters.sharing=shared -S train.seed=1 evaluate"
-    )
+    assert run_arguments(planned[-1], "evaluate") == [
+        "--name",
+        "ablations-table-6-shared-1",
+        "-S",
+        "train.loop.num_steps=10",
+        "-S",
+        "train.adapters.sharing=shared",
+        "-S",
+        "train.seed=1",
+        "evaluate",
+    ]
 
 
 def test_a_run_without_chance_takes_the_first_seed_only() -> None:

@@ -1,4 +1,4 @@
-"""Noted attention against transformers' own: the same weights with attention "eager", whose outputs include it."""
+"""Noted attention against transformers' own: the same weights with attention "eager"."""
 
 from pathlib import Path
 from typing import Any

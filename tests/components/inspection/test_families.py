@@ -1,4 +1,4 @@
-"""Noted attention of every family of base models, whatever its masks and positions, against its eager attention."""
+"""Noted attention of every family, whatever its masks and positions, against the eager one."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Published maps against the attention that they are means of; the picture that they lie on against its pixels."""
+"""Published maps against the attention that they are means of; their pictures against pixels."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Sweeps over a pipeline of one small stage: failures, kills and Ctrl-C, and what runs when they are started again."""
+"""Sweeps over a pipeline of one small stage: failures, kills, Ctrl-C, and what then runs again."""
 
 import json
 import os
@@ -74,7 +74,9 @@ TRAINING = {
     "dvc.yaml": """
 stages:
   train:
-    cmd: python -m flows.train curated base models/compressor dvclive/train dvclive/timings .cache/train
+    cmd: >-
+      python -m flows.train curated base models/compressor
+      dvclive/train dvclive/timings .cache/train
     deps: [curated, base]
     params: [train]
     outs: [models/compressor]
@@ -120,7 +122,7 @@ def sweep(folder: Path, *command: str, expected: int = 0, **changes: str) -> str
 
 
 def heed_interrupts() -> None:
-    """Tests that run in the background of a shell are told to ignore SIGINT, and so would their children be."""
+    """Heed SIGINT, which the background of a shell is told to ignore, and its children with it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -227,7 +229,7 @@ def test_an_interrupted_sweep_leaves_nothing_running_and_goes_on(
 def test_the_training_of_a_killed_sweep_goes_on_from_its_checkpoint(
     tmp_path: Path, llava_folder: Path
 ) -> None:
-    """The real stage, with code, data and base in the copy, where every start of a sweep gives them new times."""
+    """Run the real stage in the copy, where every start of a sweep gives all files new times."""
     write_training(tmp_path, llava_folder)
     commit(tmp_path)
     process = start(tmp_path, "Running stage 'train'")
@@ -271,48 +273,6 @@ def test_a_second_sweep_waits_for_nobody(repository: Path) -> None:
     assert "another sweep is at work" in sweep(repository, "run", "sweeps/toy.yaml", expected=1)
     process.kill()
     process.communicate()
-
-
-@pytest.mark.slow
-def test_the_queue_is_rid_of_what_failed_or_was_killed(repository: Path) -> None:
-    sweep(repository, "queue", "sweeps/toy.yaml")
-    assert "is there already" in sweep(repository, "queue", "sweeps/toy.yaml")
-    call(
-        repository,
-        "bash",
-        "-c",
-        "dvc queue start < /dev/null > /dev/null 2>&1",
-        BROKEN="1",
-        PAUSE="300",
-    )
-    wait_for(repository, "toy-run-1", "Failed")
-    wait_for(repository, "toy-run-2", "Running")
-    for process in psutil.process_iter():
-        if is_of(process, repository):
-            process.kill()
-    assert "Running" in call(repository, "dvc", "queue", "status")  # what DVC believes
-    said = sweep(repository, "queue", "sweeps/toy.yaml")
-    assert said.count("Queued experiment") == 2
-    status = call(repository, "dvc", "queue", "status")
-    assert status.count("Queued") == 2
-    assert "Failed" not in status
-    assert "Running" not in status
-
-
-def wait_for(folder: Path, name: str, state: str) -> None:
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        rows = call(folder, "dvc", "queue", "status").splitlines()
-        if any(name in row and state in row for row in rows):
-            return
-    raise AssertionError(f"{name} is not {state}")
-
-
-def is_of(process: psutil.Process, folder: Path) -> bool:
-    try:
-        return Path(process.cwd()).is_relative_to(folder)
-    except psutil.Error:
-        return False
 
 
 def test_seconds_of_a_stage_are_those_of_all_attempts(

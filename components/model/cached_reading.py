@@ -1,11 +1,11 @@
 """Reading with a KV cache: what many rows begin with is read once, and each row goes on from there.
 
 Of the last layer a stretch that is only gone on from needs keys and values, and a prompt its last
-token besides. The rest of that layer is left out; `components/model/last_layer.py` does the same
-without a cache.
+token besides. The rest of that layer is left out; `last_layer.py` does the same without a cache.
 """
 
 import copy
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,56 +17,67 @@ from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from components.model.backbone import Backbone
 from components.model.last_layer import last_layer_computes, rotate
-from components.model.segments import position_ids
+from components.model.segments import Segment
 
 
 class Read(NamedTuple):
-    """What the language model has read of some rows."""
+    """State of a language model that has read some rows, with padding on the left."""
 
+    language_model: Callable[..., Any]  # called as transformers' decoders are
     cache: DynamicCache
     mask: Tensor  # (rows, tokens), 1 where there is a token
+    next_positions: Tensor  # (axes, rows), of the token that comes next
 
 
-def nothing_read(backbone: Backbone) -> Read:
-    """One row, at its start."""
-    config = backbone.language_model.config
+def nothing_read(
+    backbone: Backbone, num_rows: int = 1, language_model: Callable[..., Any] | None = None
+) -> Read:
+    """Return the state before the first token; `language_model`: in place of the backbone's."""
     return Read(
-        DynamicCache(config=config), torch.ones(1, 0, dtype=torch.long, device=backbone.device)
+        backbone.language_model if language_model is None else language_model,
+        DynamicCache(config=backbone.language_model.config),
+        torch.ones(num_rows, 0, dtype=torch.long, device=backbone.device),
+        torch.zeros(1, num_rows, dtype=torch.long, device=backbone.device),
     )
 
 
 def select(read: Read, rows: Tensor) -> Read:
-    """Some of the rows, in any order and any number of times; `read` may be gone on from again."""
+    """Return the state of `rows`, in any order and number of times; `read` itself stays usable."""
     cache = copy.copy(read.cache)
     cache.layers = [copy.copy(layer) for layer in cache.layers]
     cache.batch_select_indices(rows)
-    return Read(cache, read.mask[rows])
+    return read._replace(
+        cache=cache, mask=read.mask[rows], next_positions=read.next_positions[:, rows]
+    )
 
 
 def read_on(
-    backbone: Backbone,
-    read: Read,
-    embeddings: Tensor,
-    mask: Tensor | None = None,
-    num_kept: int = 0,
+    backbone: Backbone, read: Read, tokens: Segment, num_kept: int = 0
 ) -> tuple[Tensor, Read]:
-    """Read more tokens of every row: hidden states of the last `num_kept` (0 or 1) tokens, and all that is read now.
+    """Read more tokens of every row: the last `num_kept` (0 or 1) hidden states, and the new state.
 
-    embeddings: (rows, tokens, dim); mask: (rows, tokens), 0 for padding on the left, which takes no
-    position. The cache of `read` is taken over: to go on from it again, `select` from it.
+    tokens: positions from 0, padding on the left. The cache of `read` is taken over: to go on from
+    it again, `select` from it.
     """
-    if mask is None:
-        mask = read.mask.new_ones(embeddings.shape[:2])
-    whole = torch.cat([read.mask, mask], dim=1)
+    mask = torch.cat([read.mask, tokens.mask], dim=1)
+    tokens = tokens._replace(positions=tokens.positions + read.next_positions[..., None])
+
+    # A family has a mask of its own for pictures, and these stand in what is read first.
+    attention_mask = mask if read.mask.shape[1] else backbone.attention(tokens, mask)
     with last_layer_computes(backbone.language_model, partial(_narrow_layer, num_kept)):
-        hidden = backbone.language_model(
-            inputs_embeds=embeddings,
-            attention_mask=whole,
-            position_ids=position_ids(whole)[:, read.mask.shape[1] :],
+        hidden = read.language_model(
+            inputs_embeds=tokens.embeddings,
+            attention_mask=attention_mask,
+            position_ids=tokens.position_ids,
             past_key_values=read.cache,
             use_cache=True,
         ).last_hidden_state
-    return hidden[:, hidden.shape[1] - num_kept :], Read(read.cache, whole)
+
+    next_positions = tokens.positions[..., -1] + 1
+    return (
+        hidden[:, hidden.shape[1] - num_kept :],
+        read._replace(mask=mask, next_positions=next_positions),
+    )
 
 
 def _narrow_layer(
@@ -78,9 +89,11 @@ def _narrow_layer(
     past_key_values: DynamicCache,
     **_: Any,
 ) -> Tensor:
-    """What the layer puts out at the last `num_kept` (0 or 1) tokens; all of `hidden` gets into the cache."""
+    """Return the layer's output at the last `num_kept` (0 or 1) tokens; all get into the cache."""
     attention, kept = layer.self_attn, hidden[:, hidden.shape[1] - num_kept :]
     normed = layer.input_layernorm(hidden)
+
+    # Keys and values of every token: what is read later attends to them.
     key, value = (
         projection(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
         for projection in (attention.k_proj, attention.v_proj)
@@ -90,6 +103,8 @@ def _narrow_layer(
     )
     if not num_kept:
         return kept
+
+    # The query of the last token alone: its hidden state predicts the next one.
     query = attention.q_proj(normed[:, -1:]).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
     query = rotate(query, *(angles[:, -1:] for angles in position_embeddings))
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(

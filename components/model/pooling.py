@@ -1,4 +1,4 @@
-"""The baseline that keeps as many numbers as the compressor and learns nothing: average-pooled image tokens."""
+"""Average pooling: fewer visual tokens of a picture without anything learned."""
 
 import math
 
@@ -9,14 +9,8 @@ from torch.nn import functional
 from components.model.segments import Segment, text_segment
 
 
-def average_pool(pictures: Segment, num_tokens: int) -> Segment:
-    """What is read of pictures -> as many plain visual tokens of each."""
-    rows = zip(pictures.embeddings, pictures.lengths, strict=True)
-    return text_segment(torch.cat([pool(row[None, :length], num_tokens) for row, length in rows]))
-
-
-def pool(image_embeddings: Tensor, num_tokens: int) -> Tensor:
-    """(batch, image_tokens, dim) -> (batch, num_tokens, dim).
+def average_pool(image_embeddings: Tensor, num_tokens: int) -> Tensor:
+    """Average visual tokens: (batch, image_tokens, dim) -> (batch, num_tokens, dim).
 
     Over the square grid of patches if both counts are square numbers (36 -> 4 averages quadrants),
     else over runs of the raster order. Raises ValueError if there are fewer image tokens than asked
@@ -25,7 +19,8 @@ def pool(image_embeddings: Tensor, num_tokens: int) -> Tensor:
     num_image_tokens = image_embeddings.shape[1]
     if num_tokens > num_image_tokens:
         raise ValueError(
-            f"cannot average {num_image_tokens} image tokens into {num_tokens}; compress to fewer tokens"
+            f"cannot average {num_image_tokens} image tokens into {num_tokens}; "
+            "compress to fewer tokens"
         )
     channels_first = image_embeddings.transpose(1, 2)
     side, pooled_side = math.isqrt(num_image_tokens), math.isqrt(num_tokens)
@@ -33,3 +28,10 @@ def pool(image_embeddings: Tensor, num_tokens: int) -> Tensor:
         grid = channels_first.unflatten(2, (side, side))
         return functional.adaptive_avg_pool2d(grid, pooled_side).flatten(2).transpose(1, 2)
     return functional.adaptive_avg_pool1d(channels_first, num_tokens).transpose(1, 2)
+
+
+def pool_pictures(pictures: Segment, num_tokens: int) -> Segment:
+    """Average pictures of any lengths into `num_tokens` plain visual tokens each."""
+    rows = zip(pictures.embeddings, pictures.lengths, strict=True)
+    pooled = [average_pool(row[None, :length], num_tokens) for row, length in rows]
+    return text_segment(torch.cat(pooled))
