@@ -33,7 +33,7 @@ from components.search.index_folder import PICTURES, open_vectors
 from components.search.late_interaction import maxsim
 from components.search.query import embed_texts
 from components.store.token_store import TokenStore, normalise
-from flows.index import CANDIDATES
+from fwd2bot.commands.corpus import CANDIDATES
 
 CURATED = Path("data/curated")
 COMPRESSOR = Path("models/compressor")

@@ -1,29 +1,17 @@
-"""Job `answer`: ask about a picture of a compressed corpus; it is answered from its stored tokens, the picture is not
-opened.
+"""Job `answer`: ask about a picture of a compressed corpus; the picture itself is not opened.
 
-    python -m flows.answer --image-id IMAGE_ID "what colour is the circle?"
+    fwd2bot ask "what colour is the circle?" --image-id IMAGE_ID
+
+The answer comes from the stored summary tokens.
 """
 
 import json
 from pathlib import Path
-from typing import Annotated
 
-import torch
-import typer
-
-from components.methods.method import Method
-from components.model.chat import encode_prompt
+from components.answering.one_question import answer_question, check_question
+from components.compression.stored_model import load_model_of
 from components.store.token_store import TokenStore
-from flows.running.endings import ending
-from flows.running.stored_corpus import (
-    COMPRESSOR,
-    STORE,
-    BaseOption,
-    CompressorOption,
-    StoreOption,
-    load_model_of,
-    run_job,
-)
+from flows.running.stored_corpus import quiet_libraries
 
 
 def answer(
@@ -34,66 +22,31 @@ def answer(
     question: str,
     max_new_tokens: int,
 ) -> str:
-    """The greedy answer to a question about a stored picture. Raises ValueError."""
-    if max_new_tokens < 1:
-        raise ValueError(f"--max-new-tokens is {max_new_tokens}; an answer has at least one token")
-    check_question(question)
-    tokens = torch.from_numpy(store.tokens([image_id]))  # (1, summary_tokens, dim)
-    model = load_model_of(store, compressor, base)
-    input_ids = encode_prompt(model.backbone.chat, question, model.num_summary_tokens)
-    check_length(model, len(input_ids), max_new_tokens)
-    new_ids = model.answer(tokens.to(model.backbone.device), [input_ids], max_new_tokens)[0]
-    text: str = model.backbone.tokenizer.decode(new_ids, skip_special_tokens=True)
-    return text.strip()
+    """Answer a question about a stored picture greedily. Raises ValueError."""
+    check_question(question)  # before a model is loaded, which takes its time
+    summary_tokens = store.tokens([image_id])[0]
+    model = load_model_of(store.provenance, compressor, base)
+    return answer_question(model, summary_tokens, question, max_new_tokens)
 
 
-def check_question(question: str) -> None:
-    """Raises ValueError for a question without words, or of bytes that are no text."""
-    try:
-        question.encode()
-    except UnicodeEncodeError:
-        raise ValueError("the question is not valid Unicode text") from None
-    if not question.strip():
-        raise ValueError("the question is empty; ask something")
-
-
-def check_length(model: Method, num_prompt_tokens: int, max_new_tokens: int) -> None:
-    """Raises ValueError when question and answer do not fit the language model."""
-    positions: int = model.backbone.max_positions
-    if num_prompt_tokens + max_new_tokens > positions:
-        raise ValueError(
-            f"the question takes {num_prompt_tokens} tokens and the answer up to {max_new_tokens}, but the model reads "
-            f"{positions}; ask a shorter question or lower --max-new-tokens"
-        )
-
-
-@ending("answer")
 def main(
-    question: Annotated[str, typer.Argument(help="What to ask.")],
-    image_id: Annotated[
-        str, typer.Option(help="The picture; `python -m flows.search` prints ids.")
-    ],
-    store: StoreOption = STORE,
-    compressor: CompressorOption = COMPRESSOR,
-    base: BaseOption = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 32,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON instead of the answer alone.")
-    ] = False,
+    question: str,
+    image_id: str,
+    store: Path,
+    compressor: Path,
+    base: str | None,
+    max_new_tokens: int,
+    as_json: bool,
 ) -> None:
-    """Answer a question about one compressed picture."""
-    text = run_job(
-        "answer",
-        lambda: answer(
-            TokenStore.open(store), compressor, base, image_id, question, max_new_tokens
-        ),
-    )
-    print(
-        json.dumps({"image_id": image_id, "question": question, "answer": text})
-        if as_json
-        else text
-    )
+    """Print the answer, as JSON if wanted with what was asked."""
+    quiet_libraries()
+    opened = TokenStore.open(store)
+    text = answer(opened, compressor, base, image_id, question, max_new_tokens)
+    asked = {"image_id": image_id, "question": question, "answer": text}
+    print(json.dumps(asked) if as_json else text)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fwd2bot.commands import run
+
+    run("answer")

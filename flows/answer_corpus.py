@@ -1,6 +1,6 @@
 """Batch job `answer_corpus`: many questions about the pictures of a compressed corpus; no picture is opened.
 
-    python -m flows.answer_corpus questions.jsonl answers.jsonl --store data/compressed/test
+    fwd2bot answer-corpus questions.jsonl answers.jsonl --store data/compressed/test
 
 Ray Data hands planned pieces to workers that load the model once; a run that was killed goes on
 from the finished pieces, and the answers appear by one rename, after their rejects and their
@@ -13,10 +13,9 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import ray
-import typer
 from ray.data import ActorPoolStrategy
 
 from components.answering.decoding import DecodingParams
@@ -43,16 +42,8 @@ from components.store.provenance import method_of
 from components.store.store_work import fingerprint, finished_shard, shard_name, work_folder
 from components.store.token_store import TokenStore
 from flows.running.cluster import check_resources, connect
-from flows.running.endings import ending
 from flows.running.progress import Progress
-from flows.running.stored_corpus import (
-    COMPRESSOR,
-    STORE,
-    BaseOption,
-    CompressorOption,
-    StoreOption,
-    run_job,
-)
+from flows.running.stored_corpus import quiet_libraries
 from flows.workers.answer_corpus_worker import AnswerParams, QuestionAnswerer
 
 LIBRARIES = ("peft", "torch", "transformers")
@@ -243,63 +234,45 @@ def _examples(rejects: Sequence[Reject]) -> str:
     return f"{reject_counts(rejects)}; {shown}"
 
 
-@ending("answer_corpus")
 def main(
-    questions: Annotated[
-        Path,
-        typer.Argument(
-            help=".jsonl, .csv or .parquet with question, image_id and, if you like, question_id."
-        ),
-    ],
-    output: Annotated[Path, typer.Argument(help="File for the answers, .jsonl or .parquet.")],
-    store: StoreOption = STORE,
-    compressor: CompressorOption = COMPRESSOR,
-    base: BaseOption = None,
-    every_picture: Annotated[
-        bool,
-        typer.Option(
-            "--every-picture", help="Ask every question about every picture of the store."
-        ),
-    ] = False,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 32,
-    temperature: Annotated[
-        float, typer.Option(help="0: the likeliest tokens; above: drawn ones.", min=0)
-    ] = 0.0,
-    top_p: Annotated[
-        float, typer.Option(help="Draw from the likeliest tokens of this share.", min=1e-6, max=1)
-    ] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Questions decoded together.", min=1)] = 256,
-    rows_per_piece: Annotated[
-        int, typer.Option(help="Questions that a kill may cost, per worker.", min=1)
-    ] = 1024,
-    num_workers: Annotated[int, typer.Option(help="Each holds a model.", min=1)] = 1,
-    cpus_per_worker: Annotated[int, typer.Option(help="Also threads of the model.", min=1)] = 1,
-    gpus_per_worker: Annotated[int, typer.Option(help="0 or 1.", min=0, max=1)] = 0,
+    questions: Path,
+    output: Path,
+    store: Path,
+    compressor: Path,
+    base: str | None,
+    every_picture: bool,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    batch_size: int,
+    rows_per_piece: int,
+    num_workers: int,
+    cpus_per_worker: int,
+    gpus_per_worker: int,
 ) -> None:
-    """Answer many questions about compressed pictures."""
-
-    def job() -> dict[str, Any]:
-        decoding = DecodingParams(
-            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
-        )
-        params = AnswerParams(
-            decoding=decoding,
-            batch_size=batch_size,
-            rows_per_piece=rows_per_piece,
-            num_workers=num_workers,
-            cpus_per_worker=cpus_per_worker,
-            gpus_per_worker=gpus_per_worker,
-        )
-        about: About = "every_picture" if every_picture else "own_picture"
-        return answer_corpus(params, questions, output, store, compressor, base, about)
-
-    manifest = run_job("answer_corpus", job)
-    answered, rows_in = manifest["rows_answered"], manifest["rows_in"]
-    print(
-        f"answer_corpus: {output} answers {answered} of {rows_in} rows, rejects: {manifest['rows_rejected'] or 0}"
+    """Answer the questions, and print how many."""
+    quiet_libraries()
+    decoding = DecodingParams(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
     )
+    params = AnswerParams(
+        decoding=decoding,
+        batch_size=batch_size,
+        rows_per_piece=rows_per_piece,
+        num_workers=num_workers,
+        cpus_per_worker=cpus_per_worker,
+        gpus_per_worker=gpus_per_worker,
+    )
+    about: About = "every_picture" if every_picture else "own_picture"
+    manifest = answer_corpus(params, questions, output, store, compressor, base, about)
+
+    answered, rows_in = manifest["rows_answered"], manifest["rows_in"]
+    rejects = manifest["rows_rejected"] or 0
+    print(f"answer_corpus: {output} answers {answered} of {rows_in} rows, rejects: {rejects}")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fwd2bot.commands import run
+
+    run("answer_corpus")

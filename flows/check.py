@@ -1,6 +1,6 @@
 """Job `check`: would the pipeline run? Every problem at once, before anything is paid for.
 
-    python -m flows.check
+    fwd2bot check
 
 Looks at params.yaml as it is: every section, the raw data (some rows of each source are decoded),
 the base model, free disk and memory; shows one sample as the model sees it, and runs one forward
@@ -12,15 +12,12 @@ import os
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import psutil
 import torch
-import typer
-from transformers.utils import logging as transformers_logging
 
 from components import schema
 from components.curation.candidates import Candidate
@@ -30,7 +27,7 @@ from components.curation.row_preview import Preview, preview_source
 from components.evaluation.evaluation_settings import EvaluateParams
 from components.methods.catalogue import build_method
 from components.model.loading import check_base_model, family_of, load_backbone
-from components.params import DEFAULT_PATH, Params, ParamsError, load_params, read_sections
+from components.params import Params, ParamsError, load_params, read_sections
 from components.pictures import decode_picture
 from components.presets import BASELINES, missing_values, places, read_preset
 from components.training.budgets import Budgets
@@ -44,7 +41,7 @@ from components.training.training_settings import TrainParams
 from flows.curate import CurateParams, with_allowed_roots
 from flows.inspect import InspectParams
 from flows.report import ReportParams
-from flows.running.endings import ending
+from flows.running.stored_corpus import quiet_libraries
 from flows.workers.compress_worker import CompressParams
 
 SCHEMAS: dict[str, type[Params]] = {
@@ -301,16 +298,9 @@ def to_sample(row: Candidate, params: TrainParams) -> TrainSample:
     return TrainSample(row[schema.SAMPLE_ID], image, row[schema.CONVERSATION], row[schema.CAPTION])
 
 
-@ending("check")
-def main(
-    params: Annotated[Path, typer.Option(help="The parameter file.")] = DEFAULT_PATH,
-    rows: Annotated[
-        int, typer.Option(min=1, help="How many rows of each source are looked at.")
-    ] = 64,
-) -> None:
-    """Look for everything that would stop the pipeline, and list it."""
-    transformers_logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries to each other
+def main(params: Path, rows: int) -> None:
+    """Print what is found; a problem ends the process with status 1."""
+    quiet_libraries()
     problems = check(params, rows)
     for problem in problems:
         print(f"problem: {problem}", file=sys.stderr)
@@ -320,4 +310,6 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fwd2bot.commands import run
+
+    run("check")

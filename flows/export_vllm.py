@@ -1,6 +1,6 @@
 """Job `export_vllm`: a compressor as vLLM serves it, and a request about a stored picture.
 
-    python -m flows.export_vllm exports/demo --image-id IMAGE_ID "what colour is the circle?"
+    fwd2bot export-vllm exports/demo "what colour is the circle?" --image-id IMAGE_ID
 
 The folder gets language_model/ (the base without its vision side), adapter/ (the generation pass,
 in PEFT's layout), request.json and a README.md with the commands. docs/answering.md.
@@ -8,9 +8,6 @@ in PEFT's layout), request.json and a README.md with the commands. docs/answerin
 
 import json
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from components.answering.serving import (
     completion_request,
@@ -18,18 +15,10 @@ from components.answering.serving import (
     save_generation_adapter,
     save_language_model,
 )
+from components.compression.stored_model import load_model_of
 from components.files.outputs import new_folder
 from components.store.token_store import TokenStore
-from flows.running.endings import ending
-from flows.running.stored_corpus import (
-    COMPRESSOR,
-    STORE,
-    BaseOption,
-    CompressorOption,
-    StoreOption,
-    load_model_of,
-    run_job,
-)
+from flows.running.stored_corpus import quiet_libraries
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes as --max-lora-rank
 NAME, BASE_NAME = "fwd2bot", "language-model"  # that the server is asked for
@@ -76,7 +65,7 @@ def write_export(
 ) -> None:
     """Write model, adapter, request and instructions into an empty folder."""
     tokens = store.tokens([image_id])[0]
-    model = load_model_of(store, compressor, base)
+    model = load_model_of(store.provenance, compressor, base)
     backbone = model.backbone
     save_language_model(backbone, aside / "language_model")
     has_adapter = save_generation_adapter(model, aside / "adapter", store.provenance.base)
@@ -104,27 +93,23 @@ def write_export(
     (aside / "README.md").write_text(readme, encoding="utf-8")
 
 
-@ending("export_vllm")
 def main(
-    output: Annotated[
-        Path, typer.Argument(help="Folder for the export; new, empty, or an earlier export.")
-    ],
-    question: Annotated[str, typer.Argument(help="What the example request asks.")],
-    image_id: Annotated[str, typer.Option(help="The picture that it asks about.")],
-    store: StoreOption = STORE,
-    compressor: CompressorOption = COMPRESSOR,
-    base: BaseOption = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 32,
+    output: Path,
+    question: str,
+    image_id: str,
+    store: Path,
+    compressor: Path,
+    base: str | None,
+    max_new_tokens: int,
 ) -> None:
-    """Export a compressor for vLLM, with a request about a stored picture."""
-    run_job(
-        "export_vllm",
-        lambda: export_vllm(
-            output, TokenStore.open(store), compressor, base, image_id, question, max_new_tokens
-        ),
-    )
+    """Write the export, and say where."""
+    quiet_libraries()
+    opened = TokenStore.open(store)
+    export_vllm(output, opened, compressor, base, image_id, question, max_new_tokens)
     print(f"export_vllm: {output}; its README.md says how to serve it")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fwd2bot.commands import run
+
+    run("export_vllm")

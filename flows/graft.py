@@ -1,6 +1,6 @@
 """Job `graft`: a LLaVA whose language model is replaced by another one of the same shape.
 
-    python -m flows.graft BASE LANGUAGE_MODEL OUTPUT
+    fwd2bot graft BASE LANGUAGE_MODEL OUTPUT
 
 Table 13 of the paper trains from the bare language model (Vicuna) instead of the instruction-tuned
 LLaVA around it: graft it, and make OUTPUT the `base_model`. BASE and LANGUAGE_MODEL are folders or
@@ -11,10 +11,9 @@ not have, such as the image placeholder.
 
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -23,9 +22,8 @@ from components.model.backbone import Backbone
 from components.model.families.llava import LlavaBackbone
 from components.model.loading import architectures_of, find_source, load_backbone
 from components.model.pretrained import load_pretrained
-from flows.running.endings import ending
 from flows.running.lifetime import die_with_parent
-from flows.running.stored_corpus import run_job
+from flows.running.stored_corpus import quiet_libraries
 
 # Settings of a decoder that no shape of a weight gives away.
 WHAT_IT_COMPUTES = (
@@ -111,23 +109,15 @@ def copy_rows(name: str, source: Tensor, target: Tensor) -> None:
     target[:rows] = source
 
 
-@ending("graft")
-def main(
-    base: Annotated[str, typer.Argument(help="A LLaVA, folder or hub id.")],
-    language_model: Annotated[
-        str,
-        typer.Argument(help="A causal language model of the same shape, or a LLaVA around one."),
-    ],
-    output: Annotated[
-        Path, typer.Argument(help="Folder for the result; new, empty, or an earlier graft.")
-    ],
-) -> None:
-    """Replace the language model inside a LLaVA."""
+def main(base: str, language_model: str, output: Path) -> None:
+    """Write the graft, and say where."""
     die_with_parent()
-    print(
-        f"graft: {run_job('graft', lambda: graft(base, language_model, output))} holds {base} around {language_model}"
-    )
+    quiet_libraries()
+    graft(base, language_model, output)
+    print(f"graft: {output} holds {base} around {language_model}")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fwd2bot.commands import run
+
+    run("graft")

@@ -1,23 +1,21 @@
 """Job `index`: the embeddings of one or more stores as a folder that `search --index` reads.
 
-    python -m flows.index build data/compressed/test data/index --kind approximate
-    python -m flows.index add data/index data/compressed/more
-    python -m flows.index verify data/index
+    fwd2bot index build data/compressed/test data/index --kind approximate
+    fwd2bot index add data/index data/compressed/more
+    fwd2bot index verify data/index
 
 `build` makes an index or makes it anew, `add` takes the files of stores that are not in it yet. A
 kill at any time leaves the index as it was, and the next run keeps the embeddings that are done.
 """
 
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, NamedTuple, cast, get_args
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import typer
 
 from components import schema
 from components.search.building import (
@@ -44,21 +42,13 @@ from components.search.index_manifest import (
     Kind,
     write_manifest,
 )
+from components.search.query import Embedder
 from components.store.provenance import Provenance, StoreError, differences
 from components.store.shards import read_rows
 from components.store.token_store import TokenStore
-from flows.running.endings import ending
+from flows.running.places import COMPRESSOR
 from flows.running.progress import Progress
-from flows.running.stored_corpus import (
-    COMPRESSOR,
-    BaseOption,
-    CompressorOption,
-    Embedder,
-    embedder_of,
-    run_job,
-)
-
-CANDIDATES = 1000  # of the codes, scored exactly: docs/decisions/0024
+from flows.running.stored_corpus import embedder, quiet_libraries
 
 
 class Held(NamedTuple):
@@ -70,11 +60,6 @@ class Held(NamedTuple):
     sources: tuple[IndexedFile, ...]
     pictures: pa.Table
     codes: Codes | None
-
-
-app = typer.Typer(
-    help="Make, extend and check an index that `search --index` reads.", add_completion=False
-)
 
 
 def build(
@@ -91,7 +76,7 @@ def build(
     """
     opened = [TokenStore.open(store) for store in stores]
     check_provenance(opened[0].provenance, str(stores[0]), opened[1:])
-    embed = embedder_of(opened[0].provenance, compressor, base)
+    embed = embedder(opened[0].provenance, compressor, base)
     with changing(folder, stores):
         sources = [source for store in opened for source in sources_of(store, embed)]
         if not sum(source.rows for source in sources):
@@ -110,7 +95,7 @@ def add(
         provenance = Provenance.model_validate(manifest.provenance)
         check_provenance(provenance, str(folder), opened)
         known = {source.sha256 for source in manifest.sources}
-        embed = embedder_of(provenance, compressor, base)
+        embed = embedder(provenance, compressor, base)
         new = [
             source
             for store in opened
@@ -205,53 +190,28 @@ def index_files(folder: Path, sources: Sequence[Source]) -> list[IndexedFile]:
     return indexed
 
 
-StoresArgument = Annotated[list[Path], typer.Argument(help="Folders that `compress` wrote.")]
-IndexArgument = Annotated[Path, typer.Argument(help="Folder of the index.")]
-
-
-@app.command("build")
-@ending("index")
-def build_command(
-    stores: StoresArgument,
-    index: IndexArgument,
-    kind: Annotated[str, typer.Option(help=f"One of {', '.join(get_args(Kind))}.")] = "exact",
-    candidates: Annotated[
-        int, typer.Option(help="Of an approximate index: pictures scored exactly per query.", min=1)
-    ] = CANDIDATES,
-    compressor: CompressorOption = COMPRESSOR,
-    base: BaseOption = None,
+def build_and_say(
+    stores: Sequence[Path],
+    index: Path,
+    kind: Kind,
+    candidates: int,
+    compressor: Path,
+    base: str | None,
 ) -> None:
-    """Make an index of stores, or make it anew."""
-    if kind not in get_args(Kind):
-        sys.exit(f"index: --kind {kind}: is none of {', '.join(get_args(Kind))}")
-    print(
-        summary(
-            index,
-            run_job(
-                "index",
-                lambda: build(stores, index, cast(Kind, kind), candidates, compressor, base),
-            ),
-        )
-    )
+    """Make an index, or make it anew, and print what it holds."""
+    quiet_libraries()
+    print(summary(index, build(stores, index, kind, candidates, compressor, base)))
 
 
-@app.command("add")
-@ending("index")
-def add_command(
-    index: IndexArgument,
-    stores: StoresArgument,
-    compressor: CompressorOption = COMPRESSOR,
-    base: BaseOption = None,
-) -> None:
-    """Take the files of stores that an index does not hold yet."""
-    print(summary(index, run_job("index", lambda: add(index, stores, compressor, base))))
+def add_and_say(index: Path, stores: Sequence[Path], compressor: Path, base: str | None) -> None:
+    """Take the files of stores that an index does not hold yet, and print what it holds then."""
+    quiet_libraries()
+    print(summary(index, add(index, stores, compressor, base)))
 
 
-@app.command("verify")
-@ending("index")
-def verify_command(index: IndexArgument) -> None:
-    """Compare every byte of an index with its manifest."""
-    print(summary(index, run_job("index", lambda: verify_index(index))))
+def verify_and_say(index: Path) -> None:
+    """Compare every byte of an index with its manifest, and print what it holds."""
+    print(summary(index, verify_index(index)))
 
 
 def summary(folder: Path, manifest: IndexManifest) -> str:
@@ -264,4 +224,6 @@ def summary(folder: Path, manifest: IndexManifest) -> str:
 
 
 if __name__ == "__main__":
-    app()
+    from fwd2bot.commands import run
+
+    run("index")

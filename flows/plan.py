@@ -1,6 +1,6 @@
 """Job `plan`: what a corpus costs to compress, keep, search and ask, before anything is paid for.
 
-    python -m flows.plan --images 1e9 --num-summary-tokens 16 --gpus 64 --tflops 400 --price 3.50
+    fwd2bot plan --images 1e9 --num-summary-tokens 16 --gpus 64 --tflops 400 --price 3.50
 
 Operations are counted from the model's shapes; `--tflops` is what one GPU reaches at them, as
 `benchmarks/` measure it.
@@ -8,21 +8,16 @@ Operations are counted from the model's shapes; `--tflops` is what one GPU reach
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from components.costs.corpus_plan import Corpus, Effort, Machines, Plan, make_plan
 from components.costs.llava_shapes import SEVEN_B, THIRTEEN_B, llava_config
 from components.model.pretrained import read_model_config
 from components.store.codecs import CODECS, picture_bytes
-from flows.running.endings import ending
 
 SHAPES = {"llava-1.5-7b": SEVEN_B, "llava-1.5-13b": THIRTEEN_B}
 UNITS = ("B", "KB", "MB", "GB", "TB", "PB", "EB")
 PROMPT_TOKENS = 11  # of BOS and the summarisation prompt
-QUESTION_TOKENS = 60  # of vicuna_v1 with its system prompt
-ANSWER_TOKENS = 3  # of a short answer
 
 
 def read_config(model: str) -> Any:
@@ -79,37 +74,26 @@ def _effort_line(name: str, flops_each: int, effort: Effort) -> str:
     return f"{name:<44}{flops_each / 1e12:>12.3g}{effort.gpu_hours:>14,.1f}{effort.days:>10,.2f}{effort.cost:>14,.0f}"
 
 
-@ending("plan")
 def main(
-    images: Annotated[float, typer.Option(help="Pictures of the corpus, such as 1e9.", min=1)],
-    gpus: Annotated[int, typer.Option(help="GPUs that work at the same time.", min=1)],
-    tflops: Annotated[
-        float,
-        typer.Option(
-            help="What a GPU reaches, measured, in 10^12 operations per second.", min=1e-6
-        ),
-    ],
-    price: Annotated[float, typer.Option(help="Of a GPU for an hour, in any currency.", min=0)],
-    model: Annotated[
-        str, typer.Option(help=f"{', '.join(SHAPES)}, or the folder of a LLaVA.")
-    ] = "llava-1.5-7b",
-    num_summary_tokens: Annotated[int, typer.Option(help="Tokens stored per picture.", min=1)] = 16,
-    question_tokens: Annotated[
-        int, typer.Option(help="Of a prompt, without the picture.", min=1)
-    ] = QUESTION_TOKENS,
-    answer_tokens: Annotated[int, typer.Option(help="Of an answer.", min=1)] = ANSWER_TOKENS,
-    rows_per_shard: Annotated[int, typer.Option(help="Pictures per file.", min=1)] = 1024,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    images: float,
+    gpus: int,
+    tflops: float,
+    price: float,
+    model: str,
+    num_summary_tokens: int,
+    question_tokens: int,
+    answer_tokens: int,
+    rows_per_shard: int,
+    as_json: bool,
 ) -> None:
-    """What a corpus costs to compress, keep, search and ask."""
+    """Print the plan, in words or as JSON."""
     corpus = Corpus(
         images, num_summary_tokens, PROMPT_TOKENS, question_tokens, answer_tokens, rows_per_shard
     )
     machines = Machines(gpus, tflops * 1e12, price)
     config = read_config(model)
-    sizes: dict[str, int] = {
-        codec: picture_bytes(codec, 1, config.text_config.hidden_size) for codec in CODECS
-    }
+    dim = config.text_config.hidden_size
+    sizes: dict[str, int] = {codec: picture_bytes(codec, 1, dim) for codec in CODECS}
     plan = make_plan(config, corpus, machines, sizes)
     print(json.dumps(_as_dict(plan), indent=1) if as_json else describe(plan, corpus, machines))
 
@@ -122,4 +106,6 @@ def _as_dict(plan: Plan) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fwd2bot.commands import run
+
+    run("plan")

@@ -59,7 +59,7 @@ def imported_packages(folder: str) -> set[str]:
     return (
         {name.split(".")[0] for name in names}
         - set(sys.stdlib_module_names)
-        - {"flows", "components", "ruamel"}
+        - {"fwd2bot", "flows", "components", "ruamel"}
     )
 
 
@@ -118,7 +118,8 @@ def test_imports_and_declared_dependencies_are_the_same() -> None:
     distributions = importlib.metadata.packages_distributions()
     imported = {
         canonicalize_name(distributions[name][0])
-        for name in imported_packages("flows") | imported_packages("components")
+        for folder in ("fwd2bot", "flows", "components")
+        for name in imported_packages(folder)
     }
     declared = {canonicalize_name(requirement.name) for requirement in DIRECT}
     # a namespace package; the program that runs the stages

@@ -327,10 +327,17 @@ def _nobody_reads() -> bool:
     return is_closed
 
 
+def _is_own_process() -> bool:
+    """Return whether this process is a command: `python -m flows.X`, or `fwd2bot`."""
+    command = sys.modules["__main__"].__spec__
+    name = command.name if command else Path(sys.argv[0]).stem
+    return name.partition(".")[0] in ("flows", "fwd2bot")
+
+
 def _end(line: str, status: int) -> NoReturn:
     """Say the line, behind all that Ray still has to say, and exit."""
-    ray, command = sys.modules.get("ray"), getattr(sys.modules["__main__"], "__spec__", None)
-    if ray and command and command.name.startswith("flows."):  # else Ray belongs to somebody else
+    ray = sys.modules.get("ray")
+    if ray and _is_own_process():  # else Ray belongs to somebody else
         with suppress(Exception):
             ray.shutdown()
     with suppress(OSError):  # stderr may be a closed pipe, too

@@ -1,4 +1,4 @@
-"""What the workers of the job `answer_corpus` run: an actor that holds the model and finishes planned pieces."""
+"""Worker of the job `answer_corpus`: an actor that holds the model and finishes planned pieces."""
 
 import json
 from pathlib import Path
@@ -11,11 +11,11 @@ from components.answering.decoding import DecodingParams
 from components.answering.job_pieces import answer_piece
 from components.answering.questions import Question
 from components.answering.results import Asked, piece_bytes
+from components.compression.stored_model import load_model_of
 from components.model.adapters import GENERATION
 from components.params import Params
 from components.store.store_work import finish_shard
 from components.store.token_store import TokenStore
-from flows.running.stored_corpus import load_model_of
 
 
 class AnswerParams(Params):
@@ -29,7 +29,7 @@ class AnswerParams(Params):
     gpus_per_worker: int = Field(ge=0, le=1)
 
     def settings(self) -> dict[str, Any]:
-        """What decides the answers; the number of workers does not."""
+        """Return what decides the answers; the number of workers does not."""
         return self.model_dump(mode="json", exclude={"num_workers"})
 
 
@@ -40,21 +40,21 @@ class QuestionAnswerer:
         self.params = AnswerParams.model_validate(params)
         torch.set_num_threads(self.params.cpus_per_worker)
         self.work, self.store = Path(task["work"]), TokenStore.open(task["store"])
-        model = load_model_of(self.store, Path(task["compressor"]), task["base"])
+        compressor, base = Path(task["compressor"]), task["base"]
+        model = load_model_of(self.store.provenance, compressor, base)
         model.adapters.merge(GENERATION)
         self.backbone = model.backbone
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
-        """{"piece": JSON of number and questions} -> {"number": its number}; the piece lies in the work folder."""
+        """Answer a piece, {"piece": JSON of number and questions} -> {"number": its number}.
+
+        The finished piece lies in the work folder.
+        """
         number, rows = json.loads(row["piece"])
         asked = [Asked(place, Question(*question)) for place, question in rows]
-        outcomes = answer_piece(
-            self.backbone,
-            self.store.tokens,
-            [question for _, question in asked],
-            self.params.decoding,
-            self.params.batch_size,
-        )
-        image_ids = [question.image_id for _, question in asked]
+        questions = [question for _, question in asked]
+        decoding, batch_size = self.params.decoding, self.params.batch_size
+        outcomes = answer_piece(self.backbone, self.store.tokens, questions, decoding, batch_size)
+        image_ids = [question.image_id for question in questions]
         finish_shard(self.work, number, piece_bytes(asked, outcomes), image_ids, [])
         return {"number": str(number)}

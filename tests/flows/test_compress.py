@@ -21,13 +21,14 @@ from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
 
 from components.search.batches import Query
+from components.search.corpus import Wanted, search_like
 from components.store import store_work as work_module
 from components.store.provenance import StoreError
 from components.store.rejects import read_rejects
 from components.store.token_store import TokenStore, UnknownImageError
 from flows.answer import answer
 from flows.compress import compress
-from flows.search import Wanted, open_corpus, search_like, search_texts
+from flows.search import open_corpus, search_texts
 from flows.workers.compress_worker import CompressParams, count_start
 from tests.components.compression.models import LIMITS, write_models
 

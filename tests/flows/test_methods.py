@@ -11,13 +11,14 @@ from components.methods.catalogue import OURS, MethodParams, build_method, kind_
 from components.methods.checkpoint import save_compressor
 from components.methods.method_settings import ChosenMethod
 from components.search.batches import Query
+from components.search.corpus import MaxSim, Wanted
 from components.store.provenance import StoreError
 from components.store.token_store import TokenStore
 from flows.answer import answer
 from flows.compress import compress
 from flows.evaluate import evaluate
 from flows.index import build
-from flows.search import MaxSim, Wanted, open_corpus, search_texts
+from flows.search import open_corpus, search_texts
 from tests.components.methods.settings import SETTINGS
 from tests.components.model.tiny import COMPRESSOR, load, write_tiny_llava
 from tests.flows.test_compress import PARAMS as COMPRESS_PARAMS

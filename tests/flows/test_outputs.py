@@ -17,7 +17,7 @@ from components.store.absence import write_reason
 from components.store.provenance import StoreError
 from components.store.token_store import TokenStore
 from components.training.training_settings import TrainParams
-from flows import codecs, index, recode, search, sweep
+from flows import codecs, index, recode, sweep
 from flows.answer_corpus import answer_corpus
 from flows.compress import compress
 from flows.curate import CurateParams, curate
@@ -31,6 +31,7 @@ from flows.scenes import ScenesParams, scenes
 from flows.train import train
 from flows.workers.answer_corpus_worker import AnswerParams
 from flows.workers.compress_worker import CompressParams
+from fwd2bot.commands.corpus import search
 from tests.components.store.stores import PROVENANCE, random_rows, write_store
 
 ROOT = Path(__file__).parents[2]
@@ -188,7 +189,7 @@ def what_search_says(**arguments: Any) -> None:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            search.main(**arguments)
+            search(**arguments)
     except SystemExit:
         raise OutputError(said.getvalue()) from None
 

@@ -6,28 +6,27 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
 from components.compression.identity import provenance_of
 from components.search.batches import Query, read_queries, results_table
+from components.search.corpus import (
+    Corpus,
+    MaxSim,
+    Wanted,
+    find,
+    open_maxsim,
+    search_like,
+    tokens_of,
+)
 from components.search.index import Hit
 from components.search.query import QueryError
 from components.store.provenance import StoreError
 from components.store.token_store import TokenStore, normalise
 from flows.index import build
-from flows.search import (
-    Corpus,
-    MaxSim,
-    Wanted,
-    find,
-    main,
-    open_corpus,
-    open_maxsim,
-    search_like,
-    tokens_of,
-)
+from flows.search import open_corpus
+from fwd2bot.commands import app
 from tests.components.compression.models import write_models
 from tests.components.store.stores import random_rows, write_store
 
@@ -51,11 +50,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, *arguments: object) -> Result:
-    app = typer.Typer()
-    app.command()(main)
-    return CliRunner().invoke(
-        app, ["--compressor", str(folder / "compressor"), *map(str, arguments)]
-    )
+    options = ["--compressor", str(folder / "compressor"), *map(str, arguments)]
+    return CliRunner().invoke(app, ["search", *options])
 
 
 def plain(corpus: Corpus, query: np.ndarray) -> list[str]:

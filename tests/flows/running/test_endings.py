@@ -1,7 +1,6 @@
 """How commands end: what users see last, and what the shell gets."""
 
 import errno
-import importlib
 import os
 import signal
 import socket
@@ -9,43 +8,24 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import ray
-import typer
 from ray import exceptions
 from typer.testing import CliRunner
 
 from flows.running.cluster import check_address, check_temporary_folder
 from flows.running.endings import cause_in, cause_of, describe, ending
+from fwd2bot.commands import app
 
 ROOT = Path(__file__).parents[3]
-MAINS = [
-    *(
-        "scenes",
-        "curate",
-        "pretrain",
-        "train",
-        "evaluate",
-        "codecs",
-        "inspect",
-        "report",
-        "compress",
-        "check",
-    ),
-    *(
-        "answer",
-        "answer_corpus",
-        "export_vllm",
-        "graft",
-        "plan",
-        "recode",
-        "search",
-        "verify",
-    ),
-]
 WITHOUT_ARGUMENTS = {"check", "search"}  # commands that may be given none
+COMMANDS = sorted(
+    command.name or command.callback.__name__
+    for command in app.registered_commands
+    if command.callback
+)
+GROUPS = [group.name for group in app.registered_groups]
 HINT = """
 ray.exceptions.UserCodeException: UDF failed to process a data block.
 Failed to apply UDF transform after 1/1 attempts (total backoff 0.0s).
@@ -60,37 +40,28 @@ The actor is dead because its worker process has died. Worker exit type: SYSTEM_
 unexpectedly exits with a connection error code 2."""
 
 
-def app_of(module: ModuleType) -> typer.Typer:
-    app = typer.Typer(add_completion=False)
-    app.command()(module.main)
-    return app
-
-
-@pytest.mark.parametrize("name", MAINS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_is_usage_and_writes_nothing(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    module = importlib.import_module(f"flows.{name}")
-    assert module.__doc__
-    result = CliRunner().invoke(app_of(module), ["--help"])
+    result = CliRunner().invoke(app, [name, "--help"])
     assert (result.exit_code, "Usage" in result.output) == (0, True)
     for arguments in (
         ["--no-such-option"],
         ["a"] * 20,
         *([] if name in WITHOUT_ARGUMENTS else [[]]),
     ):
-        result = CliRunner().invoke(app_of(module), arguments)
+        result = CliRunner().invoke(app, [name, *arguments])
         assert (result.exit_code, "Usage" in result.output) == (2, True), arguments
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["index", "sweep"])
+@pytest.mark.parametrize("name", GROUPS)
 def test_help_of_commands_with_subcommands_is_usage(name: str) -> None:
-    app = importlib.import_module(f"flows.{name}").app
-    result = CliRunner().invoke(app, ["--help"])
+    result = CliRunner().invoke(app, [name, "--help"])
     assert (result.exit_code, "Usage" in result.output) == (0, True)
-    assert CliRunner().invoke(app, ["nothing"]).exit_code == 2
+    assert CliRunner().invoke(app, [name, "nothing"]).exit_code == 2
 
 
 def last_line(capfd: pytest.CaptureFixture[str]) -> str:
