@@ -27,7 +27,7 @@ ROWS_PER_BATCH = 256  # bounds the memory of the copy
 
 
 def write_sample_file(shards: Iterable[Path], output: Path) -> None:
-    """Copy Parquet shards, in the order given, to an Arrow file that appears whole or not at all."""
+    """Copy Parquet shards, in this order, to an Arrow file that appears whole or not at all."""
     stored = pa.schema([schema.SAMPLES.field(name) for name in COLUMNS])
     partial = output.with_name(output.name + ".partial")
     with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, stored) as writer:
@@ -59,7 +59,7 @@ class SampleTable:
 
     @property
     def has_other_text(self) -> np.ndarray:
-        """Flag the samples with two texts about the picture, the caption and another: (rows,) bool."""
+        """Flag the samples with a caption and another text about the picture: (rows,) bool."""
         return np.concatenate([has_other_text(batch) for batch in self.table.to_batches()])
 
     @property
