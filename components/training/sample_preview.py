@@ -13,7 +13,7 @@ LEARNED = "▸{}◂"  # around the tokens that have labels
 def show_sample(model: Method, sample: TrainSample, texts: TextParams) -> str:
     """Token ids, text and labels of a conversation; how many tokens its picture was and is. A few lines."""
     backbone = model.backbone
-    ids, labels = encode_chat(sample, sample.conversation, backbone, model.num_summary_tokens)
+    ids, labels = encode_chat(sample, sample.conversation, backbone.chat, model.num_summary_tokens)
     num_visual = ids.count(backbone.image_token_id)
     num_learned = sum(label != IGNORE_INDEX for label in labels)
     lines = [

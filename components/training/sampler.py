@@ -28,13 +28,18 @@ class StepSamples(NamedTuple):
     autoregressive: tuple[int, ...]
     contrastive: tuple[int, ...]
 
+    @property
+    def members(self) -> list[int]:
+        """Every sample of the two groups once."""
+        return list(dict.fromkeys(self.autoregressive + self.contrastive))
+
     def shard(self, rank: int, world_size: int) -> "StepSamples":
         """The contiguous slice of one worker; `world_size` divides both group sizes."""
         return StepSamples(*(_slice(group, rank, world_size) for group in self))
 
     def chunks(self, num_pictures: int) -> list["StepSamples"]:
         """Parts of at most that many samples; the whole if it is no larger."""
-        is_small = len(set(self.autoregressive + self.contrastive)) <= num_pictures
+        is_small = len(self.members) <= num_pictures
         return [self] if is_small else self.split(num_pictures)
 
     def split(self, num_pictures: int) -> list["StepSamples"]:
