@@ -16,8 +16,8 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
 DEFAULT_PATH = Path("params.yaml")
-# Bounds of a parameter file: beyond them it is a mistake, or made to keep whoever reads it busy.
-# nodes: keys and values, those behind aliases anew each time
+# Bounds of a parameter file: beyond them it is a mistake, or made to keep its reader busy.
+# Nodes are keys and values, those behind aliases counted anew each time.
 MAX_BYTES, MAX_DEPTH, MAX_NODES = 1 << 20, 32, 100_000
 STRING_TAG, MERGE_TAG = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 YAML_FAULTS = (
@@ -45,12 +45,13 @@ TYPES = {
 
 
 class ParamsError(ValueError):
-    """The parameter file cannot be used; the message has one line per fault, `file: key.path: what is wrong`."""
+    """Raised for an unusable parameter file, with a line `file: key.path: fault` for each fault."""
 
 
 class Params(BaseModel):
-    """Base of all parameter models. Lists are declared as tuples, so that an instance is immutable all the way down.
+    """Base of all parameter models.
 
+    Lists are declared as tuples, so that an instance is immutable all the way down.
     `Params.model_validate(params.model_dump())` gives the same instance back: this is how params
     reach a Ray worker.
     """
@@ -60,6 +61,7 @@ class Params(BaseModel):
 
 Schema = TypeVar("Schema", bound=Params)
 Fault = Mapping[str, Any]  # one error as pydantic describes it
+Place = tuple[int | str, ...]  # keys and positions from the section down
 
 
 def load_params(section: str, schema: type[Schema], path: Path | str = DEFAULT_PATH) -> Schema:
@@ -75,29 +77,21 @@ def load_params(section: str, schema: type[Schema], path: Path | str = DEFAULT_P
         )
     if not isinstance(sections[section], dict):
         raise ParamsError(f"{path}: {section}: {sections[section]!r} is not a mapping")
-    try:  # JSON mode: strict, yet a YAML list may fill a tuple
-        return schema.model_validate_json(_as_json(sections[section], f"{path}: {section}"))
-    except ValidationError as error:
-        faults: list[dict[str, Any]] = [
-            {**fault, "loc": _in_file(sections[section], fault["loc"])}
-            for fault in error.errors(include_url=False)
-        ]
-        known = _known_keys(sections[section], faults)
-        lines = [
-            f"{path}: {_join(section, *fault['loc'])}: {_explain(fault, known)}" for fault in faults
-        ]
-        raise ParamsError("\n".join(lines)) from None
-
-
-def _as_json(values: Any, place: str) -> str:
     try:
-        return json.dumps(values, default=str)
+        values = json.dumps(sections[section], default=str)
     except ValueError as error:  # a number of thousands of digits
-        raise ParamsError(f"{place}: {error}") from None
+        raise ParamsError(f"{path}: {section}: {error}") from None
+
+    # JSON mode: strict, yet a YAML list may fill a tuple.
+    try:
+        return schema.model_validate_json(values)
+    except ValidationError as error:
+        lines = _explain_all(error, section, sections[section])
+        raise ParamsError("\n".join(f"{path}: {line}" for line in lines)) from None
 
 
 def read_yaml(path: Path) -> Any:
-    """The contents of a YAML file, of bounded size and with text as keys.
+    """Read a YAML file, of bounded size and with text as keys.
 
     Raises ParamsError: it cannot be read, is not YAML, has a key twice or one that is not text, or
     is beyond bounds.
@@ -116,7 +110,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_sections(path: Path) -> dict[str, Any]:
-    """The contents of a parameter file. Raises ParamsError, also where they are no mapping."""
+    """Read the sections of a parameter file. Raises ParamsError, also if they are no mapping."""
     sections = read_yaml(path)
     if not isinstance(sections, dict):
         raise ParamsError(f"{path}: is empty or not a mapping of sections")
@@ -124,13 +118,15 @@ def read_sections(path: Path) -> dict[str, Any]:
 
 
 def _read_text(path: Path) -> str:
+    """Read a text file of bounded size. Raises ParamsError."""
+    way_out = "start from a preset: cp presets/demo.yaml params.yaml"
     if not path.exists():
-        way_out = "run from the root of the repository, or start from a preset: cp presets/demo.yaml params.yaml"
-        raise ParamsError(f"{path}: there is no such file; {way_out}")
-    if not path.is_file():  # a folder, or a device that never ends
         raise ParamsError(
-            f"{path}: is not a file; start from a preset: cp presets/demo.yaml params.yaml"
+            f"{path}: there is no such file; run from the root of the repository, or {way_out}"
         )
+    if not path.is_file():  # a folder, or a device that never ends
+        raise ParamsError(f"{path}: is not a file; {way_out}")
+
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ParamsError(f"{path}: has more than {MAX_BYTES} bytes; is it the right file?")
@@ -144,40 +140,48 @@ def _read_text(path: Path) -> str:
 
 
 def _check_bounds(text: str, path: Path) -> None:
-    """Raises ParamsError, with the line, for deep nesting, an alias inside its own anchor, and aliases of aliases.
+    """Check the size of a YAML text, event by event: nothing is built before it is known.
 
-    Reads events one by one, so that nothing is built before it is known to be small.
+    Raises ParamsError, with the line, for deep nesting, an alias inside its own anchor, and aliases
+    of aliases.
     """
     sizes: dict[str, int] = {}  # nodes below each anchor
-    # anchor and nodes so far of each collection that is not closed yet
-    opened: list[tuple[str | None, int]] = []
+    opened: list[tuple[str | None, int]] = []  # open collections: anchor, nodes before it
     count = 0
     for event in YAML(typ="safe", pure=True).parse(text):
         line = event.start_mark.line + 1
         anchor = getattr(event, "anchor", None)
+
+        # An alias counts as often as it is written.
         if isinstance(event, AliasEvent):
             if any(anchor == name for name, _ in opened):
                 raise ParamsError(
-                    f"{path}: line {line}: *{anchor} stands inside of what it names; write the values"
+                    f"{path}: line {line}: *{anchor} stands inside of what it names; "
+                    "write the values"
                 )
             count += sizes.get(str(anchor), 1)
         elif isinstance(event, CollectionStartEvent | ScalarEvent):
             count += 1
+
+        # The size of an anchor is known once its collection is closed.
         if isinstance(event, CollectionStartEvent):
             opened.append((anchor, count))
         elif isinstance(event, CollectionEndEvent):
             name, before = opened.pop()
-            sizes |= {} if name is None else {str(name): count - before + 1}
+            if name is not None:
+                sizes[str(name)] = count - before + 1
+
         if len(opened) > MAX_DEPTH:
             raise ParamsError(f"{path}: line {line}: is nested more than {MAX_DEPTH} deep")
         if count > MAX_NODES:
             raise ParamsError(
-                f"{path}: line {line}: holds more than {MAX_NODES} values, aliases counted each time"
+                f"{path}: line {line}: holds more than {MAX_NODES} values, "
+                "aliases counted each time"
             )
 
 
 def _one_line(error: Exception) -> str:
-    """What is wrong and where, of an error that the YAML library spreads over several lines."""
+    """Say on one line what the YAML library spreads over several: fault and place."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -185,7 +189,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _key_faults(node: Node | None, loc: tuple[str, ...]) -> list[str]:
-    """Keys that occur twice or are not text, with their path and their line, counted from 1."""
+    """List keys that occur twice or are not text, with their path and their line, from 1."""
     found: list[str] = []
     if isinstance(node, SequenceNode):
         for index, item in enumerate(node.value):
@@ -195,56 +199,64 @@ def _key_faults(node: Node | None, loc: tuple[str, ...]) -> list[str]:
         for key, value in node.value:
             line = f"(line {key.start_mark.line + 1})"
             if not isinstance(key, ScalarNode):
-                found.append(
-                    f"{_join(*loc)} {line}: a key is a list or a mapping; put text in quotes".lstrip()
-                )
+                fault = f"{_join(*loc)} {line}: a key is a list or a mapping; put text in quotes"
+                found.append(fault.lstrip())
                 continue
+            place = f"{_join(*loc, key.value)} {line}"
             if key.tag not in (STRING_TAG, MERGE_TAG):
-                found.append(
-                    f"{_join(*loc, key.value)} {line}: the key is not text; put it in quotes"
-                )
+                found.append(f"{place}: the key is not text; put it in quotes")
             elif key.value in seen:
-                found.append(f"{_join(*loc, key.value)} {line}: the key is written twice")
+                found.append(f"{place}: the key is written twice")
             seen.add(key.value)
             found += _key_faults(value, (*loc, key.value))
     return found
 
 
-def _in_file(data: Any, loc: Sequence[int | str]) -> tuple[int | str, ...]:
-    """A place as the file has it: pydantic also names which kind of mapping it took one for, by its own `format`."""
+def _explain_all(error: ValidationError, section: str, data: dict[str, Any]) -> list[str]:
+    """Return a line for each fault, `section.key.path: what is wrong`."""
+    faults: list[Fault] = [
+        {**fault, "loc": _in_file(data, fault["loc"])} for fault in error.errors(include_url=False)
+    ]
+    known = _known_keys(data, faults)
+    return [f"{_join(section, *fault['loc'])}: {_explain(fault, known)}" for fault in faults]
+
+
+def _in_file(data: Any, loc: Sequence[int | str]) -> Place:
+    """Return a place as the file has it, from pydantic's.
+
+    Pydantic also names which kind of mapping it took one for, by the mapping's own `format`.
+    """
     found: list[int | str] = []
     for key in loc:
         if isinstance(data, dict) and key not in data and key in data.values():
             continue
         found.append(key)
-        is_inside = (isinstance(data, list) and isinstance(key, int)) or (
-            isinstance(data, dict) and key in data
-        )
-        data = data[key] if is_inside else None
+        is_item = isinstance(data, list) and isinstance(key, int)
+        is_value = isinstance(data, dict) and key in data
+        data = data[key] if is_item or is_value else None
     return tuple(found)
 
 
-def _known_keys(
-    data: dict[str, Any], faults: Sequence[Fault]
-) -> dict[tuple[int | str, ...], list[str]]:
-    """For the parent of each unknown key: the keys it may have, as far as the file and the faults show them."""
+def _known_keys(data: dict[str, Any], faults: Sequence[Fault]) -> dict[Place, list[str]]:
+    """Return the keys that could stand in place of each unknown one.
+
+    They are the neighbours in the file that are known, and those that are missing.
+    """
     unknown = {fault["loc"] for fault in faults if fault["type"] == "extra_forbidden"}
-    known: dict[tuple[int | str, ...], list[str]] = {}
+    missing = [fault["loc"] for fault in faults if fault["type"] == "missing"]
+    known: dict[Place, list[str]] = {}
     for loc in unknown:
         parent = data
         for key in loc[:-1]:
             parent = parent[key]  # a key of a mapping or a position in a list
+        absent = [str(other[-1]) for other in missing if other[:-1] == loc[:-1]]
         present = [str(key) for key in parent if (*loc[:-1], key) not in unknown]
-        missing = [
-            str(f["loc"][-1])
-            for f in faults
-            if f["type"] == "missing" and f["loc"][:-1] == loc[:-1]
-        ]
-        known[loc] = missing + present
+        known[loc] = absent + present
     return known
 
 
-def _explain(fault: Fault, known: dict[tuple[int | str, ...], list[str]]) -> str:
+def _explain(fault: Fault, known: dict[Place, list[str]]) -> str:
+    """Say in one phrase what is wrong."""
     kind, value, context = fault["type"], fault["input"], fault.get("ctx", {})
     if kind == "missing":
         return "the key is missing"
@@ -266,9 +278,11 @@ def _explain(fault: Fault, known: dict[tuple[int | str, ...], list[str]]) -> str
 
 
 def _hint(key: str, known: list[str]) -> str:
+    """Suggest the known key that is most like a misspelt one, if any is."""
     close = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _join(*loc: int | str) -> str:
+    """Write a place as a path of keys."""
     return ".".join(str(part) for part in loc)

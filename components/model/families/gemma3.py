@@ -27,8 +27,8 @@ class Gemma3Backbone(Backbone):
     def attention(self, inputs: Segment, mask: Tensor) -> Any:
         """Return a mask (rows, 1, tokens, tokens) for each kind of layer.
 
-        Tokens of a picture all see each other, in windows too (transformers'
-        `create_causal_mask_mapping` of Gemma 3).
+        Tokens of a picture all see each other (transformers' `create_masks_for_vision_model`);
+        windows are longer than a picture.
         """
         sees = seen_before(mask) if mask.ndim == 2 else mask
         positions, is_picture = inputs.positions[0][:, None], inputs.is_picture[:, None]

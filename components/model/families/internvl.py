@@ -24,7 +24,7 @@ class InternVLBackbone(Backbone):
     )
 
     def prepare(self, images: Sequence[Image.Image]) -> PreparedPictures:
-        """Preprocess to tiles (tiles of all pictures, 3, height, width) and their number by picture."""
+        """Preprocess to tiles (tiles of all pictures, 3, height, width) and their number."""
         output = self.image_processor(
             self.squared(images), crop_to_patches=True, return_tensors="pt"
         )
