@@ -34,7 +34,8 @@ from benchmarks.plain_compression import plain_pixels, plain_tokens, prompt_ids,
 from components.compression.compressor import compress_batches, compress_prepared
 from components.compression.corpus import Picture
 from components.compression.picture_decoding import Batch, decode_batches
-from components.costs.corpus_plan import Corpus, compression_flops, merged_shape
+from components.costs.corpus_plan import Corpus, picture_flops
+from components.costs.training_costs import model_shape
 from components.methods.double_forward import DoubleForward
 from components.model.adapters import COMPRESSION
 from components.model.families.llava import num_image_tokens
@@ -170,7 +171,9 @@ def formula_flops(model: DoubleForward) -> int:
     """Count the same by the formula of `flows.plan`."""
     config, num_tokens = model.backbone.vlm.config, model.num_summary_tokens
     prompt = prompt_ids(model).shape[1] - num_image_tokens(config)
-    return compression_flops(config, merged_shape(config), Corpus(1, num_tokens, prompt, 0, 0, 1))
+    return picture_flops(
+        config, model_shape(config, None), Corpus(1, num_tokens, prompt, 0, 0, 1)
+    )
 
 
 @torch.inference_mode()

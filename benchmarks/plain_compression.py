@@ -16,7 +16,6 @@ from torch import Tensor
 from components.compression.corpus import Picture
 from components.methods.double_forward import DoubleForward
 from components.model.adapters import COMPRESSION
-from components.model.backbone import pad_to_square
 from components.model.families.llava import num_image_tokens
 
 
@@ -32,8 +31,7 @@ def plain_pixels(model: DoubleForward, pictures: Sequence[Picture]) -> Tensor:
     backbone, pixels = model.backbone, []
     for picture in pictures:
         image = Image.open(io.BytesIO(picture.load())).convert("RGB")
-        if backbone.pad_to_square:
-            image = pad_to_square(image, backbone.image_processor.image_mean)
+        [image] = backbone.squared([image])
         pixels.append(backbone.image_processor(image, return_tensors="pt")["pixel_values"])
     return torch.cat(pixels)
 

@@ -1,1 +1,1 @@
-"""The parts: plain functions and small modules on tensors, pictures and rows. No Ray, no DVC, no pipeline paths."""
+"""The parts: functions on tensors, pictures and rows. No Ray, no DVC, no pipeline paths."""

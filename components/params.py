@@ -48,12 +48,13 @@ TYPES = {
 
 
 class ParamsError(ValueError):
-    """The parameter file cannot be used; the message has one line per fault, `file: key.path: what is wrong`."""
+    """Raised for an unusable parameter file, with a line `file: key.path: fault` for each fault."""
 
 
 class Params(BaseModel):
-    """Base of all parameter models. Lists are declared as tuples, so that an instance is immutable all the way down.
+    """Base of all parameter models.
 
+    Lists are declared as tuples, so that an instance is immutable all the way down.
     `Params.model_validate(params.model_dump())` gives the same instance back: this is how params
     reach a Ray worker.
     """
@@ -63,6 +64,7 @@ class Params(BaseModel):
 
 Schema = TypeVar("Schema", bound=Params)
 Fault = Mapping[str, Any]  # one error as pydantic describes it
+Place = tuple[int | str, ...]  # keys and positions from the section down
 
 
 def load_params(section: str, schema: type[Schema], path: Path | str = DEFAULT_PATH) -> Schema:
@@ -92,17 +94,8 @@ def parse_section(
     try:  # JSON mode: strict, yet a YAML list may fill a tuple
         return schema.model_validate_json(_as_json(values, f"{file}: {section}"))
     except ValidationError as error:
-        faults: list[dict[str, Any]] = [
-            {**fault, "loc": _in_file(values, fault["loc"])}
-            for fault in error.errors(include_url=False)
-        ]
-        known = _known_keys(values, faults)
-
-    lines = []
-    for fault in faults:
-        place = _place(sections[section], section, fault["loc"])
-        lines.append(f"{file}: {place}: {_explain(fault, known)}")
-    raise ParamsError("\n".join(lines))
+        lines = _explain_all(error, section, values, sections[section])
+        raise ParamsError("\n".join(f"{file}: {line}" for line in lines)) from None
 
 
 def _with_shared(
@@ -121,21 +114,6 @@ def _with_shared(
     return filled
 
 
-def _place(values: Any, section: str, loc: Sequence[int | str]) -> str:
-    """Name the place of a fault as the file has it; that of a shared block is at the top."""
-    for depth, key in enumerate(loc):
-        if (
-            isinstance(values, dict)
-            and key in SHARED
-            and key not in values
-            and depth < len(loc) - 1
-        ):
-            return _join(*loc[depth:])
-        is_inside = isinstance(values, dict) and key in values
-        values = values[key] if is_inside else None
-    return _join(section, *loc)
-
-
 def _as_json(values: Any, place: str) -> str:
     try:
         return json.dumps(values, default=_date_as_text)
@@ -150,7 +128,7 @@ def _date_as_text(value: Any) -> str:
 
 
 def read_yaml(path: Path) -> Any:
-    """The contents of a YAML file, of bounded size and with text as keys.
+    """Read a YAML file, of bounded size and with text as keys.
 
     Raises ParamsError: it cannot be read, is not YAML, has a key twice or one that is not text, or
     is beyond bounds.
@@ -169,7 +147,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_sections(path: Path) -> dict[str, Any]:
-    """The contents of a parameter file. Raises ParamsError, also where they are no mapping."""
+    """Read the sections of a parameter file. Raises ParamsError, also if they are no mapping."""
     sections = read_yaml(path)
     if not isinstance(sections, dict):
         raise ParamsError(f"{path}: is empty or not a mapping of sections")
@@ -177,6 +155,7 @@ def read_sections(path: Path) -> dict[str, Any]:
 
 
 def _read_text(path: Path) -> str:
+    """Read a text file of bounded size. Raises ParamsError."""
     if not path.exists():
         way_out = "run from the root of the repository, or get it back: git checkout params.yaml"
         raise ParamsError(f"{path}: there is no such file; {way_out}")
@@ -195,40 +174,48 @@ def _read_text(path: Path) -> str:
 
 
 def _check_bounds(text: str, path: Path) -> None:
-    """Raises ParamsError, with the line, for deep nesting, an alias inside its own anchor, and aliases of aliases.
+    """Check the size of a YAML text, event by event: nothing is built before it is known.
 
-    Reads events one by one, so that nothing is built before it is known to be small.
+    Raises ParamsError, with the line, for deep nesting, an alias inside its own anchor, and aliases
+    of aliases.
     """
     sizes: dict[str, int] = {}  # nodes below each anchor
-    # anchor and nodes so far of each collection that is not closed yet
-    opened: list[tuple[str | None, int]] = []
+    opened: list[tuple[str | None, int]] = []  # open collections: anchor, nodes before it
     count = 0
     for event in YAML(typ="safe", pure=True).parse(text):
         line = event.start_mark.line + 1
         anchor = getattr(event, "anchor", None)
+
+        # An alias counts as often as it is written.
         if isinstance(event, AliasEvent):
             if any(anchor == name for name, _ in opened):
                 raise ParamsError(
-                    f"{path}: line {line}: *{anchor} stands inside of what it names; write the values"
+                    f"{path}: line {line}: *{anchor} stands inside of what it names; "
+                    "write the values"
                 )
             count += sizes.get(str(anchor), 1)
         elif isinstance(event, CollectionStartEvent | ScalarEvent):
             count += 1
+
+        # The size of an anchor is known once its collection is closed.
         if isinstance(event, CollectionStartEvent):
             opened.append((anchor, count))
         elif isinstance(event, CollectionEndEvent):
             name, before = opened.pop()
-            sizes |= {} if name is None else {str(name): count - before + 1}
+            if name is not None:
+                sizes[str(name)] = count - before + 1
+
         if len(opened) > MAX_DEPTH:
             raise ParamsError(f"{path}: line {line}: is nested more than {MAX_DEPTH} deep")
         if count > MAX_NODES:
             raise ParamsError(
-                f"{path}: line {line}: holds more than {MAX_NODES} values, aliases counted each time"
+                f"{path}: line {line}: holds more than {MAX_NODES} values, "
+                "aliases counted each time"
             )
 
 
 def _one_line(error: Exception) -> str:
-    """What is wrong and where, of an error that the YAML library spreads over several lines."""
+    """Say on one line what the YAML library spreads over several: fault and place."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -236,7 +223,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _key_faults(node: Node | None, loc: tuple[str, ...]) -> list[str]:
-    """Keys that occur twice or are not text, with their path and their line, counted from 1."""
+    """List keys that occur twice or are not text, with their path and their line, from 1."""
     found: list[str] = []
     if isinstance(node, SequenceNode):
         for index, item in enumerate(node.value):
@@ -246,56 +233,82 @@ def _key_faults(node: Node | None, loc: tuple[str, ...]) -> list[str]:
         for key, value in node.value:
             line = f"(line {key.start_mark.line + 1})"
             if not isinstance(key, ScalarNode):
-                found.append(
-                    f"{_join(*loc)} {line}: a key is a list or a mapping; put text in quotes".lstrip()
-                )
+                fault = f"{_join(*loc)} {line}: a key is a list or a mapping; put text in quotes"
+                found.append(fault.lstrip())
                 continue
+            place = f"{_join(*loc, key.value)} {line}"
             if key.tag not in (STRING_TAG, MERGE_TAG):
-                found.append(
-                    f"{_join(*loc, key.value)} {line}: the key is not text; put it in quotes"
-                )
+                found.append(f"{place}: the key is not text; put it in quotes")
             elif key.value in seen:
-                found.append(f"{_join(*loc, key.value)} {line}: the key is written twice")
+                found.append(f"{place}: the key is written twice")
             seen.add(key.value)
             found += _key_faults(value, (*loc, key.value))
     return found
 
 
-def _in_file(data: Any, loc: Sequence[int | str]) -> tuple[int | str, ...]:
-    """A place as the file has it: pydantic also names which kind of mapping it took one for, by its own `format`."""
+def _explain_all(
+    error: ValidationError, section: str, values: dict[str, Any], written: Any
+) -> list[str]:
+    """Return a line for each fault of `values`, `section.key.path: what is wrong`.
+
+    `written` is the section as the file has it, without the shared blocks.
+    """
+    faults: list[Fault] = [
+        {**fault, "loc": _in_file(values, fault["loc"])}
+        for fault in error.errors(include_url=False)
+    ]
+    known = _known_keys(values, faults)
+    return [
+        f"{_place(section, fault['loc'], written)}: {_explain(fault, known)}" for fault in faults
+    ]
+
+
+def _place(section: str, loc: Sequence[int | str], written: Any) -> str:
+    """Name the place of a fault as the file has it; a shared block stands at the top."""
+    for depth, key in enumerate(loc[:-1]):
+        if isinstance(written, dict) and key in SHARED and key not in written:
+            return _join(*loc[depth:])
+        is_inside = isinstance(written, dict) and key in written
+        written = written[key] if is_inside else None
+    return _join(section, *loc)
+
+
+def _in_file(data: Any, loc: Sequence[int | str]) -> Place:
+    """Return a place as the file has it, from pydantic's.
+
+    Pydantic also names which kind of mapping it took one for, by the mapping's own `format`.
+    """
     found: list[int | str] = []
     for key in loc:
         if isinstance(data, dict) and key not in data and key in data.values():
             continue
         found.append(key)
-        is_inside = (isinstance(data, list) and isinstance(key, int)) or (
-            isinstance(data, dict) and key in data
-        )
-        data = data[key] if is_inside else None
+        is_item = isinstance(data, list) and isinstance(key, int)
+        is_value = isinstance(data, dict) and key in data
+        data = data[key] if is_item or is_value else None
     return tuple(found)
 
 
-def _known_keys(
-    data: dict[str, Any], faults: Sequence[Fault]
-) -> dict[tuple[int | str, ...], list[str]]:
-    """For the parent of each unknown key: the keys it may have, as far as the file and the faults show them."""
+def _known_keys(data: dict[str, Any], faults: Sequence[Fault]) -> dict[Place, list[str]]:
+    """Return the keys that could stand in place of each unknown one.
+
+    They are the neighbours in the file that are known, and those that are missing.
+    """
     unknown = {fault["loc"] for fault in faults if fault["type"] == "extra_forbidden"}
-    known: dict[tuple[int | str, ...], list[str]] = {}
+    missing = [fault["loc"] for fault in faults if fault["type"] == "missing"]
+    known: dict[Place, list[str]] = {}
     for loc in unknown:
         parent = data
         for key in loc[:-1]:
             parent = parent[key]  # a key of a mapping or a position in a list
+        absent = [str(other[-1]) for other in missing if other[:-1] == loc[:-1]]
         present = [str(key) for key in parent if (*loc[:-1], key) not in unknown]
-        missing = [
-            str(f["loc"][-1])
-            for f in faults
-            if f["type"] == "missing" and f["loc"][:-1] == loc[:-1]
-        ]
-        known[loc] = missing + present
+        known[loc] = absent + present
     return known
 
 
-def _explain(fault: Fault, known: dict[tuple[int | str, ...], list[str]]) -> str:
+def _explain(fault: Fault, known: dict[Place, list[str]]) -> str:
+    """Say in one phrase what is wrong."""
     kind, value, context = fault["type"], fault["input"], fault.get("ctx", {})
     if kind == "missing":
         return "the key is missing"
@@ -317,9 +330,11 @@ def _explain(fault: Fault, known: dict[tuple[int | str, ...], list[str]]) -> str
 
 
 def _hint(key: str, known: list[str]) -> str:
+    """Suggest the known key that is most like a misspelt one, if any is."""
     close = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _join(*loc: int | str) -> str:
+    """Write a place as a path of keys."""
     return ".".join(str(part) for part in loc)

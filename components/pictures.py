@@ -1,4 +1,4 @@
-"""The one way in for pictures: untrusted bytes become a plain RGB picture, or an error with a reason from a closed set.
+"""Decoding of untrusted bytes to a plain RGB picture, or an error with one of a few reasons.
 
 The rules are the same at curation, compression and serving. Size limits are read from the header,
 before any pixel is decoded; what a picture takes is bounded by its bytes and its pixels, never by a
@@ -48,46 +48,39 @@ TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# what Pillow says when pixels are missing, or all of them
-CUT_SHORT = ("truncated", "cannot load this image")
+CUT_SHORT = ("truncated", "cannot load this image")  # Pillow's words for missing pixels
 GREY_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
-SUPPORTED_MODES = (
+SUPPORTED_MODES = {
     *GREY_16_BIT,
-    "1",
-    "L",
-    "P",
-    "RGB",
-    "RGBX",
-    "YCbCr",
-    "CMYK",
-    "LA",
-    "PA",
-    "RGBA",
-    "La",
-    "RGBa",
-)
+    *("1", "L", "P", "RGB", "RGBX", "YCbCr", "CMYK"),
+    *("LA", "PA", "RGBA", "La", "RGBa"),
+}
 
 # A progressive JPEG paints its pixels again with every scan, and a scan may have 12 bytes: 400 kB
-# decode for a minute. Encoders write 10 to 14 scans. So much takes some 6 s, and allows 12 scans of
-# as many pixels as Pillow opens.
+# decode for a minute. Encoders write 10 to 14 scans. 2^31 painted pixels take some 6 s: 12 scans of
+# the largest picture that Pillow opens.
 MAX_SCANNED_PIXELS = 1 << 31
 MAX_SCANS = 500
 MAX_SEGMENTS = 4096  # in front of the scans; Pillow copies what it has with every one more
-MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # that is neither data of a scan nor a restart
+# Markers of JPEG (ITU-T T.81, table B.1), without restarts and stuffed zeros inside a scan.
+MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 JPEG_START = b"\xff\xd8\xff"
 SCAN, END, START = 0xDA, 0xD9, 0xD8
 FIRST_WITH_LENGTH = 0xC0
 
-# Between 90 and 179 million pixels Pillow only warns; PictureLimits decides instead. Of damaged
-# tags it warns one by one.
+# Between 90 and 179 million pixels Pillow only warns; PictureLimits decides instead. It also warns
+# of damaged tags, one by one.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class PictureLimits(Params):
-    """What is accepted. Checked in this order: format, pixels, aspect ratio, longest side, shortest side."""
+    """Limits of what is accepted.
 
-    formats: tuple[str, ...]  # Pillow's names, of those that it opens (JPEG covers MPO)
+    Checked in this order: format, pixels, aspect ratio, longest side, shortest side.
+    """
+
+    formats: tuple[str, ...]  # Pillow's names of formats that it opens (JPEG covers MPO)
     max_pixels: Annotated[int, Field(ge=1, le=PILLOW_MAX_PIXELS)]  # width × height
     max_aspect_ratio: Annotated[float, Field(ge=1)]  # longest side / shortest side
     max_side: Annotated[int, Field(ge=1)]  # pixels
@@ -96,7 +89,7 @@ class PictureLimits(Params):
     @field_validator("formats")
     @classmethod
     def _known_to_pillow(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
-        """A misspelt name would reject every picture of that format; parsers of other formats never run."""
+        """Refuse a misspelt name: it would reject every picture of that format."""
         Image.init()
         if unknown := sorted(set(formats) - set(Image.OPEN)):
             raise ValueError(
@@ -106,7 +99,10 @@ class PictureLimits(Params):
 
 
 class PictureError(ValueError):
-    """The bytes are not a usable picture. `reason` is one of PICTURE_REASONS, `detail` is for people."""
+    """Raised for bytes that are no usable picture.
+
+    `reason` is one of PICTURE_REASONS, `detail` is for people.
+    """
 
     def __init__(self, reason: PictureReason, detail: str) -> None:
         super().__init__(reason, detail)
@@ -118,6 +114,8 @@ class PictureError(ValueError):
 
 
 class DecodedPicture(NamedTuple):
+    """A decoded picture and what was done to it."""
+
     image: Image.Image  # RGB, without metadata
     format: str  # what the bytes were, by Pillow's name; MPO counts as JPEG
     repairs: tuple[PictureRepair, ...]
@@ -129,7 +127,8 @@ def decode_picture(data: bytes, limits: PictureLimits) -> Image.Image:
 
 
 def decode_with_repairs(data: bytes, limits: PictureLimits) -> DecodedPicture:
-    """As `decode_picture`, and say which repairs the picture needed. Raises PictureError."""
+    """Decode as `decode_picture`, and say which repairs were needed. Raises PictureError."""
+    # Limits by the header, before any pixel is decoded.
     if not data:
         raise PictureError("empty_file", "0 bytes")
     source = _open(data, limits)
@@ -140,24 +139,24 @@ def decode_with_repairs(data: bytes, limits: PictureLimits) -> DecodedPicture:
         _check_tiles(source, limits)
     if source.mode not in SUPPORTED_MODES:
         raise PictureError("unsupported_mode", f"pixel mode {source.mode}")
+
+    repairs: list[PictureRepair] = []
     try:
         source.load()
-        repairs: list[PictureRepair] = (
-            ["first_frame"] if getattr(source, "is_animated", False) else []
-        )
+        if getattr(source, "is_animated", False):
+            repairs.append("first_frame")
         image = _apply_orientation(_to_rgb(source, repairs), source, repairs)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise anything on hostile input
         _raise_decode_error(error)
     image.info = {}
-    return DecodedPicture(
-        image, "JPEG" if source.format == "MPO" else str(source.format), tuple(repairs)
-    )
+    name = "JPEG" if source.format == "MPO" else str(source.format)
+    return DecodedPicture(image, name, tuple(repairs))
 
 
 def encode_png(image: Image.Image) -> bytes:
-    """The RGB picture as PNG: same pixels, same bytes; nothing but the pixels is written."""
+    """Encode an RGB picture as PNG: same pixels, same bytes; nothing but pixels is written."""
     if image.mode != "RGB":
         raise ValueError(
             f"encode_png takes RGB pictures, not mode {image.mode}; call decode_picture first"
@@ -170,14 +169,14 @@ def encode_png(image: Image.Image) -> bytes:
 
 
 def pixel_sha256(image: Image.Image) -> str:
-    """Hash of size and RGB pixels: equal for equal pictures, whatever file they came from."""
+    """Hash size and RGB pixels: equal for equal pictures, whatever file they came from."""
     digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
     digest.update(image.convert("RGB").tobytes())
     return digest.hexdigest()
 
 
 def pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
-    """The picture centred on a square of one RGB colour, as LLaVA-1.5 does before resizing."""
+    """Centre a picture on a square of one RGB colour, as LLaVA-1.5 does before resizing."""
     if image.width == image.height:
         return image
     side = max(image.size)
@@ -194,28 +193,24 @@ def _open(data: bytes, limits: PictureLimits) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=limits.formats)
     except UnidentifiedImageError:
-        other = _format_by_magic(data[:32], limits.formats)
-        if other:
-            raise PictureError(
-                "unsupported_format", f"{other} is not one of {', '.join(limits.formats)}"
-            ) from None
-        raise PictureError(
-            "not_an_image", f"{len(data)} bytes that no allowed format recognises"
-        ) from None
+        if other := _format_by_magic(data[:32], limits.formats):
+            detail = f"{other} is not one of {', '.join(limits.formats)}"
+            raise PictureError("unsupported_format", detail) from None
+        detail = f"{len(data)} bytes that no allowed format recognises"
+        raise PictureError("not_an_image", detail) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError("too_many_pixels", str(error)) from None
     except MemoryError:
         raise
     except Exception as error:
         if data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data):
-            raise PictureError(
-                "truncated", f"WebP: {len(data)} bytes are fewer than its header says"
-            ) from None
+            detail = f"WebP: {len(data)} bytes are fewer than its header says"
+            raise PictureError("truncated", detail) from None
         _raise_decode_error(error)
 
 
 def _format_by_magic(prefix: bytes, allowed: tuple[str, ...]) -> str | None:
-    """Name of a format that is not allowed, from the first bytes alone: its parser never runs."""
+    """Name a format that is not allowed from its first bytes alone: its parser never runs."""
     if len(prefix) < 16:  # the shortest that every test of Pillow can read
         return None
     for name, (_, accepts) in Image.OPEN.items():
@@ -225,6 +220,7 @@ def _format_by_magic(prefix: bytes, allowed: tuple[str, ...]) -> str | None:
 
 
 def _check_size(width: int, height: int, limits: PictureLimits) -> None:
+    """Check width and height against the limits. Raises PictureError."""
     size, longest, shortest = f"{width}×{height} pixels", max(width, height), min(width, height)
     if shortest < 1:
         raise PictureError("too_small", size)
@@ -239,7 +235,7 @@ def _check_size(width: int, height: int, limits: PictureLimits) -> None:
 
 
 def _check_segments(data: bytes) -> None:
-    """Raises PictureError for a JPEG of more segments than any has a use for."""
+    """Check that a JPEG has no more segments than any has a use for. Raises PictureError."""
     at = len(JPEG_START) - 1
     for _ in range(MAX_SEGMENTS):
         if data[at : at + 1] != b"\xff" or data[at + 1 : at + 2] in (b"\xda", b""):
@@ -251,29 +247,31 @@ def _check_segments(data: bytes) -> None:
 
 
 def _check_scans(data: bytes, width: int, height: int) -> None:
-    """Raises PictureError for a JPEG whose decoding is bounded by neither its bytes nor its pixels."""
+    """Check that the bytes and pixels of a JPEG bound its decoding. Raises PictureError."""
     most = min(MAX_SCANS, MAX_SCANNED_PIXELS // (width * height))
     if data.count(bytes((0xFF, SCAN))) > most and (number := _count_scans(data)) > most:
-        raise PictureError(
-            "too_many_scans", f"{number} scans of {width}×{height} pixels, more than {most}"
-        )
+        detail = f"{number} scans of {width}×{height} pixels, more than {most}"
+        raise PictureError("too_many_scans", detail)
 
 
 def _check_tiles(source: TiffImagePlugin.TiffImageFile, limits: PictureLimits) -> None:
-    """Raises PictureError for tiles that are larger than any picture: one of them is unpacked as a whole."""
-    sides = [
-        source.tag_v2.get(tag, 1) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)
-    ]
+    """Check that no tile is larger than a picture may be: it is unpacked at once.
+
+    Raises PictureError.
+    """
+    tags = (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)
+    sides = [source.tag_v2.get(tag, 1) for tag in tags]
     width, height = (side if isinstance(side, int) else 1 for side in sides)
     if width * height > limits.max_pixels:
-        raise PictureError(
-            "too_many_pixels",
-            f"tiles of {width}×{height} pixels, more than {limits.max_pixels} in all",
-        )
+        detail = f"tiles of {width}×{height} pixels, more than {limits.max_pixels} in all"
+        raise PictureError("too_many_pixels", detail)
 
 
 def _count_scans(data: bytes) -> int:
-    """Scans of a JPEG up to its end mark, as libjpeg finds them; where it would give up, as many as there can be."""
+    """Count the scans of a JPEG up to its end mark, as libjpeg finds them.
+
+    Where libjpeg would give up: as many as there can be.
+    """
     number = 0
     at = len(JPEG_START) - 1
     while marker := MARKER.search(data, at):
@@ -281,6 +279,8 @@ def _count_scans(data: bytes) -> int:
         if kind == END:
             return number
         number += kind == SCAN
+
+        # Markers with a length say where the next one may be; those inside are data.
         length = int.from_bytes(data[at : at + 2])
         if kind == START or (kind >= FIRST_WITH_LENGTH and length < 2):
             return data.count(bytes((0xFF, SCAN)))
@@ -289,6 +289,7 @@ def _count_scans(data: bytes) -> int:
 
 
 def _to_rgb(source: Image.Image, repairs: list[PictureRepair]) -> Image.Image:
+    """Convert to RGB and add what that took to the repairs."""
     if source.mode in GREY_16_BIT:
         repairs.append("16_bit")
         return _grey_from_16_bit(source).convert("RGB")
@@ -300,7 +301,7 @@ def _to_rgb(source: Image.Image, repairs: list[PictureRepair]) -> Image.Image:
 
 
 def _grey_from_16_bit(source: Image.Image) -> Image.Image:
-    """0…65535 to 0…255, rounded; Pillow's own conversion would clip everything above 255 to white."""
+    """Scale 0…65535 to 0…255, rounded; Pillow itself would clip what is above 255 to white."""
     values = np.asarray(source).astype(np.uint32)  # (height, width)
     grey = ((values + 128) // 257).astype(np.uint8)
     transparent = source.info.get("transparency")
@@ -310,6 +311,7 @@ def _grey_from_16_bit(source: Image.Image) -> Image.Image:
 
 
 def _on_white(image: Image.Image, repairs: list[PictureRepair]) -> Image.Image:
+    """Composite an RGBA picture on white."""
     if image.getchannel("A").getextrema() == (255, 255):
         return image.convert("RGB")
     repairs.append("alpha")
@@ -319,6 +321,7 @@ def _on_white(image: Image.Image, repairs: list[PictureRepair]) -> Image.Image:
 def _apply_orientation(
     image: Image.Image, source: Image.Image, repairs: list[PictureRepair]
 ) -> Image.Image:
+    """Turn a picture as the EXIF tag of its source says."""
     try:
         orientation = source.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # a damaged EXIF block must not cost the picture
@@ -331,6 +334,7 @@ def _apply_orientation(
 
 
 def _raise_decode_error(error: Exception) -> NoReturn:
+    """Raise a decoder's exception as a PictureError."""
     detail = f"{type(error).__name__}: {error}"
     is_cut = any(sign in str(error).lower() for sign in CUT_SHORT)
     raise PictureError("truncated" if is_cut else "decode_error", detail) from None

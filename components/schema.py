@@ -35,13 +35,14 @@ DETAIL = "detail"
 SUMMARY_TOKENS = "summary_tokens"
 SCALES = "scales"
 
-MAX_ID_BYTES = 8192  # of an identifier: a path of Linux below the name of another
+MAX_ID_BYTES = 8192  # of an identifier: two of the longest paths that Linux allows
 
 USER, ASSISTANT = "user", "assistant"
 IMAGE_PLACEHOLDER = "<image>"
 
 
 def _required(name: str, kind: pa.DataType) -> pa.Field:
+    """Make a column without nulls."""
     return pa.field(name, kind, nullable=False)
 
 
@@ -76,8 +77,7 @@ IMAGES = pa.schema(
     ]
 )
 
-# data/curated/questions/{validation,test}.parquet. `group` joins questions that count only
-# together.
+# data/curated/questions/{validation,test}.parquet. `group` joins questions scored together.
 QUESTIONS = pa.schema(
     [
         _required(QUESTION_ID, pa.string()),
@@ -127,10 +127,11 @@ REJECTS = pa.schema(
 def compressed(
     num_summary_tokens: int, width: int, dtype: pa.DataType, num_scales: int
 ) -> pa.Schema:
-    """data/compressed/<name>: width and height of the picture in pixels, tokens (num_summary_tokens, width).
+    """Return the schema of data/compressed/<name>, for tokens (num_summary_tokens, width).
 
-    Of a codec with scales, these are (num_summary_tokens, num_scales). Both are flat lists of one
-    length, which every reader of Parquet knows; the shape is in the provenance of a store.
+    Width and height of the picture are in pixels. A codec with scales has (num_summary_tokens,
+    num_scales) of them. Tokens and scales are flat lists of one length, which every reader of
+    Parquet knows; the shape is in the provenance of a store.
     """
     tokens = pa.list_(pa.field("element", dtype), num_summary_tokens * width)
     scales = pa.list_(pa.field("element", pa.float32()), num_summary_tokens * num_scales)

@@ -21,7 +21,7 @@ from components.files.outputs import new_folder
 from components.model.backbone import Backbone
 from components.model.families.llava import LlavaBackbone
 from components.model.loading import architectures_of, find_source, load_backbone
-from components.model.pretrained import load_pretrained
+from components.model.pretrained import load_pretrained, save_model
 from flows.running.lifetime import die_with_parent
 from flows.running.stored_corpus import quiet_libraries
 
@@ -44,7 +44,7 @@ def graft(base: str, language_model: str, output: Path) -> Path:
     with new_folder("graft", output, [base, language_model]) as partial:
         backbone = load_backbone(base, None, torch.float32, "sdpa", pad_to_square=True)
         replace_language_model(backbone, *load_language_model(language_model))
-        backbone.vlm.save_pretrained(partial)
+        save_model(backbone.vlm, partial)
         for path in backbone.source.folder.iterdir():  # tokenizer, image processor, chat template
             is_told = path.suffix in (".json", ".jinja", ".model") and not is_index(path)
             if is_told and not (partial / path.name).exists():

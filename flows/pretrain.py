@@ -31,7 +31,6 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchConfig, TorchTrainer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, get_wsd_schedule
-from transformers.utils import logging as transformers_logging
 
 from components import schema
 from components.drawn_world.lessons import LessonParams, lesson_row, tokenizer_texts, tower_row
@@ -50,6 +49,7 @@ from components.files.contents import contents_sha256
 from components.files.outputs import new_folder
 from components.files.unfinished import discard, open_work
 from components.losses.autoregressive import autoregressive_loss
+from components.model.pretrained import save_model
 from components.params import DEFAULT_PATH, Params, load_params
 from components.training.run_folder import CHECKPOINT, HASHES, LIBRARIES, only_run_in
 from flows.running.cluster import connect
@@ -146,7 +146,6 @@ class Run:
 def pretrain_worker(config: dict[str, Any]) -> None:
     """The loop of the only worker."""
     params = PretrainParams.model_validate(config["params"])
-    transformers_logging.disable_progress_bar()  # of each model that is saved
     torch.set_num_threads(params.num_threads)
     run = start(params)
     encoder = Encoder(run.processor, run.model.config.image_seq_length)
@@ -296,7 +295,7 @@ def save(run: Run) -> None:
     """Report a checkpoint of everything."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run.model.save_pretrained(folder / "model")
+        save_model(run.model, folder / "model")
         run.processor.save_pretrained(folder / "model")
         state = {
             "model": run.model.state_dict(),

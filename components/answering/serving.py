@@ -29,7 +29,7 @@ from components.model.adapters import GENERATION
 from components.model.backbone import Backbone
 from components.model.chat import encode_prompt
 from components.model.generation import end_token_ids
-from components.model.pretrained import NO_CODE
+from components.model.pretrained import NO_CODE, save_model
 
 # that stand alone as they stand in the whole model
 LANGUAGE_MODELS = (LlamaModel, MistralModel, Qwen2Model)
@@ -62,7 +62,7 @@ def save_language_model(backbone: Backbone, folder: Path) -> None:
         eos_token_id=end_token_ids(backbone),
         pad_token_id=tokenizer.pad_token_id,
     )
-    model.save_pretrained(folder)
+    save_model(model, folder)
     tokenizer.save_pretrained(folder)
 
 

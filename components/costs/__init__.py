@@ -1,1 +1,1 @@
-"""What the method costs and how it behaves inside."""
+"""Costs of the method: operations, memory and bytes, by formula."""

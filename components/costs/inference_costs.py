@@ -1,9 +1,9 @@
-"""What a picture costs: bytes kept, and operations per later question (Fwd2Bot, "Efficiency analysis").
+"""Costs of a picture: bytes kept, and operations per later question (Fwd2Bot, supplement).
 
-A transformer's forward pass is 2 N operations per token (one multiply, one add per weight), N the
-weights of its matrix products: biases, norms, nonlinearities, embeddings, the LM head and the
-attention scores are left out, as in the paper. V, K, Q and G are the numbers of image, summary,
-question and generated tokens.
+"Efficiency analysis" there: a transformer's forward pass is 2 N operations per token (one multiply,
+one add per weight), N the weights of its matrix products. Biases, norms, nonlinearities,
+embeddings, the LM head and the attention scores are left out, as in the paper. V, K, Q and G are
+the numbers of image, summary, question and generated tokens.
 """
 
 from collections.abc import Mapping
@@ -20,19 +20,19 @@ WEIGHT_PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.convo
 
 
 class ModelSize(NamedTuple):
-    """Weights that multiply: of the language model's layers, and of vision tower and connector."""
+    """Weights that multiply, in the language model's layers and in vision tower and connector."""
 
     language_model: int
     vision: int
 
 
 def stored_bytes(num_tokens: int, dim: int) -> int:
-    """Bytes of one picture kept as `num_tokens` vectors of 2-byte floats."""
+    """Return the bytes of one picture kept as `num_tokens` vectors of 2-byte floats: 2 K d."""
     return num_tokens * dim * FLOAT16_BYTES
 
 
 def compression_flops(size: ModelSize, num_image_tokens: int, num_summary_tokens: int) -> int:
-    """Once per picture: N_v V + N_llm (V + K), in operations."""
+    """Count the operations once per picture: 2 (N_v V + N_llm (V + K))."""
     return 2 * (
         size.vision * num_image_tokens
         + size.language_model * (num_image_tokens + num_summary_tokens)
@@ -42,37 +42,37 @@ def compression_flops(size: ModelSize, num_image_tokens: int, num_summary_tokens
 def stored_question_flops(
     size: ModelSize, num_tokens: int, num_question_tokens: float, num_generated: float
 ) -> float:
-    """Per question about stored tokens: N_llm (K + Q + G), in operations."""
+    """Count the operations of a question about stored tokens: 2 N_llm (K + Q + G)."""
     return 2 * size.language_model * (num_tokens + num_question_tokens + num_generated)
 
 
 def picture_question_flops(
     size: ModelSize, num_image_tokens: int, num_question_tokens: float, num_generated: float
 ) -> float:
-    """Per question of plain LLaVA, which opens the picture again: N_v V + N_llm (V + Q + G), in operations."""
-    encoding = 2 * size.vision * num_image_tokens
-    return encoding + stored_question_flops(
-        size, num_image_tokens, num_question_tokens, num_generated
-    )
+    """Count the operations of a question to plain LLaVA: 2 (N_v V + N_llm (V + Q + G)).
+
+    It opens the picture again for every question.
+    """
+    num_tokens = num_image_tokens + num_question_tokens + num_generated
+    return 2 * (size.vision * num_image_tokens + size.language_model * num_tokens)
 
 
 class Workload(NamedTuple):
-    """What is read and written per question."""
+    """The tokens read and written per question."""
 
     num_image_tokens: int  # V
     num_summary_tokens: int  # K
     dim: int  # numbers per token
-    # Q, mean tokens of a prompt without visual ones, per system
-    question_tokens: Mapping[str, float]
-    answer_tokens: Mapping[str, float]  # G, mean new tokens per system
+    question_tokens: Mapping[str, float]  # Q, mean tokens of a prompt without visual ones
+    answer_tokens: Mapping[str, float]  # G, mean new tokens; both by system
 
 
 class MethodCosts(NamedTuple):
-    """What one method costs, in operations."""
+    """The costs of one method, in operations."""
 
     # once; where nothing is stored, again for every question, which then counts it
     per_picture: float
-    # what every later question costs before it is read; None: it gives no answers
+    # of every later question, before it is read; None: the method gives no answers
     per_question: float | None
     per_prompt_token: float
     per_new_token: float
@@ -80,19 +80,22 @@ class MethodCosts(NamedTuple):
 
 
 def method_costs(model: Method, size: ModelSize, picture: PreparedPictures) -> MethodCosts:
-    """Those of a method: counted while it reads a picture, and what it says of a question, which is a sum of parts."""
+    """Count a method's operations while it reads a picture, and take a question's from its formula.
+
+    That formula (`Method.question_flops`) is linear in the tokens of prompt and answer.
+    """
     per_picture, is_stored = counted_flops(model, picture), not model.why_not_stored
     if model.why_no_answers:
         return MethodCosts(per_picture, None, 0, 0, is_stored)
-    start, asked, said = (
-        model.question_flops(size.language_model, *numbers) for numbers in ((0, 0), (1, 0), (0, 1))
-    )
-    return MethodCosts(per_picture, start, asked - start, said - start, is_stored)
+    start = model.question_flops(size.language_model, 0, 0)
+    per_prompt_token = model.question_flops(size.language_model, 1, 0) - start
+    per_new_token = model.question_flops(size.language_model, 0, 1) - start
+    return MethodCosts(per_picture, start, per_prompt_token, per_new_token, is_stored)
 
 
 @torch.inference_mode()
 def counted_flops(model: Method, pictures: PreparedPictures) -> int:
-    """Operations of the products with weights while a method reads pictures."""
+    """Count the operations of products with weights while a method reads pictures."""
     with FlopCounterMode(display=False) as counter:
         model.compress_pictures(pictures)
     counts = counter.get_flop_counts()["Global"]
@@ -100,7 +103,7 @@ def counted_flops(model: Method, pictures: PreparedPictures) -> int:
 
 
 def cost_table(size: ModelSize, load: Workload, method: MethodCosts) -> dict[str, Any]:
-    """Bytes and operations of the compared systems, each {system: number}.
+    """Tabulate bytes and operations of the compared systems, each {system: number}.
 
     `compressed` and `average_pooled` are stored as K vectors and answer without the picture;
     `uncompressed` is plain LLaVA, which opens the picture for every question (its bytes are what
@@ -118,40 +121,46 @@ def cost_table(size: ModelSize, load: Workload, method: MethodCosts) -> dict[str
         "average_pooled": 2 * size.vision * load.num_image_tokens,
         "blind": 0,
     }
-    stored = {system: stored_bytes(count, load.dim) for system, count in visual.items()}
-    asked = {
-        system: question_flops(system, size, load, method, visual[system])
-        for system in load.answer_tokens
-    }
+
+    # Only the systems that were asked.
+    bytes_per_picture: dict[str, int | None] = {}
+    flops_per_question: dict[str, int | None] = {}
+    for system in load.answer_tokens:
+        is_kept = system != "compressed" or method.is_stored
+        stored = stored_bytes(visual[system], load.dim)
+        bytes_per_picture[system] = stored if is_kept else None
+        flops = question_flops(system, size, load, method, visual[system])
+        flops_per_question[system] = None if flops is None else round(flops)
+
     return {
         "parameters": size._asdict(),
-        "visual_tokens": {system: visual[system] for system in asked},
-        "bytes_per_picture": {
-            system: None if system == "compressed" and not method.is_stored else stored[system]
-            for system in asked
-        },
-        "flops_per_picture": {system: flops_per_picture[system] for system in asked},
-        "flops_per_question": {
-            system: flops if flops is None else round(flops) for system, flops in asked.items()
-        },
-        "question_tokens": {
-            system: round(count, 6) for system, count in sorted(load.question_tokens.items())
-        },
-        "answer_tokens": {
-            system: round(count, 6) for system, count in sorted(load.answer_tokens.items())
-        },
+        "visual_tokens": {system: visual[system] for system in load.answer_tokens},
+        "bytes_per_picture": bytes_per_picture,
+        "flops_per_picture": {system: flops_per_picture[system] for system in load.answer_tokens},
+        "flops_per_question": flops_per_question,
+        "question_tokens": rounded(load.question_tokens),
+        "answer_tokens": rounded(load.answer_tokens),
     }
+
+
+def rounded(means: Mapping[str, float]) -> dict[str, float]:
+    """Round means to 6 digits, by system in alphabetical order."""
+    return {system: round(mean, 6) for system, mean in sorted(means.items())}
 
 
 def question_flops(
     system: str, size: ModelSize, load: Workload, method: MethodCosts, num_tokens: int
 ) -> float | None:
-    """Operations of a later question to a system that reads `num_tokens` visual tokens; None if it gives no answers."""
-    asked, said = load.question_tokens[system], load.answer_tokens[system]
-    if system == "compressed":
-        if method.per_question is None:
-            return None
-        return method.per_question + method.per_prompt_token * asked + method.per_new_token * said
+    """Count the operations of a later question to a system; None if it gives no answers.
+
+    `num_tokens`: visual tokens that the system reads.
+    """
+    question, answer = load.question_tokens[system], load.answer_tokens[system]
     if system == "uncompressed":
-        return picture_question_flops(size, num_tokens, asked, said)
-    return stored_question_flops(size, num_tokens, asked, said)
+        return picture_question_flops(size, num_tokens, question, answer)
+    if system != "compressed":
+        return stored_question_flops(size, num_tokens, question, answer)
+    if method.per_question is None:
+        return None
+    reading = method.per_question + method.per_prompt_token * question
+    return reading + method.per_new_token * answer

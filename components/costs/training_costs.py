@@ -1,24 +1,24 @@
-"""What a training step costs: operations, counted as PyTorch counts them (one multiply and one add are two).
+"""Operations of a training step, as PyTorch counts them: one multiply and one add are two.
 
-Matrix products only: norms, activations and the optimizer are left out. Frozen weights want the
-gradient of their input and no more; LoRA matrices want both. Attention is counted whole, also where
-it is causal.
+Matrix products only: norms, activations and the optimizer are left out. Frozen weights need the
+gradient of their input and no more; LoRA matrices need both. Attention is counted in full, also
+where it is causal.
 """
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from components.model.adapters import AdapterParams
-from components.model.families.llava import num_image_tokens
+from components.model.families.llava import num_image_tokens, read_layers
 
-# in the last layer at the kept places only
+# Linear layers that the last decoder layer runs at the kept places only.
 KEPT = ("q_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-FIRST = ("q_proj", "k_proj", "v_proj")  # read what comes into the layer
+FIRST = ("q_proj", "k_proj", "v_proj")  # read the input of a decoder layer
 LAST = "down_proj"
 
 
 class Linear(NamedTuple):
-    """A linear layer of a decoder layer; `rank` is that of its adapter, 0 without one."""
+    """A linear layer of a decoder layer; `rank`: of its adapter, 0 without one."""
 
     name: str
     inputs: int
@@ -26,10 +26,11 @@ class Linear(NamedTuple):
     rank: int
 
     def forward(self, tokens: int) -> int:
+        """Count the operations of its output, with the adapter's."""
         return 2 * tokens * (self.inputs * self.outputs + self.rank * (self.inputs + self.outputs))
 
     def backward(self, tokens: int, wants_input: bool) -> int:
-        """The gradient of both LoRA matrices and, unless nobody wants it, of the input."""
+        """Count the operations of the gradients of both LoRA matrices and, if wanted, the input."""
         lora = 2 * tokens * self.rank * (self.inputs + 2 * self.outputs)
         return lora + wants_input * 2 * tokens * self.inputs * (self.outputs + self.rank)
 
@@ -48,7 +49,7 @@ class ModelShape(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """One forward pass of the language model over padded rows, of which `kept` places each are read."""
+    """One forward pass of the language model over padded rows; `kept` places of each are read."""
 
     rows: int
     tokens: int
@@ -61,17 +62,22 @@ class Step(NamedTuple):
     pictures: Pass  # rows are pictures
     captions: Pass  # hard negatives included
     conversations: Pass
-    num_encoded: int  # pictures that the vision tower reads; the features of the others are known
+    num_encoded: int  # pictures that the vision tower reads; features of others are cached
     num_answer_tokens: int
     num_pairs: int
-    num_budgets: int  # prefixes by which the pairs are told apart
+    num_budgets: int  # prefixes of summary tokens for which the pairs are compared
 
 
-def model_shape(config: Any, adapters: AdapterParams) -> ModelShape:
-    """The sizes of a LLaVA, from its configuration (Hugging Face's `LlavaConfig` around a Llama-like decoder)."""
+def model_shape(config: Any, adapters: AdapterParams | None) -> ModelShape:
+    """Return the sizes of a LLaVA, from a `LlavaConfig` around a Llama-like decoder.
+
+    `adapters`: None where they are merged into the weights, as for compressing and answering.
+    """
     text = config.text_config
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     queries, keys = text.num_attention_heads * head_dim, text.num_key_value_heads * head_dim
+
+    # Inputs and outputs of the linear layers of one decoder layer.
     sizes = {
         "q_proj": (text.hidden_size, queries),
         "k_proj": (text.hidden_size, keys),
@@ -81,11 +87,10 @@ def model_shape(config: Any, adapters: AdapterParams) -> ModelShape:
         "up_proj": (text.hidden_size, text.intermediate_size),
         "down_proj": (text.intermediate_size, text.hidden_size),
     }
+    ranks = dict.fromkeys(adapters.targets, adapters.rank) if adapters else {}
+    linears = [Linear(name, *size, ranks.get(name, 0)) for name, size in sizes.items()]
     return ModelShape(
-        linears=tuple(
-            Linear(name, *size, adapters.rank * (name in adapters.targets))
-            for name, size in sizes.items()
-        ),
+        linears=tuple(linears),
         num_layers=text.num_hidden_layers,
         num_heads=text.num_attention_heads,
         head_dim=head_dim,
@@ -97,106 +102,110 @@ def model_shape(config: Any, adapters: AdapterParams) -> ModelShape:
 
 
 def tower_flops(config: Any) -> int:
-    """Operations of one picture through a CLIP tower, up to the highest layer that is read."""
+    """Count the operations of one picture through a CLIP tower, up to the highest layer read."""
     vision = config.vision_config
     patches = (vision.image_size // vision.patch_size) ** 2
     tokens, width = patches + 1, vision.hidden_size
-    read = config.vision_feature_layer
-    num_layers = max(
-        layer % (vision.num_hidden_layers + 1)
-        for layer in ([read] if isinstance(read, int) else read)
-    )
+    num_states = vision.num_hidden_layers + 1
+    num_layers = max(layer % num_states for layer in read_layers(config))
     convolution = 2 * patches * vision.num_channels * vision.patch_size**2 * width
-    layer = (
-        2 * tokens * (4 * width**2 + 2 * width * vision.intermediate_size) + 4 * tokens**2 * width
-    )
-    return convolution + num_layers * layer
+    weights = 4 * width**2 + 2 * width * vision.intermediate_size
+    attention = 4 * tokens**2 * width
+    return convolution + num_layers * (2 * tokens * weights + attention)
 
 
 def connector_flops(config: Any) -> int:
-    """Operations of one picture through a two-layer connector."""
-    text, read = config.text_config, config.vision_feature_layer
-    width = config.vision_config.hidden_size * (1 if isinstance(read, int) else len(read))
-    return 2 * num_image_tokens(config) * (width * text.hidden_size + text.hidden_size**2)
+    """Count the operations of one picture through a two-layer connector."""
+    dim = config.text_config.hidden_size
+    width = config.vision_config.hidden_size * len(read_layers(config))
+    return 2 * num_image_tokens(config) * (width * dim + dim**2)
 
 
 def forward_flops(shape: ModelShape, size: Pass) -> int:
-    """Operations of the language model without its head."""
-    return sum(layer_flops(shape, size, last) for last in layers(shape))
+    """Count the operations of the language model without its head."""
+    others = (shape.num_layers - 1) * layer_flops(shape, size, is_last=False)
+    return others + layer_flops(shape, size, is_last=True)
 
 
 def backward_flops(shape: ModelShape, size: Pass, wants_input: bool) -> int:
-    """Operations of its backward pass; `wants_input`: whether anything before the first layer is trained."""
+    """Count the operations of the language model's backward pass.
+
+    `wants_input`: whether anything before the first layer is trained.
+    """
     total = 0
-    for number, last in enumerate(layers(shape)):
-        for linear, tokens in work(shape, size, last):
-            total += linear.backward(tokens, wants_input or number > 0 or linear.name not in FIRST)
-        total += 2 * attention_flops(shape, size, last)
+    for number in range(shape.num_layers):
+        is_last = number == shape.num_layers - 1
+        for linear, tokens in tokens_by_linear(shape, size, is_last):
+            is_asked = wants_input or number > 0 or linear.name not in FIRST
+            total += linear.backward(tokens, is_asked)
+        total += 2 * attention_flops(shape, size, is_last)
     return total
 
 
-def layers(shape: ModelShape) -> list[bool]:
-    """For each layer whether it is the last."""
-    return [False] * (shape.num_layers - 1) + [True]
+def layer_flops(shape: ModelShape, size: Pass, is_last: bool) -> int:
+    """Count the operations of the forward pass of one layer."""
+    total = attention_flops(shape, size, is_last)
+    for linear, tokens in tokens_by_linear(shape, size, is_last):
+        total += linear.forward(tokens)
+    return total
 
 
-def layer_flops(shape: ModelShape, size: Pass, last: bool) -> int:
-    """The forward pass of one layer."""
-    linear = sum(linear.forward(tokens) for linear, tokens in work(shape, size, last))
-    return linear + attention_flops(shape, size, last)
+def tokens_by_linear(shape: ModelShape, size: Pass, is_last: bool) -> list[tuple[Linear, int]]:
+    """Return the linear parts of a layer with the number of tokens that each reads."""
+    kept = KEPT if is_last else ()
+    return [
+        (linear, size.rows * (size.kept if linear.name in kept else size.tokens))
+        for linear in shape.linears
+    ]
 
 
-def work(shape: ModelShape, size: Pass, last: bool) -> list[tuple[Linear, int]]:
-    """The linear parts of a layer with the number of tokens that each sees."""
-    whole, kept = size.rows * size.tokens, size.rows * size.kept
-    return [(linear, kept if last and linear.name in KEPT else whole) for linear in shape.linears]
-
-
-def attention_flops(shape: ModelShape, size: Pass, last: bool) -> int:
-    """Queries times keys, and weights times values."""
-    queries = size.kept if last else size.tokens
+def attention_flops(shape: ModelShape, size: Pass, is_last: bool) -> int:
+    """Count the operations of queries times keys, and of weights times values."""
+    queries = size.kept if is_last else size.tokens
     return 4 * size.rows * queries * size.tokens * shape.num_heads * shape.head_dim
 
 
 def recomputed_flops(shape: ModelShape, size: Pass) -> int:
-    """What checkpointing runs again: all layers but the last, each up to the last product whose inputs were kept."""
-    skipped = sum(
-        2 * tokens * part.rank * part.outputs
-        for part, tokens in work(shape, size, False)
-        if part.name == LAST
-    )
-    return (shape.num_layers - 1) * (layer_flops(shape, size, last=False) - skipped)
+    """Count the operations that checkpointing runs again: all layers but the last one.
+
+    PyTorch stops at the last tensor that was kept, so that the last product of a layer is left out.
+    """
+    last = next(linear for linear in shape.linears if linear.name == LAST)
+    skipped = 2 * size.rows * size.tokens * last.rank * last.outputs
+    return (shape.num_layers - 1) * (layer_flops(shape, size, is_last=False) - skipped)
 
 
 def step_flops(shape: ModelShape, chunks: Sequence[Step], checkpointing: bool) -> int:
-    """Operations of the forward and backward passes of a step of one worker.
+    """Count the operations of the forward and backward passes of a step of one worker.
 
-    More than one chunk means gradient caching: the pairs are read once more.
+    More than one chunk means gradient caching (GradCache, arXiv 2101.06983): the pairs are read
+    once more.
     """
     total = sum(chunk_flops(shape, chunk, checkpointing) for chunk in chunks)
-    num_pairs = sum(chunk.num_pairs * chunk.num_budgets for chunk in chunks)
-    num_texts = sum(chunk.captions.rows for chunk in chunks)
     if len(chunks) > 1:
         total += sum(reading_flops(shape, chunk) for chunk in chunks if chunk.captions.rows)
+
+    # Similarities of all pairs with all texts of the step, and their gradient.
+    num_pairs = sum(chunk.num_pairs * chunk.num_budgets for chunk in chunks)
+    num_texts = sum(chunk.captions.rows for chunk in chunks)
     return total + 6 * num_pairs * num_texts * shape.dim
 
 
 def reading_flops(shape: ModelShape, chunk: Step) -> int:
-    """Embedding the pairs of a chunk, without a graph."""
-    return vision_flops(shape, chunk) + sum(
-        forward_flops(shape, size) for size in (chunk.pictures, chunk.captions)
-    )
+    """Count the operations of embedding the pairs of a chunk, without a graph."""
+    embedding = forward_flops(shape, chunk.pictures) + forward_flops(shape, chunk.captions)
+    return vision_flops(shape, chunk) + embedding
 
 
 def vision_flops(shape: ModelShape, chunk: Step) -> int:
-    """Encoding the pictures of a chunk."""
+    """Count the operations of encoding the pictures of a chunk."""
     return chunk.num_encoded * shape.tower_flops + chunk.pictures.rows * shape.connector_flops
 
 
 def chunk_flops(shape: ModelShape, chunk: Step, checkpointing: bool) -> int:
-    """Both losses of a chunk and their gradient, but for the similarities of the pairs."""
+    """Count the operations of both losses of a chunk and their gradient, without similarities."""
     total = vision_flops(shape, chunk) + 4 * chunk.num_answer_tokens * shape.dim * shape.vocab_size
-    for size in chunk[:3]:
+    for size in (chunk.pictures, chunk.captions, chunk.conversations):
         # With checkpointing Hugging Face lets the embeddings ask for a gradient, needed or not.
         wants_input = checkpointing or size is not chunk.conversations or chunk.pictures.rows > 0
         total += forward_flops(shape, size) + backward_flops(shape, size, wants_input)

@@ -1,7 +1,7 @@
-"""What a training step keeps in memory: weights, and the activations that wait for the backward pass.
+"""Memory of a training step: weights, and the activations that wait for the backward pass.
 
 Counted are tensors that autograd saves, each once. Hugging Face's norms compute in float32 and keep
-what they read so.
+their input so.
 """
 
 from typing import Any, NamedTuple
@@ -11,18 +11,18 @@ from components.losses.autoregressive import POSITIONS_PER_CHUNK
 from components.model.adapters import AdapterParams
 
 FLOAT32, BFLOAT16 = 4, 2  # bytes of a number
-INDEX = 8  # bytes
-READERS = {
+INDEX = 8  # bytes of a position
+READERS = {  # linear layers that share an input
     "attention": ("q_proj", "k_proj", "v_proj"),
     "mlp": ("gate_proj", "up_proj"),
     "down": ("down_proj",),
 }
 GATHERED_LAYERS = 2  # of a sharded decoder: the one that is read and the next
-OPTIMIZER_NUMBERS = 3  # per trained weight: gradient and two running means, float32
+OPTIMIZER_NUMBERS = 3  # per trained weight: gradient and the two means of AdamW, float32
 
 
 class Memory(NamedTuple):
-    """Bytes of one worker at the height of a step."""
+    """The bytes of one worker at the height of a step."""
 
     base_weights: int  # frozen
     trained: int  # adapters with gradients and the optimizer's means
@@ -33,72 +33,77 @@ class Memory(NamedTuple):
 def worker_memory(
     config: Any, adapters: AdapterParams, chunk: Step, number: int, num_shards: int
 ) -> Memory:
-    """What a worker needs, from the configuration of a LLaVA; dropout's masks come on top.
+    """Return the memory of a worker, from the configuration of a LLaVA, without dropout's masks.
 
-    `num_shards`: over how many workers the frozen decoder layers are spread; 1: they are not.
+    `number`: bytes of a number of the frozen base. `num_shards`: workers over which the frozen
+    decoder layers are spread (FSDP).
     """
+    # Frozen weights: embeddings and head, decoder, vision tower and connector.
     shape = model_shape(config, adapters)
     layer = sum(linear.inputs * linear.outputs for linear in shape.linears)
     decoder = shape.num_layers * layer // num_shards + (num_shards > 1) * GATHERED_LAYERS * layer
     vision = config.vision_config
-    tower = vision.num_hidden_layers * (
-        4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
-    )
-    base = (
-        decoder
-        + tower
-        + 2 * shape.vocab_size * shape.dim
-        + vision.hidden_size * shape.dim
-        + shape.dim**2
-    )
-    lora = shape.num_layers * sum(
-        linear.rank * (linear.inputs + linear.outputs) for linear in shape.linears
-    )
+    width = vision.hidden_size
+    tower = vision.num_hidden_layers * (4 * width**2 + 2 * width * vision.intermediate_size)
+    embeddings, connector = 2 * shape.vocab_size * shape.dim, (width + shape.dim) * shape.dim
+    base = decoder + tower + embeddings + connector
+
+    # Trained weights, and the logits that the head takes at once.
+    ranks = sum(linear.rank * (linear.inputs + linear.outputs) for linear in shape.linears)
+    trained = len(adapters.names) * shape.num_layers * ranks * (1 + OPTIMIZER_NUMBERS)
     positions = min(chunk.num_answer_tokens, POSITIONS_PER_CHUNK)
     return Memory(
         base_weights=base * number,
-        trained=len(adapters.names) * lora * (1 + OPTIMIZER_NUMBERS) * FLOAT32,
+        trained=trained * FLOAT32,
         activations=activation_bytes(shape, chunk, number),
         logits=positions * shape.vocab_size * (number + 2 * FLOAT32),
     )
 
 
 def activation_bytes(shape: ModelShape, chunk: Step, number: int) -> int:
-    """What is saved between the forward and the backward pass of a chunk; `number`: bytes of a number of the base."""
-    return sum(pass_bytes(shape, size, number) for size in chunk[:3])
+    """Count the bytes saved between the forward and the backward pass of a chunk.
+
+    `number`: bytes of a number of the base.
+    """
+    passes = (chunk.pictures, chunk.captions, chunk.conversations)
+    return sum(pass_bytes(shape, size, number) for size in passes)
 
 
 def pass_bytes(shape: ModelShape, size: Pass, number: int) -> int:
-    """What one pass of the language model saves."""
+    """Count the bytes that one pass of the language model saves."""
+    # The last layer goes on at the kept places only.
     tokens, kept = size.rows * size.tokens, size.rows * size.kept
-    whole = (shape.num_layers - 1) * tokens * sum(layer_bytes(shape, number))
     incoming, rest = layer_bytes(shape, number)
+    layers = (shape.num_layers - 1) * tokens * (incoming + rest) + tokens * incoming + kept * rest
+
+    # Beside the layers, each once for all.
     final_norm = kept * (shape.dim + 1) * FLOAT32
     rotations = 2 * size.rows * (size.tokens + 2 * size.kept) * shape.head_dim * number
     mask = size.rows * (size.tokens + size.kept) * size.tokens * number
     indices = 3 * kept * INDEX
-    return whole + tokens * incoming + kept * rest + final_norm + rotations + mask + indices
+    return layers + final_norm + rotations + mask + indices
 
 
 def layer_bytes(shape: ModelShape, number: int) -> tuple[int, int]:
-    """Per token of one layer: what keys and values need of every token, and the rest.
+    """Count the bytes that one layer saves per token: for keys and values, and for the rest.
 
-    An adapter keeps what its layer reads, and layers that read the same share it: q, k and v; gate
-    and up. What the output projection reads is kept by the attention anyway, and the input of the
-    norms in float32.
+    An adapter keeps the input of its layer, shared by layers with the same input: q, k and v; gate
+    and up. The input of the output projection is kept by the attention anyway, and the input of
+    the norms in float32.
     """
+    # An input is kept for the adapters only: frozen weights do not need it.
     width = {linear.name: linear for linear in shape.linears}
     is_read = {name: any(width[part].rank for part in parts) for name, parts in READERS.items()}
     norm = (shape.dim + 1) * FLOAT32
-    ranks = {name: linear.rank * number for name, linear in width.items()}
-    incoming = norm + (is_read["attention"] * shape.dim + 2 * width["k_proj"].outputs) * number
-    incoming += sum(ranks[name] for name in width if name not in KEPT)
+    kept_ranks = sum(linear.rank for name, linear in width.items() if name in KEPT)
+    other_ranks = sum(linear.rank for name, linear in width.items() if name not in KEPT)
+
+    # Keys and values need every token, also in the last layer.
+    numbers = is_read["attention"] * shape.dim + 2 * width["k_proj"].outputs + other_ranks
+    incoming = norm + numbers * number
+
+    # Queries, attention and MLP need the places at which the layer goes on.
     middle = (3 + is_read["down"]) * width["down_proj"].inputs
-    kept = 2 * width["q_proj"].outputs + middle + is_read["mlp"] * shape.dim
-    rest = (
-        norm
-        + kept * number
-        + shape.num_heads * FLOAT32
-        + sum(ranks[name] for name in width if name in KEPT)
-    )
+    numbers = 2 * width["q_proj"].outputs + middle + is_read["mlp"] * shape.dim + kept_ranks
+    rest = norm + numbers * number + shape.num_heads * FLOAT32
     return incoming, rest

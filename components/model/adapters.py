@@ -1,4 +1,4 @@
-"""One LoRA adapter per pass on the language model, or one for both, and the switch between them (§3.5, Table 6).
+"""One LoRA adapter per pass on the language model, or one for both, and the switch (§3.5, Table 6).
 
 PEFT's `set_adapter` turns off the gradients of the adapter that is not active, and gradient
 checkpointing recomputes a layer when another pass may be active: both train the wrong thing in
@@ -46,19 +46,21 @@ class AdapterParams(Params):
     @property
     def adapter_of(self) -> dict[str, str | None]:
         """The name of the adapter that each pass runs with; None: its own layers are trained."""
-        return {
-            name: {"per_pass": name, "shared": SHARED, "none": None}[self.sharing]
-            for name in PASSES
-        }
+        if self.sharing == "per_pass":
+            return {name: name for name in PASSES}
+        return dict.fromkeys(PASSES, SHARED if self.sharing == "shared" else None)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All adapters of both passes."""
-        return tuple(dict.fromkeys(name for name in self.adapter_of.values() if name))
+        """The adapters of both passes."""
+        return adapter_names(self.adapter_of)
 
 
 class AdapterSwitch:
-    """Chooses for which pass the language model is adapted; for none outside a `with switch.use(...)` block."""
+    """Choose the pass for which the language model is adapted.
+
+    Outside a `with switch.use(...)` block it is adapted for none.
+    """
 
     def __init__(self, model: nn.Module, adapter_of: Mapping[str, str | None]) -> None:
         self.model: Any = model  # a PeftModel, or a bare model without adapters
@@ -72,11 +74,15 @@ class AdapterSwitch:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All adapters."""
-        return tuple(dict.fromkeys(name for name in self.adapter_of.values() if name))
+        """The adapters of the passes that can be used."""
+        return adapter_names(self.adapter_of)
 
     def use(self, name: str | None) -> "ActiveAdapter":
-        """Run the block with the adapter of a pass, or with the base model alone if None; blocks may be nested."""
+        """Run the block with the adapter of a pass, or with the base model alone if None.
+
+        Blocks may be nested. Raises ValueError for an unknown pass, and for the base alone once an
+        adapter is merged into it.
+        """
         if name not in self.adapter_of and not (name is None and self.base_is_left):
             others = (
                 " or None for the base model"
@@ -89,16 +95,18 @@ class AdapterSwitch:
         return ActiveAdapter(self, None if name is None else self.adapter_of[name])
 
     def activate(self, adapter: str | None) -> None:
+        """Let every layer run with an adapter, or without one."""
         self.active = adapter
         for layer in self.layers:
-            # private: the exact-gradient test guards it
+            # PEFT's private name; the test of exact gradients notices when it changes
             layer._active_adapter = [] if adapter is None else [adapter]
 
     def merge(self, name: str) -> None:
-        """Add the adapter of a pass to the weights, for good: W + (alpha / rank) B A, rounded to the base's type.
+        """Add the adapter of a pass to the weights, for good, which takes less work per token.
 
-        Less work per token. Passes with this adapter go on; others, and the base alone, can no
-        longer be used. For a pass without an adapter nothing changes.
+        W + (alpha / rank) B A is rounded to the base's number type. Passes with this adapter go
+        on; others, and the base alone, can no longer be used. For a pass without an adapter
+        nothing changes.
         """
         adapter = self.adapter_of.get(name)
         if adapter is None:
@@ -109,31 +117,31 @@ class AdapterSwitch:
 
     @torch.no_grad()
     def cosine(self) -> float:
-        """How alike the updates B A of the two adapters are, over all layers: 1 the same, 0 unrelated or not begun.
+        """Return the cosine between the updates B A of the two adapters, over all layers.
 
-        Of the products only inner ones are formed: <B A, D C> = tr((D'B)(A C')), which are as small
-        as the rank.
+        1: the same; 0: unrelated, or training has not begun. The updates themselves are never
+        formed: <B A, D C> = tr((D'B)(A C')), whose factors are as small as the rank.
         """
         first, second = (name or "" for name in self.adapter_of.values())
         scale = math.sqrt(self._inner(first, first) * self._inner(second, second))
         return self._inner(first, second) / scale if scale else 0.0
 
     def _inner(self, first: str, second: str) -> float:
-        """The inner product of two adapters' updates, as if all layers were one vector."""
+        """Return the inner product of two adapters' updates, as if all layers were one vector."""
         total = 0.0
         for layer in self.layers:
             if not {first, second} <= set(layer.lora_A):
                 continue  # a layer of the vision tower, in the single pass
-            a, b, c, d = (
-                part[name].weight
-                for name in (first, second)
-                for part in (layer.lora_A, layer.lora_B)
-            )
+            a, b = layer.lora_A[first].weight, layer.lora_B[first].weight
+            c, d = layer.lora_A[second].weight, layer.lora_B[second].weight
             total += float(((d.T @ b) * (c @ a.T)).sum())  # type: ignore[operator]  # tensors
         return total
 
     def context_fn(self) -> tuple[contextlib.AbstractContextManager[None], "ActiveAdapter"]:
-        """For `torch.utils.checkpoint`: recompute with the adapter that was active in the forward pass."""
+        """Return the contexts that `torch.utils.checkpoint` runs and recomputes layers in.
+
+        Recomputing uses the adapter that was active in the forward pass.
+        """
         return contextlib.nullcontext(), ActiveAdapter(self, self.active)
 
 
@@ -153,43 +161,50 @@ class ActiveAdapter(contextlib.AbstractContextManager[None]):
         self.switch.activate(self.previous.pop())
 
 
+def adapter_names(adapter_of: Mapping[str, str | None]) -> tuple[str, ...]:
+    """Return the names of the adapters, each once, in the order of the passes."""
+    return tuple(dict.fromkeys(filter(None, adapter_of.values())))
+
+
 def attach_adapters(
     backbone: Backbone, params: AdapterParams, passes: Sequence[str], seed: int, in_tower: bool
 ) -> AdapterSwitch:
-    """Put the adapters of some passes into the language model, in place, in float32 and trainable; they start as the
-    identity.
+    """Put the adapters of some passes into the language model, in place.
 
-    With `in_tower` the first one is also in the vision tower. Without adapters the decoder layers
-    and the final norm become trainable.
+    They are float32 and trainable, and start as the identity. With `in_tower` the first one is
+    also in the vision tower. Without adapters the decoder layers and the final norm become
+    trainable.
     """
     adapter_of = {name: params.adapter_of[name] for name in passes}
-    names = tuple(dict.fromkeys(name for name in adapter_of.values() if name))
+    names = adapter_names(adapter_of)
     if not names:
         return AdapterSwitch(backbone.train_decoder(), adapter_of)
+
     first, *others = names
-    with torch.random.fork_rng():
+    tower_layers = num_read_layers(backbone.vlm) if in_tower else 0
+    decoder = backbone.decoder_name
+    # PEFT draws the first values of A: from the seed alone, and nobody else's numbers move.
+    with torch.random.fork_rng(), warnings.catch_warnings():
         torch.manual_seed(seed)
-        tower_layers = num_read_layers(backbone.vlm) if in_tower else 0
-        decoder = backbone.decoder_name
-        with warnings.catch_warnings():
-            # PEFT asks a model whether it recomputes activations by the name that transformers has
-            # replaced.
-            warnings.filterwarnings(
-                "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
-            )
-            peft_model = get_peft_model(
-                backbone.vlm, lora_config(params, decoder, tower_layers), adapter_name=first
-            )
+        # PEFT asks for recomputed activations by a name that transformers has replaced.
+        warnings.filterwarnings(
+            "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
+        )
+        config = lora_config(params, decoder, tower_layers)
+        peft_model = get_peft_model(backbone.vlm, config, adapter_name=first)
         for name in others:
             peft_model.add_adapter(name, lora_config(params, decoder, 0))
+
+    # PEFT leaves the first adapter trainable only.
     peft_model.set_requires_grad(list(names))
     return AdapterSwitch(peft_model, adapter_of)
 
 
 def lora_config(params: AdapterParams, decoder: str, num_tower_layers: int) -> LoraConfig:
-    """PEFT's settings; the pattern keeps LoRA off the vision tower, whose layers have the same names, as a rule.
+    """Build PEFT's settings; `decoder` is the language model's name in the whole model.
 
-    `decoder`: the language model's name in the whole model.
+    The layers of the vision tower have the same names as the decoder's: the pattern keeps LoRA
+    off them, but for the first `num_tower_layers`.
     """
     patterns = [rf"{re.escape(decoder)}\.layers\.\d+\..*\.({'|'.join(params.targets)})"]
     if num_tower_layers:

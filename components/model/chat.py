@@ -1,4 +1,4 @@
-"""Conversations as token ids: the model's own chat template, labels on the answers, and no way to smuggle in tokens.
+"""Conversations as token ids: the model's chat template, labels, and no smuggled tokens.
 
 The template is rendered with a stand-in for each text, so that it is known which characters come
 from the template and which from people. The chat is then tokenised in one call, as Hugging Face
@@ -8,6 +8,7 @@ that name, which keeps it plain text.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -21,8 +22,10 @@ STAND_IN = "\ue000{}\ue001"  # for the text of a turn; private-use characters
 VICUNA_V1_TEMPLATE = (
     "{% for message in messages %}"
     "{{ message['role'].upper() + ': ' }}"
-    "{% for item in message['content'] %}{% if item['type'] == 'image' %}{{ '<image>\n' }}{% endif %}{% endfor %}"
-    "{% for item in message['content'] %}{% if item['type'] == 'text' %}{{ item['text'] }}{% endif %}{% endfor %}"
+    "{% for item in message['content'] %}"
+    "{% if item['type'] == 'image' %}{{ '<image>\n' }}{% endif %}{% endfor %}"
+    "{% for item in message['content'] %}"
+    "{% if item['type'] == 'text' %}{{ item['text'] }}{% endif %}{% endfor %}"
     "{{ eos_token if message['role'] == 'assistant' else ' ' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
@@ -30,7 +33,7 @@ VICUNA_V1_TEMPLATE = (
 
 
 class Markup(NamedTuple):
-    """What a family of models writes for a picture, and at the end of an answer."""
+    """The text that a family of models writes for a picture, and at the end of an answer."""
 
     image_token: str = IMAGE_PLACEHOLDER  # one for each visual token
     template_image: str = IMAGE_PLACEHOLDER  # what the chat template writes for a picture
@@ -41,7 +44,7 @@ class Markup(NamedTuple):
 
 
 class ChatFormat(NamedTuple):
-    """How a model writes a chat: its tokenizer, which has the chat template, and the markup of its family."""
+    """A model's way to write a chat: tokenizer, with the chat template, and family's markup."""
 
     tokenizer: Any  # PreTrainedTokenizerBase
     markup: Markup = Markup()
@@ -49,18 +52,16 @@ class ChatFormat(NamedTuple):
     @property
     def frame_ids(self) -> tuple[list[int], list[int]]:
         """The frame as token ids."""
-        before, after = (
-            self.tokenizer(text, add_special_tokens=False)["input_ids"]
-            for text in self.markup.frame
-        )
-        return before, after
+        encode = partial(self.tokenizer, add_special_tokens=False)
+        before, after = self.markup.frame
+        return encode(before)["input_ids"], encode(after)["input_ids"]
 
     def picture(self, num_visual_tokens: int) -> str:
-        """What stands in a chat for a picture of so many tokens."""
+        """Return the text that stands in a chat for a picture of so many tokens."""
         return (self.markup.image_token * num_visual_tokens).join(self.markup.frame)
 
     def end_at(self, text: str) -> str | None:
-        """The token that ends an answer if what follows the answer starts with one."""
+        """Return the end token with which the text behind an answer starts, if it does."""
         ends = (self.tokenizer.eos_token, *self.markup.end_tokens)
         return next((token for token in ends if text.lstrip().startswith(token)), None)
 
@@ -79,126 +80,139 @@ class Span(NamedTuple):
     stop: int
 
     def overlaps(self, other: "Span") -> bool:
+        """Return whether the two have a character in common."""
         return max(self.start, other.start) < min(self.stop, other.stop)
 
 
 def encode_conversation(
     chat: ChatFormat, turns: Sequence[Turn], num_visual_tokens: int
 ) -> tuple[list[int], list[int]]:
-    """A finished conversation as input ids and labels, as long as it is.
+    """Encode a finished conversation as input ids and labels, one label per id.
 
-    Labels are the ids of every answer and its end token, IGNORE_INDEX elsewhere. With
-    `num_visual_tokens` > 0 the first user turn must hold the image placeholder, which becomes that
-    many image tokens; with 0 nothing is a placeholder.
+    Labels are the ids of every answer and its end token, IGNORE_INDEX elsewhere (X_a of Eq. 2).
+    With `num_visual_tokens` > 0 the first user turn must hold the image placeholder, which becomes
+    that many image tokens; with 0 nothing is a placeholder.
     """
     pieces = render(chat, turns, num_visual_tokens, add_generation_prompt=False)
     answers = list(answer_spans(pieces, chat))
     input_ids, spans = tokenize(chat.tokenizer, pieces, add_special_tokens=True)
-    labels = [
-        token if any(span.overlaps(answer) for answer in answers) else IGNORE_INDEX
-        for token, span in zip(input_ids, spans, strict=True)
-    ]
+    labels = []
+    for token, span in zip(input_ids, spans, strict=True):
+        is_answer = any(map(span.overlaps, answers))
+        labels.append(token if is_answer else IGNORE_INDEX)
     return input_ids, labels
 
 
 def encode_prompt(
     chat: ChatFormat, question: str | Sequence[Turn], num_visual_tokens: int
 ) -> list[int]:
-    """Input ids that end where the answer starts.
+    """Encode a prompt as input ids that end where the answer starts (X_q of Eq. 2).
 
-    A question is plain text throughout and the picture comes before it; of turns, the first user
-    turn must hold the image placeholder when `num_visual_tokens` > 0.
+    A question is plain text throughout and the picture comes before it; in a list of turns, the
+    first user turn must hold the image placeholder when `num_visual_tokens` > 0.
     """
     if isinstance(question, str):
-        question = [
-            {"role": "user", "content": IMAGE_PLACEHOLDER * bool(num_visual_tokens) + question}
-        ]
+        content = IMAGE_PLACEHOLDER + question if num_visual_tokens else question
+        question = [{"role": "user", "content": content}]
     pieces = render(chat, question, num_visual_tokens, add_generation_prompt=True)
     return tokenize(chat.tokenizer, pieces, add_special_tokens=True)[0]
 
 
 def encode_prompt_around(chat: ChatFormat, prompt: str) -> tuple[list[int], list[int]]:
-    """Input ids before and behind a text that a line of its own follows, `prompt`, up to where the answer starts.
+    """Encode a chat around a text that is tokens already: the ids before it and behind it.
 
-    For texts that are tokens already, whose first brings its own space along, as SentencePiece
-    writes it.
+    The text is followed by `prompt` on a line of its own, and the ids end where the answer starts.
     """
-    before, line, behind = render(
-        chat, [{"role": "user", "content": prompt}], 0, add_generation_prompt=True
-    )
+    turns = [{"role": "user", "content": prompt}]
+    before, line, behind = render(chat, turns, 0, add_generation_prompt=True)
+
+    # The first token of the text brings its own space along, as SentencePiece writes it.
     before = before._replace(text=before.text.rstrip(" "))
-    ids = tokenize(chat.tokenizer, [before], add_special_tokens=True)[0]
-    asked = [Piece("\n", "template"), line, behind]
-    return ids, tokenize(chat.tokenizer, asked, add_special_tokens=False)[0]
+    following = [Piece("\n", "template"), line, behind]
+    return (
+        tokenize(chat.tokenizer, [before], add_special_tokens=True)[0],
+        tokenize(chat.tokenizer, following, add_special_tokens=False)[0],
+    )
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Plain text, such as a caption: special tokens are neither added nor parsed."""
+    """Encode plain text, such as a caption: special tokens are neither added nor parsed."""
     return tokenize(tokenizer, [Piece(text, "user")], add_special_tokens=False)[0]
 
 
 def render(
     chat: ChatFormat, turns: Sequence[Turn], num_visual_tokens: int, add_generation_prompt: bool
 ) -> list[Piece]:
-    """Fill the chat template; the end token follows every answer, also where the template writes none (LLaVA-1.5's)."""
+    """Fill the chat template: template and texts by turns.
+
+    The end token follows every answer, also where the template writes none (LLaVA-1.5's).
+    """
+    # The first user turn's placeholder becomes the template's own way to write a picture.
     texts = [turn["content"].strip() for turn in turns]
-    content = [[{"type": "text", "text": STAND_IN.format(index)}] for index in range(len(turns))]
-    if num_visual_tokens:
-        first = placeholder_turn(turns)
-        texts[first] = texts[first].replace(IMAGE_PLACEHOLDER, "", 1).strip()
-        content[first].insert(0, {"type": "image"})
-    messages: list[Any] = [
-        {"role": turn["role"], "content": it} for turn, it in zip(turns, content, strict=True)
-    ]
+    picture_turn = placeholder_turn(turns) if num_visual_tokens else None
+    if picture_turn is not None:
+        texts[picture_turn] = texts[picture_turn].replace(IMAGE_PLACEHOLDER, "", 1).strip()
+
+    # Stand-ins in place of texts: nothing that a person wrote is read as part of the template.
+    messages: list[Any] = []
+    for index, turn in enumerate(turns):
+        content: list[dict[str, str]] = [{"type": "text", "text": STAND_IN.format(index)}]
+        if index == picture_turn:
+            content.insert(0, {"type": "image"})
+        messages.append({"role": turn["role"], "content": content})
     rendered = chat.tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=add_generation_prompt
     )
 
     # template, turn number, template, turn number, …
-    parts = re.split(STAND_IN.format(r"(\d+)"), str(rendered))
-    pieces = [
-        Piece(
-            parts[0].replace(chat.markup.template_image, chat.picture(num_visual_tokens)),
-            "template",
-        )
-    ]
-    for number, following in zip(parts[1::2], parts[2::2], strict=True):
-        author = turns[int(number)]["role"]
+    lead, *parts = re.split(STAND_IN.format(r"(\d+)"), str(rendered))
+    lead = lead.replace(chat.markup.template_image, chat.picture(num_visual_tokens))
+    pieces = [Piece(lead, "template")]
+    for number, following in zip(map(int, parts[::2]), parts[1::2], strict=True):
+        author = turns[number]["role"]
         if author == "assistant" and not chat.end_at(following):
             following = chat.tokenizer.eos_token + following.lstrip(" ")
-        pieces += [Piece(texts[int(number)], author), Piece(following, "template")]
+        pieces += [Piece(texts[number], author), Piece(following, "template")]
     return pieces
 
 
 def placeholder_turn(turns: Sequence[Turn]) -> int:
-    """The index of the first user turn, which must hold the image placeholder."""
+    """Return the index of the first user turn. Raises ValueError if it holds no placeholder."""
     first = next((index for index, turn in enumerate(turns) if turn["role"] == "user"), None)
     if first is None or IMAGE_PLACEHOLDER not in turns[first]["content"]:
         raise ValueError(
-            f"the first user turn has no {IMAGE_PLACEHOLDER}; put it where the picture belongs, or encode the "
-            "conversation with 0 visual tokens"
+            f"the first user turn has no {IMAGE_PLACEHOLDER}; put it where the picture belongs, "
+            "or encode the conversation with 0 visual tokens"
         )
     return first
 
 
 def answer_spans(pieces: Sequence[Piece], chat: ChatFormat) -> Iterator[Span]:
-    """Where the answers are: from the spaces before the text (tokens swallow them) to the end of the end token."""
+    """Yield the characters of each answer, with the spaces before it and its end token.
+
+    Tokens swallow the spaces in front of a word.
+    """
     stops = list(accumulate(len(piece.text) for piece in pieces))
     for index, piece in enumerate(pieces):
-        if piece.author == "assistant":
-            before, after = pieces[index - 1].text, pieces[index + 1].text
-            start = stops[index - 1] - (len(before) - len(before.rstrip(" ")))
-            end = chat.end_at(after) or ""
-            yield Span(start, stops[index] + after.index(end) + len(end))
+        if piece.author != "assistant":
+            continue
+        before, after = pieces[index - 1].text, pieces[index + 1].text
+        start = stops[index - 1] - (len(before) - len(before.rstrip(" ")))
+        end = chat.end_at(after) or ""
+        yield Span(start, stops[index] + after.index(end) + len(end))
 
 
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Piece], add_special_tokens: bool
 ) -> tuple[list[int], list[Span]]:
-    """Token ids and their characters; names of special tokens count in the template only."""
+    """Encode pieces as token ids and the characters of each.
+
+    Names of special tokens count as these tokens in the template only.
+    """
     text = "".join(piece.text for piece in pieces)
     cuts = [0, *special_name_cuts(tokenizer, pieces), len(text)]
     has_bos = bool(tokenizer.bos_token) and tokenizer.bos_token in pieces[0].text
+
     input_ids: list[int] = []
     spans: list[Span] = []
     for start, stop in pairwise(cuts):
@@ -213,9 +227,10 @@ def tokenize(
 
 
 def special_name_cuts(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Piece]) -> list[int]:
-    """Positions one character into every special token's name that a person wrote."""
+    """Return positions one character into every special token's name that a person wrote."""
     names = sorted(token.content for token in tokenizer.added_tokens_decoder.values())
     pattern = re.compile(f"(?={'|'.join(map(re.escape, names))})")  # look ahead: names may overlap
+
     cuts = []
     position = 0
     for piece in pieces:

@@ -26,7 +26,8 @@ def base_answer(
 ) -> list[list[int]]:
     """Answer prompts about a picture each with the base model: new ids, without the end token.
 
-    Token for token what `generate` of transformers gives for each prompt alone.
+    Returns new token ids without the end token: token for token what `generate` of transformers
+    gives for each prompt alone.
     """
     ids, mask = left_pad(input_ids, backbone.device)
     return decode(backbone, backbone.chat_segment(ids, mask, pictures), max_new_tokens)
@@ -100,6 +101,4 @@ def end_token_ids(backbone: Backbone) -> list[int]:
     """List the tokens that end an answer: the one that training writes, and the model's own."""
     end = backbone.vlm.generation_config.eos_token_id
     named = end if isinstance(end, list) else [end]
-    return sorted(
-        {backbone.tokenizer.eos_token_id, *(token for token in named if token is not None)}
-    )
+    return sorted({backbone.tokenizer.eos_token_id, *named} - {None})

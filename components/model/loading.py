@@ -1,8 +1,9 @@
-"""Base models from a folder or the hub: which family they are of, their weights, tokenizer and image processor.
+"""Base models from a folder or the hub: family, weights, tokenizer and image processor.
 
 Weights come from safetensors only, all of them, and no code is ever fetched or run (`pretrained`).
 """
 
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ from components.params import Params
 
 # Architectures of checkpoints in LLaVA's own format.
 OFFICIAL_LLAVA = ("LlavaLlamaForCausalLM", "LlavaMistralForCausalLM", "LlavaQwenForCausalLM")
-# of older processors; the tokenizer reads chat_template.jinja itself
+# Of older processors; the tokenizer reads chat_template.jinja itself.
 CHAT_FILE = "chat_template.json"
 
 
@@ -60,20 +61,25 @@ def load_backbone(
     vlm = load_pretrained(
         AutoModelForImageTextToText, source.folder, dtype=dtype, attn_implementation=attention
     )
-    return _around(vlm, family, source, pad_to_square)
+    return _build_backbone(vlm, family, source, pad_to_square)
 
 
 def check_base_model(model: str, revision: str | None) -> None:
-    """Raises ValueError, before any weight is read, when a base model is not whole or of no known family."""
+    """Check a base model before any weight is read.
+
+    Raises ValueError when it is not whole, or of no known family.
+    """
     source = find_source(model, revision)
     family = family_of(model, source.folder)
-    _around(
-        outline_of(AutoModelForImageTextToText, source.folder), family, source, pad_to_square=False
-    )
+    vlm = outline_of(AutoModelForImageTextToText, source.folder)
+    _build_backbone(vlm, family, source, pad_to_square=False)
 
 
 def load_without_weights(model: str, revision: str | None, pad_to_square: bool) -> Backbone:
-    """A base model whose tensors hold nothing (device meta): enough to prepare pictures, on machines without a GPU."""
+    """Load a base model whose tensors hold nothing (device meta).
+
+    Enough to prepare pictures, on machines without a GPU.
+    """
     source = find_source(model, revision)
     family = family_of(model, source.folder)
     config = read_model_config(source.folder)
@@ -81,63 +87,76 @@ def load_without_weights(model: str, revision: str | None, pad_to_square: bool) 
         vlm = AutoModelForImageTextToText.from_config(
             config, attn_implementation="eager", **NO_CODE
         )
-    return _around(vlm, family, source, pad_to_square)
+    return _build_backbone(vlm, family, source, pad_to_square)
 
 
 def find_source(model: str, revision: str | None) -> Source:
-    """Where the files of a base model are: its folder, or where the hub's were downloaded to."""
+    """Find the files of a base model: in its folder, or downloaded from the hub."""
     if Path(model).is_dir():
         return Source(Path(model), Path(model).resolve().name, revision)
     return Source(download(model, revision), model, revision)
 
 
-def _around(vlm: Any, family: type[Backbone], source: Source, pad_to_square: bool) -> Backbone:
+def family_of(model: str, folder: Path) -> type[Backbone]:
+    """Return the family that takes the architecture in config.json. Raises ValueError if none."""
+    check_settings_files(folder)
+    architectures = architectures_of(folder)
+    for family in FAMILIES:
+        if set(architectures) & set(family.architectures):
+            return family
+
+    # The checkpoints that people find first, and whose converted twins are supported.
+    if set(architectures) & set(OFFICIAL_LLAVA):
+        raise ValueError(
+            f"{model}: a checkpoint in LLaVA's own format ({architectures[0]}); take the one that "
+            "was converted for transformers (llava-hf/llava-1.5-7b-hf, llava-hf/llava-v1.6-…), or "
+            "convert it with the script convert_llava_weights_to_hf.py of the transformers "
+            "repository"
+        )
+    known = ", ".join(chain.from_iterable(family.architectures for family in FAMILIES))
+    raise ValueError(
+        f"{model} is a {' / '.join(architectures) or 'nameless class'}; supported: {known}. "
+        "For another one add a file to components/model/families (docs/models.md)"
+    )
+
+
+def _build_backbone(
+    vlm: Any, family: type[Backbone], source: Source, pad_to_square: bool
+) -> Backbone:
+    """Put image processor and chat beside a model. Raises ValueError for one of another class."""
     if type(vlm).__name__ not in family.architectures:
         raise ValueError(
-            f"{source.folder / CONFIG_FILE}: architectures names a {family.architectures[0]}, but model_type makes a "
-            f"{type(vlm).__name__} of it; fetch the model again"
+            f"{source.folder / CONFIG_FILE}: architectures names a {family.architectures[0]}, but "
+            f"model_type makes a {type(vlm).__name__} of it; fetch the model again"
         )
     image_processor = load_image_processor(source.folder)
     chat = load_chat(source.name, source.folder, family, vlm.config)
     return family(vlm, chat, image_processor, source, pad_to_square)
 
 
-def family_of(model: str, folder: Path) -> type[Backbone]:
-    """The family whose file takes the architecture that config.json names."""
-    check_settings_files(folder)
-    architectures = architectures_of(folder)
-    for family in FAMILIES:
-        if set(architectures) & set(family.architectures):
-            return family
-    if set(architectures) & set(OFFICIAL_LLAVA):
-        raise ValueError(
-            f"{model}: a checkpoint in LLaVA's own format ({architectures[0]}); take the one that was converted for "
-            "transformers (llava-hf/llava-1.5-7b-hf, llava-hf/llava-v1.6-…), or convert it with the script "
-            "convert_llava_weights_to_hf.py of the transformers repository"
-        )
-    known = ", ".join(name for family in FAMILIES for name in family.architectures)
-    raise ValueError(
-        f"{model} is a {' / '.join(architectures) or 'nameless class'}; supported: {known}. For another one add a file "
-        "to components/model/families (docs/models.md)"
-    )
-
-
 def architectures_of(folder: Path) -> list[str]:
-    """The classes that config.json names. Raises ValueError when it cannot be read."""
+    """Return the classes that config.json names. Raises ValueError when it cannot be read."""
     named = read_json(folder / CONFIG_FILE).get("architectures") or []
     return [str(name) for name in named] if isinstance(named, list) else [str(named)]
 
 
 def load_chat(model: str, folder: Path, family: type[Backbone], config: Any) -> ChatFormat:
-    """The tokenizer with a chat template: its own, that of an older processor, or the family's."""
+    """Load the tokenizer with a chat template.
+
+    The template is the tokenizer's own, that of an older processor, or the family's. Raises
+    ValueError for a template that cannot be used, and for the tokenizer of another model.
+    """
     tokenizer = load_tokenizer(folder)
     if not tokenizer.chat_template and (folder / CHAT_FILE).is_file():
         tokenizer.chat_template = read_json(folder / CHAT_FILE).get("chat_template")
     tokenizer.chat_template = tokenizer.chat_template or family.markup.chat_template
-    if tokenizer.convert_tokens_to_ids(family.markup.image_token) != config.image_token_id:
+
+    # With another token the placeholders of a chat would be read as text.
+    image_token = family.markup.image_token
+    if tokenizer.convert_tokens_to_ids(image_token) != config.image_token_id:
         raise ValueError(
-            f"{model}: the tokenizer's {family.markup.image_token} is not the model's image token; use the model's own "
-            "tokenizer"
+            f"{model}: the tokenizer's {image_token} is not the model's image token; "
+            "use the model's own tokenizer"
         )
     chat = ChatFormat(tokenizer, family.markup)
     check_chat_template(folder, chat)
@@ -145,25 +164,26 @@ def load_chat(model: str, folder: Path, family: type[Backbone], config: Any) -> 
 
 
 def check_chat_template(folder: Path, chat: ChatFormat) -> None:
-    """Raises ValueError when the template cannot be rendered, or loses the question or repeats it."""
+    """Check that a template can be rendered and writes the question once. Raises ValueError."""
     with transformers_errors(folder, "chat template"):
         pieces = render(chat, [{"role": "user", "content": "a"}], 0, add_generation_prompt=True)
     if [piece.author for piece in pieces].count("user") != 1:
         raise ValueError(
-            f"{folder}: its chat template does not write the question once; take the template that the model was "
-            "published with (chat_template.jinja)"
+            f"{folder}: its chat template does not write the question once; "
+            "take the template that the model was published with (chat_template.jinja)"
         )
 
 
 def download(model: str, revision: str | None) -> Path:
-    """Fetch a model from the hub, without anything that could hold code. Raises ValueError when it cannot be had."""
+    """Fetch a model from the hub, without anything that could hold code.
+
+    Raises ValueError when it cannot be had.
+    """
     patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "qformer_tokenizer/*"]
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
-    except (
-        Exception
-    ) as error:  # of the hub, of the network, of the disk: each has classes of its own
+    except Exception as error:  # hub, network and disk have classes of their own
         raise ValueError(
-            f"{model}: is no folder, and the hub does not give it: {reason_of(error)}; say where the folder is, or "
-            "name a model of the hub as owner/name"
+            f"{model}: is no folder, and the hub does not give it: {reason_of(error)}; "
+            "say where the folder is, or name a model of the hub as owner/name"
         ) from error

@@ -1,4 +1,4 @@
-"""What a LoRA layer computes, in the number type of the base model.
+"""LoRA computed in the number type of the base model.
 
 PEFT casts the input of each adapter to float32. With a bfloat16 base these copies are more than
 half of all that waits for the backward pass, and three layers that read the same tensor keep a copy
@@ -14,18 +14,19 @@ from torch import Tensor
 
 
 def lora_forward(layer: Any, inputs: Tensor) -> Tensor:
-    """W x + (alpha / rank) B A x of the active adapter, or W x without one: (…, inputs) -> (…, outputs).
+    """Compute W x + (alpha / rank) B A x of the active adapter, or W x without one.
 
-    `layer` is PEFT's `LoraLayer` around a linear layer, with plain LoRA (no bias of its own, no
-    DoRA).
+    (…, inputs) -> (…, outputs). `layer` is PEFT's `LoraLayer` around a linear layer, with plain
+    LoRA (no bias of its own, no DoRA).
     """
     output = layer.base_layer(inputs)
     for name in layer.active_adapters:
-        if name in layer.lora_A:
-            a, b = (part[name].weight.to(inputs.dtype) for part in (layer.lora_A, layer.lora_B))
-            hidden = F.linear(layer.lora_dropout[name](inputs), a)
-            rows = output.flatten(0, -2)
-            output = torch.addmm(
-                rows, hidden.flatten(0, -2), b.T, alpha=layer.scaling[name]
-            ).view_as(output)
+        if name not in layer.lora_A:
+            continue
+        a, b = (part[name].weight.to(inputs.dtype) for part in (layer.lora_A, layer.lora_B))
+        hidden = F.linear(layer.lora_dropout[name](inputs), a)  # (…, rank)
+        total = torch.addmm(
+            output.flatten(0, -2), hidden.flatten(0, -2), b.T, alpha=layer.scaling[name]
+        )
+        output = total.view_as(output)
     return output

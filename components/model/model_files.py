@@ -1,7 +1,7 @@
-"""The files of a model's folder, looked at before a library reads them: whole, plain, and of this model.
+"""Checks of a model's files before a library reads them: complete, plain, and of this model.
 
-Downloads stop half way, `git clone` leaves pointers, a shard is forgotten. What libraries say of it
-hides the file, and some of it they mend with random numbers.
+Downloads stop half way, `git clone` leaves pointers, a shard is forgotten. Libraries report this
+without the file's name, and replace some of what is missing by random numbers.
 """
 
 import json
@@ -32,62 +32,69 @@ JSON_FILES = (  # that transformers or this project reads
 )
 TEXT_FILES = ("chat_template.jinja", "merges.txt", "vocab.txt")
 SENTENCEPIECE = "tokenizer.model"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 FETCH = "fetch it again, or restore it"
-HEAD = 128  # bytes that tell what a file is in truth
-NOT_THE_FILE = {  # how what lies there begins
-    b"version https://git-lfs": "is a pointer of git-lfs, not the file itself; run `git lfs pull` there",
-    b"/annex/objects/": "is a pointer of git-annex, not the file itself; run `git annex get` there",
+HEAD = 128  # bytes in which a file that is not the wanted one shows itself
+POINTER = "is a pointer of {}, not the file itself; run `{}` there"
+NOT_THE_FILE = {  # first bytes, and the fault that they show
+    b"version https://git-lfs": POINTER.format("git-lfs", "git lfs pull"),
+    b"/annex/objects/": POINTER.format("git-annex", "git annex get"),
     b"<!doctype html": f"is a web page; {FETCH}",
     b"<html": f"is a web page; {FETCH}",
 }
-# Settings that change what a model returns, or whether it runs; a checkpoint has no business with
-# them.
+# Settings that change what a model returns; a checkpoint has no business with them.
 RETURNS = {"return_dict": True, "output_attentions": False}
-# each has weights; building any number takes hours
+# Numbers of layers. Each layer has weights; building any number takes hours.
 LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "depth")
-FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names of what weights may be
-# Tensors that count places and carry nothing that was learned; older libraries wrote them, in whole
-# numbers too.
+FLOATS = ("F64", "F32", "F16", "BF16")  # number types of weights, as safetensors calls them
+# Tensors that count places and hold nothing learned; older libraries wrote them, also as integers.
 COUNTERS = re.compile(r"(^|\.)(position_ids|inv_freq|num_batches_tracked|masked_bias)$")
 
 
 def check_model_folder(folder: Path) -> None:
-    """Raises ValueError, naming the file, when one that will be read is cut, a pointer, missing, or another's."""
+    """Check the files of a model that will be read.
+
+    Raises ValueError, naming the file, when one is cut, a pointer, missing, or another model's.
+    """
     if not folder.is_dir():
         raise ValueError(f"{folder}: there is no such folder; say where the model is")
     check_settings_files(folder)
     if (folder / "adapter_config.json").exists():
         raise ValueError(
-            f"{folder}: holds an adapter (adapter_config.json) beside or in place of a model, which would be loaded "
-            "with it; move the adapter elsewhere"
+            f"{folder}: holds an adapter (adapter_config.json) beside or in place of a model, "
+            "which would be loaded with it; move the adapter elsewhere"
         )
+
+    # Weights that this project would not load as they are meant.
     config = read_json(folder / CONFIG_FILE)
     if config.get("quantization_config"):
         raise ValueError(
-            f"{folder / CONFIG_FILE}: the weights are quantised (quantization_config); take the checkpoint in "
-            "bfloat16, float16 or float32"
+            f"{folder / CONFIG_FILE}: the weights are quantised (quantization_config); "
+            "take the checkpoint in bfloat16, float16 or float32"
         )
     if config.get("transformers_weights"):
         raise ValueError(
-            f"{folder / CONFIG_FILE}: names a file of weights itself (transformers_weights); rename that file to "
-            f"{WEIGHTS_FILE} and remove the key"
+            f"{folder / CONFIG_FILE}: names a file of weights itself (transformers_weights); "
+            f"rename that file to {WEIGHTS_FILE} and remove the key"
         )
+
+    # Settings with which the model would return something else, or never be built.
     num_tensors = check_weights(folder)
     for key, value in _settings_in(config):
         if key in RETURNS and value is not RETURNS[key]:
             raise ValueError(
-                f"{folder / CONFIG_FILE}: {key} is {json.dumps(value)}, so that the model returns something else; "
-                "remove the key"
+                f"{folder / CONFIG_FILE}: {key} is {json.dumps(value)}, so that the model returns "
+                "something else; remove the key"
             )
         if key in LAYERS and isinstance(value, int) and value > num_tensors:
             raise ValueError(
-                f"{folder / CONFIG_FILE}: {key} is {value}, and the weights are {num_tensors} tensors; correct it"
+                f"{folder / CONFIG_FILE}: {key} is {value}, and the weights are {num_tensors} "
+                "tensors; correct it"
             )
 
 
 def _settings_in(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every key of a configuration and of those inside it, with its value."""
+    """Yield the keys and values of a configuration, and of those inside it."""
     for key, value in config.items():
         yield key, value
         if isinstance(value, dict):
@@ -95,10 +102,11 @@ def _settings_in(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def check_settings_files(folder: Path) -> None:
-    """Raises ValueError when a file of settings or of the tokenizer is not what its name says."""
+    """Check that files of settings and tokenizer are what their names say. Raises ValueError."""
     if not (folder / CONFIG_FILE).exists():
         raise ValueError(
-            f"{folder}: holds no {CONFIG_FILE}; is it a model's folder, and is the download complete?"
+            f"{folder}: holds no {CONFIG_FILE}; "
+            "is it a model's folder, and is the download complete?"
         )
     for part in (folder, folder / "qformer_tokenizer"):
         for name in JSON_FILES:
@@ -112,40 +120,45 @@ def check_settings_files(folder: Path) -> None:
 
 
 def check_weights(folder: Path) -> int:
-    """How many tensors will be loaded.
+    """Check the safetensors that will be loaded, and count their tensors.
 
-    Raises ValueError unless their safetensors are whole and those of their index, and no other file
-    has one of them.
+    Raises ValueError unless the files are complete and as their index says, and no tensor is in
+    two files.
     """
+    # Each tensor of the files that are loaded: in its place, and of a type that weights have.
     wanted = weight_files(folder)
     places: dict[str, Path] = {}
     for path, listed in wanted.items():
         types = tensor_types(path)
         if away := sorted(listed - types.keys()):
             raise ValueError(
-                f"{path}: does not hold {away[0]} (and {len(away) - 1} others), which {INDEX_FILE} places there; fetch "
-                "the model again"
+                f"{path}: does not hold {away[0]} (and {len(away) - 1} others), "
+                f"which {INDEX_FILE} places there; fetch the model again"
             )
         for name, kind in types.items():
             if kind not in FLOATS and not COUNTERS.search(name):
                 raise ValueError(
-                    f"{path}: {name} is of type {kind}; weights have to be one of {', '.join(FLOATS)}"
+                    f"{path}: {name} is of type {kind}; "
+                    f"weights have to be one of {', '.join(FLOATS)}"
                 )
             if name in places:
                 raise ValueError(
                     f"{path}: holds {name}, and so does {places[name].name}; remove the wrong one"
                 )
             places[name] = path
+
+    # Files that are not loaded: the same tensor there means that one of the two is the wrong one.
     for path in sorted(set(folder.glob("*.safetensors")) - wanted.keys()):
         if twice := sorted(places.keys() & tensor_types(path).keys()):
             raise ValueError(
-                f"{path}: holds {twice[0]}, and so does {places[twice[0]].name}; remove the wrong one"
+                f"{path}: holds {twice[0]}, and so does {places[twice[0]].name}; "
+                "remove the wrong one"
             )
     return len(places)
 
 
 def weight_files(folder: Path) -> dict[Path, set[str]]:
-    """The files that transformers loads, each with the tensors that the index, if any, places in it.
+    """List the files that transformers loads, with the tensors that an index places in each.
 
     Raises ValueError when there is none, or one is missing.
     """
@@ -153,6 +166,8 @@ def weight_files(folder: Path) -> dict[Path, set[str]]:
         return {folder / WEIGHTS_FILE: set()}
     if not is_listed(folder / INDEX_FILE):
         raise ValueError(no_weights(folder))
+
+    # An index may name files beside it only: nothing outside the folder is opened.
     index = read_json(folder / INDEX_FILE).get("weight_map")
     if not isinstance(index, dict) or not index:
         raise ValueError(f"{folder / INDEX_FILE}: has no weight_map; {FETCH}")
@@ -163,6 +178,8 @@ def weight_files(folder: Path) -> dict[Path, set[str]]:
                 f"{folder / INDEX_FILE}: {tensor} is placed in {name!r}, which is no file beside it"
             )
         files.setdefault(folder / name, set()).add(tensor)
+
+    # A download may have stopped between two files.
     for path in sorted(files):
         if not is_listed(path):
             raise ValueError(
@@ -172,31 +189,39 @@ def weight_files(folder: Path) -> dict[Path, set[str]]:
 
 
 def no_weights(folder: Path) -> str:
-    """What to do about a folder without safetensors that could be loaded."""
-    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    """Say what to do about a folder without safetensors that could be loaded."""
     others = sorted(path.name for path in folder.glob("*.safetensors"))
     if others:
-        return f"{folder}: holds {others[0]} but neither {WEIGHTS_FILE} nor {INDEX_FILE}; fetch the model again"
+        return (
+            f"{folder}: holds {others[0]} but neither {WEIGHTS_FILE} nor {INDEX_FILE}; "
+            "fetch the model again"
+        )
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
     if pickles:
         return (
-            f"{folder}: holds pickled weights only ({pickles[0]}), which are never opened; take a version with "
-            "safetensors, or convert it in a place that you can lose"
+            f"{folder}: holds pickled weights only ({pickles[0]}), which are never opened; "
+            "take a version with safetensors, or convert it in a place that you can lose"
         )
     return f"{folder}: holds no weights (*.safetensors); is the download complete?"
 
 
 def is_listed(path: Path) -> bool:
-    """Whether something has that name, be it a link to nothing."""
+    """Return whether something has that name, be it a link to nothing."""
     return path.exists() or path.is_symlink()
 
 
 def check_plain(path: Path) -> None:
-    """Raises ValueError when a file is no plain file, empty, or a pointer or an error page in place of the file."""
+    """Check that a file is plain and not empty, and no pointer or error page in its place.
+
+    Raises ValueError.
+    """
     if not path.exists():
         state = "is a link to nothing" if path.is_symlink() else "is missing"
         raise ValueError(f"{path}: {state}; {FETCH}")
     if not path.is_file():  # says no to pipes and devices without opening them
         raise ValueError(f"{path}: is not a plain file; {FETCH}")
+
+    # Servers and git leave something readable where the file should be.
     with path.open("rb") as stream:
         head = stream.read(HEAD)
     if not head:
@@ -207,7 +232,7 @@ def check_plain(path: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """A text file. Raises ValueError, naming it, when it is none."""
+    """Read a text file. Raises ValueError, naming it, when it is none."""
     check_plain(path)
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -216,7 +241,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object from a JSON file. Raises ValueError, naming it, for anything else."""
+    """Read an object from a JSON file. Raises ValueError, naming it, for anything else."""
     text = read_text(path)
     try:
         content = json.loads(text)
@@ -229,7 +254,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def whole_safetensors(path: Path) -> Iterator[None]:
-    """Say of a safetensors file that is cut or none that it is, as a ValueError with its name."""
+    """Turn errors about a safetensors file that is cut or none into a ValueError with its name."""
     check_plain(path)
     try:
         yield
@@ -238,18 +263,22 @@ def whole_safetensors(path: Path) -> Iterator[None]:
 
 
 def tensor_types(path: Path) -> dict[str, str]:
-    """The tensors of a safetensors file and their number types, from its header. Raises ValueError."""
+    """Read the number type of each tensor from a safetensors file's header. Raises ValueError."""
     with whole_safetensors(path), safe_open(path, "pt") as tensors:
-        return {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118  # no mapping
+        names = tensors.keys()
+        return {name: tensors.get_slice(name).get_dtype() for name in names}
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file. Raises ValueError, naming it, when it is missing, cut or none."""
+    """Read the tensors of a safetensors file.
+
+    Raises ValueError, naming it, when it is missing, cut or none.
+    """
     with whole_safetensors(path):
         return load_file(path)
 
 
 def some_of(names: list[str], shown: int = 3) -> str:
-    """The first few of some names, and how many others there are."""
+    """List the first few of some names, and say how many others there are."""
     others = f" and {len(names) - shown} others" if len(names) > shown else ""
     return ", ".join(names[:shown]) + others

@@ -1,8 +1,7 @@
-"""Pictures as the vision side of a model reads them: what its image processor gives, of one or of many."""
+"""Pictures as the vision side of a model reads them: the output of its image processor."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +10,10 @@ from torch.nn.functional import pad
 
 @dataclass(frozen=True)
 class PreparedPictures:
-    """Tensors under the names of transformers' image processors; their rows are pictures, tiles or patches."""
+    """Tensors by their names in transformers' image processors, by rows of one picture or many.
+
+    Rows are pictures, tiles or patches, as the family has it.
+    """
 
     count: int
     tensors: dict[str, Tensor]
@@ -20,7 +22,7 @@ class PreparedPictures:
         return self.count
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "PreparedPictures":
-        """The same pictures on another device; numbers that are no integers in another type, if one is given."""
+        """Move to a device; floating-point numbers also to a type, if one is given."""
         tensors = {
             name: tensor.to(device, dtype if tensor.is_floating_point() else None)
             for name, tensor in self.tensors.items()
@@ -32,13 +34,13 @@ NO_PICTURES = PreparedPictures(0, {})
 
 
 def merge(parts: Sequence[PreparedPictures]) -> PreparedPictures:
-    """All pictures of the parts, in their order; where one has fewer tiles than another, zeros fill it up."""
+    """Merge parts into one, their pictures in order; missing tiles are filled up with zeros."""
     parts = [part for part in parts if len(part)]
     if not parts:
         return NO_PICTURES
-    tensors = {
-        name: cat_padded([part.tensors[name] for part in parts]) for name in parts[0].tensors
-    }
+    tensors = {}
+    for name in parts[0].tensors:
+        tensors[name] = cat_padded([part.tensors[name] for part in parts])
     return PreparedPictures(sum(map(len, parts)), tensors)
 
 
@@ -49,6 +51,11 @@ def cat_padded(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def missing(tensor: Tensor, sizes: Sequence[int]) -> list[int]:
-    """How much `torch.nn.functional.pad` has to add behind each dimension but the first, the last one first."""
-    added: list[Any] = [wanted - size for size, wanted in zip(tensor.shape[1:], sizes, strict=True)]
-    return [number for size in reversed(added) for number in (0, size)]
+    """Return the padding that brings all dimensions but the first to `sizes`.
+
+    In the order of `torch.nn.functional.pad`: last dimension first, (before, behind) each.
+    """
+    padding = []
+    for size, wanted in zip(reversed(tensor.shape[1:]), reversed(sizes), strict=True):
+        padding += [0, wanted - size]
+    return padding

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Segment(NamedTuple):
-    """Some tokens of every row; padding, on either side, is masked and takes no position."""
+    """A stretch of tokens of every row; padding, on either side, is masked and has no position."""
 
     embeddings: Tensor  # (rows, tokens, dim)
     mask: Tensor  # (rows, tokens), 1 where there is a token
@@ -24,21 +24,22 @@ class Segment(NamedTuple):
 
     @property
     def num_rows(self) -> int:
+        """Rows, whether they have tokens or not."""
         return len(self.embeddings)
 
     def to(self, device: torch.device) -> "Segment":
-        """The same segment on another device."""
+        """Move the segment to a device."""
         return Segment(*(part.to(device) for part in self))
 
     def rows(self, rows: Sequence[int] | Tensor) -> "Segment":
-        """Some of the rows, in any order and any number of times."""
+        """Pick rows, in any order and any number of times."""
         return Segment(
             self.embeddings[rows], self.mask[rows], self.positions[:, rows], self.is_picture[rows]
         )
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each row."""
+        """Tokens of each row, without padding."""
         return self.mask.sum(1).tolist()
 
     @property
@@ -48,7 +49,10 @@ class Segment(NamedTuple):
 
 
 def text_segment(embeddings: Tensor, mask: Tensor | None = None) -> Segment:
-    """Tokens one after the other, (rows, tokens, dim); all are there if no mask (rows, tokens) says otherwise."""
+    """Make a segment of ordinary tokens (rows, tokens, dim), numbered one after the other.
+
+    `mask`: (rows, tokens), 1 where there is a token; None: everywhere.
+    """
     if mask is None:
         mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)
     return Segment(
@@ -59,26 +63,28 @@ def text_segment(embeddings: Tensor, mask: Tensor | None = None) -> Segment:
 def picture_segment(
     pictures: Sequence[Tensor], positions: Sequence[Tensor] | None = None
 ) -> Segment:
-    """Pictures, (tokens, dim) each, padded on the right; with their positions (axes, tokens) if they have rows."""
+    """Make a segment of pictures, (tokens, dim) each, padded on the right.
+
+    `positions`: (axes, tokens) of each; None: one after the other.
+    """
     embeddings = torch.nn.utils.rnn.pad_sequence(list(pictures), batch_first=True)
     lengths = torch.tensor([len(picture) for picture in pictures], device=embeddings.device)
     mask = (torch.arange(embeddings.shape[1], device=embeddings.device) < lengths[:, None]).long()
     segment = text_segment(embeddings, mask)
     if positions is not None:
-        by_token = torch.nn.utils.rnn.pad_sequence(
-            [places.T for places in positions], batch_first=True
-        )
-        segment = segment._replace(positions=by_token.permute(2, 0, 1))
+        by_token = [places.T for places in positions]  # pad_sequence pads the first axis
+        padded = torch.nn.utils.rnn.pad_sequence(by_token, batch_first=True)
+        segment = segment._replace(positions=padded.permute(2, 0, 1))
     return segment._replace(is_picture=mask.bool())
 
 
 def position_ids(mask: Tensor) -> Tensor:
-    """Positions from 0 over the tokens that are there: (rows, tokens) -> (rows, tokens)."""
+    """Number the tokens that are there from 0: mask (rows, tokens) -> positions (rows, tokens)."""
     return (mask.cumsum(1) - 1).clamp(min=0)
 
 
 def join(segments: Sequence[Segment]) -> Segment:
-    """One after the other; each starts at the position after the highest one before it."""
+    """Join segments; each starts at the position after the highest one before it."""
     num_axes = max(len(segment.positions) for segment in segments)
     start = segments[0].mask.new_zeros(segments[0].num_rows)
     positions = []
@@ -94,21 +100,22 @@ def join(segments: Sequence[Segment]) -> Segment:
 
 
 def insert(chat: Segment, is_placeholder: Tensor, pictures: Segment) -> Segment:
-    """Chats with a picture each, whose tokens take the places of the placeholders (rows, tokens), bool.
+    """Put a picture into each chat, in place of its placeholders (rows, tokens), bool.
 
     The placeholders of a row stand together, and there are as many as the picture has tokens.
     """
-    # position of each picture
+    # Position of the first placeholder, and number of each placeholder in its row.
     first = torch.where(is_placeholder, chat.positions[0], chat.positions.max()).amin(1)
-    # which token of the picture a placeholder is
     number = (is_placeholder.cumsum(1) - 1).clamp(min=0)
+
+    # A picture may take fewer positions than tokens: what comes behind it moves forward.
     inside = pictures.positions.take_along_dim(number[None], dim=2) + first[:, None]
     behind = chat.positions + (extent(pictures) - pictures.mask.sum(1))[:, None]
     is_behind = ~is_placeholder & (is_placeholder.cumsum(1) > 0)
     positions = torch.where(is_placeholder, inside, torch.where(is_behind, behind, chat.positions))
-    embeddings = pictures.embeddings.take_along_dim(number[..., None], dim=1).to(
-        chat.embeddings.dtype
-    )
+
+    embeddings = pictures.embeddings.take_along_dim(number[..., None], dim=1)
+    embeddings = embeddings.to(chat.embeddings.dtype)
     return Segment(
         torch.where(is_placeholder[..., None], embeddings, chat.embeddings),
         chat.mask,
@@ -118,14 +125,14 @@ def insert(chat: Segment, is_placeholder: Tensor, pictures: Segment) -> Segment:
 
 
 def extent(segment: Segment) -> Tensor:
-    """How many positions each row takes, which may be fewer than it has tokens: (rows,)."""
+    """Return the number of positions of each row, (rows,); a picture may have more tokens."""
     if not segment.mask.shape[1]:
         return segment.mask.new_zeros(segment.num_rows)
     return segment.positions.amax(0).masked_fill(segment.mask == 0, -1).amax(1) + 1
 
 
 def stack(segments: Sequence[Segment]) -> Segment:
-    """The rows of all segments, padded on the right to the longest."""
+    """Stack the rows of segments, padded on the right to the longest."""
     if len(segments) == 1:
         return segments[0]
     width = max(segment.mask.shape[1] for segment in segments)
@@ -137,7 +144,7 @@ def stack(segments: Sequence[Segment]) -> Segment:
 
 
 def widen(segment: Segment, width: int) -> Segment:
-    """More padding on the right, up to `width` tokens."""
+    """Pad on the right, up to `width` tokens."""
     more = width - segment.mask.shape[1]
     embeddings = torch.nn.functional.pad(segment.embeddings, (0, 0, 0, more))
     return Segment(embeddings, *(torch.nn.functional.pad(part, (0, more)) for part in segment[1:]))

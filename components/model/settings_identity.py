@@ -1,4 +1,4 @@
-"""The identity of all that is not weights and changes what a model answers: its settings, tokenizer and chat template.
+"""The identity of a model beside its weights: settings, tokenizer and chat template.
 
 Taken from the files as they are, so that no release of a library changes it; what the files say
 twice, or only of themselves, is left out
@@ -17,34 +17,30 @@ Tree = dict[str, Any]
 
 # Keys that say where a file comes from, how it was stored, or how training started: at any depth.
 OF_THE_FILE = {
-    *(
-        "transformers_version",
-        "_name_or_path",
-        "name_or_path",
-        "_commit_hash",
-        "architectures",
-        "auto_map",
-    ),
-    *(
-        "dtype",
-        "torch_dtype",
-        "use_cache",
-        "torchscript",
-        "return_dict",
-        "output_attentions",
-        "output_hidden_states",
-    ),
-    *(
-        "_attn_implementation",
-        "_attn_implementation_autoset",
-        "attn_implementation",
-        "id2label",
-        "label2id",
-    ),
-    *("initializer_range", "initializer_factor", "processor_class", "problem_type"),
+    "transformers_version",
+    "_name_or_path",
+    "name_or_path",
+    "_commit_hash",
+    "architectures",
+    "auto_map",
+    "dtype",
+    "torch_dtype",
+    "use_cache",
+    "torchscript",
+    "return_dict",
+    "output_attentions",
+    "output_hidden_states",
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "attn_implementation",
+    "id2label",
+    "label2id",
+    "initializer_range",
+    "initializer_factor",
+    "processor_class",
+    "problem_type",
 }
-# Of a tokenizer: how rows are filled up and cut off, which this project does itself; and how its
-# class is called.
+# Of a tokenizer: its class, and how rows are filled up and cut off, which this project does itself.
 OF_BATCHES = {
     "padding",
     "truncation",
@@ -61,51 +57,51 @@ OF_PROCESSORS = {
     "backend",
     "_valid_processor_keys",
 }
-# read where there is no tokenizer.json
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+# Read where there is no tokenizer.json.
 WORDS = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")
 
 
 def settings_sha256(folder: Path) -> str:
-    """SHA-256 of a model's settings in canonical JSON: the order of keys and the layout of files do not count.
+    """Hash a model's settings in canonical JSON (SHA-256).
 
-    Raises ValueError when a file cannot be read.
+    Order of keys and layout of files do not count. Raises ValueError when a file cannot be read.
     """
     return hashlib.sha256(json.dumps(settings_of(folder), sort_keys=True).encode()).hexdigest()
 
 
 def settings_of(folder: Path) -> Tree:
-    """All that decides answers beside the weights, of the files that transformers reads."""
+    """Read what decides answers beside the weights from the files that transformers reads."""
     generation = json_of(folder / "generation_config.json")
-    processor = json_of(folder / "processor_config.json").get("image_processor", {})
+    # Newer releases keep the settings of the image processor in the file of the processor.
+    old = json_of(folder / "preprocessor_config.json")
+    new = json_of(folder / "processor_config.json").get("image_processor", {})
+    left_out = OF_THE_FILE | OF_PROCESSORS
     return {
         "config": canonical(read_json(folder / CONFIG_FILE), OF_THE_FILE),
-        "image_processor": [
-            canonical(settings, OF_THE_FILE | OF_PROCESSORS)
-            for settings in (json_of(folder / "preprocessor_config.json"), processor)
-        ],
-        "end_tokens": generation.get("eos_token_id"),  # of its settings the only ones that are read
+        "image_processor": [canonical(old, left_out), canonical(new, left_out)],
+        "end_tokens": generation.get("eos_token_id"),  # the only settings read of that file
         "chat_template": chat_template_of(folder),
         "tokenizers": [tokenizer_of(folder), tokenizer_of(folder / "qformer_tokenizer")],
     }
 
 
 def tokenizer_of(folder: Path) -> Tree:
-    """What a tokenizer is made of."""
-    names = (
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-    )
+    """Read the parts of a tokenizer that decide its ids, by file."""
     left_out = OF_THE_FILE | OF_BATCHES
-    parts = {name: canonical(json_of(folder / name), left_out) for name in names}
-    parts["tokenizer_config.json"].pop("chat_template", None)  # known by itself
+    parts = {name: canonical(json_of(folder / name), left_out) for name in TOKENIZER_FILES}
+    parts["tokenizer_config.json"].pop("chat_template", None)  # has a place of its own
     words = {} if parts["tokenizer.json"] else {name: bytes_sha256(folder / name) for name in WORDS}
     return parts | words
 
 
 def chat_template_of(folder: Path) -> Any:
-    """The chat template, wherever it is; None: the family's, which belongs to this project."""
+    """Read the chat template, wherever it is; None: the family's, part of this project."""
     path = folder / "chat_template.jinja"
     if path.exists():
         return read_text(path)
@@ -114,7 +110,7 @@ def chat_template_of(folder: Path) -> Any:
 
 
 def canonical(value: Any, left_out: set[str]) -> Any:
-    """A JSON value without some keys, at any depth, and with whole numbers written as such."""
+    """Return a JSON value without some keys, at any depth, with whole floats as integers."""
     if isinstance(value, Mapping):
         return {
             key: canonical(inner, left_out) for key, inner in value.items() if key not in left_out
@@ -125,10 +121,10 @@ def canonical(value: Any, left_out: set[str]) -> Any:
 
 
 def json_of(path: Path) -> Tree:
-    """The object in a file; nothing if there is no such file."""
+    """Read the object in a file; an empty one if there is no such file."""
     return read_json(path) if path.exists() else {}
 
 
 def bytes_sha256(path: Path) -> str | None:
-    """The hash of a file; None if there is none."""
+    """Hash a file; None if there is none."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None

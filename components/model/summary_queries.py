@@ -1,4 +1,4 @@
-"""The learned input embeddings whose outputs in the compression pass are the summary tokens."""
+"""Learned input embeddings H_r (§3.2), whose outputs in the first pass are summary tokens."""
 
 from collections.abc import Sequence
 
@@ -12,26 +12,26 @@ class SummaryQueries(nn.Module):
     def __init__(
         self, num_summary_tokens: int, embedding_table: Tensor, word_ids: Sequence[int], seed: int
     ) -> None:
-        """Start at the embeddings of words, spread evenly over the queries (prompt tuning, arXiv 2104.08691, §3.2).
+        """Start at the embeddings of words, spread evenly over the queries.
 
-        Without words: at the mean of the embedding table (vocab, dim) plus noise of its own
-        deviation, per channel.
+        Words as in prompt tuning (arXiv 2104.08691, §3.2). Without words: start at the mean of
+        `embedding_table` (vocab, dim) plus noise of its own deviation, per channel.
         """
         super().__init__()
         table = embedding_table.detach().float()
         if word_ids:
-            places = [
-                query * len(word_ids) // num_summary_tokens for query in range(num_summary_tokens)
-            ]
-            self.weight = nn.Parameter(table[[word_ids[place] for place in places]])
+            step = len(word_ids)
+            words = [word_ids[at * step // num_summary_tokens] for at in range(num_summary_tokens)]
+            self.weight = nn.Parameter(table[words])
             return
-        noise = torch.randn(
-            num_summary_tokens, table.shape[1], generator=torch.Generator().manual_seed(seed)
-        )
+
+        # On the CPU, whose generator draws the same numbers on every machine.
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(num_summary_tokens, table.shape[1], generator=generator)
         self.weight = nn.Parameter(table.mean(0) + table.std(0) * noise.to(table.device))
 
     def keep_first(self, num_summary_tokens: int) -> None:
-        """Drop the other queries. Raises ValueError when there are fewer than that."""
+        """Keep the first queries and drop the others. Raises ValueError when there are fewer."""
         if not 1 <= num_summary_tokens <= len(self.weight):
             raise ValueError(
                 f"{num_summary_tokens} summary tokens of a compressor with {len(self.weight)}"
@@ -39,5 +39,5 @@ class SummaryQueries(nn.Module):
         self.weight = nn.Parameter(self.weight.detach()[:num_summary_tokens].clone())
 
     def forward(self, num_rows: int) -> Tensor:
-        """The queries, the same for every row: (num_rows, num_summary_tokens, dim)."""
+        """Return the queries for every row: (num_rows, num_summary_tokens, dim)."""
         return self.weight.repeat(num_rows, 1, 1)

@@ -1,4 +1,8 @@
-"""The supported vision-language models, one file per family; `FAMILIES` is the list, and all that has to know it."""
+"""The supported vision-language models, one file per family; `FAMILIES` is the only list of them.
+
+`Backbone` (components/model/backbone.py) says what a family has to say, and docs/models.md how one
+is added.
+"""
 
 from components.model.backbone import Backbone
 from components.model.families.gemma3 import Gemma3Backbone

@@ -1,4 +1,7 @@
-"""Gemma 3 (arXiv 2503.19786): SigLIP pooled to 256 tokens that see each other both ways; mostly sliding windows."""
+"""Gemma 3 (arXiv 2503.19786): SigLIP pooled to 256 tokens that see each other both ways.
+
+Most layers of the language model see a sliding window only.
+"""
 
 from typing import Any, ClassVar
 
@@ -11,7 +14,7 @@ from components.model.segments import Segment
 
 
 class Gemma3Backbone(Backbone):
-    """One view of a picture: the optional crops ("pan and scan") are off, as they are in transformers."""
+    """One view of a picture: the optional crops ("pan and scan") are off, as in transformers."""
 
     architectures: ClassVar[tuple[str, ...]] = ("Gemma3ForConditionalGeneration",)
     markup: ClassVar[Markup] = Markup(
@@ -22,12 +25,15 @@ class Gemma3Backbone(Backbone):
     )
 
     def attention(self, inputs: Segment, mask: Tensor) -> Any:
-        """For each kind of layer who sees whom, (rows, 1, tokens, tokens): those of a picture all see each other."""
+        """Return a mask (rows, 1, tokens, tokens) for each kind of layer.
+
+        Tokens of a picture all see each other (transformers' `create_masks_for_vision_model`);
+        windows are longer than a picture.
+        """
         sees = seen_before(mask) if mask.ndim == 2 else mask
         positions, is_picture = inputs.positions[0][:, None], inputs.is_picture[:, None]
-        is_near = (
-            positions[..., None] - positions[..., None, :]
-        ).abs() < self.language_model.config.sliding_window
+        distance = (positions[..., None] - positions[..., None, :]).abs()
+        is_near = distance < self.language_model.config.sliding_window
         in_picture = is_picture[..., None] & is_picture[..., None, :]
         return {
             "full_attention": sees | in_picture,
@@ -36,9 +42,10 @@ class Gemma3Backbone(Backbone):
 
 
 def seen_before(mask: Tensor) -> Tensor:
-    """Causal attention to the tokens that are there: (rows, tokens) -> (rows, 1, tokens, tokens).
+    """Return the causal mask over the tokens that are there.
 
-    Padding sees itself: what sees nothing at all is not a number, and spreads.
+    (rows, tokens) -> (rows, 1, tokens, tokens). Padding sees itself: the softmax over nothing at
+    all is NaN, and spreads.
     """
     places = torch.arange(mask.shape[1], device=mask.device)
     before = (places < places[:, None]) & mask.bool()[:, None, None]

@@ -1,4 +1,4 @@
-"""InstructBLIP (arXiv 2305.06500) around Vicuna: a Q-Former asks the vision tower, and 32 tokens are what it says.
+"""InstructBLIP (arXiv 2305.06500) around Vicuna: a Q-Former makes 32 tokens of a picture.
 
 Its Q-Former reads the question too. A stored picture cannot know its questions, so that here it
 reads the same instruction for every picture.
@@ -19,16 +19,21 @@ from components.model.pretrained import load_tokenizer
 INSTRUCTION = "Describe the image in detail."
 PLAIN_TEMPLATE = (  # a question as it is, and the picture before the first token of all
     "{% for message in messages %}"
-    "{% for item in message['content'] %}{% if item['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}"
+    "{% for item in message['content'] %}"
+    "{% if item['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}"
     "{{ bos_token if loop.first else ' ' }}"
-    "{% for item in message['content'] %}{% if item['type'] == 'text' %}{{ item['text'] }}{% endif %}{% endfor %}"
+    "{% for item in message['content'] %}"
+    "{% if item['type'] == 'text' %}{{ item['text'] }}{% endif %}{% endfor %}"
     "{{ eos_token if message['role'] == 'assistant' }}"
     "{% endfor %}"
 )
 
 
 class InstructBlipBackbone(Backbone):
-    """The language model is a whole Llama, with its head; encoder-decoders (FLAN-T5) have no summary tokens to give."""
+    """The language model is a complete Llama with its head.
+
+    Encoder-decoders (FLAN-T5) are refused: they have no summary tokens to give.
+    """
 
     architectures: ClassVar[tuple[str, ...]] = ("InstructBlipForConditionalGeneration",)
     markup: ClassVar[Markup] = Markup(chat_template=PLAIN_TEMPLATE)
@@ -43,7 +48,8 @@ class InstructBlipBackbone(Backbone):
     ) -> None:
         if not vlm.config.use_decoder_only_language_model:
             raise ValueError(
-                f"{source.name}: its language model is an encoder-decoder; use an InstructBLIP of Vicuna"
+                f"{source.name}: its language model is an encoder-decoder; "
+                "use an InstructBLIP of Vicuna"
             )
         super().__init__(vlm, chat, image_processor, source, pad_to_square)
         tokenizer = load_tokenizer(source.folder / "qformer_tokenizer")
@@ -56,20 +62,21 @@ class InstructBlipBackbone(Backbone):
 
     @property
     def lm_head(self) -> nn.Module:
+        """The linear layer from hidden states to logits over the vocabulary."""
         return self.vlm.language_model.lm_head
 
     @property
     def connector(self) -> nn.Module:
-        """Between Q-Former and language model."""
+        """The module between Q-Former and language model."""
         return self.vlm.language_projection
 
     def prepare(self, images: Sequence[Image.Image]) -> PreparedPictures:
-        """Pixels (pictures, 3, height, width) and the instruction, once for each."""
-        prepared = super().prepare(images)
-        names = ("input_ids", "attention_mask")
-        texts = {f"qformer_{name}": self.instruction[name].repeat(len(images), 1) for name in names}
-        return PreparedPictures(len(images), prepared.tensors | texts)
+        """Preprocess to pixels (pictures, 3, height, width) and the instruction, once for each."""
+        tensors = super().prepare(images).tensors
+        for name in ("input_ids", "attention_mask"):
+            tensors[f"qformer_{name}"] = self.instruction[name].repeat(len(images), 1)
+        return PreparedPictures(len(images), tensors)
 
     def picture_tokens(self, pictures: PreparedPictures) -> list[Tensor]:
-        """Vision tower, Q-Former and projection: (image tokens, dim) of each picture."""
+        """Run vision tower, Q-Former and projection: (image tokens, dim) for each picture."""
         return list(self.vlm.get_image_features(**pictures.tensors).pooler_output)

@@ -1,4 +1,4 @@
-"""InternVL (arXiv 2404.16821), in transformers' own format: tiles, each pixel-shuffled to 256 tokens, and an MLP."""
+"""InternVL (arXiv 2404.16821), in transformers' format: pixel-shuffled tiles of 256 tokens."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -13,7 +13,7 @@ from components.model.prepared import PreparedPictures
 
 
 class InternVLBackbone(Backbone):
-    """The tiles of a picture stand one after the other, the whole picture last, with nothing between them."""
+    """Tiles stand one after the other, the whole picture last, with nothing between them."""
 
     architectures: ClassVar[tuple[str, ...]] = ("InternVLForConditionalGeneration",)
     markup: ClassVar[Markup] = Markup(
@@ -24,16 +24,15 @@ class InternVLBackbone(Backbone):
     )
 
     def prepare(self, images: Sequence[Image.Image]) -> PreparedPictures:
-        """Tiles (tiles of all pictures, 3, height, width), and how many each picture has."""
+        """Preprocess to tiles (tiles of all pictures, 3, height, width) and their number."""
         output = self.image_processor(
             self.squared(images), crop_to_patches=True, return_tensors="pt"
         )
         num_tiles = torch.as_tensor(output["num_patches"])
-        return PreparedPictures(
-            len(images), {"pixel_values": output["pixel_values"], "num_tiles": num_tiles}
-        )
+        tensors = {"pixel_values": output["pixel_values"], "num_tiles": num_tiles}
+        return PreparedPictures(len(images), tensors)
 
     def picture_tokens(self, pictures: PreparedPictures) -> list[Tensor]:
-        """Vision tower, pixel shuffle and MLP: (image tokens, dim) of each picture."""
+        """Run vision tower, pixel shuffle and MLP: (image tokens, dim) for each picture."""
         tiles = self.vlm.model.get_image_features(pictures.tensors["pixel_values"]).pooler_output
         return [part.flatten(0, 1) for part in tiles.split(pictures.tensors["num_tiles"].tolist())]

@@ -1,7 +1,7 @@
-"""LLaVA-1.5 (arXiv 2310.03744): a CLIP tower, read at its second last layer, and an MLP; 576 tokens per picture.
+"""LLaVA-1.5 (arXiv 2310.03744): CLIP, read at its second last layer, an MLP, 576 tokens.
 
-The tower may be another one of transformers, as SigLIP's (arXiv 2303.15343), which has no class
-token.
+The tower may be another one of transformers, such as SigLIP (arXiv 2303.15343), which has no
+class token.
 """
 
 from typing import Any, ClassVar
@@ -15,11 +15,11 @@ from components.model.chat import ChatFormat
 from components.model.prepared import PreparedPictures
 from components.model.segments import Segment, picture_segment
 
-WITHOUT_CLASS_TOKEN = ("siglip_vision_model",)  # towers, by transformers' name
+WITHOUT_CLASS_TOKEN = ("siglip_vision_model",)  # towers, by their model_type in transformers
 
 
 class LlavaBackbone(Backbone):
-    """The paper's base model, and the only family whose vision features can be cached or compressed in the tower."""
+    """The paper's base model; its features alone can be cached, or compressed in the tower."""
 
     architectures: ClassVar[tuple[str, ...]] = ("LlavaForConditionalGeneration",)
 
@@ -37,17 +37,17 @@ class LlavaBackbone(Backbone):
 
     @property
     def unread_modules(self) -> list[nn.Module]:
-        """The layers of the vision tower above the last one that the connector reads."""
+        """Layers of the vision tower above the last one that the connector reads."""
         return list(self.vlm.model.vision_tower.encoder.layers[num_read_layers(self.vlm) :])
 
     @property
     def num_image_tokens(self) -> int:
-        """Tokens the connector makes of one picture (576 for LLaVA-1.5)."""
+        """Tokens that the connector makes of one picture (576 for LLaVA-1.5)."""
         return num_image_tokens(self.vlm.config)
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What is done to a picture before the vision tower; part of what stored tokens depend on."""
+        """Settings that change a picture before the vision tower; stored tokens depend on them."""
         return {
             "pad_to_square": self.pad_to_square,
             "image_size": self.vlm.config.vision_config.image_size,
@@ -56,51 +56,52 @@ class LlavaBackbone(Backbone):
         }
 
     def picture_tokens(self, pictures: PreparedPictures) -> list[Tensor]:
-        """Vision tower and connector: (image tokens, dim) of each picture."""
-        return list(self.vlm.model.multi_modal_projector(self.vision_features(pictures)))
+        """Run vision tower and connector: (image tokens, dim) for each picture."""
+        return list(self.connector(self.vision_features(pictures)))
 
     def vision_features(self, pictures: PreparedPictures) -> Tensor:
-        """What the connector reads: (pictures, image tokens, vision dim)."""
-        config, states = self.vlm.config, self.vision_states(pictures)
-        # without the class token
-        first = 1 if config.vision_feature_select_strategy == "default" else 0
-        read = config.vision_feature_layer
-        return torch.cat(
-            [states[layer][:, first:] for layer in ([read] if isinstance(read, int) else read)],
-            dim=-1,
-        )
+        """Run the vision tower up to what the connector reads.
+
+        Returns (pictures, image tokens, vision dim), side by side if it reads several layers.
+        """
+        states, first = self.vision_states(pictures), num_dropped_states(self.vlm.config)
+        features = [states[layer][:, first:] for layer in read_layers(self.vlm.config)]
+        return torch.cat(features, dim=-1)
 
     def vision_states(self, pictures: PreparedPictures) -> tuple[Tensor, ...]:
-        """All hidden states of the tower up to those that are read: (pictures, class token and patches, vision dim)."""
+        """Run the vision tower and return its hidden states, up to those that are read.
+
+        (pictures, class token and patches, vision dim) each.
+        """
         pixels = pictures.to(self.device, self.dtype).tensors
         return self.vlm.model.vision_tower(**pixels, output_hidden_states=True).hidden_states
 
     @property
     def has_class_token(self) -> bool:
-        """Whether the tower's states begin with one, as CLIP's do and SigLIP's do not."""
+        """Whether the tower's states begin with a class token, as CLIP's do and SigLIP's do not."""
         return self.vlm.config.vision_config.model_type not in WITHOUT_CLASS_TOKEN
 
     @property
     def read_layer(self) -> int:
-        """The hidden state that the connector reads, the last of them if there are several."""
-        read = self.vlm.config.vision_feature_layer
-        return read if isinstance(read, int) else read[-1]
+        """The hidden state that the connector reads, the last one if there are several."""
+        return read_layers(self.vlm.config)[-1]
 
     def connect_patches(self, patches: Tensor) -> Tensor:
-        """The connector: (…, vision dim) -> (…, dim)."""
-        return self.vlm.model.multi_modal_projector(patches.to(self.device, self.dtype)).to(
-            self.dtype
-        )
+        """Run the connector: (…, vision dim) -> (…, dim)."""
+        return self.connector(patches.to(self.device, self.dtype)).to(self.dtype)
 
     def connect(self, vision_features: Tensor) -> Segment:
-        """The connector: vision features (pictures, image tokens, vision dim) -> what the language model reads."""
+        """Run the connector on vision features (pictures, image tokens, vision dim).
+
+        Returns what the language model reads, as `encode_images` does.
+        """
         return picture_segment(list(self.connect_patches(vision_features)))
 
     def compress_in_tower(self, pictures: PreparedPictures, queries: Tensor) -> Tensor:
-        """Let the vision tower read queries behind the patches: (batch, n, vision dim) -> (batch, n, dim).
+        """Let the vision tower read queries behind the patches (paper, Table 7).
 
-        The connector takes the tower's outputs at the queries into the language model's input
-        space.
+        (batch, n, vision dim) -> (batch, n, dim): the connector takes the tower's outputs at the
+        queries into the language model's input space.
         """
         tower = self.vlm.model.vision_tower
         patches = tower.embeddings(**pictures.to(self.device, self.dtype).tensors)
@@ -108,26 +109,37 @@ class LlavaBackbone(Backbone):
         hidden = norm(torch.cat([patches, queries.to(self.dtype)], dim=1))
         for layer in tower.encoder.layers[: num_read_layers(self.vlm)]:
             hidden = layer(hidden, attention_mask=None)
-        return self.vlm.model.multi_modal_projector(hidden[:, -queries.shape[1] :]).to(self.dtype)
+        return self.connector(hidden[:, -queries.shape[1] :]).to(self.dtype)
 
 
 def num_image_tokens(config: Any) -> int:
-    """Of a picture, by the configuration of a LLaVA: its patches, and the class token if the connector reads it."""
+    """Return the tokens of a picture, from the configuration of a LLaVA.
+
+    These are its patches, and the class token if there is one and the connector reads it.
+    """
     vision = config.vision_config
-    num_states = (vision.image_size // vision.patch_size) ** 2 + (
-        vision.model_type not in WITHOUT_CLASS_TOKEN
-    )
-    # which drops the first
-    return num_states - (config.vision_feature_select_strategy == "default")
+    num_patches = (vision.image_size // vision.patch_size) ** 2
+    has_class_token = vision.model_type not in WITHOUT_CLASS_TOKEN
+    return num_patches + has_class_token - num_dropped_states(config)
+
+
+def num_dropped_states(config: Any) -> int:
+    """Return how many states of the tower the connector leaves out: the class token, or none."""
+    return 1 if config.vision_feature_select_strategy == "default" else 0
+
+
+def read_layers(config: Any) -> list[int]:
+    """Return the hidden states of the tower that the connector reads; negative from the end."""
+    layers = config.vision_feature_layer
+    return [layers] if isinstance(layers, int) else list(layers)
 
 
 def num_read_layers(vlm: Any) -> int:
-    """Layers of the vision tower up to the highest that the connector reads."""
+    """Count the layers of the vision tower up to the highest that the connector reads."""
     num_states = len(vlm.model.vision_tower.encoder.layers) + 1
-    read = vlm.config.vision_feature_layer
-    return max(index % num_states for index in ([read] if isinstance(read, int) else read))
+    return max(index % num_states for index in read_layers(vlm.config))
 
 
 def pass_on(hidden_states: Tensor, *_: object, **__: object) -> Tensor:
-    """The identity, in place of a layer whose output nobody reads."""
+    """Return the input, in place of a layer whose output is not read."""
     return hidden_states

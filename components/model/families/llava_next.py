@@ -1,4 +1,4 @@
-"""LLaVA-NeXT (LLaVA-1.6): the whole picture and tiles of it, a learned embedding at the end of each row of patches.
+"""LLaVA-NeXT (LLaVA-1.6): the whole picture and tiles of it; an embedding ends each row of patches.
 
 A picture has as many tokens as its shape needs: up to 2 880 with the published tiles.
 """
@@ -10,7 +10,7 @@ from components.model.chat import Markup
 
 
 class LlavaNextBackbone(Backbone):
-    """Pixels are (pictures, most tiles, 3, height, width); the sizes of the pictures say how many tiles are real."""
+    """Pixels are (pictures, most tiles, 3, height, width); image sizes say which tiles are real."""
 
     architectures: ClassVar[tuple[str, ...]] = ("LlavaNextForConditionalGeneration",)
     # of Llama 3 and of Yi; Vicuna has none

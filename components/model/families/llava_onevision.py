@@ -1,4 +1,4 @@
-"""LLaVA-OneVision (arXiv 2408.03326): SigLIP and Qwen2; tiles as in LLaVA-NeXT, shrunk where they are too many."""
+"""LLaVA-OneVision (arXiv 2408.03326): SigLIP and Qwen2; LLaVA-NeXT's tiles, shrunk if too many."""
 
 from typing import ClassVar
 
@@ -7,7 +7,7 @@ from components.model.families.llava_next import LlavaNextBackbone
 
 
 class LlavaOnevisionBackbone(LlavaNextBackbone):
-    """For one picture at a time it differs from LLaVA-NeXT in what its configuration says, and nowhere else."""
+    """LLaVA-NeXT's build: for one picture at a time only the configuration differs."""
 
     architectures: ClassVar[tuple[str, ...]] = ("LlavaOnevisionForConditionalGeneration",)
     markup: ClassVar[Markup] = Markup(end_tokens=("<|im_end|>",))

@@ -1,4 +1,7 @@
-"""Qwen2.5-VL (arXiv 2502.13923): pictures in their own shape and size, positions along rows and columns (M-RoPE)."""
+"""Qwen2.5-VL (arXiv 2502.13923): pictures in their own size, positions by rows and columns.
+
+The positions are those of its multimodal rotary embedding (M-RoPE).
+"""
 
 from typing import ClassVar
 
@@ -11,7 +14,7 @@ from components.model.prepared import PreparedPictures
 
 
 class Qwen25VLBackbone(Backbone):
-    """Patches of all pictures stand in one row; a grid of each says which are whose."""
+    """Patches of all pictures stand in one row; the grid of each says which are its own."""
 
     architectures: ClassVar[tuple[str, ...]] = ("Qwen2_5_VLForConditionalGeneration",)
     markup: ClassVar[Markup] = Markup(
@@ -29,13 +32,10 @@ class Qwen25VLBackbone(Backbone):
         return self.vlm.model.visual.merger
 
     def picture_positions(self, pictures: PreparedPictures) -> list[Tensor]:
-        """Frame, row and column of each token, (3, image tokens)."""
-        # patches along the side of a token
-        merged = self.vlm.config.vision_config.spatial_merge_size
-        grids = pictures.tensors["image_grid_thw"] // torch.tensor(
-            [1, merged, merged], device=self.device
-        )
-        return [
-            torch.cartesian_prod(*(torch.arange(n, device=self.device) for n in grid)).T
-            for grid in grids.tolist()
-        ]
+        """Return frame, row and column of each token, (3, image tokens), for each picture."""
+        side = self.vlm.config.vision_config.spatial_merge_size  # patches along that of a token
+        positions = []
+        for frames, rows, columns in pictures.tensors["image_grid_thw"].tolist():
+            axes = map(torch.arange, (frames, rows // side, columns // side))
+            positions.append(torch.cartesian_prod(*axes).T.to(self.device))
+        return positions

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from components.model.backbone import Backbone, pad_to_square, weights_sha256
+from components.model.backbone import Backbone, weights_sha256
 from components.model.loading import load_backbone
 from tests.components.model.tiny import TINY, compressor, load
 
@@ -53,8 +53,10 @@ def test_the_vision_tower_stays_in_evaluation_mode(llava_folder: Path) -> None:
     assert not any(module.training for module in model.backbone.vlm.model.vision_tower.modules())
 
 
-def test_padding_centres_the_picture_on_the_mean_colour() -> None:
-    padded = np.asarray(pad_to_square(Image.new("RGB", (4, 2), (255, 0, 0)), (0.5, 0.25, 0.0)))
+def test_padding_centres_the_picture_on_the_mean_colour(llava_folder: Path) -> None:
+    backbone = load(llava_folder)
+    backbone.image_processor.image_mean = (0.5, 0.25, 0.0)
+    padded = np.asarray(backbone.squared([Image.new("RGB", (4, 2), (255, 0, 0))])[0])
     expected = np.full((4, 4, 3), (127, 63, 0))
     expected[1:3] = (255, 0, 0)
     assert np.array_equal(padded, expected)
