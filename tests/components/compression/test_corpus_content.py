@@ -1,4 +1,4 @@
-"""What a corpus holds: the hash that compressing notes is that of reading it again, and every change of it shows."""
+"""Content of a corpus: its hash is the same when it is read again, and every change shows."""
 
 import os
 from collections.abc import Callable
