@@ -52,6 +52,7 @@ def main(
         fit = fit_directions(tokens.reshape(len(tokens), -1), num_bytes)
         rows.append((codecs.FITTED, fit.num_bytes, rate(tokens, codecs.FITTED, fit)))
 
+    # For people, and for tables of the docs.
     print("| codec | bytes per picture | decoded/s |\n|---|---|---|")
     for codec, num_bytes, decoded in rows:
         print(f"| {codec} | {num_bytes} | {decoded:.0f} |")
