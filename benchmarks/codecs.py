@@ -52,9 +52,10 @@ def main(
         fit = fit_directions(tokens.reshape(len(tokens), -1), num_bytes)
         rows.append((codecs.FITTED, fit.num_bytes, rate(tokens, codecs.FITTED, fit)))
 
+    # For people, and for tables of the docs.
     print("| codec | bytes per picture | decoded/s |\n|---|---|---|")
-    for codec, num_bytes, decoded in rows:
-        print(f"| {codec} | {num_bytes} | {decoded:.0f} |")
+    for name, num_bytes, decoded in rows:
+        print(f"| {name} | {num_bytes} | {decoded:.0f} |")
     if as_json:
         names = ("codec", "bytes_per_picture", "pictures_per_second")
         table = [dict(zip(names, row, strict=True)) for row in rows]

@@ -205,7 +205,8 @@ def has_same_content(
         flush=True,
     )
     shards = list(plan_shards(corpus, params.rows_per_shard))
-    if read_content(corpus, shards, params.max_picture_bytes) != manifest.corpus.get(CONTENT):
+    found = read_content(corpus, shards, params.max_picture_bytes, params.allowed_roots)
+    if found != manifest.corpus.get(CONTENT):
         return False
     remember(output, states)
     return True
@@ -299,6 +300,7 @@ def check_rejects(corpus: Corpus, reports: list[ShardReport], max_fraction: floa
     rows_in = len(rejects) + sum(report.file.rows for report in reports)
     assert num_listed(corpus) in (None, rows_in), "a picture was lost or counted twice"
 
+    # A few rejects say more than their counts.
     for reject in rejects[:SHOWN_REJECTS]:
         print(
             f"compress: reject {reject.image_id!r}: {reject.reason}: {reject.detail}",

@@ -99,6 +99,7 @@ def recode_files(
         finish_shard(work, int(piece), data, rows.image_ids, rejects)
         return len(rows.image_ids)
 
+    # A run that was killed goes on from the files that it finished.
     todo = [str(number) for number in range(len(files)) if finished_shard(work, number) is None]
     num_earlier = len(files) - len(todo)
     print(f"recode: {len(files)} files, {num_earlier} of them from an earlier run", flush=True)
@@ -121,6 +122,7 @@ def find_fit(
     if fit_of is not None or bytes_per_picture is None:
         raise StoreError(f"--codec {FITTED} needs either --bytes-per-picture or --fit-of")
 
+    # The error of pictures that were held out says what the codec costs.
     store = TokenStore.open(folder)
     kept = num_summary_tokens or store.provenance.num_summary_tokens
     fitting = fit_codec(store, kept, bytes_per_picture, fit_pictures)

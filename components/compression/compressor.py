@@ -25,8 +25,8 @@ def compress_batches(model: Method, batches: Iterable[Batch]) -> tuple[TokenRows
         rejects += batch.rejects
         if batch.image_ids:
             summary_tokens = compress_prepared(model, batch.pictures)
-            sizes = np.array([batch.widths, batch.heights], np.int32)
-            parts.append(TokenRows(batch.image_ids, *sizes, summary_tokens))
+            widths, heights = np.array([batch.widths, batch.heights], np.int32)
+            parts.append(TokenRows(batch.image_ids, widths, heights, summary_tokens))
     return concatenate(parts), rejects
 
 

@@ -61,9 +61,11 @@ def noted_content(work: Path, shards: Sequence[Shard]) -> str:
     return _joined(json.loads(_note(work, shard.number).read_bytes())[CONTENT] for shard in shards)
 
 
-def read_content(corpus: Corpus, shards: Sequence[Shard], max_bytes: int) -> str:
+def read_content(
+    corpus: Corpus, shards: Sequence[Shard], max_bytes: int, allowed_roots: Sequence[str] = ()
+) -> str:
     """Read all pictures for the hash of the corpus. Raises OSError."""
-    read = partial(_read_shard, corpus, max_bytes)
+    read = partial(_read_shard, corpus, max_bytes, allowed_roots)
     with ThreadPoolExecutor(READERS, thread_name_prefix="read") as threads:
         return _joined(threads.map(read, shards))
 
@@ -123,7 +125,8 @@ def _beside(output: Path) -> Path:
 
 def _file_names(corpus: Corpus) -> Iterator[str]:
     """Yield the files of the corpus and, for a list, the places."""
-    yield from (file.name for file in corpus.files)
+    for file in corpus.files:
+        yield file.name
     if corpus.kind == "list":
         for batch in corpus.entries.select([FILE]).to_batches(ROWS_AT_ONCE):
             yield from batch[FILE].to_pylist()
@@ -138,8 +141,8 @@ def _look(place: str) -> tuple[int, ...]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
-def _read_shard(corpus: Corpus, max_bytes: int, shard: Shard) -> str:
-    pictures = read_pictures(corpus.kind, corpus.root, shard, max_bytes)
+def _read_shard(corpus: Corpus, max_bytes: int, allowed_roots: Sequence[str], shard: Shard) -> str:
+    pictures = read_pictures(corpus.kind, corpus.root, shard, max_bytes, allowed_roots)
     return _hash_of(picture_digest(picture.image_id, _load(picture)) for picture in pictures)
 
 

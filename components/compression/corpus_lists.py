@@ -73,6 +73,7 @@ class _Lines:
         if isinstance(image_id, int) and not isinstance(image_id, bool):
             image_id = str(image_id)
 
+        # What other values mean as text would be a guess.
         if not isinstance(image_id, str | None):
             self.reject(line, "bad_id", f"the id is {str(image_id)[:100]}; write it as text")
         elif not is_unicode(image_id or ""):

@@ -75,11 +75,12 @@ def list_tars(root: str, places: Sequence[str]) -> Corpus:
     """List tars by their names and sizes only."""
     states = [state_of(place) for place in places]
     names = [state.name for state in states]
-    if faulty := [name for name in names if printable(name) != name]:
-        raise ValueError(
-            f"{root}: the name of {printable(faulty[0])} is no UTF-8, and ids begin with it; "
-            "rename it"
-        )
+    for name in names:
+        if printable(name) != name:
+            raise ValueError(
+                f"{root}: the name of {printable(name)} is no UTF-8, and ids begin with it; "
+                "rename it"
+            )
     folders = [f"{_stem(name)}/" for name in names]  # what the ids of their pictures begin with
     if len(set(folders)) < len(folders):
         raise ValueError(
@@ -110,6 +111,7 @@ def read_pictures(
         yield from _read_tar(join(root, shard.files[0]), max_bytes)
         return
 
+    # Every Parquet file of the shard is opened once, for all of its rows.
     if kind == "parquet":
         wanted: dict[str, dict[int, str]] = defaultdict(dict)
         for image_id, name, row in zip(shard.image_ids, shard.files, shard.rows, strict=True):
@@ -118,6 +120,7 @@ def read_pictures(
             yield from read_parquet(join(root, name), rows, max_bytes)
         return
 
+    # Files of their own; only those of a folder on a disk can be links that lead out of it.
     has_links = kind == "folder" and not is_uri(root)
     for image_id, name in zip(shard.image_ids, shard.files, strict=True):
         if has_links:

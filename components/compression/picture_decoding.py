@@ -65,6 +65,7 @@ def decode_batches(
     ):
         numbered = enumerate(_fetch(pictures, threads))
         while True:
+            # Rejects count too, so that a batch ends at the same picture whatever fails.
             prepared: list[Prepared] = []
             rejects: list[Reject] = []
             digests: list[bytes] = []
@@ -77,6 +78,7 @@ def decode_batches(
                     prepared.append(item)
             if not digests:
                 return
+
             yield Batch(
                 [item.image_id for item in prepared],
                 [item.width for item in prepared],

@@ -27,10 +27,7 @@ from components.files.outputs import write_by_umask
 from components.methods.blocks.image_text_models import OwnPictures
 from components.methods.catalogue import OURS, build_method, kind_of, preparer_of
 from components.methods.method import Method
-from components.methods.method_settings import (
-    ChosenMethod,
-    CompressorParams,
-)
+from components.methods.method_settings import ChosenMethod, CompressorParams
 from components.model.backbone import Backbone, Preprocessing
 from components.model.loading import load_backbone, load_without_weights
 from components.model.model_files import read_json, read_tensors, some_of

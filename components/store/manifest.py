@@ -73,6 +73,8 @@ def build_manifest(
     rows_in, rows_kept = corpus["rows"], sum(file.rows for file in files)
     assert rows_in == rows_kept + sum(rejected.values()), "a row was lost or counted twice"
     assert rejects.rows == sum(rejected.values())
+
+    # Readers find a picture by the ids that files begin and end with.
     files = sorted(files, key=lambda file: file.name)
     if faults := order_faults(files):
         raise StoreError("; ".join(faults))

@@ -19,6 +19,7 @@ from scipy.special import ndtr, ndtri
 LLOYD_ITERATIONS = 2000  # 16 levels are within 1e-9 of their fixed point
 BYTE = 8
 ROUNDS = 2  # of a rotation
+CACHED_VECTORS = 64  # transformed at a time: 1 MB of a 7B model, which stays in the cache
 
 
 class Quantised(NamedTuple):
@@ -157,11 +158,15 @@ def _by_channel(vectors: np.ndarray) -> np.ndarray:
 
 def _hadamard(channels: np.ndarray) -> np.ndarray:
     """Transform blocks of (dim, vectors) by the orthonormal Hadamard matrix, its own inverse."""
-    dim = channels.shape[0]
+    dim, num_vectors = channels.shape
     block = dim & -dim
-    half = 1
-    while half < block:
-        low, high = channels.reshape(dim // (2 * half), 2, half, -1).swapaxes(0, 1)
-        channels = np.stack([low + high, low - high], axis=1).reshape(channels.shape)
-        half *= 2
-    return channels / np.float32(np.sqrt(block))
+    transformed = np.empty_like(channels)
+    for start in range(0, num_vectors, CACHED_VECTORS):
+        part = channels[:, start : start + CACHED_VECTORS]
+        half = 1
+        while half < block:
+            low, high = part.reshape(dim // (2 * half), 2, half, -1).swapaxes(0, 1)
+            part = np.stack([low + high, low - high], axis=1).reshape(part.shape)
+            half *= 2
+        transformed[:, start : start + CACHED_VECTORS] = part / np.float32(np.sqrt(block))
+    return transformed

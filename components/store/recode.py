@@ -67,6 +67,7 @@ def recoded_provenance(
             "can be left out; compress the pictures again with compress.num_summary_tokens, if the "
             "model can make fewer"
         )
+    # Digits that are lost cannot be had back by another codec.
     if provenance.codec not in FLOATS and (codec != provenance.codec or codec == FITTED):
         raise _coarse(provenance)
     code_type(codec, num_summary_tokens, provenance.dim, fit)

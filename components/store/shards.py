@@ -88,6 +88,7 @@ def shard_bytes(
     if any(left >= right for left, right in pairwise(rows.image_ids)):
         raise ValueError("the rows of a file are sorted by picture id, and none occurs twice")
 
+    # Scales are a column only where the codec has some.
     target = token_schema(provenance, fit)
     columns = {
         schema.IMAGE_ID: pa.array(rows.image_ids, pa.string()),

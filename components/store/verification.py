@@ -67,6 +67,7 @@ def _row_faults(path: Path, file: StoredShard, manifest: Manifest, fit: Fit | No
             num_bad = np.count_nonzero(~is_finite)
             faults.append(f"{file.name} has {num_bad} pictures whose tokens are not finite")
 
+    # An id twice, or out of order, cannot be found by bisection.
     for left, right in pairwise(ids):
         if left >= right:
             order = "twice" if left == right else f"behind {left!r}"

@@ -1,4 +1,4 @@
-"""Job `verify` on the command line: each damage done to a whole store is named, none hides another."""
+"""Job `verify` on the command line: each damage of a whole store is named, none hides another."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The compressor against the model called by hand, in any batch, with bad pictures among good ones."""
+"""Compression against the model called by hand, in any batch, with bad pictures among good ones."""
 
 import io
 from functools import partial
