@@ -22,13 +22,12 @@ from components.evaluation import publication, scorecard
 from components.evaluation.asking import (
     Record,
     answer_questions,
-    compressed_system,
     embed_images,
     embed_texts,
 )
 from components.evaluation.evaluation_settings import EvaluateParams
 from components.evaluation.question_set import QuestionSet, read_question_set
-from components.evaluation.systems import COMPRESSED
+from components.evaluation.systems import COMPRESSED, compressed_system
 from components.files.outputs import json_with, new_file
 from components.methods.checkpoint import load_compressor
 from components.methods.method import Method

@@ -22,12 +22,16 @@ from pydantic import Field
 
 from components import schema
 from components.compression.identity import check_base, check_same_model, find_base, read_config
-from components.evaluation.asking import EvaluatedSystem
 from components.evaluation.intervals import BootstrapParams, mean_estimate
 from components.evaluation.metrics import as_json, caption_metrics
 from components.evaluation.question_set import QuestionSet, Row, read_question_set
 from components.evaluation.scoring import answer_score
-from components.evaluation.systems import COMPRESSED, answer_prompts, compressed_reader
+from components.evaluation.systems import (
+    COMPRESSED,
+    EvaluatedSystem,
+    answer_prompts,
+    compressed_reader,
+)
 from components.files.outputs import new_folder
 from components.inspection.inspection_files import write_analysis
 from components.inspection.maps import base_maps, compression_maps, generation_maps, seen_pictures

@@ -39,10 +39,8 @@ def finished(wanted: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> di
     ended = [
         row for row in rows if row["Experiment"] in wanted and row.get("State") not in UNFINISHED
     ]
-    ages = {
-        commit: int(git("log", "-1", "--format=%ct", commit))
-        for commit in {str(row["rev"]) for row in ended}
-    }
+    commits = {str(row["rev"]) for row in ended}
+    ages = {commit: int(git("log", "-1", "--format=%ct", commit)) for commit in commits}
     found: dict[str, str] = {}
     for row in sorted(ended, key=lambda row: ages[row["rev"]]):
         if has_values(row["rev"], wanted[row["Experiment"]]):
