@@ -80,6 +80,7 @@ def answer_questions(
     system: EvaluatedSystem, question_set: QuestionSet, params: PromptParams
 ) -> list[Record]:
     """Answer every question about the pictures: one ANSWER each."""
+    # Prompts of all pictures, so that those of like length share a batch.
     rows, image_ids = _rows_about(system.image_ids, question_set.questions)
     lengths = system.lengths
     prompts = [
@@ -94,6 +95,7 @@ def answer_questions(
         params.questions_per_batch,
     )
 
+    # Costs count the text of a prompt and the answer; visual tokens are counted by themselves.
     records = []
     for row, prompt, new in zip(rows, prompts, answers, strict=True):
         text, num_text_tokens = system.decode(new), len(prompt) - lengths[row[schema.IMAGE_ID]]
@@ -132,6 +134,8 @@ def score_caption_pairs(
     """
     rows, image_ids = _rows_about(system.image_ids, question_set.pairs)
     visuals, scores = system.visuals(image_ids), []
+
+    # The caption of every pair, then its near-miss, as if either had been answered.
     for column in (schema.CAPTION, schema.NEGATIVE_CAPTION):
         conversations = [
             _caption_conversation(system, row, column, params.caption_prompt) for row in rows

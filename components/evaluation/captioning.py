@@ -72,6 +72,7 @@ def bleu_counts(captions: Sequence[str], references: Sequence[Sequence[str]]) ->
 
     Caption length, closest reference length, n-grams (1 … 4), matched n-grams (1 … 4).
     """
+    # The scorer counts pictures one by one; its own sum over them cannot be resampled.
     scorer = BleuScorer(n=_NUM_GRAMS)
     for caption, row in zip(captions, references, strict=True):
         scorer += (caption, list(row))

@@ -101,6 +101,7 @@ def system_metrics(
 ) -> dict[str, Any]:
     """Return all scores of one system, from the rows of all."""
     answers, captions, pairs = (_of_system(system, rows) for rows in (answers, captions, pairs))
+    # One block of metrics per kind of output, as far as the system gives it.
     found = question_metrics(list(map(_scored, answers)), params)
     if captions:
         texts = [caption or "" for caption in _column(captions, "caption")]
@@ -110,6 +111,8 @@ def system_metrics(
         subsets, image_ids = _column(pairs, schema.SUBSET), _column(pairs, schema.IMAGE_ID)
         scores = np.array(_column(pairs, "score"))
         found["compositionality"] = pair_metrics(subsets, image_ids, scores, params)
+
+    # Counted as wrong above; a reader should know of how many that is so.
     found["missing"] = {
         "questions": _column(answers, "answer").count(None),
         "captions": _column(captions, "caption").count(None),
@@ -140,10 +143,12 @@ def retrieval_metrics(
     owners = np.array(owner_of_text)
 
     text_vectors = _stacked(embeddings.texts, texts)
+    # A picture without an embedding keeps its row, and is no candidate.
     nowhere = np.zeros(text_vectors.shape[1], dtype=np.float32)
     image_vectors = np.stack([embeddings.images.get(image_id, nowhere) for image_id in image_ids])
     is_present = np.array([image_id in embeddings.images for image_id in image_ids])
 
+    # Retrieval both ways.
     to_text = image_to_text_ranks(image_vectors, text_vectors, owners, is_present, max(RECALLS))
     to_image = text_to_image_ranks(image_vectors, text_vectors, owners, is_present, max(RECALLS))
     return {
@@ -218,6 +223,7 @@ def _scored(row: Mapping[str, Any]) -> ScoredQuestion:
 
 
 def _cosine_rows(pairs: Sequence[Row], embeddings: Embeddings) -> list[dict[str, Any]]:
+    # A picture that is not stored has no cosine.
     stored = [row for row in pairs if row[schema.IMAGE_ID] in embeddings.images]
     cosines: dict[str, tuple[float, float]] = {}
     if stored:
@@ -228,6 +234,7 @@ def _cosine_rows(pairs: Sequence[Row], embeddings: Embeddings) -> list[dict[str,
             scores.append(paired_cosines(images, texts).tolist())
         pair_ids = _column(stored, PAIR_ID)
         cosines = dict(zip(pair_ids, zip(*scores, strict=True), strict=True))
+
     return [_pair_row(COMPRESSED, row, *cosines.get(row[PAIR_ID], (None, None))) for row in pairs]
 
 
