@@ -13,7 +13,7 @@ from components import schema
 from components.evaluation.question_set import PAIR_ID, QuestionSet, Row
 from components.evaluation.systems import (
     EvaluatedSystem,
-    answer_prompts,
+    generate_answers,
     batches_of_like_length,
     log_likelihoods,
     pick,
@@ -87,7 +87,7 @@ def answer_questions(
         encode_prompt(system.chat, row[schema.QUESTION], lengths[row[schema.IMAGE_ID]])
         for row in rows
     ]
-    answers = answer_prompts(
+    answers = generate_answers(
         system.reader,
         system.visuals(image_ids),
         prompts,
@@ -115,7 +115,7 @@ def caption_pictures(
         for image_id in image_ids
     ]
     visuals = system.visuals(image_ids)
-    captions = answer_prompts(
+    captions = generate_answers(
         system.reader, visuals, prompts, params.max_caption_tokens, params.questions_per_batch
     )
     return [

@@ -142,7 +142,7 @@ def base_system(
     )
 
 
-def answer_prompts(
+def generate_answers(
     reader: Reader,
     visuals: Visuals,
     prompts: Sequence[list[int]],
