@@ -29,8 +29,8 @@ from components.evaluation.scoring import answer_score
 from components.evaluation.systems import (
     COMPRESSED,
     EvaluatedSystem,
-    generate_answers,
     compressed_reader,
+    generate_answers,
 )
 from components.files.outputs import new_folder
 from components.inspection.inspection_files import write_analysis

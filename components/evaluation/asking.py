@@ -13,8 +13,8 @@ from components import schema
 from components.evaluation.question_set import PAIR_ID, QuestionSet, Row
 from components.evaluation.systems import (
     EvaluatedSystem,
-    generate_answers,
     batches_of_like_length,
+    generate_answers,
     log_likelihoods,
     pick,
 )

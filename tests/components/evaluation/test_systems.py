@@ -3,11 +3,11 @@ import torch
 
 from components.evaluation.systems import (
     Visuals,
-    generate_answers,
     base_answer,
     base_reader,
     batches_of_like_length,
     compressed_reader,
+    generate_answers,
     log_likelihoods,
 )
 from components.losses.autoregressive import IGNORE_INDEX
