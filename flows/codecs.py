@@ -22,13 +22,12 @@ from components.evaluation import publication, scorecard
 from components.evaluation.asking import (
     Record,
     answer_questions,
-    compressed_system,
     embed_images,
     embed_texts,
 )
 from components.evaluation.evaluation_settings import EvaluateParams
-from components.evaluation.question_set import QuestionSet, read_question_set
-from components.evaluation.systems import COMPRESSED
+from components.evaluation.question_set import QuestionSet, Row, read_question_set
+from components.evaluation.systems import COMPRESSED, compressed_system
 from components.files.outputs import json_with, new_file
 from components.methods.checkpoint import load_compressor
 from components.methods.method import Method
@@ -115,10 +114,9 @@ def prepare(params: EvaluateParams, curated: Path, compressor: Path, store: Path
     check_same_model(reader.provenance, compressor)
 
     # Short answers and captions say enough of a codec.
-    questions = {
-        image_id: [row for row in rows if row[schema.BENCHMARK] == SHORT_ANSWER]
-        for image_id, rows in everything.questions.items()
-    }
+    questions: dict[str, list[Row]] = {}
+    for image_id, rows in everything.questions.items():
+        questions[image_id] = [row for row in rows if row[schema.BENCHMARK] == SHORT_ANSWER]
     question_set = QuestionSet(questions, everything.captions, {})
 
     # The compressor as the store was made with it.

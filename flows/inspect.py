@@ -22,12 +22,16 @@ from pydantic import Field
 
 from components import schema
 from components.compression.identity import check_base, check_same_model, find_base, read_config
-from components.evaluation.asking import EvaluatedSystem
 from components.evaluation.intervals import BootstrapParams, mean_estimate
 from components.evaluation.metrics import as_json, caption_metrics
 from components.evaluation.question_set import QuestionSet, Row, read_question_set
 from components.evaluation.scoring import answer_score
-from components.evaluation.systems import COMPRESSED, answer_prompts, compressed_reader
+from components.evaluation.systems import (
+    COMPRESSED,
+    EvaluatedSystem,
+    compressed_reader,
+    generate_answers,
+)
 from components.files.outputs import new_folder
 from components.inspection.inspection_files import write_analysis
 from components.inspection.maps import base_maps, compression_maps, generation_maps, seen_pictures
@@ -224,7 +228,7 @@ def captions_of_prefixes(subject: Subject, model: Method) -> list[dict[str, Any]
 
 def captions(subject: Subject, model: Method, image_ids: Sequence[str], length: int) -> list[str]:
     """Caption each picture from the first `length` stored tokens."""
-    system = compressed_system(subject, model, image_ids, range(length))
+    system = system_with_tokens(subject, model, image_ids, range(length))
     prompt = encode_prompt(system.chat, subject.params.question, length)
     prompts, max_new_tokens = [prompt] * len(image_ids), subject.params.max_caption_tokens
     return answer_from_stored(subject, system, image_ids, prompts, max_new_tokens)
@@ -258,7 +262,7 @@ def question_scores(
     subject: Subject, model: Method, rows: Sequence[Row], kept: Sequence[int]
 ) -> np.ndarray:
     """Score each question, (questions,), answered from the stored tokens `kept`."""
-    system = compressed_system(subject, model, subject.scored, kept)
+    system = system_with_tokens(subject, model, subject.scored, kept)
     prompts = [encode_prompt(system.chat, row[schema.QUESTION], len(kept)) for row in rows]
     image_ids = [row[schema.IMAGE_ID] for row in rows]
     max_new_tokens = subject.params.max_answer_tokens
@@ -270,7 +274,7 @@ def question_scores(
     return np.array(scores)
 
 
-def compressed_system(
+def system_with_tokens(
     subject: Subject, model: Method, image_ids: Sequence[str], kept: Sequence[int]
 ) -> EvaluatedSystem:
     """Return the generation pass with some of the stored tokens of these pictures.
@@ -293,7 +297,7 @@ def answer_from_stored(
 ) -> list[str]:
     """Answer prompts, each about the picture of its id, as texts."""
     visuals, batch_size = system.visuals(image_ids), subject.params.questions_per_batch
-    answers = answer_prompts(system.reader, visuals, prompts, max_new_tokens, batch_size)
+    answers = generate_answers(system.reader, visuals, prompts, max_new_tokens, batch_size)
     return [system.decode(tokens) for tokens in answers]
 
 

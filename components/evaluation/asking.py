@@ -1,7 +1,7 @@
 """Questions, captions and pairs put to one system; its outputs come back as flat records."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -12,26 +12,20 @@ from torch import Tensor
 from components import schema
 from components.evaluation.question_set import PAIR_ID, QuestionSet, Row
 from components.evaluation.systems import (
-    COMPRESSED,
-    Reader,
-    Visuals,
-    answer_prompts,
-    base_reader,
+    EvaluatedSystem,
     batches_of_like_length,
-    compressed_reader,
+    generate_answers,
     log_likelihoods,
+    pick,
 )
 from components.methods.method import Method
-from components.model.backbone import Backbone
 from components.model.chat import (
     IMAGE_PLACEHOLDER,
-    ChatFormat,
     encode_conversation,
     encode_prompt,
     encode_text,
 )
 from components.model.generation import left_pad
-from components.model.segments import Segment
 from components.params import Params
 
 ANSWER, CAPTION, PAIR, TEXT, IMAGE = "answer", "caption", "pair", "text", "image"
@@ -82,80 +76,29 @@ class Record(NamedTuple):
     embedding: list[float] | None = None
 
 
-class EvaluatedSystem(NamedTuple):
-    """System under evaluation, with its visual tokens of some pictures."""
-
-    name: str
-    reader: Reader
-    chat: ChatFormat
-    image_ids: Sequence[str]
-    visual_tokens: Segment | None  # one row per picture; None for the blind
-    num_placeholders: int | None  # of a picture in a chat; None: as many as it has visual tokens
-
-    @property
-    def lengths(self) -> dict[str, int]:
-        """The number of placeholders of each picture."""
-        if self.visual_tokens is None:
-            return dict.fromkeys(self.image_ids, 0)
-        if self.num_placeholders is not None:
-            return dict.fromkeys(self.image_ids, self.num_placeholders)
-        return dict(zip(self.image_ids, self.visual_tokens.lengths, strict=True))
-
-    def visuals(self, image_ids: Iterable[str]) -> Visuals:
-        """Return one row of visual tokens per entry of `image_ids`."""
-        places = {image_id: place for place, image_id in enumerate(self.image_ids)}
-        return Visuals(self.visual_tokens, [places[image_id] for image_id in image_ids])
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of new token ids."""
-        return str(self.chat.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
-
-
-def compressed_system(
-    model: Method, image_ids: Sequence[str], visual_tokens: Segment
-) -> EvaluatedSystem:
-    """Return a trained compressor with its stored tokens of pictures, one row each."""
-    return EvaluatedSystem(
-        COMPRESSED,
-        compressed_reader(model),
-        model.backbone.chat,
-        image_ids,
-        visual_tokens,
-        model.num_placeholders,
-    )
-
-
-def base_system(
-    name: str, backbone: Backbone, image_ids: Sequence[str], visual_tokens: Segment | None
-) -> EvaluatedSystem:
-    """Return a system of the base model, with what it reads of pictures, one row each."""
-    return EvaluatedSystem(
-        name, base_reader(backbone), backbone.chat, image_ids, visual_tokens, None
-    )
-
-
 def answer_questions(
     system: EvaluatedSystem, question_set: QuestionSet, params: PromptParams
 ) -> list[Record]:
     """Answer every question about the pictures: one ANSWER each."""
-    rows: list[Row] = []
-    for image_id in system.image_ids:
-        rows += question_set.questions.get(image_id, [])
-
+    # Prompts of all pictures, so that those of like length share a batch.
+    rows, image_ids = _rows_about(system.image_ids, question_set.questions)
     lengths = system.lengths
-    num_visual = [lengths[row[schema.IMAGE_ID]] for row in rows]
     prompts = [
-        encode_prompt(system.chat, row[schema.QUESTION], n)
-        for row, n in zip(rows, num_visual, strict=True)
+        encode_prompt(system.chat, row[schema.QUESTION], lengths[row[schema.IMAGE_ID]])
+        for row in rows
     ]
-    visuals = system.visuals(row[schema.IMAGE_ID] for row in rows)
-    answers = answer_prompts(
-        system.reader, visuals, prompts, params.max_answer_tokens, params.questions_per_batch
+    answers = generate_answers(
+        system.reader,
+        system.visuals(image_ids),
+        prompts,
+        params.max_answer_tokens,
+        params.questions_per_batch,
     )
 
+    # Costs count the text of a prompt and the answer; visual tokens are counted by themselves.
     records = []
-    for row, prompt, n, new in zip(rows, prompts, num_visual, answers, strict=True):
-        text, num_text_tokens = system.decode(new), len(prompt) - n
+    for row, prompt, new in zip(rows, prompts, answers, strict=True):
+        text, num_text_tokens = system.decode(new), len(prompt) - lengths[row[schema.IMAGE_ID]]
         records.append(
             Record(system.name, ANSWER, row[schema.QUESTION_ID], text, num_text_tokens, len(new))
         )
@@ -172,7 +115,7 @@ def caption_pictures(
         for image_id in image_ids
     ]
     visuals = system.visuals(image_ids)
-    captions = answer_prompts(
+    captions = generate_answers(
         system.reader, visuals, prompts, params.max_caption_tokens, params.questions_per_batch
     )
     return [
@@ -189,12 +132,10 @@ def score_caption_pairs(
     A caption is read as the answer to the caption prompt, and its score is the mean per token. A
     generative model has no similarity of picture and text; this can stand in its place.
     """
-    rows: list[Row] = []
-    for image_id in system.image_ids:
-        rows += question_set.pairs.get(image_id, [])
+    rows, image_ids = _rows_about(system.image_ids, question_set.pairs)
+    visuals, scores = system.visuals(image_ids), []
 
-    visuals = system.visuals(row[schema.IMAGE_ID] for row in rows)
-    scores = []
+    # The caption of every pair, then its near-miss, as if either had been answered.
     for column in (schema.CAPTION, schema.NEGATIVE_CAPTION):
         conversations = [
             _caption_conversation(system, row, column, params.caption_prompt) for row in rows
@@ -215,8 +156,8 @@ def embed_texts(
     """Embed captions, L2-normalised: one TEXT each."""
     ids = [encode_text(model.tokenizer, text)[: params.max_text_tokens] for text in texts]
     records: list[Record] = []
-    for rows in batches_of_like_length([len(row) for row in ids], params.questions_per_batch):
-        vectors = model.embed_texts(*left_pad([ids[row] for row in rows], model.device)).tolist()
+    for rows in batches_of_like_length(list(map(len, ids)), params.questions_per_batch):
+        vectors = model.embed_texts(*left_pad(pick(ids, rows), model.device)).tolist()
         for row, vector in zip(rows, vectors, strict=True):
             records.append(Record(system, TEXT, texts[row], embedding=vector))
     return records
@@ -243,6 +184,19 @@ def to_table(records: Sequence[Record], system: str, start: float) -> pa.Table:
     """
     time_record = Record(system, TIME, system, None, time.perf_counter() - start, len(records))
     return pa.Table.from_pylist([row._asdict() for row in (*records, time_record)], RECORDS)
+
+
+def _rows_about(
+    image_ids: Sequence[str], rows_of_picture: Mapping[str, Sequence[Row]]
+) -> tuple[list[Row], list[str]]:
+    """Return the rows about pictures, in order of the pictures, and the picture of each row."""
+    rows: list[Row] = []
+    pictures: list[str] = []
+    for image_id in image_ids:
+        found = rows_of_picture.get(image_id, [])
+        rows += found
+        pictures += [image_id] * len(found)
+    return rows, pictures
 
 
 def _caption_conversation(

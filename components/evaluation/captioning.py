@@ -38,7 +38,7 @@ def caption_estimates(
 
     The document frequencies of CIDEr stay those of the whole set in every resample.
     """
-    words = [caption_words(caption) for caption in captions]
+    words = list(map(caption_words, captions))
     reference_words = [list(map(caption_words, row)) for row in references]
     return {
         "cider": mean_estimate(cider_scores(words, reference_words), image_ids, params),
@@ -53,9 +53,9 @@ def cider_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -
     All 0 for a single picture, whose n-grams have no document frequency.
     """
     results = {index: [caption] for index, caption in enumerate(captions)}
-    truths = {index: list(row) for index, row in enumerate(references)}
+    truths = dict(enumerate(map(list, references)))
     _, scores = Cider().compute_score(truths, results)
-    return [float(score) for score in scores]
+    return list(map(float, scores))
 
 
 def rouge_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
@@ -72,6 +72,7 @@ def bleu_counts(captions: Sequence[str], references: Sequence[Sequence[str]]) ->
 
     Caption length, closest reference length, n-grams (1 … 4), matched n-grams (1 … 4).
     """
+    # The scorer counts pictures one by one; its own sum over them cannot be resampled.
     scorer = BleuScorer(n=_NUM_GRAMS)
     for caption, row in zip(captions, references, strict=True):
         scorer += (caption, list(row))

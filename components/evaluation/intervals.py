@@ -36,7 +36,9 @@ class Estimate:
 
 
 def mean_estimate(
-    scores: Sequence[float] | np.ndarray, clusters: Sequence[str], params: BootstrapParams
+    scores: Sequence[float] | np.ndarray,
+    clusters: Sequence[str] | np.ndarray,
+    params: BootstrapParams,
 ) -> Estimate:
     """Estimate the mean of `scores`, one per row.
 
@@ -47,7 +49,10 @@ def mean_estimate(
 
 
 def estimate(
-    columns: np.ndarray, clusters: Sequence[str], statistic: Statistic, params: BootstrapParams
+    columns: np.ndarray,
+    clusters: Sequence[str] | np.ndarray,
+    statistic: Statistic,
+    params: BootstrapParams,
 ) -> Estimate:
     """Estimate `statistic` of the sums of `columns` (rows, columns), with its clustered interval.
 
@@ -58,9 +63,8 @@ def estimate(
 
     # Pictures are drawn, not rows: their sums are all that a resample needs.
     sums = cluster_sums(columns, clusters)
-    draws = np.concatenate(
-        [statistic(block) for block in resampled_sums(sums, params.resamples, params.seed)]
-    )
+    blocks = resampled_sums(sums, params.resamples, params.seed)
+    draws = np.concatenate(list(map(statistic, blocks)))
 
     tail = (1 - params.confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
@@ -68,7 +72,7 @@ def estimate(
     return Estimate(float(value), float(low), float(high), len(columns))
 
 
-def cluster_sums(columns: np.ndarray, clusters: Sequence[str]) -> np.ndarray:
+def cluster_sums(columns: np.ndarray, clusters: Sequence[str] | np.ndarray) -> np.ndarray:
     """Sum the columns per cluster, (clusters, columns), in order of the cluster's name."""
     names, index = np.unique(np.asarray(clusters), return_inverse=True)
     sums = np.zeros((len(names), columns.shape[1]))

@@ -7,7 +7,9 @@ groups, `relations_pairs` over pairs (MME's acc+), `multiple_choice_single` over
 question is left out.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -31,10 +33,11 @@ Questions = Sequence[ScoredQuestion]
 
 def question_metrics(questions: Questions, params: BootstrapParams) -> dict[str, Any]:
     """Score all question benchmarks of one system."""
+    rows_of = _grouped(questions, attrgetter("benchmark"))
     found: dict[str, Any] = {}
     for name, score in _SCORERS.items():
-        if rows := [question for question in questions if question.benchmark == name]:
-            found |= score(name, rows, params)
+        if name in rows_of:
+            found |= score(name, rows_of[name], params)
     return found
 
 
@@ -55,8 +58,8 @@ def pair_metrics(
     """Return the accuracy per subset of compositional pairs."""
     found: dict[str, Any] = {}
     for subset in sorted(set(subsets)):
-        rows = [row for row, name in enumerate(subsets) if name == subset]
-        accuracy = mean_estimate(scores[rows], [image_ids[row] for row in rows], params)
+        is_in = np.array(subsets) == subset
+        accuracy = mean_estimate(scores[is_in], np.array(image_ids)[is_in], params)
         found[subset] = as_json(accuracy, "accuracy")
     return found
 
@@ -120,8 +123,7 @@ _SCORERS = dict.fromkeys(FREE_TEXT, _free_text) | {
 
 
 def _accuracy(rows: Questions, params: BootstrapParams) -> dict[str, float]:
-    scores, image_ids = [row.score for row in rows], [row.image_id for row in rows]
-    return as_json(mean_estimate(scores, image_ids, params), "accuracy")
+    return as_json(mean_estimate([row.score for row in rows], _pictures(rows), params), "accuracy")
 
 
 def _group_accuracy(rows: Questions, params: BootstrapParams) -> dict[str, float]:
@@ -139,7 +141,7 @@ def _mean_f1(rows: Questions, params: BootstrapParams) -> dict[str, float]:
     def mean_over_kinds(sums: np.ndarray) -> np.ndarray:
         return f1(sums.reshape(len(sums), -1, 3)).mean(axis=1)
 
-    found = estimate(columns, [row.image_id for row in rows], mean_over_kinds, params)
+    found = estimate(columns, _pictures(rows), mean_over_kinds, params)
     return as_json(found, "f1")
 
 
@@ -148,5 +150,16 @@ def _by_kind(
     score: Callable[[Questions, BootstrapParams], Mapping[str, float]],
     params: BootstrapParams,
 ) -> dict[str, Mapping[str, float]]:
-    kinds = sorted({row.kind for row in rows})
-    return {kind: score([row for row in rows if row.kind == kind], params) for kind in kinds}
+    rows_of = _grouped(rows, attrgetter("kind"))
+    return {kind: score(rows_of[kind], params) for kind in sorted(rows_of)}
+
+
+def _grouped(rows: Questions, key: Callable[[ScoredQuestion], str]) -> dict[str, Questions]:
+    groups: dict[str, list[ScoredQuestion]] = defaultdict(list)
+    for row in rows:
+        groups[key(row)].append(row)
+    return dict(groups)
+
+
+def _pictures(rows: Questions) -> list[str]:
+    return [row.image_id for row in rows]

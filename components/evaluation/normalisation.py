@@ -11,119 +11,31 @@ _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 # the published code passes a regex flag (32) where the count of replacements belongs
 _MAX_PERIODS = 32
 _ARTICLES = frozenset({"a", "an", "the"})
-_DIGITS = {
-    word: str(digit)
-    for digit, word in enumerate(
-        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-    )
-}
-_DIGITS["none"] = "0"
-_CONTRACTED = [
-    "ain't",
-    "aren't",
-    "can't",
-    "could've",
-    "couldn't",
-    "didn't",
-    "doesn't",
-    "don't",
-    "hadn't",
-    "hasn't",
-    "haven't",
-    "he'd",
-    "he's",
-    "how'd",
-    "how'll",
-    "how's",
-    "isn't",
-    "it'd",
-    "it'll",
-    "ma'am",
-    "might've",
-    "mightn't",
-    "must've",
-    "mustn't",
-    "needn't",
-    "not've",
-    "o'clock",
-    "oughtn't",
-    "shan't",
-    "should've",
-    "shouldn't",
-    "somebody'll",
-    "somebody's",
-    "someone'd",
-    "someone'll",
-    "someone's",
-    "something'd",
-    "something'll",
-    "that's",
-    "there'd",
-    "there're",
-    "there's",
-    "they'd",
-    "they'll",
-    "they're",
-    "they've",
-    "'twas",
-    "wasn't",
-    "we've",
-    "weren't",
-    "what'll",
-    "what're",
-    "what's",
-    "what've",
-    "when's",
-    "where'd",
-    "where's",
-    "where've",
-    "who'd",
-    "who'll",
-    "who's",
-    "who've",
-    "why'll",
-    "why're",
-    "why's",
-    "won't",
-    "would've",
-    "wouldn't",
-    "y'all",
-    "you'd",
-    "you'll",
-    "you're",
-    "you've",
-]
-_DOUBLY_CONTRACTED = [
-    "couldn't've",
-    "hadn't've",
-    "he'd've",
-    "it'd've",
-    "mightn't've",
-    "she'd've",
-    "shouldn't've",
-    "somebody'd've",
-    "someone'd've",
-    "something'd've",
-    "there'd've",
-    "they'd've",
-    "we'd've",
-    "who'd've",
-    "wouldn't've",
-    "you'd've",
-    "y'all'll",
-    "y'all'd've",
-    "'ow's'at",
-]
+_NUMBER_WORDS = "zero one two three four five six seven eight nine ten"
+_DIGITS = dict(zip(_NUMBER_WORDS.split(), map(str, range(11)), strict=True)) | {"none": "0"}
+_CONTRACTED = """
+    ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd
+    how'll how's isn't it'd it'll ma'am might've mightn't must've mustn't needn't not've o'clock
+    oughtn't shan't should've shouldn't somebody'll somebody's someone'd someone'll someone's
+    something'd something'll that's there'd there're there's they'd they'll they're they've 'twas
+    wasn't we've weren't what'll what're what's what've when's where'd where's where've who'd who'll
+    who's who've why'll why're why's won't would've wouldn't y'all you'd you'll you're you've
+"""
+_DOUBLY_CONTRACTED = """
+    couldn't've hadn't've he'd've it'd've mightn't've she'd've shouldn't've somebody'd've
+    someone'd've something'd've there'd've they'd've we'd've who'd've wouldn't've you'd've y'all'll
+    y'all'd've 'ow's'at
+"""
 
 
 def _without_one_apostrophe(word: str) -> list[str]:
     return [word[:at] + word[at + 1 :] for at, letter in enumerate(word) if letter == "'"]
 
 
-_CONTRACTIONS = {word.replace("'", ""): word for word in _CONTRACTED}
-_CONTRACTIONS |= {
-    short: word for word in _DOUBLY_CONTRACTED for short in _without_one_apostrophe(word)
-}
+_CONTRACTIONS = {word.replace("'", ""): word for word in _CONTRACTED.split()}
+# of two apostrophes either may be missing
+for _word in _DOUBLY_CONTRACTED.split():
+    _CONTRACTIONS |= dict.fromkeys(_without_one_apostrophe(_word), _word)
 _CONTRACTIONS["somebody'd"] = "somebodyd"
 
 

@@ -2,13 +2,13 @@
 
 import csv
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from components.evaluation.asking import TIME, Record
 from components.evaluation.scorecard import kind_rows, recall_rows, token_rows
-from components.evaluation.systems import SYSTEMS
 
 ROWS = ("answers", "captions", "compositionality")
 
@@ -43,15 +43,16 @@ def timing_table(records: Sequence[Record], seconds: Mapping[str, float]) -> dic
     A system's seconds are its workers', added up.
     """
     table: dict[str, Any] = {name: round(value, 3) for name, value in seconds.items()}
-    for system in SYSTEMS:
-        if all(record.system != system for record in records):
-            continue
-        times = [record for record in records if record.record == TIME and record.system == system]
-        busy = sum(record.first or 0 for record in times)
-        num_records = sum(record.second or 0 for record in times)
+    busy_seconds: dict[str, float] = defaultdict(float)
+    num_records: dict[str, float] = defaultdict(float)
+    for record in records:
+        if record.record == TIME:
+            busy_seconds[record.system] += record.first or 0
+            num_records[record.system] += record.second or 0
+    for system, busy in busy_seconds.items():
         table[system] = {
             "worker_seconds": round(busy, 3),
-            "records": int(num_records),
-            "records_per_second": round(num_records / busy, 1),
+            "records": int(num_records[system]),
+            "records_per_second": round(num_records[system] / busy, 1),
         }
     return table

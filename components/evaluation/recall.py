@@ -61,11 +61,13 @@ def _orders(
     queries: np.ndarray, gallery: np.ndarray, is_candidate: np.ndarray, top_k: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield blocks of (query rows (block,), gallery indices (block, ≤ top_k) best first)."""
+    # Queries in blocks: all similarities at once would not fit into memory.
     block = max(1, _BLOCK_SIMILARITIES // max(1, len(gallery)))
     for start in range(0, len(queries), block):
         some = queries[start : start + block].astype(np.float32)
         similarities = some @ gallery.astype(np.float32).T
         similarities[:, ~is_candidate] = -np.inf
+        # stable, so that equal similarities keep gallery order
         order = np.argsort(-similarities, axis=1, kind="stable")[:, :top_k]
         yield np.arange(start, start + len(order)), order
 

@@ -5,6 +5,7 @@ rows with a null answer, counts as wrong, and is counted under `missing`.
 """
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,15 +84,12 @@ def pair_rows(
     token).
     """
     pairs = question_set.all_pairs()
-    by_system = {
-        system: _likelihood_rows(system, pairs, outputs) for system in _systems_with(outputs, PAIR)
-    }
+    rows: list[dict[str, Any]] = []
+    for system in _systems_with(outputs, PAIR):
+        rows += _likelihood_rows(system, pairs, outputs)
     if embeddings.images:
-        by_system[COMPRESSED] = _cosine_rows(pairs, embeddings)
-    rows = []
-    for system in sorted(by_system):
-        rows += by_system[system]
-    return rows
+        rows += _cosine_rows(pairs, embeddings)
+    return sorted(rows, key=itemgetter("system"))
 
 
 def system_metrics(
@@ -102,28 +100,23 @@ def system_metrics(
     params: BootstrapParams,
 ) -> dict[str, Any]:
     """Return all scores of one system, from the rows of all."""
-    answers, captions, pairs = (
-        [row for row in rows if row["system"] == system] for rows in (answers, captions, pairs)
-    )
-    found = question_metrics([_scored(row) for row in answers], params) if answers else {}
+    answers, captions, pairs = (_of_system(system, rows) for rows in (answers, captions, pairs))
+    # One block of metrics per kind of output, as far as the system gives it.
+    found = question_metrics(list(map(_scored, answers)), params)
     if captions:
-        found["captioning"] = caption_metrics(
-            [row[schema.IMAGE_ID] for row in captions],
-            [row["caption"] or "" for row in captions],
-            [row["references"] for row in captions],
-            params,
-        )
+        texts = [caption or "" for caption in _column(captions, "caption")]
+        image_ids, references = _column(captions, schema.IMAGE_ID), _column(captions, "references")
+        found["captioning"] = caption_metrics(image_ids, texts, references, params)
     if pairs:
-        found["compositionality"] = pair_metrics(
-            [row[schema.SUBSET] for row in pairs],
-            [row[schema.IMAGE_ID] for row in pairs],
-            np.array([row["score"] for row in pairs]),
-            params,
-        )
+        subsets, image_ids = _column(pairs, schema.SUBSET), _column(pairs, schema.IMAGE_ID)
+        scores = np.array(_column(pairs, "score"))
+        found["compositionality"] = pair_metrics(subsets, image_ids, scores, params)
+
+    # Counted as wrong above; a reader should know of how many that is so.
     found["missing"] = {
-        "questions": sum(row["answer"] is None for row in answers),
-        "captions": sum(row["caption"] is None for row in captions),
-        "pairs": sum(row["caption_score"] is None for row in pairs),
+        "questions": _column(answers, "answer").count(None),
+        "captions": _column(captions, "caption").count(None),
+        "pairs": _column(pairs, "caption_score").count(None),
     }
     return found
 
@@ -149,11 +142,13 @@ def retrieval_metrics(
         owner_of_text += [owner] * len(captions)
     owners = np.array(owner_of_text)
 
-    text_vectors = np.stack([embeddings.texts[text] for text in texts])
+    text_vectors = _stacked(embeddings.texts, texts)
+    # A picture without an embedding keeps its row, and is no candidate.
     nowhere = np.zeros(text_vectors.shape[1], dtype=np.float32)
     image_vectors = np.stack([embeddings.images.get(image_id, nowhere) for image_id in image_ids])
     is_present = np.array([image_id in embeddings.images for image_id in image_ids])
 
+    # Retrieval both ways.
     to_text = image_to_text_ranks(image_vectors, text_vectors, owners, is_present, max(RECALLS))
     to_image = text_to_image_ranks(image_vectors, text_vectors, owners, is_present, max(RECALLS))
     return {
@@ -194,7 +189,19 @@ def recall_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     recalls = metrics[COMPRESSED].get("retrieval")
     if not recalls:
         return []
-    return [{"k": k} | {way: recalls[way][f"recall_at_{k}"] for way in recalls} for k in RECALLS]
+    rows = []
+    for k in RECALLS:
+        of_way = {way: recall[f"recall_at_{k}"] for way, recall in recalls.items()}
+        rows.append({"k": k, **of_way})
+    return rows
+
+
+def _of_system(system: str, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [row for row in rows if row["system"] == system]
+
+
+def _column(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    return [row[name] for row in rows]
 
 
 def _systems_with(outputs: Outputs, kind: str) -> list[str]:
@@ -216,16 +223,18 @@ def _scored(row: Mapping[str, Any]) -> ScoredQuestion:
 
 
 def _cosine_rows(pairs: Sequence[Row], embeddings: Embeddings) -> list[dict[str, Any]]:
+    # A picture that is not stored has no cosine.
     stored = [row for row in pairs if row[schema.IMAGE_ID] in embeddings.images]
     cosines: dict[str, tuple[float, float]] = {}
     if stored:
-        images = np.stack([embeddings.images[row[schema.IMAGE_ID]] for row in stored])
-        columns = []
+        images = _stacked(embeddings.images, _column(stored, schema.IMAGE_ID))
+        scores = []
         for column in (schema.CAPTION, schema.NEGATIVE_CAPTION):
-            texts = np.stack([embeddings.texts[row[column]] for row in stored])
-            columns.append(paired_cosines(images, texts).tolist())
-        ids = [row[PAIR_ID] for row in stored]
-        cosines = dict(zip(ids, zip(*columns, strict=True), strict=True))
+            texts = _stacked(embeddings.texts, _column(stored, column))
+            scores.append(paired_cosines(images, texts).tolist())
+        pair_ids = _column(stored, PAIR_ID)
+        cosines = dict(zip(pair_ids, zip(*scores, strict=True), strict=True))
+
     return [_pair_row(COMPRESSED, row, *cosines.get(row[PAIR_ID], (None, None))) for row in pairs]
 
 
@@ -240,14 +249,19 @@ def _likelihood_rows(system: str, pairs: Sequence[Row], outputs: Outputs) -> lis
 def _pair_row(
     system: str, row: Row, caption_score: float | None, negative_score: float | None
 ) -> dict[str, Any]:
-    numbers = [np.nan if score is None else score for score in (caption_score, negative_score)]
+    # None, where there is nothing to score from, is NaN, which never wins.
+    numbers = np.array([[caption_score], [negative_score]], dtype=np.float64)
     return {
         "system": system,
         **row,
         "caption_score": caption_score,
         "negative_score": negative_score,
-        "score": float(pair_scores(*np.array(numbers)[:, None])[0]),
+        "score": float(pair_scores(*numbers)[0]),
     }
+
+
+def _stacked(vectors: Vectors, keys: Sequence[str]) -> np.ndarray:
+    return np.stack([vectors[key] for key in keys])
 
 
 def _text(record: Record | None) -> str | None:

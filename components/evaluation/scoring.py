@@ -112,10 +112,11 @@ def group_scores(questions: Sequence[ScoredQuestion]) -> list[tuple[str, float]]
     groups: dict[str, list[ScoredQuestion]] = defaultdict(list)
     for question in questions:
         groups[question.group or question.question_id].append(question)
-    return [
-        (rows[0].image_id, float(all(row.score == 1 for row in rows)))
-        for _, rows in sorted(groups.items())
-    ]
+    scores = []
+    for _, rows in sorted(groups.items()):
+        is_right = all(row.score == 1 for row in rows)
+        scores.append((rows[0].image_id, float(is_right)))
+    return scores
 
 
 def confusion_counts(questions: Sequence[ScoredQuestion]) -> np.ndarray:

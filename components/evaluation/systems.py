@@ -10,8 +10,8 @@
 All of them decode greedily, batched with left padding, and read the same prompts.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch.nn import functional
 from components.losses.autoregressive import IGNORE_INDEX
 from components.methods.method import Method
 from components.model.backbone import Backbone
+from components.model.chat import ChatFormat
 from components.model.generation import base_answer, left_pad
 from components.model.segments import Segment
 
@@ -28,6 +29,8 @@ UNCOMPRESSED = "uncompressed"
 AVERAGE_POOLED = "average_pooled"
 BLIND = "blind"
 SYSTEMS = (COMPRESSED, UNCOMPRESSED, AVERAGE_POOLED, BLIND)
+
+Value = TypeVar("Value")
 
 
 class Visuals(NamedTuple):
@@ -40,7 +43,7 @@ class Visuals(NamedTuple):
         """Return the visual tokens of some rows, one picture each."""
         if self.tokens is None:
             return None
-        return self.tokens.rows([self.pictures[row] for row in rows]).to(device)
+        return self.tokens.rows(pick(self.pictures, rows)).to(device)
 
 
 class Reader(NamedTuple):
@@ -87,7 +90,59 @@ def base_reader(backbone: Backbone) -> Reader:
     return Reader(generate, hidden, backbone.lm_head, backbone.device)
 
 
-def answer_prompts(
+class EvaluatedSystem(NamedTuple):
+    """System under evaluation, with its visual tokens of some pictures."""
+
+    name: str
+    reader: Reader
+    chat: ChatFormat
+    image_ids: Sequence[str]
+    visual_tokens: Segment | None  # one row per picture; None for the blind
+    num_placeholders: int | None  # of a picture in a chat; None: as many as it has visual tokens
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """The number of placeholders of each picture."""
+        if self.visual_tokens is None:
+            return dict.fromkeys(self.image_ids, 0)
+        if self.num_placeholders is not None:
+            return dict.fromkeys(self.image_ids, self.num_placeholders)
+        return dict(zip(self.image_ids, self.visual_tokens.lengths, strict=True))
+
+    def visuals(self, image_ids: Iterable[str]) -> Visuals:
+        """Return one row of visual tokens per entry of `image_ids`."""
+        place_of = dict(zip(self.image_ids, range(len(self.image_ids)), strict=True))
+        return Visuals(self.visual_tokens, [place_of[image_id] for image_id in image_ids])
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of new token ids."""
+        return str(self.chat.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+
+def compressed_system(
+    model: Method, image_ids: Sequence[str], visual_tokens: Segment
+) -> EvaluatedSystem:
+    """Return a trained compressor with its stored tokens of pictures, one row each."""
+    return EvaluatedSystem(
+        COMPRESSED,
+        compressed_reader(model),
+        model.backbone.chat,
+        image_ids,
+        visual_tokens,
+        model.num_placeholders,
+    )
+
+
+def base_system(
+    name: str, backbone: Backbone, image_ids: Sequence[str], visual_tokens: Segment | None
+) -> EvaluatedSystem:
+    """Return a system of the base model, with what it reads of pictures, one row each."""
+    return EvaluatedSystem(
+        name, base_reader(backbone), backbone.chat, image_ids, visual_tokens, None
+    )
+
+
+def generate_answers(
     reader: Reader,
     visuals: Visuals,
     prompts: Sequence[list[int]],
@@ -96,9 +151,9 @@ def answer_prompts(
 ) -> list[list[int]]:
     """Answer every prompt, in their order: new token ids."""
     answers: list[list[int]] = [[] for _ in prompts]
-    for rows in batches_of_like_length([len(prompt) for prompt in prompts], batch_size):
-        batch = [prompts[row] for row in rows]
-        found = reader.generate(visuals.of_rows(rows, reader.device), batch, max_new_tokens)
+    for rows in batches_of_like_length(list(map(len, prompts)), batch_size):
+        visual = visuals.of_rows(rows, reader.device)
+        found = reader.generate(visual, pick(prompts, rows), max_new_tokens)
         for row, tokens in zip(rows, found, strict=True):
             answers[row] = tokens
     return answers
@@ -115,8 +170,9 @@ def log_likelihoods(
     likelihoods = [0.0] * len(conversations)
     lengths = [len(input_ids) for input_ids, _ in conversations]
     for rows in batches_of_like_length(lengths, batch_size):
-        input_ids, attention_mask = left_pad([conversations[row][0] for row in rows], reader.device)
-        labels = _left_pad_labels([conversations[row][1] for row in rows], input_ids.shape[1])
+        ids_of_rows, labels_of_rows = zip(*pick(conversations, rows), strict=True)
+        input_ids, attention_mask = left_pad(ids_of_rows, reader.device)
+        labels = _left_pad_labels(labels_of_rows, input_ids.shape[1])
 
         hidden = reader.hidden(visuals.of_rows(rows, reader.device), input_ids, attention_mask)
         found = _mean_log_probability(hidden, reader.lm_head, labels.to(reader.device))
@@ -130,6 +186,11 @@ def batches_of_like_length(lengths: Sequence[int], batch_size: int) -> Iterator[
     order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
+
+
+def pick(values: Sequence[Value], rows: Iterable[int]) -> list[Value]:
+    """Return the values of some rows."""
+    return [values[row] for row in rows]
 
 
 def _left_pad_labels(labels: Sequence[Sequence[int]], width: int) -> Tensor:

@@ -72,8 +72,11 @@ def attention_weights(
     added or, of bool, says who is seen; without one the positions are the last of a causal
     sequence.
     """
+    # Grouped heads share their keys.
     key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
     scores = (query[:, :, -num_positions:].float() @ key.float().transpose(2, 3)) * scaling
+
+    # What a position may see: by the mask, else all before it.
     positions, keys = scores.shape[2:]
     if mask is None:
         every = torch.ones(positions, keys, dtype=torch.bool, device=key.device)
@@ -110,6 +113,7 @@ def answer_attention(
     `generate` decodes the answer to this one prompt, a pass per new token. Each step counts by the
     position that the new token is predicted at, as transformers counts.
     """
+    # One pass per new token: the last position predicts it.
     places = [place for place, token in enumerate(prompt) if token == visual_id]
     with watch(language_model, 1) as seen:
         tokens = generate()

@@ -24,6 +24,7 @@ def git(*arguments: str, folder: Path | None = None) -> str:
 
 def experiment_rows() -> list[Row]:
     """Return the experiments of `dvc exp show`, from every commit that has some."""
+    # DVC shows the experiments of one commit at a time.
     refs = [ref.split("/") for ref in git("for-each-ref", "--format=%(refname)", REFS).splitlines()]
     starts = {ref[2] + ref[3] for ref in refs if len(ref) == 5} | {git("rev-parse", "HEAD")}
     return [row for row in dvc.api.exp_show(revs=sorted(starts)) if row.get("Experiment")]
@@ -39,10 +40,10 @@ def finished(wanted: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> di
     ended = [
         row for row in rows if row["Experiment"] in wanted and row.get("State") not in UNFINISHED
     ]
-    ages = {
-        commit: int(git("log", "-1", "--format=%ct", commit))
-        for commit in {str(row["rev"]) for row in ended}
-    }
+    commits = {str(row["rev"]) for row in ended}
+    ages = {commit: int(git("log", "-1", "--format=%ct", commit)) for commit in commits}
+
+    # Younger ones overwrite older ones of the same name.
     found: dict[str, str] = {}
     for row in sorted(ended, key=lambda row: ages[row["rev"]]):
         if has_values(row["rev"], wanted[row["Experiment"]]):

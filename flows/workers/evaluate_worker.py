@@ -17,12 +17,9 @@ from components.evaluation.asking import (
     COST,
     LENGTH,
     SIZE,
-    EvaluatedSystem,
     Record,
     answer_questions,
-    base_system,
     caption_pictures,
-    compressed_system,
     embed_images,
     embed_texts,
     score_caption_pairs,
@@ -30,7 +27,15 @@ from components.evaluation.asking import (
 )
 from components.evaluation.evaluation_settings import EvaluateParams
 from components.evaluation.question_set import QuestionSet, read_question_set
-from components.evaluation.systems import AVERAGE_POOLED, BLIND, COMPRESSED, UNCOMPRESSED
+from components.evaluation.systems import (
+    AVERAGE_POOLED,
+    BLIND,
+    COMPRESSED,
+    UNCOMPRESSED,
+    EvaluatedSystem,
+    base_system,
+    compressed_system,
+)
 from components.methods.blocks.vision_tower import matrix_weights, vision_weights
 from components.methods.checkpoint import load_compressor
 from components.methods.method import Method

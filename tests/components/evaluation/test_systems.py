@@ -3,11 +3,11 @@ import torch
 
 from components.evaluation.systems import (
     Visuals,
-    answer_prompts,
     base_answer,
     base_reader,
     batches_of_like_length,
     compressed_reader,
+    generate_answers,
     log_likelihoods,
 )
 from components.losses.autoregressive import IGNORE_INDEX
@@ -87,7 +87,7 @@ def test_answers_come_in_order_for_the_right_picture_whatever_the_batches(
     ]
     for batch_size in (1, 2, 16):
         visuals = Visuals(text_segment(tokens), pictures)
-        assert answer_prompts(compressed_reader(model), visuals, prompts, 6, batch_size) == alone
+        assert generate_answers(compressed_reader(model), visuals, prompts, 6, batch_size) == alone
 
 
 @pytest.mark.parametrize("with_picture", [True, False])
