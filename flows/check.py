@@ -281,6 +281,7 @@ def to_sample(row: Candidate, params: TrainParams) -> TrainSample:
 def main(params: Path, rows: int) -> None:
     """Print what is found; a problem ends the process with status 1."""
     quiet_libraries()
+    read_sections(params)  # raises here, once, when there is no such file
     problems = check(params, rows)
     for problem in problems:
         print(f"problem: {problem}", file=sys.stderr)
