@@ -49,10 +49,11 @@ def test_wheel_works_elsewhere(wheel: Path, project: Path, tmp_path: Path) -> No
     (own / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     python, command = environment / "bin/python", environment / "bin/fwd2bot"
     install = ["install", "--quiet", "--no-deps", "--no-index", wheel]
-    subprocess.run([python, "-m", "pip", *install], check=True)
+    # without PYTHONPATH, by which the repository would be found instead
+    outside = {"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
+    subprocess.run([python, "-m", "pip", *install], env=outside, check=True)
 
     code = "import fwd2bot; print(fwd2bot.__file__, len(fwd2bot.TokenStore.open('store')))"
-    outside = {"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [python, "-c", code], cwd=project, env=outside, capture_output=True, text=True, check=True
     )
