@@ -19,9 +19,8 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from pydantic import Field
 
 from components.files.outputs import OutputError, check_file, new_file
@@ -30,7 +29,6 @@ from components.reporting.methods_section import MethodRun, method_run, read_run
 from components.reporting.published import published_markdown, read_published
 from components.reporting.seeds import estimate
 from components.reporting.wording import count, number
-from flows.running.endings import ending
 from flows.sweeping.sweep_copy import SweepCopy, only_sweep, stage_seconds
 from flows.sweeping.sweep_experiments import (
     clear_queue,
@@ -42,14 +40,6 @@ from flows.sweeping.sweep_experiments import (
 )
 
 SEED = "train.seed"
-app = typer.Typer(add_completion=False, no_args_is_help=True)
-SweepFile = Annotated[Path, typer.Argument(help="A file of sweeps/.", exists=True, dir_okay=False)]
-IsSmoke = Annotated[
-    bool, typer.Option("--smoke", help="The few small runs of the section `smoke`.")
-]
-DataFile = Annotated[
-    Path | None, typer.Option("--data", help="Write all scores and costs to this file, too.")
-]
 Value = str | float | int | bool
 
 
@@ -240,9 +230,7 @@ def is_data(path: Path) -> bool:
     return True
 
 
-@app.command()
-@ending("sweep")
-def run(path: SweepFile, smoke: IsSmoke = False, data: DataFile = None) -> None:
+def run_missing(path: Path, smoke: bool, data: Path | None) -> None:
     """Run the experiments that are not there yet, one after another, and print the table."""
     check_data(data)
     sweep, name = read_sweep(path, smoke)
@@ -276,9 +264,7 @@ def run_all(missing: Sequence[Experiment], stage: str) -> list[str]:
     return failed
 
 
-@app.command()
-@ending("sweep")
-def queue(path: SweepFile, smoke: IsSmoke = False) -> None:
+def queue(path: Path, smoke: bool) -> None:
     """Queue the experiments that are not there yet, after removing from the queue what failed or was killed."""
     sweep, name = read_sweep(path, smoke)
     planned = list(experiments(sweep, name))
@@ -298,20 +284,18 @@ def queue(path: SweepFile, smoke: IsSmoke = False) -> None:
             sys.exit(f"sweep: {experiment.name} could not be queued")
 
 
-@app.command()
-@ending("sweep")
-def table(path: SweepFile, smoke: IsSmoke = False, data: DataFile = None) -> None:
+def table(path: Path, smoke: bool, data: Path | None) -> None:
     """Print the scores of the experiments that have ended."""
     check_data(data)
     publish(*read_sweep(path, smoke), data)
 
 
-@app.command()
-@ending("sweep")
 def published() -> None:
     """Print what the paper has in its tables of compared methods, as a document shows it."""
     print(published_markdown(read_published()))
 
 
 if __name__ == "__main__":
-    app()
+    from fwd2bot.commands import run
+
+    run("sweep")

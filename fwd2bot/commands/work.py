@@ -54,7 +54,7 @@ app.add_typer(sweep_app, name="sweep", rich_help_panel=PANEL)
 
 
 @sweep_app.command("run")
-@forwards("sweep", "run")
+@forwards("sweep", "run_missing")
 def sweep_run(path: SweepArgument, smoke: SmokeOption = False, data: DataOption = None) -> None:
     """Run the experiments that are not there yet, one after another, and print the table."""
 
