@@ -1,17 +1,16 @@
-"""Batch job `answer_corpus`: many questions about the pictures of a compressed corpus; no picture is opened.
+"""Batch job `answer_corpus`: many questions about the pictures of a compressed corpus.
 
     fwd2bot answer-corpus questions.jsonl answers.jsonl --store data/compressed/test
 
 Ray Data hands planned pieces to workers that load the model once; a run that was killed goes on
 from the finished pieces, and the answers appear by one rename, after their rejects and their
-manifest. docs/answering.md.
+manifest. No picture is opened. docs/answering.md.
 """
 
 import json
 import shutil
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ from flows.running.stored_corpus import quiet_libraries
 from flows.workers.answer_corpus_worker import AnswerParams, QuestionAnswerer
 
 LIBRARIES = ("peft", "torch", "transformers")
-ENTRIES = ("flows.workers.answer_corpus_worker",)  # what it imports makes the answers
+ENTRIES = ("flows.workers.answer_corpus_worker",)  # all code that makes the answers
 
 
 def answer_corpus(
@@ -69,6 +68,8 @@ def answer_corpus(
         )
     check_place(output, [questions, folder, compressor, *([base] if base else [])])
     output, folder, compressor = output.resolve(), folder.resolve(), compressor.resolve()
+
+    # the store is of this compressor, and an output that is there is of these inputs
     store = TokenStore.open(folder)
     check_same_model(store.provenance, compressor)
     inputs = _inputs(params, questions, store, about)
@@ -76,6 +77,8 @@ def answer_corpus(
         return check_finished(output, inputs)
     base = find_base(compressor, base)
     check_base(compressor, base)
+
+    # questions that can be asked, cut into pieces
     image_ids = {image_id: number for number, image_id in enumerate(store.ids)}
     asked, rejects = ASK[about](questions, image_ids)
     if not asked:
@@ -83,20 +86,18 @@ def answer_corpus(
             f"{questions}: none of {len(rejects)} rows can be asked: {_examples(rejects)}"
         )
     pieces = list(plan_pieces(asked, image_ids, params.rows_per_piece))
+
+    # finished pieces of a killed run count only for the same inputs and the same code
     code = code_of(ENTRIES, method_of(store.provenance) or FWD2BOT)
     with work_folder(output, fingerprint({**inputs, "code": code})) as work:
-        task = {
-            "work": str(work),
-            "store": str(folder),
-            "compressor": str(compressor),
-            "base": base,
-        }
+        places = {"work": work, "store": folder, "compressor": compressor}
+        task = {**{name: str(place) for name, place in places.items()}, "base": base}
         answer_pieces(params, task, pieces, work)
         return publish_answers(work, output, len(pieces), inputs, rejects)
 
 
 def check_place(output: Path, inputs: Sequence[Path | str]) -> None:
-    """Raises OutputError when the answers, or what is written beside them, would take the place of other files.
+    """Raise OutputError when the answers, or files beside them, would replace other files.
 
     Answers that are there already are not touched; what they are is looked at later.
     """
@@ -111,36 +112,46 @@ def answer_pieces(
     params: AnswerParams, task: dict[str, Any], pieces: Sequence[list[Asked]], work: Path
 ) -> None:
     """Finish every piece; those that an earlier run finished are only checked."""
-    todo = [number for number in range(len(pieces)) if finished_shard(work, number) is None]
+    todo = unfinished(work, len(pieces))
     total, left = sum(map(len, pieces)), sum(len(pieces[number]) for number in todo)
     print(
         f"answer_corpus: {total} questions, {total - left} of them answered by an earlier run",
         flush=True,
     )
     if todo:
-        show_progress(
-            (len(pieces[number]) for number in run_workers(params, task, pieces, todo)), left
-        )
-    missing = [number for number in range(len(pieces)) if finished_shard(work, number) is None]
-    if missing:
+        progress, done = Progress("answer_corpus", "questions", left), 0
+        for number in run_workers(params, task, pieces, todo):
+            done += len(pieces[number])
+            progress.show(done, f"{done}/{left} questions", done)
+
+    # workers of another machine may have written to a folder of their own
+    if missing := unfinished(work, len(pieces)):
         raise ValueError(
-            f"{work}: pieces {missing} are not whole; do all machines of the cluster share this folder?"
+            f"{work}: pieces {missing} are not whole; "
+            "do all machines of the cluster share this folder?"
         )
+
+
+def unfinished(work: Path, num_pieces: int) -> list[int]:
+    """Return the numbers of the pieces that are not finished yet."""
+    return [number for number in range(num_pieces) if finished_shard(work, number) is None]
 
 
 def run_workers(
     params: AnswerParams, task: dict[str, Any], pieces: Sequence[list[Asked]], todo: Sequence[int]
 ) -> Iterator[int]:
-    """The numbers of the pieces as the workers finish them, in any order."""
+    """Give the numbers of the pieces as the workers finish them, in any order."""
     connect()
     num_workers = min(params.num_workers, len(todo))
     try:
         check_resources(num_workers, params.cpus_per_worker, params.gpus_per_worker)
     except ValueError:
         raise ValueError(
-            f"{num_workers} workers of {params.cpus_per_worker} CPUs and {params.gpus_per_worker} GPUs are more than "
-            "this machine has; lower --num-workers, --cpus-per-worker or --gpus-per-worker, or set RAY_ADDRESS"
+            f"{num_workers} workers of {params.cpus_per_worker} CPUs and {params.gpus_per_worker} "
+            "GPUs are more than this machine has; lower --num-workers, --cpus-per-worker or "
+            "--gpus-per-worker, or set RAY_ADDRESS"
         ) from None
+
     rows = [{"piece": json.dumps([number, pieces[number]])} for number in todo]
     finished = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         QuestionAnswerer,  # type: ignore[arg-type]  # Ray's signature knows functions only
@@ -153,26 +164,20 @@ def run_workers(
         yield int(row["number"])
 
 
-def show_progress(sizes: Iterator[int], total: int) -> None:
-    """Print questions done, pace and time left as pieces of these sizes are finished."""
-    progress = Progress("answer_corpus", "questions", total)
-    for done in accumulate(sizes):
-        progress.show(done, f"{done}/{total} questions", done)
-
-
 def publish_answers(
     work: Path, output: Path, num_pieces: int, inputs: dict[str, Any], rejects: Sequence[Reject]
 ) -> dict[str, Any]:
-    """Rejects, then the manifest, then the answers, each by a rename; returns the manifest."""
+    """Publish rejects, manifest and answers, each by a rename; returns the manifest."""
     check_place(output, [])
     if output.exists():
         raise OutputError(
             f"{output}: appeared while the questions were answered; move it and run again"
         )
-    answers, unanswered = merge_pieces(
-        work / "shards" / shard_name(number) for number in range(num_pieces)
-    )
+    pieces = [work / "shards" / shard_name(number) for number in range(num_pieces)]
+    answers, unanswered = merge_pieces(pieces)
     rejects = [*rejects, *unanswered]
+
+    # answers come last: where they are, the other two are whole
     aside = work / "aside"
     beside, finished = sidecar(output, "rejects.jsonl"), aside / output.name
     publish(beside, rejects_bytes(rejects), aside)
@@ -192,18 +197,18 @@ def publish_answers(
 
 
 def check_finished(output: Path, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The manifest of answers that already are what this run would write. Raises ValueError for anything else."""
+    """Return the manifest of answers that are what this run would write. Raises ValueError."""
     try:
         manifest: dict[str, Any] = json.loads(sidecar(output, "manifest.json").read_bytes())
         is_same = {name: manifest[name] for name in inputs} == inputs
-        is_whole = (
-            describe_file(output, manifest["rows_answered"]).model_dump() == manifest["answers"]
-        )
+        found = describe_file(output, manifest["rows_answered"]).model_dump()
+        is_whole = found == manifest["answers"]
     except (OSError, ValueError, KeyError):
         is_same = is_whole = False
     if not (is_same and is_whole):
         raise ValueError(
-            f"{output}: exists, and holds something else than this run would write; remove or rename it"
+            f"{output}: exists, and holds something else than this run would write; "
+            "remove or rename it"
         )
     return manifest
 
@@ -211,7 +216,7 @@ def check_finished(output: Path, inputs: dict[str, Any]) -> dict[str, Any]:
 def _inputs(
     params: AnswerParams, questions: Path, store: TokenStore, about: About
 ) -> dict[str, Any]:
-    """Everything that decides the answers."""
+    """Return everything that decides the answers."""
     return {
         "questions": {
             "sha256": sha256_of(questions),
@@ -228,10 +233,8 @@ def _inputs(
 
 
 def _examples(rejects: Sequence[Reject]) -> str:
-    shown = "; ".join(
-        f"row {reject.row}: {reject.reason}: {reject.detail}" for reject in rejects[:3]
-    )
-    return f"{reject_counts(rejects)}; {shown}"
+    shown = [f"row {reject.row}: {reject.reason}: {reject.detail}" for reject in rejects[:3]]
+    return "; ".join([str(reject_counts(rejects)), *shown])
 
 
 def main(

@@ -123,14 +123,14 @@ def look_at_presets(report: Report, path: Path) -> None:
 
 
 def look_at_section(report: Report, path: Path, section: str, model: type[Params]) -> Params:
-    """One section of the parameter file. Raises ParamsError."""
+    """Read one section of the parameter file. Raises ParamsError."""
     params = load_params(section, model, path)
     report.say(f"{path}: {section} fits")
     return params
 
 
 def look_at_places(report: Report, path: Path) -> dict[str, str]:
-    """The two folders that are named at the top of the file."""
+    """Read the two folders that are named at the top of the file."""
     values = read_sections(path)
     missing = [name for name in ("raw_data", "base_model") if not isinstance(values.get(name), str)]
     if missing:
@@ -140,13 +140,14 @@ def look_at_places(report: Report, path: Path) -> dict[str, str]:
 
 
 def look_at_evaluation(report: Report, raw: Path) -> None:
-    """Whether the evaluation data are where `curate` looks for them."""
+    """Check that the evaluation data are where `curate` looks for them."""
     missing = []
     for split in EVALUATION_SPLITS:
         folder = raw / "evaluation" / split
         if not (folder / PICTURES).is_dir():
             missing.append(
-                f"{folder / PICTURES}: no such folder; `curate` needs evaluation pictures (docs/data.md)"
+                f"{folder / PICTURES}: no such folder; `curate` needs evaluation pictures "
+                "(docs/data.md)"
             )
         missing += [
             f"{folder / name}: no such file (docs/data.md)"
@@ -161,7 +162,7 @@ def look_at_evaluation(report: Report, raw: Path) -> None:
 def look_at_source(
     report: Report, name: str, source: Any, raw: Path, params: CurateParams, num_rows: int
 ) -> Preview:
-    """Some rows of a source, decoded and checked; and whether the disk has room for its pictures."""
+    """Decode and check some rows of a source. Raises ValueError."""
     preview = preview_source(name, source, raw, with_allowed_roots(params).candidates, num_rows)
     found, lost = len(preview.rows), len(preview.rows) - len(preview.accepted)
     size, about = preview.num_bytes / 1e9, preview.estimated_rows
@@ -175,17 +176,19 @@ def look_at_source(
         raise ValueError(f"curate.sources.{name}: the first file has no rows")
     if lost > params.max_reject_fraction * found:
         raise ValueError(
-            f"curate.sources.{name}: {lost} of the first {found} rows are rejected ({', '.join(preview.details)}); "
-            f"mend the source, or raise curate.max_reject_fraction ({params.max_reject_fraction})"
+            f"curate.sources.{name}: {lost} of the first {found} rows are rejected "
+            f"({', '.join(preview.details)}); mend the source, "
+            f"or raise curate.max_reject_fraction ({params.max_reject_fraction})"
         )
     return preview
 
 
 def look_at_disk(report: Report, curated_bytes: int) -> None:
-    """Whether the curated pictures fit on the disk, with those that are being written."""
+    """Check that the curated pictures fit on the disk, with those that are being written."""
     needed, free = COPIES_ON_DISK * curated_bytes / 1e9, shutil.disk_usage(".").free / 1e9
     report.say(
-        f"disk: about {needed:.1f} GB for curated pictures while they are written, {free:.0f} GB are free"
+        f"disk: about {needed:.1f} GB for curated pictures while they are written, "
+        f"{free:.0f} GB are free"
     )
     if needed > free:
         raise ValueError(
@@ -194,14 +197,15 @@ def look_at_disk(report: Report, curated_bytes: int) -> None:
 
 
 def look_at_cluster(report: Report, sections: Mapping[str, Any]) -> None:
-    """Whether this machine has the CPUs and GPUs that are asked for, unless a cluster is named."""
+    """Check that this machine has the CPUs and GPUs asked for, unless a cluster is named."""
     if os.environ.get("RAY_ADDRESS"):
         report.say(f"runs on the cluster at {os.environ['RAY_ADDRESS']}, which was not looked at")
         return
     report.say(f"{os.cpu_count()} CPUs, {torch.cuda.device_count()} GPUs")
     short = [
-        f"{name}: {params.num_workers} workers with a GPU each, this machine has {torch.cuda.device_count()}; lower "
-        f"{name}.num_workers, set {name}.gpus_per_worker to 0, or name a cluster in RAY_ADDRESS"
+        f"{name}: {params.num_workers} workers with a GPU each, this machine has "
+        f"{torch.cuda.device_count()}; lower {name}.num_workers, set {name}.gpus_per_worker to 0, "
+        "or name a cluster in RAY_ADDRESS"
         for name, params in sections.items()
         if params.num_workers * params.gpus_per_worker > torch.cuda.device_count()
     ]
@@ -210,22 +214,27 @@ def look_at_cluster(report: Report, sections: Mapping[str, Any]) -> None:
 
 
 def look_at_base(report: Report, base: str) -> bool:
-    """Whether the base model is there, of a known family, and fits into memory. Raises ValueError."""
+    """Check that the base model is there, of a known family, and fits into memory.
+
+    Raises ValueError.
+    """
     folder = Path(base)
     if not folder.is_dir():
         raise ValueError(
-            f"base_model: there is no folder {base}; fetch one with `hf download … --local-dir {base}`"
+            f"base_model: there is no folder {base}; "
+            f"fetch one with `hf download … --local-dir {base}`"
         )
     family = family_of(base, folder)
     needed = SPARE_MEMORY * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     free = psutil.virtual_memory().available
     report.say(
-        f"{base}: {family.__name__.removesuffix('Backbone')}, {needed / SPARE_MEMORY / 1e9:.2f} GB of weights"
+        f"{base}: {family.__name__.removesuffix('Backbone')}, "
+        f"{needed / SPARE_MEMORY / 1e9:.2f} GB of weights"
     )
     if needed > free:
         raise ValueError(
-            f"base_model: {base} needs {needed / 1e9:.0f} GB of memory to be loaded, {free / 1e9:.0f} GB are free; run "
-            "the check on a machine like those that train"
+            f"base_model: {base} needs {needed / 1e9:.0f} GB of memory to be loaded, "
+            f"{free / 1e9:.0f} GB are free; run the check on a machine like those that train"
         )
     check_base_model(base, None)
     report.say("  all weights are there")
@@ -233,7 +242,8 @@ def look_at_base(report: Report, base: str) -> bool:
 
 
 def look_at_batch(report: Report, base: str, params: TrainParams, rows: list[Candidate]) -> None:
-    """Show a sample; run both passes and the backward pass on the longest rows. Raises ValueError."""
+    """Show a sample, and train a step on the longest rows. Raises ValueError."""
+    # an untrained compressor, as the stage builds it
     options = params.backbone
     backbone = load_backbone(
         base, options.revision, options.torch_dtype, options.attention, options.pad_to_square
@@ -242,6 +252,8 @@ def look_at_batch(report: Report, base: str, params: TrainParams, rows: list[Can
     model = build_method(
         backbone.to(device), params.compressor, params.method.chosen, params.seed
     ).train()
+
+    # the rows that take the most memory
     chats, pairs = longest(rows)
     samples = {number: to_sample(row, params) for number, row in enumerate([*chats, *pairs])}
     if chats:
@@ -251,6 +263,8 @@ def look_at_batch(report: Report, base: str, params: TrainParams, rows: list[Can
         return report.say(f"train.method: {params.method.name} learns nothing")
     if model.learns_from_texts:
         samples = {number: as_text_pair(sample) for number, sample in samples.items()}
+
+    # one step: forward, backward, and a gradient that is a number
     places = range(len(samples))
     groups = StepSamples(
         tuple(places[: len(chats)]) if params.taught.autoregressive_weight else (),
@@ -266,22 +280,23 @@ def look_at_batch(report: Report, base: str, params: TrainParams, rows: list[Can
     norm = float(gradient_norm(trained_parameters(model).values()))
     seconds = time.perf_counter() - start
     report.say(
-        f"forward and backward over {len(chats)} conversations and {len(pairs)} pairs: {seconds:.1f} s"
+        f"forward and backward over {len(chats)} conversations and {len(pairs)} pairs: "
+        f"{seconds:.1f} s"
     )
     report.say(f"  {losses}, gradient norm {norm:.3g}")
     if not 0 < norm < float("inf"):
         raise ValueError(
-            f"the gradient of a batch has norm {norm}: look at the sample above, and at the base model"
+            f"the gradient of a batch has norm {norm}: "
+            "look at the sample above, and at the base model"
         )
 
 
 def longest(rows: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
-    """The rows whose texts are the longest: conversations, and pairs of a picture and a caption."""
+    """Return the rows with the longest texts: conversations, and pairs of picture and caption."""
 
     def length(row: Candidate) -> int:
-        return sum(len(turn[schema.CONTENT]) for turn in row[schema.CONVERSATION]) + len(
-            row[schema.CAPTION] or ""
-        )
+        turns = [turn[schema.CONTENT] for turn in row[schema.CONVERSATION]]
+        return sum(map(len, turns)) + len(row[schema.CAPTION] or "")
 
     by_length = sorted(rows, key=length, reverse=True)
     chats = [row for row in by_length if row[schema.CONVERSATION]]
@@ -292,15 +307,16 @@ def longest(rows: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
 
 
 def to_sample(row: Candidate, params: TrainParams) -> TrainSample:
-    image = (
-        None if row[schema.IMAGE] is None else decode_picture(row[schema.IMAGE], params.pictures)
-    )
+    """Return a row as `train` reads it, with its picture decoded."""
+    data = row[schema.IMAGE]
+    image = None if data is None else decode_picture(data, params.pictures)
     return TrainSample(row[schema.SAMPLE_ID], image, row[schema.CONVERSATION], row[schema.CAPTION])
 
 
 def main(params: Path, rows: int) -> None:
     """Print what is found; a problem ends the process with status 1."""
     quiet_libraries()
+    read_sections(params)  # raises here, once, when there is no such file
     problems = check(params, rows)
     for problem in problems:
         print(f"problem: {problem}", file=sys.stderr)

@@ -10,11 +10,10 @@ other way round.
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import typer
 
 from components import schema
 from components.compression.identity import check_same_model, find_base
@@ -38,7 +37,6 @@ from components.store import codecs
 from components.store.absence import reason_not_stored
 from components.store.fit import MIN_PICTURES, fit_directions
 from components.store.token_store import TokenStore
-from flows.running.endings import ending
 from flows.running.lifetime import die_with_parent
 
 FIXED: tuple[codecs.FixedCodec, ...] = (
@@ -199,17 +197,13 @@ def by_key(records: Sequence[Record]) -> dict[str, np.ndarray]:
     return {record.key: np.array(record.embedding, np.float32) for record in records}
 
 
-@ending("codecs")
-def main(
-    curated: Annotated[Path, typer.Argument(help="Folder that `curate` wrote.")],
-    compressor: Annotated[Path, typer.Argument(help="Folder that `train` wrote.")],
-    store: Annotated[Path, typer.Argument(help="Folder that `compress` wrote.")],
-    output: Annotated[Path, typer.Argument(help="File for the scores.")],
-) -> None:
+def main(curated: Path, compressor: Path, store: Path, output: Path) -> None:
     """Score the stored tokens in fewer bytes."""
     die_with_parent()
     score_codecs(curated, compressor, store, output)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fwd2bot.commands import run
+
+    run("codecs")

@@ -17,10 +17,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import ray
-import typer
 from ray.data import ActorPoolStrategy
 
 from components.compression.corpus import Corpus, Shard, corpus_identity, num_listed, plan_shards
@@ -57,7 +56,6 @@ from components.store.store_work import (
 from components.store.token_store import TokenStore
 from flows.running.allowed_roots import allowed_roots
 from flows.running.cluster import check_resources, connect, run_tasks
-from flows.running.endings import ending
 from flows.running.lifetime import die_with_parent
 from flows.running.progress import Progress
 from flows.workers.compress_worker import (
@@ -324,28 +322,8 @@ def _inputs(params: CompressParams, provenance: Provenance, corpus: Corpus) -> d
     }
 
 
-@ending("compress")
-def main(
-    images: Annotated[
-        str,
-        typer.Argument(
-            help="Folder of pictures, Parquet, CSV or JSON lines of places, or tars; path or "
-            "s3://…."
-        ),
-    ],
-    compressor: Annotated[Path, typer.Argument(help="Folder that `train` wrote.")],
-    output: Annotated[
-        Path, typer.Argument(help="Folder for the store; new, empty, or with this very store.")
-    ],
-    base: Annotated[
-        str | None,
-        typer.Option(
-            help="Base model, folder or hub id; otherwise the one the compressor names, beside it "
-            "or on the hub."
-        ),
-    ] = None,
-) -> None:
-    """Compress pictures into a store of summary tokens, by section `compress` of params.yaml."""
+def main(images: str, compressor: Path, output: Path, base: str | None) -> None:
+    """Compress pictures into a store of summary tokens, with the section `compress` of params.yaml."""
     die_with_parent()
     manifest = compress(load_params("compress", CompressParams), images, compressor, output, base)
     if manifest is None:
@@ -358,4 +336,6 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fwd2bot.commands import run
+
+    run("compress")

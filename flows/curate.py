@@ -14,7 +14,6 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from duckdb import DuckDBPyConnection
 from pydantic import Field
 
@@ -47,7 +46,6 @@ from components.files.unfinished import discard, hold, leave, open_work
 from components.params import Params, load_params
 from flows.running import cluster
 from flows.running.allowed_roots import allowed_roots
-from flows.running.endings import ending
 from flows.running.lifetime import die_with_parent
 
 log = logging.getLogger("curate")
@@ -198,11 +196,7 @@ def validate(params: CurateParams, database: DuckDBPyConnection, curated: Path) 
         )
 
 
-@ending("curate")
-def main(
-    raw: Annotated[Path, typer.Argument(help="Folder of the raw data.")],
-    output: Annotated[Path, typer.Argument(help="Folder for the tables.")],
-) -> None:
+def main(raw: Path, output: Path) -> None:
     """Check, deduplicate and split the sources into Parquet."""
     die_with_parent()
     logging.basicConfig(format="%(name)s: %(message)s")
@@ -211,4 +205,6 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fwd2bot.commands import run
+
+    run("curate")

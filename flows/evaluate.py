@@ -11,12 +11,11 @@ opened) counts as wrong everywhere, and is counted under `missing`.
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
-import typer
 
 from components.compression.identity import check_base, check_same_model, find_base, read_config
 from components.costs.inference_costs import (
@@ -38,7 +37,6 @@ from components.params import load_params
 from components.store.absence import reason_not_stored
 from components.store.token_store import TokenStore
 from flows.running.cluster import connect
-from flows.running.endings import ending
 from flows.running.lifetime import die_with_parent
 from flows.workers.evaluate_worker import EvaluationWorker, Task, pictures_to_caption
 
@@ -263,14 +261,8 @@ def mean_lengths(systems: Sequence[str], records: Sequence[Record], field: str) 
     return {system: float(np.mean(values or [0])) for system, values in lengths.items()}
 
 
-@ending("evaluate")
 def main(
-    curated: Annotated[Path, typer.Argument(help="Folder that `curate` wrote.")],
-    compressor: Annotated[Path, typer.Argument(help="Folder that `train` wrote.")],
-    store: Annotated[Path, typer.Argument(help="Folder that `compress` wrote.")],
-    output: Annotated[Path, typer.Argument(help="Folder for answers, captions and plots.")],
-    metrics: Annotated[Path, typer.Argument(help="File for the scores.")],
-    timings: Annotated[Path, typer.Argument(help="File for the seconds.")],
+    curated: Path, compressor: Path, store: Path, output: Path, metrics: Path, timings: Path
 ) -> None:
     """Answer, search and rank from the stored tokens, and score it."""
     die_with_parent()
@@ -279,4 +271,6 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fwd2bot.commands import run
+
+    run("evaluate")

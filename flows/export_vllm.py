@@ -9,6 +9,7 @@ in PEFT's layout), request.json and a README.md with the commands. docs/answerin
 import json
 from pathlib import Path
 
+from components.answering.one_question import check_length, check_question
 from components.answering.serving import (
     completion_request,
     prompt_embeds,
@@ -28,11 +29,14 @@ README = """\
 ```
 vllm serve language_model --served-model-name {base_name} --runner generate --dtype {dtype} \\
   --max-model-len {positions} --enable-prompt-embeds{lora}
-curl http://127.0.0.1:8000/v1/completions --header 'Content-Type: application/json' --data @request.json
+curl http://127.0.0.1:8000/v1/completions \\
+  --header 'Content-Type: application/json' --data @request.json
 ```
-Run it in this folder. More requests: `prompt_embeds` and `completion_request` in components/answering/serving.py.
+Run it in this folder. More requests: `prompt_embeds` and `completion_request` in
+components/answering/serving.py.
 
-Embeddings of a wrong shape may stop the server, so give this interface to programs that you trust only.
+Embeddings of a wrong shape may stop the server, so give this interface to programs that you trust
+only.
 """
 
 
@@ -45,12 +49,10 @@ def export_vllm(
     question: str,
     max_tokens: int,
 ) -> None:
-    """Write the folder, whole or not at all, in the place of an earlier export. Raises ValueError."""
-    if not question.strip():
-        raise ValueError("the question is empty; ask something")
-    with new_folder(
-        "export_vllm", output, [store.folder, compressor, *([base] if base else [])]
-    ) as aside:
+    """Write the folder, whole or not at all, in place of an earlier export. Raises ValueError."""
+    check_question(question)
+    inputs = [store.folder, compressor, *([base] if base else [])]
+    with new_folder("export_vllm", output, inputs) as aside:
         write_export(aside, store, compressor, base, image_id, question, max_tokens)
 
 
@@ -64,33 +66,39 @@ def write_export(
     max_tokens: int,
 ) -> None:
     """Write model, adapter, request and instructions into an empty folder."""
+    # the model, in two parts
     tokens = store.tokens([image_id])[0]
     model = load_model_of(store.provenance, compressor, base)
     backbone = model.backbone
     save_language_model(backbone, aside / "language_model")
     has_adapter = save_generation_adapter(model, aside / "adapter", store.provenance.base)
+    lora = ""
+    if has_adapter:
+        rank = lora_rank(compressor, model.params.adapters.rank)
+        lora = f" \\\n  --enable-lora --max-lora-rank {rank} --lora-modules {NAME}=adapter"
+
+    # a request about the picture
     embeds = prompt_embeds(backbone, tokens, question)
-    if len(embeds) + max_tokens > backbone.max_positions:
-        raise ValueError(
-            f"the prompt takes {len(embeds)} tokens and the answer up to {max_tokens}, but the model reads "
-            f"{backbone.max_positions}; ask a shorter question or lower --max-new-tokens"
-        )
+    check_length(len(embeds), max_tokens, backbone.max_positions)
     request = completion_request(NAME if has_adapter else BASE_NAME, embeds, max_tokens)
     (aside / "request.json").write_text(json.dumps(request, indent=1) + "\n")
-    rank = next((rank for rank in LORA_RANKS if rank >= model.params.adapters.rank), None)
-    if has_adapter and rank is None:
-        raise ValueError(
-            f"{compressor}: rank {model.params.adapters.rank} is above vLLM's highest, {LORA_RANKS[-1]}"
-        )
+
+    # the commands that serve the one and send the other
     readme = README.format(
         base_name=BASE_NAME,
         dtype=str(backbone.dtype).removeprefix("torch."),
         positions=backbone.max_positions,
-        lora=f" \\\n  --enable-lora --max-lora-rank {rank} --lora-modules {NAME}=adapter"
-        if has_adapter
-        else "",
+        lora=lora,
     )
     (aside / "README.md").write_text(readme, encoding="utf-8")
+
+
+def lora_rank(compressor: Path, rank: int) -> int:
+    """Return the lowest rank of vLLM's that an adapter fits. Raises ValueError."""
+    allowed = [highest for highest in LORA_RANKS if highest >= rank]
+    if not allowed:
+        raise ValueError(f"{compressor}: rank {rank} is above vLLM's highest, {LORA_RANKS[-1]}")
+    return allowed[0]
 
 
 def main(

@@ -25,22 +25,23 @@ from components.model.pretrained import load_pretrained, save_model
 from flows.running.lifetime import die_with_parent
 from flows.running.stored_corpus import quiet_libraries
 
-# Settings of a decoder that no shape of a weight gives away.
-WHAT_IT_COMPUTES = (
-    *(
-        "model_type",
-        "hidden_act",
-        "rms_norm_eps",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "head_dim",
-    ),
-    *("rope_parameters", "sliding_window", "use_sliding_window", "layer_types"),
+# settings of a decoder that no shape of a weight gives away
+DECODER_SETTINGS = (
+    "model_type",
+    "hidden_act",
+    "rms_norm_eps",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "rope_parameters",
+    "sliding_window",
+    "use_sliding_window",
+    "layer_types",
 )
 
 
 def graft(base: str, language_model: str, output: Path) -> Path:
-    """Write the folder `output`. Raises ValueError: the two differ in shape, or something is in the way."""
+    """Write the folder `output`. Raises ValueError: another shape, or something in the way."""
     with new_folder("graft", output, [base, language_model]) as partial:
         backbone = load_backbone(base, None, torch.float32, "sdpa", pad_to_square=True)
         replace_language_model(backbone, *load_language_model(language_model))
@@ -53,12 +54,12 @@ def graft(base: str, language_model: str, output: Path) -> Path:
 
 
 def is_index(path: Path) -> bool:
-    """Whether a file says in which shard each weight is."""
+    """Return whether a file says in which shard each weight is."""
     return path.name.endswith(".index.json")
 
 
 def load_language_model(model: str) -> tuple[nn.Module, nn.Module]:
-    """Decoder and head of a causal language model, or of the one inside a LLaVA."""
+    """Load decoder and head of a causal language model, or of the one inside a LLaVA."""
     folder = find_source(model, None).folder
     if set(architectures_of(folder)) & set(LlavaBackbone.architectures):
         backbone = load_backbone(model, None, torch.float32, "sdpa", pad_to_square=True)
@@ -66,25 +67,26 @@ def load_language_model(model: str) -> tuple[nn.Module, nn.Module]:
     donor: Any = load_pretrained(AutoModelForCausalLM, folder, dtype=torch.float32)
     if not (hasattr(donor, "model") and hasattr(donor, "lm_head")):
         raise ValueError(
-            f"{model}: a {type(donor).__name__} has no decoder and head of a LLaVA; take a Llama or alike"
+            f"{model}: a {type(donor).__name__} has no decoder and head of a LLaVA; "
+            "take a Llama or alike"
         )
     return donor.model, donor.lm_head
 
 
 def check_alike(own: Any, given: Any) -> None:
-    """Raises ValueError when two decoders, by their configurations, compute something else of the same weights."""
-    for name in WHAT_IT_COMPUTES:
+    """Raise ValueError when two decoders compute something else of the same weights."""
+    for name in DECODER_SETTINGS:
         found, wanted = getattr(given, name, None), getattr(own, name, None)
         if found != wanted:
             raise ValueError(
-                f"{name} is {found} in the language model, {wanted} in the base, whose settings the result keeps; "
-                "graft a language model that computes as the one inside"
+                f"{name} is {found} in the language model, {wanted} in the base, whose settings "
+                "the result keeps; graft a language model that computes as the one inside"
             )
 
 
 @torch.no_grad()
 def replace_language_model(backbone: Backbone, decoder: nn.Module, head: nn.Module) -> None:
-    """Copy every weight of a decoder and its head into those inside a LLaVA, in place. Raises ValueError."""
+    """Copy every weight of a decoder and its head into a LLaVA, in place. Raises ValueError."""
     check_alike(backbone.language_model.config, decoder.config)
     parts = {"model": (backbone.language_model, decoder), "lm_head": (backbone.lm_head, head)}
     for part, (target, donor) in parts.items():
@@ -92,7 +94,8 @@ def replace_language_model(backbone: Backbone, decoder: nn.Module, head: nn.Modu
         if own.keys() != given.keys():
             odd = sorted(own.keys() ^ given.keys())[0]
             raise ValueError(
-                f"{part}.{odd} is in one of the two models only; graft a language model of the same class"
+                f"{part}.{odd} is in one of the two models only; "
+                "graft a language model of the same class"
             )
         for name, tensor in own.items():
             copy_rows(f"{part}.{name}", given[name], tensor)
@@ -104,7 +107,8 @@ def copy_rows(name: str, source: Tensor, target: Tensor) -> None:
     rows = len(source) if is_table and len(source) <= len(target) else len(target)
     if source.shape != target[:rows].shape:
         raise ValueError(
-            f"{name} is {tuple(source.shape)} in the language model, {tuple(target.shape)} in the base"
+            f"{name} is {tuple(source.shape)} in the language model, "
+            f"{tuple(target.shape)} in the base"
         )
     target[:rows] = source
 

@@ -52,7 +52,7 @@ from flows.running.stored_corpus import embedder, quiet_libraries
 
 
 class Held(NamedTuple):
-    """What an index has before files are added."""
+    """Contents of an index before files are added."""
 
     provenance: Provenance
     kind: Kind
@@ -77,8 +77,9 @@ def build(
     opened = [TokenStore.open(store) for store in stores]
     check_provenance(opened[0].provenance, str(stores[0]), opened[1:])
     embed = embedder(opened[0].provenance, compressor, base)
+
     with changing(folder, stores):
-        sources = [source for store in opened for source in sources_of(store, embed)]
+        sources = sources_of(opened, embed)
         if not sum(source.rows for source in sources):
             raise IndexFolderError(f"{', '.join(map(str, stores))}: no picture to index")
         nothing = Held(opened[0].provenance, kind, num_candidates, (), PICTURES.empty_table(), None)
@@ -88,45 +89,42 @@ def build(
 def add(
     folder: Path, stores: Sequence[Path], compressor: Path = COMPRESSOR, base: str | None = None
 ) -> IndexManifest:
-    """Take the files of stores that the index `folder` does not hold. Raises StoreError, IndexFolderError."""
+    """Take the files of stores that the index `folder` does not hold.
+
+    Raises StoreError, IndexFolderError.
+    """
     opened = [TokenStore.open(store) for store in stores]
     with changing(folder, stores):
         manifest, pictures, embeddings = open_index(folder)
         provenance = Provenance.model_validate(manifest.provenance)
         check_provenance(provenance, str(folder), opened)
+
+        # a file that is in already, under whatever name, is known by its bytes
         known = {source.sha256 for source in manifest.sources}
-        embed = embedder(provenance, compressor, base)
-        new = [
-            source
-            for store in opened
-            for source in sources_of(store, embed)
-            if source.sha256 not in known
-        ]
+        sources = sources_of(opened, embedder(provenance, compressor, base))
+        new = [source for source in sources if source.sha256 not in known]
         if not new:
             return manifest
-        held = Held(
-            provenance,
-            manifest.kind,
-            manifest.num_candidates or 0,
-            manifest.sources,
-            pictures,
-            embeddings.codes,
-        )
+
+        kind, num_candidates = manifest.kind, manifest.num_candidates or 0
+        held = Held(provenance, kind, num_candidates, manifest.sources, pictures, embeddings.codes)
         return extend(folder, held, new)
 
 
 def extend(folder: Path, held: Held, new: Sequence[Source]) -> IndexManifest:
     """Write what `held` lacks of the new files; the index changes with its manifest, at the end."""
-    pictures_file, pictures = store_pictures(
-        folder, [held.pictures, *(source.read_pictures() for source in new)]
-    )
+    new_pictures = [source.read_pictures() for source in new]
+    pictures_file, pictures = store_pictures(folder, [held.pictures, *new_pictures])
     sources = (*held.sources, *index_files(folder, new))
+
+    # an approximate index has codes besides, and says what they cost in recall
     vectors = open_vectors(folder, sources, held.provenance.dim)
     codes_file, codes = None, None
     if held.kind == "approximate":
         print(f"index: codes of {len(vectors)} pictures, then recall", flush=True)
         codes_file, codes = store_codes(folder, held.codes, vectors, held.num_candidates)
     embeddings = EmbeddingIndex(pictures[schema.IMAGE_ID].to_pylist(), vectors, codes)
+
     manifest = IndexManifest(
         schema_version=SCHEMA_VERSION,
         provenance=held.provenance.model_dump(mode="json"),
@@ -142,31 +140,28 @@ def extend(folder: Path, held: Held, new: Sequence[Source]) -> IndexManifest:
 
 
 def check_provenance(ours: Provenance, name: str, stores: Sequence[TokenStore]) -> None:
-    """Raises StoreError, with both values, for a store whose tokens are of another model than ours."""
+    """Raise StoreError, with both values, for a store of another model than ours."""
     for store in stores:
         if differing := differences(ours, store.provenance):
             raise StoreError(
-                f"{store.folder}: does not fit {name} (theirs last): {'; '.join(differing)}; index it by itself"
+                f"{store.folder}: does not fit {name} (theirs last): {'; '.join(differing)}; "
+                "index it by itself"
             )
 
 
-def sources_of(store: TokenStore, embed: Embedder) -> list[Source]:
-    """The files of a store, to be read when their turn comes."""
-    return [
-        Source(
-            str(store.folder),
-            file.name,
-            file.sha256,
-            file.rows,
-            partial(read_pictures, store.folder / file.name),
-            partial(read_embeddings, store, store.folder / file.name, embed),
-        )
-        for file in store.manifest.files
-    ]
+def sources_of(stores: Sequence[TokenStore], embed: Embedder) -> list[Source]:
+    """List the files of stores, to be read when their turn comes."""
+    sources = []
+    for store in stores:
+        for file in store.manifest.files:
+            path = store.folder / file.name
+            read = (partial(read_pictures, path), partial(read_embeddings, store, path, embed))
+            sources.append(Source(str(store.folder), file.name, file.sha256, file.rows, *read))
+    return sources
 
 
 def read_pictures(path: Path) -> pa.Table:
-    """Ids and sizes of one file of a store. Raises StoreError."""
+    """Read ids and sizes of one file of a store. Raises StoreError."""
     try:
         return pq.read_table(path, columns=PICTURES.names).cast(PICTURES)
     except (OSError, pa.ArrowException) as error:
@@ -174,14 +169,15 @@ def read_pictures(path: Path) -> pa.Table:
 
 
 def read_embeddings(store: TokenStore, path: Path, embed: Embedder) -> np.ndarray:
-    """What the summary tokens of one file are searched for: (rows, dim) float32. Raises StoreError."""
+    """Embed the pictures of one file of a store: (rows, dim) float32. Raises StoreError."""
     found = [embed(rows.summary_tokens) for rows in read_rows(path, store.provenance, store.fit)]
     return np.concatenate([np.empty((0, store.provenance.dim), np.float32), *found])
 
 
 def index_files(folder: Path, sources: Sequence[Source]) -> list[IndexedFile]:
     """Write the embeddings of files, one after another, and say how far it is."""
-    total, indexed, done = sum(source.rows for source in sources), [], 0
+    total = sum(source.rows for source in sources)
+    indexed, done = [], 0
     progress = Progress("index", "pictures", total)
     for source in sources:
         indexed.append(index_file(folder, source))
@@ -215,12 +211,16 @@ def verify_and_say(index: Path) -> None:
 
 
 def summary(folder: Path, manifest: IndexManifest) -> str:
-    """One line about an index."""
+    """Return one line about an index."""
     size = sum(file.bytes for file in manifest.files)
-    line = f"index: {folder} holds {manifest.num_rows} pictures of {len(manifest.sources)} files, {manifest.kind}, "
+    line = (
+        f"index: {folder} holds {manifest.num_rows} pictures of {len(manifest.sources)} files, "
+        f"{manifest.kind}, {size} bytes"
+    )
     if (recall := manifest.recall) is None:
-        return f"{line}{size} bytes"
-    return f"{line}{size} bytes, recall@{recall.k} {recall.recall:.3f} ({recall.queries} of its pictures as queries)"
+        return line
+    measured = f"{recall.recall:.3f} ({recall.queries} of its pictures as queries)"
+    return f"{line}, recall@{recall.k} {measured}"
 
 
 if __name__ == "__main__":

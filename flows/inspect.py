@@ -11,12 +11,11 @@ the `reason` why this compressor has no such thing.
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-import typer
 from PIL import Image
 from pydantic import Field
 
@@ -48,7 +47,6 @@ from components.params import Params, load_params
 from components.pictures import PictureError, PictureLimits, decode_picture
 from components.store.absence import reason_not_stored
 from components.store.token_store import TokenStore
-from flows.running.endings import ending
 from flows.running.lifetime import die_with_parent
 
 SHORT_ANSWER = "short_answer"
@@ -301,17 +299,13 @@ def answer_from_stored(
     return [system.decode(tokens) for tokens in answers]
 
 
-@ending("inspect")
-def main(
-    curated: Annotated[Path, typer.Argument(help="Folder that `curate` wrote.")],
-    compressor: Annotated[Path, typer.Argument(help="Folder that `train` wrote.")],
-    store: Annotated[Path, typer.Argument(help="Folder that `compress` wrote.")],
-    output: Annotated[Path, typer.Argument(help="Folder for the analysis.")],
-) -> None:
+def main(curated: Path, compressor: Path, store: Path, output: Path) -> None:
     """Look at what the compressor has become."""
     die_with_parent()
     inspect(load_params("inspect", InspectParams), curated, compressor, store, output)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fwd2bot.commands import run
+
+    run("inspect")

@@ -1,4 +1,4 @@
-"""Job `plan`: what a corpus costs to compress, keep, search and ask, before anything is paid for.
+"""Job `plan`: costs of a corpus to compress, keep, search and ask, before anything is paid for.
 
     fwd2bot plan --images 1e9 --num-summary-tokens 16 --gpus 64 --tflops 400 --price 3.50
 
@@ -21,12 +21,13 @@ PROMPT_TOKENS = 11  # of BOS and the summarisation prompt
 
 
 def read_config(model: str) -> Any:
-    """The configuration of a LLaVA. Raises ValueError."""
+    """Read the configuration of a LLaVA. Raises ValueError."""
     if model in SHAPES:
         return llava_config(SHAPES[model])
     if not (Path(model) / "config.json").is_file():
         raise ValueError(
-            f"--model {model}: is neither one of {', '.join(SHAPES)} nor a folder with a config.json"
+            f"--model {model}: is neither one of {', '.join(SHAPES)} nor a folder with a "
+            "config.json"
         )
     config = read_model_config(Path(model))
     if config.model_type != "llava":
@@ -37,8 +38,11 @@ def read_config(model: str) -> Any:
 
 
 def describe(plan: Plan, corpus: Corpus, machines: Machines) -> str:
-    """The plan in words and numbers."""
-    rates = f"{machines.num_gpus} GPUs at {machines.flops / 1e12:g} TFLOP/s and {machines.price:.2f} an hour"
+    """Return the plan in words and numbers."""
+    rates = (
+        f"{machines.num_gpus} GPUs at {machines.flops / 1e12:g} TFLOP/s "
+        f"and {machines.price:.2f} an hour"
+    )
     lines = [
         f"{corpus.num_pictures:,.0f} pictures, {corpus.num_summary_tokens} tokens each; {rates}",
         "",
@@ -51,19 +55,20 @@ def describe(plan: Plan, corpus: Corpus, machines: Machines) -> str:
             plan.question_each_with_picture,
         ),
         "",
-        f"{plan.num_files:,} files of {corpus.rows_per_shard:,} pictures; tokens on the disk, before zstd:",
-        *(f"  {codec:<42}{in_bytes(size):>12}" for codec, size in plan.stored_bytes.items()),
-        f"{'an index of them':<44}{'in memory':>12}{'on the disk':>14}",
-        *(
-            f"  {kind:<42}{in_bytes(size):>12}{in_bytes(plan.index_disk_bytes[kind]):>14}"
-            for kind, size in plan.index_memory_bytes.items()
-        ),
+        f"{plan.num_files:,} files of {corpus.rows_per_shard:,} pictures; "
+        "tokens on the disk, before zstd:",
     ]
+    for codec, size in plan.stored_bytes.items():
+        lines.append(f"  {codec:<42}{in_bytes(size):>12}")
+    lines.append(f"{'an index of them':<44}{'in memory':>12}{'on the disk':>14}")
+    for kind, size in plan.index_memory_bytes.items():
+        on_disk = in_bytes(plan.index_disk_bytes[kind])
+        lines.append(f"  {kind:<42}{in_bytes(size):>12}{on_disk:>14}")
     return "\n".join(lines)
 
 
 def in_bytes(size: float) -> str:
-    """131 TB and the like: powers of 1000."""
+    """Return a size such as 131 TB: powers of 1000."""
     unit = 0
     while size >= 1000 and unit < len(UNITS) - 1:
         size, unit = size / 1000, unit + 1
@@ -71,7 +76,8 @@ def in_bytes(size: float) -> str:
 
 
 def _effort_line(name: str, flops_each: int, effort: Effort) -> str:
-    return f"{name:<44}{flops_each / 1e12:>12.3g}{effort.gpu_hours:>14,.1f}{effort.days:>10,.2f}{effort.cost:>14,.0f}"
+    hours, days, cost = effort.gpu_hours, effort.days, effort.cost
+    return f"{name:<44}{flops_each / 1e12:>12.3g}{hours:>14,.1f}{days:>10,.2f}{cost:>14,.0f}"
 
 
 def main(
@@ -99,10 +105,11 @@ def main(
 
 
 def _as_dict(plan: Plan) -> dict[str, Any]:
-    return {
-        name: value._asdict() if isinstance(value, Effort) else value
-        for name, value in plan._asdict().items()
-    }
+    values = plan._asdict()
+    for name, value in values.items():
+        if isinstance(value, Effort):
+            values[name] = value._asdict()
+    return values
 
 
 if __name__ == "__main__":

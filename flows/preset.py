@@ -7,15 +7,13 @@ python -m flows.preset llava-1.5-7b
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from ruamel.yaml import YAML
 
 from components.files.atomic import write_whole
-from components.params import DEFAULT_PATH, ParamsError, read_sections
+from components.params import ParamsError, read_sections
 from components.presets import BASELINES, Change, lay_over, read_preset
-from flows.running.endings import ending
 
 FOLDER = Path("presets")
 SETTINGS = Path("components/baselines")  # one file per compared method
@@ -53,11 +51,7 @@ def _laid_over(file: Path, preset: Mapping[str, Any], owner: str) -> tuple[Path,
     return file, text.getvalue(), changes
 
 
-@ending("preset")
-def main(
-    name: Annotated[str | None, typer.Argument(help="A file of presets/, without .yaml.")] = None,
-    params: Annotated[Path, typer.Option(help="The parameter file.")] = DEFAULT_PATH,
-) -> None:
+def main(name: str | None, params: Path) -> None:
     """Write the values of a preset into params.yaml, and print what changed."""
     if name is None:
         for path in sorted(FOLDER.glob("*.yaml")):
@@ -71,4 +65,6 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fwd2bot.commands import run
+
+    run("preset")

@@ -19,13 +19,12 @@ from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import ray
 import torch
-import typer
 from PIL import Image
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -50,10 +49,9 @@ from components.files.outputs import new_folder
 from components.files.unfinished import discard, open_work
 from components.losses.autoregressive import autoregressive_loss
 from components.model.pretrained import save_model
-from components.params import DEFAULT_PATH, Params, load_params
+from components.params import Params, load_params
 from components.training.run_folder import CHECKPOINT, HASHES, LIBRARIES, only_run_in
 from flows.running.cluster import connect
-from flows.running.endings import ending
 from flows.running.lifetime import die_with_parent
 
 LOG_EVERY = 20  # steps
@@ -318,16 +316,13 @@ def write_curve(curve: list[dict[str, float]], path: Path) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-@ending("pretrain")
-def main(
-    curated: Annotated[Path, typer.Argument(help="Folder that `curate` wrote.")],
-    output: Annotated[Path, typer.Argument(help="Folder for the base model.")],
-    params: Annotated[Path, typer.Argument(help="The parameter file.")] = DEFAULT_PATH,
-) -> None:
+def main(curated: Path, output: Path, params: Path) -> None:
     """Train the tiny base model of the demo world."""
     die_with_parent()
     pretrain(load_params("pretrain", PretrainParams, params), curated, output)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fwd2bot.commands import run
+
+    run("pretrain")

@@ -12,9 +12,6 @@ are to be read together need one fit.
 
 import sys
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from components.files.code import code_sha256
 from components.store.codecs import CODECS, FITTED, Codec, picture_bytes
@@ -36,11 +33,7 @@ from components.store.store_work import (
 )
 from components.store.token_store import TokenStore
 from flows.running.cluster import run_tasks
-from flows.running.endings import ending
-from flows.running.stored_corpus import run_job
 
-# at most; of a 7B model with 16 tokens they take 3 GB while the codec is fitted
-FIT_PICTURES = 4096
 ENTRIES = ("components.store.recode",)  # what it imports makes the shards
 
 
@@ -135,45 +128,36 @@ def find_fit(
     return fitting.fit
 
 
-@ending("recode")
 def main(
-    store: Annotated[Path, typer.Argument(help="Folder that `compress` wrote.")],
-    output: Annotated[Path, typer.Argument(help="Folder for the new store; new or empty.")],
-    codec: Annotated[str, typer.Option(help=f"One of {', '.join((*CODECS, FITTED))}.")],
-    num_summary_tokens: Annotated[
-        int | None, typer.Option(help="The first of the tokens; all if not given.")
-    ] = None,
-    bytes_per_picture: Annotated[
-        int | None, typer.Option(help=f"Of codec {FITTED}, at most.", min=1)
-    ] = None,
-    fit_of: Annotated[Path | None, typer.Option(help="A store whose fit is taken over.")] = None,
-    fit_pictures: Annotated[
-        int, typer.Option(help="Pictures that a new fit is made of, at most.")
-    ] = FIT_PICTURES,
-    num_workers: Annotated[int, typer.Option(help="Files at a time, one CPU each.")] = 1,
+    store: Path,
+    output: Path,
+    codec: str,
+    num_summary_tokens: int | None,
+    bytes_per_picture: int | None,
+    fit_of: Path | None,
+    fit_pictures: int,
+    num_workers: int,
 ) -> None:
     """Write a store in another codec, or with fewer tokens per picture."""
     if codec not in (*CODECS, FITTED):
         sys.exit(f"recode: --codec {codec}: this version knows {', '.join((*CODECS, FITTED))}")
 
-    def job() -> Manifest:
-        fit = None
-        # The place is checked before a fit is made, which takes its time.
-        new_store_place(output, [store, *([fit_of] if fit_of else [])])
-        if codec == FITTED:
-            fit = find_fit(store, num_summary_tokens, bytes_per_picture, fit_of, fit_pictures)
-        manifest = recode(store, output, codec, num_summary_tokens, num_workers, fit)
+    # before a fit, which takes its time
+    new_store_place(output, [store, *([fit_of] if fit_of else [])])
+    fit = None
+    if codec == FITTED:
+        fit = find_fit(store, num_summary_tokens, bytes_per_picture, fit_of, fit_pictures)
+    manifest = recode(store, output, codec, num_summary_tokens, num_workers, fit)
 
-        wanted = manifest.provenance
-        size = picture_bytes(wanted.codec, wanted.num_summary_tokens, wanted.dim, fit)
-        print(
-            f"recode: {output} holds {manifest.rows_kept} pictures in {len(manifest.files)} files, "
-            f"{size} bytes each"
-        )
-        return manifest
-
-    run_job("recode", job)
+    kept = manifest.provenance
+    size = picture_bytes(kept.codec, kept.num_summary_tokens, kept.dim, fit)
+    print(
+        f"recode: {output} holds {manifest.rows_kept} pictures in {len(manifest.files)} files, "
+        f"{size} bytes each"
+    )
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fwd2bot.commands import run
+
+    run("recode")

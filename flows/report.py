@@ -10,11 +10,10 @@ other methods wrote, and may be missing. No time and no path of this machine is 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import typer
 from pydantic import Field
 
 from components.compression.identity import check_same_model, read_config
@@ -44,7 +43,6 @@ from components.search.query import embed_stored, embed_text
 from components.search.vectors import in_memory
 from components.store.absence import reason_not_stored
 from components.store.token_store import TokenStore
-from flows.running.endings import ending
 from flows.running.lifetime import die_with_parent
 
 
@@ -173,39 +171,27 @@ def search(
     ]
 
 
-@ending("report")
 def main(
-    curated: Annotated[Path, typer.Argument(help="Folder that `curate` wrote.")],
-    pictures: Annotated[Path, typer.Argument(help="Pictures of the store.")],
-    store: Annotated[Path, typer.Argument(help="Folder that `compress` wrote.")],
-    evaluation: Annotated[Path, typer.Argument(help="Folder that `evaluate` wrote.")],
-    metrics: Annotated[Path, typer.Argument(help="Its scores.")],
-    codecs: Annotated[Path, typer.Argument(help="File that `codecs` wrote.")],
-    analysis: Annotated[Path, typer.Argument(help="Folder that `inspect` wrote.")],
-    methods: Annotated[Path, typer.Argument(help="File of a sweep over methods; may be missing.")],
-    compressor: Annotated[Path, typer.Argument(help="Folder that `train` wrote.")],
-    base: Annotated[Path, typer.Argument(help="Folder of the base model.")],
-    training: Annotated[Path, typer.Argument(help="Metrics of `train`.")],
-    page: Annotated[Path, typer.Argument(help="File for the page.")],
+    curated: Path,
+    pictures: Path,
+    store: Path,
+    evaluation: Path,
+    metrics: Path,
+    codecs: Path,
+    analysis: Path,
+    methods: Path,
+    compressor: Path,
+    base: Path,
+    training: Path,
+    page: Path,
 ) -> None:
     """Write all that was found as one HTML page."""
     die_with_parent()
-    places = (
-        curated,
-        pictures,
-        store,
-        evaluation,
-        metrics,
-        codecs,
-        analysis,
-        methods,
-        compressor,
-        base,
-        training,
-        page,
-    )
-    report(load_params("report", ReportParams), *places)
+    places = (curated, pictures, store, evaluation, metrics, codecs, analysis, methods)
+    report(load_params("report", ReportParams), *places, compressor, base, training, page)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fwd2bot.commands import run
+
+    run("report")

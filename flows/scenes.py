@@ -7,10 +7,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import typer
 
 from components.drawn_world import ask
 from components.drawn_world import file_formats as formats
@@ -22,7 +21,6 @@ from components.drawn_world.draw import draw_picture
 from components.drawn_world.world import Scene, WorldParams, draw_scene, scene_rng
 from components.files.outputs import new_folder
 from components.params import Params, load_params
-from flows.running.endings import ending
 from flows.running.lifetime import die_with_parent
 
 
@@ -170,14 +168,13 @@ def question_rows(prefix: str, image: str, questions: list[ask.Question]) -> lis
     ]
 
 
-@ending("scenes")
-def main(
-    output: Annotated[Path, typer.Argument(help="Folder for the world.")],
-) -> None:
+def main(output: Path) -> None:
     """Draw the demo world, in the file formats that real downloads come in."""
     die_with_parent()
     scenes(load_params("scenes", ScenesParams), output)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fwd2bot.commands import run
+
+    run("scenes")

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from components.compression.stored_model import load_model_of
 from components.files.outputs import check_apart, new_file
-from components.search import corpus as search_of_corpus
 from components.search.batches import (
     Query,
     check_output,
@@ -31,6 +30,7 @@ from components.search.corpus import (
     corpus_of_store,
     open_maxsim,
     search_like,
+    search_texts,
 )
 from components.search.filters import matching_rows
 from components.search.index import Hit
@@ -68,7 +68,7 @@ def main(
             corpus = open_corpus(store, index, compressor, base)
             check_apart(output, corpus.stores)
             wanted = open_wanted(corpus, k, where, metadata, maxsim)
-            found = search_texts(corpus, compressor, base, asked, wanted)
+            found = search_queries(corpus, compressor, base, asked, wanted)
             write_results(path, results_table(asked, found), output.suffix)
         say(f"{output} holds the hits of {len(asked)} queries")
         return
@@ -77,7 +77,7 @@ def main(
     corpus = open_corpus(store, index, compressor, base)
     wanted = open_wanted(corpus, k, where, metadata, maxsim)
     if like is None:
-        hits = search_texts(corpus, compressor, base, asked, wanted)[0]
+        hits = search_queries(corpus, compressor, base, asked, wanted)[0]
     else:
         hits = search_like(corpus, like, wanted)
     print(json.dumps([hit._asdict() for hit in hits]) if as_json else show(hits))
@@ -101,7 +101,7 @@ def open_wanted(
     return Wanted(k, among, None if maxsim is None else open_maxsim(corpus, maxsim))
 
 
-def search_texts(
+def search_queries(
     corpus: Corpus, compressor: Path, base: str | None, queries: Sequence[Query], wanted: Wanted
 ) -> list[list[Hit]]:
     """Find the pictures nearest to each query, and say how far it is. Raises ValueError."""
@@ -110,7 +110,7 @@ def search_texts(
     for start in range(0, len(queries), QUERIES_AT_ONCE):
         chunk = queries[start : start + QUERIES_AT_ONCE]
         texts = [query.text for query in chunk]
-        found = search_of_corpus.search_texts(corpus, model, texts, wanted)
+        found = search_texts(corpus, model, texts, wanted)
         hits += found.hits
 
         for query, num_cut in zip(chunk, found.num_cut, strict=True):

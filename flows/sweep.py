@@ -17,9 +17,8 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from pydantic import Field
 
 from components.files.outputs import OutputError, check_file, new_file
@@ -28,19 +27,10 @@ from components.reporting.methods_section import MethodRun, method_run, read_run
 from components.reporting.published import published_markdown, read_published
 from components.reporting.seeds import estimate
 from components.reporting.wording import count, number
-from flows.running.endings import ending
 from flows.sweeping.sweep_copy import SweepCopy, only_sweep, stage_seconds
 from flows.sweeping.sweep_experiments import experiment_rows, finished, metrics_of, value_at
 
 SEED = "train.seed"
-app = typer.Typer(add_completion=False, no_args_is_help=True)
-SweepFile = Annotated[Path, typer.Argument(help="A file of sweeps/.", exists=True, dir_okay=False)]
-IsSmoke = Annotated[
-    bool, typer.Option("--smoke", help="The few small runs of the section `smoke`.")
-]
-DataFile = Annotated[
-    Path | None, typer.Option("--data", help="Write all scores and costs to this file, too.")
-]
 Value = str | float | int | bool
 
 
@@ -238,9 +228,7 @@ def is_data(path: Path) -> bool:
     return True
 
 
-@app.command()
-@ending("sweep")
-def run(path: SweepFile, smoke: IsSmoke = False, data: DataFile = None) -> None:
+def run_missing(path: Path, smoke: bool, data: Path | None) -> None:
     """Run the experiments that are not there yet, one after another, and print the table."""
     check_data(data)
     sweep, name = read_sweep(path, smoke)
@@ -271,20 +259,18 @@ def run_all(missing: Sequence[Experiment], stage: str) -> list[str]:
     return failed
 
 
-@app.command()
-@ending("sweep")
-def table(path: SweepFile, smoke: IsSmoke = False, data: DataFile = None) -> None:
+def table(path: Path, smoke: bool, data: Path | None) -> None:
     """Print the scores of the experiments that have ended."""
     check_data(data)
     publish(*read_sweep(path, smoke), data)
 
 
-@app.command()
-@ending("sweep")
 def published() -> None:
     """Print the tables of compared methods of the paper, as a document shows them."""
     print(published_markdown(read_published()))
 
 
 if __name__ == "__main__":
-    app()
+    from fwd2bot.commands import run
+
+    run("sweep")

@@ -15,9 +15,7 @@ import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -41,7 +39,6 @@ from components.training.run_name import run_name
 from components.training.samples import write_sample_file
 from components.training.training_settings import TrainParams
 from flows.running.cluster import check_resources, connect
-from flows.running.endings import ending
 from flows.running.lifetime import die_with_parent
 from flows.running.metric_files import PATTERNS, MetricFiles, are_timings
 from flows.workers.train_worker import train_worker
@@ -160,14 +157,8 @@ def print_note(notes: Path, shown: str) -> str:
     return note
 
 
-@ending("train")
 def main(
-    curated: Annotated[Path, typer.Argument(help="Folder that `curate` wrote.")],
-    base: Annotated[str, typer.Argument(help="Base model, folder or hub id.")],
-    compressor: Annotated[Path, typer.Argument(help="Folder for the result.")],
-    metrics: Annotated[Path, typer.Argument(help="Folder for DVCLive files.")],
-    timings: Annotated[Path, typer.Argument(help="Folder for what differs from run to run.")],
-    state: Annotated[Path, typer.Argument(help="Folder for the checkpoints of unfinished runs.")],
+    curated: Path, base: str, compressor: Path, metrics: Path, timings: Path, state: Path
 ) -> None:
     """Train adapters, summary queries and logit scale."""
     die_with_parent()
@@ -175,4 +166,6 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fwd2bot.commands import run
+
+    run("train")

@@ -12,15 +12,10 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from components.store.manifest import Manifest, StoredShard, all_files, read_manifest
 from components.store.verification import file_content_faults, folder_faults, intact_fit
-from flows.running.endings import ending
 from flows.running.progress import Progress
-from flows.running.stored_corpus import run_job
 
 
 def verify(folder: Path, manifest: Manifest, num_threads: int) -> Iterator[str]:
@@ -42,13 +37,9 @@ def verify(folder: Path, manifest: Manifest, num_threads: int) -> Iterator[str]:
             progress.show(done, f"{done / 1e6:.0f}/{total / 1e6:.0f} MB", done / 1e6)
 
 
-@ending("verify")
-def main(
-    store: Annotated[Path, typer.Argument(help="Folder that `compress` or `recode` wrote.")],
-    num_threads: Annotated[int, typer.Option(help="Files at a time.", min=1)] = 2,
-) -> None:
+def main(store: Path, num_threads: int) -> None:
     """Read every byte of a store; a line for each fault."""
-    manifest = run_job("verify", lambda: read_manifest(store))
+    manifest = read_manifest(store)
     num_faults = 0
     for fault in verify(store, manifest, num_threads):
         print(f"verify: {store}: {' '.join(fault.split())}", file=sys.stderr)
@@ -65,4 +56,6 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fwd2bot.commands import run
+
+    run("verify")

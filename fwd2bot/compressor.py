@@ -35,7 +35,7 @@ Picture = Image.Image | Path | str
 class Compressor:
     """A trained compressor on its base model, ready for use.
 
-    Tokens are float32 arrays: (pictures, summary tokens, dim), of one picture (summary tokens, dim).
+    Tokens are float32 arrays: (pictures, summary tokens, dim), or (summary tokens, dim) of one.
     """
 
     def __init__(self, model: Method) -> None:

@@ -1,6 +1,7 @@
-"""A job in pieces, each of questions about neighbouring pictures, and the answers to one piece."""
+"""Pieces of a job, each of questions about neighbouring pictures, and the answers to one piece."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -16,12 +17,11 @@ from components.model.chat import encode_prompt
 def plan_pieces(
     questions: Sequence[Question], picture_order: Mapping[str, int], rows_per_piece: int
 ) -> Iterator[list[Asked]]:
-    """Questions about the same picture side by side, pictures in the order of the store; cut by count alone."""
-    order = sorted(
-        range(len(questions)), key=lambda place: (picture_order[questions[place].image_id], place)
-    )
-    for start in range(0, len(order), rows_per_piece):
-        yield [Asked(place, questions[place]) for place in order[start : start + rows_per_piece]]
+    """Cut questions into pieces by count: pictures in the order of the store, each in one place."""
+    asked = [Asked(place, question) for place, question in enumerate(questions)]
+    asked.sort(key=lambda item: (picture_order[item.question.image_id], item.place))
+    for start in range(0, len(asked), rows_per_piece):
+        yield asked[start : start + rows_per_piece]
 
 
 def answer_piece(
@@ -31,39 +31,44 @@ def answer_piece(
     params: DecodingParams,
     batch_size: int,
 ) -> list[Answer | Reject]:
-    """The answer to each question, or why there is none; the adapter of the generation pass must be merged.
+    """Answer each question, or say why not; the adapter of the generation pass must be merged.
 
-    read_tokens: picture ids -> (pictures, summary tokens, dim), as `TokenStore.tokens` does.
+    read_tokens: picture ids -> (pictures, summary tokens, dim), as the reader of a store does.
     """
-    image_ids = list(dict.fromkeys(question.image_id for question in questions))
-    place_of = {image_id: place for place, image_id in enumerate(image_ids)}
-    tokens = torch.from_numpy(read_tokens(image_ids))
-    texts = {question.question for question in questions}  # many are asked about several pictures
-    prompt_of = {text: encode_prompt(backbone.chat, text, tokens.shape[1]) for text in texts}
-    prompts = [prompt_of[question.question] for question in questions]
+    place_of: dict[str, int] = {}
+    for question in questions:
+        place_of.setdefault(question.image_id, len(place_of))
+    tokens = torch.from_numpy(read_tokens(list(place_of)))
+
+    # many questions are asked about several pictures: each is encoded once
+    encode = cache(partial(encode_prompt, backbone.chat, num_visual_tokens=tokens.shape[1]))
+    prompts = [encode(question.question) for question in questions]
+
+    # a prompt that does not fit with its answer is rejected, the others are answered
     longest = backbone.max_positions - params.max_new_tokens
-    outcomes: list[Answer | Reject] = [
-        _too_long(question, len(prompt), longest)
-        for question, prompt in zip(questions, prompts, strict=True)
-    ]
-    rows = [row for row, prompt in enumerate(prompts) if len(prompt) <= longest]
-    if not rows:
-        return outcomes
-    found = answer_prompts(
-        backbone,
-        tokens,
-        [place_of[questions[row].image_id] for row in rows],
-        [prompts[row] for row in rows],
-        row_draws([(questions[row].image_id, questions[row].question_id) for row in rows], params),
-        params,
-        batch_size,
-    )
-    for row, new_ids in zip(rows, found, strict=True):
-        text = backbone.tokenizer.decode(new_ids, skip_special_tokens=True)
-        outcomes[row] = Answer(text.strip(), len(new_ids))
-    return outcomes
+    outcomes: dict[int, Answer | Reject] = {}
+    for row, prompt in enumerate(prompts):
+        if len(prompt) > longest:
+            outcomes[row] = _too_long(questions[row], len(prompt), longest)
+
+    fitting = [row for row in range(len(prompts)) if row not in outcomes]
+    if fitting:
+        asked = [questions[row] for row in fitting]
+        pictures = [place_of[question.image_id] for question in asked]
+        draws = row_draws([(item.image_id, item.question_id) for item in asked], params)
+        fitting_prompts = [prompts[row] for row in fitting]
+        new_ids = answer_prompts(
+            backbone, tokens, pictures, fitting_prompts, draws, params, batch_size
+        )
+        for row, ids in zip(fitting, new_ids, strict=True):
+            text = backbone.tokenizer.decode(ids, skip_special_tokens=True)
+            outcomes[row] = Answer(text.strip(), len(ids))
+    return [outcomes[row] for row in range(len(questions))]
 
 
 def _too_long(question: Question, num_tokens: int, longest: int) -> Reject:
-    detail = f"the prompt takes {num_tokens} tokens; with the longest answer behind it the model reads {longest}"
+    detail = (
+        f"the prompt takes {num_tokens} tokens; with the longest answer behind it the model reads "
+        f"{longest}"
+    )
     return Reject(question.row, question.question_id, question.image_id, "too_long", detail)

@@ -1,4 +1,7 @@
-"""Questions from a file of JSON lines, CSV or Parquet: every row is a question to ask, or a reject with a reason."""
+"""Questions from a file of JSON lines, CSV or Parquet.
+
+Every row is a question to ask, or a reject with a reason.
+"""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +42,7 @@ class Question(NamedTuple):
 
 
 class Reject(NamedTuple):
-    """A row that gets no answer; ids are empty where they cannot be read, `detail` is for people."""
+    """A row without an answer; ids are empty where they cannot be read, `detail` is for people."""
 
     row: int
     question_id: str
@@ -49,14 +52,14 @@ class Reject(NamedTuple):
 
 
 class _Fault(Exception):
-    """Why a row is rejected: reason and detail."""
+    """Reason and detail of a rejected row."""
 
 
 Row = Mapping[str, Any] | _Fault
 
 
 def read_questions(path: Path, image_ids: Collection[str]) -> tuple[list[Question], list[Reject]]:
-    """Questions with the id of the picture that each is about; an id of their own is the row's number if there is none.
+    """Read questions, each with the id of its picture; without an id it has the row's number.
 
     Raises ValueError when the file cannot be read at all.
     """
@@ -66,19 +69,21 @@ def read_questions(path: Path, image_ids: Collection[str]) -> tuple[list[Questio
 def ask_every_picture(
     path: Path, image_ids: Collection[str]
 ) -> tuple[list[Question], list[Reject]]:
-    """Every question of the file about every picture; a row that cannot be asked is rejected once.
+    """Ask every question of the file about every picture; a row is rejected once.
 
     Raises ValueError as `read_questions` does.
     """
+    # checked as if all were about one picture without a name
     rows = (row if isinstance(row, _Fault) else {**row, schema.IMAGE_ID: ""} for row in _rows(path))
     questions, rejects = _sort_out(rows, {""})
-    asked = [
-        question._replace(image_id=image_id) for image_id in image_ids for question in questions
-    ]
+
+    asked = []
+    for image_id in image_ids:
+        asked += [question._replace(image_id=image_id) for question in questions]
     return asked, rejects
 
 
-# By what the questions of a file are about.
+# readers, by what the questions of a file are about
 ASK: Mapping[About, Callable[[Path, Collection[str]], tuple[list[Question], list[Reject]]]] = {
     "own_picture": read_questions,
     "every_picture": ask_every_picture,
@@ -88,6 +93,7 @@ ASK: Mapping[About, Callable[[Path, Collection[str]], tuple[list[Question], list
 def _sort_out(
     rows: Iterable[Row], image_ids: Collection[str]
 ) -> tuple[list[Question], list[Reject]]:
+    """Split rows into questions that can be asked and rejects."""
     questions: list[Question] = []
     rejects: list[Reject] = []
     seen: set[tuple[str, str]] = set()
@@ -96,11 +102,10 @@ def _sort_out(
             question = _checked(number, row, image_ids, seen)
         except _Fault as fault:
             values = {} if isinstance(row, _Fault) else row
-            ids = [
-                value if isinstance(value := values.get(name), str) else ""
-                for name in (schema.QUESTION_ID, schema.IMAGE_ID)
-            ]
-            rejects.append(Reject(number, *ids, *fault.args))
+            question_id, image_id = values.get(schema.QUESTION_ID), values.get(schema.IMAGE_ID)
+            question_id = question_id if isinstance(question_id, str) else ""
+            image_id = image_id if isinstance(image_id, str) else ""
+            rejects.append(Reject(number, question_id, image_id, *fault.args))
         else:
             seen.add((question.image_id, question.question_id))
             questions.append(question)
@@ -110,34 +115,31 @@ def _sort_out(
 def _checked(
     number: int, row: Row, image_ids: Collection[str], seen: Collection[tuple[str, str]]
 ) -> Question:
-    """The question of a row. Raises _Fault."""
+    """Return the question of a row. Raises _Fault."""
     if isinstance(row, _Fault):
         raise row
     image_id, question = _text(row, schema.IMAGE_ID), _text(row, schema.QUESTION)
-    question_id = (
-        str(number) if row.get(schema.QUESTION_ID) is None else _text(row, schema.QUESTION_ID)
-    )
+    has_id = row.get(schema.QUESTION_ID) is not None
+    question_id = _text(row, schema.QUESTION_ID) if has_id else str(number)
+
     if not question.strip():
         raise _Fault("empty_question", "the question has no words")
     if image_id not in image_ids:
         raise _Fault("unknown_image", f"no picture {image_id!r} in the store")
     if (image_id, question_id) in seen:
-        raise _Fault(
-            "duplicate_question",
-            f"there is a question {question_id!r} about {image_id!r} before it",
-        )
+        detail = f"there is a question {question_id!r} about {image_id!r} before it"
+        raise _Fault("duplicate_question", detail)
     return Question(number, question_id, image_id, question)
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:
-    """A value that is text. Raises _Fault."""
+    """Return a value that is text. Raises _Fault."""
     value = row.get(name)
     if value is None:
         raise _Fault("missing_value", f"{name} is missing")
     if not isinstance(value, str):
-        raise _Fault(
-            "not_text", f"{name} is {str(value)[:100]}, a {type(value).__name__}; write it as text"
-        )
+        found = f"{str(value)[:100]}, a {type(value).__name__}"
+        raise _Fault("not_text", f"{name} is {found}; write it as text")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -146,7 +148,7 @@ def _text(row: Mapping[str, Any], name: str) -> str:
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    """The rows of a file; what cannot be decoded in a text stands there as lone surrogates."""
+    """Read the rows of a file; what cannot be decoded in a text becomes lone surrogates."""
     read = {".jsonl": _json_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}.get(path.suffix)
     if read is None:
         raise ValueError(f"{path}: questions come as {', '.join(SUFFIXES)}")
@@ -187,17 +189,14 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
             for group in range(file.metadata.num_row_groups):
                 for batch in read_batches(str(path), file, group, names):
                     columns = [_values(column) for column in batch.columns]
-                    found = batch.schema.names
-                    yield from (
-                        dict(zip(found, values, strict=True))
-                        for values in zip(*columns, strict=True)
-                    )
+                    for values in zip(*columns, strict=True):
+                        yield dict(zip(batch.schema.names, values, strict=True))
     except TABLE_ERRORS as error:
         raise ValueError(f"{path}: is no Parquet file, or not a whole one: {error}") from None
 
 
 def _values(column: pa.Array) -> list[Any]:
-    """Python values; Arrow does not check that text is UTF-8 before it is read."""
+    """Return Python values; Arrow does not check that text is UTF-8 before it is read."""
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return [_value(scalar) for scalar in column]
     texts = column.cast(pa.large_binary()).to_pylist()
@@ -205,7 +204,7 @@ def _values(column: pa.Array) -> list[Any]:
 
 
 def _value(scalar: pa.Scalar) -> Any:
-    """A Python value; of a time that Python has no words for, its type, which is no text either."""
+    """Return a Python value, or the type of one that Python cannot hold: it is no text either."""
     try:
         return scalar.as_py()
     except (ValueError, OverflowError):

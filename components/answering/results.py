@@ -1,9 +1,8 @@
-"""What became of questions: the table of a finished piece, and the files that are published.
+"""Results of questions: the table of a finished piece, and the files that are published.
 
-answers.jsonl                 question_id, image_id, question, answer and new_tokens, in the order
-they were asked answers.jsonl.rejects.jsonl   row, question_id, image_id, reason and detail
-answers.jsonl.manifest.json   store, model and settings that made them; counts; bytes and SHA-256 of
-both files
+answers.jsonl                 question_id, image_id, question, answer and new_tokens, as asked
+answers.jsonl.rejects.jsonl   row, question_id, image_id, reason and detail
+answers.jsonl.manifest.json   store, model and settings that made them; counts; bytes and SHA-256
 """
 
 import io
@@ -30,8 +29,7 @@ ANSWERS = pa.schema(
         pa.field("new_tokens", pa.int32(), nullable=False),
     ]
 )
-# Of a piece: also the place among all questions and the row of the file; no answer where there is a
-# reason.
+# a piece has also the place among all questions and the row of the file; an answer or a reason
 PIECE = pa.schema(
     [("place", pa.int64()), ("row", pa.int64())]
     + [(field.name, field.type) for field in ANSWERS]
@@ -47,20 +45,20 @@ class Asked(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What was answered."""
+    """The answer to a question."""
 
     text: str
     new_tokens: int  # without the end token
 
 
 def piece_bytes(asked: Sequence[Asked], outcomes: Sequence[Answer | Reject]) -> bytes:
-    """The finished piece as Parquet; the same rows give the same bytes."""
+    """Write the finished piece as Parquet; the same rows give the same bytes."""
     rows = [_piece_row(*pair) for pair in zip(asked, outcomes, strict=True)]
     return _parquet(pa.Table.from_pylist(rows, PIECE))
 
 
 def merge_pieces(paths: Iterable[Path]) -> tuple[pa.Table, list[Reject]]:
-    """The answers of all pieces as ANSWERS, in the order they were asked, and the rejects."""
+    """Return the answers of all pieces as ANSWERS, in the order asked, and the rejects."""
     rows = pa.concat_tables([PIECE.empty_table(), *map(pq.read_table, paths)]).sort_by("place")
     is_answered = rows["reason"].is_null()
     rejected = rows.filter(pa.compute.invert(is_answered)).select(Reject._fields)
@@ -69,34 +67,34 @@ def merge_pieces(paths: Iterable[Path]) -> tuple[pa.Table, list[Reject]]:
 
 
 def answers_bytes(answers: pa.Table, suffix: str) -> bytes:
-    """The file of the answers; suffix: one of SUFFIXES."""
+    """Write the file of the answers; suffix: one of SUFFIXES."""
     return _parquet(answers) if suffix == ".parquet" else json_lines(answers.to_pylist())
 
 
 def rejects_bytes(rejects: Iterable[Reject]) -> bytes:
-    """The file of the rejects, sorted by row and picture."""
+    """Write the file of the rejects, sorted by row and picture."""
     return json_lines(reject._asdict() for reject in sorted(rejects))
 
 
 def reject_counts(rejects: Iterable[Reject]) -> dict[str, int]:
-    """How many rejects each reason has."""
+    """Count the rejects of each reason."""
     counts = Counter(reject.reason for reject in rejects)
     assert counts.keys() <= set(REASONS), "a reason outside the closed set"
     return dict(sorted(counts.items()))
 
 
 def json_lines(rows: Iterable[dict[str, Any]]) -> bytes:
-    """One JSON object a line, in ASCII: lone surrogates of bad input can be written too."""
+    """Write a JSON object a line, in ASCII: lone surrogates of bad input can be written too."""
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
 def sidecar(output: Path, name: str) -> Path:
-    """The file beside the answers that is called `name`."""
+    """Return the place of a file beside the answers."""
     return output.with_name(f"{output.name}.{name}")
 
 
 def is_rejects(path: Path) -> bool:
-    """Whether a file begins as the rejects of a run do."""
+    """Return whether a file begins as the rejects of a run do."""
     try:
         with path.open("rb") as stream:
             first = json.loads(stream.readline(MAX_LINE_BYTES))

@@ -1,4 +1,6 @@
-"""A compressor in the forms that an inference server takes: a plain language model, a LoRA adapter, prompt embeddings.
+"""Forms of a compressor that an inference server takes.
+
+A plain language model, a LoRA adapter, and prompt embeddings.
 
 vLLM reads embeddings in place of a prompt for language models alone. So the language model leaves
 the vision-language model, with its own weights, and the adapter of the generation pass is named
@@ -31,12 +33,12 @@ from components.model.chat import encode_prompt
 from components.model.generation import end_token_ids
 from components.model.pretrained import NO_CODE, save_model
 
-# that stand alone as they stand in the whole model
+# decoders that stand alone as they stand in the vision-language model
 LANGUAGE_MODELS = (LlamaModel, MistralModel, Qwen2Model)
 
 
 def save_language_model(backbone: Backbone, folder: Path) -> None:
-    """The language model without adapters as a Hugging Face folder of its own, with tokenizer and end tokens.
+    """Save the language model without adapters as a Hugging Face folder, with its tokenizer.
 
     Raises ValueError for one that cannot stand alone.
     """
@@ -44,9 +46,11 @@ def save_language_model(backbone: Backbone, folder: Path) -> None:
     if not isinstance(decoder, LANGUAGE_MODELS):
         names = ", ".join(kind.__name__ for kind in LANGUAGE_MODELS)
         raise ValueError(
-            f"{backbone.source.name}: its language model is a {type(decoder).__name__}, which cannot be taken out of "
-            f"it; of {names} it can"
+            f"{backbone.source.name}: its language model is a {type(decoder).__name__}, "
+            f"which cannot be taken out of it; of {names} it can"
         )
+
+    # the weights under the names of a model that stands alone
     tensors = {
         f"model.{name.replace('.base_layer.', '.')}": tensor
         for name, tensor in decoder.state_dict().items()
@@ -56,6 +60,7 @@ def save_language_model(backbone: Backbone, folder: Path) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(decoder.config, dtype=backbone.dtype, **NO_CODE)
     model.load_state_dict(tensors, assign=True)
+
     tokenizer = backbone.tokenizer
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
@@ -67,9 +72,10 @@ def save_language_model(backbone: Backbone, folder: Path) -> None:
 
 
 def save_generation_adapter(model: Method, folder: Path, base: str) -> bool:
-    """The adapter of the generation pass in PEFT's layout, for the language model alone; `base` is its name.
+    """Save the adapter of the generation pass in PEFT's layout, for the language model `base`.
 
-    False, and nothing is written, if the pass has none because the layers themselves were trained.
+    Returns False, and writes nothing, if the pass has none because the layers themselves were
+    trained.
     """
     params, adapter = model.params.adapters, model.params.adapters.adapter_of[GENERATION]
     if adapter is None:
@@ -80,6 +86,7 @@ def save_generation_adapter(model: Method, folder: Path, base: str) -> bool:
         for name, tensor in adapter_tensors(model, adapter).items()
         if name.startswith(inside)
     }
+
     config = LoraConfig(
         r=params.rank,
         lora_alpha=params.alpha,
@@ -90,7 +97,7 @@ def save_generation_adapter(model: Method, folder: Path, base: str) -> bool:
     )
     config.save_pretrained(str(folder))
     path = folder / "adapter_config.json"
-    # PEFT's is a set
+    # PEFT writes a set in any order
     content = {**json.loads(path.read_text()), "target_modules": sorted(params.targets)}
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
     save_tensors(tensors, folder / ADAPTER_FILE)
@@ -99,21 +106,20 @@ def save_generation_adapter(model: Method, folder: Path, base: str) -> bool:
 
 @torch.inference_mode()
 def prompt_embeds(backbone: Backbone, summary_tokens: np.ndarray, question: str) -> Tensor:
-    """A question about a picture as the language model reads it, (tokens, dim): the chat with the stored tokens in it.
+    """Embed a question about a picture as the language model reads it: (tokens, dim).
 
-    summary_tokens: (summary tokens, dim) of one picture, as `TokenStore.tokens` gives them.
+    summary_tokens: (summary tokens, dim) of the picture, which take its place in the chat.
     """
-    ids = torch.tensor(
-        [encode_prompt(backbone.chat, question, len(summary_tokens))], device=backbone.device
-    )
+    prompt = encode_prompt(backbone.chat, question, len(summary_tokens))
+    ids = torch.tensor([prompt], device=backbone.device)
     tokens = torch.from_numpy(summary_tokens).to(backbone.device)
     return backbone.embed_chat(ids, tokens[None])[0].cpu()
 
 
 def completion_request(model_name: str, embeds: Tensor, max_new_tokens: int) -> dict[str, Any]:
-    """The body of a greedy request to `/v1/completions` of a vLLM server; model_name: what the adapter is served as."""
+    """Return a greedy request to `/v1/completions` of a vLLM server; model_name: as served."""
     stream = io.BytesIO()
-    torch.save(embeds.clone(), stream)  # of the tensor alone, not of what it is a view of
+    torch.save(embeds.clone(), stream)  # without what the tensor is a view of
     return {
         "model": model_name,
         "prompt_embeds": base64.b64encode(stream.getvalue()).decode(),

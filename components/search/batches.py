@@ -35,21 +35,21 @@ class Query(NamedTuple):
 
 
 def read_queries(path: Path) -> list[Query]:
-    """The queries of a file: of `.jsonl` the `text` and, if given, the `query_id` of each line, of any other the line.
+    """Read the queries of a file: each line of a text, or of `.jsonl` its `text` and `query_id`.
 
     Blank lines of `.jsonl` are left out. A query without an id is called by the number of its line,
     from 1. Raises QueryError, with the line, also for an id that two queries have, and for tables
     by their suffix.
     """
     queries: list[Query] = []
-    lines: dict[str, int] = {}  # of each id
+    line_of_id: dict[str, int] = {}
     try:
         for number, query in _rows(path):
             try:
                 queries.append(_checked(query))
             except ValueError as error:
                 raise QueryError(f"{path}, line {number}: {error}") from None
-            earlier = lines.setdefault(queries[-1].query_id, number)
+            earlier = line_of_id.setdefault(queries[-1].query_id, number)
             if earlier != number:
                 twice = f"the query_id {queries[-1].query_id!r} is that of line {earlier}"
                 raise QueryError(f"{path}, line {number}: {twice}; give every query one of its own")
@@ -61,23 +61,23 @@ def read_queries(path: Path) -> list[Query]:
 
 
 def results_table(queries: Sequence[Query], hits: Sequence[Sequence[Hit]]) -> pa.Table:
-    """RESULTS: hits in order for each query in order."""
-    rows = [
-        {"query_id": query.query_id, "query": query.text, "rank": rank, **hit._asdict()}
-        for query, found in zip(queries, hits, strict=True)
-        for rank, hit in enumerate(found, start=1)
-    ]
+    """Return RESULTS: hits in order for each query in order."""
+    rows = []
+    for query, found in zip(queries, hits, strict=True):
+        for rank, hit in enumerate(found, start=1):
+            row = {"query_id": query.query_id, "query": query.text, "rank": rank, **hit._asdict()}
+            rows.append(row)
     return pa.Table.from_pylist(rows, RESULTS)
 
 
 def check_output(path: Path) -> None:
-    """Raises QueryError for a file name whose suffix says no format."""
+    """Raise QueryError for a file name whose suffix says no format."""
     if path.suffix not in OUTPUTS:
         raise QueryError(f"--output {path}: ends in neither {' nor '.join(OUTPUTS)}")
 
 
 def is_results(path: Path) -> bool:
-    """Whether a file is what a search has written, in either format."""
+    """Return whether a file is what a search has written, in either format."""
     try:
         if path.suffix == ".parquet":
             return bool(pq.read_schema(path).equals(RESULTS))
@@ -89,16 +89,17 @@ def is_results(path: Path) -> bool:
 
 
 def write_results(path: Path, table: pa.Table, suffix: str) -> None:
-    """Parquet or JSON lines, by the suffix."""
+    """Write Parquet or JSON lines, by the suffix."""
     if suffix == ".parquet":
         pq.write_table(table, path, compression="zstd")
-    else:
-        text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in table.to_pylist())
-        path.write_text(text, encoding="utf-8")
+        return
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+        for row in table.to_pylist():
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Query | Fault]]:
-    """The queries as they stand there, with the numbers of their lines."""
+    """Read the queries as they stand there, with the numbers of their lines."""
     suffix = path.suffix.lower()
     if suffix in TABLES:
         raise ValueError(f"{path}: queries come as text, one a line, or as .jsonl; write them so")
@@ -111,14 +112,14 @@ def _rows(path: Path) -> Iterator[tuple[int, Query | Fault]]:
                 content = Fault(
                     "not_a_record", "a carriage return inside the line; lines end with line feeds"
                 )
-            yield (
-                number,
-                content if isinstance(content, Fault) else Query(str(number), _text(content)),
-            )
+            if isinstance(content, Fault):
+                yield number, content
+            else:
+                yield number, Query(str(number), content.decode("utf-8", "surrogateescape"))
 
 
 def _checked(query: Query | Fault) -> Query:
-    """Raises ValueError."""
+    """Return a query that can be searched with. Raises ValueError."""
     if isinstance(query, Fault):
         raise QueryError(query.detail)
     checked_text(query.text)
@@ -128,20 +129,16 @@ def _checked(query: Query | Fault) -> Query:
 
 
 def _from_json(row: Any, number: int) -> Query | Fault:
+    """Return the query of a line, or what is wrong with it."""
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
         return Fault("not_a_record", 'is not an object with a "text"')
     if near := near_name(row, ["query_id"]):
         return Fault("not_a_record", near)
+
     query_id = row.get("query_id")
     if query_id is None or (isinstance(query_id, int) and not isinstance(query_id, bool)):
         query_id = str(number if query_id is None else query_id)
     if not isinstance(query_id, str) or not query_id:
-        return Fault(
-            "not_a_record",
-            f"the query_id is {str(query_id)[:100]!r}; write it as text, or leave it out",
-        )
+        detail = f"the query_id is {str(query_id)[:100]!r}; write it as text, or leave it out"
+        return Fault("not_a_record", detail)
     return Query(query_id, row["text"])
-
-
-def _text(content: bytes) -> str:
-    return content.decode("utf-8", "surrogateescape")

@@ -1,4 +1,7 @@
-"""The pieces of an index folder, made one file of a store at a time: memory holds one of them, and the codes."""
+"""Files of an index folder, made one file of a store at a time.
+
+Memory holds the embeddings of one, and the codes of all.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -60,8 +63,8 @@ def store_pictures(folder: Path, tables: Sequence[pa.Table]) -> tuple[IndexFile,
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
     if twice:
         raise IndexFolderError(
-            f"{len(twice)} pictures are in the files twice, such as {sorted(twice)[:3]}; `python -m flows.index build` "
-            "makes an index anew from stores that share no picture"
+            f"{len(twice)} pictures are in the files twice, such as {sorted(twice)[:3]}; "
+            "`fwd2bot index build` makes an index anew from stores that share no picture"
         )
     write = partial(pq.write_table, pictures, compression="zstd")
     return store_file(folder, "pictures", ".parquet", write), pictures
@@ -81,23 +84,25 @@ def store_codes(
 
 
 def measure_recall(index: EmbeddingIndex) -> Recall | None:
-    """Recall of an approximate index against exact search; each query is a picture of the index, which is itself left
-    out. None for fewer than two pictures.
+    """Measure the recall of an approximate index against exact search.
+
+    Each query is a picture of the index, which is itself left out. None for fewer than two
+    pictures.
     """
-    rows = np.unique(np.linspace(0, len(index.image_ids) - 1, RECALL_QUERIES).astype(np.int64))
     if len(index.image_ids) < 2:
         return None
+    rows = np.unique(np.linspace(0, len(index.image_ids) - 1, RECALL_QUERIES).astype(np.int64))
     queries, exact = index.vectors.take(rows), EmbeddingIndex(index.image_ids, index.vectors)
+
+    # one more than is counted, since the picture itself is among them
+    found = index.search_batch(queries, RECALL_AT + 1)
+    wanted = exact.search_batch(queries, RECALL_AT + 1)
     shares = []
-    for row, found, wanted in zip(
-        rows,
-        index.search_batch(queries, RECALL_AT + 1),
-        exact.search_batch(queries, RECALL_AT + 1),
-        strict=True,
-    ):
+    for row, found_hits, wanted_hits in zip(rows, found, wanted, strict=True):
         own = index.image_ids[row]
-        nearest = [hit.image_id for hit in wanted if hit.image_id != own][:RECALL_AT]
-        shares.append(len({hit.image_id for hit in found} & set(nearest)) / len(nearest))
+        nearest = [hit.image_id for hit in wanted_hits if hit.image_id != own][:RECALL_AT]
+        found_ids = {hit.image_id for hit in found_hits}
+        shares.append(len(found_ids.intersection(nearest)) / len(nearest))
     return Recall(k=RECALL_AT, queries=len(rows), recall=float(np.mean(shares)))
 
 

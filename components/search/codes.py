@@ -1,4 +1,6 @@
-"""One bit per number of an embedding (RaBitQ, arXiv 2405.12497): a quick look that names candidates for exact scores.
+"""Codes of one bit per number of an embedding (RaBitQ, arXiv 2405.12497).
+
+A quick look at them names candidates, which are then scored exactly.
 
 Embeddings are centred, turned by a Hadamard rotation, so that no few channels decide, and kept as
 their signs with two factors per row: at the width of a 7B, 0.5 of 16 KB. FAISS's faster form of the
@@ -20,7 +22,7 @@ TRAIN_ROWS = 10_000  # of which the centre is the mean
 
 
 class Codes:
-    """Signs of turned embeddings, in memory."""
+    """Signs of rotated embeddings, in memory."""
 
     def __init__(self, index: faiss.Index, num_candidates: int) -> None:
         self._index, self.num_candidates = index, num_candidates
@@ -30,18 +32,18 @@ class Codes:
 
     @classmethod
     def empty(cls, sample: np.ndarray, num_candidates: int) -> "Codes":
-        """Codes of no rows yet, centred on the mean of `sample` (rows, dim)."""
+        """Return codes of no rows yet, centred on the mean of `sample` (rows, dim)."""
         index = faiss.index_factory(sample.shape[1], FACTORY, faiss.METRIC_INNER_PRODUCT)
         index.train(np.ascontiguousarray(sample, np.float32))
         return cls(index, num_candidates)
 
     @classmethod
     def read(cls, path: Path, num_candidates: int) -> "Codes":
-        """From the file that `write` made."""
+        """Read the file that `write` made."""
         return cls(faiss.read_index(str(path)), num_candidates)
 
     def write(self, path: Path) -> None:
-        """Equal embeddings, added in the same order, give equal bytes."""
+        """Write a file; equal embeddings, added in the same order, give equal bytes."""
         faiss.write_index(self._index, str(path))
 
     def __len__(self) -> int:
@@ -52,8 +54,9 @@ class Codes:
         self._index.add(np.ascontiguousarray(embeddings, np.float32))
 
     def find(self, queries: np.ndarray, k: int) -> list[np.ndarray]:
-        """For each of `queries` (queries, dim) the rows whose codes are nearest: `num_candidates`, at least k, or
-        all there are.
+        """Find the rows whose codes are nearest to each of `queries` (queries, dim).
+
+        These are `num_candidates`, at least k, or all there are.
         """
         count = min(max(k, self.num_candidates), len(self))
         if count == 0:
@@ -62,7 +65,6 @@ class Codes:
 
 
 def training_rows(vectors: Vectors) -> np.ndarray:
-    """TRAIN_ROWS rows evenly spread over all, or all there are: (rows, dim)."""
-    return vectors.take(
-        np.linspace(0, len(vectors) - 1, min(TRAIN_ROWS, len(vectors))).astype(np.int64)
-    )
+    """Return TRAIN_ROWS rows evenly spread over all, or all there are: (rows, dim)."""
+    count = min(TRAIN_ROWS, len(vectors))
+    return vectors.take(np.linspace(0, len(vectors) - 1, count).astype(np.int64))

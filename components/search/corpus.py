@@ -82,7 +82,7 @@ def search_texts(corpus: Corpus, model: Method, texts: Sequence[str], wanted: Wa
 
 
 def search_like(corpus: Corpus, image_id: str, wanted: Wanted) -> list[Hit]:
-    """Find the pictures nearest to one of the corpus, which is itself left out. Raises ValueError."""
+    """Find the pictures nearest to one of the corpus, without itself. Raises ValueError."""
     image_ids = corpus.embeddings.image_ids
     if image_id not in image_ids:
         raise UnknownImageError(f"--like {image_id}: no such picture among {len(corpus.pictures)}")

@@ -1,4 +1,4 @@
-"""Which pictures satisfy a condition: SQL over one table of ids, sizes and metadata, by DuckDB.
+"""Filter of pictures: SQL over one table of ids, sizes and metadata, by DuckDB.
 
 The condition comes from the user and may say anything; but it is one condition, and once the table
 is loaded DuckDB opens no other file.
@@ -36,16 +36,17 @@ class FilterError(ValueError):
 
 
 def matching_rows(pictures: pa.Table, metadata: Path | None, condition: str) -> np.ndarray:
-    """Sorted row numbers, int64, of `pictures` (image_id, width, height) for which an SQL condition holds.
+    """Return the sorted row numbers, int64, of `pictures` for which an SQL condition holds.
 
-    It may name the columns of `pictures` and those of a Parquet or CSV file that has a column
-    image_id; they are NULL for pictures that the file does not mention. Raises FilterError, also
-    when nothing matches.
+    `pictures` has image_id, width and height. The condition may name these columns and those of a
+    Parquet or CSV file that has a column image_id; they are NULL for pictures that the file does
+    not mention. Raises FilterError, also when nothing matches.
     """
     if not is_unicode(condition):
         raise FilterError(f"--where {printable(condition)!r}: is not valid Unicode text")
     with duckdb.connect() as database:
         _load(database, pictures, metadata)
+        # from here on nothing else can be opened
         database.execute("SET enable_external_access = false; SET lock_configuration = true")
         query = f"SELECT {ROW} FROM pictures WHERE (\n{condition}\n) ORDER BY {ROW}"
         try:
@@ -58,12 +59,14 @@ def matching_rows(pictures: pa.Table, metadata: Path | None, condition: str) -> 
             ) from None
         if not len(rows):
             raise FilterError(
-                f"--where {condition!r}: matches none of {len(pictures)} pictures; {_columns(database)}"
+                f"--where {condition!r}: matches none of {len(pictures)} pictures; "
+                f"{_columns(database)}"
             )
         return np.asarray(rows, np.int64)
 
 
 def _load(database: duckdb.DuckDBPyConnection, pictures: pa.Table, metadata: Path | None) -> None:
+    """Load the table `pictures`, numbered, with the columns of the file `metadata`."""
     numbered = pictures.append_column(ROW, pa.array(np.arange(len(pictures))))
     database.register("numbered", numbered)
     if metadata is None:
@@ -72,19 +75,23 @@ def _load(database: duckdb.DuckDBPyConnection, pictures: pa.Table, metadata: Pat
         others = _read_metadata(database, metadata)
         names = "".join(f", metadata.{_quoted(name)}" for name in others)
         database.execute(
-            f"CREATE TABLE pictures AS SELECT numbered.*{names} FROM numbered LEFT JOIN metadata USING (image_id)"
+            f"CREATE TABLE pictures AS SELECT numbered.*{names} "
+            "FROM numbered LEFT JOIN metadata USING (image_id)"
         )
-        if not database.execute(
-            "FROM numbered SEMI JOIN metadata USING (image_id) LIMIT 1"
-        ).fetchall():
+        shared = "FROM numbered SEMI JOIN metadata USING (image_id) LIMIT 1"
+        if not database.execute(shared).fetchall():
             raise FilterError(
-                f"--metadata {metadata}: mentions none of the {len(pictures)} pictures by {schema.IMAGE_ID}"
+                f"--metadata {metadata}: mentions none of the {len(pictures)} pictures by "
+                f"{schema.IMAGE_ID}"
             )
     database.unregister("numbered")
 
 
 def _read_metadata(database: duckdb.DuckDBPyConnection, path: Path) -> list[str]:
-    """Load the file as the table `metadata`; its columns without those that every picture has. Raises FilterError."""
+    """Load the file as the table `metadata`, and return its columns that pictures lack.
+
+    Raises FilterError.
+    """
     if path.suffix not in SUFFIXES:
         raise FilterError(f"--metadata {path}: is neither {' nor '.join(SUFFIXES)}")
     if not path.is_file():
@@ -95,12 +102,15 @@ def _read_metadata(database: duckdb.DuckDBPyConnection, path: Path) -> list[str]
         database.execute(f"ALTER TABLE metadata ALTER {schema.IMAGE_ID} TYPE VARCHAR")
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         raise FilterError(f"--metadata {path}: {_reason(error)}") from None
+
+    # a picture with two rows would be two pictures after the join
     twice = (
         f"SELECT {schema.IMAGE_ID} FROM metadata GROUP BY 1 HAVING count(*) > 1 ORDER BY 1 LIMIT 1"
     )
     if found := database.execute(twice).fetchall():
         raise FilterError(
-            f"--metadata {path}: has several rows for {schema.IMAGE_ID} {found[0][0]!r}; keep one of them"
+            f"--metadata {path}: has several rows for {schema.IMAGE_ID} {found[0][0]!r}; "
+            "keep one of them"
         )
     ours = {schema.IMAGE_ID, schema.WIDTH, schema.HEIGHT, ROW}
     return [name for name in columns if name.lower() not in ours]
@@ -113,7 +123,7 @@ def _load_parquet(database: duckdb.DuckDBPyConnection, path: Path) -> None:
 
 
 def _load_csv(database: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Read the file by the rules of all our CSV files (components/files/lines.py); an empty field is NULL."""
+    """Load a CSV file by the rules of components/files/lines.py; an empty field is NULL."""
     names: list[str] = []
 
     def choose(header: Sequence[str]) -> Sequence[str]:
@@ -125,14 +135,15 @@ def _load_csv(database: duckdb.DuckDBPyConnection, path: Path) -> None:
         rows = read_table(str(path), choose, (schema.IMAGE_ID,))
         batches = []
         while found := list(islice(rows, ROWS_AT_ONCE)):
-            columns = [
-                list(column) for column in zip(*(_fields(path, row) for row in found), strict=True)
-            ]
+            fields = [_fields(path, row) for row in found]
+            columns = list(map(list, zip(*fields, strict=True)))
             batches.append(pa.table(columns, _texts(names)))
     except FilterError:
         raise
     except ValueError as error:
         raise FilterError(f"--metadata {error}") from None
+
+    # every field is text so far: a column gets the first type that all of its texts fit
     database.register("texts", pa.concat_tables([_texts(names).empty_table(), *batches]))
     kinds = {name: _type_of(database, name) for name in names if name != schema.IMAGE_ID}
     casts = (f"CAST({_quoted(name)} AS {kind}) AS {_quoted(name)}" for name, kind in kinds.items())
@@ -147,41 +158,35 @@ def _texts(names: Sequence[str]) -> pa.Schema:
 
 
 def _fields(path: Path, row: Row) -> list[str | None]:
-    """Raises FilterError for a row that is none: a condition over guessed fields would say nothing."""
+    """Return the fields of a row, which are not guessed. Raises FilterError."""
     if isinstance(row.values, Fault):
         raise FilterError(f"--metadata {path}: {row.values.detail}; mend the line")
+    place = f"--metadata {path}: line {row.line}"
     if missing := [name for name, text in row.values.items() if text is None]:
-        raise FilterError(
-            f"--metadata {path}: line {row.line}: ends before the column {missing[0]}; mend the line"
-        )
+        raise FilterError(f"{place}: ends before the column {missing[0]}; mend the line")
     if broken := [name for name, text in row.values.items() if not is_unicode(text or "")]:
-        raise FilterError(
-            f"--metadata {path}: line {row.line}: {broken[0]} is not UTF-8; mend the line"
-        )
+        raise FilterError(f"{place}: {broken[0]} is not UTF-8; mend the line")
     return [text or None for text in row.values.values()]
 
 
 def _type_of(database: duckdb.DuckDBPyConnection, name: str) -> str:
+    """Return the first of TYPES that every text of a column fits, else VARCHAR."""
     column = _quoted(name)
-    fits = [
-        f"count({column}) = count(TRY_CAST({column} AS {kind}))"
-        + (
-            f" AND coalesce(bool_and(regexp_matches({column}, '{NUMBERS[kind]}')), true)"
-            if kind in NUMBERS
-            else ""
-        )
-        for kind in TYPES
-    ]
+    fits = []
+    for kind in TYPES:
+        fit = f"count({column}) = count(TRY_CAST({column} AS {kind}))"
+        if kind in NUMBERS:
+            fit += f" AND coalesce(bool_and(regexp_matches({column}, '{NUMBERS[kind]}')), true)"
+        fits.append(fit)
     found = database.execute(f"SELECT count({column}) > 0, {', '.join(fits)} FROM texts").fetchone()
     assert found is not None
     has_text, *is_fit = found
-    return next(
-        (kind for kind, fit in zip(TYPES, is_fit, strict=True) if has_text and fit), "VARCHAR"
-    )
+    fitting = [kind for kind, fit in zip(TYPES, is_fit, strict=True) if has_text and fit]
+    return fitting[0] if fitting else "VARCHAR"
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:
-    """Raises FilterError for a table without ids, or with two columns that SQL cannot tell apart."""
+    """Raise FilterError for a table without ids, or with columns that SQL cannot tell apart."""
     if schema.IMAGE_ID not in names:
         raise FilterError(
             f"--metadata {path}: has no column {schema.IMAGE_ID}, only {', '.join(names)}"

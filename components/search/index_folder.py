@@ -48,7 +48,7 @@ class StoredIndex(NamedTuple):
 
 
 def open_index(folder: Path) -> StoredIndex:
-    """Open a finished index; embeddings stay on disk until they are searched. Raises IndexFolderError."""
+    """Open a finished index; embeddings stay on disk until searched. Raises IndexFolderError."""
     manifest = read_manifest(folder)
     check_files(folder, manifest)
     pictures = pq.read_table(folder / manifest.pictures.name, schema=PICTURES)
@@ -56,18 +56,17 @@ def open_index(folder: Path) -> StoredIndex:
     if manifest.codes is not None:
         codes = Codes.read(folder / manifest.codes.name, manifest.num_candidates or 0)
     vectors = open_vectors(folder, manifest.sources, manifest.dim)
-    return StoredIndex(
-        manifest, pictures, EmbeddingIndex(pictures[schema.IMAGE_ID].to_pylist(), vectors, codes)
-    )
+    image_ids = pictures[schema.IMAGE_ID].to_pylist()
+    return StoredIndex(manifest, pictures, EmbeddingIndex(image_ids, vectors, codes))
 
 
 def open_vectors(folder: Path, sources: Sequence[IndexedFile], dim: int) -> Vectors:
-    """The embeddings of an index, memory-mapped. Raises IndexFolderError."""
+    """Open the embeddings of an index, memory-mapped. Raises IndexFolderError."""
     return Vectors([open_part(folder, source, dim) for source in sources], dim)
 
 
 def open_part(folder: Path, source: IndexedFile, dim: int) -> np.ndarray:
-    """The embeddings (rows, dim) of one file, memory-mapped. Raises IndexFolderError."""
+    """Open the embeddings (rows, dim) of one file, memory-mapped. Raises IndexFolderError."""
     path = folder / source.vectors.name
     try:
         part = np.load(path, mmap_mode="r" if source.rows else None)
@@ -91,7 +90,7 @@ def verify_index(folder: Path) -> IndexManifest:
 
 @contextmanager
 def changing(folder: Path, stores: Iterable[Path] = ()) -> Iterator[None]:
-    """The folder, which is made if there is none, for one process at a time; a killed one frees it with its death.
+    """Hold the folder, made if there is none, for one process; a killed one frees it.
 
     Raises OutputError: somebody else is at it, or it lies in one of the `stores`. Raises
     IndexFolderError: it holds other things than an index.
@@ -107,7 +106,7 @@ def changing(folder: Path, stores: Iterable[Path] = ()) -> Iterator[None]:
             ) from None
         if others:
             raise IndexFolderError(
-                f"{folder}: holds {', '.join(others[:3])}, which no index there names; move that, or choose another "
-                "folder"
+                f"{folder}: holds {', '.join(others[:3])}, which no index there names; "
+                "move that, or choose another folder"
             )
         yield

@@ -1,4 +1,4 @@
-"""The manifest of an index folder: what it was built from and which files it consists of; written last, by one rename.
+"""The manifest of an index folder: its sources and its files; written last, by one rename.
 
 Readers look at nothing that it does not name, so that a build or an addition that is killed leaves
 the index as it was.
@@ -49,7 +49,7 @@ class IndexedFile(_Frozen):
 
 
 class Recall(_Frozen):
-    """How many of the k nearest the approximate search finds, averaged over pictures of the index as queries."""
+    """Share of the k nearest that the approximate search finds, over queries from the index."""
 
     k: int
     queries: int
@@ -92,14 +92,16 @@ def read_manifest(folder: Path) -> IndexManifest:
         found = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise IndexFolderError(
-            f"{folder}: holds no finished index (no {MANIFEST}); make one: `python -m flows.index build STORE {folder}`"
+            f"{folder}: holds no finished index (no {MANIFEST}); "
+            f"make one: `fwd2bot index build STORE {folder}`"
         ) from None
     except (ValueError, RecursionError) as error:
         raise IndexFolderError(f"{path}: cannot be read: {error}; build the index again") from None
     version = found.get("schema_version") if isinstance(found, dict) else None
     if version != SCHEMA_VERSION:
         raise IndexFolderError(
-            f"{path}: has schema version {version}, this version reads {SCHEMA_VERSION}; build the index again"
+            f"{path}: has schema version {version}, this version reads {SCHEMA_VERSION}; "
+            "build the index again"
         )
     try:
         return IndexManifest.model_validate_json(path.read_bytes())
@@ -108,7 +110,7 @@ def read_manifest(folder: Path) -> IndexManifest:
 
 
 def write_manifest(folder: Path, manifest: IndexManifest) -> None:
-    """Make `manifest` that of the folder, then remove what the one before and killed runs name and this does not."""
+    """Make `manifest` that of the folder, then remove files of earlier and killed runs."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
     earlier = files_of(folder)
     note_begun(folder, ASIDE)
@@ -121,7 +123,7 @@ def write_manifest(folder: Path, manifest: IndexManifest) -> None:
 
 
 def files_of(folder: Path) -> set[str]:
-    """The names of all files that runs have written into a folder, whether they are still there or not.
+    """Return the names of all files that runs have written into a folder, there or not.
 
     Raises IndexFolderError when its manifest is not that of an index.
     """
@@ -130,12 +132,14 @@ def files_of(folder: Path) -> set[str]:
         names |= {file.name for file in read_manifest(folder).files}
     if (folder / BEGUN).is_file():
         lines = (folder / BEGUN).read_text(encoding="utf-8", errors="replace").split("\n")
-        names |= {name for line in lines[:-1] for name in _begun(line)}
-    return {
-        name
-        for name in names
-        if "/" not in name and name not in ("", ".", "..") and "\0" not in name
-    }
+        for line in lines[:-1]:
+            names.update(_begun(line))
+    return {name for name in names if is_file_name(name)}
+
+
+def is_file_name(name: str) -> bool:
+    """Return whether a name is that of a file in the folder, and of none elsewhere."""
+    return "/" not in name and name not in ("", ".", "..") and "\0" not in name
 
 
 def note_begun(folder: Path, name: str) -> None:
@@ -145,7 +149,7 @@ def note_begun(folder: Path, name: str) -> None:
 
 
 def _begun(line: str) -> list[str]:
-    """The name in a line; a line that a kill has cut names a file that was not begun."""
+    """Return the name in a line; one that a kill has cut names a file that was not begun."""
     try:
         name = json.loads(line)
     except (ValueError, RecursionError):
@@ -154,7 +158,10 @@ def _begun(line: str) -> list[str]:
 
 
 def check_files(folder: Path, manifest: IndexManifest) -> None:
-    """Sizes of all files, and the bytes of those that search holds in memory. Raises IndexFolderError."""
+    """Check the sizes of all files, and the bytes of those that search holds in memory.
+
+    Raises IndexFolderError.
+    """
     for file in manifest.files:
         path = folder / file.name
         if not path.is_file():
@@ -163,6 +170,7 @@ def check_files(folder: Path, manifest: IndexManifest) -> None:
             raise IndexFolderError(
                 f"{path}: has {path.stat().st_size} bytes instead of {file.bytes}; build it again"
             )
+
     check_bytes(folder, manifest.pictures)
     if manifest.codes is not None:
         check_bytes(folder, manifest.codes)
@@ -177,7 +185,7 @@ def check_bytes(folder: Path, file: IndexFile) -> None:
 
 
 def store_file(folder: Path, stem: str, suffix: str, write: Callable[[Path], object]) -> IndexFile:
-    """What `write` writes, as a file of the index that has part of its SHA-256 in its name; whole or not at all."""
+    """Write a file of the index, whole or not at all, with part of its SHA-256 in its name."""
     temporary = folder / f".{stem}{suffix}.partial"
     note_begun(folder, temporary.name)
     write(temporary)

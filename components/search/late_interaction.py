@@ -1,4 +1,7 @@
-"""MaxSim, the late interaction of ColBERT (arXiv 2004.12832) and ColPali (arXiv 2407.01449), over summary tokens."""
+"""MaxSim over summary tokens: the late interaction of ColBERT and ColPali.
+
+arXiv 2004.12832 and arXiv 2407.01449.
+"""
 
 from collections.abc import Sequence
 
@@ -8,7 +11,7 @@ from components.search.index import Hit
 
 
 def maxsim(query_tokens: np.ndarray, picture_tokens: np.ndarray) -> np.ndarray:
-    """(pictures,) float32: the sum over the query's tokens of the largest cosine with a token of the picture.
+    """Sum the largest cosines of the query's tokens with tokens of a picture: (pictures,) float32.
 
     Args: query_tokens (query tokens, dim); picture_tokens (pictures, summary tokens, dim). A token
     without a direction is like nothing: cosine 0.
@@ -22,7 +25,7 @@ def maxsim(query_tokens: np.ndarray, picture_tokens: np.ndarray) -> np.ndarray:
 def rerank(
     image_ids: Sequence[str], picture_tokens: np.ndarray, query_tokens: np.ndarray, k: int
 ) -> list[Hit]:
-    """The `k` best of some pictures by MaxSim, equal scores by id; shapes as for `maxsim`."""
+    """Return the `k` best of some pictures by MaxSim, equal scores by id; shapes as above."""
     scores = maxsim(query_tokens, picture_tokens)
     hits = [Hit(image_id, float(score)) for image_id, score in zip(image_ids, scores, strict=True)]
     return sorted(hits, key=lambda hit: (-hit.score, hit.image_id))[:k]

@@ -99,7 +99,7 @@ def mean_embeddings(summary_tokens: np.ndarray) -> np.ndarray:
 
 
 def embed_stored(model: Method, summary_tokens: np.ndarray) -> np.ndarray:
-    """Embed stored tokens (pictures, summary tokens, dim): (pictures, dim) float32, L2-normalised."""
+    """Embed stored tokens (pictures, summary tokens, dim): (pictures, dim) float32, of length 1."""
     parts = [np.empty((0, model.dim), np.float32)]
     for start in range(0, len(summary_tokens), PICTURES_PER_BATCH):
         batch = torch.from_numpy(summary_tokens[start : start + PICTURES_PER_BATCH])

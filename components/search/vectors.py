@@ -1,4 +1,7 @@
-"""Embeddings of many pictures as one long array in parts, in memory or memory-mapped, and exact search over it."""
+"""Embeddings of many pictures as one array in parts, and exact search over it.
+
+The parts are in memory or memory-mapped.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,7 +17,7 @@ class Vectors:
     """L2-normalised rows (len(self), dim) float32; row numbers go on from part to part."""
 
     def __init__(self, parts: Sequence[np.ndarray], dim: int) -> None:
-        """`parts` (rows, dim) float32, C-contiguous; nothing is copied, and nothing read of what is memory-mapped."""
+        """Take `parts` (rows, dim) float32, C-contiguous; nothing is copied or read yet."""
         self.parts, self.dim = list(parts), dim
         self._starts = np.cumsum([0, *map(len, parts)])
 
@@ -22,14 +25,17 @@ class Vectors:
         return int(self._starts[-1])
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """(len(rows), dim) float32 in the order asked for."""
+        """Return rows by number: (len(rows), dim) float32 in the order asked for."""
         found = np.empty((len(rows), self.dim), np.float32)
         for places, block in self._gather(rows):
             found[places] = block
         return found
 
     def scores(self, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
-        """Inner products of rows with `query` (dim,), each a sum over its row: (len(rows),) float32."""
+        """Return inner products of rows with `query` (dim,), each a sum over its row.
+
+        (len(rows),) float32.
+        """
         found = np.empty(len(rows), np.float32)
         for places, block in self._gather(rows):
             found[places] = (block * query).sum(axis=1)
@@ -38,9 +44,10 @@ class Vectors:
     def nearest(
         self, queries: np.ndarray, k: int, among: np.ndarray | None = None
     ) -> list[np.ndarray]:
-        """For each of `queries` (queries, dim) the rows that may be its k best, all of them compared: at least the k
-        best, and whatever ties with the k-th. `among`: sorted row numbers, of which no other is
-        looked at.
+        """Find the rows that may be the k best of each of `queries` (queries, dim).
+
+        All are compared, or those `among` sorted row numbers. These are at least the k best, and
+        whatever ties with the k-th.
         """
         found: list[list[np.ndarray]] = [[np.empty(0, np.int64)] for _ in queries]
         for rows, part in self._blocks(among):
@@ -49,7 +56,7 @@ class Vectors:
         return [np.concatenate(rows) for rows in found]
 
     def _gather(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Places in `rows` and the vectors there, (≤ GATHERED_ROWS, dim): few enough to stay in the cache."""
+        """Return places in `rows` and the vectors there, so few that they stay in the cache."""
         part_of_row = np.searchsorted(self._starts, rows, side="right") - 1
         for part in np.unique(part_of_row):
             places = np.flatnonzero(part_of_row == part)
@@ -58,7 +65,7 @@ class Vectors:
                 yield some, self.parts[part][rows[some] - self._starts[part]]
 
     def _blocks(self, among: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Row numbers and vectors of each part, without those that are not `among`; no empty ones."""
+        """Return row numbers and vectors of each part, those that are `among`; no empty ones."""
         for start, part in zip(self._starts, self.parts, strict=False):
             rows = np.arange(start, start + len(part))
             if among is not None:
@@ -69,7 +76,7 @@ class Vectors:
 
 
 def in_memory(embeddings: np.ndarray) -> Vectors:
-    """Vectors of an array (rows, dim). Raises ValueError when a row is not finite or not of length 1."""
+    """Return the vectors of an array (rows, dim). Raises ValueError as `check_embeddings` does."""
     if embeddings.ndim != 2:
         raise ValueError(f"embeddings are (rows, dim), not an array of shape {embeddings.shape}")
     check_embeddings(embeddings, "an embedding")
@@ -77,7 +84,7 @@ def in_memory(embeddings: np.ndarray) -> Vectors:
 
 
 def check_embeddings(vectors: np.ndarray, name: str) -> None:
-    """Raises ValueError when a row of `vectors` (rows, dim) is not finite or not of length 1."""
+    """Raise ValueError when a row of `vectors` (rows, dim) is not finite or not of length 1."""
     norms = np.linalg.norm(vectors, axis=1)
     if not np.isfinite(norms).all():
         raise ValueError(f"{name} is not finite")
@@ -86,7 +93,11 @@ def check_embeddings(vectors: np.ndarray, name: str) -> None:
 
 
 def _nearest_of_part(part: np.ndarray, queries: np.ndarray, k: int) -> list[np.ndarray]:
-    """Places in `part` of the k nearest to each query and of all that tie with the k-th; k of at most len(part)."""
+    """Find the places in `part` of the k ≤ len(part) nearest to each query.
+
+    Those that tie with the k-th, or may for FAISS's rounding, are among them.
+    """
+    # one more than k shows whether there are ties
     count = min(k + 1, len(part))
     while True:
         scores, places = faiss.knn(queries, part, count, metric=faiss.METRIC_INNER_PRODUCT)

@@ -1,4 +1,4 @@
-"""Every command of `fwd2bot`: its arguments, their defaults and their help; flows/ does the work."""
+"""Commands of `fwd2bot`: arguments, their defaults and their help; flows/ does the work."""
 
 import sys
 

@@ -33,6 +33,17 @@ def check(
 
 
 @app.command(rich_help_panel=PANEL)
+@forwards("preset")
+def preset(
+    name: Annotated[
+        str | None, typer.Argument(help="A file of presets/, without .yaml; none: list them.")
+    ] = None,
+    params: ParamsOption = PARAMS,
+) -> None:
+    """Write the values of a preset into params.yaml, whose comments stay."""
+
+
+@app.command(rich_help_panel=PANEL)
 @forwards("graft")
 def graft(
     base: Annotated[str, typer.Argument(help="A LLaVA, folder or hub id.")],
@@ -54,15 +65,9 @@ app.add_typer(sweep_app, name="sweep", rich_help_panel=PANEL)
 
 
 @sweep_app.command("run")
-@forwards("sweep", "run")
+@forwards("sweep", "run_missing")
 def sweep_run(path: SweepArgument, smoke: SmokeOption = False, data: DataOption = None) -> None:
     """Run the experiments that are not there yet, one after another, and print the table."""
-
-
-@sweep_app.command("queue")
-@forwards("sweep", "queue")
-def sweep_queue(path: SweepArgument, smoke: SmokeOption = False) -> None:
-    """Queue the experiments that are not there yet."""
 
 
 @sweep_app.command("table")

@@ -1,4 +1,4 @@
-"""The batch job on a real store: every row is answered or rejected, and a killed run ends with the same bytes.
+"""The batch job on a real store: each row is answered or rejected; a kill changes no byte.
 
 Two runs go through Ray; the others call the worker in this process, which must give the same bytes.
 """

@@ -28,7 +28,7 @@ from components.store.rejects import read_rejects
 from components.store.token_store import TokenStore, UnknownImageError
 from flows.answer import answer
 from flows.compress import compress
-from flows.search import open_corpus, search_texts
+from flows.search import open_corpus, search_queries
 from flows.workers.compress_worker import CompressParams, count_start
 from tests.components.compression.models import LIMITS, write_models
 
@@ -210,7 +210,7 @@ def test_parquet_corpus_gives_the_tokens_of_the_folder(
 
 def test_search_by_text_and_by_example(store: Path, compressor: Path) -> None:
     reader, corpus = TokenStore.open(store), open_corpus(store, None)
-    hits = search_texts(
+    hits = search_queries(
         corpus, compressor, None, [Query("1", "a red circle")], Wanted(100, None, None)
     )[0]
     assert sorted(hit.image_id for hit in hits) == reader.ids
@@ -233,7 +233,7 @@ def test_a_store_of_fewer_tokens_holds_the_first_ones_and_opens_too(
     assert part.provenance.num_summary_tokens == 2
     ids = list(whole.ids)
     np.testing.assert_allclose(part.tokens(ids), whole.tokens(ids)[:, :2], rtol=2e-3, atol=2e-3)
-    hits = search_texts(
+    hits = search_queries(
         open_corpus(fewer, None),
         compressor,
         None,
@@ -272,7 +272,7 @@ def test_store_of_another_model_is_refused(store: Path, compressor: Path, tmp_pa
         other / "compression" / "adapter_model.safetensors",
     )
     with pytest.raises(StoreError, match=r"another model.*compression_adapter_sha256"):
-        search_texts(
+        search_queries(
             open_corpus(store, None), other, None, [Query("1", "x")], Wanted(1, None, None)
         )
 

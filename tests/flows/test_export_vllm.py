@@ -1,4 +1,4 @@
-"""What is exported, read back by transformers and PEFT alone: their logits and answers are those of the project."""
+"""Exports read by transformers and PEFT alone: logits and answers are those of the project."""
 
 import base64
 import io

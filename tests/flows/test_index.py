@@ -1,4 +1,7 @@
-"""Index folders: built, extended and refused; a kill leaves the old one whole; found is what brute force finds."""
+"""Index folders: built, extended and refused; a kill leaves the old one whole.
+
+Brute force finds the same.
+"""
 
 import json
 import os

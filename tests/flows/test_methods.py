@@ -18,7 +18,7 @@ from flows.answer import answer
 from flows.compress import compress
 from flows.evaluate import evaluate
 from flows.index import build
-from flows.search import open_corpus, search_texts
+from flows.search import open_corpus, search_queries
 from tests.components.methods.settings import SETTINGS
 from tests.components.model.tiny import COMPRESSOR, load, write_tiny_llava
 from tests.flows.test_compress import PARAMS as COMPRESS_PARAMS
@@ -105,9 +105,9 @@ def search_and_ask(name: str, compressor: Path, store: Path, index: Path) -> Non
     """Search with and without an index finds the same; a question is answered, or it is said why not."""
     wanted = Wanted(3, None, None)
     corpus = open_corpus(store, None, compressor, None)
-    (hits,) = search_texts(corpus, compressor, None, [Query("1", "a red circle")], wanted)
+    (hits,) = search_queries(corpus, compressor, None, [Query("1", "a red circle")], wanted)
     build([store], index, "exact", 1, compressor, None)
-    (indexed,) = search_texts(
+    (indexed,) = search_queries(
         open_corpus(store, index), compressor, None, [Query("1", "a red circle")], wanted
     )
     assert [hit.image_id for hit in hits] == [hit.image_id for hit in indexed]
@@ -116,7 +116,7 @@ def search_and_ask(name: str, compressor: Path, store: Path, index: Path) -> Non
     )
     if not kind_of(name).embeds_by_mean:
         with pytest.raises(ValueError, match=f"--maxsim: {name} makes no summary tokens of a text"):
-            search_texts(
+            search_queries(
                 corpus, compressor, None, [Query("1", "two")], wanted._replace(maxsim=MaxSim(2, []))
             )
     if kind_of(name).why_no_answers:

@@ -48,8 +48,8 @@ def test_plan_of_an_unknown_model_says_what_there_is() -> None:
     done = run(*OPTIONS, "--model", "llava-2")
     assert done.returncode == 1
     assert (
-        "--model llava-2: is neither one of llava-1.5-7b, llava-1.5-13b nor a folder with a config.json"
-        in done.stderr
+        "--model llava-2: is neither one of llava-1.5-7b, llava-1.5-13b nor a folder with a "
+        "config.json" in done.stderr
     )
 
 

@@ -1,4 +1,7 @@
-"""Search over a store and over its index says the same; filters, MaxSim and batches against plain loops."""
+"""Search over a store and over its index says the same.
+
+Filters, MaxSim and batches against plain loops.
+"""
 
 import json
 from pathlib import Path
@@ -161,7 +164,8 @@ def test_files_of_queries(tmp_path: Path) -> None:
     assert read_queries(path)[0].text == "one\u2028two\x85three\x0bfour"
     lines = tmp_path / "queries.jsonl"
     lines.write_text(
-        '{"text": "x\u2028y", "query_id": null}\n\n{"text": "z", "query_id": 18446744073709551617}\n'
+        '{"text": "x\u2028y", "query_id": null}\n\n'
+        '{"text": "z", "query_id": 18446744073709551617}\n'
     )
     assert read_queries(lines) == [Query("1", "x\u2028y"), Query("18446744073709551617", "z")]
     path.write_bytes(b"caf\xe9\n")

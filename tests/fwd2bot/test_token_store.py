@@ -37,7 +37,7 @@ def test_search_gives_the_hits_of_the_job(project: Path, store: TokenStore) -> N
     compressor = project / "models/compressor"
     corpus = search.open_corpus(project / "store", None, compressor, None)
     queries, wanted = [Query("1", "a red circle")], Wanted(3, None, None)
-    (hits,) = search.search_texts(corpus, compressor, None, queries, wanted)
+    (hits,) = search.search_queries(corpus, compressor, None, queries, wanted)
     assert store.search("a red circle", k=3) == hits
     assert store.search(" a red circle ")[0] == hits[0]
     with pytest.raises(ValueError, match="empty"):

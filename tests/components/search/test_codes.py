@@ -1,4 +1,7 @@
-"""Candidates by one bit per number, against brute force; also at the width of a 7B, where FAISS's fast form fails."""
+"""Candidates by one bit per number, against brute force.
+
+Also at the width of a 7B, where FAISS's fast form fails.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Exact search over parts against one naive product of matrices, with and without a choice of rows."""
+"""Exact search over parts against one naive product of matrices, of all rows or of some."""
 
 import numpy as np
 import pytest
