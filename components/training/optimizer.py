@@ -76,7 +76,8 @@ class CombinedOptimizer:
 
 def build_optimizer(parameters: Mapping[str, nn.Parameter], params: OptimizerParams) -> Optimizer:
     """Build Muon for matrices of layers and AdamW for the rest, or AdamW alone."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in parameters.items():
         is_muons = params.matrices == "muon" and parameter.ndim == 2 and is_of_layer(name)
         (matrices if is_muons else others).append(parameter)
