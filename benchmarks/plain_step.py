@@ -16,13 +16,13 @@ from torch import Tensor
 from components.losses.autoregressive import IGNORE_INDEX
 from components.methods.double_forward import DoubleForward
 from components.model.adapters import COMPRESSION, GENERATION
-from components.model.chat import encode_text
 from components.model.prepared import PreparedPictures
 from components.training.collate import (
     PADDING_ID,
     TextParams,
     TrainSample,
     encode_chat,
+    encode_texts,
     pad,
     single_questions,
 )
@@ -32,7 +32,7 @@ from components.training.sampler import StepSamples
 
 
 class PlainBatch(NamedTuple):
-    """Padded rows, one per question (turns apart) or conversation (turns together), and padded captions."""
+    """Padded captions and padded rows, one per question (turns apart) or conversation."""
 
     chat_pixels: PreparedPictures  # of each conversation with a picture
     chat_pictures: Tensor  # (rows with a picture,): their places in chat_pixels
@@ -50,8 +50,10 @@ class PlainBatch(NamedTuple):
 def plain_batch(
     samples: Mapping[int, TrainSample], groups: StepSamples, model: DoubleForward, texts: TextParams
 ) -> PlainBatch:
-    """The samples of a step; a conversation that training would cut is cut at the same token."""
-    backbone = model.backbone
+    """Make the batch of a step; conversations are cut at the same token as in training."""
+    backbone, chat = model.backbone, model.backbone.chat
+
+    # chats, each with the place of its picture
     rows, pictures, images = [], [], []
     for index in groups.autoregressive:
         sample = samples[index]
@@ -59,19 +61,17 @@ def plain_batch(
             images.append(sample.image)
         parts = list(single_questions(sample)) if texts.turns == "apart" else [sample.conversation]
         for turns in parts:
-            rows.append(encode_chat(sample, turns, backbone.chat, model.num_summary_tokens))
+            rows.append(encode_chat(sample, turns, chat, model.num_summary_tokens))
             pictures += [len(images) - 1] * (sample.image is not None)
-    chat_ids, chat_mask = pad([ids[: texts.max_conversation_tokens] for ids, _ in rows], PADDING_ID)
-    labels, _ = pad([labels[: texts.max_conversation_tokens] for _, labels in rows], IGNORE_INDEX)
-    captions = [
-        encode_text(backbone.tokenizer, samples[i].caption or "") for i in groups.contrastive
-    ]
-    caption_ids, caption_mask = pad(
-        [ids[: texts.max_caption_tokens] for ids in captions], PADDING_ID
-    )
-    pair_images = [
-        image for i in groups.contrastive if isinstance(image := samples[i].image, Image.Image)
-    ]
+    longest = texts.max_conversation_tokens
+    chat_ids, chat_mask = pad([ids[:longest] for ids, _ in rows], PADDING_ID)
+    labels, _ = pad([labels[:longest] for _, labels in rows], IGNORE_INDEX)
+
+    # pairs, whose pictures are read once more
+    pairs = [samples[index] for index in groups.contrastive]
+    captions = [sample.caption for sample in pairs]
+    caption_ids, caption_mask = encode_texts(chat.tokenizer, captions, texts.max_caption_tokens)
+    pair_images = [sample.image for sample in pairs if isinstance(sample.image, Image.Image)]
     return PlainBatch(
         backbone.prepare(images),
         torch.tensor(pictures),
@@ -85,35 +85,37 @@ def plain_batch(
 
 
 def plain_losses(model: DoubleForward, batch: PlainBatch) -> tuple[Tensor, Tensor]:
-    """Both losses of the batch."""
+    """Compute both losses of the batch."""
     backbone = model.backbone
+
+    # conversations: logits at every position
     summary_tokens = plain_compress(model, backbone.encode_images(batch.chat_pixels).embeddings)
     embeddings = backbone.embed_chat(batch.chat_ids, summary_tokens[batch.chat_pictures])
     with model.adapters.use(GENERATION):
         output = backbone.vlm(
             inputs_embeds=embeddings, attention_mask=batch.chat_mask, labels=batch.labels
         )
+
+    # pairs: every picture compressed again
     images = plain_compress(model, backbone.encode_images(batch.pair_pixels).embeddings)
     texts = plain_compress(model, backbone.embed(batch.caption_ids), batch.caption_mask)
     vectors = [F.normalize(tokens.float().mean(1), dim=-1) for tokens in (images, texts)]
     logits = model.logit_scale * vectors[0] @ vectors[1].T
     targets = torch.arange(len(logits), device=logits.device)
-    return output.loss, (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+    both_ways = F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)
+    return output.loss, both_ways / 2
 
 
 def plain_compress(model: DoubleForward, embeddings: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The compression pass, whole: (rows, tokens, dim) -> (rows, summary tokens, dim)."""
+    """Compress with every layer at every position: (rows, tokens, dim) -> (rows, kept, dim)."""
     rows = len(embeddings)
-    bos, prompt = (
-        model.backbone.embed(ids).expand(rows, -1, -1) for ids in (model.bos_ids, model.prompt_ids)
-    )
+    bos = model.backbone.embed(model.bos_ids).expand(rows, -1, -1)
+    prompt = model.backbone.embed(model.prompt_ids).expand(rows, -1, -1)
     queries = model.queries(rows).to(embeddings.dtype)
     inputs = torch.cat([bos, embeddings, prompt, queries], dim=1)
     if mask is not None:
-        ones = mask.new_ones
-        mask = torch.cat(
-            [ones(rows, 1), mask, ones(rows, prompt.shape[1] + queries.shape[1])], dim=1
-        )
+        num_behind = prompt.shape[1] + queries.shape[1]
+        mask = torch.cat([mask.new_ones(rows, 1), mask, mask.new_ones(rows, num_behind)], dim=1)
     positions = None if mask is None else (mask.cumsum(1) - 1).clamp(min=0)
     with model.adapters.use(COMPRESSION):
         hidden = model.backbone.language_model(
@@ -129,7 +131,7 @@ def plain_step(
     losses: LossParams,
     settings: OptimizerParams,
 ) -> dict[str, float]:
-    """One update; returns the losses."""
+    """Make one update; return the losses."""
     model.zero_grad(set_to_none=True)
     autoregressive, contrastive = plain_losses(model, batch)
     loss = losses.autoregressive_weight * autoregressive + losses.contrastive_weight * contrastive

@@ -1,4 +1,4 @@
-"""What a GPU needs to train LLaVA-1.5 of 7B and 13B, from the formulas of `components/costs`: a table.
+"""A table of the memory to train LLaVA-1.5 of 7B and 13B, from formulas of `components/costs`.
 
     python -m benchmarks.training_memory
 
@@ -25,7 +25,7 @@ NUM_SHARDS = 8  # workers over which `train.parallelism: fsdp` spreads the decod
 
 
 def chunk_of(config: LlavaConfig, num_samples: int, num_summary_tokens: int) -> Step:
-    """Pictures that have both a conversation and a caption: the most that a chunk of so many samples can be."""
+    """Size the largest chunk of so many samples: pictures with a conversation and a caption."""
     others = 1 + PROMPT_TOKENS + num_summary_tokens
     return Step(
         Pass(num_samples, num_image_tokens(config) + others, num_summary_tokens),
@@ -47,19 +47,17 @@ def memory_of(size: Size, params: TrainParams, num_samples: int, num_shards: int
 def main() -> None:
     params = load_preset("train", TrainParams, "llava-1.5-7b", ROOT)
     print("GB per GPU; bfloat16 base, float32 adapters, no checkpointing")
-    print(
-        f"{'model':<6}{'chunk':>7}{'weights':>9}{'trained':>9}{'saved':>8}{'logits':>8}{'all':>8}{'all, fsdp 8':>13}"
-    )
+    names = ("weights", "trained", "saved", "logits", "all", f"all, fsdp {NUM_SHARDS}")
+    widths = (9, 9, 8, 8, 8, 13)
+    head = "".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
+    print(f"{'model':<6}{'chunk':>7}{head}")
     for size in SIZES:
         for num_samples in CHUNKS:
-            memory, sharded = (
-                memory_of(size, params, num_samples, num_shards) for num_shards in (1, NUM_SHARDS)
-            )
-            cells = zip([*memory, sum(memory), sum(sharded)], (9, 9, 8, 8, 8, 13), strict=True)
-            print(
-                f"{size.name:<6}{num_samples:>7}"
-                + "".join(f"{value / 1e9:>{width}.1f}" for value, width in cells)
-            )
+            memory = memory_of(size, params, num_samples, num_shards=1)
+            sharded = memory_of(size, params, num_samples, NUM_SHARDS)
+            figures = zip([*memory, sum(memory), sum(sharded)], widths, strict=True)
+            cells = "".join(f"{value / 1e9:>{width}.1f}" for value, width in figures)
+            print(f"{size.name:<6}{num_samples:>7}{cells}")
 
 
 if __name__ == "__main__":

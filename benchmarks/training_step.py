@@ -1,12 +1,13 @@
-"""How fast is a training step? Ours against the plain way (`plain_step.py`): same model, same samples, in one run.
+"""Speed and memory of a training step: ours against the plain way (`plain_step.py`) in one run.
 
     python -m benchmarks.training_step --preset demo
-    python -m benchmarks.training_step --preset llava-1.5-7b-random --contrastive-batch-size 1024   (needs a GPU)
+    python -m benchmarks.training_step --preset llava-1.5-7b-random   (needs a GPU)
 
-The two take turns, step by step, and the median over the steps counts. Memory is measured apart: on
-a CPU in a process of its own for each, as the growth of the resident memory over what model and
-samples take; on a GPU by PyTorch. A sample is a conversation or a pair. FLOPs are what PyTorch
-counts in one step (causal attention as if it were full).
+Both have the same model and the same samples and take turns, step by step; the median over the
+steps counts. Memory is measured apart: on a CPU in a process of its own for each, as the growth of
+the resident memory over what model and samples take; on a GPU by PyTorch. A sample is a
+conversation or a pair. FLOPs are what PyTorch counts in one step (causal attention as if it were
+full).
 """
 
 import gc
@@ -33,9 +34,10 @@ from benchmarks.workloads import Workload, demo_model, demo_workload, large_mode
 from components.methods.double_forward import DoubleForward
 from components.methods.method import enable_gradient_checkpointing
 from components.training.budgets import all_tokens
-from components.training.collate import collate
-from components.training.optimizer import build_optimizer, trained_parameters
-from components.training.step import backward_step, train_step
+from components.training.collate import TrainBatch, collate
+from components.training.optimizer import Optimizer, build_optimizer, trained_parameters
+from components.training.step import backward_step, update_weights
+from components.training.training_settings import TrainParams
 
 Preset = Literal["demo", "llava-1.5-7b-random"]
 Way = Literal["ours", "plain"]
@@ -46,12 +48,11 @@ Step = Callable[[], Any]
 def prepare(
     preset: Preset, contrastive: int | None, num_steps: int, turns: str | None, spread: float
 ) -> Workload:
-    """The samples of a preset; `turns` replaces the preset's way to read conversations."""
-    workload = (
-        demo_workload(num_steps, contrastive)
-        if preset == "demo"
-        else large_workload(num_steps, contrastive, spread)
-    )
+    """Make the samples of a preset; `turns` replaces the preset's way to read conversations."""
+    if preset == "demo":
+        workload = demo_workload(num_steps, contrastive)
+    else:
+        workload = large_workload(num_steps, contrastive, spread)
     if turns is None:
         return workload
     texts = workload.params.texts.model_copy(update={"turns": turns})
@@ -59,7 +60,7 @@ def prepare(
 
 
 def build_model(preset: Preset, workload: Workload, way: Way) -> DoubleForward:
-    """The plain way checkpoints on a GPU, because it would not fit otherwise; ours as the preset says."""
+    """Build a model for one way; on a GPU the plain one needs checkpoints to fit at all."""
     model = demo_model(workload.params) if preset == "demo" else large_model(workload.params)
     if workload.params.gradient_checkpointing or (way == "plain" and preset != "demo"):
         enable_gradient_checkpointing(model)
@@ -70,9 +71,10 @@ def build_model(preset: Preset, workload: Workload, way: Way) -> DoubleForward:
 
 
 def steps_of(way: Way, model: DoubleForward, workload: Workload) -> list[Step]:
-    """One call per step, its batch made ready; the weights go on from call to call."""
+    """Make one call per step, its batch ready; the weights go on from call to call."""
     params, device = workload.params, model.backbone.device
     optimizer = build_optimizer(trained_parameters(model), params.optimizer)
+    budgets = all_tokens(model.num_summary_tokens)
     calls: list[Step] = []
     for groups in workload.steps:
         if way == "plain":
@@ -81,38 +83,34 @@ def steps_of(way: Way, model: DoubleForward, workload: Workload) -> list[Step]:
                 partial(plain_step, model, optimizer, batch, params.losses, params.optimizer)
             )
             continue
-        chunks = [
-            collate(
-                {i: workload.samples[i] for group in chunk for i in group},
-                chunk,
-                model.backbone,
-                all_tokens(model.num_summary_tokens),
-                params.texts,
-            ).to(device)
-            for chunk in groups.chunks(params.samples_per_chunk)
-        ]
-        rate, norm = params.optimizer.learning_rate, params.optimizer.max_gradient_norm
-        calls.append(
-            partial(
-                train_step,
-                model,
-                optimizer,
-                partial(backward_step, model, chunks, params.losses),
-                rate,
-                norm,
-            )
-        )
+        chunks: list[TrainBatch] = []
+        for chunk in groups.chunks(params.samples_per_chunk):
+            members = {index: workload.samples[index] for index in chunk.members}
+            collated = collate(members, chunk, model.backbone, budgets, params.texts)
+            chunks.append(collated.to(device))
+        calls.append(partial(our_step, model, optimizer, chunks, params))
     return calls
 
 
+def our_step(
+    model: DoubleForward, optimizer: Optimizer, chunks: list[TrainBatch], params: TrainParams
+) -> None:
+    """Make one update, as the loop of training does."""
+    losses = backward_step(model, chunks, params.losses)
+    rate, max_norm = params.optimizer.learning_rate, params.optimizer.max_gradient_norm
+    update_weights(model, optimizer, losses, rate, max_norm)
+
+
 def measure_time(preset: Preset, workload: Workload) -> dict[Way, dict[str, float]]:
-    """Median seconds of a step, after one to warm up, and FLOPs of the first."""
+    """Measure the median seconds of a step, after one to warm up, and FLOPs of the first."""
     calls = {way: steps_of(way, build_model(preset, workload, way), workload) for way in WAYS}
     flops = {}
     for way in WAYS:
         with FlopCounterMode(display=False) as counter:
             calls[way][0]()
         flops[way] = counter.get_total_flops()
+
+    # the two take turns, so that a slow moment of the machine hits both
     seconds: dict[Way, list[float]] = {way: [] for way in WAYS}
     for number in range(len(workload.steps)):
         for way in WAYS if number % 2 else WAYS[::-1]:
@@ -126,19 +124,18 @@ def measure_time(preset: Preset, workload: Workload) -> dict[Way, dict[str, floa
 
 
 def measure_memory(preset: Preset, workload: Workload, way: Way, num_threads: int) -> int:
-    """Bytes that one step needs on top of model and samples, at its peak."""
+    """Measure the bytes that one step needs on top of model and samples, at its peak."""
     torch.set_num_threads(num_threads)
-    calls = steps_of(
-        way, build_model(preset, workload, way), workload._replace(steps=workload.steps[:1])
-    )
+    first_step = workload._replace(steps=workload.steps[:1])
+    (step,) = steps_of(way, build_model(preset, workload, way), first_step)
     gc.collect()
     if preset != "demo":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        calls[0]()
+        step()
         return torch.cuda.max_memory_allocated() - before
     before = psutil.Process().memory_info().rss
-    calls[0]()
+    step()
     return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, 0)
 
 
@@ -148,18 +145,18 @@ def in_fresh_process(function: Callable[..., int], *arguments: Any) -> int:
 
 
 def report(preset: Preset, workload: Workload, num_threads: int) -> dict[str, Any]:
-    """All figures of one setting."""
+    """Measure all figures of one setting."""
     memory = {
         way: in_fresh_process(measure_memory, preset, workload, way, num_threads) for way in WAYS
     }
     timed = measure_time(preset, workload)
     samples = sum(map(len, workload.steps[0]))
     per_second = {way: samples / timed[way]["seconds"] for way in WAYS}
+    on_cpu = f"{platform.machine()}, {num_threads} threads"
+    device = on_cpu if preset == "demo" else torch.cuda.get_device_name()
     return {
         "preset": preset,
-        "device": torch.cuda.get_device_name()
-        if preset != "demo"
-        else f"{platform.machine()}, {num_threads} threads",
+        "device": device,
         "torch": torch.__version__,
         "turns": workload.params.texts.turns,
         "autoregressive_batch_size": len(workload.steps[0].autoregressive),
@@ -174,36 +171,24 @@ def report(preset: Preset, workload: Workload, num_threads: int) -> dict[str, An
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The figures as a table for people."""
-    rows = [
-        ("samples/s", figures["samples_per_second"], "{:.1f}"),
-        (
-            "peak memory, MiB",
-            {k: v / 2**20 if k != "ratio" else v for k, v in figures["peak_memory_bytes"].items()},
-            "{:.0f}",
-        ),
-        (
-            "GFLOP per step",
-            {way: value / 1e9 for way, value in figures["flops_per_step"].items()},
-            "{:.1f}",
-        ),
-        (
-            "GFLOP/s",
-            {way: value / 1e9 for way, value in figures["flops_per_second"].items()},
-            "{:.1f}",
-        ),
-    ]
+    """Format the figures as a table for people."""
     head = (
-        f"{figures['preset']} on {figures['device']}: {figures['autoregressive_batch_size']} conversations, turns "
-        f"{figures['turns']}, and {figures['contrastive_batch_size']} pairs a step; chunks of "
-        f"{figures['samples_per_chunk']}"
+        f"{figures['preset']} on {figures['device']}: {figures['autoregressive_batch_size']} "
+        f"conversations, turns {figures['turns']}, and {figures['contrastive_batch_size']} pairs "
+        f"a step; chunks of {figures['samples_per_chunk']}"
     )
     lines = [head, f"{'':<18}{'ours':>10}{'plain':>10}{'ratio':>8}"]
-    for name, values, style in rows:
-        ratio = values.get("ratio", values["ours"] / values["plain"])
-        lines.append(
-            f"{name:<18}{style.format(values['ours']):>10}{style.format(values['plain']):>10}{ratio:>8.2f}"
-        )
+    # name, figures, unit, digits
+    rows = [
+        ("samples/s", "samples_per_second", 1, 1),
+        ("peak memory, MiB", "peak_memory_bytes", 2**20, 0),
+        ("GFLOP per step", "flops_per_step", 1e9, 1),
+        ("GFLOP/s", "flops_per_second", 1e9, 1),
+    ]
+    for name, key, unit, digits in rows:
+        ours, plain = figures[key]["ours"], figures[key]["plain"]
+        cells = "".join(f"{value / unit:>10.{digits}f}" for value in (ours, plain))
+        lines.append(f"{name:<18}{cells}{ours / plain:>8.2f}")
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
-"""What the training step is measured on: a model and steps of samples, per preset."""
+"""Workloads of the training step: a model and steps of samples, per preset."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,31 +49,36 @@ class Workload(NamedTuple):
 
 
 def demo_workload(num_steps: int, contrastive_batch_size: int | None) -> Workload:
-    """Steps of the demo's default training, on freshly drawn scenes."""
+    """Make steps of the demo's default training, on freshly drawn scenes."""
     path = ROOT / "params.yaml"
-    params, scenes = (
-        load_params("train", TrainParams, path),
-        load_params("scenes", ScenesParams, path),
-    )
-    samples = dict(enumerate(draw_samples(scenes)))
-    rows = list(samples.values())
+    params = load_params("train", TrainParams, path)
+    rows = draw_samples(load_params("scenes", ScenesParams, path))
+    pairs = contrastive_batch_size or params.contrastive_batch_size
+    return Workload(params, dict(enumerate(rows)), steps_of(rows, params, pairs, num_steps))
+
+
+def steps_of(
+    rows: Sequence[TrainSample], params: TrainParams, contrastive_batch_size: int, num_steps: int
+) -> list[StepSamples]:
+    """Draw the samples of the first steps."""
+    lengths = []
+    for row in rows:
+        conversation = sum(len(turn["content"]) for turn in row.conversation)
+        lengths.append(conversation or len(row.caption or ""))
     sampler = GroupedSampler(
         [bool(row.conversation) for row in rows],
         [row.caption is not None for row in rows],
-        [
-            sum(len(turn["content"]) for turn in row.conversation) or len(row.caption or "")
-            for row in rows
-        ],
+        lengths,
         params.autoregressive_batch_size,
-        contrastive_batch_size or params.contrastive_batch_size,
+        contrastive_batch_size,
         params.length_window_steps,
         params.seed,
     )
-    return Workload(params, samples, [sampler.samples(step) for step in range(num_steps)])
+    return [sampler.samples(step) for step in range(num_steps)]
 
 
 def draw_samples(scenes: ScenesParams) -> list[TrainSample]:
-    """Conversations about pictures, as `scenes` writes them, then pairs."""
+    """Draw conversations about pictures, as `scenes` writes them, then pairs."""
     rows = []
     for index in range(NUM_DRAWN):
         rng = scene_rng(scenes.seed, "instruct", index)
@@ -81,14 +86,16 @@ def draw_samples(scenes: ScenesParams) -> list[TrainSample]:
         turns = picture_turns(
             scene, rng, scenes.caption_fraction, scenes.min_questions, scenes.max_questions
         )
-        rows.append(conversation_sample(index, draw_picture(scene), turns))
-    return rows + [caption_sample(scenes.world, scenes.seed, index) for index in range(NUM_DRAWN)]
+        rows.append(conversation_sample(f"conversation-{index}", draw_picture(scene), turns))
+    for index in range(NUM_DRAWN):
+        rows.append(caption_sample(scenes.world, scenes.seed, index))
+    return rows
 
 
 def conversation_sample(
-    index: int, picture: Image.Image, turns: list[tuple[str, str]]
+    name: str, picture: Image.Image, turns: list[tuple[str, str]]
 ) -> TrainSample:
-    """A conversation that starts with the picture; a description in it is a caption too, as in curation."""
+    """Build a conversation about a picture; a description in it is a caption, as in curation."""
     messages = []
     for number, (question, answer) in enumerate(turns):
         placeholder = "<image>\n" if number == 0 else ""
@@ -97,74 +104,56 @@ def conversation_sample(
             {"role": "assistant", "content": answer},
         ]
     caption = next((answer for question, answer in turns if question == CAPTION_PROMPT), None)
-    return TrainSample(f"conversation-{index}", picture, messages, caption)
+    return TrainSample(name, picture, messages, caption)
 
 
 def caption_sample(world: WorldParams, seed: int, index: int) -> TrainSample:
-    """A picture with one of its captions."""
+    """Draw a picture with one of its captions."""
     rng = scene_rng(seed, "captions", index)
     scene = draw_scene(rng, world, allow_held_out=False)
     texts = captions(scene, rng)
-    return TrainSample(
-        f"caption-{index}", draw_picture(scene), [], texts[int(rng.integers(0, len(texts)))]
-    )
+    caption = texts[int(rng.integers(0, len(texts)))]
+    return TrainSample(f"caption-{index}", draw_picture(scene), [], caption)
 
 
 def demo_model(params: TrainParams) -> DoubleForward:
-    """The demo's base with untrained adapters."""
+    """Load the demo's base with untrained adapters."""
     options = params.backbone
     backbone = load_backbone(
-        str(TINY_BASE),
-        None,
-        options.torch_dtype,
-        options.attention,
-        pad_to_square=options.pad_to_square,
+        str(TINY_BASE), None, options.torch_dtype, options.attention, options.pad_to_square
     )
     return build_double_forward(backbone, params.compressor, params.seed).train()
 
 
 def large_workload(num_steps: int, contrastive_batch_size: int | None, spread: float) -> Workload:
-    """Steps of the 7B preset on one GPU: noise for pictures, words for texts.
+    """Make steps of the 7B preset on one GPU: noise for pictures, words for texts.
 
     Conversations have 250 words in the mean; `spread` is the standard deviation of the logarithm of
     their length (0: all equal). Captions have 12 words. Every word is one to three tokens.
     """
     params = load_preset("train", TrainParams, "llava-1.5-7b", ROOT)
-    update = {"num_workers": 1, "autoregressive_batch_size": 32}
-    params = params.model_copy(
-        update=update | {"contrastive_batch_size": contrastive_batch_size or 32}
-    )
+    pairs = contrastive_batch_size or 32
+    sizes = {"autoregressive_batch_size": 32, "contrastive_batch_size": pairs}
+    params = params.model_copy(update=sizes | {"num_workers": 1})
+
+    # as many of each kind as the steps take
     rng = np.random.default_rng(0)
     count = num_steps * max(params.autoregressive_batch_size, params.contrastive_batch_size)
     lengths = 250 * np.exp(spread * rng.standard_normal(count) - spread**2 / 2)
     rows = [noise_sample(rng, f"conversation-{i}", round(lengths[i] / 2), 0) for i in range(count)]
     rows += [noise_sample(rng, f"caption-{i}", 0, 12) for i in range(count)]
-    sampler = GroupedSampler(
-        [bool(row.conversation) for row in rows],
-        [row.caption is not None for row in rows],
-        [
-            sum(len(turn["content"]) for turn in row.conversation) or len(row.caption or "")
-            for row in rows
-        ],
-        params.autoregressive_batch_size,
-        params.contrastive_batch_size,
-        params.length_window_steps,
-        params.seed,
-    )
-    return Workload(
-        params, dict(enumerate(rows)), [sampler.samples(step) for step in range(num_steps)]
-    )
+    return Workload(params, dict(enumerate(rows)), steps_of(rows, params, pairs, num_steps))
 
 
 def noise_sample(
     rng: np.random.Generator, name: str, words_per_turn: int, caption_words: int
 ) -> TrainSample:
-    """A picture of noise with a question and an answer of so many words, or with a caption."""
+    """Make a picture of noise with a question and an answer of so many words, or a caption."""
     picture = Image.fromarray(rng.integers(0, 256, (336, 336, 3), dtype=np.uint8))
     if caption_words:
         return TrainSample(name, picture, [], words(rng, caption_words))
     question, answer = words(rng, words_per_turn), words(rng, words_per_turn)
-    return conversation_sample(0, picture, [(question, answer)])._replace(sample_id=name)
+    return conversation_sample(name, picture, [(question, answer)])
 
 
 def words(rng: np.random.Generator, count: int) -> str:
@@ -173,18 +162,20 @@ def words(rng: np.random.Generator, count: int) -> str:
 
 
 def large_model(params: TrainParams) -> DoubleForward:
-    """The exact shape of LLaVA-1.5-7B with random weights in bfloat16, on the GPU, with the demo's tokenizer."""
+    """Build LLaVA-1.5-7B with random weights in bfloat16, on the GPU, with the demo's tokenizer."""
     processor = AutoProcessor.from_pretrained(TINY_BASE, backend="pil")
     processor.image_processor.size = {"shortest_edge": 336}
     processor.image_processor.crop_size = {"height": 336, "width": 336}
     config = llava_config(SEVEN_B)
     config.image_token_id = processor.tokenizer.convert_tokens_to_ids("<image>")
+
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda"):
         vlm = LlavaForConditionalGeneration(config)
     torch.set_default_dtype(torch.float32)
     vlm.set_attn_implementation(params.backbone.attention)
+
     processor.tokenizer.chat_template = processor.chat_template
     source = Source(TINY_BASE, "llava-1.5-7b-random", None)
     backbone = LlavaBackbone(

@@ -1,4 +1,4 @@
-"""Stage `pretrain`: train the tiny base LVLM of the demo world from scratch. Frozen: its result is in git.
+"""Stage `pretrain`: train the tiny base LVLM of the demo world; frozen, its result is in git.
 
     make base        (or: python -m flows.pretrain data/curated models/tiny-llava [PARAMS])
 
@@ -57,14 +57,14 @@ from flows.running.lifetime import die_with_parent
 LOG_EVERY = 20  # steps
 VALIDATION_BATCH = 32  # pictures
 STATE = Path(".cache/pretrain")
-# what is read of the curated data
+# the part of the curated data that is read
 VALIDATION = ("images/validation", "questions/validation.parquet")
 # picture, questions with answers, their kinds
 Row = tuple[np.ndarray, list[QuestionAnswer], list[str]]
 
 
 class PretrainParams(Params):
-    """The base model and its training."""
+    """Settings of the base model and its training."""
 
     seed: int
     num_threads: int
@@ -85,20 +85,20 @@ class PretrainParams(Params):
 
 
 def pretrain(params: PretrainParams, curated: Path, output: Path) -> None:
-    """Train by Ray Train and write the model folder whole or not at all. Raises OutputError before it trains."""
+    """Train and write the model folder whole or not at all. Raises OutputError before it trains."""
     with only_run_in(STATE), new_folder("pretrain", output, [curated, STATE]) as partial:
         run = open_work(STATE.resolve(), pretraining_name(params, curated, STATE))
         checkpoint = train_in(run, params, curated)
-        with checkpoint.as_directory() as folder:
-            shutil.copytree(Path(folder) / "model", partial, dirs_exist_ok=True)
-            write_curve(
-                json.loads((Path(folder) / "curve.json").read_text()), partial / "pretraining.tsv"
-            )
+        with checkpoint.as_directory() as name:
+            folder = Path(name)
+            shutil.copytree(folder / "model", partial, dirs_exist_ok=True)
+            curve = json.loads((folder / "curve.json").read_text())
+            write_curve(curve, partial / "pretraining.tsv")
     discard(run)
 
 
 def pretraining_name(params: PretrainParams, curated: Path, state: Path) -> str:
-    """A name for everything that decides the result; of times and places it says nothing."""
+    """Name everything that decides the result; times and places do not count."""
     inputs = contents_sha256([curated / name for name in VALIDATION], state / HASHES)
     parts = [
         params.model_dump(mode="json"),
@@ -110,7 +110,7 @@ def pretraining_name(params: PretrainParams, curated: Path, state: Path) -> str:
 
 
 def train_in(run: Path, params: PretrainParams, curated: Path) -> Checkpoint:
-    """The last checkpoint of a run, new or interrupted."""
+    """Train a run, new or interrupted, by Ray Train; return its last checkpoint."""
     connect()
     trainer = TorchTrainer(
         pretrain_worker,
@@ -131,7 +131,7 @@ def train_in(run: Path, params: PretrainParams, curated: Path) -> Checkpoint:
 
 @dataclass
 class Run:
-    """All that changes in the course of pretraining."""
+    """Everything that changes in the course of pretraining."""
 
     model: LlavaForConditionalGeneration
     processor: LlavaProcessor
@@ -142,50 +142,48 @@ class Run:
 
 
 def pretrain_worker(config: dict[str, Any]) -> None:
-    """The loop of the only worker."""
+    """Run the loop of the only worker."""
     params = PretrainParams.model_validate(config["params"])
     torch.set_num_threads(params.num_threads)
     run = start(params)
     encoder = Encoder(run.processor, run.model.config.image_seq_length)
     restore(run)
+
+    # the head start of the vision tower, which is frozen afterwards
     if run.step == 0:
         num_classes = [len(names) + 1 for names in CELL_ATTRIBUTES]
-        tower_loss = train_tower(
-            run.model, tower_batches(params, encoder), num_classes, params.tower
-        )
-        print(f"pretrain: the vision tower names patches, loss {tower_loss:.3f}", flush=True)
-        class_loss = train_class_token(
-            run.model, tower_batches(params, encoder), num_classes, params.tower
-        )
-        print(
-            f"pretrain: its class token names what a picture shows, loss {class_loss:.3f}",
-            flush=True,
-        )
+        batches = tower_batches(params, encoder)
+        loss = train_tower(run.model, batches, num_classes, params.tower)
+        print(f"pretrain: the vision tower names patches, loss {loss:.3f}", flush=True)
+        batches = tower_batches(params, encoder)
+        loss = train_class_token(run.model, batches, num_classes, params.tower)
+        print(f"pretrain: its class token names what a picture shows, loss {loss:.3f}", flush=True)
+
     validation = validation_rows(params, Path(config["curated"]))
     started, first_step = time.monotonic(), run.step
     while run.step < params.num_steps:
         loss = train_step(params, run, draw_batch(params, encoder, run.step))
         if run.step % LOG_EVERY == 0:
-            pace = (time.monotonic() - started) / (run.step - first_step)
+            seconds = (time.monotonic() - started) / (run.step - first_step)
+            minutes_left = seconds * (params.num_steps - run.step) / 60
             print(
                 f"pretrain: step {run.step}/{params.num_steps} loss {loss:.3f} "
-                f"{params.batch_size / pace:.0f} pictures/s {pace * (params.num_steps - run.step) / 60:.0f} min left",
+                f"{params.batch_size / seconds:.0f} pictures/s {minutes_left:.0f} min left",
                 flush=True,
             )
         if run.step % params.validate_every == 0 or run.step == params.num_steps:
-            run.curve.append(
-                {"pictures": run.step * params.batch_size}
-                | validate(run.model, encoder, validation)
-            )
+            scores = validate(run.model, encoder, validation)
+            run.curve.append({"pictures": run.step * params.batch_size} | scores)
             print(f"pretrain: validation {run.curve[-1]}", flush=True)
             save(run)
 
 
 def start(params: PretrainParams) -> Run:
-    """An untrained model; its vision tower is trained on its own and otherwise frozen, as in LLaVA."""
+    """Build an untrained model; its vision tower is frozen but for its head start, as in LLaVA."""
     texts = tokenizer_texts(params.seed, params.lessons[-1].world, params.num_tokenizer_scenes)
     model, processor = build_tiny_llava(params.model, texts, params.seed)
     model.model.vision_tower.requires_grad_(False)
+
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         trained, params.learning_rate, betas=(0.9, 0.95), weight_decay=params.weight_decay
@@ -202,10 +200,9 @@ def start(params: PretrainParams) -> Run:
 
 
 def train_step(params: PretrainParams, run: Run, batch: PretrainBatch) -> float:
-    """One step of the optimizer; returns the loss."""
-    loss = autoregressive_loss(
-        packed_hidden(run.model, batch), run.model.lm_head, batch.packed.labels
-    )
+    """Make one step of the optimizer; return the loss."""
+    hidden = packed_hidden(run.model, batch)
+    loss = autoregressive_loss(hidden, run.model.lm_head, batch.packed.labels)
     run.optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), params.max_gradient_norm)
@@ -216,7 +213,7 @@ def train_step(params: PretrainParams, run: Run, batch: PretrainBatch) -> float:
 
 
 def draw_batch(params: PretrainParams, encoder: Encoder, step: int) -> PretrainBatch:
-    """Training batch `step`: row by row a function of the seed and the row's index in the stream."""
+    """Draw a training batch, each row as a function of the seed and its index in the stream."""
     indices = range(step * params.batch_size, (step + 1) * params.batch_size)
     rows = [
         lesson_row(params.seed, params.lessons, index, params.blind_fraction) for index in indices
@@ -228,7 +225,7 @@ def draw_batch(params: PretrainParams, encoder: Encoder, step: int) -> PretrainB
 def tower_batches(
     params: PretrainParams, encoder: Encoder
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Pictures of the last lesson's world and what their cells show."""
+    """Yield pictures of the last lesson's world and labels of their cells."""
     size = params.tower.batch_size
     for step in range(params.tower.num_steps):
         indices = range(step * size, (step + 1) * size)
@@ -240,25 +237,29 @@ def tower_batches(
 
 
 def validation_rows(params: PretrainParams, curated: Path) -> list[Row]:
-    """The first pictures of the curated validation split with all that is asked about them."""
+    """Read the first pictures of the validation split with all questions about them."""
     pictures_of, questions_of = (curated / name for name in VALIDATION)
     images = pq.read_table(pictures_of).to_pylist()[: params.validation_pictures]
+
+    # questions with their first answer, and the kind that each counts for
     pairs, kinds = defaultdict(list), defaultdict(list)
     for row in pq.read_table(questions_of).to_pylist():
         pairs[row[schema.IMAGE_ID]].append((row[schema.QUESTION], row[schema.ANSWERS][0]))
         is_short = row[schema.BENCHMARK] == "short_answer"
         kinds[row[schema.IMAGE_ID]].append(row[schema.KIND] if is_short else row[schema.BENCHMARK])
-    names = [row[schema.IMAGE_ID] for row in images]
-    pictures = [np.asarray(Image.open(BytesIO(row[schema.IMAGE]))) for row in images]
-    return [
-        (picture, pairs[name], kinds[name]) for name, picture in zip(names, pictures, strict=True)
-    ]
+
+    rows = []
+    for row in images:
+        name = row[schema.IMAGE_ID]
+        picture = np.asarray(Image.open(BytesIO(row[schema.IMAGE])))
+        rows.append((picture, pairs[name], kinds[name]))
+    return rows
 
 
 def validate(
     model: LlavaForConditionalGeneration, encoder: Encoder, rows: list[Row]
 ) -> dict[str, float]:
-    """Share of validation questions answered right, by kind."""
+    """Return the share of validation questions answered right, by kind."""
     rights = defaultdict(list)
     for first in range(0, len(rows), VALIDATION_BATCH):
         pictures, pairs, kinds = zip(*rows[first : first + VALIDATION_BATCH], strict=True)
@@ -280,7 +281,8 @@ def restore(run: Run) -> None:
             run.curve = json.loads((Path(folder) / "curve.json").read_text())
         except (OSError, ValueError, EOFError, RuntimeError, UnpicklingError) as error:
             raise ValueError(
-                f"{folder}: this checkpoint is damaged ({error}); remove it to go on from one before"
+                f"{folder}: this checkpoint is damaged ({error}); remove it to go on from one "
+                "before"
             ) from error
     run.model.load_state_dict(state["model"])
     run.optimizer.load_state_dict(state["optimizer"])
@@ -290,7 +292,7 @@ def restore(run: Run) -> None:
 
 
 def save(run: Run) -> None:
-    """Report a checkpoint of everything."""
+    """Report a checkpoint of the run."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_model(run.model, folder / "model")
@@ -299,20 +301,20 @@ def save(run: Run) -> None:
             "model": run.model.state_dict(),
             "optimizer": run.optimizer.state_dict(),
             "step": run.step,
+            "schedule": run.schedule.state_dict(),
         }
-        torch.save(state | {"schedule": run.schedule.state_dict()}, folder / "state.pt")
+        torch.save(state, folder / "state.pt")
         (folder / "curve.json").write_text(json.dumps(run.curve))
         checkpoint, name = Checkpoint.from_directory(folder), CHECKPOINT.format(step=run.step)
         ray.train.report({"step": run.step}, checkpoint=checkpoint, checkpoint_dir_name=name)
 
 
 def write_curve(curve: list[dict[str, float]], path: Path) -> None:
-    """The validation curve as a table: pictures seen, then the share of right answers by kind."""
+    """Write the validation curve: pictures seen, then the share of right answers by kind."""
     columns = list(curve[-1])
-    lines = [
-        "\t".join(columns),
-        *("\t".join(str(row[column]) for column in columns) for row in curve),
-    ]
+    lines = ["\t".join(columns)]
+    for row in curve:
+        lines.append("\t".join(str(row[column]) for column in columns))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

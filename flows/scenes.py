@@ -42,24 +42,24 @@ class ScenesParams(Params):
 
 
 def scenes(params: ScenesParams, output: Path) -> None:
-    """Write `output`/{instruct,captions,evaluation} and the list of planted faults. Raises OutputError."""
+    """Write `output`/{instruct,captions,evaluation} and the planted faults. Raises OutputError."""
     with new_folder("scenes", output) as partial:
         (partial / "instruct/pictures").mkdir(parents=True)
-        faults = write_instruct(params, partial / "instruct") + write_caption_tars(
-            params, partial / "captions"
-        )
+        faults = write_instruct(params, partial / "instruct")
+        faults += write_caption_tars(params, partial / "captions")
         formats.write_json(partial / "broken.json", [asdict(fault) for fault in faults])
-        for split, count in (
-            ("validation", params.num_validation_pictures),
-            ("test", params.num_test_pictures),
-        ):
-            write_evaluation(params, split, count, partial / "evaluation" / split)
+
+        evaluation = partial / "evaluation"
+        write_evaluation(
+            params, "validation", params.num_validation_pictures, evaluation / "validation"
+        )
+        write_evaluation(params, "test", params.num_test_pictures, evaluation / "test")
 
 
 def draw_stream(
     params: ScenesParams, stream: str, count: int
 ) -> Iterator[tuple[Scene, np.random.Generator]]:
-    """Scene and generator, for every index of the stream."""
+    """Yield scene and generator, for every index of the stream."""
     for index in range(count):
         rng = scene_rng(params.seed, stream, index)
         yield draw_scene(rng, params.world, allow_held_out=stream == "test"), rng
@@ -68,11 +68,10 @@ def draw_stream(
 
 
 def write_instruct(params: ScenesParams, folder: Path) -> list[Fault]:
-    """LLaVA-665k: pictures, conversations about them, text-only conversations, and broken rows."""
+    """Write LLaVA-665k: pictures, conversations about them or without any, and broken rows."""
     rows = []
-    for index, (scene, rng) in enumerate(
-        draw_stream(params, "instruct", params.num_instruct_pictures)
-    ):
+    drawn = draw_stream(params, "instruct", params.num_instruct_pictures)
+    for index, (scene, rng) in enumerate(drawn):
         name = f"pictures/{index:09d}.jpg"
         (folder / name).write_bytes(formats.jpeg_bytes(draw_picture(scene)))
         turns = picture_turns(
@@ -80,65 +79,69 @@ def write_instruct(params: ScenesParams, folder: Path) -> list[Fault]:
         )
         placeholder_last = rng.random() < params.placeholder_last_fraction
         rows.append(formats.llava_record(f"{index:09d}", turns, name, placeholder_last))
+
+    # the same random stream goes on behind the pictures
     for index in range(params.num_text_only):
         rng = scene_rng(params.seed, "instruct", params.num_instruct_pictures + index)
         rows.append(formats.llava_record(f"text-{index:06d}", text_only_turns(rng), None))
+
+    # escaped, since a lone surrogate among the faults has no UTF-8 form
     broken, faults = broken_instruct_rows(folder / "pictures", rows, params.seed)
-    (folder / "instruct.json").write_text(
-        json.dumps(rows + broken, indent=1) + "\n", encoding="utf-8"
-    )
+    text = json.dumps(rows + broken, indent=1) + "\n"
+    (folder / "instruct.json").write_text(text, encoding="utf-8")
     return faults
 
 
 def write_caption_tars(params: ScenesParams, folder: Path) -> list[Fault]:
-    """CC3M: one caption per picture, in tars of `pairs_per_tar`; the last tar also holds the broken samples."""
+    """Write CC3M: tars of `pairs_per_tar` captioned pictures, the last with the broken samples."""
     folder.mkdir()
     pairs = []
     for index, (scene, rng) in enumerate(draw_stream(params, "captions", params.num_caption_pairs)):
         texts = captions(scene, rng)
         caption = texts[int(rng.integers(0, len(texts)))]
         pairs.append((f"{index:09d}", formats.jpeg_bytes(draw_picture(scene)), caption))
+
     broken, faults = broken_caption_members(pairs[-20:], params.seed)
     for number, start in enumerate(range(0, len(pairs), params.pairs_per_tar)):
-        chunk = pairs[start : start + params.pairs_per_tar]
-        members = [member for pair in chunk for member in formats.caption_members(*pair)]
+        members: list[tuple[str, bytes]] = []
+        for pair in pairs[start : start + params.pairs_per_tar]:
+            members += formats.caption_members(*pair)
         is_last = start + params.pairs_per_tar >= len(pairs)
-        formats.write_tar(
-            folder / f"cc3m-train-{number:04d}.tar", members + (broken if is_last else [])
-        )
+        if is_last:
+            members += broken
+        formats.write_tar(folder / f"cc3m-train-{number:04d}.tar", members)
     return faults
 
 
 def write_evaluation(params: ScenesParams, split: str, count: int, folder: Path) -> None:
-    """Questions, five captions per picture and caption pairs about `count` new pictures."""
+    """Write questions, five captions per picture and caption pairs about `count` new pictures."""
     (folder / "pictures").mkdir(parents=True)
     drawn = list(draw_stream(params, split, count))
     popular = ask.popular_pairs((scene for scene, _ in drawn), count=8)
+
     questions: list[dict[str, Any]] = []
     texts: dict[str, list[str]] = {}
-    pairs: dict[str, list[dict[str, str]]] = {}
+    pairs: dict[str, dict[str, dict[str, str]]] = {}  # subset, number of the pair
     for index, (scene, rng) in enumerate(drawn):
         name = f"pictures/{index:09d}.jpg"
         (folder / name).write_bytes(formats.jpeg_bytes(draw_picture(scene)))
-        questions += question_rows(
-            f"{split}-{index:06d}", name, evaluation_questions(scene, rng, popular)
-        )
+        asked = evaluation_questions(scene, rng, popular)
+        questions += question_rows(f"{split}-{index:06d}", name, asked)
         texts[name] = captions(scene, rng)
         for subset, (caption, negative) in contrast_pairs(scene, rng).items():
+            rows = pairs.setdefault(subset, {})
             row = {"filename": name, "caption": caption, "negative_caption": negative}
-            pairs.setdefault(subset, []).append(row)
+            rows[str(len(rows))] = row
+
     formats.write_json_lines(folder / "questions.jsonl", questions)
     formats.write_json(folder / "captions.json", formats.coco_captions(texts))
-    numbered = {
-        subset: {str(i): row for i, row in enumerate(rows)} for subset, rows in pairs.items()
-    }
-    formats.write_json(folder / "compositionality.json", numbered)
+    formats.write_json(folder / "compositionality.json", pairs)
 
 
 def evaluation_questions(
     scene: Scene, rng: np.random.Generator, popular: list[tuple[str, str]]
 ) -> list[ask.Question]:
-    """Every benchmark's questions about one scene."""
+    """Ask every benchmark's questions about one scene."""
     return [
         *ask.ask_short_answers(scene, rng),
         *ask.ask_existence(scene, rng, popular),
@@ -150,22 +153,23 @@ def evaluation_questions(
 
 
 def question_rows(prefix: str, image: str, questions: list[ask.Question]) -> list[dict[str, Any]]:
-    """Rows of questions.jsonl; a group is named after the picture and the benchmark."""
-    return [
-        {
-            "question_id": f"{prefix}-{number:02d}",
-            "image": image,
-            "benchmark": question.benchmark,
-            "kind": question.kind,
-            "question": question.text,
-            "answers": [question.answer],
-            "choices": list(question.choices) if question.choices else None,
-            "group": None
-            if question.group is None
-            else f"{prefix}-{question.benchmark}-{question.group}",
-        }
-        for number, question in enumerate(questions)
-    ]
+    """Build rows of questions.jsonl; a group is named after the picture and the benchmark."""
+    rows = []
+    for number, question in enumerate(questions):
+        group = f"{prefix}-{question.benchmark}-{question.group}"
+        rows.append(
+            {
+                "question_id": f"{prefix}-{number:02d}",
+                "image": image,
+                "benchmark": question.benchmark,
+                "kind": question.kind,
+                "question": question.text,
+                "answers": [question.answer],
+                "choices": list(question.choices) if question.choices else None,
+                "group": None if question.group is None else group,
+            }
+        )
+    return rows
 
 
 def main(output: Path) -> None:

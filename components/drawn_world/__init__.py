@@ -1,1 +1,1 @@
-"""The demo world: drawn scenes, what can be said and asked about them, and the files they are published in."""
+"""The drawn world: small scenes, what is asked about them, and the tiny LLaVA that learns them."""

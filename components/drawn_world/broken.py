@@ -1,4 +1,4 @@
-"""The demo world's deliberately broken inputs: what real downloads contain, planted on purpose and listed.
+"""The demo world's deliberately broken inputs: faults of real downloads, planted and listed.
 
 Every faulty row is listed with what curation must make of it: the reason of its rejection, or
 `repaired`. The bytes depend on the healthy rows and the seed alone.
@@ -33,14 +33,14 @@ class Fault:
     expected: str
 
 
-# What a picture file is made into, its name's ending, and what curation makes of it.
+# name, change of the file, ending of its name, and what curation makes of it
 PictureFault = tuple[str, Callable[[bytes], bytes], str, str]
 
 
 def broken_instruct_rows(
     pictures_dir: Path, healthy_rows: list[Row], seed: int
 ) -> tuple[list[Row], list[Fault]]:
-    """Faulty rows to append to the instruction data; their picture files are written into `pictures_dir`.
+    """Make faulty rows to append to the instruction data, and their files in `pictures_dir`.
 
     Each is a healthy row about a picture with one thing wrong. `pictures_dir` is named `pictures`
     in the rows.
@@ -48,19 +48,25 @@ def broken_instruct_rows(
     rng = np.random.default_rng((seed, 100))
     donors = [row for row in healthy_rows if "image" in row]
     rows, faults = [], []
+
+    # damaged picture files
     for fault, damage, ending, expected in PICTURE_FAULTS:
         donor = donors[int(rng.integers(0, len(donors)))]
         name = f"broken-{fault}.{ending}"
         healthy = (pictures_dir.parent / donor["image"]).read_bytes()
         (pictures_dir / name).write_bytes(damage(healthy))
-        # Another wording: a repaired copy of a picture with the same text would be a duplicate.
+        # another wording: a repaired copy of a picture with the same text would be a duplicate
         rows.append(_reworded(donor, f"broken-{fault}", image=f"{pictures_dir.name}/{name}"))
         faults.append(Fault(f"broken-{fault}", "instruct", fault, expected))
+
+    # rows that do not fit the format
     for fault, change, expected in ROW_FAULTS:
         donor = copy.deepcopy(donors[int(rng.integers(0, len(donors)))])
         row = change(_reworded(donor, f"broken-{fault}", image=donor["image"]))
         rows.append(row)
         faults.append(Fault(row["id"], "instruct", fault, expected))
+
+    # rows that come twice
     for fault, expected, row in _repetitions(donors[int(rng.integers(0, len(donors)))]):
         rows.append(row)
         faults.append(Fault(row["id"], "instruct", fault, expected))
@@ -70,7 +76,7 @@ def broken_instruct_rows(
 def broken_caption_members(
     healthy: Sequence[Pair], seed: int
 ) -> tuple[list[tuple[str, bytes]], list[Fault]]:
-    """Members (name, bytes) to append to the last tar of caption pairs.
+    """Make members (name, bytes) to append to the last tar of caption pairs.
 
     Each fault uses another healthy pair, turned upside down so that it is a new picture.
     """
@@ -82,6 +88,8 @@ def broken_caption_members(
         key = f"broken-{fault}" if fault != "key_escapes_root" else f"../broken-{fault}"
         members += [(f"{key}.{extension}", data) for extension, data in build(picture, caption)]
         faults.append(Fault(key, "captions", fault, expected))
+
+    # a key that comes back after others
     again = [(name, data) for name, data in members if name.startswith("broken-json_member.")]
     members += again
     faults.append(Fault("broken-json_member", "captions", "key_comes_back", "non_contiguous_key"))
@@ -89,7 +97,7 @@ def broken_caption_members(
 
 
 def _reworded(donor: Row, row_id: str, image: str) -> Row:
-    """The row under another id, about another file, with a first question of its own."""
+    """Copy the row under another id, about another file, with a first question of its own."""
     row = copy.deepcopy(donor) | {"id": row_id, "image": image}
     question = row["conversations"][0]
     question["value"] = question["value"].replace("<image>", f"<image>\nthis is {row_id}.")
@@ -97,20 +105,13 @@ def _reworded(donor: Row, row_id: str, image: str) -> Row:
 
 
 def _repetitions(donor: Row) -> list[tuple[str, str, Row]]:
-    """The same row under the same id, the same row under another id, and another row under the same id."""
-    again = copy.deepcopy(donor)
+    """Repeat the row, the row under another id, and the id for another row."""
+    same_row = copy.deepcopy(donor) | {"id": "broken-duplicate_sample"}
+    same_id = _reworded(donor, "broken-id_used_twice", donor["image"]) | {"id": donor["id"]}
     return [
-        ("duplicate_id", "duplicate_id", again),
-        (
-            "duplicate_sample",
-            "duplicate_sample",
-            copy.deepcopy(donor) | {"id": "broken-duplicate_sample"},
-        ),
-        (
-            "id_used_twice",
-            REPAIRED,
-            _reworded(donor, "broken-id_used_twice", donor["image"]) | {"id": donor["id"]},
-        ),
+        ("duplicate_id", "duplicate_id", copy.deepcopy(donor)),
+        ("duplicate_sample", "duplicate_sample", same_row),
+        ("id_used_twice", REPAIRED, same_id),
     ]
 
 
@@ -136,7 +137,7 @@ def _animated(data: bytes) -> bytes:
 
 
 def _sideways(data: bytes) -> bytes:
-    """Stored a quarter turn to the right, with the EXIF note to turn it back."""
+    """Store a quarter turn to the right, with the EXIF note to turn it back."""
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = 8
     return _saved(_open(data).transpose(Image.Transpose.ROTATE_270), "JPEG", quality=90, exif=exif)
@@ -149,7 +150,7 @@ def _half_transparent(data: bytes) -> bytes:
 
 
 def _huge(_: bytes) -> bytes:
-    """A PNG of a few bytes whose header declares 400 million pixels."""
+    """Make a PNG of a few bytes whose header declares 400 million pixels."""
     header = struct.pack(">IIBBBBB", HUGE_SIDE, HUGE_SIDE, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(_png_chunk(kind, body) for kind, body in chunks)
@@ -160,7 +161,7 @@ def _png_chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def _with_turns(change: Callable[[list[dict[str, str]]], object]) -> Callable[[Row], Row]:
-    """A change of a row's conversation, in place, as a change of the row."""
+    """Turn a change of a conversation, in place, into a change of its row."""
 
     def apply(row: Row) -> Row:
         change(row["conversations"])
@@ -178,7 +179,7 @@ def _upside_down(picture: bytes) -> bytes:
 
 
 def _nearly_same(picture: bytes) -> bytes:
-    """Without loss, but for one corner pixel that is one level brighter or darker."""
+    """Save without loss, but for one corner pixel that is one level brighter or darker."""
     image = _open(picture)
     red, green, blue = image.getpixel((0, 0))  # type: ignore[misc]
     image.putpixel((0, 0), (red ^ 1, green, blue))

@@ -6,6 +6,7 @@ world does not have).
 """
 
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 
@@ -17,7 +18,7 @@ Pair = tuple[str, str]  # true caption, false caption
 
 
 def contrast_pairs(scene: Scene, rng: np.random.Generator) -> dict[str, Pair]:
-    """One pair per subset that the scene allows, by subset name."""
+    """Make one pair per subset that the scene allows, by subset name."""
     makers: dict[str, Callable[[Scene, np.random.Generator], Pair | None]] = {
         "replace_object": _replace_shape,
         "replace_attribute": _replace_colour,
@@ -27,8 +28,12 @@ def contrast_pairs(scene: Scene, rng: np.random.Generator) -> dict[str, Pair]:
         "add_object": _add_object,
         "add_attribute": _add_size,
     }
-    pairs = {subset: make(scene, rng) for subset, make in makers.items()}
-    return {subset: pair for subset, pair in pairs.items() if pair is not None}
+    pairs: dict[str, Pair] = {}
+    for subset, make in makers.items():
+        pair = make(scene, rng)
+        if pair is not None:
+            pairs[subset] = pair
+    return pairs
 
 
 def _named(names: list[str]) -> str:
@@ -52,23 +57,19 @@ def _replace(
     absent = [name for name in options(scene.sprites[place]) if name not in names]
     if not absent:
         return None
-    return _named(names), _named(
-        [*names[:place], absent[int(rng.integers(0, len(absent)))], *names[place + 1 :]]
-    )
+    other = absent[int(rng.integers(0, len(absent)))]
+    return _named(names), _named([*names[:place], other, *names[place + 1 :]])
 
 
 def _replace_relation(scene: Scene, rng: np.random.Generator) -> Pair:
     first, second = _two(scene, rng)
     true = str(rng.choice(list(relation(first, second))))
-    caption = "{} {} {}"
     names = indefinite(first.name), indefinite(second.name)
-    return caption.format(names[0], true, names[1]), caption.format(
-        names[0], OPPOSITES[true], names[1]
-    )
+    return f"{names[0]} {true} {names[1]}", f"{names[0]} {OPPOSITES[true]} {names[1]}"
 
 
 def _swap_shapes(scene: Scene, rng: np.random.Generator) -> Pair:
-    """Two objects change places in a true relation."""
+    """Exchange two objects in a true relation."""
     first, second = _two(scene, rng)
     true = str(rng.choice(list(relation(first, second))))
     names = indefinite(first.name), indefinite(second.name)
@@ -76,7 +77,7 @@ def _swap_shapes(scene: Scene, rng: np.random.Generator) -> Pair:
 
 
 def _swap_colours(scene: Scene, rng: np.random.Generator) -> Pair | None:
-    """Two sprites of different colour and shape exchange their colours; false unless the scene has both results."""
+    """Exchange the colours of two sprites, unless the scene has both results anyway."""
     first, second = _two(scene, rng)
     swapped = [f"{second.colour} {first.shape}", f"{first.colour} {second.shape}"]
     if first.colour == second.colour or first.shape == second.shape:
@@ -88,12 +89,13 @@ def _swap_colours(scene: Scene, rng: np.random.Generator) -> Pair | None:
 
 def _add_object(scene: Scene, rng: np.random.Generator) -> Pair:
     names = [sprite.name for sprite in scene.sprites]
-    absent = [f"{c} {s}" for c in COLOURS for s in SHAPES if f"{c} {s}" not in names]
+    all_names = [f"{colour} {shape}" for colour, shape in product(COLOURS, SHAPES)]
+    absent = [name for name in all_names if name not in names]
     return _named(names), _named([*names, absent[int(rng.integers(0, len(absent)))]])
 
 
 def _add_size(scene: Scene, rng: np.random.Generator) -> Pair:
-    """A size is said of one sprite, the wrong one."""
+    """Give one sprite a size, the wrong one."""
     names = [sprite.name for sprite in scene.sprites]
     place = int(rng.integers(0, len(names)))
     wrong = "small" if scene.sprites[place].size == "large" else "large"

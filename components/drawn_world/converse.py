@@ -1,4 +1,4 @@
-"""Scenes to conversations: the turns that an instruction-tuning file holds, with and without a picture."""
+"""Scenes to conversations: turns of an instruction-tuning file, with and without a picture."""
 
 import numpy as np
 
@@ -17,26 +17,22 @@ def picture_turns(
     min_questions: int,
     max_questions: int,
 ) -> list[Turn]:
-    """Questions of all kinds in random order, equal ones once; some conversations end with a description.
+    """Ask questions of all kinds in random order, equal ones once, and for some a description.
 
-    It comes last, because whoever has described the picture can answer the rest without looking at
-    it again.
+    The description comes last, because whoever has described the picture can answer the rest
+    without looking at it again.
     """
     questions = all_questions(scene, rng)
-    chosen = [
-        questions[i]
-        for i in rng.permutation(len(questions))[
-            : int(rng.integers(min_questions, max_questions + 1))
-        ]
-    ]
-    turns = list(dict.fromkeys((question.text, question.answer) for question in chosen))
+    order = rng.permutation(len(questions))
+    chosen = order[: int(rng.integers(min_questions, max_questions + 1))]
+    turns = list(dict.fromkeys((questions[i].text, questions[i].answer) for i in chosen))
     if rng.random() < caption_fraction:
         turns.append((ask.CAPTION_PROMPT, full_caption(scene)))
     return turns
 
 
 def all_questions(scene: Scene, rng: np.random.Generator) -> list[ask.Question]:
-    """Questions in the proportions in which models are to learn them: two rounds of short answers, some of the rest."""
+    """Draw questions in the proportions of training: two rounds of short answers, some others."""
     existence = ask.ask_existence(scene, rng, popular=[])
     choices = ask.ask_multiple_choice(scene, rng)
     questions = ask.ask_short_answers(scene, rng) + ask.ask_short_answers(scene, rng)
@@ -50,7 +46,7 @@ def all_questions(scene: Scene, rng: np.random.Generator) -> list[ask.Question]:
 
 
 def text_only_turns(rng: np.random.Generator) -> list[Turn]:
-    """Small talk about the words of the world, without a picture."""
+    """Make small talk about the words of the world, without a picture."""
     opposite = str(rng.choice(sorted(ask.OPPOSITES)))
     shape = str(rng.choice(sorted(SIDES)))
     colours = [COLOURS[i] for i in rng.permutation(len(COLOURS))[:2]]

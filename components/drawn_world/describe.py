@@ -10,7 +10,7 @@ NUMBERS = ("no", "one", "two", "three", "four", "five")
 
 
 def full_caption(scene: Scene) -> str:
-    """Every sprite with size and quadrant in raster order, then the word: the answer to "describe the picture."."""
+    """Name every sprite with size and quadrant in raster order, then the word."""
     phrases = [
         f"a {sprite.size} {sprite.name} in the {sprite.quadrant}" for sprite in scene.sprites
     ]
@@ -18,34 +18,34 @@ def full_caption(scene: Scene) -> str:
 
 
 def indefinite(noun: str) -> str:
-    """The noun with its article: "a red circle", "an orange star"."""
+    """Put the article before a noun: "a red circle", "an orange star"."""
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def captions(scene: Scene, rng: np.random.Generator) -> list[str]:
-    """Five captions (COCO style): each names every sprite; the full one comes first."""
+    """Write five captions (COCO style): each names every sprite; the full one comes first."""
+    names = [indefinite(sprite.name) for sprite in _shuffled(scene, rng)]
+    chain = _chain_caption(_shuffled(scene, rng))
+    sizes = [f"a {sprite.size} {sprite.name}" for sprite in _shuffled(scene, rng)]
+    places = [
+        f"{indefinite(sprite.name)} in the {sprite.quadrant}" for sprite in _shuffled(scene, rng)
+    ]
     return [
         full_caption(scene),
-        joined([indefinite(sprite.name) for sprite in _shuffled(scene, rng)]) + _word_phrase(scene),
-        _chain_caption(_shuffled(scene, rng)),
-        f"{NUMBERS[len(scene.sprites)]} shapes: "
-        + joined([f"a {s.size} {s.name}" for s in _shuffled(scene, rng)]),
-        joined(
-            [
-                f"{indefinite(sprite.name)} in the {sprite.quadrant}"
-                for sprite in _shuffled(scene, rng)
-            ]
-        )
-        + f" on a {scene.background} background",
+        joined(names) + _word_phrase(scene),
+        chain,
+        f"{NUMBERS[len(scene.sprites)]} shapes: {joined(sizes)}",
+        f"{joined(places)} on a {scene.background} background",
     ]
 
 
 def _chain_caption(sprites: list[Sprite]) -> str:
-    """ "a red circle left of a blue square, a blue square above a green star": neighbours of the list, related."""
-    return ", ".join(
+    """Relate neighbours: "a red circle left of a blue square, a blue square above a green star"."""
+    links = [
         f"{indefinite(first.name)} {relation(first, second)[0]} {indefinite(second.name)}"
         for first, second in pairwise(sprites)
-    )
+    ]
+    return ", ".join(links)
 
 
 def _shuffled(scene: Scene, rng: np.random.Generator) -> list[Sprite]:
@@ -57,5 +57,5 @@ def _word_phrase(scene: Scene) -> str:
 
 
 def joined(phrases: list[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
+    """Join phrases to "a", "a and b", "a, b and c"."""
     return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]

@@ -1,4 +1,4 @@
-"""Scenes to pixels: anti-aliased sprites and letters rendered once by Pillow, then composed cell by cell."""
+"""Scenes to pixels: sprites and letters rendered once by Pillow, composed cell by cell."""
 
 import math
 from functools import cache
@@ -25,21 +25,16 @@ RADIUS = {"small": 4.5, "large": 7.2}  # pixels
 
 
 def draw_picture(scene: Scene) -> Image.Image:
-    """The scene as an RGB picture of `SIDE` × `SIDE` pixels."""
+    """Draw the scene as an RGB picture of `SIDE` × `SIDE` pixels."""
     return Image.fromarray(draw_pixels(scene))
 
 
 def draw_pixels(scene: Scene) -> np.ndarray:
-    """The scene as uint8 pixels (height, width, 3)."""
+    """Draw the scene as uint8 pixels (height, width, 3)."""
     canvas = _background(scene)
     for sprite in scene.sprites:
-        _paste(
-            canvas,
-            _sprite_alpha(sprite.shape, sprite.size),
-            RGB[sprite.colour],
-            sprite.row,
-            sprite.column,
-        )
+        alpha = _sprite_alpha(sprite.shape, sprite.size)
+        _paste(canvas, alpha, RGB[sprite.colour], sprite.row, sprite.column)
     if scene.word:
         for offset, letter in enumerate(scene.word.text):
             column = scene.word.column + offset
@@ -48,21 +43,20 @@ def draw_pixels(scene: Scene) -> np.ndarray:
 
 
 def _background(scene: Scene) -> np.ndarray:
-    """The empty scene, float pixels (height, width, 3): a base colour, slightly tinted, under one of four textures."""
+    """Draw the empty scene, float pixels (height, width, 3): a tinted base colour and a texture."""
     rng = np.random.default_rng(scene.texture_seed)
-    base = np.array(BACKGROUND_RGB[scene.background], dtype=np.float64) + rng.uniform(
-        -12, 12, size=3
-    )
+    colour = np.array(BACKGROUND_RGB[scene.background], dtype=np.float64)
+    base = colour + rng.uniform(-12, 12, size=3)
+
+    # levels of brightness to add, (height, width)
     rows, columns = np.mgrid[0:SIDE, 0:SIDE]
     if scene.texture == "gradient":
         angle = rng.uniform(0, 2 * math.pi)
-        shade = 14 * (
-            (columns / SIDE - 0.5) * math.cos(angle) + (rows / SIDE - 0.5) * math.sin(angle)
-        )
+        across, down = columns / SIDE - 0.5, rows / SIDE - 0.5
+        shade = 14 * (across * math.cos(angle) + down * math.sin(angle))
     elif scene.texture == "stripes":
-        shade = 5.0 * np.sin(
-            (columns * rng.integers(-1, 2) + rows) * 2 * math.pi / rng.uniform(6, 14)
-        )
+        phase = (columns * rng.integers(-1, 2) + rows) * 2 * math.pi
+        shade = 5.0 * np.sin(phase / rng.uniform(6, 14))
     elif scene.texture == "speckles":
         shade = rng.normal(0, 5, size=(SIDE, SIDE))
     else:
@@ -80,7 +74,7 @@ def _paste(
 
 @cache
 def _sprite_alpha(shape: str, size: str) -> np.ndarray:
-    """Coverage (CELL, CELL, 1) of a sprite, in [0, 1]."""
+    """Render the coverage (CELL, CELL, 1) of a sprite, in [0, 1]."""
     mask = Image.new("L", (CELL * OVERSAMPLING, CELL * OVERSAMPLING), 0)
     pen, centre, radius = ImageDraw.Draw(mask), CELL * OVERSAMPLING / 2, RADIUS[size] * OVERSAMPLING
     if shape == "circle":
@@ -94,18 +88,19 @@ def _sprite_alpha(shape: str, size: str) -> np.ndarray:
 
 
 def _outline(shape: str, centre: float, radius: float) -> list[tuple[float, float]]:
-    """Corners of a triangle, or of a five-pointed star whose inner corners lie at 0.42 of the radius."""
+    """List the corners of a triangle, or of a five-pointed star."""
+    # the star's inner corners lie at 0.42 of its radius
     radii = [radius] * 3 if shape == "triangle" else [radius, 0.42 * radius] * 5
-    steps = [2 * math.pi * i / len(radii) - math.pi / 2 for i in range(len(radii))]
-    return [
-        (centre + r * math.cos(a), centre + r * math.sin(a))
-        for r, a in zip(radii, steps, strict=True)
-    ]
+    corners = []
+    for number, r in enumerate(radii):
+        angle = 2 * math.pi * number / len(radii) - math.pi / 2
+        corners.append((centre + r * math.cos(angle), centre + r * math.sin(angle)))
+    return corners
 
 
 @cache
 def _letter_alpha(letter: str) -> np.ndarray:
-    """Coverage (CELL, CELL, 1) of one capital letter in Pillow's own font, in [0, 1]."""
+    """Render the coverage (CELL, CELL, 1) of a capital letter in Pillow's own font, in [0, 1]."""
     mask = Image.new("L", (CELL * OVERSAMPLING, CELL * OVERSAMPLING), 0)
     middle = CELL * OVERSAMPLING / 2
     font = ImageFont.load_default(size=14 * OVERSAMPLING)
@@ -116,7 +111,5 @@ def _letter_alpha(letter: str) -> np.ndarray:
 
 
 def _reduced(mask: Image.Image) -> np.ndarray:
-    return (
-        np.asarray(mask.resize((CELL, CELL), Image.Resampling.BOX), dtype=np.float64)[..., None]
-        / 255
-    )
+    small = mask.resize((CELL, CELL), Image.Resampling.BOX)
+    return np.asarray(small, dtype=np.float64)[..., None] / 255

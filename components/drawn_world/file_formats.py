@@ -1,4 +1,4 @@
-"""Writers of the published file formats: LLaVA-665k JSON, CC3M webdataset tars, evaluation files (COCO, SugarCrepe)."""
+"""Writers of published file formats: LLaVA-665k JSON, CC3M webdataset tars, COCO captions."""
 
 import io
 import json
@@ -13,22 +13,21 @@ JPEG_OPTIONS: dict[str, Any] = {"quality": 95, "subsampling": 0}
 
 
 def jpeg_bytes(picture: Image.Image) -> bytes:
-    """The picture as JPEG with full colour resolution."""
+    """Encode the picture as JPEG with full colour resolution."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", **JPEG_OPTIONS)
     return buffer.getvalue()
 
 
 def write_json(path: Path, value: Any) -> None:
-    """One JSON document, keys in the order given."""
+    """Write one JSON document, keys in the order given."""
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """One JSON object per line."""
-    path.write_text(
-        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
-    )
+    """Write one JSON object per line."""
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def llava_record(
@@ -37,7 +36,7 @@ def llava_record(
     image: str | None,
     placeholder_last: bool = False,
 ) -> dict[str, Any]:
-    """One row of LLaVA-665k: `<image>` stands before or after the first question, as in the published file."""
+    """Build one row of LLaVA-665k; as in the published file, `<image>` stands on either side."""
     conversations = []
     for index, (question, answer) in enumerate(turns):
         if image is not None and index == 0:
@@ -48,13 +47,13 @@ def llava_record(
 
 
 def caption_members(key: str, jpeg: bytes, caption: str) -> list[tuple[str, bytes]]:
-    """The three members of a CC3M sample as img2dataset writes them: KEY.jpg, KEY.txt, KEY.json."""
+    """Build the members of a CC3M sample as img2dataset does: KEY.jpg, KEY.txt, KEY.json."""
     metadata = json.dumps({"key": key, "caption": caption, "status": "success"}).encode()
     return [(f"{key}.jpg", jpeg), (f"{key}.txt", caption.encode()), (f"{key}.json", metadata)]
 
 
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
-    """A tar with neither times nor owners, so that equal members give equal bytes."""
+    """Write a tar with neither times nor owners, so that equal members give equal bytes."""
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
         for name, content in members:
             header = tarfile.TarInfo(name)
@@ -63,14 +62,12 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
 
 
 def coco_captions(captions: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """COCO caption annotations of pictures by file name."""
-    images = [{"id": number, "file_name": name} for number, name in enumerate(captions, start=1)]
-    annotations = [
-        {"image_id": image["id"], "caption": caption}
-        for image in images
-        for caption in captions[str(image["file_name"])]
-    ]
-    return {
-        "images": images,
-        "annotations": [{**row, "id": number} for number, row in enumerate(annotations, start=1)],
-    }
+    """Build COCO caption annotations of pictures by file name."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, (name, texts) in enumerate(captions.items(), start=1):
+        images.append({"id": image_id, "file_name": name})
+        for text in texts:
+            number = len(annotations) + 1
+            annotations.append({"image_id": image_id, "caption": text, "id": number})
+    return {"images": images, "annotations": annotations}

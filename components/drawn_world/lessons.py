@@ -1,4 +1,4 @@
-"""What a model that starts from nothing is shown: scenes without end, in lessons, and the texts of the world."""
+"""Lessons of a model that starts from nothing: scenes without end, and texts of the world."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ class LessonParams(Params):
 
 
 def lesson_of(lessons: Sequence[LessonParams], index: int) -> LessonParams:
-    """The lesson in which training picture `index` is drawn; the last one has no end."""
+    """Find the lesson of training picture `index`; the last one has no end."""
     for lesson in lessons:
         if index < lesson.num_pictures:
             return lesson
@@ -36,17 +36,25 @@ def lesson_of(lessons: Sequence[LessonParams], index: int) -> LessonParams:
 def lesson_row(
     seed: int, lessons: Sequence[LessonParams], index: int, blind_fraction: float
 ) -> tuple[np.ndarray, list[Turn], bool]:
-    """Picture `index` (height, width, 3) uint8, questions with answers, and whether the picture is shown at all."""
+    """Draw picture `index` (height, width, 3) uint8, with its questions and answers.
+
+    The third value is whether the picture is shown at all; some questions are asked blind.
+    """
     lesson = lesson_of(lessons, index)
     rng = scene_rng(seed, "pretrain", index)
     scene = draw_scene(rng, lesson.world, allow_held_out=False)
-    asked = [] if lesson.captions_only else [(q.text, q.answer) for q in all_questions(scene, rng)]
-    turns = list(dict.fromkeys([*asked, (CAPTION_PROMPT, full_caption(scene))]))
+
+    questions = [] if lesson.captions_only else all_questions(scene, rng)
+    turns = [(question.text, question.answer) for question in questions]
+    turns = list(dict.fromkeys([*turns, (CAPTION_PROMPT, full_caption(scene))]))
     return draw_pixels(scene), turns, bool(rng.random() >= blind_fraction)
 
 
 def tower_row(seed: int, world: WorldParams, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Picture `index` of the tower's own stream (height, width, 3) and what its cells show (cells, attributes)."""
+    """Draw picture `index` of the tower's own stream, (height, width, 3) and (cells, attributes).
+
+    The second value labels what the cells show.
+    """
     rng = scene_rng(seed, "tower", index)
     wordy = world.model_copy(update={"word_fraction": TOWER_WORD_FRACTION})
     scene = draw_scene(rng, wordy, allow_held_out=False)
@@ -54,17 +62,14 @@ def tower_row(seed: int, world: WorldParams, index: int) -> tuple[np.ndarray, np
 
 
 def tokenizer_texts(seed: int, world: WorldParams, num_scenes: int) -> list[str]:
-    """What the tokenizer is trained on: chats and captions of training scenes."""
+    """Write texts to train the tokenizer on: chats and captions of training scenes."""
     texts = [SUMMARY_PROMPT]
     for index in range(num_scenes):
         rng = scene_rng(seed, "pretrain", index)
         scene = draw_scene(rng, world, allow_held_out=False)
-        turns = [
-            (question.text, question.answer) for question in all_questions(scene, rng)
-        ] + text_only_turns(rng)
+        turns = [(question.text, question.answer) for question in all_questions(scene, rng)]
+        turns += text_only_turns(rng)
         texts += [f"USER: \n{question} ASSISTANT: {answer}" for question, answer in turns]
-        texts += [
-            *captions(scene, rng),
-            f"USER: \n{CAPTION_PROMPT} ASSISTANT: {full_caption(scene)}",
-        ]
+        texts += captions(scene, rng)
+        texts.append(f"USER: \n{CAPTION_PROMPT} ASSISTANT: {full_caption(scene)}")
     return texts

@@ -1,11 +1,12 @@
-"""Pretraining of a small base LVLM from scratch: every weight learns to answer questions about pictures.
+"""Pretraining of a small base LVLM from scratch, on questions about pictures.
 
 One row is a picture with its question–answer pairs, packed so that no pair sees another
 (packing.py).
 """
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, takewhile
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ class PretrainBatch(NamedTuple):
 
 
 class Encoder:
-    """Question–answer pairs as packed blocks; remembers encodings, as a small world asks the same again and again."""
+    """Question–answer pairs as packed blocks; a small world repeats them, so encodings are kept."""
 
     def __init__(self, processor: ProcessorMixin, num_image_tokens: int) -> None:
         self.tokenizer: PreTrainedTokenizerBase = processor.tokenizer
@@ -46,22 +47,22 @@ class Encoder:
         pairs: Sequence[Sequence[QuestionAnswer]],
         shown: Sequence[bool],
     ) -> PretrainBatch:
-        """Pack one row per picture; a row that is not `shown` gets the questions without image tokens.
+        """Pack one row per picture; a row that is not `shown` has no image tokens.
 
         Args:
             pictures: uint8 (height, width, 3) of the side that the vision tower reads.
         """
-        kept = [picture for picture, is_shown in zip(pictures, shown, strict=True) if is_shown]
-        chats = [
-            Chat(self.prefixes[is_shown], [self._block(pair) for pair in row])
-            for is_shown, row in zip(shown, pairs, strict=True)
-        ]
-        return PretrainBatch(
-            self.pixel_values(kept), pack(chats, self.tokenizer.pad_token_id, row_tokens=None)
-        )
+        kept: list[np.ndarray] = []
+        chats: list[Chat] = []
+        for picture, row, is_shown in zip(pictures, pairs, shown, strict=True):
+            chats.append(Chat(self.prefixes[is_shown], [self._block(pair) for pair in row]))
+            if is_shown:
+                kept.append(picture)
+        packed = pack(chats, self.tokenizer.pad_token_id, row_tokens=None)
+        return PretrainBatch(self.pixel_values(kept), packed)
 
     def pixel_values(self, pictures: Sequence[np.ndarray]) -> Tensor:
-        """What the image processor gives for pictures that need no resizing, all at once."""
+        """Scale pictures as the image processor does, all at once; they need no resizing."""
         if not pictures:
             return torch.empty(0, 3, 1, 1)
         pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255
@@ -75,14 +76,11 @@ class Encoder:
         return encode_conversation(ChatFormat(self.tokenizer), turns, self.num_image_tokens * shown)
 
     def _prefix(self, shown: bool) -> list[int]:
-        """What all questions begin with: the tokens before two different questions part ways."""
-        first, second = (
-            self._encode(("what?", "a"), shown)[0],
-            self._encode(("is it?", "a"), shown)[0],
-        )
-        return first[
-            : next(i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
-        ]
+        """Return the tokens that all questions begin with: those that two different ones share."""
+        first, _ = self._encode(("what?", "a"), shown)
+        second, _ = self._encode(("is it?", "a"), shown)
+        shared = takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
+        return [token for token, _ in shared]
 
     def _block(self, pair: QuestionAnswer) -> Block:
         if pair not in self.blocks:
@@ -93,15 +91,14 @@ class Encoder:
 
 
 def packed_hidden(model: LlavaForConditionalGeneration, batch: PretrainBatch) -> Tensor:
-    """Last hidden states (batch, tokens, dim) of the packed rows; gradients reach every weight."""
+    """Compute the last hidden states (batch, tokens, dim) of the packed rows, with gradient."""
     packed = batch.packed
     embeddings = model.get_input_embeddings()(packed.input_ids)
     if len(batch.pixel_values):
         features = model.model.get_image_features(pixel_values=batch.pixel_values).pooler_output
+        visual_tokens = torch.cat(list(features)).to(embeddings.dtype)
         is_image = (packed.input_ids == model.config.image_token_id)[..., None]
-        embeddings = embeddings.masked_scatter(
-            is_image, torch.cat(list(features)).to(embeddings.dtype)
-        )
+        embeddings = embeddings.masked_scatter(is_image, visual_tokens)
     return model.model.language_model(
         inputs_embeds=embeddings,
         attention_mask=packed.attention_mask,
@@ -112,21 +109,22 @@ def packed_hidden(model: LlavaForConditionalGeneration, batch: PretrainBatch) ->
 
 @torch.no_grad()
 def answered_right(model: LlavaForConditionalGeneration, batch: PretrainBatch) -> list[list[bool]]:
-    """For every row and block: is each answer token the most likely one? Just then does greedy decoding answer so."""
+    """Mark, for every row and block, the answers whose every token is the most likely one.
+
+    Just then does greedy decoding give this answer.
+    """
     targets = batch.packed.labels[:, 1:]
-    place = targets != IGNORE_INDEX
-    wrong = torch.zeros_like(place)
-    wrong[place] = (
-        model.lm_head(packed_hidden(model, batch)[:, :-1][place]).argmax(dim=-1) != targets[place]
-    )
-    return [_by_run(*row) for row in zip(wrong.tolist(), place.tolist(), strict=True)]
+    is_answer = targets != IGNORE_INDEX
+    predicted = model.lm_head(packed_hidden(model, batch)[:, :-1][is_answer]).argmax(dim=-1)
+    is_wrong = torch.zeros_like(is_answer)
+    is_wrong[is_answer] = predicted != targets[is_answer]
 
-
-def _by_run(wrong: list[bool], place: list[bool]) -> list[bool]:
-    """One value per run of labelled tokens (a run is an answer): has it no wrong token?"""
-    runs = [
-        [w for w, _ in run]
-        for labelled, run in groupby(zip(wrong, place, strict=True), lambda x: x[1])
-        if labelled
-    ]
-    return [not any(run) for run in runs]
+    # a run of answer tokens is one answer
+    answered = []
+    for row_answer, row_wrong in zip(is_answer.tolist(), is_wrong.tolist(), strict=True):
+        rights = []
+        for in_answer, run in groupby(zip(row_answer, row_wrong, strict=True), itemgetter(0)):
+            if in_answer:
+                rights.append(not any(wrong for _, wrong in run))
+        answered.append(rights)
+    return answered

@@ -1,4 +1,4 @@
-"""A LLaVA small enough for a laptop: the genuine Hugging Face classes, random weights, a tokenizer of its own.
+"""A LLaVA small enough for a laptop: Hugging Face's classes, random weights, an own tokenizer.
 
 It is what the demo pretrains and what the tests run on; nothing else in the project knows that it
 is small.
@@ -26,7 +26,7 @@ BOS, EOS, PAD, IMAGE = "<s>", "</s>", "<pad>", "<image>"
 
 
 class TinyLlavaParams(Params):
-    """Sizes of the model; the vision features are the last hidden states but one, without the class token."""
+    """Sizes of the model; the connector reads the last hidden states but one of the tower."""
 
     image_size: int  # pixels, side of the square the picture is resized to
     patch_size: int  # pixels, side of one image token
@@ -50,17 +50,20 @@ def build_tiny_llava(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(build_config(params, tokenizer))
+
+    # CLIP learns its positions from millions of pictures; here they start as sine and cosine
     tower = model.model.vision_tower
     positions = sincos_positions(params.image_size // params.patch_size, params.vision_hidden_size)
     with torch.no_grad():
         tower.embeddings.position_embedding.weight.copy_(params.position_amplitude * positions)
+
     for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(model.generation_config, token, getattr(tokenizer, token))
     return model.eval(), build_processor(params, tokenizer)
 
 
 def build_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer: every text has an encoding, so there is no unknown token."""
+    """Train a byte-level BPE tokenizer: every text has an encoding, no token is unknown."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -85,7 +88,7 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def build_config(params: TinyLlavaParams, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
-    """The same architecture as LLaVA-1.5 with other numbers."""
+    """Describe the architecture of LLaVA-1.5 with other numbers."""
     vision = CLIPVisionConfig(
         hidden_size=params.vision_hidden_size,
         intermediate_size=4 * params.vision_hidden_size,
@@ -120,7 +123,7 @@ def build_config(params: TinyLlavaParams, tokenizer: PreTrainedTokenizerFast) ->
 
 
 def build_processor(params: TinyLlavaParams, tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """Resize the short side, crop the centre, scale to [-1, 1]."""
+    """Build a processor that resizes the short side, crops the centre, and scales to [-1, 1]."""
     image_processor = CLIPImageProcessorPil(
         size={"shortest_edge": params.image_size},
         crop_size={"height": params.image_size, "width": params.image_size},

@@ -1,4 +1,4 @@
-"""A head start for the vision tower: name what each patch shows.
+"""A head start for the vision tower: it learns to name what each patch shows.
 
 LLaVA starts from a vision tower that CLIP trained and keeps it frozen; a tower that starts from
 nothing leaves the language model without a signal for tens of thousands of pictures
@@ -24,7 +24,7 @@ EMPTY_WEIGHT = 0.1  # of patches that show nothing: they are nine in ten
 
 
 class TowerParams(Params):
-    """The head start, counted in steps of their own."""
+    """Settings of the head start, whose steps are counted by themselves."""
 
     num_steps: int = Field(ge=0)
     num_warmup_steps: int = Field(ge=0)
@@ -38,18 +38,18 @@ def train_tower(
     num_classes: Sequence[int],
     params: TowerParams,
 ) -> float:
-    """Train the tower in place on `batches`; returns the last loss.
+    """Train the tower in place on `batches`; return the last loss.
 
     Args:
-        batches: pixel values (batch, 3, height, width) and labels (batch, patches, attributes) int64, 0 = nothing.
+        batches: pixel values (batch, 3, height, width) and labels (batch, patches, attributes)
+            int64, 0 = nothing.
         num_classes: classes of each attribute, "nothing" included.
     """
 
     def patch_loss(heads: nn.ModuleList, pixel_values: Tensor, labels: Tensor) -> Tensor:
         features = patch_features(model, pixel_values)
-        return torch.stack(
-            [_loss(head(features), labels[..., i]) for i, head in enumerate(heads)]
-        ).sum()
+        losses = [_loss(head(features), labels[..., i]) for i, head in enumerate(heads)]
+        return torch.stack(losses).sum()
 
     tower = model.model.vision_tower
     return _train(tower, patch_loss, batches, _heads(tower, num_classes), params)
@@ -61,7 +61,7 @@ def train_class_token(
     num_classes: Sequence[int],
     params: TowerParams,
 ) -> float:
-    """Train what is behind the patches that the connector reads, in place; returns the last loss.
+    """Train the layers behind those that the connector reads, in place; return the last loss.
 
     The class token says which classes occur anywhere in the picture. Arguments as for
     `train_tower`.
@@ -70,22 +70,19 @@ def train_class_token(
     behind = nn.ModuleList([*tower.encoder.layers[num_read_layers(model) :], tower.post_layernorm])
 
     def picture_loss(heads: nn.ModuleList, pixel_values: Tensor, labels: Tensor) -> Tensor:
-        said = tower(pixel_values).pooler_output
-        shown = [
-            F.one_hot(labels[..., i], count).amax(1).float() for i, count in enumerate(num_classes)
-        ]
-        return torch.stack(
-            [
-                F.binary_cross_entropy_with_logits(head(said), it)
-                for head, it in zip(heads, shown, strict=True)
-            ]
-        ).sum()
+        class_token = tower(pixel_values).pooler_output  # (batch, vision dim)
+        losses = []
+        for i, (head, count) in enumerate(zip(heads, num_classes, strict=True)):
+            # 1 for every class that some patch shows, (batch, classes)
+            is_shown = F.one_hot(labels[..., i], count).amax(1).float()
+            losses.append(F.binary_cross_entropy_with_logits(head(class_token), is_shown))
+        return torch.stack(losses).sum()
 
     return _train(behind, picture_loss, batches, _heads(tower, num_classes), params)
 
 
 def _heads(tower: Any, num_classes: Sequence[int]) -> nn.ModuleList:
-    """A linear one per attribute."""
+    """Build a linear head per attribute."""
     return nn.ModuleList(nn.Linear(tower.config.hidden_size, count) for count in num_classes)
 
 
@@ -96,10 +93,11 @@ def _train(
     heads: nn.ModuleList,
     params: TowerParams,
 ) -> float:
-    """Train a part of the tower and heads that are thrown away."""
+    """Train a part of the tower with heads that are thrown away."""
     part.requires_grad_(True)
     optimizer = torch.optim.AdamW([*part.parameters(), *heads.parameters()], params.learning_rate)
     schedule = get_linear_schedule_with_warmup(optimizer, params.num_warmup_steps, params.num_steps)
+
     loss = torch.zeros(())
     for pixel_values, labels in batches:
         loss = loss_of(heads, pixel_values, labels)
@@ -107,12 +105,13 @@ def _train(
         loss.backward()
         optimizer.step()
         schedule.step()
+
     part.requires_grad_(False)
     return float(loss.detach())
 
 
 def patch_features(model: LlavaForConditionalGeneration, pixel_values: Tensor) -> Tensor:
-    """What the connector reads: (batch, patches, vision dim) of the chosen layer, class token dropped."""
+    """Return what the connector reads, (batch, patches, vision dim), without the class token."""
     hidden_states = model.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states
     return hidden_states[model.config.vision_feature_layer][:, 1:]
 

@@ -1,4 +1,4 @@
-"""The demo world: what a scene is and how scenes are drawn at random.
+"""The demo world: scenes, and how they are drawn at random.
 
 A scene is a grid of 6 × 6 cells. A few sprites stand in cells of their own; some scenes also carry
 a three-letter word, one letter per cell. Every draw comes from `numpy.random.default_rng((seed,
@@ -7,6 +7,7 @@ stream, index))`: scene `index` of a stream is the same whoever draws it and whe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -19,19 +20,19 @@ SIZES = ("small", "large")
 BACKGROUNDS = ("light", "dark")
 TEXTURES = ("plain", "gradient", "stripes", "speckles")
 WORDS = ("ant", "bee", "cat", "dog", "elk", "fox", "hen", "jay", "owl", "pig", "rat", "yak")
-# Pairs that only test scenes contain: a model that answers about them has learnt colour and shape,
-# not pairs.
+# pairs that only test scenes contain: a model that answers about them has learnt colour and shape,
+# not pairs
 HELD_OUT_PAIRS = (("purple", "star"), ("green", "triangle"), ("orange", "circle"))
-# One random stream per purpose, so that no scene of one serves another.
+# one random stream per purpose, so that no scene of one serves another
 STREAMS = {"instruct": 0, "captions": 1, "validation": 2, "test": 3, "pretrain": 4, "tower": 5}
 LETTERS = tuple(sorted(set("".join(WORDS))))
 PLACES = tuple(str(place + 1) for place in range(GRID))
-# What a cell shows and where it is (row, column), attribute by attribute; 0 stands for nothing.
+# labels of a cell: what it shows and where it is (row, column); 0 stands for nothing
 CELL_ATTRIBUTES = (COLOURS, SHAPES, SIZES, LETTERS, PLACES, PLACES)
 
 
 class WorldParams(Params):
-    """How scenes are drawn."""
+    """Settings of the scenes."""
 
     min_objects: int  # sprites per scene
     max_objects: int  # sprites per scene
@@ -83,34 +84,32 @@ class Scene:
 
 
 def scene_rng(seed: int, stream: str, index: int) -> np.random.Generator:
-    """The generator of scene `index` of `stream`; independent of every other scene's."""
+    """Return the generator of scene `index` of `stream`, independent of every other scene's."""
     return np.random.default_rng((seed, STREAMS[stream], index))
 
 
 def draw_scene(rng: np.random.Generator, params: WorldParams, allow_held_out: bool) -> Scene:
-    """A random scene. No two sprites share both colour and shape; held-out pairs appear only where allowed."""
+    """Draw a random scene; no two sprites share both colour and shape.
+
+    Held-out pairs appear only where allowed.
+    """
+    # the cells that a word leaves free
     word = _draw_word(rng) if rng.random() < params.word_fraction else None
-    taken = (
-        {(word.row, word.column + offset) for offset in range(len(word.text))} if word else set()
-    )
-    free = [
-        (row, column) for row in range(GRID) for column in range(GRID) if (row, column) not in taken
-    ]
+    free = list(product(range(GRID), range(GRID)))
+    if word:
+        for offset in range(len(word.text)):
+            free.remove((word.row, word.column + offset))
+
+    # sprites in raster order
     count = int(rng.integers(params.min_objects, params.max_objects + 1))
     cells = sorted(free[i] for i in rng.choice(len(free), size=count, replace=False))
-    sprites = tuple(
-        Sprite(colour, shape, str(rng.choice(SIZES)), row, column)
-        for (colour, shape), (row, column) in zip(
-            _draw_pairs(rng, count, allow_held_out), cells, strict=True
-        )
-    )
-    return Scene(
-        sprites,
-        word,
-        str(rng.choice(BACKGROUNDS)),
-        str(rng.choice(TEXTURES)),
-        int(rng.integers(0, 2**31)),
-    )
+    pairs = _draw_pairs(rng, count, allow_held_out)
+    sprites = []
+    for (colour, shape), (row, column) in zip(pairs, cells, strict=True):
+        sprites.append(Sprite(colour, shape, str(rng.choice(SIZES)), row, column))
+
+    background, texture = str(rng.choice(BACKGROUNDS)), str(rng.choice(TEXTURES))
+    return Scene(tuple(sprites), word, background, texture, int(rng.integers(0, 2**31)))
 
 
 def _draw_word(rng: np.random.Generator) -> Word:
@@ -121,30 +120,25 @@ def _draw_word(rng: np.random.Generator) -> Word:
 def _draw_pairs(
     rng: np.random.Generator, count: int, allow_held_out: bool
 ) -> list[tuple[str, str]]:
-    """`count` different pairs. Where held-out pairs are allowed, half of the scenes contain at least one."""
-    seen = [
-        (colour, shape)
-        for colour in COLOURS
-        for shape in SHAPES
-        if (colour, shape) not in HELD_OUT_PAIRS
-    ]
+    """Draw `count` different pairs; if held-out ones are allowed, half of the scenes have one."""
+    seen = [pair for pair in product(COLOURS, SHAPES) if pair not in HELD_OUT_PAIRS]
     pairs = [seen[i] for i in rng.choice(len(seen), size=count, replace=False)]
     if allow_held_out and rng.random() < 0.5:
-        pairs[int(rng.integers(0, count))] = HELD_OUT_PAIRS[
-            int(rng.integers(0, len(HELD_OUT_PAIRS)))
-        ]
+        held_out = HELD_OUT_PAIRS[int(rng.integers(0, len(HELD_OUT_PAIRS)))]
+        pairs[int(rng.integers(0, count))] = held_out
     return pairs
 
 
 def cell_labels(scene: Scene) -> np.ndarray:
-    """What each cell shows and where: (cells, attributes) int64, indices into CELL_ATTRIBUTES from 1, 0 for nothing."""
+    """Label each cell: (cells, attributes) int64, from 1 as in CELL_ATTRIBUTES, 0 for nothing."""
     labels = np.zeros((GRID, GRID, len(CELL_ATTRIBUTES)), dtype=np.int64)
     labels[..., -2:] = np.moveaxis(np.indices((GRID, GRID)), 0, -1) + 1  # row, column
     for sprite in scene.sprites:
-        values = (sprite.colour, sprite.shape, sprite.size)
-        labels[sprite.row, sprite.column, :3] = [
-            names.index(value) + 1 for names, value in zip(CELL_ATTRIBUTES, values, strict=False)
-        ]
+        labels[sprite.row, sprite.column, :3] = (
+            COLOURS.index(sprite.colour) + 1,
+            SHAPES.index(sprite.shape) + 1,
+            SIZES.index(sprite.size) + 1,
+        )
     if scene.word:
         for offset, letter in enumerate(scene.word.text):
             labels[scene.word.row, scene.word.column + offset, 3] = LETTERS.index(letter) + 1
@@ -152,8 +146,11 @@ def cell_labels(scene: Scene) -> np.ndarray:
 
 
 def relation(first: Sprite, second: Sprite) -> Sequence[str]:
-    """The relations that hold from `first` to `second`, of: left of, right of, above, below."""
-    horizontal = ["left of"] * (first.column < second.column) + ["right of"] * (
-        first.column > second.column
-    )
-    return horizontal + ["above"] * (first.row < second.row) + ["below"] * (first.row > second.row)
+    """List the relations that hold from `first` to `second`: left of, right of, above, below."""
+    holds = {
+        "left of": first.column < second.column,
+        "right of": first.column > second.column,
+        "above": first.row < second.row,
+        "below": first.row > second.row,
+    }
+    return [name for name, is_true in holds.items() if is_true]

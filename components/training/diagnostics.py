@@ -60,14 +60,15 @@ def signs(step: int, metrics: Mapping[str, float], run: RunSettings) -> Iterator
             "contrastive_loss_collapsed",
             f"the contrastive loss is {contrastive:.4f} after {step} of {run.num_steps} steps: "
             f"batches of {run.contrastive_batch_size} are solved and teach nothing more; raise "
-            "train.contrastive_batch_size, or cut captions shorter (train.texts.max_caption_tokens)",
+            "train.contrastive_batch_size, or cut captions shorter "
+            "(train.texts.max_caption_tokens)",
         )
     if is_contrastive and is_late and contrastive < EASY_SHARE * guess and recall < LAG:
         yield Finding(
             "contrastive_batch_too_small",
             f"pairs are told apart in the batch (loss {contrastive:.3f}) but not in the "
-            f"validation split (R@1 {recall:.2f}): {run.contrastive_batch_size} negatives are too few; "
-            "raise train.contrastive_batch_size",
+            f"validation split (R@1 {recall:.2f}): {run.contrastive_batch_size} negatives are "
+            "too few; raise train.contrastive_batch_size",
         )
     if is_late and recall < LAG * accuracy:
         reason = (
