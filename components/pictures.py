@@ -175,16 +175,6 @@ def pixel_sha256(image: Image.Image) -> str:
     return digest.hexdigest()
 
 
-def pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
-    """Centre a picture on a square of one RGB colour, as LLaVA-1.5 does before resizing."""
-    if image.width == image.height:
-        return image
-    side = max(image.size)
-    square = Image.new("RGB", (side, side), colour)
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square
-
-
 def _open(data: bytes, limits: PictureLimits) -> Image.Image:
     """Parse the header with the parsers of the allowed formats only."""
     if data.startswith(JPEG_START):

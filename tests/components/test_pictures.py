@@ -23,7 +23,6 @@ from components.pictures import (
     decode_picture,
     decode_with_repairs,
     encode_png,
-    pad_to_square,
     pixel_sha256,
 )
 
@@ -341,16 +340,6 @@ def test_encode_png_refuses_other_modes() -> None:
 def test_pixel_sha256_sees_pixels_and_shape_only() -> None:
     assert pixel_sha256(decode_picture(encoded(noise(), "BMP"), LIMITS)) == pixel_sha256(noise())
     assert pixel_sha256(Image.new("RGB", (4, 6))) != pixel_sha256(Image.new("RGB", (6, 4)))
-
-
-@pytest.mark.parametrize("size", [(7, 4), (4, 7), (5, 5)])
-def test_pad_to_square_centres_as_llava_does(size: tuple[int, int]) -> None:
-    padded = np.asarray(pad_to_square(Image.new("RGB", size, RED), BLUE))
-    side = max(size)
-    left, top = (side - size[0]) // 2, (side - size[1]) // 2
-    expected = np.full((side, side, 3), BLUE, dtype=np.uint8)
-    expected[top : top + size[1], left : left + size[0]] = RED
-    np.testing.assert_array_equal(padded, expected)
 
 
 def test_picture_error_survives_the_way_between_processes() -> None:
