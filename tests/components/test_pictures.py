@@ -1,4 +1,4 @@
-"""Every picture of the bad-input list: what it becomes, or why it is refused. Files are made by Pillow or by hand."""
+"""Pictures of the bad-input list: results or reasons. Files are made by Pillow or by hand."""
 
 import io
 import pickle
@@ -76,7 +76,7 @@ def reason(data: bytes, limits: PictureLimits = LIMITS) -> str:
     return error.value.reason
 
 
-# --- refused -------------------------------------------------------------------------------------------------------
+# --- refused --------------------------------------------------------------------------------------
 
 
 def test_no_bytes_is_an_empty_file() -> None:
@@ -178,7 +178,7 @@ def test_any_damage_gives_a_picture_or_a_reason(kind: str, data: st.DataObject) 
         assert image.width * image.height <= LIMITS.max_pixels
 
 
-# --- repaired ------------------------------------------------------------------------------------------------------
+# --- repaired -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
@@ -291,7 +291,7 @@ def test_cmyk_jpeg_is_not_inverted() -> None:
     assert picture.repairs == ("cmyk",)
 
 
-# --- kept ----------------------------------------------------------------------------------------------------------
+# --- kept -----------------------------------------------------------------------------------------
 
 
 def test_trailing_garbage_is_ignored() -> None:
@@ -318,7 +318,7 @@ def test_colour_profile_is_ignored_and_not_passed_on() -> None:
     np.testing.assert_array_equal(np.asarray(picture), np.asarray(corners()))
 
 
-# --- the small functions -------------------------------------------------------------------------------------------
+# --- the small functions --------------------------------------------------------------------------
 
 
 def test_encode_png_keeps_every_pixel_and_no_metadata() -> None:
@@ -369,7 +369,9 @@ from components.pictures import PictureLimits, decode_picture
 data = io.BytesIO()
 Image.new("RGB", (20, 20), (255, 0, 0)).save(data, "PNG")
 formats = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
-limits = PictureLimits(formats=formats, max_pixels=10**6, max_aspect_ratio=9.0, max_side=1000, min_side=1)
+limits = PictureLimits(
+    formats=formats, max_pixels=10**6, max_aspect_ratio=9.0, max_side=1000, min_side=1
+)
 print(decode_picture(data.getvalue(), limits).size)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -387,7 +389,7 @@ def test_a_format_that_pillow_does_not_open_is_refused() -> None:
         )
 
 
-# --- work that neither bytes nor pixels bound -------------------------------------------------------------------------
+# --- work that neither bytes nor pixels bound -----------------------------------------------------
 
 
 def progressive(side: int, extra_scans: int, behind: bytes = b"") -> bytes:

@@ -42,7 +42,7 @@ def generate(
 
 
 def end_early(*vlms: LlavaForConditionalGeneration, token: int) -> None:
-    """A random model never ends an answer by itself: let a token that it likes to say be an end token."""
+    """Let a likely token be an end token: a random model never ends an answer by itself."""
     for vlm in vlms:
         vlm.generation_config.eos_token_id = [2, token]
 
