@@ -180,6 +180,8 @@ def _open(data: bytes, limits: PictureLimits) -> Image.Image:
     if data.startswith(JPEG_START):
         _check_segments(data)
     Image.init()  # Pillow knows only a few formats by name until then
+
+    # Pillow's exceptions as reasons; what is no picture at all is told from another format.
     try:
         return Image.open(io.BytesIO(data), formats=limits.formats)
     except UnidentifiedImageError:

@@ -48,8 +48,8 @@ class Backbone(nn.Module):
     - `picture_positions`: when tokens of a picture are numbered along rows and columns;
     - `attention`: when its language model wants a mask of its own kind;
     - `language_model`, `lm_head`, `connector`: when they lie elsewhere than in LLaVA's class;
-    - `unread_modules`, `preprocessing`: when parts of its vision side never run, or settings
-      beside those of the image processor change a picture.
+    - `set_up`, `unread_modules`, `preprocessing`: when it needs a file more, leaves out parts of
+      its vision side, or has settings of a picture beside those of the image processor.
 
     All below these is the same for every family.
     """
@@ -72,8 +72,12 @@ class Backbone(nn.Module):
         self.image_processor = image_processor
         self.source = source
         self.pad_to_square = pad_to_square
+        self.set_up()
 
     # For a family to override.
+
+    def set_up(self) -> None:
+        """Do what is needed once, after loading. Raises ValueError for an unsupported variant."""
 
     def prepare(self, images: Sequence[Image.Image]) -> PreparedPictures:
         """Preprocess RGB pictures of any size, on the CPU."""
