@@ -98,6 +98,8 @@ class LlavaBackbone(Backbone):
         patches = tower.embeddings(**pictures.to(self.device, self.dtype).tensors)
         norm = getattr(tower, "pre_layrnorm", nn.Identity())  # SigLIP has none
         hidden = norm(torch.cat([patches, queries.to(self.dtype)], dim=1))
+
+        # The same layers as for patches alone; attention is bidirectional, without a mask.
         for layer in tower.encoder.layers[: num_read_layers(self.vlm)]:
             hidden = layer(hidden, attention_mask=None)
         return self.connector(hidden[:, -queries.shape[1] :]).to(self.dtype)
