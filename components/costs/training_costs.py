@@ -92,8 +92,10 @@ def model_shape(config: Any, adapters: AdapterParams | None) -> ModelShape:
         "up_proj": (text.hidden_size, text.intermediate_size),
         "down_proj": (text.intermediate_size, text.hidden_size),
     }
-    ranks = dict.fromkeys(adapters.targets, adapters.rank) if adapters else {}
-    linears = [Linear(name, *size, ranks.get(name, 0)) for name, size in sizes.items()]
+    linears = []
+    for name, (inputs, outputs) in sizes.items():
+        rank = adapters.rank if adapters and name in adapters.targets else 0
+        linears.append(Linear(name, inputs, outputs, rank))
     return ModelShape(
         linears=tuple(linears),
         num_layers=text.num_hidden_layers,

@@ -90,10 +90,10 @@ def layer_bytes(shape: ModelShape, number: int) -> tuple[int, int]:
     # An input is kept for the adapters only: frozen weights do not need it.
     width = {linear.name: linear for linear in shape.linears}
     rank = {linear.name: linear.rank for linear in shape.linears}
-    reads_attention = any(map(rank.get, FIRST))
-    reads_mlp = any(map(rank.get, ("gate_proj", "up_proj")))
+    reads_attention = any(rank[name] for name in FIRST)
+    reads_mlp = bool(rank["gate_proj"] or rank["up_proj"])
     reads_down = bool(rank["down_proj"])
-    kept_ranks = sum(map(rank.__getitem__, KEPT))
+    kept_ranks = sum(rank[name] for name in KEPT)
     norm = (shape.dim + 1) * FLOAT32
 
     # Keys and values need every token, also in the last layer.
