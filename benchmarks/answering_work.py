@@ -1,6 +1,10 @@
-"""What answering is measured on, and the operations that both ways must take; see `answering.py`."""
+"""Questions on which answering is measured, and the operations that both ways must take.
+
+For `answering.py`.
+"""
 
 import io
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -43,12 +47,21 @@ class Work(NamedTuple):
     pictures: dict[str, bytes]  # by id, encoded
     image_ids: list[str]  # of each question
     questions: list[str]
-    # least (plain way only: a random model never ends by itself) and most per answer
+    # least and most of an answer; least for the plain way only: a random model never ends by itself
     new_tokens: tuple[int, int]
 
 
+class SharedReading(NamedTuple):
+    """The part of the prompts that is not read for every question."""
+
+    lead: int  # tokens before the picture, read once
+    shared: int  # tokens up to the question; those after `lead` are read once per picture
+    pictures: int
+
+
 def demo_work(num_questions: int, per_picture: int, max_new_tokens: int) -> Work:
-    """The test pictures of the demo, `per_picture` questions about each, from the store that `compress` wrote."""
+    """Load the demo: `per_picture` questions about each test picture, tokens from `compress`."""
+    # Questions by picture, of pictures that are in the store.
     for folder in (COMPRESSOR, STORE, CURATED):
         if not folder.is_dir():
             raise SystemExit(f"answering: {folder}: is not there; `make repro` makes it")
@@ -56,45 +69,39 @@ def demo_work(num_questions: int, per_picture: int, max_new_tokens: int) -> Work
     asked: dict[str, list[str]] = {}
     for row in pq.read_table(CURATED / "questions" / "test.parquet").to_pylist():
         asked.setdefault(row[schema.IMAGE_ID], []).append(row[schema.QUESTION])
-    chosen = [image_id for image_id in store.ids if image_id in asked][
-        : -(-num_questions // per_picture)
-    ]
-    table = pq.read_table(
-        CURATED / "images" / "test", columns=[schema.IMAGE_ID, schema.IMAGE]
-    ).to_pylist()
-    pictures = {row[schema.IMAGE_ID]: row[schema.IMAGE] for row in table}
-    pairs = [(image_id, text) for image_id in chosen for text in asked[image_id][:per_picture]][
-        :num_questions
-    ]
+    pairs: list[tuple[str, str]] = []
+    for image_id in filter(asked.__contains__, store.ids):
+        pairs += [(image_id, question) for question in asked[image_id][:per_picture]]
+    image_ids, questions = map(list, zip(*pairs[:num_questions], strict=True))
+
+    # The pictures themselves, for the plain way.
+    columns = [schema.IMAGE_ID, schema.IMAGE]
+    rows = pq.read_table(CURATED / "images" / "test", columns=columns).to_pylist()
+    pictures = {row[schema.IMAGE_ID]: row[schema.IMAGE] for row in rows}
+
+    # Two copies of the base: one with the adapter in its weights, one as it is.
     compressor = load_compressor(COMPRESSOR, str(TINY_BASE), device, torch.float32)
     compressor.adapters.merge(GENERATION)
     plain = load_backbone(str(TINY_BASE), None, torch.float32, "sdpa", pad_to_square=True).eval()
-    image_ids, questions = (list(column) for column in zip(*pairs, strict=True))
-    return Work(
-        compressor.backbone,
-        plain,
-        store.tokens,
-        pictures,
-        image_ids,
-        questions,
-        (1, max_new_tokens),
-    )
+    most = (1, max_new_tokens)
+    return Work(compressor.backbone, plain, store.tokens, pictures, image_ids, questions, most)
 
 
 def large_work(num_questions: int, per_picture: int, max_new_tokens: int) -> Work:
-    """The exact shape of LLaVA-1.5-7B with random weights in bfloat16; pictures and tokens of noise, from memory.
+    """Build the shape of LLaVA-1.5-7B with random weights in bfloat16, and noise to ask about.
 
     Untrained adapters are the identity, so that both ways ask one copy of the weights.
     """
     params = load_preset("train", TrainParams, "llava-1.5-7b", ROOT)
     model = large_model(params).eval()
     model.adapters.merge(GENERATION)
+
+    # Pictures and tokens are kept in memory: a disk would be measured otherwise.
     rng = np.random.default_rng(0)
-    pictures = {
-        f"{number:06d}": noise_jpeg(rng) for number in range(-(-num_questions // per_picture))
-    }
+    num_pictures = math.ceil(num_questions / per_picture)
+    pictures = {f"{number:06d}": noise_jpeg(rng) for number in range(num_pictures)}
     tokens = {image_id: noise_tokens(rng, model.backbone.dim) for image_id in pictures}
-    image_ids = [image_id for image_id in pictures for _ in range(per_picture)][:num_questions]
+    image_ids = np.repeat(list(pictures), per_picture).tolist()[:num_questions]
     questions = [words(rng, QUESTION_WORDS) for _ in image_ids]
 
     def read_tokens(ids: Sequence[str]) -> np.ndarray:
@@ -105,83 +112,85 @@ def large_work(num_questions: int, per_picture: int, max_new_tokens: int) -> Wor
 
 
 def noise_jpeg(rng: np.random.Generator) -> bytes:
+    """Encode a picture of noise, in the size that LLaVA-1.5 reads, in pixels."""
     stream = io.BytesIO()
-    Image.fromarray(rng.integers(0, 256, (336, 336, 3), dtype=np.uint8)).save(
-        stream, "JPEG", quality=90
-    )
+    pixels = rng.integers(0, 256, (336, 336, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(stream, "JPEG", quality=90)
     return stream.getvalue()
 
 
 def noise_tokens(rng: np.random.Generator, dim: int) -> np.ndarray:
+    """Draw the summary tokens of a picture, (NUM_SUMMARY_TOKENS, dim), as a store keeps them."""
     return rng.standard_normal((NUM_SUMMARY_TOKENS, dim), np.float32).astype(np.float16)
 
 
 def peft_model(compressor: Path) -> PeftModel:
-    """The demo's base with the generation adapter as PEFT itself loads and runs it."""
+    """Load the demo's base with the generation adapter as PEFT itself loads and runs it."""
     base = load_backbone(str(TINY_BASE), None, torch.float32, "sdpa", pad_to_square=True)
     return PeftModel.from_pretrained(base.vlm, compressor / "generation").eval()
 
 
 def read_flops(shape: ModelShape, rows: int, past: int, tokens: int, kept: int) -> int:
-    """Operations of reading `tokens` more of every row behind `past`; `kept` go through the whole last layer."""
-    seen = (
-        4
-        * rows
-        * past
-        * shape.num_heads
-        * shape.head_dim
-        * ((shape.num_layers - 1) * tokens + kept)
-    )
-    return forward_flops(shape, Pass(rows, tokens, kept)) + seen
+    """Count the operations of reading `tokens` more of every row behind `past` cached ones.
+
+    `kept` of them go through all of the last layer.
+    """
+    queries = rows * ((shape.num_layers - 1) * tokens + kept)
+    attention = 4 * queries * past * shape.num_heads * shape.head_dim
+    return forward_flops(shape, Pass(rows, tokens, kept)) + attention
 
 
 def ours_flops(
     shape: ModelShape,
     lengths: Sequence[int],
     answers: Sequence[int],
-    lead: int,
-    shared: int,
-    pictures: int,
+    reading: SharedReading,
     batch: int,
 ) -> int:
-    """Operations of all answers; `lengths` of the prompts in tokens, `answers` the forward passes each answer takes.
+    """Count the operations of answering from stored tokens.
 
-    `lead` tokens are read once, the rest of `shared` once per picture, what is left of a prompt
-    once.
+    `lengths`: tokens of each prompt; `answers`: forward passes of each answer.
     """
+    lead, shared, pictures = reading
     total = read_flops(shape, 1, 0, lead, 0) + read_flops(shape, pictures, lead, shared - lead, 0)
     for rows in batches(lengths, batch):
-        width = max(lengths[row] for row in rows) - shared
-        total += read_flops(shape, len(rows), shared, width, 1) + head_flops(shape, len(rows))
         num_rows = len(rows)
+        width = max(lengths[row] for row in rows) - shared
+        total += read_flops(shape, num_rows, shared, width, 1) + head_flops(shape, num_rows)
+
+        # Rows that have ended are dropped from the batch once few are open.
         for step in range(1, max(answers[row] for row in rows)):
             num_open = sum(answers[row] > step for row in rows)
             num_rows = num_open if num_open < LEAST_OPEN * num_rows else num_rows
-            total += read_flops(shape, num_rows, shared + width + step - 1, 1, 1) + head_flops(
-                shape, num_rows
-            )
+            past = shared + width + step - 1
+            total += read_flops(shape, num_rows, past, 1, 1) + head_flops(shape, num_rows)
     return total
 
 
 def plain_flops(
     shape: ModelShape, lengths: Sequence[int], answers: Sequence[int], batch: int
 ) -> int:
-    """Operations of the plain way: vision side and whole prompt for each question, batches until the last has ended."""
+    """Count the operations of the plain way: vision side and complete prompt for each question.
+
+    A batch goes on until its last answer has ended.
+    """
     total = 0
     for rows in batches(lengths, batch):
         width, count = max(lengths[row] for row in rows), len(rows)
         total += count * encoding_flops(shape) + read_flops(shape, count, 0, width, width)
         steps = max(answers[row] for row in rows)
-        total += sum(read_flops(shape, count, width + step, 1, 1) for step in range(steps - 1))
+        for step in range(steps - 1):
+            total += read_flops(shape, count, width + step, 1, 1)
         total += steps * head_flops(shape, count)
     return total
 
 
 def head_flops(shape: ModelShape, rows: int) -> int:
+    """Count the operations of the LM head at one position of each row."""
     return 2 * rows * shape.dim * shape.vocab_size
 
 
 def batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Rows in batches of like length, as both ways take them."""
+    """Yield rows in batches of like length, as both ways take them."""
     order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
     yield from (order[start : start + batch_size] for start in range(0, len(order), batch_size))

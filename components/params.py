@@ -161,6 +161,8 @@ def _read_text(path: Path) -> str:
         raise ParamsError(f"{path}: there is no such file; {way_out}")
     if not path.is_file():  # a folder, or a device that never ends
         raise ParamsError(f"{path}: is not a file; get it back: git checkout params.yaml")
+
+    # Size first: a file of gigabytes is not read to be refused.
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ParamsError(f"{path}: has more than {MAX_BYTES} bytes; is it the right file?")
@@ -228,6 +230,8 @@ def _key_faults(node: Node | None, loc: tuple[str, ...]) -> list[str]:
     if isinstance(node, SequenceNode):
         for index, item in enumerate(node.value):
             found += _key_faults(item, (*loc, str(index)))
+
+    # The library's own error has no path of keys.
     if isinstance(node, MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
@@ -294,6 +298,7 @@ def _known_keys(data: dict[str, Any], faults: Sequence[Fault]) -> dict[Place, li
 
     They are the neighbours in the file that are known, and those that are missing.
     """
+    # A misspelt key leaves a missing one beside it, which is the likeliest.
     unknown = {fault["loc"] for fault in faults if fault["type"] == "extra_forbidden"}
     missing = [fault["loc"] for fault in faults if fault["type"] == "missing"]
     known: dict[Place, list[str]] = {}
@@ -314,16 +319,22 @@ def _explain(fault: Fault, known: dict[Place, list[str]]) -> str:
         return "the key is missing"
     if kind == "extra_forbidden":
         return f"unknown key{_hint(str(fault['loc'][-1]), known[fault['loc']])}"
+
+    # Values of the wrong type or size, and of choices.
     if kind in BOUNDS:
         return f"{value} is not {BOUNDS[kind]} {next(iter(context.values()))}"
     if kind in TYPES:
         return f"{value!r} is not {TYPES[kind]}"
     if kind in ("literal_error", "enum"):
         return f"{value!r} is not one of {context['expected']}"
+
+    # Sections whose form depends on one of their keys.
     if kind == "union_tag_invalid":
         return f"{context['tag']!r} is not one of {context['expected_tags']}"
     if kind == "union_tag_not_found":
         return f"the key {context['discriminator'].strip(chr(39))} is missing"
+
+    # Messages of this project's own checks are sentences; pydantic's need the value.
     if kind in ("value_error", "assertion_error"):
         return str(context["error"])
     return f"{value!r}: {fault['msg']}"

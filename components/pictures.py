@@ -175,21 +175,13 @@ def pixel_sha256(image: Image.Image) -> str:
     return digest.hexdigest()
 
 
-def pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
-    """Centre a picture on a square of one RGB colour, as LLaVA-1.5 does before resizing."""
-    if image.width == image.height:
-        return image
-    side = max(image.size)
-    square = Image.new("RGB", (side, side), colour)
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square
-
-
 def _open(data: bytes, limits: PictureLimits) -> Image.Image:
     """Parse the header with the parsers of the allowed formats only."""
     if data.startswith(JPEG_START):
         _check_segments(data)
     Image.init()  # Pillow knows only a few formats by name until then
+
+    # Pillow's exceptions as reasons; what is no picture at all is told from another format.
     try:
         return Image.open(io.BytesIO(data), formats=limits.formats)
     except UnidentifiedImageError:

@@ -112,13 +112,12 @@ def picture_flops(config: Any, shape: ModelShape, corpus: Corpus) -> int:
 
 def answer_flops(shape: ModelShape, corpus: Corpus, num_visual_tokens: int) -> int:
     """Count the operations of a question and its answer, with a KV cache."""
-    prompt = num_visual_tokens + corpus.question_tokens
+    prompt, width = num_visual_tokens + corpus.question_tokens, shape.num_heads * shape.head_dim
     total = forward_flops(shape, Pass(1, prompt, 1))
 
     # Each new token but the last is read alone and attends to all before it.
-    weights = sum(linear.inputs * linear.outputs for linear in shape.linears)
     for length in range(prompt + 1, prompt + corpus.answer_tokens):
-        total += shape.num_layers * (2 * weights + 4 * length * shape.num_heads * shape.head_dim)
+        total += shape.num_layers * (2 * shape.layer_weights + 4 * length * width)
 
     # The head predicts every new token.
     return total + 2 * corpus.answer_tokens * shape.dim * shape.vocab_size

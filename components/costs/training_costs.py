@@ -47,6 +47,11 @@ class ModelShape(NamedTuple):
     tower_flops: int  # of the vision tower, per picture
     connector_flops: int  # per picture
 
+    @property
+    def layer_weights(self) -> int:
+        """Weights of the linear layers of one decoder layer, without adapters."""
+        return sum(linear.inputs * linear.outputs for linear in self.linears)
+
 
 class Pass(NamedTuple):
     """One forward pass of the language model over padded rows; `kept` places of each are read."""
@@ -87,8 +92,10 @@ def model_shape(config: Any, adapters: AdapterParams | None) -> ModelShape:
         "up_proj": (text.hidden_size, text.intermediate_size),
         "down_proj": (text.intermediate_size, text.hidden_size),
     }
-    ranks = dict.fromkeys(adapters.targets, adapters.rank) if adapters else {}
-    linears = [Linear(name, *size, ranks.get(name, 0)) for name, size in sizes.items()]
+    linears = []
+    for name, (inputs, outputs) in sizes.items():
+        rank = adapters.rank if adapters and name in adapters.targets else 0
+        linears.append(Linear(name, inputs, outputs, rank))
     return ModelShape(
         linears=tuple(linears),
         num_layers=text.num_hidden_layers,
@@ -181,13 +188,15 @@ def step_flops(shape: ModelShape, chunks: Sequence[Step], checkpointing: bool) -
     More than one chunk means gradient caching (GradCache, arXiv 2101.06983): the pairs are read
     once more.
     """
-    total = sum(chunk_flops(shape, chunk, checkpointing) for chunk in chunks)
-    if len(chunks) > 1:
-        total += sum(reading_flops(shape, chunk) for chunk in chunks if chunk.captions.rows)
+    total = num_pairs = num_texts = 0
+    for chunk in chunks:
+        total += chunk_flops(shape, chunk, checkpointing)
+        if len(chunks) > 1 and chunk.captions.rows:
+            total += reading_flops(shape, chunk)
+        num_pairs += chunk.num_pairs * chunk.num_budgets
+        num_texts += chunk.captions.rows
 
     # Similarities of all pairs with all texts of the step, and their gradient.
-    num_pairs = sum(chunk.num_pairs * chunk.num_budgets for chunk in chunks)
-    num_texts = sum(chunk.captions.rows for chunk in chunks)
     return total + 6 * num_pairs * num_texts * shape.dim
 
 

@@ -6,17 +6,12 @@ their input so.
 
 from typing import Any, NamedTuple
 
-from components.costs.training_costs import KEPT, ModelShape, Pass, Step, model_shape
+from components.costs.training_costs import FIRST, KEPT, ModelShape, Pass, Step, model_shape
 from components.losses.autoregressive import POSITIONS_PER_CHUNK
 from components.model.adapters import AdapterParams
 
 FLOAT32, BFLOAT16 = 4, 2  # bytes of a number
 INDEX = 8  # bytes of a position
-READERS = {  # linear layers that share an input
-    "attention": ("q_proj", "k_proj", "v_proj"),
-    "mlp": ("gate_proj", "up_proj"),
-    "down": ("down_proj",),
-}
 GATHERED_LAYERS = 2  # of a sharded decoder: the one that is read and the next
 OPTIMIZER_NUMBERS = 3  # per trained weight: gradient and the two means of AdamW, float32
 
@@ -40,8 +35,9 @@ def worker_memory(
     """
     # Frozen weights: embeddings and head, decoder, vision tower and connector.
     shape = model_shape(config, adapters)
-    layer = sum(linear.inputs * linear.outputs for linear in shape.linears)
-    decoder = shape.num_layers * layer // num_shards + (num_shards > 1) * GATHERED_LAYERS * layer
+    decoder = shape.num_layers * shape.layer_weights // num_shards
+    if num_shards > 1:
+        decoder += GATHERED_LAYERS * shape.layer_weights
     vision = config.vision_config
     width = vision.hidden_size
     tower = vision.num_hidden_layers * (4 * width**2 + 2 * width * vision.intermediate_size)
@@ -93,17 +89,20 @@ def layer_bytes(shape: ModelShape, number: int) -> tuple[int, int]:
     """
     # An input is kept for the adapters only: frozen weights do not need it.
     width = {linear.name: linear for linear in shape.linears}
-    is_read = {name: any(width[part].rank for part in parts) for name, parts in READERS.items()}
+    rank = {linear.name: linear.rank for linear in shape.linears}
+    reads_attention = any(rank[name] for name in FIRST)
+    reads_mlp = bool(rank["gate_proj"] or rank["up_proj"])
+    reads_down = bool(rank["down_proj"])
+    kept_ranks = sum(rank[name] for name in KEPT)
     norm = (shape.dim + 1) * FLOAT32
-    kept_ranks = sum(linear.rank for name, linear in width.items() if name in KEPT)
-    other_ranks = sum(linear.rank for name, linear in width.items() if name not in KEPT)
 
     # Keys and values need every token, also in the last layer.
-    numbers = is_read["attention"] * shape.dim + 2 * width["k_proj"].outputs + other_ranks
+    other_ranks = sum(rank.values()) - kept_ranks
+    numbers = reads_attention * shape.dim + 2 * width["k_proj"].outputs + other_ranks
     incoming = norm + numbers * number
 
     # Queries, attention and MLP need the places at which the layer goes on.
-    middle = (3 + is_read["down"]) * width["down_proj"].inputs
-    numbers = 2 * width["q_proj"].outputs + middle + is_read["mlp"] * shape.dim + kept_ranks
+    middle = (3 + reads_down) * width["down_proj"].inputs
+    numbers = 2 * width["q_proj"].outputs + middle + reads_mlp * shape.dim + kept_ranks
     rest = norm + numbers * number + shape.num_heads * FLOAT32
     return incoming, rest

@@ -206,6 +206,7 @@ def lora_config(params: AdapterParams, decoder: str, num_tower_layers: int) -> L
     The layers of the vision tower have the same names as the decoder's: the pattern keeps LoRA
     off them, but for the first `num_tower_layers`.
     """
+    # PEFT matches a pattern against the full name of every module.
     patterns = [rf"{re.escape(decoder)}\.layers\.\d+\..*\.({'|'.join(params.targets)})"]
     if num_tower_layers:
         numbers = "|".join(map(str, range(num_tower_layers)))

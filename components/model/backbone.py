@@ -23,7 +23,6 @@ from components.model.model_files import whole_safetensors
 from components.model.prepared import PreparedPictures
 from components.model.segments import Segment, insert, picture_segment, text_segment
 from components.model.settings_identity import settings_sha256
-from components.pictures import pad_to_square
 
 Preprocessing = dict[str, bool | int | str | tuple[float, ...]]
 
@@ -39,7 +38,7 @@ class Source(NamedTuple):
 class Backbone(nn.Module):
     """A frozen vision-language model, taken apart into what the two passes need.
 
-    A family has to say:
+    A family is a subclass, listed in `families.FAMILIES` (steps: docs/models.md). It has to say:
 
     - `architectures`, always: the classes in config.json that it takes;
     - `markup`: image token, frame and end tokens in a chat, unless they are LLaVA's;
@@ -49,8 +48,8 @@ class Backbone(nn.Module):
     - `picture_positions`: when tokens of a picture are numbered along rows and columns;
     - `attention`: when its language model wants a mask of its own kind;
     - `language_model`, `lm_head`, `connector`: when they lie elsewhere than in LLaVA's class;
-    - `unread_modules`, `preprocessing`: when parts of its vision side never run, or settings
-      beside those of the image processor change a picture.
+    - `set_up`, `unread_modules`, `preprocessing`: when it needs a file more, leaves out parts of
+      its vision side, or has settings of a picture beside those of the image processor.
 
     All below these is the same for every family.
     """
@@ -73,8 +72,12 @@ class Backbone(nn.Module):
         self.image_processor = image_processor
         self.source = source
         self.pad_to_square = pad_to_square
+        self.set_up()
 
     # For a family to override.
+
+    def set_up(self) -> None:
+        """Do what is needed once, after loading. Raises ValueError for an unsupported variant."""
 
     def prepare(self, images: Sequence[Image.Image]) -> PreparedPictures:
         """Preprocess RGB pictures of any size, on the CPU."""
@@ -284,6 +287,16 @@ class Backbone(nn.Module):
 def as_float(value: Any) -> Any:
     """Return a floating-point tensor as float32, anything else unchanged."""
     return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    """Centre a picture on a square of one RGB colour, as LLaVA-1.5 does before resizing."""
+    if image.width == image.height:
+        return image
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), colour)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
 
 
 def image_processor_sha256(image_processor: Any) -> str:

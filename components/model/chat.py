@@ -96,6 +96,8 @@ def encode_conversation(
     pieces = render(chat, turns, num_visual_tokens, add_generation_prompt=False)
     answers = list(answer_spans(pieces, chat))
     input_ids, spans = tokenize(chat.tokenizer, pieces, add_special_tokens=True)
+
+    # A token that an answer shares with the template is part of the answer.
     labels = []
     for token, span in zip(input_ids, spans, strict=True):
         is_answer = any(map(span.overlaps, answers))
@@ -213,6 +215,7 @@ def tokenize(
     cuts = [0, *special_name_cuts(tokenizer, pieces), len(text)]
     has_bos = bool(tokenizer.bos_token) and tokenizer.bos_token in pieces[0].text
 
+    # One call, unless there is something to cut: token ids as from the text in one piece.
     input_ids: list[int] = []
     spans: list[Span] = []
     for start, stop in pairwise(cuts):
@@ -231,6 +234,7 @@ def special_name_cuts(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Piece
     names = sorted(token.content for token in tokenizer.added_tokens_decoder.values())
     pattern = re.compile(f"(?={'|'.join(map(re.escape, names))})")  # look ahead: names may overlap
 
+    # A name cut in two is tokenised as the letters that it is made of.
     cuts = []
     position = 0
     for piece in pieces:

@@ -51,6 +51,8 @@ def last_layer_computes(
     if not isinstance(layer, LAYERS) or kernels not in ATTENTIONS:
         yield False
         return
+
+    # An attribute of the object hides the method of its class, and is simply removed again.
     layer.forward = partial(forward, layer)  # type: ignore[method-assign]
     try:
         yield True

@@ -146,6 +146,7 @@ def load_chat(model: str, folder: Path, family: type[Backbone], config: Any) -> 
     The template is the tokenizer's own, that of an older processor, or the family's. Raises
     ValueError for a template that cannot be used, and for the tokenizer of another model.
     """
+    # Older processors keep the template in a file of their own.
     tokenizer = load_tokenizer(folder)
     if not tokenizer.chat_template and (folder / CHAT_FILE).is_file():
         tokenizer.chat_template = read_json(folder / CHAT_FILE).get("chat_template")

@@ -23,8 +23,11 @@ def lora_forward(layer: Any, inputs: Tensor) -> Tensor:
     for name in layer.active_adapters:
         if name not in layer.lora_A:
             continue
-        a, b = (part[name].weight.to(inputs.dtype) for part in (layer.lora_A, layer.lora_B))
+        a = layer.lora_A[name].weight.to(inputs.dtype)
+        b = layer.lora_B[name].weight.to(inputs.dtype)
         hidden = F.linear(layer.lora_dropout[name](inputs), a)  # (…, rank)
+
+        # Product, scale and sum in one kernel.
         total = torch.addmm(
             output.flatten(0, -2), hidden.flatten(0, -2), b.T, alpha=layer.scaling[name]
         )

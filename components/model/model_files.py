@@ -108,6 +108,7 @@ def check_settings_files(folder: Path) -> None:
             f"{folder}: holds no {CONFIG_FILE}; "
             "is it a model's folder, and is the download complete?"
         )
+    # InstructBLIP keeps a second tokenizer in a folder of its own.
     for part in (folder, folder / "qformer_tokenizer"):
         for name in JSON_FILES:
             if is_listed(part / name):

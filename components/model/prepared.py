@@ -46,7 +46,8 @@ def merge(parts: Sequence[PreparedPictures]) -> PreparedPictures:
 
 def cat_padded(tensors: Sequence[Tensor]) -> Tensor:
     """Concatenate rows whose other sizes may differ: zeros behind the smaller ones."""
-    sizes = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    shapes = [tensor.shape[1:] for tensor in tensors]
+    sizes = list(map(max, zip(*shapes, strict=True)))
     return torch.cat([pad(tensor, missing(tensor, sizes)) for tensor in tensors])
 
 

@@ -28,17 +28,7 @@ def load_pretrained(kind: Any, folder: Path, **how: Any) -> Any:
     `how` goes to `from_pretrained`. Raises ValueError when a file is not whole, or a weight is
     missing, of another shape, not of this model, or not finite.
     """
-    check_model_folder(folder)
-    with transformers_errors(folder, "model"), without_report():
-        model, report = kind.from_pretrained(
-            folder,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # they are in the report, by name
-            output_loading_info=True,
-            **NO_CODE,
-            **how,
-        )
-    check_report(folder, report)
+    model = _load_checked(kind, folder, **how)
     check_finite(folder, model)
     return model
 
@@ -49,16 +39,21 @@ def outline_of(kind: Any, folder: Path) -> Any:
     No weight is read, no memory is taken. Raises ValueError as `load_pretrained` does, but for
     values that are not finite.
     """
+    # Eager attention asks no library for kernels.
+    return _load_checked(kind, folder, device_map={"": "meta"}, attn_implementation="eager")
+
+
+def _load_checked(kind: Any, folder: Path, **how: Any) -> Any:
+    """Load a model, and check its files before and transformers' report after it."""
     check_model_folder(folder)
     with transformers_errors(folder, "model"), without_report():
         model, report = kind.from_pretrained(
             folder,
             use_safetensors=True,
-            ignore_mismatched_sizes=True,
+            ignore_mismatched_sizes=True,  # they are in the report, by name
             output_loading_info=True,
-            device_map={"": "meta"},
-            attn_implementation="eager",  # asks no library for kernels
             **NO_CODE,
+            **how,
         )
     check_report(folder, report)
     return model

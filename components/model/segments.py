@@ -71,6 +71,8 @@ def picture_segment(
     lengths = torch.tensor([len(picture) for picture in pictures], device=embeddings.device)
     mask = (torch.arange(embeddings.shape[1], device=embeddings.device) < lengths[:, None]).long()
     segment = text_segment(embeddings, mask)
+
+    # The family's own positions, where it has any, take the place of counted ones.
     if positions is not None:
         by_token = [places.T for places in positions]  # pad_sequence pads the first axis
         padded = torch.nn.utils.rnn.pad_sequence(by_token, batch_first=True)
@@ -87,15 +89,18 @@ def join(segments: Sequence[Segment]) -> Segment:
     """Join segments; each starts at the position after the highest one before it."""
     num_axes = max(len(segment.positions) for segment in segments)
     start = segments[0].mask.new_zeros(segments[0].num_rows)
+
+    # Of fewer axes, all are the same: text counts alike along each.
     positions = []
     for segment in segments:
         positions.append((segment.positions + start[:, None]).expand(num_axes, -1, -1))
         start = start + extent(segment)
+    embeddings, masks, _, is_picture = zip(*segments, strict=True)
     return Segment(
-        torch.cat([segment.embeddings for segment in segments], dim=1),
-        torch.cat([segment.mask for segment in segments], dim=1),
+        torch.cat(embeddings, dim=1),
+        torch.cat(masks, dim=1),
         torch.cat(positions, dim=2),
-        torch.cat([segment.is_picture for segment in segments], dim=1),
+        torch.cat(is_picture, dim=1),
     )
 
 

@@ -1,4 +1,4 @@
-"""The operations that PyTorch counts are those of the formulas, whatever shares, pads and ends early."""
+"""PyTorch counts the operations of the formulas, whatever shares, pads and ends early."""
 
 import io
 from collections.abc import Sequence

@@ -344,7 +344,10 @@ def test_load_params_pipe_in_place_of_the_file_is_not_waited_for(tmp_path: Path)
         load_params("train", TrainParams, tmp_path / "params.yaml")
 
 
-WORDS = "train: ,{,},[,],- ,: ,&a ,*a,<<: ,!!set,!!binary,? ,|,>,#,---,...,1e999,.nan,0x_,2023-01-01,0:0:99,=,~,@"
+WORDS = (
+    "train: ,{,},[,],- ,: ,&a ,*a,<<: ,!!set,!!binary,? ,|,>,#,---,...,1e999,.nan,0x_,2023-01-01,"
+    "0:0:99,=,~,@"
+)
 PIECES = st.sampled_from(
     [*WORDS.split(","), *("\n", "  ", "\t", "'", '"', "%YAML 1.1\n", "\ufeff", "\x85")]
 )

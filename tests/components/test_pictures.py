@@ -1,4 +1,4 @@
-"""Every picture of the bad-input list: what it becomes, or why it is refused. Files are made by Pillow or by hand."""
+"""Pictures of the bad-input list: results or reasons. Files are made by Pillow or by hand."""
 
 import io
 import pickle
@@ -23,7 +23,6 @@ from components.pictures import (
     decode_picture,
     decode_with_repairs,
     encode_png,
-    pad_to_square,
     pixel_sha256,
 )
 
@@ -77,7 +76,7 @@ def reason(data: bytes, limits: PictureLimits = LIMITS) -> str:
     return error.value.reason
 
 
-# --- refused -------------------------------------------------------------------------------------------------------
+# --- refused --------------------------------------------------------------------------------------
 
 
 def test_no_bytes_is_an_empty_file() -> None:
@@ -179,7 +178,7 @@ def test_any_damage_gives_a_picture_or_a_reason(kind: str, data: st.DataObject) 
         assert image.width * image.height <= LIMITS.max_pixels
 
 
-# --- repaired ------------------------------------------------------------------------------------------------------
+# --- repaired -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
@@ -292,7 +291,7 @@ def test_cmyk_jpeg_is_not_inverted() -> None:
     assert picture.repairs == ("cmyk",)
 
 
-# --- kept ----------------------------------------------------------------------------------------------------------
+# --- kept -----------------------------------------------------------------------------------------
 
 
 def test_trailing_garbage_is_ignored() -> None:
@@ -319,7 +318,7 @@ def test_colour_profile_is_ignored_and_not_passed_on() -> None:
     np.testing.assert_array_equal(np.asarray(picture), np.asarray(corners()))
 
 
-# --- the small functions -------------------------------------------------------------------------------------------
+# --- the small functions --------------------------------------------------------------------------
 
 
 def test_encode_png_keeps_every_pixel_and_no_metadata() -> None:
@@ -341,16 +340,6 @@ def test_encode_png_refuses_other_modes() -> None:
 def test_pixel_sha256_sees_pixels_and_shape_only() -> None:
     assert pixel_sha256(decode_picture(encoded(noise(), "BMP"), LIMITS)) == pixel_sha256(noise())
     assert pixel_sha256(Image.new("RGB", (4, 6))) != pixel_sha256(Image.new("RGB", (6, 4)))
-
-
-@pytest.mark.parametrize("size", [(7, 4), (4, 7), (5, 5)])
-def test_pad_to_square_centres_as_llava_does(size: tuple[int, int]) -> None:
-    padded = np.asarray(pad_to_square(Image.new("RGB", size, RED), BLUE))
-    side = max(size)
-    left, top = (side - size[0]) // 2, (side - size[1]) // 2
-    expected = np.full((side, side, 3), BLUE, dtype=np.uint8)
-    expected[top : top + size[1], left : left + size[0]] = RED
-    np.testing.assert_array_equal(padded, expected)
 
 
 def test_picture_error_survives_the_way_between_processes() -> None:
@@ -380,7 +369,9 @@ from components.pictures import PictureLimits, decode_picture
 data = io.BytesIO()
 Image.new("RGB", (20, 20), (255, 0, 0)).save(data, "PNG")
 formats = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
-limits = PictureLimits(formats=formats, max_pixels=10**6, max_aspect_ratio=9.0, max_side=1000, min_side=1)
+limits = PictureLimits(
+    formats=formats, max_pixels=10**6, max_aspect_ratio=9.0, max_side=1000, min_side=1
+)
 print(decode_picture(data.getvalue(), limits).size)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -398,7 +389,7 @@ def test_a_format_that_pillow_does_not_open_is_refused() -> None:
         )
 
 
-# --- work that neither bytes nor pixels bound -------------------------------------------------------------------------
+# --- work that neither bytes nor pixels bound -----------------------------------------------------
 
 
 def progressive(side: int, extra_scans: int, behind: bytes = b"") -> bytes:

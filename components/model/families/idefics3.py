@@ -50,7 +50,8 @@ class Idefics3Backbone(Backbone):
             return_tensors="pt",
         )
         tensors = {name: output[name] for name in TENSORS}
-        for name in ("rows", "cols"):  # a list of pictures for each chat
+        # The processor lists pictures by chat, of which each has one here.
+        for name in ("rows", "cols"):
             tensors[name] = torch.tensor(output[name]).flatten()
         return PreparedPictures(len(images), tensors)
 

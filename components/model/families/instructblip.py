@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 
 from PIL import Image
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from components.model.backbone import Backbone, Source
-from components.model.chat import ChatFormat, Markup
+from components.model.backbone import Backbone
+from components.model.chat import Markup
 from components.model.prepared import PreparedPictures
 from components.model.pretrained import load_tokenizer
 
@@ -38,21 +37,14 @@ class InstructBlipBackbone(Backbone):
     architectures: ClassVar[tuple[str, ...]] = ("InstructBlipForConditionalGeneration",)
     markup: ClassVar[Markup] = Markup(chat_template=PLAIN_TEMPLATE)
 
-    def __init__(
-        self,
-        vlm: PreTrainedModel,
-        chat: ChatFormat,
-        image_processor: Any,
-        source: Source,
-        pad_to_square: bool,
-    ) -> None:
-        if not vlm.config.use_decoder_only_language_model:
+    def set_up(self) -> None:
+        """Load the instruction, in the words of the Q-Former's own tokenizer (BERT's)."""
+        if not self.vlm.config.use_decoder_only_language_model:
             raise ValueError(
-                f"{source.name}: its language model is an encoder-decoder; "
+                f"{self.source.name}: its language model is an encoder-decoder; "
                 "use an InstructBLIP of Vicuna"
             )
-        super().__init__(vlm, chat, image_processor, source, pad_to_square)
-        tokenizer = load_tokenizer(source.folder / "qformer_tokenizer")
+        tokenizer = load_tokenizer(self.source.folder / "qformer_tokenizer")
         self.instruction = tokenizer(INSTRUCTION, return_tensors="pt")
 
     @property

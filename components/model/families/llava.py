@@ -8,10 +8,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from components.model.backbone import Backbone, Preprocessing, Source
-from components.model.chat import ChatFormat
+from components.model.backbone import Backbone, Preprocessing
 from components.model.prepared import PreparedPictures
 from components.model.segments import Segment, picture_segment
 
@@ -23,15 +21,8 @@ class LlavaBackbone(Backbone):
 
     architectures: ClassVar[tuple[str, ...]] = ("LlavaForConditionalGeneration",)
 
-    def __init__(
-        self,
-        vlm: PreTrainedModel,
-        chat: ChatFormat,
-        image_processor: Any,
-        source: Source,
-        pad_to_square: bool,
-    ) -> None:
-        super().__init__(vlm, chat, image_processor, source, pad_to_square)
+    def set_up(self) -> None:
+        """Leave out the layers of the vision tower whose output is not read."""
         for layer in self.unread_modules:
             layer.forward = pass_on
 
@@ -107,6 +98,8 @@ class LlavaBackbone(Backbone):
         patches = tower.embeddings(**pictures.to(self.device, self.dtype).tensors)
         norm = getattr(tower, "pre_layrnorm", nn.Identity())  # SigLIP has none
         hidden = norm(torch.cat([patches, queries.to(self.dtype)], dim=1))
+
+        # The same layers as for patches alone; attention is bidirectional, without a mask.
         for layer in tower.encoder.layers[: num_read_layers(self.vlm)]:
             hidden = layer(hidden, attention_mask=None)
         return self.connector(hidden[:, -queries.shape[1] :]).to(self.dtype)

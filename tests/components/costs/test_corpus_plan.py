@@ -1,4 +1,4 @@
-"""The plan against figures that were computed elsewhere for the published shapes, and against arithmetic."""
+"""The plan against figures computed elsewhere for the published shapes, and against arithmetic."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_compression_of_the_published_shapes(
 
 
 def test_a_question_costs_what_its_tokens_cost() -> None:
-    """7B: 6.476 G weights that multiply, 131 M of the head, 76 tokens read at once and 2 more one by one."""
+    """7B: 6.476 G weights that multiply, 131 M in the head; 76 tokens at once, 2 one by one."""
     per_token = 2 * 6.476e9
     expected = 78 * per_token + 3 * 2 * 4096 * 32064
     # the last layer keeps one place

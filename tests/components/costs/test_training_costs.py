@@ -1,4 +1,7 @@
-"""The formulas against PyTorch's own counter, on the step itself; attention is eager, whose products it can see."""
+"""The formulas against PyTorch's own counter, on the step itself.
+
+Attention is eager: the counter sees its products.
+"""
 
 from pathlib import Path
 
@@ -35,6 +38,9 @@ def test_the_operations_of_a_step_are_what_pytorch_counts(
 
 
 def test_the_vision_side_of_llava_1_5() -> None:
-    """23 of 24 layers of CLIP ViT-L/14 at 336 pixels, and the connector of the 7B model: 0.366 and 0.024 TFLOP."""
+    """23 of 24 layers of CLIP ViT-L/14 at 336 pixels, and the connector of the 7B model.
+
+    0.366 and 0.024 TFLOP.
+    """
     assert tower_flops(llava_config(SEVEN_B)) == pytest.approx(0.366e12, rel=5e-3)
     assert connector_flops(llava_config(SEVEN_B)) == pytest.approx(0.0242e12, rel=5e-3)

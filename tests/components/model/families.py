@@ -1,4 +1,4 @@
-"""Each supported family as a small model of the genuine class with random weights, saved like a published checkpoint.
+"""Each supported family as a small random model of the genuine class, saved as if published.
 
 The tokenizer holds the special tokens under their published names; the chat templates have the
 published layouts.
@@ -14,7 +14,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 TEXTS = [
     "what is in the picture? a large red circle above the small blue star.",
-    "how many are there? describe the image in detail. is it left of it? USER: ASSISTANT: <image>\n",
+    "how many are there? describe the image in detail. is it left of it? "
+    "USER: ASSISTANT: <image>\n",
 ]
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 WIDTH = 32
@@ -38,8 +39,10 @@ VISION = {
 }
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% for item in message['content'] %}{% if item['type'] == 'image' %}IMAGE{% endif %}{% endfor %}"
-    "{% for item in message['content'] %}{% if item['type'] == 'text' %}{{ item['text'] }}{% endif %}{% endfor %}"
+    "{% for item in message['content'] %}"
+    "{% if item['type'] == 'image' %}IMAGE{% endif %}{% endfor %}"
+    "{% for item in message['content'] %}"
+    "{% if item['type'] == 'text' %}{{ item['text'] }}{% endif %}{% endfor %}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 IDEFICS = (
@@ -51,7 +54,8 @@ IDEFICS = (
 )
 GEMMA = (
     "{{ bos_token }}{% for message in messages %}"
-    "{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' }}"
+    "{{ '<start_of_turn>' }}"
+    "{{ ('model' if message['role'] == 'assistant' else message['role']) + '\n' }}"
     "{% for item in message['content'] %}{% if item['type'] == 'image' %}{{ '<start_of_image>' }}"
     "{% else %}{{ item['text'] | trim }}{% endif %}{% endfor %}{{ '<end_of_turn>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
@@ -59,7 +63,7 @@ GEMMA = (
 
 
 class Family(NamedTuple):
-    """How to make a small model: (tokenizer, model, image processor, transformers' own processor if it loads)."""
+    """The parts of a small model of a family."""
 
     specials: tuple[str, ...]
     chat_template: str | None

@@ -90,7 +90,7 @@ def test_the_seed_decides_how_training_starts(llava_folder: Path) -> None:
 def test_the_adapters_of_the_7b_model_have_the_published_sizes(
     backbone: Backbone, rank: int, expected: int
 ) -> None:
-    """By hand: rank · 32 layers · (4 · (4096 + 4096) + 3 · (4096 + 11008)), for each of the two adapters."""
+    """By hand: rank · 32 layers · (4 · (4096 + 4096) + 3 · (4096 + 11008)), for each adapter."""
     params = COMPRESSOR.model_copy(
         update={"adapters": COMPRESSOR.adapters.model_copy(update={"rank": rank})}
     )

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from components.model.backbone import Backbone, weights_sha256
+from components.model.backbone import Backbone, pad_to_square, weights_sha256
 from components.model.loading import load_backbone
 from tests.components.model.tiny import TINY, compressor, load
 
@@ -53,7 +53,17 @@ def test_the_vision_tower_stays_in_evaluation_mode(llava_folder: Path) -> None:
     assert not any(module.training for module in model.backbone.vlm.model.vision_tower.modules())
 
 
-def test_padding_centres_the_picture_on_the_mean_colour(llava_folder: Path) -> None:
+@pytest.mark.parametrize("size", [(7, 4), (4, 7), (5, 5)])
+def test_pad_to_square_centres_as_llava_does(size: tuple[int, int]) -> None:
+    padded = np.asarray(pad_to_square(Image.new("RGB", size, (255, 0, 0)), (0, 0, 255)))
+    side = max(size)
+    left, top = (side - size[0]) // 2, (side - size[1]) // 2
+    expected = np.full((side, side, 3), (0, 0, 255), dtype=np.uint8)
+    expected[top : top + size[1], left : left + size[0]] = (255, 0, 0)
+    np.testing.assert_array_equal(padded, expected)
+
+
+def test_padding_takes_the_mean_colour_of_the_image_processor(llava_folder: Path) -> None:
     backbone = load(llava_folder)
     backbone.image_processor.image_mean = (0.5, 0.25, 0.0)
     padded = np.asarray(backbone.squared([Image.new("RGB", (4, 2), (255, 0, 0))])[0])

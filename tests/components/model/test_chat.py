@@ -29,9 +29,12 @@ from tests.components.model.tiny import TEXTS, TINY
 
 # The template of llava-hf/llava-1.5-7b-hf: a space, and no end token, follows an answer.
 LLAVA_TEMPLATE = (
-    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': '}}{% endif %}"
-    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
-    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' '}}"
+    "{% for message in messages %}"
+    "{% if message['role'] != 'system' %}{{ message['role'].upper() + ': '}}{% endif %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}"
+    "{{ '<image>\n' }}{% endfor %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ content['text'] + ' '}}"
     "{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
 CONVERSATION = [
@@ -49,7 +52,7 @@ def byte_level_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def llama_like_tokenizer() -> PreTrainedTokenizerBase:
-    """Built like the tokenizer of LLaVA-1.5: ▁ for spaces, one put before every text, bytes for the unknown."""
+    """Build a tokenizer like LLaVA-1.5's: ▁ for spaces and before a text, bytes for the unknown."""
     specials = ["<unk>", BOS, EOS, PAD, IMAGE]
     bpe = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     bpe.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -100,7 +103,10 @@ def labelled_texts(tokenizer: PreTrainedTokenizerBase, labels: list[int]) -> lis
 @tokenizers
 def test_a_conversation_reads_as_vicuna_v1(tokenizer: PreTrainedTokenizerBase) -> None:
     input_ids, _ = encode_conversation(ChatFormat(tokenizer), CONVERSATION, 2)
-    expected = "<s>USER: <image><image>\nwhat colour is it? ASSISTANT: red\nor blue</s>USER: how many? ASSISTANT: 日本 3</s>"
+    expected = (
+        "<s>USER: <image><image>\nwhat colour is it? ASSISTANT: red\nor blue</s>"
+        "USER: how many? ASSISTANT: 日本 3</s>"
+    )
     assert tokenizer.decode(input_ids).replace(" ", "") == expected.replace(" ", "")
     assert input_ids[0] == tokenizer.bos_token_id
     assert input_ids.count(tokenizer.bos_token_id) == 1

@@ -1,4 +1,4 @@
-"""Every family, as a small random model of the genuine class: read, compressed, trained, saved, loaded and asked.
+"""Every family as a small random model: read, compressed, trained, saved, loaded and asked.
 
 transformers' own processors and `generate` are the reference. Some of these processors want a video
 processor, which needs torchvision; for pictures it is not used, so the check is left out.
@@ -150,7 +150,7 @@ def processor(family: str, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) 
 def plain_inputs(
     backbone: Backbone, processor: Any, picture: Image.Image, text: str
 ) -> dict[str, Tensor]:
-    """What transformers makes of a picture and a text with the family's mark for it; the Q-Former's text is ours."""
+    """Prepare a picture and a text with its mark by transformers; the Q-Former's text is ours."""
     special = {} if backbone.tokenizer.bos_token not in text else {"add_special_tokens": False}
     if isinstance(processor, transformers.InstructBlipProcessor):
         inputs = processor(
@@ -169,7 +169,7 @@ def plain_inputs(
 def test_all_image_tokens_give_what_the_untouched_model_generates(
     backbone: Backbone, processor: Any, pictures: list[Image.Image], folder: Path
 ) -> None:
-    """Pictures of different shapes and questions of different lengths in one batch, against each by itself."""
+    """Pictures and questions of different sizes in one batch, against each by itself."""
     expected = []
     for picture, question in zip(pictures, QUESTIONS, strict=True):
         content = [{"type": "image"}, {"type": "text", "text": question}]
@@ -197,7 +197,7 @@ def test_all_image_tokens_give_what_the_untouched_model_generates(
 def test_the_compression_pass_reads_a_picture_as_the_model_does(
     model: DoubleForward, processor: Any, pictures: list[Image.Image], family: str
 ) -> None:
-    """Positions and masks of [BOS; picture; prompt], without adapter and queries, against the whole model's."""
+    """Positions and masks of [BOS; picture; prompt], without adapter, against the whole model's."""
     backbone = model.backbone
     prompt = "describe the picture."
     bos = backbone.tokenizer.bos_token
@@ -325,7 +325,7 @@ def test_a_trained_connector_gets_a_gradient(folder: Path, pictures: list[Image.
 def test_packed_questions_read_as_each_by_itself(
     model: DoubleForward, pictures: list[Image.Image]
 ) -> None:
-    """A row with a common beginning and two questions that do not see each other, as training packs them."""
+    """A row with a common beginning and two questions hidden from each other, as packed."""
     backbone = model.backbone
     turns = [
         [{"role": "user", "content": f"<image>\n{text}"}, {"role": "assistant", "content": "red"}]

@@ -42,7 +42,7 @@ def generate(
 
 
 def end_early(*vlms: LlavaForConditionalGeneration, token: int) -> None:
-    """Make a token that a random model likes an end token: by itself it never ends an answer."""
+    """Let a likely token be an end token: a random model never ends an answer by itself."""
     for vlm in vlms:
         vlm.generation_config.eos_token_id = [2, token]
 

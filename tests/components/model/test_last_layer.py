@@ -1,4 +1,4 @@
-"""The narrowed last layer against the whole model: values and gradients, for every class that it knows."""
+"""The narrowed last layer against the whole model: values and gradients, for every class."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What transformers reports of a checkpoint, and goes on with, stops every loader; no code of a folder is run."""
+"""Faults that transformers only reports stop every loader; no code of a folder is run."""
 
 import ast
 import json
@@ -144,7 +144,7 @@ def test_of_every_family_a_weight_too_few_or_too_many_is_refused(name: str, tmp_
 
 
 def test_published_layouts_with_the_buffers_of_their_time_are_read(folder: Path) -> None:
-    """The names of LLaVA-1.5 on the hub, and what older releases of transformers saved beside weights."""
+    """Names of LLaVA-1.5 on the hub, and what older transformers saved beside weights."""
     expected = load(folder)
 
     def published(tensors: dict[str, torch.Tensor], name: str) -> None:

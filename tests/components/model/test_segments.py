@@ -80,7 +80,7 @@ def test_empty_segments_take_no_position() -> None:
 def test_a_picture_put_into_a_chat_reads_as_one_that_is_joined(
     rows: list[tuple[int, int, int, int]],
 ) -> None:
-    """Each row: words before, rows and columns of the picture, words behind; chats are padded on the left."""
+    """Rows: words before, rows and columns of the picture, words behind; padded on the left."""
     pictures = picture_segment(
         [noise(r * c, 2) for _, r, c, _ in rows], [grid(r, c) for _, r, c, _ in rows]
     )

@@ -1,4 +1,4 @@
-"""What changes answers beside the weights changes the identity of a base; how it is written down does not."""
+"""Settings that change answers change the identity of a base; their notation does not."""
 
 import json
 import shutil

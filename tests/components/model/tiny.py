@@ -1,4 +1,4 @@
-"""What the tests of the model build: a tiny random LLaVA, and compressors whose adapters do something."""
+"""Models of the tests: a tiny random LLaVA, and compressors whose adapters do something."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -70,7 +70,10 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Backbone:
 def compressor(
     folder: Path, dtype: torch.dtype = torch.float32, params: CompressorParams = COMPRESSOR
 ) -> DoubleForward:
-    """A compressor whose adapters do something: LoRA starts as the identity, so its second matrix is drawn anew."""
+    """Build a compressor whose adapters do something.
+
+    LoRA starts as the identity, so its second matrix is drawn anew.
+    """
     return awakened(build_double_forward(load(folder, dtype), params, seed=0))
 
 
