@@ -10,7 +10,7 @@ same input give the same bytes, also when one of them was killed and run again.
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -42,6 +42,7 @@ from components.curation.pieces import (
 )
 from components.curation.training_sources import Source, SourceName
 from components.curation.written_tables import facts_path, plan_shards, write_shard
+from components.files.locks import BusyError
 from components.files.outputs import checked_place, new_folder
 from components.files.unfinished import discard, hold, leave, open_work
 from components.params import Params, load_params
@@ -136,21 +137,15 @@ def with_allowed_roots(params: CurateParams) -> CurateParams:
 def open_staging(place: Path, key: str) -> Iterator[Path]:
     """The staging folder of runs with this fingerprint; those of others are listed, and stay.
 
-    Raises ValueError when another run is at work.
+    Raises BusyError when another run is at work.
     """
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(hold(place))
-        except BlockingIOError:
-            raise ValueError(
-                f"{place}: another run is at work there; wait for it, or choose another output"
-            ) from None
+    with hold(place):
         yield open_work(place, key)
 
 
 def remove_staging(staging: Path) -> None:
     """Remove what a run needed that has ended well, unless another has begun to use it just now."""
-    with suppress(BlockingIOError), hold(staging.parent):
+    with suppress(BusyError), hold(staging.parent):
         discard(staging)
         leave(staging.parent)
 

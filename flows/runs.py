@@ -46,17 +46,13 @@ def discard_runs(folders: Folders) -> None:
     for folder in dict.fromkeys(map(Path.resolve, folders)):
         try:
             remove(folder)
-        except BlockingIOError:
-            sys.exit(
-                f"runs: {folder}: a run is at work in {folder.parent}; wait for it, or stop it"
-            )
         except OSError as error:
             sys.exit(f"runs: {folder}: {error.strerror}")
         print(f"runs: {folder} is removed")
 
 
 def remove(folder: Path) -> None:
-    """Remove one. Raises BlockingIOError while a run is at work beside it."""
+    """Remove one. Raises BusyError while a run is at work beside it."""
     with hold(folder.parent):
         discard(folder)
         leave(folder.parent)

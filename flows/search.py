@@ -20,6 +20,7 @@ import typer
 
 from components import schema
 from components.files.outputs import check_apart, new_file
+from components.files.storage import terminal_safe
 from components.search.batches import (
     Query,
     check_output,
@@ -185,7 +186,7 @@ def tokens_of(stores: Sequence[TokenStore], image_ids: Sequence[str]) -> np.ndar
 def show(hits: list[Hit]) -> str:
     """One line for each hit; ids with control characters cannot disturb the terminal."""
     lines = [
-        f"{rank:4d}  {hit.score:7.4f}  {hit.image_id if hit.image_id.isprintable() else ascii(hit.image_id)}"
+        f"{rank:4d}  {hit.score:7.4f}  {terminal_safe(hit.image_id)}"
         for rank, hit in enumerate(hits, start=1)
     ]
     return "\n".join(["rank    score  image_id", *lines])

@@ -28,8 +28,7 @@ from components.curation.text_filters import (
     check_caption,
     check_conversation,
 )
-from components.files.lines import is_unicode, printable
-from components.files.storage import PICTURE_EXTENSIONS
+from components.files.storage import PICTURE_EXTENSIONS, is_unicode, printable
 from components.files.tars import ShardSample
 from components.params import Params
 from components.pictures import (

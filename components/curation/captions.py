@@ -22,7 +22,8 @@ from components.curation.records import (
     rejected_line,
     shown,
 )
-from components.files.lines import Fault, read_lines, read_table
+from components.files.delimited import read_table
+from components.files.lines import Fault, read_lines
 from components.files.parquet import (
     TABLE_ERRORS,
     check_batch,

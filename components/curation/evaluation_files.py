@@ -23,7 +23,7 @@ from components.curation.records import (
 )
 from components.curation.text_filters import TextLimits, clean_text
 from components.curation.written_tables import write_rows
-from components.files.lines import is_unicode, printable
+from components.files.storage import is_unicode, printable
 
 PICTURES = "pictures"  # the folder beside the files below that holds their pictures
 Row = dict[str, Any]

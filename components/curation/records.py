@@ -11,15 +11,9 @@ from io import TextIOWrapper
 from typing import Any, NamedTuple
 
 from components.curation.reasons import Reason, Rejected
-from components.files.lines import (
-    Fault,
-    StrictJson,
-    json_value,
-    read_json_lines,
-    refuse_depth,
-    refuse_other_files,
-)
+from components.files.lines import Fault, refuse_other_files
 from components.files.storage import name_of, open_file
+from components.files.strict_json import StrictJson, json_value, read_json_lines, refuse_depth
 
 CHUNK = 1 << 20  # characters read at a time
 # characters: a word, number or escape that is cut by the end of a chunk starts here

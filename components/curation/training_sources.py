@@ -21,7 +21,7 @@ from pydantic import Field
 
 from components.curation import captions
 from components.curation.records import Entry, decode_entries, encode_entries, read_entries
-from components.files.lines import DELIMITERS
+from components.files.delimited import DELIMITERS
 from components.files.parquet import TABLE_ERRORS, check_names, open_parquet
 from components.files.storage import join, matching_files
 from components.params import Params

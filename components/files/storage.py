@@ -111,11 +111,25 @@ def _check_regular(status: os.stat_result) -> None:
 
 
 def printable(name: str) -> str:
-    """A name with the bytes that are no UTF-8 written out (`\\xff`), so that it can be stored and shown."""
+    """Return a name or text with the bytes that are no UTF-8 written out (`\\xff`): it can be stored."""
     try:
         return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
     except UnicodeEncodeError:  # a lone surrogate that stands for no byte
         return name.encode(errors="backslashreplace").decode()
+
+
+def terminal_safe(name: str) -> str:
+    """Return a name with the characters that would disturb a terminal as escapes."""
+    return name if name.isprintable() else ascii(name)
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether a text can be written: it has no lone surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_storage_fault(error: Exception) -> bool:

@@ -8,7 +8,6 @@ A run uses the folder of its own name and leaves the others alone. It lists them
 they are removed by name and by hand, with `python -m flows.runs`.
 """
 
-import fcntl
 import os
 import shutil
 import sys
@@ -17,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
+
+from components.files.locks import locked
 
 MARKER, LOCK = "UNFINISHED.txt", "lock"
 TRASH = "discarded-by-fwd2bot"  # ends the name of what is being removed
@@ -40,17 +41,10 @@ class Work(NamedTuple):
 
 @contextmanager
 def hold(place: Path) -> Iterator[None]:
-    """Hold the lock of a folder of unfinished work, which ends with its process. Raises BlockingIOError if it is held.
-
-    `leave` removes the lock with the folder, so one that has been removed meanwhile does not count.
-    """
-    while True:
-        place.mkdir(parents=True, exist_ok=True)
-        with (place / LOCK).open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(place / LOCK, lock.fileno()):
-                yield
-                return
+    """Hold the lock of a folder of unfinished work, which is made if missing. Raises BusyError."""
+    busy = f"{place}: another run is at work there; wait for it, or stop it"
+    with locked(place / LOCK, busy):
+        yield
 
 
 def open_work(place: Path, name: str) -> Path:
@@ -128,13 +122,6 @@ def remove_discarded(place: Path) -> None:
     """Go on with what was being discarded when a run was killed."""
     for trash in place.glob(f".*.{TRASH}"):
         shutil.rmtree(trash, ignore_errors=True)
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def _look_at(folder: Path) -> Work:

@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components import schema
-from components.files.lines import Fault, Row, is_unicode, printable, read_table
+from components.files.delimited import Row, read_table
+from components.files.lines import Fault
+from components.files.storage import is_unicode, printable
 
 ROW = "index_row"
 SUFFIXES = (".parquet", ".csv")
@@ -113,7 +115,7 @@ def _load_parquet(database: duckdb.DuckDBPyConnection, path: Path) -> None:
 
 
 def _load_csv(database: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Read the file by the rules of all our CSV files (components/files/lines.py); an empty field is NULL."""
+    """Read the file by the rules of all our CSV files (files/delimited.py); an empty field is NULL."""
     names: list[str] = []
 
     def choose(header: Sequence[str]) -> Sequence[str]:

@@ -93,7 +93,7 @@ def verify_index(folder: Path) -> IndexManifest:
 def changing(folder: Path, stores: Iterable[Path] = ()) -> Iterator[None]:
     """The folder, which is made if there is none, for one process at a time; a killed one frees it with its death.
 
-    Raises OutputError: somebody else is at it, or it lies in one of the `stores`. Raises
+    Raises BusyError: somebody else is at it; OutputError: it lies in one of the `stores`;
     IndexFolderError: it holds other things than an index.
     """
     real = checked_place(folder, stores)

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.files.atomic import sha256_of
-from components.files.outputs import OutputError, check_replaceable, only_writer
+from components.files.outputs import check_replaceable, only_writer
 from components.files.unfinished import LOCK, TRASH, hold, is_work, leave, open_work
+from components.files.written import OutputError
 from components.store.manifest import (
     FIT,
     MANIFEST,
@@ -65,8 +66,8 @@ def fingerprint(content: dict[str, Any]) -> str:
 def work_folder(output: Path, name: str) -> Iterator[Path]:
     """The work folder of a run; those of other runs into `output` are listed and stay. No other may run meanwhile.
 
-    Raises OutputError when another run writes to the same output, or when the folder holds other
-    things than runs. A killed run frees its lock with its death.
+    Raises BusyError when another run writes to the same output, and OutputError when the folder
+    holds other things than runs. A killed run frees its lock with its death.
     """
     check_replaceable(output)
     parent = partial_folder(output)

@@ -1,11 +1,10 @@
 """The folder in which an unfinished training run lives: one run at a time, and never somebody else's checkpoint."""
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
-from components.files.unfinished import discard, hold, remove_discarded
+from components.files.unfinished import discard, remove_discarded
 from components.training.state import HistoryRow, is_whole
 
 # What lies in the folder of a run.
@@ -22,19 +21,6 @@ CHECKPOINT = "step-{step:08d}"
 HASHES = ".fwd2bot-hashes.json"  # in the state folder: what the inputs of earlier runs contained
 # that decide what a run gives
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "pillow")
-
-
-@contextmanager
-def only_run_in(state: Path) -> Iterator[None]:
-    """Hold the lock of a state folder, which ends with its process. Raises RuntimeError when another run holds it."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(hold(state))
-        except BlockingIOError:
-            raise RuntimeError(
-                f"{state}: another run is at work there; wait for it, or give this one its own"
-            ) from None
-        yield
 
 
 def write_history(rows: Iterable[HistoryRow], path: Path) -> None:

@@ -23,6 +23,7 @@ from components import schema
 from components.curation.written_tables import facts_path
 from components.drawn_world import file_formats as formats
 from components.drawn_world.broken import broken_caption_members, broken_instruct_rows
+from components.files.locks import BusyError
 from components.params import load_params
 from components.pictures import pixel_sha256
 from flows.curate import CurateParams, curate, open_staging, remove_staging
@@ -274,7 +275,7 @@ def test_the_staging_of_other_runs_is_kept_and_listed(
     with open_staging(place, "second") as second:
         assert f"{place / 'first'}: 1 pieces checked" in capsys.readouterr().err
         with (
-            pytest.raises(ValueError, match="another run is at work"),
+            pytest.raises(BusyError, match="another run is at work"),
             open_staging(place, "second"),
         ):
             pass

@@ -322,7 +322,7 @@ def test_names_of_evaluation_pictures_that_are_no_text_are_rejects(tmp_path: Pat
     name = os.fsdecode(b"caf\xe9.jpg")
     (tmp_path / name).write_bytes(GOOD)
     row = check_row(picture_row("evaluation/test/pictures", str(tmp_path), name, PARAMS))
-    assert (ended(row), row[schema.SAMPLE_ID]) == ("bad_encoding", "caf\\udce9.jpg")
+    assert (ended(row), row[schema.SAMPLE_ID]) == ("bad_encoding", "caf\\xe9.jpg")
 
 
 def test_rows_of_a_file_whose_name_is_no_text_are_rejects(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_rows_of_a_file_whose_name_is_no_text_are_rejects(tmp_path: Path) -> Non
             "s", str(tmp_path), Entry(f"{os.fsdecode(bytes([255]))}:1", record(id=None)), PARAMS
         )
     )
-    assert (ended(row), row[schema.SAMPLE_ID]) == ("bad_encoding", "s/\\udcff:1")
+    assert (ended(row), row[schema.SAMPLE_ID]) == ("bad_encoding", "s/\\xff:1")
 
 
 # Lines of a .jsonl file; whole files have their own tests (test_records.py).
