@@ -18,6 +18,7 @@ from components.curation.captions import read_row_group, read_stream
 from components.curation.reasons import Reason, Rejected
 from components.files import parquet
 from components.files.parquet import TABLE_ERRORS, open_parquet, scalar_value
+from components.files.parquet_footer import read_footer, read_page_sizes
 from components.files.unpacking import DamagedFileError
 
 COLUMNS = {"id": "name", "image": "image", "caption": "text"}
@@ -70,8 +71,8 @@ def test_pages_of_every_kind_are_added_up(tmp_path: Path, options: dict[str, Any
     place = write(tmp_path / "a.parquet", table(1000), **options)
     with open_parquet(str(place)) as opened, place.open("rb") as file:
         chunk = opened.metadata.row_group(0).column(2)
-        found = parquet._read_footer(file)[1][0].chunks[2]
-        pages = parquet._pages(file, found)
+        found = read_footer(file)[1][0].chunks[2]
+        pages = read_page_sizes(file, found)
     assert (found.packed, found.unpacked) == (
         chunk.total_compressed_size,
         chunk.total_uncompressed_size,
