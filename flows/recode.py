@@ -37,7 +37,6 @@ from components.store.store_work import (
 from components.store.token_store import TokenStore
 from flows.running.cluster import run_tasks
 from flows.running.endings import ending
-from flows.running.stored_corpus import run_job
 
 # at most; of a 7B model with 16 tokens they take 3 GB while the codec is fitted
 FIT_PICTURES = 4096
@@ -177,7 +176,7 @@ def main(
         )
         return manifest
 
-    run_job("recode", job)
+    job()
 
 
 if __name__ == "__main__":

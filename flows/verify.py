@@ -20,7 +20,6 @@ from components.store.manifest import Manifest, StoredShard, all_files, read_man
 from components.store.verification import file_content_faults, folder_faults, whole_fit
 from flows.running.endings import ending
 from flows.running.progress import Progress
-from flows.running.stored_corpus import run_job
 
 
 def verify(folder: Path, manifest: Manifest, num_threads: int) -> Iterator[str]:
@@ -46,7 +45,7 @@ def main(
     num_threads: Annotated[int, typer.Option(help="Files at a time.", min=1)] = 2,
 ) -> None:
     """Read every byte of a store; a line for each fault."""
-    manifest = run_job("verify", lambda: read_manifest(store))
+    manifest = read_manifest(store)
     num_faults = 0
     for fault in verify(store, manifest, num_threads):
         print(f"verify: {store}: {' '.join(fault.split())}", file=sys.stderr)

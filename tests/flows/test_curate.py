@@ -253,8 +253,8 @@ def test_curate_goes_on_where_it_was_killed_and_ends_with_the_same_bytes(
             assert first.poll() is None, "it ended before it could be killed"
             time.sleep(0.01)
         os.killpg(first.pid, signal.SIGKILL)
-    again = subprocess.run(command, check=True, **running)
-    assert re.search(r"\d+ of \d+ pieces were checked before", again.stderr)
+    again = subprocess.run(command, check=True, stdout=subprocess.PIPE, **running)
+    assert re.search(r"\d+ of \d+ pieces were checked before", again.stdout)
     assert_same_files(curated, tmp_path / "output/curated")
     assert [path.name for path in (tmp_path / "output").iterdir()] == ["curated"]
 
