@@ -76,6 +76,16 @@ IMAGES = pa.schema(
     ]
 )
 
+# Benchmarks whose questions have a rule for scores (components/evaluation/scoring.py).
+BENCHMARKS = (
+    "short_answer",
+    "word_reading",
+    "unanswerable",
+    "existence",
+    "relations",
+    "multiple_choice",
+)
+
 # data/curated/questions/{validation,test}.parquet. `group` joins questions that count only
 # together.
 QUESTIONS = pa.schema(

@@ -1,4 +1,4 @@
-"""Stage `curate`: raw instruction data, caption pairs and benchmarks -> checked, deduplicated, split Parquet.
+"""Stage `curate`: raw instruction data, caption pairs and benchmarks -> checked, split Parquet.
 
     python -m flows.curate data/raw data/curated
 
@@ -50,7 +50,8 @@ from flows.running.endings import ending
 from flows.running.lifetime import die_with_parent
 from flows.running.progress import Progress
 
-MemoryLimit = Annotated[str, Field(pattern="^[1-9][0-9]{0,3}(00MB|GB)$")]  # 100MB, 200MB, …, 1GB, …
+# 100MB, 200MB, …, 1GB, …
+MemoryLimit = Annotated[str, Field(pattern="^[1-9][0-9]{0,3}(00MB|GB)$")]
 
 
 class CurateParams(Params):
@@ -74,7 +75,7 @@ class CurateParams(Params):
 
 
 def curate(params: CurateParams, raw: Path, output: Path) -> None:
-    """Write the curated tables, the reject table, the report and the validation results to `output`.
+    """Write the curated tables, the rejects, the report and the validation results to `output`.
 
     A run that was killed goes on where it was: the rows that were checked are not checked again.
     """
@@ -173,7 +174,7 @@ def show_progress(numbers: Iterable[int], what: str, num_parts: int) -> None:
 
 
 def validate(params: CurateParams, database: DuckDBPyConnection, curated: Path) -> None:
-    """Raise ValueError that names every failed critical expectation; its results stay in `curated`."""
+    """Raise ValueError that names every failed critical expectation; results stay in `curated`."""
     # takes seconds to import, and workers import this file
     from components.curation import data_checks, expectations
 

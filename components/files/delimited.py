@@ -117,7 +117,7 @@ class Records:
     def _fields(
         self, number: int, text: str, num_columns: int | None, one_line: Collection[int]
     ) -> list[str]:
-        """Return the fields of the record that begins with `text` on line `number`. Raises Fault."""
+        """Return the fields of the record that begins with `text`, line `number`. Raises Fault."""
         if not self.has_quotes or '"' not in text:
             return text.split(self.delimiter)
 
@@ -175,7 +175,7 @@ class QuotedRecord:
             raise Fault("not_a_record", what)
 
     def _plain(self, text: str, at: int) -> int:
-        """Take a field without quotes; return where it ended, behind the line if it was the last."""
+        """Take a field without quotes; return where it ends, behind the line if it is the last."""
         end = text.find(self.delimiter, at)
         field = text[at:] if end < 0 else text[at:end]
         self.fields.append(field)

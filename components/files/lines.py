@@ -48,7 +48,7 @@ class Line(NamedTuple):
 
 
 def read_lines(place: str) -> Iterator[Line]:
-    """Yield the lines of a file, in bounded memory. Raises OSError, and ValueError for other files."""
+    """Yield the lines of a file, in bounded memory. Raises OSError; ValueError for other files."""
     with open_file(place) as file:
         number = 0
         while line := file.readline(MAX_LINE_BYTES + 1):
@@ -66,7 +66,7 @@ def read_lines(place: str) -> Iterator[Line]:
 
 
 def refuse_other_files(place: str, start: bytes) -> None:
-    """Raise ValueError, with the way out, if a file that begins with `start` is packed or no UTF-8."""
+    """Raise ValueError, with the way out, if a file that begins so is packed or no UTF-8."""
     for pattern, what in OTHER_FILES:
         if pattern.match(start):
             raise ValueError(f"{place}: is {what}")

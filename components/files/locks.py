@@ -15,7 +15,7 @@ class BusyError(ValueError):
 
 @contextmanager
 def locked(lock: Path, busy: str) -> Iterator[None]:
-    """Hold the lock file `lock`; it and its folder are made if missing, and the holder may remove both.
+    """Hold the file `lock`, made if missing with its folder; the holder may remove both.
 
     Raises BusyError with the message `busy` while another process holds it.
     """
@@ -27,7 +27,7 @@ def locked(lock: Path, busy: str) -> Iterator[None]:
             except (BlockingIOError, PermissionError):  # which of them depends on the file system
                 raise BusyError(busy) from None
 
-            # A holder before us may have removed the file after we opened it: then it locks nobody out.
+            # A holder before us may have removed the file after we opened it: it locks nobody out.
             if _is_at(lock, file.fileno()):
                 yield
                 return

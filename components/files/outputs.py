@@ -1,4 +1,4 @@
-"""Outputs: an output is absent, empty, or what the same job wrote before; anything else is left alone.
+"""Outputs: one is absent, empty, or what the same job wrote before; all else is left alone.
 
 A folder that a job has written holds a list of its files (components/files/written.py); what is not
 on it is named, and the job ends before it has begun. A file has no room for a list and is known by
@@ -73,9 +73,10 @@ def new_folder(job: str, output: Path, apart_from: Iterable[Path | str] = ()) ->
 def new_file(
     output: Path, is_ours: Callable[[Path], bool], apart_from: Iterable[Path | str] = ()
 ) -> Iterator[Path]:
-    """Yield a path to write a file at, which becomes `output` in place of one that `is_ours` or empty.
+    """Yield a path to write a file at, which becomes `output`, in place of one that `is_ours`.
 
-    A link is replaced, not followed. Raises OutputError and BusyError as `new_folder`.
+    An empty file is replaced, too, and a link, which is not followed. Raises OutputError and
+    BusyError as `new_folder`.
     """
     check_apart(output, apart_from)
     output = output.parent.resolve() / output.name
@@ -280,7 +281,7 @@ def _old_place(output: Path) -> Path:
 
 
 def _identities(path: Path) -> list[set[object]]:
-    """Return the real path and the inode of a path and of each folder above it, the nearest first."""
+    """Return the real path and the inode of a path and of each folder above it, nearest first."""
     try:
         real = path.resolve()
     except (OSError, RuntimeError):

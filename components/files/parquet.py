@@ -127,7 +127,7 @@ def _check_array(array: pa.Array) -> None:
 
 
 def _page_sizes(place: str, file: IO[bytes], chunk: Chunk) -> Pages:
-    """Return what a column unpacks to, by its page headers or, where these cost much, by the footer."""
+    """Return what a column unpacks to, by its page headers or, where they cost much, the footer."""
     if is_uri(place) and chunk.unpacked <= TRUSTED_EXPANSION * chunk.packed:
         return Pages(chunk.unpacked, chunk.unpacked if chunk.has_dictionary else 0)
     return read_page_sizes(file, chunk)

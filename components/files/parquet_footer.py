@@ -85,7 +85,7 @@ def check_whole(file: IO[bytes], num_rows: int) -> None:
 
 
 def read_page_sizes(file: IO[bytes], chunk: Chunk) -> Pages:
-    """Add up the headers of all pages of a column; DamagedFileError for a page that takes too much."""
+    """Add up the page headers of a column. Raises DamagedFileError for a page of too much."""
     at, end = chunk.start, chunk.start + chunk.packed
     total = dictionary = 0
     while at < end:

@@ -1,4 +1,4 @@
-"""Permissions of written files: as the umask has them, where libraries write for their owner alone."""
+"""Permissions of files by the umask: libraries write theirs for their owner alone."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""Strict JSON: what Python's parser lets pass though it is no JSON, or says two things, is a fault."""
+"""Strict JSON: what Python's parser lets pass though it is no JSON, or is ambiguous, is a fault."""
 
 import json
 import re
@@ -14,7 +14,7 @@ TOKENS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
 class StrictJson:
-    """A parser of one value after another, which notes NaN, Infinity and keys that are there twice."""
+    """A parser of one value after another; it notes NaN, Infinity and keys that are there twice."""
 
     def __init__(self) -> None:
         self.faults: list[str] = []
@@ -23,7 +23,7 @@ class StrictJson:
         )
 
     def decode(self, text: str) -> Any:
-        """Return the one value of a text. Raises ValueError, also for more than MAX_DEPTH levels."""
+        """Return the value of a text. Raises ValueError, also for more than MAX_DEPTH levels."""
         refuse_depth(text)
         return self.decoder.decode(text)
 

@@ -134,7 +134,7 @@ class _Samples:
         _add_member(self.sample, archive, member, extension, self.max_member_bytes)
 
     def finish(self) -> Iterator[ShardSample]:
-        """Yield the last sample, unless its pictures of dotted names are all there is to say of it."""
+        """Yield the last sample, unless it has nothing but pictures of dotted names."""
         if self.key is not None and (self.num_plain or not self.num_dotted):
             self.num_found += 1
             yield self.sample

@@ -1,6 +1,6 @@
-"""Lists of written files: `_fwd2bot.json` in a folder says which job wrote it, and every file with its size.
+"""Lists of written files: `_fwd2bot.json` in a folder has the job that wrote it, and every file.
 
-Only files that are listed, and still have the listed size, are ever removed. Readers of Parquet
+Only files that are listed, and still have the listed size, are removed. Readers of Parquet
 folders leave out names that begin with `_`, and DVC keeps the list with the folder.
 """
 
@@ -41,7 +41,7 @@ class Written(NamedTuple):
 
 
 def read_list(folder: Path, growing: Sequence[str] = ()) -> Written | None:
-    """Return the list of a folder; None where there is none, or one that this project did not write.
+    """Return the list of a folder; None where there is none, or one that is not ours.
 
     Only the patterns among `growing` are believed: anybody may have edited the list.
     """
@@ -129,7 +129,7 @@ def check_folder(folder: Path, job: str, growing: Sequence[str] = ()) -> None:
 
 
 def remove_written(folder: Path, growing: Sequence[str] = ()) -> None:
-    """Remove the listed files of a checked folder, the folders that are empty then, and the list."""
+    """Remove the listed files of a checked folder, folders that are empty then, and the list."""
     written = read_list(folder, growing)
     if written is None:
         return
@@ -156,7 +156,7 @@ def name_some(names: Iterable[str]) -> str:
 
 
 def _size(path: Path) -> int:
-    """Return the bytes of a file or of what a link leads to; -1 for a link to nothing or to a folder."""
+    """Return the bytes of a file or of a link's file; -1 for a link to nothing or to a folder."""
     try:
         status = path.stat()
     except OSError:

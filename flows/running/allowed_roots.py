@@ -26,7 +26,7 @@ def allowed_roots(named: Sequence[str]) -> tuple[str, ...]:
 
 
 def dvc_cache() -> tuple[str, ...]:
-    """Return the cache of the DVC repository one is in, wherever it lies; nothing outside of one."""
+    """Return the cache of the DVC repository one is in, wherever it lies; none outside of one."""
     from dvc.config import Config  # takes a third of a second to import, and workers import flows
 
     config = Config.from_cwd()

@@ -123,7 +123,7 @@ def cause_of(error: BaseException) -> Cause:
 
 
 def cause_in(text: str) -> Cause | None:
-    """Return the error of our code in a text of Ray: the last of a chain that is not its wrapping."""
+    """Return the error of our code in a text of Ray: the last of a chain without its wrapping."""
     causes = []
     for block in NEXT_ERROR.split(COLOUR.sub("", text).strip()):
         cause = _last_error(block)
@@ -149,7 +149,7 @@ def is_bug(cause: Cause) -> bool:
 
 
 def _last_error(block: str) -> Cause | None:
-    """Return the error of one traceback; inside may stand another, of a worker that a worker asked."""
+    """Return the error of one traceback; inside may stand another, of a worker of a worker."""
     frames = list(FRAME.finditer(block))
     lines = (block[frames[-1].end() :] if frames else block).lstrip("\n").splitlines()
     while lines and BEFORE_THE_ERROR.match(lines[0]):

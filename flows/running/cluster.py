@@ -1,4 +1,4 @@
-"""Ray cluster of a flow: the one that `RAY_ADDRESS` names, else one of its own on the loopback interface.
+"""Ray cluster of a flow: the one that `RAY_ADDRESS` names, else one of its own on 127.0.0.1.
 
 Worker counts and sizes are values of `params.yaml`; where they run is said by Ray's own environment
 variable only.
@@ -99,7 +99,7 @@ def check_temporary_folder(folder: str) -> None:
 
 
 def run_tasks(task: Callable[[str], int], pieces: Sequence[str], num_workers: int) -> Iterator[int]:
-    """Run `task` on every piece, at most `num_workers` at a time; yield its numbers as they come."""
+    """Run `task` on every piece, `num_workers` at a time; yield its numbers as they come."""
     if not pieces:
         return
 
@@ -149,7 +149,7 @@ def _start_local(log_to_driver: bool) -> None:
 
 @contextmanager
 def _our_sigterm() -> Iterator[None]:
-    """Keep our handler of SIGTERM: Ray takes the signal when it starts, to print a stack and abort."""
+    """Keep our handler of SIGTERM: Ray takes the signal when it starts, to abort with a stack."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield

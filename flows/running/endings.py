@@ -4,8 +4,8 @@
     def main(…): …
 
 What the user can mend (ValueError, OSError, a full disk, too little memory, lost workers and nodes)
-is that line alone, exit 1. Ctrl-C ends with 130, SIGTERM with 143, a closed pipe (`search … | head
--1`) with 141 and nothing. Anything else is a fault of ours: its traceback, then the line.
+is that line alone, exit 1. Ctrl-C ends with 130, SIGTERM with 143, a closed pipe (`… | head -1`)
+with 141 and nothing. Anything else is a fault of ours: its traceback, then the line.
 """
 
 import io
@@ -37,7 +37,7 @@ class Terminated(BaseException):
 
 @contextmanager
 def ending(job: str) -> Iterator[None]:
-    """End the process as a command should when what runs inside raises; `job` begins its last line."""
+    """End the process as a command should when its body raises; `job` begins its last line."""
     _open_streams()
     with _sigterm_raises(), _named(job):
         try:
@@ -117,7 +117,7 @@ def _open_streams() -> None:
 
 
 def _nobody_reads() -> bool:
-    """Return whether stdout is a pipe whose reader has gone; then what is left to print is dropped."""
+    """Return whether stdout is a pipe whose reader has gone; then drop what is left to print."""
     try:
         number = sys.stdout.fileno()
     except (OSError, ValueError):

@@ -25,7 +25,7 @@ RUNNERS = {"make", "gmake", "dvc"}
 
 
 def die_with_parent() -> None:
-    """Have this process and its children killed with the DVC that started it; the first call of a stage."""
+    """Have this process and its children killed with the DVC that started it; call it first."""
     if "DVC_STAGE" not in os.environ:
         return
     ancestors = watched_ancestors(psutil.Process().parents())
@@ -63,7 +63,7 @@ def watched_ancestors(parents: Sequence[psutil.Process]) -> list[psutil.Process]
 
 
 def _words(process: psutil.Process) -> set[str]:
-    """Return the names of a process: its program, and the script or module that an interpreter runs."""
+    """Return the names of a process: its program, and the script that an interpreter runs."""
     try:
         return {os.path.basename(word).lstrip("-") for word in process.cmdline()[:3]}
     except psutil.Error:

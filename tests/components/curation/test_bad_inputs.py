@@ -17,15 +17,9 @@ import pytest
 from PIL import Image
 
 from components import schema
-from components.curation.candidates import (
-    Candidate,
-    caption_row,
-    check_row,
-    instruct_row,
-    pair_row,
-    picture_row,
-)
+from components.curation.candidates import Candidate, check_row
 from components.curation.pieces import check_no_file_twice
+from components.curation.raw_rows import caption_row, instruct_row, pair_row, picture_row
 from components.curation.reasons import Rejected
 from components.curation.records import Entry, parse_json, read_entries
 from components.curation.training_sources import LlavaSource, WebdatasetSource

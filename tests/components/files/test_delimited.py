@@ -48,7 +48,10 @@ def test_a_valid_table_is_what_python_reads(
 
 
 def test_a_quote_that_is_left_open_costs_its_line(tmp_path: Path) -> None:
-    content = b'a,b\n1,"x\n2,y\n"3,z\n4,"q ""r"" s"\n5,"two\nlines"\n6,"x"y\n7,8" disc\n8,1,2\n9\n10,"end\n11,\n'
+    content = (
+        b'a,b\n1,"x\n2,y\n"3,z\n4,"q ""r"" s"\n5,"two\nlines"\n'
+        b'6,"x"y\n7,8" disc\n8,1,2\n9\n10,"end\n11,\n'
+    )
     rows = table(tmp_path / "t.csv", content)
     broken = "not_a_record"
     assert fields(rows) == [

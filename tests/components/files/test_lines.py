@@ -1,4 +1,4 @@
-"""The reader of lines, JSON and tables, against Python's own and drawn bytes; then every reader on top of it."""
+"""The reader of lines, and every reader on top of it against drawn bytes."""
 
 import json
 from collections.abc import Callable
@@ -159,7 +159,8 @@ LINES = [
         b"[" * 200,
         b'{"image": 1, "image": 2}',
     ),
-    b'{"images": [{"split": "train", "sentences": [{"raw": 1}, 2], "filename": "a"}, {"split": []}, 3]}',
+    b'{"images": [{"split": "train", "sentences": [{"raw": 1}, 2], "filename": "a"},'
+    b' {"split": []}, 3]}',
 ]
 CONTENT = st.lists(st.sampled_from(LINES) | st.binary(max_size=12), max_size=6)
 

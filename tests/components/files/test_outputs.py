@@ -131,7 +131,8 @@ def test_an_error_keeps_the_old_output_and_what_was_written(tmp_path: Path) -> N
         write(output, b="half", **{"a" * 300: "cannot be written"})
     assert tree(output) == {"a": "1"}
     assert tree(tmp_path / "out.partial") == {"b": "half"}
-    with pytest.raises(OSError):  # noqa: PT011  # the next run begins anew, and leaves nothing of nothing
+    # the next run begins anew, and leaves nothing of nothing
+    with pytest.raises(OSError):  # noqa: PT011
         write(output, **{"a" * 300: "cannot be written"})
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

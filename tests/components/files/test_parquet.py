@@ -115,7 +115,7 @@ def test_a_footer_that_promises_other_rows_than_its_row_groups_is_refused(tmp_pa
 
 
 def test_pages_that_hold_fewer_rows_than_promised_are_rejects(tmp_path: Path) -> None:
-    """Both numbers of the footer, of all rows and of the row group, say 21; the last of those is a reject."""
+    """Both numbers of the footer, of all rows and of the group, say 21; the last is a reject."""
     place = write(tmp_path / "a.parquet", table(20))
     data = place.read_bytes()
     at = len(data) - 8 - int.from_bytes(data[-8:-4], "little")

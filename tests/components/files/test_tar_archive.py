@@ -154,7 +154,7 @@ WILD_HEADERS = {
 
 @pytest.mark.parametrize("what", WILD_HEADERS)
 def test_a_wild_header_costs_no_more_than_what_is_behind_it(tmp_path: Path, what: str) -> None:
-    """What came before is kept, and what is read can be stored as it is: Unicode, of bounded length."""
+    """What came before is kept; what is read can be stored: Unicode, of bounded length."""
     before, behind = tar_bytes(tmp_path, PAIR).rstrip(b"\0"), tar_bytes(tmp_path, TWO)
     before += bytes(-len(before) % 512)
     path = tmp_path / "shard.tar"
@@ -179,7 +179,8 @@ def test_a_header_that_unpacks_to_gigabytes_takes_little_memory(tmp_path: Path) 
     assert problems(list(read_shard(str(path), MAX_BYTES))) == ["unreadable_shard"]
     code = (
         "import resource, sys\nfrom components.files.tars import read_shard\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\nlist(read_shard(sys.argv[1], 1000))\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "list(read_shard(sys.argv[1], 1000))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     done = subprocess.run(
@@ -228,7 +229,7 @@ def test_members_are_what_tarfile_says_they_are(tmp_path: Path, format: int) -> 
 def test_what_stands_before_damage_is_kept(
     tmp_path: Path, data: st.DataObject, pack: Callable[[bytes], bytes]
 ) -> None:
-    """Bytes are changed behind the first archive only; of a compressed file, behind its first stream."""
+    """Bytes are changed behind the first archive only, or behind the first stream."""
     first = pack(tar_bytes(tmp_path, PAIR))
     behind = bytearray(pack(tar_bytes(tmp_path, TWO)))
     for _ in range(data.draw(st.integers(1, 3))):

@@ -135,7 +135,7 @@ def test_read_shard_with_a_damaged_header_in_the_middle_says_so(tmp_path: Path) 
 def test_no_damage_to_a_shard_lets_an_error_out(
     tmp_path: Path, data: st.DataObject, compress: Callable[[bytes], bytes]
 ) -> None:
-    """Bytes are cut, changed or put in anywhere: what is read are samples, and the loss of the rest is one of them."""
+    """Bytes are cut, changed or put in anywhere: the loss of the rest is a sample, too."""
     content = compress(write_tar(tmp_path / "whole.tar", PAIR).read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, max(len(content) - 1, 0)))

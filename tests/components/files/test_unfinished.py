@@ -135,9 +135,8 @@ def test_the_command_lists_everything_and_removes_what_is_named(tmp_path: Path) 
 
     wrong = runs(tmp_path, "discard", ".cache/train/0123456789abcdef", "thesis")
     assert wrong.returncode == 1
-    assert (
-        wrong.stderr
-        == "runs: thesis: is no folder of unfinished work; `list` prints those; nothing was removed\n"
+    assert wrong.stderr == (
+        "runs: thesis: is no folder of unfinished work; `list` prints those; nothing was removed\n"
     )
     assert "8 unfinished" in runs(tmp_path, "list").stdout
 
