@@ -164,16 +164,16 @@ def _fields(path: Path, row: Row) -> list[str | None]:
 
 
 def _type_of(database: duckdb.DuckDBPyConnection, name: str) -> str:
+    """Return the first of TYPES that all texts of a column fit."""
     column = _quoted(name)
-    fits = [
-        f"count({column}) = count(TRY_CAST({column} AS {kind}))"
-        + (
-            f" AND coalesce(bool_and(regexp_matches({column}, '{NUMBERS[kind]}')), true)"
-            if kind in NUMBERS
-            else ""
-        )
-        for kind in TYPES
-    ]
+    fits = []
+    for kind in TYPES:
+        fit = f"count({column}) = count(TRY_CAST({column} AS {kind}))"
+        if kind in NUMBERS:
+            fit += f" AND coalesce(bool_and(regexp_matches({column}, '{NUMBERS[kind]}')), true)"
+        if kind == "DOUBLE":  # the cast makes 1e400 infinite
+            fit += f" AND coalesce(bool_and(isfinite(TRY_CAST({column} AS DOUBLE))), true)"
+        fits.append(fit)
     found = database.execute(f"SELECT count({column}) > 0, {', '.join(fits)} FROM texts").fetchone()
     assert found is not None
     has_text, *is_fit = found
