@@ -1,4 +1,4 @@
-"""Every job: what it did not write is named and left alone, before anything else is done; no model is loaded."""
+"""Every job names what it did not write, and leaves it alone, before it does anything else."""
 
 import contextlib
 import io

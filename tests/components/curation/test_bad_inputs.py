@@ -1,4 +1,4 @@
-"""What real downloads contain, one row of a table each: the input, what becomes of it, and what the user reads.
+"""Real downloads, a row of a table each: the input, what becomes of it, and what the user reads.
 
 The numbers are those of docs/bad-inputs.md. Pictures by themselves are in
 tests/components/test_pictures.py.
@@ -34,7 +34,7 @@ TURNS = [{"from": "human", "value": "<image>\nwhat is it?"}, {"from": "gpt", "va
 
 
 class Case(NamedTuple):
-    """`outcome`: "kept", a repair, or the reason of the reject; `said`: part of what the reject table says."""
+    """`outcome`: "kept", a repair, or the reason of the reject; `said`: part of its detail."""
 
     number: str
     what: str
@@ -51,7 +51,7 @@ def names(cases: list[Case]) -> dict[str, Any]:
     return {"argvalues": cases, "ids": [f"{case.number} {case.what}" for case in cases]}
 
 
-# --- A: pictures, as the files that rows of a source refer to -------------------------------------------------------
+# --- A: pictures, as the files that rows of a source refer to
 
 
 def apng() -> bytes:
@@ -124,7 +124,7 @@ def test_pictures(case: Case, tmp_path: Path) -> None:
     assert case.said in (row[schema.DETAIL] or "")
 
 
-# --- B: records and references --------------------------------------------------------------------------------------
+# --- B: records and references
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -377,7 +377,7 @@ def test_no_rows_are_no_fault(tmp_path: Path) -> None:
     assert list(read_entries(str(tmp_path / "rows.json"))) == []
 
 
-# --- C: shards ------------------------------------------------------------------------------------------------------
+# --- C: shards
 
 Member = tuple[str, bytes] | tarfile.TarInfo
 PAIR: list[Member] = [("a.jpg", GOOD), ("a.txt", b"a circle")]
@@ -544,7 +544,7 @@ def test_c15_a_shard_that_two_sources_name_is_refused(tmp_path: Path) -> None:
         check_no_file_twice(tmp_path, {"one": one, "rows": rows, "other": other})
 
 
-# --- D: text --------------------------------------------------------------------------------------------------------
+# --- D: text
 
 TEXTS = [
     Case("D1", "nothing", "empty_caption", ""),

@@ -6,40 +6,52 @@ from flows.running.causes import cause_in, cause_of, describe
 HINT = """
 ray.exceptions.UserCodeException: UDF failed to process a data block.
 Failed to apply UDF transform after 1/1 attempts (total backoff 0.0s).
-To change retry attempts, backoff, or which errors are retried, configure `ray.data.DataContext.get_current()`."""
+To change retry attempts, configure `ray.data.DataContext.get_current()`."""
 AFTER = "\n\nThe above exception was the direct cause of the following exception:\n\n"
 HEADER = "\x1b[36mray::Map(run)()\x1b[39m (pid=8380, ip=127.0.0.1)\n"
-FRAME = '  File "/code/cluster.py", line 52, in run\n    return {"number": task(row["piece"])}\n           ^^^^^^\n'
+FRAME = """\
+  File "/code/cluster.py", line 52, in run
+    return {"number": task(row["piece"])}
+           ^^^^^^
+"""
+WORKER = HEADER + FRAME
+WRAPPED = AFTER + HEADER + HINT
 DIED = """The actor died unexpectedly before finishing this task.
 \tclass_name: MapWorker(Map(C))
 \tpid: 8648
-The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker
-unexpectedly exits with a connection error code 2."""
+The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR \
+Worker exit detail: Worker unexpectedly exits with a connection error code 2."""
 
 
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        (HEADER + FRAME + "ValueError: /data/x.tar: is cut short" + AFTER + HEADER + HINT, "/data/x.tar: is cut short"),
-        (HEADER + FRAME + "ValueError: two\nlines: of it" + AFTER + HEADER + HINT, "two\nlines: of it"),
         (
-            HEADER + "OSError: [Errno 28] No space left on device: '/out/x'" + AFTER + HEADER + FRAME
-            + "RuntimeError: wrapped" + AFTER + HEADER + HINT,
+            WORKER + "ValueError: /data/x.tar: is cut short" + WRAPPED,
+            "/data/x.tar: is cut short",
+        ),
+        (WORKER + "ValueError: two\nlines: of it" + WRAPPED, "two\nlines: of it"),
+        (
+            HEADER + "OSError: [Errno 28] No space left on device: '/out/x'" + AFTER + WORKER
+            + "RuntimeError: wrapped" + WRAPPED,
             "the disk under /out/x is full",
         ),
         (
-            HEADER + FRAME + "ray.exceptions.RayTaskError(ValueError): " + HEADER + FRAME + "ValueError: /inner: nested"
-            + AFTER + HEADER + HINT,
+            WORKER + "ray.exceptions.RayTaskError(ValueError): " + WORKER
+            + "ValueError: /inner: nested" + WRAPPED,
             "/inner: nested",
         ),
         (
-            "The actor died because of an error raised in its creation task, " + HEADER + FRAME
+            "The actor died because of an error raised in its creation task, " + WORKER
             + "components.store.provenance.StoreError: /models: bad",
             "/models: bad",
         ),
-        (HEADER + FRAME + "numpy._core._exceptions._ArrayMemoryError: Unable to allocate", "out of memory (Unable to"),
-        (HEADER + FRAME + "MemoryError" + AFTER + HEADER + HINT, "out of memory (MemoryError)"),
-        (HEADER + FRAME + "KeyError: 'x'", "KeyError: 'x'; this is a fault of fwd2bot"),
+        (
+            WORKER + "numpy._core._exceptions._ArrayMemoryError: Unable to allocate",
+            "out of memory (Unable to",
+        ),
+        (WORKER + "MemoryError" + WRAPPED, "out of memory (MemoryError)"),
+        (WORKER + "KeyError: 'x'", "KeyError: 'x'; this is a fault of fwd2bot"),
     ],
 )  # fmt: skip
 def test_cause_of_a_worker_is_found_behind_what_ray_says(text: str, line: str) -> None:
@@ -81,9 +93,7 @@ def test_what_ray_loses_is_said_with_the_way_to_go_on(error: Exception, line: st
     assert "\n" not in said
 
 
-def test_training_fails_with_what_the_first_worker_met_not_with_the_lost_connections_of_others() -> (
-    None
-):
+def test_training_fails_with_the_error_of_a_worker_not_with_lost_connections_of_others() -> None:
     class GroupError(Exception):
         worker_failures = {  # noqa: RUF012
             1: ValueError("/base: is damaged"),
