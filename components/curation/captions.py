@@ -96,6 +96,8 @@ def read_row_group(
         if is_storage_fault(error):
             raise
         fault = message(error)
+
+    # The footer has promised them: each row that is lost is accounted for.
     for number in range(num_read, num_rows):
         yield _rejected(f"{name}:{number}", Reason.UNREADABLE_SHARD, f"{name}: {fault}")
 
@@ -169,6 +171,7 @@ def read_flickr30k(place: str) -> Iterator[Entry]:
             continue
         if not content.strip():
             continue
+        # Lines of another system would be one long line.
         if b"\r" in content.strip():
             why = "a carriage return inside the line; lines end with line feeds"
             yield _rejected(where, Reason.BAD_RECORD, f"{where}: {why}")

@@ -28,6 +28,7 @@ ONE_PLACEHOLDER = (
 expect_in_set = partial(gxe.ExpectColumnValuesToBeInSet, severity=CRITICAL)
 expect_between = partial(gxe.ExpectColumnValuesToBeBetween, severity=CRITICAL)
 expect_unique = partial(gxe.ExpectColumnValuesToBeUnique, severity=CRITICAL)
+expect_text = partial(gxe.ExpectColumnValueLengthsToBeBetween, min_value=1, severity=CRITICAL)
 
 
 class Suite(NamedTuple):
@@ -88,34 +89,34 @@ def samples_suite(
     Frame: schema.SAMPLES without pictures and conversations, plus the columns of
     frames.samples_frame. `num_rows`: of all samples, from which those of the frame were drawn.
     """
-    splits = [schema.TRAIN, schema.VALIDATION]
-    target = "a row has a caption or an answer"
-    return Suite(
-        "samples",
-        frame,
-        [
-            gxe.ExpectColumnValuesToNotBeNull(
-                column=schema.SAMPLE_ID, severity=CRITICAL, notes=coverage(frame, num_rows)
-            ),
-            expect_in_set(column=schema.SPLIT, value_set=splits),
-            gxe.ExpectColumnDistinctValuesToContainSet(
-                column=schema.SPLIT, value_set=[schema.TRAIN], severity=CRITICAL
-            ),
-            *_picture_expectations(pictures),
-            gxe.ExpectColumnPairValuesToBeEqual(
-                column_A="placeholders",
-                column_B="expected_placeholders",
-                severity=CRITICAL,
-                description=ONE_PLACEHOLDER,
-            ),
-            expect_in_set(column="later_placeholders", value_set=[0]),
-            expect_between(
-                column="caption_characters", min_value=1, max_value=text.max_caption_characters
-            ),
-            expect_in_set(column="has_target", value_set=[True], description=target),
-            expect_in_set(column="odd_turns", value_set=[0]),
-        ],
+    has_id = gxe.ExpectColumnValuesToNotBeNull(
+        column=schema.SAMPLE_ID, severity=CRITICAL, notes=coverage(frame, num_rows)
     )
+    has_train = gxe.ExpectColumnDistinctValuesToContainSet(
+        column=schema.SPLIT, value_set=[schema.TRAIN], severity=CRITICAL
+    )
+    has_placeholder = gxe.ExpectColumnPairValuesToBeEqual(
+        column_A="placeholders",
+        column_B="expected_placeholders",
+        severity=CRITICAL,
+        description=ONE_PLACEHOLDER,
+    )
+    longest = text.max_caption_characters
+    target = "a row has a caption or an answer"
+
+    # the order in which the report lists them
+    rules = [
+        has_id,
+        expect_in_set(column=schema.SPLIT, value_set=[schema.TRAIN, schema.VALIDATION]),
+        has_train,
+        *_picture_expectations(pictures),
+        has_placeholder,
+        expect_in_set(column="later_placeholders", value_set=[0]),
+        expect_between(column="caption_characters", min_value=1, max_value=longest),
+        expect_in_set(column="has_target", value_set=[True], description=target),
+        expect_in_set(column="odd_turns", value_set=[0]),
+    ]
+    return Suite("samples", frame, rules)
 
 
 def coverage(frame: pd.DataFrame, num_rows: int) -> str:
@@ -148,20 +149,15 @@ def questions_suite(frame: pd.DataFrame) -> Suite:
 
     Frame: schema.QUESTIONS, plus `key`, `num_answers` and `has_picture` (it is in the corpus).
     """
-    lengths = [
-        gxe.ExpectColumnValueLengthsToBeBetween(column=column, min_value=1, severity=CRITICAL)
-        for column in (schema.BENCHMARK, schema.KIND, schema.QUESTION)
+    rules = [
+        expect_unique(column="key"),
+        expect_text(column=schema.BENCHMARK),
+        expect_text(column=schema.KIND),
+        expect_text(column=schema.QUESTION),
+        expect_between(column="num_answers", min_value=1),
+        expect_in_set(column="has_picture", value_set=[True]),
     ]
-    return Suite(
-        "questions",
-        frame,
-        [
-            expect_unique(column="key"),
-            *lengths,
-            expect_between(column="num_answers", min_value=1),
-            expect_in_set(column="has_picture", value_set=[True]),
-        ],
-    )
+    return Suite("questions", frame, rules)
 
 
 def answers_suite(frame: pd.DataFrame, max_fraction: float) -> Suite:
@@ -190,8 +186,10 @@ def pairs_suite(frame: pd.DataFrame) -> Suite:
 
     Frame: schema.COMPOSITIONALITY, plus `has_picture` and `differs`.
     """
-    columns = ("has_picture", "differs")
-    rules = [expect_in_set(column=column, value_set=[True]) for column in columns]
+    rules = [
+        expect_in_set(column="has_picture", value_set=[True]),
+        expect_in_set(column="differs", value_set=[True]),
+    ]
     return Suite("compositionality", frame, rules)
 
 

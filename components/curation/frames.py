@@ -139,10 +139,10 @@ def pairs_frame(curated: Path, pictures: Mapping[str, set[str]]) -> pd.DataFrame
 
 def pictures_by_split(images: pd.DataFrame) -> dict[str, set[str]]:
     """Return the ids of the evaluation pictures of each split."""
-    return {
-        split: set(images.loc[images[schema.SPLIT] == split, schema.IMAGE_ID])
-        for split in EVALUATION_SPLITS
-    }
+    found = {}
+    for split in EVALUATION_SPLITS:
+        found[split] = set(images.loc[images[schema.SPLIT] == split, schema.IMAGE_ID])
+    return found
 
 
 def _count_placeholders(turns: Sequence[Mapping[str, str]]) -> tuple[int, int]:

@@ -79,6 +79,7 @@ def list_work(
     check_no_file_twice(raw, sources)
     check_files(raw, EVALUATION_SPLITS)
 
+    # The number of a piece is its place in the input, by which all rows are ordered.
     work: list[Work] = []
     for name, source in sources.items():
         for piece in list_pieces(source, raw, staging, name, rows_per_task):

@@ -163,11 +163,12 @@ def _single_reference(record: dict[str, Any]) -> str | None:
     names = image if isinstance(image, list) else [image]
     if len(names) > 1:
         raise Rejected(Reason.MULTIPLE_IMAGES, f"{len(names)} pictures")
+
+    # Questions about a video, or about a picture under another key, are none about text alone.
     filled = [key for key in record if record[key] is not None and record[key] not in EMPTY]
     if other := [key for key in OTHER_MODALITIES if key in filled]:
         what = f"the record has {other[0]!r}; only pictures can be read"
         raise Rejected(Reason.OTHER_MODALITY, what)
-
     if not names or names[0] is None or names[0] == "":
         if other := [key for key in filled if OTHER_PICTURES.fullmatch(key)]:
             what = f"the picture is named by {other[0]!r}; the key is 'image'"

@@ -57,6 +57,7 @@ def read_object(place: str) -> dict[str, Any]:
             refuse_other_files(place, file.read(NEAR_THE_END))
             file.seek(0)
             text = file.read().decode("utf-8-sig")
+
         document = parser.decode(text)
         if fault := parser.take_fault():
             raise ValueError(fault.detail)
@@ -70,6 +71,7 @@ def read_object(place: str) -> dict[str, Any]:
         raise ValueError(
             f"{place}: is not JSON: {error or type(error).__name__}; fetch the file again"
         ) from None
+
     if not isinstance(document, dict):
         raise ValueError(f"{place}: holds a JSON {type(document).__name__}, not an object")
     return document
@@ -209,6 +211,7 @@ def _next_value(window: TextWindow, parser: StrictJson) -> Any:
             value, end = parser.decoder.raw_decode(window.text, window.at)
             refuse_depth(window.text[window.at : end])
         except json.JSONDecodeError as error:
+            # The end of what was read may have cut a text, a word or a number.
             is_near_the_end = error.pos >= len(window.text) - NEAR_THE_END
             is_cut = error.msg.startswith("Unterminated") or is_near_the_end
             fault = window.broken(error.pos, error.msg)
@@ -218,6 +221,7 @@ def _next_value(window: TextWindow, parser: StrictJson) -> Any:
             continue
         except (ValueError, RecursionError) as error:
             raise window.broken(window.at, str(error) or type(error).__name__) from None
+
         if end <= len(window.text) - NEAR_THE_END or window.is_at_end:
             window.at = end
             return value

@@ -62,6 +62,8 @@ def _read_within(
 ) -> bytes:
     if is_uri(root):
         return _read_object(root, reference, max_file_bytes)
+
+    # Faults of the file are reasons; a disk that fails is none, and stops the stage.
     try:
         return read_file(real_place(root, reference, allowed_roots), max_file_bytes)
     except OutsideRootsError:

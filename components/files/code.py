@@ -44,6 +44,8 @@ def imported_files(
         if path is None:
             raise ValueError(f"{module}: there is no such module below {root}")
         found[module] = path
+
+        # what is no module here, a library or a function, has no source
         for name in _imports(module, path):
             if _source(name, root) is not None:
                 waiting += _with_packages(name)

@@ -39,6 +39,8 @@ def read_table(
     """
     records = Records(place, DELIMITERS[place[place.rindex(".") :].lower()])
     header = records.header()
+
+    # Nobody can tell which of two columns of one name is meant.
     wanted = list(choose(header))
     for name in wanted:
         if (times := header.count(name)) > 1:
@@ -125,6 +127,7 @@ class Records:
         taken: list[Line] = []  # behind the first
         try:
             while not record.feed(text):
+                # A quote that is never closed would take the rest of the file along.
                 line = next(self._following(), None)
                 if line is None or num_columns is None or size > MAX_RECORD_CHARACTERS:
                     self.again.extendleft([line] if line else [])

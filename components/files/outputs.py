@@ -55,10 +55,13 @@ def new_folder(job: str, output: Path, apart_from: Iterable[Path | str] = ()) ->
         _end_replacing(output)
         check_folder(output, job)
         aside = _empty_aside(output, job)
+
+        # The list and the folder were made just now, with the permissions of whoever runs this.
         modes = Modes((aside / LIST).stat().st_mode & 0o666, stat.S_IMODE(aside.stat().st_mode))
         try:
             yield aside
         except BaseException:
+            # An empty folder is of no use to anybody.
             if not files_in(aside):
                 remove_list(aside)
                 aside.rmdir()
@@ -110,12 +113,16 @@ def growing_folder(
         if output.exists() and read_list(output) is None and is_older(output):
             write_list(output, growing)
         check_folder(output, job, growing.growing)
+
+        # The list says that the folder is ours before there is any file in it.
         remove_written(output, growing.growing)
         output.mkdir(exist_ok=True)
         write_list(output, growing)
+
         try:
             yield
         finally:
+            # From now on a file of another size is somebody else's.
             found = files_in(output)
             ours = {name: size for name, size in found.items() if growing.holds(name, size)}
             write_list(output, Written(job, ours))
@@ -131,7 +138,8 @@ def only_writer(output: Path) -> Iterator[None]:
             yield
         finally:
             with suppress(FileNotFoundError):
-                if not lock.stat().st_size:  # ours are empty
+                # ours are empty; it goes while it is held, so that no other holds it for nothing
+                if not lock.stat().st_size:
                     lock.unlink()
 
 

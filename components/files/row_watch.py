@@ -25,9 +25,8 @@ class RowWatch:
         path.parent.mkdir(parents=True, exist_ok=True)
         before = path.read_bytes() if path.exists() else b""
         self.path, self.offset = path, len(before)
-        self.deaths = Counter(
-            int.from_bytes(before[at : at + RECORD]) for at in range(0, len(before), RECORD)
-        )
+        starts = range(0, len(before), RECORD)
+        self.deaths = Counter(int.from_bytes(before[at : at + RECORD]) for at in starts)
         if self.deaths.total() >= MAX_ATTEMPTS:
             raise RuntimeError(
                 f"{path.name}: {MAX_ATTEMPTS} processes ended while they worked on it; "

@@ -92,6 +92,7 @@ class TarArchive:
 
     def _next_header(self) -> tarfile.TarInfo | None:
         """Return the header behind any zeros; None at the proper end of the file."""
+        # Zeros are the end mark of an archive; another may follow.
         is_after_zeros = False
         while True:
             block = self.reader.read(BLOCK)

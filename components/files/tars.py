@@ -73,6 +73,7 @@ def read_shard(place: str, max_member_bytes: int) -> Iterator[ShardSample]:
             raise
         fault = str(error) if isinstance(error, DamagedFileError | EOFError) else message(error)
 
+    # A shard that ends too early, or holds nothing, must not pass for one with fewer rows.
     yield from samples.finish()
     if fault is not None:
         yield ShardSample(name, {}, Problem("unreadable_shard", f"{name}: {fault}"))

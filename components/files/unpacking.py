@@ -182,6 +182,7 @@ class UnpackingReader:
             if not self.packed:
                 return False
 
+        # A stream is told by its first bytes, and nothing else may follow a stream.
         if len(self.packed) < LONGEST_MAGIC:
             self.packed += self._read_packed()
         self.decompressor = _decompressor_for(self.packed)

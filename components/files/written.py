@@ -35,9 +35,8 @@ class Written(NamedTuple):
 
     def holds(self, name: str, size: int) -> bool:
         """Return whether a file is listed, and nobody has changed its size since."""
-        return self.files.get(name) == size or any(
-            fnmatchcase(name, pattern) for pattern in self.growing
-        )
+        is_growing = any(fnmatchcase(name, pattern) for pattern in self.growing)
+        return is_growing or self.files.get(name) == size
 
 
 def read_list(folder: Path, growing: Sequence[str] = ()) -> Written | None:
@@ -104,6 +103,8 @@ def check_folder(folder: Path, job: str, growing: Sequence[str] = ()) -> None:
     if not folder.exists():
         return
     written, found = read_list(folder, growing), files_in(folder)
+
+    # Without a list nothing is ours; a folder without anything is anybody's.
     if written is None:
         if found:
             raise OutputError(

@@ -50,10 +50,12 @@ def ending(job: str) -> Iterator[None]:
         except KeyboardInterrupt:
             _end(f"{job}: interrupted; {AGAIN}", INTERRUPTED)
         except Exception as error:
+            # A reader who has seen enough, and wrong options, are no failures.
             if isinstance(error, BrokenPipeError) and _nobody_reads():
                 _end("", CLOSED_PIPE)
             if type(error).__module__.startswith(("click", "typer")):
-                raise  # wrong options: usage, exit 2
+                raise  # usage, exit 2
+
             if is_bug(cause := cause_of(error)):
                 traceback.print_exception(error)
             _end(f"{job}: {describe(cause)}", 1)
