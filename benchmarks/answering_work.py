@@ -17,12 +17,12 @@ from PIL import Image
 
 from benchmarks.workloads import ROOT, TINY_BASE, large_model, words
 from components import schema
-from components.model.generation import LEAST_OPEN
 from components.costs.corpus_plan import encoding_flops
 from components.costs.training_costs import ModelShape, Pass, forward_flops
 from components.methods.checkpoint import load_compressor
 from components.model.adapters import GENERATION
 from components.model.backbone import Backbone
+from components.model.generation import LEAST_OPEN
 from components.model.loading import load_backbone
 from components.presets import load_preset
 from components.store.token_store import TokenStore

@@ -171,9 +171,7 @@ def formula_flops(model: DoubleForward) -> int:
     """Count the same by the formula of `flows.plan`."""
     config, num_tokens = model.backbone.vlm.config, model.num_summary_tokens
     prompt = prompt_ids(model).shape[1] - num_image_tokens(config)
-    return picture_flops(
-        config, model_shape(config, None), Corpus(1, num_tokens, prompt, 0, 0, 1)
-    )
+    return picture_flops(config, model_shape(config, None), Corpus(1, num_tokens, prompt, 0, 0, 1))
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""How fast `curate` is on many rows, in how much memory, and whether a killed run ends as one that was not.
+"""Speed and memory of `curate` on many rows, and whether a killed run ends as one that was not.
 
     python -m benchmarks.curation FOLDER --rows 1000000 --kill
 
@@ -21,9 +21,8 @@ import psutil
 import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 
-from components.presets import preset_sections
-
 from benchmarks.curation_world import MAX_ROWS_PER_CAPTION, expected_rejects, write_world
+from components.presets import preset_sections
 
 ROOT = Path(__file__).parents[1]
 MIB = 2**20
@@ -58,9 +57,8 @@ def main() -> None:
     print_run(folder, "whole", args.rows, *run(folder, "whole"))
     if args.kill:
         num_tars = len(list((folder / "raw/captions").iterdir()))
-        print(
-            f"killed after {run(folder, 'killed', kill_after=num_tars // 2)[0]:.0f} s", flush=True
-        )
+        seconds, _ = run(folder, "killed", kill_after=num_tars // 2)
+        print(f"killed after {seconds:.0f} s", flush=True)
         print_run(folder, "killed", args.rows, *run(folder, "killed"))
         print(f"the same bytes in every file: {same_files(folder / 'whole', folder / 'killed')}")
 
@@ -77,7 +75,7 @@ def write_params(folder: Path) -> None:
 
 
 def run(folder: Path, name: str, kill_after: int | None = None) -> tuple[float, Peak]:
-    """One run of the stage; seconds by the clock and memory. Killed when `kill_after` pieces are done."""
+    """Run the stage, and kill it when `kill_after` pieces are done; return seconds and memory."""
     shutil.rmtree(folder / name, ignore_errors=True)
     start, peak = time.monotonic(), Peak(0, 0)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -85,7 +83,7 @@ def run(folder: Path, name: str, kill_after: int | None = None) -> tuple[float, 
     with (
         (folder / f"{name}.log").open("a") as log,
         subprocess.Popen(
-            command, cwd=folder, env=environment, stderr=log, start_new_session=True
+            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
         ) as process,
     ):
         while process.poll() is None:
@@ -102,48 +100,44 @@ def run(folder: Path, name: str, kill_after: int | None = None) -> tuple[float, 
 
 
 def measure(pid: int) -> Peak:
-    """Memory of the driver and of the largest of Ray's workers now."""
+    """Return the memory of the driver and of the largest of Ray's workers now."""
     try:
         driver = psutil.Process(pid)
-        workers = [
-            child for child in driver.children(recursive=True) if child.name().startswith("ray::")
-        ]
-        return Peak(
-            driver.memory_full_info().uss,
-            max((child.memory_full_info().uss for child in workers), default=0),
-        )
+        largest = 0
+        for child in driver.children(recursive=True):
+            if child.name().startswith("ray::"):
+                largest = max(largest, child.memory_full_info().uss)
+        return Peak(driver.memory_full_info().uss, largest)
     except psutil.NoSuchProcess:
         return Peak(0, 0)
 
 
 def print_run(folder: Path, name: str, num_rows: int, seconds: float, peak: Peak) -> None:
-    """Rate, memory, and what became of the rows beside what should have."""
+    """Print rate, memory, and what became of the rows beside what should have."""
     report = YAML(typ="safe").load((folder / name / "report.json").read_text())["captions"]
-    assert report["rows_in"] == num_rows == report["rows_kept"] + sum(report["rejects"].values())
-    kept = sum(
-        pq.read_metadata(path).num_rows for path in (folder / name / "samples").rglob("*.parquet")
-    )
-    assert kept == report["rows_kept"]
-    print(
-        f"{name}: {num_rows} rows in {seconds:.0f} s, {num_rows / seconds:.0f} rows/s; at most",
-        end=" ",
-    )
-    print(f"{peak.driver / MIB:.0f} MiB in the driver, {peak.worker / MIB:.0f} MiB in a worker")
-    print(
-        f"  rows in {report['rows_in']} = kept {report['rows_kept']} + rejected {sum(report['rejects'].values())}"
-    )
+    rejected = sum(report["rejects"].values())
+    assert report["rows_in"] == num_rows == report["rows_kept"] + rejected
+    shards = (folder / name / "samples").rglob("*.parquet")
+    assert sum(pq.read_metadata(path).num_rows for path in shards) == report["rows_kept"]
+
+    memory = f"{peak.driver / MIB:.0f} MiB in the driver, {peak.worker / MIB:.0f} MiB in a worker"
+    rate = f"{num_rows} rows in {seconds:.0f} s, {num_rows / seconds:.0f} rows/s"
+    print(f"{name}: {rate}; at most {memory}")
+    print(f"  rows in {report['rows_in']} = kept {report['rows_kept']} + rejected {rejected}")
     for reason, planted in sorted(expected_rejects(num_rows).items()):
         print(f"  {reason}: {report['rejects'].get(reason, 0)} (planted {planted})", flush=True)
 
 
 def same_files(one: Path, other: Path) -> bool:
-    """Two folders hold the same files with the same bytes."""
-    files = [
-        sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
-        for root in (one, other)
-    ]
-    _, different, errors = filecmp.cmpfiles(one, other, files[0], shallow=False)
-    return files[0] == files[1] and not different and not errors
+    """Return whether two folders hold the same files with the same bytes."""
+    names = files_below(one)
+    _, different, errors = filecmp.cmpfiles(one, other, names, shallow=False)
+    return names == files_below(other) and not different and not errors
+
+
+def files_below(root: Path) -> list[str]:
+    """Return the names of all files below a folder."""
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
 
 if __name__ == "__main__":

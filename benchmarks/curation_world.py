@@ -1,8 +1,8 @@
-"""Any number of caption pairs with small pictures in tars, with known faults, and two evaluation sets."""
+"""World of any number of caption pairs in tars, with known faults, and two evaluation sets."""
 
 import io
 from collections import Counter
-from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ FAULTS = {
 
 
 def picture(number: int, quality: int = 95) -> bytes:
-    """Smooth patches of colour, unlike those of any other number."""
+    """Draw smooth patches of colour, unlike those of any other number, as a JPEG."""
     patches = np.random.default_rng(number).integers(0, 256, (PATCHES, PATCHES, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     image = Image.fromarray(patches).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
@@ -42,7 +42,7 @@ def fault_of(row: int) -> str | None:
 
 
 def caption_pair(row: int) -> tuple[str, bytes, str]:
-    """Key, picture and caption."""
+    """Return key, picture and caption."""
     fault = fault_of(row)
     leaked = -1 - (row // 1000) % NUM_EVALUATION  # pictures of the test set have negative numbers
     match fault:
@@ -65,36 +65,36 @@ def caption_pair(row: int) -> tuple[str, bytes, str]:
 
 
 def evaluation_picture(number: int, quality: int = 95) -> bytes:
-    """Numbers below zero."""
+    """Draw the picture of a number below zero."""
     return picture(2**40 + number, quality)
 
 
 def write_world(raw: Path, num_rows: int) -> None:
-    """Tars and evaluation sets below `raw`."""
+    """Write tars and evaluation sets below `raw`."""
     (raw / "captions").mkdir(parents=True)
     for start in range(0, num_rows, ROWS_PER_TAR):
         rows = range(start, min(start + ROWS_PER_TAR, num_rows))
-        members = (member for row in rows for member in formats.caption_members(*caption_pair(row)))
+        members = chain.from_iterable(formats.caption_members(*caption_pair(row)) for row in rows)
         formats.write_tar(raw / "captions" / f"{start // ROWS_PER_TAR:06d}.tar", members)
     for index, split in enumerate(reversed(SPLITS)):
         write_evaluation(raw / "evaluation" / split, -1 - index * NUM_EVALUATION)
 
 
 def write_evaluation(folder: Path, first: int) -> None:
-    """Pictures numbered downwards from `first`, and something asked and said about them."""
+    """Write pictures numbered downwards from `first`, with questions and captions."""
     (folder / "pictures").mkdir(parents=True)
     names = [f"{index}.jpg" for index in range(NUM_EVALUATION)]
     for index, name in enumerate(names):
         (folder / "pictures" / name).write_bytes(evaluation_picture(first - index))
+    same = {
+        "benchmark": "short_answer",
+        "kind": "colour",
+        "question": "which colour?",
+        "choices": None,
+        "group": None,
+    }
     questions = [
-        {
-            "question_id": index,
-            "image": name,
-            "benchmark": "short_answer",
-            "kind": "colour",
-            "question": "which colour?",
-        }
-        | {"answers": [str(index % 10)], "choices": None, "group": None}
+        {"question_id": index, "image": name, "answers": [str(index % 10)], **same}
         for index, name in enumerate(names)
     ]
     formats.write_json_lines(folder / "questions.jsonl", questions)
@@ -106,15 +106,9 @@ def write_evaluation(folder: Path, first: int) -> None:
 
 
 def expected_rejects(num_rows: int) -> Counter[str]:
-    """By reason."""
-    counts = Counter(
-        fault
-        for fault, (every, first) in FAULTS.items()
-        for _ in _rows_with(every, first, num_rows)
-    )
+    """Return the expected rejects by reason."""
+    counts: Counter[str] = Counter()
+    for fault, (every, first) in FAULTS.items():
+        counts[fault] = len(range(first, num_rows, every))
     counts["repeated_caption"] = max(counts["repeated_caption"] - MAX_ROWS_PER_CAPTION, 0)
     return +counts
-
-
-def _rows_with(every: int, first: int, num_rows: int) -> Iterator[int]:
-    yield from range(first, num_rows, every)

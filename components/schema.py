@@ -77,6 +77,16 @@ IMAGES = pa.schema(
     ]
 )
 
+# Benchmarks whose questions have a rule for scores (components/evaluation/scoring.py).
+BENCHMARKS = (
+    "short_answer",
+    "word_reading",
+    "unanswerable",
+    "existence",
+    "relations",
+    "multiple_choice",
+)
+
 # data/curated/questions/{validation,test}.parquet. `group` joins questions scored together.
 QUESTIONS = pa.schema(
     [

@@ -33,7 +33,8 @@ from components.answering.results import (
 )
 from components.compression.identity import check_base, check_same_model, find_base
 from components.files.atomic import sha256_of
-from components.files.outputs import OutputError, check_apart, check_file
+from components.files.outputs import check_apart, check_file
+from components.files.written import OutputError
 from components.methods.catalogue import code_of
 from components.methods.method_settings import FWD2BOT
 from components.store.manifest import MANIFEST, describe_file, publish, write_json

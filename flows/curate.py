@@ -1,4 +1,4 @@
-"""Stage `curate`: raw instruction data, caption pairs and benchmarks -> checked, deduplicated, split Parquet.
+"""Stage `curate`: raw instruction data, caption pairs and benchmarks -> checked, split Parquet.
 
     python -m flows.curate data/raw data/curated
 
@@ -7,10 +7,9 @@ facts per row, on the disk, who stays and in which split; Ray writes the shards.
 same input give the same bytes, also when one of them was killed and run again.
 """
 
-import logging
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +25,6 @@ from components.curation.accounting import (
     write_report,
 )
 from components.curation.candidates import CandidateParams
-from components.curation.checked_rows import log_progress
 from components.curation.database import open_database
 from components.curation.decisions import decide, kept_pictures, rows_of_tasks
 from components.curation.evaluation_files import write_benchmarks
@@ -41,15 +39,17 @@ from components.curation.pieces import (
 )
 from components.curation.training_sources import Source, SourceName
 from components.curation.written_tables import facts_path, plan_shards, write_shard
+from components.files.locks import BusyError
 from components.files.outputs import checked_place, new_folder
 from components.files.unfinished import discard, hold, leave, open_work
 from components.params import Params, load_params
 from flows.running import cluster
 from flows.running.allowed_roots import allowed_roots
 from flows.running.lifetime import die_with_parent
+from flows.running.progress import Progress
 
-log = logging.getLogger("curate")
-MemoryLimit = Annotated[str, Field(pattern="^[1-9][0-9]{0,3}(00MB|GB)$")]  # 100MB, 200MB, …, 1GB, …
+# 100MB, 200MB, …, 1GB, …
+MemoryLimit = Annotated[str, Field(pattern="^[1-9][0-9]{0,3}(00MB|GB)$")]
 
 
 class CurateParams(Params):
@@ -73,7 +73,7 @@ class CurateParams(Params):
 
 
 def curate(params: CurateParams, raw: Path, output: Path) -> None:
-    """Write the curated tables, the reject table, the report and the validation results to `output`.
+    """Write the curated tables, the rejects, the report and the validation results to `output`.
 
     A run that was killed goes on where it was: the rows that were checked are not checked again.
     """
@@ -89,66 +89,51 @@ def curate(params: CurateParams, raw: Path, output: Path) -> None:
 
 def write_curated(params: CurateParams, raw: Path, staging: Path, partial: Path) -> None:
     """Check all rows, decide about them, and write everything into the folder `partial`."""
-    work = list_work(
-        raw, staging, params.sources, params.rows_per_task, params.candidates.allowed_roots
-    )
+    rules = params.candidates
+    work = list_work(raw, staging, params.sources, params.rows_per_task, rules.allowed_roots)
     check_rows(work, raw, staging, params)
-    with closing(
-        open_database(staging / "decisions.duckdb", params.memory_limit, params.num_workers)
-    ) as database:
+
+    decisions = open_database(staging / "decisions.duckdb", params.memory_limit, params.num_workers)
+    with closing(decisions) as database:
+        # the tables of training rows and evaluation pictures
         facts = [facts_path(staging, piece.task) for piece in work]
-        decide(
-            database,
-            facts,
-            params.sources,
-            params.candidates,
-            params.seed,
-            params.validation_fraction,
-        )
-        write_shards(
-            list(plan_shards(database, staging, params.rows_per_shard)),
-            staging,
-            partial,
-            params.num_workers,
-        )
-        found, listed = write_benchmarks(
-            raw, partial, kept_pictures(database), params.candidates.text
-        )
-        write_rejects(database, found, partial / "rejects.parquet")
+        decide(database, facts, params.sources, rules, params.seed, params.validation_fraction)
+        shards = list(plan_shards(database, staging, params.rows_per_shard))
+        write_shards(shards, staging, partial, params.num_workers)
+
+        # what is asked and said about the evaluation pictures that were kept
+        pictures = kept_pictures(database)
+        outcomes, listed = write_benchmarks(raw, partial, pictures, rules.text)
+
+        # an account of every row, before anything is judged by it
+        write_rejects(database, outcomes, partial / "rejects.parquet")
         rows_in = {**count_rows_in(work, rows_of_tasks(database), params.sources), **listed}
-        report = make_report([count_decided(database), count_outcomes(found)], rows_in)
+        report = make_report([count_decided(database), count_outcomes(outcomes)], rows_in)
         write_report(report, partial / "report.json")
         check_reject_fractions(report, params.max_reject_fraction)
         validate(params, database, partial)
 
 
 def with_allowed_roots(params: CurateParams) -> CurateParams:
-    """Params whose allowed roots are those that links may really lead into."""
+    """Return params whose allowed roots are absolute, with DVC's cache among them."""
     roots = allowed_roots(params.candidates.allowed_roots)
-    return params.model_copy(
-        update={"candidates": params.candidates.model_copy(update={"allowed_roots": roots})}
-    )
+    candidates = params.candidates.model_copy(update={"allowed_roots": roots})
+    return params.model_copy(update={"candidates": candidates})
 
 
 @contextmanager
 def open_staging(place: Path, key: str) -> Iterator[Path]:
-    """The staging folder of runs with this fingerprint; those of others are listed, and stay.
+    """Yield the staging folder of runs with this fingerprint; those of others are listed, and stay.
 
-    Raises ValueError when another run is at work.
+    Raises BusyError when another run is at work.
     """
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(hold(place))
-        except BlockingIOError:
-            raise ValueError(
-                f"{place}: another run is at work there; wait for it, or choose another output"
-            ) from None
+    with hold(place):
         yield open_work(place, key)
 
 
 def remove_staging(staging: Path) -> None:
-    """Remove what a run needed that has ended well, unless another has begun to use it just now."""
-    with suppress(BlockingIOError), hold(staging.parent):
+    """Remove the staging of a run that has ended well, unless another has begun to use it."""
+    with suppress(BusyError), hold(staging.parent):
         discard(staging)
         leave(staging.parent)
 
@@ -159,14 +144,14 @@ def check_rows(work: Sequence[Work], raw: Path, staging: Path, params: CuratePar
     shutil.rmtree(staging / "running", ignore_errors=True)
     todo = [piece for piece in work if not facts_path(staging, piece.task).exists()]
     if len(todo) < len(work):
-        log.info("%d of %d pieces were checked before", len(work) - len(todo), len(work))
+        num_done = len(work) - len(todo)
+        print(f"curate: {num_done} of {len(work)} pieces were checked before", flush=True)
 
     def check(piece: str) -> int:
         return check_work(decode_work(piece), raw, staging, params.sources, params.candidates)
 
     numbers = cluster.run_tasks(check, [encode_work(piece) for piece in todo], params.num_workers)
-    for _ in log_progress(numbers, "checked", len(todo), log):
-        pass
+    show_progress(numbers, "checked", len(todo))
 
 
 def write_shards(paths: Sequence[str], staging: Path, output: Path, num_workers: int) -> None:
@@ -175,12 +160,19 @@ def write_shards(paths: Sequence[str], staging: Path, output: Path, num_workers:
     def write(path: str) -> int:
         return write_shard(path, staging, output)
 
-    for _ in log_progress(cluster.run_tasks(write, paths, num_workers), "written", len(paths), log):
-        pass
+    show_progress(cluster.run_tasks(write, paths, num_workers), "written", len(paths))
+
+
+def show_progress(numbers: Iterable[int], what: str, num_parts: int) -> None:
+    """Print how far tasks are, each of which ends with its number of rows."""
+    progress, num_rows = Progress("curate", "rows", num_parts), 0
+    for done, rows in enumerate(numbers, start=1):
+        num_rows += rows
+        progress.show(done, f"{num_rows} rows {what}, {done} of {num_parts} parts", num_rows)
 
 
 def validate(params: CurateParams, database: DuckDBPyConnection, curated: Path) -> None:
-    """Raises ValueError that names every failed critical expectation; the results stay beside the tables."""
+    """Raise ValueError that names every failed critical expectation; results stay in `curated`."""
     # takes seconds to import, and workers import this file
     from components.curation import data_checks, expectations
 
@@ -199,8 +191,6 @@ def validate(params: CurateParams, database: DuckDBPyConnection, curated: Path) 
 def main(raw: Path, output: Path) -> None:
     """Check, deduplicate and split the sources into Parquet."""
     die_with_parent()
-    logging.basicConfig(format="%(name)s: %(message)s")
-    log.setLevel(logging.INFO)
     curate(load_params("curate", CurateParams), raw, output)
 
 

@@ -46,11 +46,11 @@ from components.drawn_world.world import CELL_ATTRIBUTES
 from components.files.code import code_sha256
 from components.files.contents import contents_sha256
 from components.files.outputs import new_folder
-from components.files.unfinished import discard, open_work
+from components.files.unfinished import discard, hold, open_work
 from components.losses.autoregressive import autoregressive_loss
 from components.model.pretrained import save_model
 from components.params import Params, load_params
-from components.training.run_folder import CHECKPOINT, HASHES, LIBRARIES, only_run_in
+from components.training.run_folder import CHECKPOINT, HASHES, LIBRARIES
 from flows.running.cluster import connect
 from flows.running.lifetime import die_with_parent
 
@@ -86,7 +86,7 @@ class PretrainParams(Params):
 
 def pretrain(params: PretrainParams, curated: Path, output: Path) -> None:
     """Train and write the model folder whole or not at all. Raises OutputError before it trains."""
-    with only_run_in(STATE), new_folder("pretrain", output, [curated, STATE]) as partial:
+    with hold(STATE), new_folder("pretrain", output, [curated, STATE]) as partial:
         run = open_work(STATE.resolve(), pretraining_name(params, curated, STATE))
         checkpoint = train_in(run, params, curated)
         with checkpoint.as_directory() as name:

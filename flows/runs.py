@@ -36,17 +36,13 @@ def discard_works(folders: Sequence[Path]) -> None:
     for folder in dict.fromkeys(map(Path.resolve, folders)):
         try:
             remove(folder)
-        except BlockingIOError:
-            sys.exit(
-                f"runs: {folder}: a run is at work in {folder.parent}; wait for it, or stop it"
-            )
         except OSError as error:
             sys.exit(f"runs: {folder}: {error.strerror}")
         print(f"runs: {folder} is removed")
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder of work. Raises BlockingIOError while a run is at work beside it."""
+    """Remove one. Raises BusyError while a run is at work beside it."""
     with hold(folder.parent):
         discard(folder)
         leave(folder.parent)

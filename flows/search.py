@@ -15,6 +15,7 @@ from pathlib import Path
 
 from components.compression.stored_model import load_model_of
 from components.files.outputs import check_apart, new_file
+from components.files.storage import terminal_safe
 from components.search.batches import (
     Query,
     check_output,
@@ -128,8 +129,7 @@ def show(hits: list[Hit]) -> str:
     """Return a line for each hit; ids with control characters cannot disturb the terminal."""
     lines = ["rank    score  image_id"]
     for rank, hit in enumerate(hits, start=1):
-        image_id = hit.image_id if hit.image_id.isprintable() else ascii(hit.image_id)
-        lines.append(f"{rank:4d}  {hit.score:7.4f}  {image_id}")
+        lines.append(f"{rank:4d}  {hit.score:7.4f}  {terminal_safe(hit.image_id)}")
     return "\n".join(lines)
 
 

@@ -21,7 +21,8 @@ from typing import Any
 
 from pydantic import Field
 
-from components.files.outputs import OutputError, check_file, new_file
+from components.files.outputs import check_file, new_file
+from components.files.written import OutputError
 from components.params import Params, read_yaml
 from components.reporting.methods_section import MethodRun, method_run, read_runs, reference_runs
 from components.reporting.published import published_markdown, read_published

@@ -21,7 +21,7 @@ from ray.train.torch import TorchTrainer
 
 from components import schema
 from components.files.outputs import growing_folder, new_folder
-from components.files.unfinished import discard, open_work
+from components.files.unfinished import discard, hold, open_work
 from components.model.loading import check_base_model
 from components.params import load_params
 from components.training.loop import Outcome
@@ -32,7 +32,6 @@ from components.training.run_folder import (
     SAMPLES,
     STOP,
     forget_damaged_checkpoints,
-    only_run_in,
     read_history,
 )
 from components.training.run_name import run_name
@@ -71,7 +70,7 @@ def train(
     base = str(Path(base).resolve()) if Path(base).is_dir() else base
     inputs: list[Path | str] = [curated, base, state]
     with (
-        only_run_in(state),
+        hold(state),
         new_folder("train", output, [*inputs, metrics, timings]) as partial,
         growing_folder("train", metrics, PATTERNS, [*inputs, timings]),
         growing_folder("train", timings, PATTERNS, inputs, is_older=are_timings),

@@ -145,5 +145,7 @@ def test_the_site_builds_without_a_broken_link_and_asks_nothing_of_the_network(
     assert done.returncode == 0, done.stderr
 
     for page in tmp_path.rglob("*.html"):
-        loaded = re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"?([^\" >]+)", page.read_text())
+        loaded = re.findall(
+            r"<(?:script|link|img)[^>]+(?:src|href)=\"?([^\" >]+)", page.read_text()
+        )
         assert not [place for place in loaded if "://" in place]

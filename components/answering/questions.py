@@ -10,8 +10,10 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 
 from components import schema
-from components.files.lines import Fault, near_name, read_json_lines, read_table
+from components.files.delimited import near_name, read_table
+from components.files.lines import Fault
 from components.files.parquet import TABLE_ERRORS, check_names, open_parquet, read_batches
+from components.files.strict_json import read_json_lines
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 COLUMNS = (schema.QUESTION_ID, schema.IMAGE_ID, schema.QUESTION)

@@ -16,7 +16,7 @@ from components import schema
 from components.compression.corpus import ENTRIES, FILE, ROW, Corpus, build_corpus
 from components.files.links import Found, OutsideRootsError, real_place, walk
 from components.files.listing import list_files
-from components.files.storage import FileState, is_uri, message, state_of_path
+from components.files.storage import FileState, is_uri, message, printable, state_of_path
 from components.store.rejects import Reject
 
 OUTSIDE = "a link out of the folder; name what it leads into in compress.allowed_roots"
@@ -39,10 +39,9 @@ def list_folder(root: str, suffixes: Sequence[str], allowed_roots: Sequence[str]
     entries, rejects, files = [], [], []
     skipped: Counter[str] = Counter()
     for file, reject in _files(root, allowed_roots, suffixes, skipped):
-        name = _printable(file.name)
-        files.append(file._replace(name=name))
-        if name != file.name:
-            rejects.append(Reject(name, "bad_id", "the file name is not UTF-8"))
+        files.append(file._replace(name=printable(file.name)))
+        if printable(file.name) != file.name:
+            rejects.append(Reject(printable(file.name), "bad_id", "the file name is not UTF-8"))
         elif reject:
             rejects.append(reject)
         else:
@@ -102,7 +101,3 @@ def _reject(root: str, found: Found, allowed_roots: Sequence[str]) -> Reject | N
     except OSError as error:
         return Reject(found.name, "image_missing", f"a link that leads nowhere: {message(error)}")
     return None
-
-
-def _printable(name: str) -> str:
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")

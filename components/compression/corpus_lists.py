@@ -15,16 +15,10 @@ import pyarrow.compute as pc
 
 from components import schema
 from components.compression.corpus import ENTRIES, ROW, ROWS_AT_ONCE, Corpus, build_corpus
-from components.files.lines import (
-    DELIMITERS,
-    Fault,
-    is_unicode,
-    near_name,
-    printable,
-    read_json_lines,
-    read_table,
-)
-from components.files.storage import name_of, state_of
+from components.files.delimited import DELIMITERS, near_name, read_table
+from components.files.lines import Fault
+from components.files.storage import is_unicode, name_of, printable, state_of
+from components.files.strict_json import read_json_lines
 from components.store.rejects import CorpusReason, Reject
 
 # of a Fault; else bad_record

@@ -22,7 +22,8 @@ from components.curation.records import (
     rejected_line,
     shown,
 )
-from components.files.lines import Fault, read_lines, read_table
+from components.files.delimited import read_table
+from components.files.lines import Fault, read_lines
 from components.files.parquet import (
     TABLE_ERRORS,
     check_batch,
@@ -38,12 +39,15 @@ ID, IMAGE, CAPTION = "id", "image", "caption"
 KARPATHY_SPLITS = ("train", "restval", "val", "test")
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow
 ARROW_FILE = b"ARROW1"  # what Arrow's other format, with a footer, begins with
+# What Python raises of a value that it has no words for, such as a time after the year 9999.
+VALUE_ERRORS = (ValueError, OverflowError, pa.ArrowException)
 
 
 def read_delimited(place: str, columns: Mapping[str, str]) -> Iterator[Entry]:
-    """Rows of a CSV or TSV file with a header. `columns`: which column is the id (if any), the image, the caption.
+    """Yield the rows of a CSV or TSV file with a header.
 
-    Raises ValueError when the header lacks one of them, or has one twice.
+    `columns`: which column is the id (if any), the image, the caption. Raises ValueError when the
+    header lacks one of them, or has one twice.
     """
     name = name_of(place)
 
@@ -61,24 +65,23 @@ def read_delimited(place: str, columns: Mapping[str, str]) -> Iterator[Entry]:
 
 
 def read_json_rows(place: str, columns: Mapping[str, str]) -> Iterator[Entry]:
-    """Rows of a file with one JSON object per line."""
+    """Yield the rows of a file with one JSON object per line."""
     for entry in read_entries(place):
         value = entry.value
         if isinstance(value, dict):
             value = {field: value.get(column) for field, column in columns.items()}
         elif not isinstance(value, Rejected):
-            value = Rejected(
-                Reason.BAD_RECORD, f"{entry.place}: {type(value).__name__} where an object belongs"
-            )
+            what = f"{entry.place}: {type(value).__name__} where an object belongs"
+            value = Rejected(Reason.BAD_RECORD, what)
         yield Entry(entry.place, value)
 
 
 def read_row_group(
     place: str, group: int, num_rows: int, columns: Mapping[str, str]
 ) -> Iterator[Entry]:
-    """Rows of one row group of a Parquet file; numbers count within it. Damage takes all rows from there on.
+    """Yield the rows of one row group of a Parquet file; numbers count within it.
 
-    Raises OSError when the disk or the network fails.
+    Damage takes all rows from there on. Raises OSError when the disk or the network fails.
     """
     name = f"{name_of(place)}#{group}"
     num_read = 0
@@ -93,16 +96,17 @@ def read_row_group(
         if is_storage_fault(error):
             raise
         fault = message(error)
+
+    # The footer has promised them: each row that is lost is accounted for.
     for number in range(num_read, num_rows):
-        yield Entry(f"{name}:{number}", Rejected(Reason.UNREADABLE_SHARD, f"{name}: {fault}"))
+        yield _rejected(f"{name}:{number}", Reason.UNREADABLE_SHARD, f"{name}: {fault}")
 
 
 def read_stream(place: str, columns: Mapping[str, str]) -> Iterator[Entry]:
-    """Rows of an Arrow file: IPC streams, as Hugging Face datasets saves them, or the format with a footer (Feather).
+    """Yield the rows of an Arrow file; one that is cut ends with a reject.
 
-    One that is cut ends with a reject.
-
-    Raises OSError when the disk or the network fails.
+    It holds IPC streams, as Hugging Face datasets saves them, or is of the format with a footer
+    (Feather). Raises OSError when the disk or the network fails.
     """
     name = name_of(place)
     batches = count()
@@ -110,37 +114,27 @@ def read_stream(place: str, columns: Mapping[str, str]) -> Iterator[Entry]:
         with open_file(place) as file:
             size = file.seek(0, 2)
             file.seek(0)
-            if file.read(len(ARROW_FILE)) == ARROW_FILE:
+            is_with_footer = file.read(len(ARROW_FILE)) == ARROW_FILE
+            file.seek(0)
+            if is_with_footer:
                 yield from _read_arrow_file(place, file, columns)
                 return
-            file.seek(0)
+
+            # streams may follow one another; a file without a byte is a fault of the first
             while file.tell() < size or not size:
                 with pa.ipc.open_stream(file) as stream:
-                    check_columns(place, stream.schema.names, columns)
-                    check_names(place, stream.schema.names, list(columns.values()))
+                    _check_schema(place, stream.schema.names, columns)
                     for batch in stream:
                         yield from _batch_entries(f"{name}#{next(batches)}", 0, batch, columns)
                 _check_end(file)
     except TABLE_ERRORS as error:
         if is_storage_fault(error):
             raise
-        yield Entry(name, Rejected(Reason.UNREADABLE_SHARD, f"{name}: {message(error)}"))
-
-
-def _read_arrow_file(place: str, file: IO[bytes], columns: Mapping[str, str]) -> Iterator[Entry]:
-    """Rows of an Arrow file with a footer. Raises one of TABLE_ERRORS at damage."""
-    file.seek(0)
-    with pa.ipc.open_file(file) as table:
-        check_columns(place, table.schema.names, columns)
-        check_names(place, table.schema.names, list(columns.values()))
-        for number in range(table.num_record_batches):
-            yield from _batch_entries(
-                f"{name_of(place)}#{number}", 0, table.get_batch(number), columns
-            )
+        yield _rejected(name, Reason.UNREADABLE_SHARD, f"{name}: {message(error)}")
 
 
 def read_coco(place: str) -> Iterator[Entry]:
-    """Captions in COCO format: a row per annotation."""
+    """Yield captions in COCO format: a row per annotation."""
     document = read_object(place)
     names = PictureNames(place, document)
     for number, row in enumerate(list_in(place, document, "annotations")):
@@ -148,7 +142,7 @@ def read_coco(place: str) -> Iterator[Entry]:
 
 
 def read_karpathy(place: str, splits: Sequence[str]) -> Iterator[Entry]:
-    """Captions of some splits in the format of Karpathy's COCO and Flickr30k files: a row per sentence.
+    """Yield captions of some splits of Karpathy's COCO and Flickr30k files: a row per sentence.
 
     Pictures of the other splits are no rows; one of a split that nobody knows is a reject.
     """
@@ -156,124 +150,124 @@ def read_karpathy(place: str, splits: Sequence[str]) -> Iterator[Entry]:
         where = f"{name_of(place)}:{number}"
         split = image.get("split") if isinstance(image, dict) else None
         if split not in KARPATHY_SPLITS:
-            yield Entry(where, Rejected(Reason.BAD_RECORD, f"{where}: the split is {shown(split)}"))
+            yield _rejected(where, Reason.BAD_RECORD, f"{where}: the split is {shown(split)}")
         elif split in splits:
             yield from _sentences(where, number, image)
 
 
 def karpathy_splits(place: str) -> set[str]:
-    """The splits that a file of Karpathy's has pictures of."""
-    images = [
-        image for image in list_in(place, read_object(place), "images") if isinstance(image, dict)
-    ]
-    return {
-        split for split in KARPATHY_SPLITS if any(image.get("split") == split for image in images)
-    }
+    """Return the splits that a file of Karpathy's has pictures of."""
+    images = list_in(place, read_object(place), "images")
+    found = [image.get("split") for image in images if isinstance(image, dict)]
+    return {split for split in KARPATHY_SPLITS if split in found}
 
 
 def read_flickr30k(place: str) -> Iterator[Entry]:
-    """Lines of Flickr30k's token file: `1000092795.jpg#0<tab>Two young guys …`."""
+    """Yield lines of Flickr30k's token file: `1000092795.jpg#0<tab>Two young guys …`."""
     for number, content in read_lines(place):
         where = f"{name_of(place)}:{number}"
         if isinstance(content, Fault):
             yield Entry(where, rejected_line(content))
-        elif b"\r" in content.strip():
+            continue
+        if not content.strip():
+            continue
+        # Lines of another system would be one long line.
+        if b"\r" in content.strip():
             why = "a carriage return inside the line; lines end with line feeds"
-            yield Entry(where, Rejected(Reason.BAD_RECORD, f"{where}: {why}"))
-        elif content.strip():
-            key, tab, caption = content.decode("utf-8", "surrogateescape").partition("\t")
-            if tab:
-                yield Entry(where, {ID: key, IMAGE: key.partition("#")[0], CAPTION: caption})
-            else:
-                yield Entry(
-                    where,
-                    Rejected(Reason.BAD_RECORD, f"{where}: no tab between picture and caption"),
-                )
+            yield _rejected(where, Reason.BAD_RECORD, f"{where}: {why}")
+            continue
+
+        key, tab, caption = content.decode("utf-8", "surrogateescape").partition("\t")
+        if tab:
+            yield Entry(where, {ID: key, IMAGE: key.partition("#")[0], CAPTION: caption})
+        else:
+            why = "no tab between picture and caption"
+            yield _rejected(where, Reason.BAD_RECORD, f"{where}: {why}")
 
 
 def check_columns(place: str, present: Sequence[str], columns: Mapping[str, str]) -> None:
-    """Raises ValueError that names the columns that a file lacks or has twice, and what they may be called there."""
+    """Raise ValueError that names the columns that a file lacks or has twice, and similar ones."""
     faults = []
     for column in columns.values():
         if list(present).count(column) > 1:
             faults.append(f"several columns {column!r}; rename all but one")
         if column not in present:
             close = difflib.get_close_matches(column, present, n=1)
-            faults.append(
-                f"no column {column!r}" + (f"; did you mean {close[0]!r}?" if close else "")
-            )
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            faults.append(f"no column {column!r}{hint}")
     if faults:
-        raise ValueError(
-            f"{place}: {', '.join(faults)} (its columns: {', '.join(map(repr, present)) or 'none'})"
-        )
+        names = ", ".join(map(repr, present)) or "none"
+        raise ValueError(f"{place}: {', '.join(faults)} (its columns: {names})")
+
+
+def _rejected(place: str, reason: Reason, detail: str) -> Entry:
+    return Entry(place, Rejected(reason, detail))
+
+
+def _check_schema(place: str, names: Sequence[str], columns: Mapping[str, str]) -> None:
+    check_columns(place, names, columns)
+    check_names(place, names, list(columns.values()))
+
+
+def _read_arrow_file(place: str, file: IO[bytes], columns: Mapping[str, str]) -> Iterator[Entry]:
+    """Yield the rows of an Arrow file with a footer. Raises one of TABLE_ERRORS at damage."""
+    with pa.ipc.open_file(file) as table:
+        _check_schema(place, table.schema.names, columns)
+        for number in range(table.num_record_batches):
+            name = f"{name_of(place)}#{number}"
+            yield from _batch_entries(name, 0, table.get_batch(number), columns)
 
 
 def _coco_row(row: Any, names: PictureNames) -> Any:
     if not isinstance(row, dict):
         return Rejected(Reason.BAD_RECORD, f"{type(row).__name__} where an object belongs")
     try:
-        return {
-            ID: row.get("id"),
-            IMAGE: names.find(row.get("image_id")),
-            CAPTION: row.get("caption"),
-        }
+        name = names.find(row.get("image_id"))
     except Rejected as error:
         return error
+    return {ID: row.get("id"), IMAGE: name, CAPTION: row.get("caption")}
 
 
 def _sentences(where: str, number: int, image: Mapping[str, Any]) -> Iterator[Entry]:
-    """The captions of one picture of Karpathy's; a picture without any is one reject."""
-    reference = "/".join(
-        part for part in (image.get("filepath"), image.get("filename")) if isinstance(part, str)
-    )
-    sentences = image.get("sentences")
+    """Yield the captions of one picture of Karpathy's; a picture without any is one reject."""
+    sentences, filename = image.get("sentences"), image.get("filename")
     if not isinstance(sentences, list) or not sentences:
-        yield Entry(
-            where,
-            Rejected(
-                Reason.BAD_RECORD, f"{where}: sentences is {shown(sentences)}, no list of captions"
-            ),
-        )
+        why = f"sentences is {shown(sentences)}, no list of captions"
+        yield _rejected(where, Reason.BAD_RECORD, f"{where}: {why}")
         return
-    if not isinstance(image.get("filename"), str):
-        yield Entry(
-            where,
-            Rejected(Reason.BAD_RECORD, f"{where}: filename is {shown(image.get('filename'))}"),
-        )
+    if not isinstance(filename, str):
+        yield _rejected(where, Reason.BAD_RECORD, f"{where}: filename is {shown(filename)}")
         return
+
+    folder = image.get("filepath")
+    reference = f"{folder}/{filename}" if isinstance(folder, str) else filename
     key = id_text(image.get("cocoid", image.get("imgid", number)))
     for index, sentence in enumerate(sentences):
         caption = sentence.get("raw") if isinstance(sentence, dict) else None
-        yield Entry(
-            where,
-            {ID: None if key is None else f"{key}#{index}", IMAGE: reference, CAPTION: caption},
-        )
+        caption_id = None if key is None else f"{key}#{index}"
+        yield Entry(where, {ID: caption_id, IMAGE: reference, CAPTION: caption})
 
 
 def _batch_entries(
     name: str, start: int, batch: pa.RecordBatch, columns: Mapping[str, str]
 ) -> Iterator[Entry]:
-    """The rows of a batch one by one: a dictionary may hold one value for all of them."""
+    """Yield the rows of a batch one by one: a dictionary may hold one value for all of them."""
     check_batch(batch)
     arrays = {field: batch[column] for field, column in columns.items()}
     for number in range(len(batch)):
         place = f"{name}:{start + number}"
         try:
             value: Any = {field: scalar_value(array[number]) for field, array in arrays.items()}
-        except (
-            ValueError,
-            OverflowError,
-            pa.ArrowException,
-        ) as error:  # a time that Python has no words for
-            value = Rejected(Reason.BAD_RECORD, f"{place}: {message(error)}")
-        else:
-            if isinstance(value[IMAGE], dict):  # Hugging Face's pictures: {"bytes", "path"}
-                value[IMAGE] = value[IMAGE].get("bytes") or value[IMAGE].get("path")
+        except VALUE_ERRORS as error:
+            yield _rejected(place, Reason.BAD_RECORD, f"{place}: {message(error)}")
+            continue
+        if isinstance(value[IMAGE], dict):  # Hugging Face's pictures: {"bytes", "path"}
+            value[IMAGE] = value[IMAGE].get("bytes") or value[IMAGE].get("path")
         yield Entry(place, value)
 
 
 def _check_end(file: IO[bytes]) -> None:
-    """Raises DamagedFileError where a stream ends without saying so: pyarrow does not mind."""
+    """Raise DamagedFileError where a stream ends without saying so: pyarrow does not mind."""
     at = file.tell()
     file.seek(max(at - len(END_OF_STREAM), 0))
     if file.read(len(END_OF_STREAM)) != END_OF_STREAM:

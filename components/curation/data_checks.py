@@ -1,4 +1,4 @@
-"""Great Expectations, run once by the driver: results, Data Docs and the failures in words.
+"""Checks of the curated data by Great Expectations: results, Data Docs, failures in words.
 
 Great Expectations takes seconds to import: workers never import this module.
 """
@@ -26,13 +26,15 @@ DROPPED_FIELDS = ("meta", "id", "exception_traceback")  # times, random ids, pat
 def validate(suites: Sequence[Suite], folder: Path) -> list[str]:
     """Check all suites and write `result.json` and `data_docs/` into `folder`.
 
-    Returns one readable line per failed critical expectation.
+    Return one readable line per failed critical expectation.
     """
     context: Any = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     context.add_data_docs_site(site_name="curated", site_config=_site(folder / "data_docs"))
     results = {suite.table: _run(context, suite) for suite in suites}
     context.build_data_docs(site_names=["curated"])
+
+    # The same tables give the same bytes.
     for page in sorted((folder / "data_docs").rglob("*.html")):
         page.write_text(_without_chance(page.read_text(encoding="utf-8")), encoding="utf-8")
     text = json.dumps(_plain(results), indent=2, sort_keys=True, default=str)
@@ -41,28 +43,25 @@ def validate(suites: Sequence[Suite], folder: Path) -> list[str]:
 
 
 def critical_failures(results: Mapping[str, Any]) -> list[str]:
-    """One readable line per failed critical expectation."""
-    return [
-        _describe(table, outcome)
-        for table, result in results.items()
-        for outcome in result["results"]
-        if not outcome["success"] and outcome["expectation_config"]["severity"] == CRITICAL.value
-    ]
+    """Return one readable line per failed critical expectation."""
+    lines = []
+    for table, result in results.items():
+        for outcome in result["results"]:
+            severity = outcome["expectation_config"]["severity"]
+            if not outcome["success"] and severity == CRITICAL.value:
+                lines.append(_describe(table, outcome))
+    return lines
 
 
 def _run(context: Any, suite: Suite) -> dict[str, Any]:
     source = context.data_sources.add_or_update_pandas(suite.table)
     batch = source.add_dataframe_asset(suite.table).add_batch_definition_whole_dataframe("whole")
-    stored = context.suites.add(
-        gx.ExpectationSuite(name=suite.table, expectations=list(suite.expectations))
-    )
-    definition = context.validation_definitions.add(
-        gx.ValidationDefinition(name=suite.table, data=batch, suite=stored)
-    )
+    expectations = gx.ExpectationSuite(name=suite.table, expectations=list(suite.expectations))
+    stored = context.suites.add(expectations)
+    definition = gx.ValidationDefinition(name=suite.table, data=batch, suite=stored)
+    definitions = [context.validation_definitions.add(definition)]
     checkpoint = context.checkpoints.add(
-        gx.Checkpoint(
-            name=suite.table, validation_definitions=[definition], result_format="SUMMARY"
-        )
+        gx.Checkpoint(name=suite.table, validation_definitions=definitions, result_format="SUMMARY")
     )
     run_id = RunIdentifier(run_name="curate", run_time=RUN_TIME)
     result = checkpoint.run(batch_parameters={"dataframe": suite.frame}, run_id=run_id)
@@ -75,21 +74,22 @@ def _describe(table: str, outcome: dict[str, Any]) -> str:
     columns = [value for key, value in config["kwargs"].items() if key.startswith("column")]
     if "unexpected_count" in result:
         examples = ", ".join(str(value) for value in result["partial_unexpected_list"][:3])
-        fact = f"{result['unexpected_count']} of {result['element_count']} rows do not, for example {examples}"
+        counts = f"{result['unexpected_count']} of {result['element_count']}"
+        fact = f"{counts} rows do not, for example {examples}"
     else:
         fact = str(result.get("observed_value", "the column is missing"))
     return f"{table}.{'/'.join(map(str, columns))}: {rule}: {fact}"
 
 
 def _plain(value: Any) -> Any:
-    """The result without what changes from run to run."""
+    """Return a result without what changes from run to run."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if key not in DROPPED_FIELDS}
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _without_chance(page: str) -> str:
-    """Times and the random ids of collapsible blocks become fixed ones, in order of appearance."""
+    """Return a page with fixed times, and fixed ids of its blocks in order of appearance."""
     names: dict[str, str] = {}
 
     def rename(match: re.Match[str]) -> str:

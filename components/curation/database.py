@@ -1,4 +1,4 @@
-"""A DuckDB database on the disk: tables larger than memory, and rows of a query one by one."""
+"""Databases on the disk, by DuckDB: tables larger than memory, rows of a query one by one."""
 
 import glob
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ ROWS_AT_ONCE = 50_000  # fetched or written by Python
 
 
 def open_database(path: Path, memory_limit: str, num_threads: int) -> DuckDBPyConnection:
-    """A new database that holds at most `memory_limit` ("2GB") in memory. What does not fit lies beside `path`."""
+    """Open a new database with `memory_limit` ("2GB"); what does not fit lies beside `path`."""
     path.unlink(missing_ok=True)
     database = duckdb.connect(path)
     settings = {
@@ -29,7 +29,7 @@ def open_database(path: Path, memory_limit: str, num_threads: int) -> DuckDBPyCo
 
 
 def literal_paths(paths: Iterable[Path]) -> list[str]:
-    """File names for `read_parquet`, which would take `[1]` in a folder's name for a pattern.
+    """Return file names for `read_parquet`, which takes `[1]` in a folder's name for a pattern.
 
     It would also take a folder `source=x` for a column, unless it is told `hive_partitioning =
     false`.
@@ -40,7 +40,7 @@ def literal_paths(paths: Iterable[Path]) -> list[str]:
 def stream_rows(
     database: DuckDBPyConnection, query: str, **params: object
 ) -> Iterator[tuple[Any, ...]]:
-    """The rows of a query, while the database goes on with other things."""
+    """Yield the rows of a query, while the database goes on with other things."""
     with database.cursor() as cursor:
         cursor.execute(query, params)
         while rows := cursor.fetchmany(ROWS_AT_ONCE):

@@ -1,4 +1,4 @@
-"""Which pictures are nearly the same.
+"""Near duplicates: pictures that are nearly the same.
 
 The perceptual hash is the usual one (DCT of a shrunken picture, one bit per low frequency: whether
 it is above their median) of each colour channel, since two pictures may differ in a colour only. It
@@ -28,7 +28,10 @@ PAIRS_OF_BAND = """
 INSERT INTO found
 WITH bands AS (SELECT number, near_hash, substr(near_hash, $first, $width) AS digits FROM hashes),
      shared AS (SELECT digits FROM bands GROUP BY digits HAVING count(*) > 1),
-     rows AS (SELECT number, digits, from_hex(near_hash)::BIT AS bits FROM bands SEMI JOIN shared USING (digits))
+     rows AS (
+         SELECT number, digits, from_hex(near_hash)::BIT AS bits
+         FROM bands SEMI JOIN shared USING (digits)
+     )
 SELECT one.number, other.number, bit_count(xor(one.bits, other.bits)) AS distance
 FROM rows AS one JOIN rows AS other ON one.digits = other.digits AND one.number < other.number
 WHERE distance <= $max_distance
@@ -36,7 +39,7 @@ WHERE distance <= $max_distance
 
 
 class NearDuplicateParams(Params):
-    """When two pictures count as the same."""
+    """Rules by which two pictures count as the same."""
 
     # frequencies per side; the hash has 3 · hash_size² bits
     hash_size: Annotated[int, Field(ge=4, multiple_of=4)]
@@ -54,14 +57,14 @@ class NearDuplicateParams(Params):
     def _every_band_has_a_digit(self) -> "NearDuplicateParams":
         if self.max_distance >= self.num_digits:
             raise ValueError(
-                f"max_distance: {self.max_distance} is not < {self.num_digits}, the hexadecimal digits of a hash; "
-                "lower it or raise hash_size"
+                f"max_distance: {self.max_distance} is not < {self.num_digits}, "
+                "the hexadecimal digits of a hash; lower it or raise hash_size"
             )
         return self
 
 
 def perceptual_hash(image: Image.Image, params: NearDuplicateParams) -> str | None:
-    """Hash of an RGB picture as hexadecimal digits; None for a flat picture, whose hash would be noise."""
+    """Return the hash of an RGB picture, hexadecimal; None for a flat one, which would be noise."""
     if float(np.asarray(image.convert("L")).std()) < params.min_contrast:
         return None
     side = PIXELS_PER_FREQUENCY * params.hash_size
@@ -72,9 +75,10 @@ def perceptual_hash(image: Image.Image, params: NearDuplicateParams) -> str | No
 
 
 def pair_near_hashes(database: DuckDBPyConnection, num_digits: int, max_distance: int) -> None:
-    """Table `hashes` (number, near_hash) -> table `near` (one, other, distance): every pair within the distance.
+    """Make table `near` (one, other, distance) of all pairs of table `hashes` within the distance.
 
-    `one` < `other`; `near_hash` has `num_digits` hexadecimal digits and is in the table once.
+    Of `hashes` (number, near_hash), `one` < `other` are numbers; `near_hash` has `num_digits`
+    hexadecimal digits and is in the table once.
     """
     database.execute("CREATE TABLE found (one BIGINT, other BIGINT, distance BIGINT)")
     edges = [num_digits * band // (max_distance + 1) for band in range(max_distance + 2)]
@@ -86,10 +90,11 @@ def pair_near_hashes(database: DuckDBPyConnection, num_digits: int, max_distance
 
 
 def representatives(pairs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Near pairs (other, one), sorted by other and then from near to far -> (other, the one that stands for it).
+    """Yield (other, the one that stands for it) from near pairs (other, one).
 
-    Numbers are in input order, and the first of two near pictures stays. One that is represented
-    represents nobody, so nearness does not chain; where several are near, the nearest counts.
+    Pairs are sorted by other and then from near to far. Numbers are in input order, and the first
+    of two near pictures stays. One that is represented represents nobody, so nearness does not
+    chain; where several are near, the nearest counts.
     """
     represented: set[int] = set()
     for other, group in groupby(pairs, key=lambda pair: pair[0]):

@@ -6,6 +6,7 @@ not in the curated corpus.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,25 +24,58 @@ from components.curation.records import (
 )
 from components.curation.text_filters import TextLimits, clean_text
 from components.curation.written_tables import write_rows
-from components.files.lines import is_unicode, printable
+from components.files.storage import is_unicode, printable
 
-PICTURES = "pictures"  # the folder beside the files below that holds their pictures
+QUESTIONS = "questions.jsonl"
+CAPTIONS = "captions.json"
+COMPOSITIONALITY = "compositionality.json"
+PICTURES = "pictures"  # the folder beside them that holds their pictures
 Row = dict[str, Any]
 Pictures = Mapping[str, bool]  # image id -> whether it was kept
+
+
+class TextCleaner:
+    """The rules for text fields, and the repairs that one row needed."""
+
+    def __init__(self, limits: TextLimits) -> None:
+        self.limits = limits
+        self.repairs: set[str] = set()
+
+    def text(self, value: object) -> str:
+        """Return a text field without control characters. Raises Rejected."""
+        cleaned, is_repaired = clean_text(value)
+        if not cleaned:
+            raise Rejected(Reason.EMPTY_TEXT, "an empty text field")
+        if len(cleaned) > self.limits.max_turn_characters:
+            raise Rejected(Reason.TEXT_TOO_LONG, f"{len(cleaned)} characters")
+        if is_repaired:
+            self.repairs.add(Repair.CONTROL_CHARACTERS.value)
+        return cleaned
+
+    def texts(self, values: object) -> list[str]:
+        """Return a list of texts. Raises Rejected, also for an empty one."""
+        if not isinstance(values, list) or not values:
+            raise Rejected(Reason.BAD_RECORD, "answers and choices are lists of at least one text")
+        return [self.text(value) for value in values]
+
+
+Check = Callable[[Any, TextCleaner], Row]  # a record -> its row; raises Rejected
 
 
 def write_benchmarks(
     raw: Path, output: Path, pictures: Mapping[str, Pictures], limits: TextLimits
 ) -> tuple[list[Outcome], dict[str, int]]:
-    """Write the three evaluation tables of every split; returns what became of each row, and the rows in per source."""
+    """Write the evaluation tables of every split.
+
+    Return what became of each row, and the number of rows per source.
+    """
     outcomes: list[Outcome] = []
     rows_in: dict[str, int] = {}
     for split in sorted(pictures):
         for name, table, final, read in TABLES:
             source = f"evaluation/{split}/{table}"
-            rows, found = read(
-                raw / "evaluation" / split / name, source, split, pictures[split], limits
-            )
+            path = raw / "evaluation" / split / name
+            rows, found = read(path, source, split, pictures[split], limits)
             write_rows(rows, final, output / table / f"{split}.parquet")
             outcomes += found
             rows_in[source] = len(found)
@@ -49,35 +83,39 @@ def write_benchmarks(
 
 
 def check_files(raw: Path, splits: Iterable[str]) -> None:
-    """Raises ValueError for evaluation files that are not there or broken as a whole: rows take hours, this seconds."""
-    places = [raw / "evaluation" / split / name for split in splits for name, *_ in TABLES]
+    """Raise ValueError for evaluation files that are missing or broken as a whole.
+
+    Rows take hours, this seconds.
+    """
+    folders = [raw / "evaluation" / split for split in splits]
+    names = (QUESTIONS, CAPTIONS, COMPOSITIONALITY)
+    places = [folder / name for folder, name in product(folders, names)]
     if missing := [str(place) for place in places if not place.is_file()]:
         raise ValueError(
             f"{', '.join(missing)}: no such file; docs/data.md says what stands in one for no rows"
         )
-    for place in places:
-        if place.suffix == ".jsonl":
-            next(read_entries(str(place)), None)
-        else:
-            read_object(str(place))
+    for folder in folders:
+        next(read_entries(str(folder / QUESTIONS)), None)
+        read_object(str(folder / CAPTIONS))
+        read_subsets(folder / COMPOSITIONALITY)
 
 
 def question_rows(
     path: Path, source: str, split: str, pictures: Pictures, limits: TextLimits
 ) -> tuple[list[Row], list[Outcome]]:
-    """Rows of schema.QUESTIONS from JSON lines."""
+    """Return rows of schema.QUESTIONS from JSON lines."""
 
-    def check(record: Any, clean: Callable[[object], str]) -> Row:
+    def check(record: Any, clean: TextCleaner) -> Row:
         choices, group = record.get("choices"), record.get("group")
         return {
             schema.QUESTION_ID: _identifier(record["question_id"]),
             schema.IMAGE_ID: _find_picture(record["image"], pictures),
             schema.SPLIT: split,
-            schema.BENCHMARK: clean(record["benchmark"]),
-            schema.KIND: clean(record["kind"]),
-            schema.QUESTION: clean(record["question"]),
-            schema.ANSWERS: _clean_list(record["answers"], clean),
-            schema.CHOICES: None if choices is None else _clean_list(choices, clean),
+            schema.BENCHMARK: _benchmark(clean.text(record["benchmark"])),
+            schema.KIND: clean.text(record["kind"]),
+            schema.QUESTION: clean.text(record["question"]),
+            schema.ANSWERS: clean.texts(record["answers"]),
+            schema.CHOICES: None if choices is None else clean.texts(choices),
             schema.GROUP: None if group is None else _identifier(group),
         }
 
@@ -88,108 +126,111 @@ def question_rows(
 def caption_rows(
     path: Path, source: str, split: str, pictures: Pictures, limits: TextLimits
 ) -> tuple[list[Row], list[Outcome]]:
-    """Rows of schema.IMAGE_CAPTIONS from a file in COCO format; one outcome per annotation, one row per picture."""
+    """Return rows of schema.IMAGE_CAPTIONS from a file in COCO format.
+
+    There is one outcome per annotation, and one row per picture.
+    """
     document = read_object(str(path))
     names = PictureNames(str(path), document)
 
-    def check(record: Any, clean: Callable[[object], str]) -> Row:
+    def check(record: Any, clean: TextCleaner) -> Row:
         return {
             schema.IMAGE_ID: _find_picture(names.find(record["image_id"]), pictures),
-            schema.CAPTION: clean(record["caption"]),
+            schema.CAPTION: clean.text(record["caption"]),
         }
 
-    annotations = list_in(str(path), document, "annotations")
-    entries = [(_entry_id(Entry(f"annotation {i}", a), "id"), a) for i, a in enumerate(annotations)]
-    rows, outcomes = _check_all(entries, source, check, limits)
+    entries = []
+    for number, annotation in enumerate(list_in(str(path), document, "annotations")):
+        name = _entry_id(Entry(f"annotation {number}", annotation), "id")
+        entries.append((name, annotation))
+    checked, outcomes = _check_all(entries, source, check, limits)
+
     captions: dict[str, list[str]] = {}
-    for row in rows:
+    for row in checked:
         captions.setdefault(row[schema.IMAGE_ID], []).append(row[schema.CAPTION])
-    return [
-        {schema.IMAGE_ID: image_id, schema.SPLIT: split, schema.CAPTIONS: found}
-        for image_id, found in sorted(captions.items())
-    ], outcomes
+    rows = []
+    for image_id, found in sorted(captions.items()):
+        rows.append({schema.IMAGE_ID: image_id, schema.SPLIT: split, schema.CAPTIONS: found})
+    return rows, outcomes
 
 
 def compositionality_rows(
     path: Path, source: str, split: str, pictures: Pictures, limits: TextLimits
 ) -> tuple[list[Row], list[Outcome]]:
-    """Rows of schema.COMPOSITIONALITY from a file in SugarCrepe format: {subset: {key: row}}."""
+    """Return rows of schema.COMPOSITIONALITY from a file in SugarCrepe format."""
 
-    def check(record: Any, clean: Callable[[object], str]) -> Row:
+    def check(record: Any, clean: TextCleaner) -> Row:
         return {
             schema.IMAGE_ID: _find_picture(record["filename"], pictures),
             schema.SPLIT: split,
             schema.SUBSET: _identifier(record["subset"]),
-            schema.CAPTION: clean(record["caption"]),
-            schema.NEGATIVE_CAPTION: clean(record["negative_caption"]),
+            schema.CAPTION: clean.text(record["caption"]),
+            schema.NEGATIVE_CAPTION: clean.text(record["negative_caption"]),
         }
 
-    entries = [
-        (f"{subset}/{key}", {**row, "subset": subset} if isinstance(row, dict) else row)
-        for subset, rows in read_object(str(path)).items()
-        for key, row in (rows if isinstance(rows, dict) else {"": rows}).items()
-    ]
+    entries = []
+    for subset, rows in read_subsets(path).items():
+        for key, row in rows.items():
+            record = {**row, "subset": subset} if isinstance(row, dict) else row
+            entries.append((f"{subset}/{key}", record))
     return _check_all(entries, source, check, limits)
 
 
+def read_subsets(path: Path) -> dict[str, dict[str, Any]]:
+    """Read {subset: {key: row}}, SugarCrepe's files in one. Raises ValueError for anything else."""
+    document = read_object(str(path))
+    for subset, rows in document.items():
+        if not isinstance(rows, dict):
+            raise ValueError(
+                f"{path}: the subset {shown(subset)} is a {type(rows).__name__}, "
+                "not an object with a key for every row"
+            )
+        if "filename" in rows and not isinstance(rows["filename"], dict):
+            raise ValueError(
+                f"{path}: {shown(subset)} is a row, where a subset belongs; "
+                "put the rows of a file into an object under the name of their subset"
+            )
+    return document
+
+
 def _check_all(
-    entries: Iterable[tuple[str, Any]],
-    source: str,
-    check: Callable[[Any, Callable[[object], str]], Row],
-    limits: TextLimits,
+    entries: Iterable[tuple[str, Any]], source: str, check: Check, limits: TextLimits
 ) -> tuple[list[Row], list[Outcome]]:
+    """Return the rows of the entries (name, record) that can be used, and an outcome for each."""
     rows: list[Row] = []
     outcomes: list[Outcome] = []
     seen: set[str] = set()
-    for name, value in entries:
-        entry_id = printable(name)
-        repairs: set[str] = set()
+    for name, record in entries:
+        entry_id, clean = printable(name), TextCleaner(limits)
         try:
             if entry_id in seen:
                 raise Rejected(Reason.DUPLICATE_ID, "an earlier row has the same id")
-            rows.append(_check_one(value, check, _cleaner(limits, repairs)))
-            outcomes.append(Outcome(entry_id, source, None, "", tuple(repairs)))
+            rows.append(_check_one(record, check, clean))
+            outcomes.append(Outcome(entry_id, source, None, "", tuple(clean.repairs)))
         except Rejected as error:
-            outcomes.append(
-                Outcome(entry_id, source, error.reason.value, printable(error.detail), ())
-            )
+            detail = printable(error.detail)
+            outcomes.append(Outcome(entry_id, source, error.reason.value, detail, ()))
         seen.add(entry_id)
     return rows, outcomes
 
 
-def _check_one(
-    value: Any, check: Callable[[Any, Callable[[object], str]], Row], clean: Callable[[object], str]
-) -> Row:
-    if isinstance(value, Rejected):
-        raise value
-    if not isinstance(value, dict):
-        raise Rejected(Reason.BAD_RECORD, f"{type(value).__name__} where an object belongs")
+def _check_one(record: Any, check: Check, clean: TextCleaner) -> Row:
+    if isinstance(record, Rejected):
+        raise record
+    if not isinstance(record, dict):
+        raise Rejected(Reason.BAD_RECORD, f"{type(record).__name__} where an object belongs")
     try:
-        return check(value, clean)
+        return check(record, clean)
     except (KeyError, TypeError) as error:
         raise Rejected(Reason.BAD_RECORD, f"{type(error).__name__}: {error}") from None
 
 
-def _cleaner(limits: TextLimits, repairs: set[str]) -> Callable[[object], str]:
-    """Cleans and checks one text field; notes the repair."""
-
-    def clean(text: object) -> str:
-        cleaned, repaired = clean_text(text)
-        if not cleaned:
-            raise Rejected(Reason.EMPTY_TEXT, "an empty text field")
-        if len(cleaned) > limits.max_turn_characters:
-            raise Rejected(Reason.TEXT_TOO_LONG, f"{len(cleaned)} characters")
-        if repaired:
-            repairs.add(Repair.CONTROL_CHARACTERS.value)
-        return cleaned
-
-    return clean
-
-
-def _clean_list(texts: object, clean: Callable[[object], str]) -> list[str]:
-    if not isinstance(texts, list) or not texts:
-        raise Rejected(Reason.BAD_RECORD, "answers and choices are lists of at least one text")
-    return [clean(text) for text in texts]
+def _benchmark(name: str) -> str:
+    """Return the name of a benchmark that has a rule for scores. Raises Rejected."""
+    if name not in schema.BENCHMARKS:
+        known = ", ".join(schema.BENCHMARKS)
+        raise Rejected(Reason.BAD_RECORD, f"the benchmark {shown(name)} is none of {known}")
+    return name
 
 
 def _identifier(value: object) -> str:
@@ -207,7 +248,7 @@ def _entry_id(entry: Entry, key: str) -> str:
 
 
 def _find_picture(reference: str, pictures: Pictures) -> str:
-    """The id of the picture that a file refers to, by its name in the pictures folder or from the folder above it."""
+    """Return the id of a picture, which a file names below the pictures folder or with it."""
     path = PurePosixPath(reference)
     image_id = (path.relative_to(PICTURES) if path.is_relative_to(PICTURES) else path).as_posix()
     if image_id not in pictures:
@@ -219,7 +260,7 @@ def _find_picture(reference: str, pictures: Pictures) -> str:
 
 # Evaluation file, its table, the table's schema, the reader.
 TABLES = (
-    ("questions.jsonl", "questions", schema.QUESTIONS, question_rows),
-    ("captions.json", "captions", schema.IMAGE_CAPTIONS, caption_rows),
-    ("compositionality.json", "compositionality", schema.COMPOSITIONALITY, compositionality_rows),
+    (QUESTIONS, "questions", schema.QUESTIONS, question_rows),
+    (CAPTIONS, "captions", schema.IMAGE_CAPTIONS, caption_rows),
+    (COMPOSITIONALITY, "compositionality", schema.COMPOSITIONALITY, compositionality_rows),
 )

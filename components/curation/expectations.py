@@ -1,10 +1,11 @@
-"""What must be true of the curated tables, as suites of Great Expectations.
+"""Expectations of the curated tables, as suites of Great Expectations.
 
 Critical expectations are what later stages rely on; when one fails, so does the stage.
 Great Expectations takes seconds to import: workers never import this module.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,14 @@ from components.pictures import PictureLimits
 
 CRITICAL = FailureSeverity.CRITICAL
 LARGEST = f"Counted over all samples; these are the {frames.MOST} largest counts."
+ONE_PLACEHOLDER = (
+    f"{schema.IMAGE_PLACEHOLDER} stands once in the first turn of a picture's conversation"
+)
+
+expect_in_set = partial(gxe.ExpectColumnValuesToBeInSet, severity=CRITICAL)
+expect_between = partial(gxe.ExpectColumnValuesToBeBetween, severity=CRITICAL)
+expect_unique = partial(gxe.ExpectColumnValuesToBeUnique, severity=CRITICAL)
+expect_text = partial(gxe.ExpectColumnValueLengthsToBeBetween, min_value=1, severity=CRITICAL)
 
 
 class Suite(NamedTuple):
@@ -38,18 +47,14 @@ def curated_suites(
     max_answer_fraction: float,
     max_rows: int,
 ) -> list[Suite]:
-    """The suites of all tables of a curated folder; at most `max_rows` samples are drawn."""
+    """Return the suites of all tables of a curated folder; at most `max_rows` samples are drawn."""
     images = frames.images_frame(curated)
     known = frames.pictures_by_split(images)
+    samples = frames.samples_frame(database, curated, max_rows)
     return [
         files_suite(frames.files_frame(curated)),
         ids_suite(frames.ids_frame(database, curated)),
-        samples_suite(
-            frames.samples_frame(database, curated, max_rows),
-            pictures,
-            text,
-            frames.count_samples(curated),
-        ),
+        samples_suite(samples, pictures, text, frames.count_samples(curated)),
         images_suite(images, pictures),
         disjointness_suite(frames.split_pictures_frame(database, curated)),
         questions_suite(frames.questions_frame(curated, known)),
@@ -60,171 +65,137 @@ def curated_suites(
 
 
 def files_suite(frame: pd.DataFrame) -> Suite:
-    """Schemas. Frame: one row per Parquet file, columns `file`, `has_schema`: it is the one of components/schema.py."""
+    """Expect every file to have its schema.
+
+    Frame: one row per Parquet file, columns `file` and `has_schema`, that of components/schema.py.
+    """
     description = "the file has the columns and types of components/schema.py"
-    rule = gxe.ExpectColumnValuesToBeInSet(
-        column="has_schema", value_set=[True], severity=CRITICAL, description=description
-    )
-    return Suite("files", frame, [_unique("file"), rule])
+    rule = expect_in_set(column="has_schema", value_set=[True], description=description)
+    return Suite("files", frame, [expect_unique(column="file"), rule])
 
 
 def ids_suite(frame: pd.DataFrame) -> Suite:
-    """Frame: the ids with the most samples, columns `sample_id` and `samples`."""
+    """Expect ids to be unique. Frame: the ids with the most samples, `sample_id` and `samples`."""
     description = "no other sample has the same id"
-    rule = gxe.ExpectColumnValuesToBeInSet(
-        column="samples", value_set=[1], severity=CRITICAL, description=description, notes=LARGEST
-    )
+    rule = expect_in_set(column="samples", value_set=[1], description=description, notes=LARGEST)
     return Suite("ids", frame, [rule])
 
 
 def samples_suite(
     frame: pd.DataFrame, pictures: PictureLimits, text: TextLimits, num_rows: int
 ) -> Suite:
-    """Frame: schema.SAMPLES without pictures and conversations, plus the columns of frames.samples_frame.
+    """Expect samples to be complete, within the limits, and in order.
 
-    `num_rows`: of all samples, from which those of the frame were drawn.
+    Frame: schema.SAMPLES without pictures and conversations, plus the columns of
+    frames.samples_frame. `num_rows`: of all samples, from which those of the frame were drawn.
     """
-    return Suite(
-        "samples",
-        frame,
-        [
-            gxe.ExpectColumnValuesToNotBeNull(
-                column=schema.SAMPLE_ID, severity=CRITICAL, notes=coverage(frame, num_rows)
-            ),
-            gxe.ExpectColumnValuesToBeInSet(
-                column=schema.SPLIT, value_set=[schema.TRAIN, schema.VALIDATION], severity=CRITICAL
-            ),
-            gxe.ExpectColumnDistinctValuesToContainSet(
-                column=schema.SPLIT, value_set=[schema.TRAIN], severity=CRITICAL
-            ),
-            *_picture_expectations(pictures),
-            gxe.ExpectColumnPairValuesToBeEqual(
-                column_A="placeholders",
-                column_B="expected_placeholders",
-                severity=CRITICAL,
-                description=f"{schema.IMAGE_PLACEHOLDER} stands once in the first turn of a picture's conversation",
-            ),
-            gxe.ExpectColumnValuesToBeInSet(
-                column="later_placeholders", value_set=[0], severity=CRITICAL
-            ),
-            gxe.ExpectColumnValuesToBeBetween(
-                column="caption_characters",
-                min_value=1,
-                max_value=text.max_caption_characters,
-                severity=CRITICAL,
-            ),
-            gxe.ExpectColumnValuesToBeInSet(
-                column="has_target",
-                value_set=[True],
-                severity=CRITICAL,
-                description="a row has a caption or an answer",
-            ),
-            gxe.ExpectColumnValuesToBeInSet(column="odd_turns", value_set=[0], severity=CRITICAL),
-        ],
+    has_id = gxe.ExpectColumnValuesToNotBeNull(
+        column=schema.SAMPLE_ID, severity=CRITICAL, notes=coverage(frame, num_rows)
     )
+    has_train = gxe.ExpectColumnDistinctValuesToContainSet(
+        column=schema.SPLIT, value_set=[schema.TRAIN], severity=CRITICAL
+    )
+    has_placeholder = gxe.ExpectColumnPairValuesToBeEqual(
+        column_A="placeholders",
+        column_B="expected_placeholders",
+        severity=CRITICAL,
+        description=ONE_PLACEHOLDER,
+    )
+    longest = text.max_caption_characters
+    target = "a row has a caption or an answer"
+
+    # the order in which the report lists them
+    rules = [
+        has_id,
+        expect_in_set(column=schema.SPLIT, value_set=[schema.TRAIN, schema.VALIDATION]),
+        has_train,
+        *_picture_expectations(pictures),
+        has_placeholder,
+        expect_in_set(column="later_placeholders", value_set=[0]),
+        expect_between(column="caption_characters", min_value=1, max_value=longest),
+        expect_in_set(column="has_target", value_set=[True], description=target),
+        expect_in_set(column="odd_turns", value_set=[0]),
+    ]
+    return Suite("samples", frame, rules)
 
 
 def coverage(frame: pd.DataFrame, num_rows: int) -> str:
-    """How much of a table was checked, and what that says about the rest (rule of three: 0.95 ≈ 1 - e^-3)."""
+    """Say how much of a table was checked, and what that tells about the rest.
+
+    By the rule of three: 0.95 ≈ 1 - e^-3.
+    """
     if len(frame) >= num_rows:
         return f"All {num_rows} rows were checked."
     return (
-        f"{len(frame)} of {num_rows} rows were drawn and checked: if none of them breaks a rule, fewer than "
-        f"{3 * num_rows / len(frame):.0f} of all rows do, with 95 % confidence."
+        f"{len(frame)} of {num_rows} rows were drawn and checked: if none of them breaks a rule, "
+        f"fewer than {3 * num_rows / len(frame):.0f} of all rows do, with 95 % confidence."
     )
 
 
 def images_suite(frame: pd.DataFrame, pictures: PictureLimits) -> Suite:
-    """Frame: schema.IMAGES without pictures, plus `key` (split and id)."""
-    return Suite("images", frame, [_unique("key"), *_picture_expectations(pictures)])
+    """Expect unique pictures. Frame: schema.IMAGES without pictures, plus `key` (split and id)."""
+    return Suite("images", frame, [expect_unique(column="key"), *_picture_expectations(pictures)])
 
 
 def disjointness_suite(frame: pd.DataFrame) -> Suite:
-    """Frame: the pictures that are in the most splits, columns `image_sha256` and `splits`."""
+    """Expect no picture in two splits. Frame: pictures in the most, `image_sha256` and `splits`."""
     description = "no picture is in two splits"
-    rule = gxe.ExpectColumnValuesToBeInSet(
-        column="splits", value_set=[1], severity=CRITICAL, description=description, notes=LARGEST
-    )
+    rule = expect_in_set(column="splits", value_set=[1], description=description, notes=LARGEST)
     return Suite("pictures_of_splits", frame, [rule])
 
 
 def questions_suite(frame: pd.DataFrame) -> Suite:
-    """Frame: schema.QUESTIONS, plus `key`, `num_answers` and `has_picture` (the picture is in the corpus)."""
-    required = (schema.BENCHMARK, schema.KIND, schema.QUESTION)
-    return Suite(
-        "questions",
-        frame,
-        [
-            _unique("key"),
-            *(
-                gxe.ExpectColumnValueLengthsToBeBetween(column=c, min_value=1, severity=CRITICAL)
-                for c in required
-            ),
-            gxe.ExpectColumnValuesToBeBetween(column="num_answers", min_value=1, severity=CRITICAL),
-            gxe.ExpectColumnValuesToBeInSet(
-                column="has_picture", value_set=[True], severity=CRITICAL
-            ),
-        ],
-    )
+    """Expect questions that can be asked and scored.
+
+    Frame: schema.QUESTIONS, plus `key`, `num_answers` and `has_picture` (it is in the corpus).
+    """
+    rules = [
+        expect_unique(column="key"),
+        expect_text(column=schema.BENCHMARK),
+        expect_text(column=schema.KIND),
+        expect_text(column=schema.QUESTION),
+        expect_between(column="num_answers", min_value=1),
+        expect_in_set(column="has_picture", value_set=[True]),
+    ]
+    return Suite("questions", frame, rules)
 
 
 def answers_suite(frame: pd.DataFrame, max_fraction: float) -> Suite:
-    """Class balance. Frame: `answer` and `fraction` of the short answers of each split that give it."""
+    """Expect balanced answers.
+
+    Frame: `answer`, and the `fraction` of the short answers of a split that give it.
+    """
     description = "no answer is so common that always giving it scores well"
-    rule = gxe.ExpectColumnValuesToBeBetween(
-        column="fraction",
-        min_value=0,
-        max_value=max_fraction,
-        severity=CRITICAL,
-        description=description,
+    rule = expect_between(
+        column="fraction", min_value=0, max_value=max_fraction, description=description
     )
     return Suite("answers", frame, [rule])
 
 
 def captions_suite(frame: pd.DataFrame) -> Suite:
-    """Frame: one row per evaluation caption, columns `image_id`, `caption_characters` and `has_picture`."""
-    return Suite(
-        "captions",
-        frame,
-        [
-            gxe.ExpectColumnValuesToBeBetween(
-                column="caption_characters", min_value=1, severity=CRITICAL
-            ),
-            gxe.ExpectColumnValuesToBeInSet(
-                column="has_picture", value_set=[True], severity=CRITICAL
-            ),
-        ],
-    )
+    """Expect captions of known pictures. Frame: `image_id`, `caption_characters`, `has_picture`."""
+    rules = [
+        expect_between(column="caption_characters", min_value=1),
+        expect_in_set(column="has_picture", value_set=[True]),
+    ]
+    return Suite("captions", frame, rules)
 
 
 def pairs_suite(frame: pd.DataFrame) -> Suite:
-    """Frame: schema.COMPOSITIONALITY, plus `has_picture` and `differs` (the two captions are not the same)."""
-    return Suite(
-        "compositionality",
-        frame,
-        [
-            gxe.ExpectColumnValuesToBeInSet(
-                column="has_picture", value_set=[True], severity=CRITICAL
-            ),
-            gxe.ExpectColumnValuesToBeInSet(column="differs", value_set=[True], severity=CRITICAL),
-        ],
-    )
+    """Expect pairs of two captions that differ, of known pictures.
+
+    Frame: schema.COMPOSITIONALITY, plus `has_picture` and `differs`.
+    """
+    rules = [
+        expect_in_set(column="has_picture", value_set=[True]),
+        expect_in_set(column="differs", value_set=[True]),
+    ]
+    return Suite("compositionality", frame, rules)
 
 
 def _picture_expectations(limits: PictureLimits) -> list[gxe.Expectation]:
-    low, high = limits.min_side, limits.max_side
-    return [
-        *(
-            gxe.ExpectColumnValuesToBeBetween(
-                column=side, min_value=low, max_value=high, severity=CRITICAL
-            )
-            for side in (schema.WIDTH, schema.HEIGHT)
-        ),
-        gxe.ExpectColumnValuesToMatchRegex(
-            column=schema.IMAGE_SHA256, regex="^[0-9a-f]{64}$", severity=CRITICAL
-        ),
-    ]
-
-
-def _unique(column: str) -> gxe.Expectation:
-    return gxe.ExpectColumnValuesToBeUnique(column=column, severity=CRITICAL)
+    sides = partial(expect_between, min_value=limits.min_side, max_value=limits.max_side)
+    sha256 = gxe.ExpectColumnValuesToMatchRegex(
+        column=schema.IMAGE_SHA256, regex="^[0-9a-f]{64}$", severity=CRITICAL
+    )
+    return [sides(column=schema.WIDTH), sides(column=schema.HEIGHT), sha256]

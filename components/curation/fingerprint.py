@@ -1,4 +1,4 @@
-"""What the checks of all rows depend on, as one hash: work of a killed run counts only if it is the same."""
+"""Fingerprint of all that the checks of rows depend on: they count while it stays the same."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ LIBRARIES = ("numpy", "pillow", "pyarrow", "scipy")  # that decode and hash pict
 def fingerprint(
     raw: Path, sources: Mapping[str, Source], params: CandidateParams, rows_per_task: int
 ) -> str:
-    """SHA-256 of the params, the code, and the names, sizes and times of all files that are read.
+    """Return the SHA-256 of params, code, and names, sizes and times of all files that are read.
 
     Of the code its contents count, of the files not: to read terabytes once more would take as long
     as checking them. Raises ValueError when a source has no files.
@@ -40,7 +40,7 @@ def _code() -> Iterator[str]:
 
 
 def _files(raw: Path, sources: Mapping[str, Source], allowed_roots: Sequence[str]) -> Iterator[str]:
-    """Places are as the params have them, so that a raw folder that was moved is the same."""
+    """Yield all files; places are as in the params: a raw folder that was moved is the same."""
     folders = {pictures_source(split) for split in EVALUATION_SPLITS}
     for source in sources.values():
         for place in matching_files(join(str(raw), source.files)):
@@ -49,6 +49,4 @@ def _files(raw: Path, sources: Mapping[str, Source], allowed_roots: Sequence[str
             folders.add(source.pictures)
     for folder in sorted(folders):
         yield folder
-        yield from (
-            json.dumps(state) for state in list_files(join(str(raw), folder), allowed_roots)
-        )
+        yield from map(json.dumps, list_files(join(str(raw), folder), allowed_roots))

@@ -1,10 +1,10 @@
-"""The curated tables as the small frames that the expectations look at: no pictures, one column per fact to check.
+"""Frames of the curated tables for the expectations: no pictures, one column per fact to check.
 
 What holds between rows is counted over all of them, on the disk; what holds for each row, over rows
 that are drawn.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -33,48 +33,48 @@ SCHEMAS = {
 
 
 def files_frame(curated: Path) -> pd.DataFrame:
-    """One row per Parquet file: its name below `curated`, and whether its schema is the table's."""
+    """Return a row per Parquet file: its name, and whether its schema is the table's."""
     names = sorted(path.relative_to(curated).as_posix() for path in curated.rglob("*.parquet"))
-    has_schema = [
-        pq.read_schema(curated / name).equals(SCHEMAS[name.split("/")[0]]) for name in names
-    ]
+    has_schema = []
+    for name in names:
+        wanted = SCHEMAS[name.split("/")[0]]
+        has_schema.append(pq.read_schema(curated / name).equals(wanted))
     return pd.DataFrame({"file": names, "has_schema": has_schema})
 
 
 def samples_frame(database: DuckDBPyConnection, curated: Path, max_rows: int) -> pd.DataFrame:
-    """One row per sample, with the facts that `expectations.samples_suite` names; of more, `max_rows` drawn by hash."""
+    """Return a row per sample with the facts of `expectations.samples_suite`; `max_rows` at most.
+
+    Of more, some are drawn by hash.
+    """
     columns = ", ".join(name for name in schema.SAMPLES.names if name != schema.IMAGE)
     query = f"SELECT {columns} FROM {ALL} ORDER BY md5(sample_id) LIMIT {max_rows}"
     table = _query(database, query, curated)
     frame = table.drop_columns([schema.CONVERSATION]).to_pandas()
-    turns = [
-        [turn[schema.CONTENT] for turn in row] for row in table[schema.CONVERSATION].to_pylist()
-    ]
-    counts = [[text.count(schema.IMAGE_PLACEHOLDER) for text in row] for row in turns]
-    has_turns = pd.Series([bool(row) for row in turns], dtype=bool)
-    frame["placeholders"] = [row[0] if row else 0 for row in counts]
-    frame["later_placeholders"] = [sum(row[1:]) for row in counts]
+
+    conversations = table[schema.CONVERSATION].to_pylist()
+    has_turns = pd.Series(list(map(bool, conversations)), dtype=bool)
+    counts = [_count_placeholders(turns) for turns in conversations]
+    frame["placeholders"] = [first for first, _ in counts]
+    frame["later_placeholders"] = [later for _, later in counts]
     frame["expected_placeholders"] = (has_turns & frame[schema.IMAGE_SHA256].notna()).astype(int)
-    frame["odd_turns"] = [len(row) % 2 for row in turns]
+    frame["odd_turns"] = [len(turns) % 2 for turns in conversations]
     frame["has_target"] = has_turns | frame[schema.CAPTION].notna()
     frame["caption_characters"] = frame[schema.CAPTION].str.len()
     return frame
 
 
 def ids_frame(database: DuckDBPyConnection, curated: Path) -> pd.DataFrame:
-    """The ids with the most samples, and how many these are: one, if the ids are unique."""
+    """Return the ids with the most samples, and how many these are: one, if ids are unique."""
     query = f"SELECT sample_id, count(*) AS samples FROM {ALL} GROUP BY sample_id"
-    return _query(
-        database, f"{query} ORDER BY samples DESC, sample_id LIMIT {MOST}", curated
-    ).to_pandas()
+    worst_first = f"ORDER BY samples DESC, sample_id LIMIT {MOST}"
+    return _query(database, f"{query} {worst_first}", curated).to_pandas()
 
 
 def split_pictures_frame(database: DuckDBPyConnection, curated: Path) -> pd.DataFrame:
-    """The pictures that are in the most splits, and in how many these are; evaluation splits count by themselves."""
-    database.register(
-        "evaluation",
-        _dataset(curated / "images").to_table(columns=[schema.IMAGE_SHA256, schema.SPLIT]),
-    )
+    """Return the pictures in the most splits, and their number; evaluation splits count apart."""
+    images = _dataset(curated / "images")
+    database.register("evaluation", images.to_table(columns=[schema.IMAGE_SHA256, schema.SPLIT]))
     query = f"""
     SELECT image_sha256, count(*) AS splits FROM (
         SELECT image_sha256, split FROM {ALL} WHERE image_sha256 IS NOT NULL
@@ -84,12 +84,12 @@ def split_pictures_frame(database: DuckDBPyConnection, curated: Path) -> pd.Data
 
 
 def count_samples(curated: Path) -> int:
-    """Rows of all shards."""
+    """Count the rows of all shards."""
     return _dataset(curated / "samples").count_rows()
 
 
 def images_frame(curated: Path) -> pd.DataFrame:
-    """One row per evaluation picture."""
+    """Return a row per evaluation picture."""
     columns = [name for name in schema.IMAGES.names if name != schema.IMAGE]
     frame = _dataset(curated / "images").to_table(columns=columns).to_pandas()
     frame["key"] = frame[schema.SPLIT] + "/" + frame[schema.IMAGE_ID]
@@ -97,7 +97,7 @@ def images_frame(curated: Path) -> pd.DataFrame:
 
 
 def questions_frame(curated: Path, pictures: Mapping[str, set[str]]) -> pd.DataFrame:
-    """One row per question; `pictures` holds the ids of the kept pictures of each split."""
+    """Return a row per question; `pictures` holds the ids of the kept pictures of each split."""
     table = _dataset(curated / "questions").to_table()
     frame = table.drop_columns([schema.ANSWERS, schema.CHOICES]).to_pandas()
     frame["key"] = frame[schema.SPLIT] + "/" + frame[schema.QUESTION_ID]
@@ -107,39 +107,30 @@ def questions_frame(curated: Path, pictures: Mapping[str, set[str]]) -> pd.DataF
 
 
 def answers_frame(curated: Path) -> pd.DataFrame:
-    """Share of each answer among the short answers of its split."""
-    table = _dataset(curated / "questions").to_table(
-        filter=ds.field(schema.BENCHMARK) == SHORT_ANSWER
-    )
+    """Return the share of each answer among the short answers of its split."""
+    is_short = ds.field(schema.BENCHMARK) == SHORT_ANSWER
+    table = _dataset(curated / "questions").to_table(filter=is_short)
     first = pc.list_element(table[schema.ANSWERS], 0) if len(table) else pa.array([], pa.string())
-    frame = pd.DataFrame(
-        {schema.SPLIT: table[schema.SPLIT].to_pandas(), "answer": first.to_pandas()}
-    )
-    counts = (
-        frame.value_counts([schema.SPLIT, "answer"], sort=False)
-        .sort_index()
-        .rename("count")
-        .reset_index()
-    )
+    splits = table[schema.SPLIT].to_pandas()
+    frame = pd.DataFrame({schema.SPLIT: splits, "answer": first.to_pandas()})
+
+    counts = frame.value_counts([schema.SPLIT, "answer"], sort=False).sort_index()
+    counts = counts.rename("count").reset_index()
     counts["fraction"] = counts["count"] / counts.groupby(schema.SPLIT)["count"].transform("sum")
     return counts
 
 
 def captions_frame(curated: Path, pictures: Mapping[str, set[str]]) -> pd.DataFrame:
-    """One row per evaluation caption."""
-    frame = (
-        _dataset(curated / "captions")
-        .to_table()
-        .to_pandas()
-        .explode(schema.CAPTIONS, ignore_index=True)
-    )
+    """Return a row per evaluation caption."""
+    frame = _dataset(curated / "captions").to_table().to_pandas()
+    frame = frame.explode(schema.CAPTIONS, ignore_index=True)
     frame["caption_characters"] = frame[schema.CAPTIONS].str.len()
     frame["has_picture"] = _has_picture(frame, pictures)
     return frame
 
 
 def pairs_frame(curated: Path, pictures: Mapping[str, set[str]]) -> pd.DataFrame:
-    """One row per pair of captions."""
+    """Return a row per pair of captions."""
     frame = _dataset(curated / "compositionality").to_table().to_pandas()
     frame["differs"] = frame[schema.CAPTION] != frame[schema.NEGATIVE_CAPTION]
     frame["has_picture"] = _has_picture(frame, pictures)
@@ -147,15 +138,21 @@ def pairs_frame(curated: Path, pictures: Mapping[str, set[str]]) -> pd.DataFrame
 
 
 def pictures_by_split(images: pd.DataFrame) -> dict[str, set[str]]:
-    """Ids of the evaluation pictures of each split."""
-    return {
-        split: set(images.loc[images[schema.SPLIT] == split, schema.IMAGE_ID])
-        for split in EVALUATION_SPLITS
-    }
+    """Return the ids of the evaluation pictures of each split."""
+    found = {}
+    for split in EVALUATION_SPLITS:
+        found[split] = set(images.loc[images[schema.SPLIT] == split, schema.IMAGE_ID])
+    return found
+
+
+def _count_placeholders(turns: Sequence[Mapping[str, str]]) -> tuple[int, int]:
+    """Count placeholders of pictures in the first turn, and in all others."""
+    counts = [turn[schema.CONTENT].count(schema.IMAGE_PLACEHOLDER) for turn in turns]
+    return sum(counts[:1]), sum(counts[1:])
 
 
 def _query(database: DuckDBPyConnection, query: str, curated: Path) -> pa.Table:
-    """A query over the files of samples."""
+    """Run a query over the files of samples."""
     files = literal_paths(sorted((curated / "samples").rglob("*.parquet")))
     return database.sql(query, params={"files": files}).to_arrow_table()
 

@@ -1,4 +1,4 @@
-"""Captions of the web are not all captions: weak signs of text that is none, each with its threshold in the params.
+"""Quality of captions of the web: weak signs of text that is no caption, each with a threshold.
 
 Language is judged by script alone: short captions are too short for a language detector to be right
 about.
@@ -19,7 +19,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class CaptionQuality(Params):
-    """What the captions of pairs must be like; conversations are not judged."""
+    """Rules for the captions of pairs; conversations are not judged."""
 
     min_words: Annotated[int, Field(ge=1)]  # separated by spaces; 1 for languages without
     min_letter_share: Share  # of the characters that are no white space
@@ -32,30 +32,30 @@ class CaptionQuality(Params):
 
 
 def check_quality(caption: str, params: CaptionQuality) -> None:
-    """Raises Rejected."""
+    """Raise Rejected for text that is hardly a caption."""
     words = caption.lower().split()
     if len(words) < params.min_words:
         raise Rejected(Reason.LOW_QUALITY, f"{len(words)} words")
+
     characters = [character for character in caption if not character.isspace()]
     letters = [character for character in characters if unicodedata.category(character)[0] in "LM"]
     if len(letters) < params.min_letter_share * len(characters):
-        raise Rejected(
-            Reason.LOW_QUALITY, f"{len(letters)} of {len(characters)} characters are letters"
-        )
+        what = f"{len(letters)} of {len(characters)} characters are letters"
+        raise Rejected(Reason.LOW_QUALITY, what)
+
     if len(words) >= FEW_WORDS:
         word, count = Counter(words).most_common(1)[0]
         if count > params.max_word_share * len(words):
             raise Rejected(Reason.LOW_QUALITY, f"{count} of {len(words)} words are {word[:40]!r}")
+
     if params.scripts:
         known = sum(script_of(letter) in (*params.scripts, "COMBINING") for letter in letters)
         if known < params.min_script_share * len(letters):
-            raise Rejected(
-                Reason.OTHER_SCRIPT,
-                f"{known} of {len(letters)} letters are {' or '.join(params.scripts)}",
-            )
+            what = f"{known} of {len(letters)} letters are {' or '.join(params.scripts)}"
+            raise Rejected(Reason.OTHER_SCRIPT, what)
 
 
 @lru_cache(maxsize=4096)
 def script_of(letter: str) -> str:
-    """The first word of a letter's name in Unicode: LATIN, CYRILLIC, CJK, ARABIC, HIRAGANA and so on."""
+    """Return the first word of a letter's name in Unicode: LATIN, CYRILLIC, CJK, ARABIC, …"""
     return unicodedata.name(letter, "UNNAMED").split()[0]

@@ -10,7 +10,7 @@ from components.pictures import PictureError
 
 
 class Reason(StrEnum):
-    """Why a row was rejected. The picture reasons are those of components/pictures.py."""
+    """Reasons why a row was rejected; those of pictures are from components/pictures.py."""
 
     # picture bytes
     EMPTY_FILE = "empty_file"
@@ -69,7 +69,7 @@ class Reason(StrEnum):
 
 
 class Repair(StrEnum):
-    """What was put right in a row that is kept. The picture repairs are those of components/pictures.py."""
+    """Repairs of a row that is kept; those of pictures are from components/pictures.py."""
 
     EXIF_ROTATED = "exif_rotated"
     EXIF_UNREADABLE = "exif_unreadable"
@@ -87,7 +87,7 @@ class Repair(StrEnum):
 
 
 class Rejected(Exception):
-    """This row cannot be used. `detail` is for people."""
+    """A row cannot be used. `detail` is for people."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(reason, detail)
@@ -96,5 +96,5 @@ class Rejected(Exception):
 
 
 def rejected_picture(error: PictureError) -> Rejected:
-    """The picture's own reason as a reason of the row."""
+    """Return the picture's own reason as a reason of the row."""
     return Rejected(Reason(error.reason), error.detail)

@@ -11,15 +11,9 @@ from io import TextIOWrapper
 from typing import Any, NamedTuple
 
 from components.curation.reasons import Reason, Rejected
-from components.files.lines import (
-    Fault,
-    StrictJson,
-    json_value,
-    read_json_lines,
-    refuse_depth,
-    refuse_other_files,
-)
+from components.files.lines import Fault, refuse_other_files
 from components.files.storage import name_of, open_file
+from components.files.strict_json import StrictJson, json_value, read_json_lines, refuse_depth
 
 CHUNK = 1 << 20  # characters read at a time
 # characters: a word, number or escape that is cut by the end of a chunk starts here
@@ -37,32 +31,33 @@ class Entry(NamedTuple):
 
 
 def read_entries(place: str) -> Iterator[Entry]:
-    """The rows of a file with one object per line (.jsonl), or of one that is a single array."""
+    """Yield the rows of a file with one object per line (.jsonl), or of one that is an array."""
     return _read_lines(place) if place.endswith(".jsonl") else _read_array(place)
 
 
 def encode_entries(entries: Sequence[Entry]) -> str:
-    """Entries as JSON text, to be sent to another process; `decode_entries` gives them back."""
+    """Write entries as JSON text, for another process; `decode_entries` gives them back."""
     return json.dumps([[e.place, *_encode_value(e.value)] for e in entries])
 
 
 def decode_entries(text: str) -> list[Entry]:
-    """What `encode_entries` was given."""
-    rows = json.loads(text)
-    return [
-        Entry(place, value if why is None else Rejected(Reason(why), value))
-        for place, value, why in rows
-    ]
+    """Read entries from the text of `encode_entries`."""
+    entries = []
+    for place, value, reason in json.loads(text):
+        is_read = reason is None
+        entries.append(Entry(place, value if is_read else Rejected(Reason(reason), value)))
+    return entries
 
 
 def read_object(place: str) -> dict[str, Any]:
-    """A whole file that holds one JSON object. Raises ValueError that names the byte at which it is broken."""
+    """Read a file of one JSON object. Raises ValueError with the byte at which it breaks."""
     parser = StrictJson()
     try:
         with open_file(place) as file:
             refuse_other_files(place, file.read(NEAR_THE_END))
             file.seek(0)
             text = file.read().decode("utf-8-sig")
+
         document = parser.decode(text)
         if fault := parser.take_fault():
             raise ValueError(fault.detail)
@@ -76,13 +71,14 @@ def read_object(place: str) -> dict[str, Any]:
         raise ValueError(
             f"{place}: is not JSON: {error or type(error).__name__}; fetch the file again"
         ) from None
+
     if not isinstance(document, dict):
         raise ValueError(f"{place}: holds a JSON {type(document).__name__}, not an object")
     return document
 
 
 def list_in(place: str, document: Mapping[str, Any], key: str) -> list[Any]:
-    """A list inside a document. Raises ValueError that names the file."""
+    """Return a list inside a document. Raises ValueError that names the file."""
     found = document.get(key)
     if not isinstance(found, list):
         raise ValueError(f"{place}: no list {key!r}; is it a caption file of this format?")
@@ -90,7 +86,7 @@ def list_in(place: str, document: Mapping[str, Any], key: str) -> list[Any]:
 
 
 class PictureNames:
-    """The pictures of a document in COCO format by their ids, which may be numbers in one place and text in another."""
+    """The pictures of a COCO document by ids, numbers in one place and text in another."""
 
     def __init__(self, place: str, document: Mapping[str, Any]) -> None:
         images = [image for image in list_in(place, document, "images") if isinstance(image, dict)]
@@ -103,42 +99,36 @@ class PictureNames:
                 self.repeated.add(image_id)
 
     def find(self, value: object) -> str:
-        """The file name of a picture. Raises Rejected."""
-        image_id = id_text(value)
+        """Return the file name of a picture. Raises Rejected."""
+        image_id, named = id_text(value), f"the id {shown(value)}"
         if image_id is None:
             raise Rejected(Reason.BAD_RECORD, f"image_id is {shown(value)}, not a number or text")
         if image_id not in self.names:
-            raise Rejected(
-                Reason.IMAGE_MISSING, f"`images` has no picture with the id {shown(value)}"
-            )
+            raise Rejected(Reason.IMAGE_MISSING, f"`images` has no picture with {named}")
         if image_id in self.repeated:
-            raise Rejected(
-                Reason.BAD_RECORD, f"`images` has several pictures with the id {shown(value)}"
-            )
+            raise Rejected(Reason.BAD_RECORD, f"`images` has several pictures with {named}")
         name = self.names[image_id]
         if not isinstance(name, str) or not name:
-            raise Rejected(
-                Reason.BAD_RECORD,
-                f"the picture with the id {shown(value)} has no file_name in `images`",
-            )
+            what = f"the picture with {named} has no file_name in `images`"
+            raise Rejected(Reason.BAD_RECORD, what)
         return name
 
 
 def id_text(value: object) -> str | None:
-    """An id as text: text as it is, a whole number in decimal digits; None for anything else, also for no text."""
+    """Return an id as text: text as it is, a whole number in digits; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
     return str(value) or None
 
 
 def shown(value: object) -> str:
-    """A value in a message, cut."""
+    """Return a value for a message, cut."""
     text = repr(value)
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
 
 
 def parse_json(data: bytes) -> Any:
-    """A small piece of untrusted JSON. Raises Rejected."""
+    """Parse a small piece of untrusted JSON. Raises Rejected."""
     try:
         return json_value(data)
     except Fault as fault:
@@ -146,7 +136,7 @@ def parse_json(data: bytes) -> Any:
 
 
 def rejected_line(fault: Fault) -> Rejected:
-    """A line's fault as the reason of its row."""
+    """Return a line's fault as the reason of its row."""
     return Rejected(REASONS.get(fault.kind, Reason.BAD_RECORD), fault.detail)
 
 
@@ -159,7 +149,7 @@ class TextWindow:
         self.is_at_end = False
 
     def read_more(self) -> bool:
-        """Forget what was used and read on, more if much is still unused; False at the end of the file."""
+        """Forget what was used and read on, more if much is unused; return False at the end."""
         self.bytes_before += _num_bytes(self.text[: self.at])
         rest = self.text[self.at :]
         try:
@@ -173,7 +163,7 @@ class TextWindow:
         return bool(more)
 
     def next_character(self) -> str:
-        """The next character that is no white space, "" at the end; it is not used up."""
+        """Return the next character that is no white space, "" at the end; it is not used up."""
         while True:
             while self.at < len(self.text):
                 if self.text[self.at] not in " \t\r\n":
@@ -196,6 +186,7 @@ def _read_array(place: str) -> Iterator[Entry]:
             what = "empty" if not first else "no JSON array of records"
             raise ValueError(f"{place}: is {what}; one with a record per line is called .jsonl")
         window.at += 1
+
         index = 0
         while (character := window.next_character()) != "]":
             if index:
@@ -207,21 +198,22 @@ def _read_array(place: str) -> Iterator[Entry]:
             fault = parser.take_fault()
             yield Entry(f"{name}:{index}", rejected_line(fault) if fault else value)
             index += 1
+
         window.at += 1
         if window.next_character():
             raise window.broken(window.at, "Extra data")
 
 
 def _next_value(window: TextWindow, parser: StrictJson) -> Any:
-    """One value of the array; reads on as long as it may only be cut by the end of what was read."""
+    """Return a value of the array; read on as long as the end of what was read may cut it."""
     while True:
         try:
             value, end = parser.decoder.raw_decode(window.text, window.at)
             refuse_depth(window.text[window.at : end])
         except json.JSONDecodeError as error:
-            is_cut = (
-                error.msg.startswith("Unterminated") or error.pos >= len(window.text) - NEAR_THE_END
-            )
+            # The end of what was read may have cut a text, a word or a number.
+            is_near_the_end = error.pos >= len(window.text) - NEAR_THE_END
+            is_cut = error.msg.startswith("Unterminated") or is_near_the_end
             fault = window.broken(error.pos, error.msg)
             if not is_cut or not window.read_more():
                 raise fault from None
@@ -229,6 +221,7 @@ def _next_value(window: TextWindow, parser: StrictJson) -> Any:
             continue
         except (ValueError, RecursionError) as error:
             raise window.broken(window.at, str(error) or type(error).__name__) from None
+
         if end <= len(window.text) - NEAR_THE_END or window.is_at_end:
             window.at = end
             return value

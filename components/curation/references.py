@@ -1,4 +1,4 @@
-"""Pictures that a record refers to, by a name below the root of its source.
+"""References of records to pictures, by a name below the root of their source.
 
 References come from data that nobody checked: none of them leads out of the root that it belongs
 to, but for links into roots that were allowed by name.
@@ -30,28 +30,26 @@ class FoundPicture(NamedTuple):
 def read_picture_file(
     root: str, reference: str, max_file_bytes: int, allowed_roots: Sequence[str] = ()
 ) -> FoundPicture:
-    """The picture that a record refers to, relative to `root`; links may lead into `allowed_roots`. Raises Rejected.
+    """Read the picture that a record refers to, relative to `root`. Raises Rejected.
 
-    Downloads may have another extension than the records that name them (OCR-VQA): where there is
-    no such file, one with the same name and another picture extension counts.
+    Links may lead into `allowed_roots`. Downloads may have another extension than the records that
+    name them (OCR-VQA): where there is no such file, one with the same name and another picture
+    extension counts.
     """
-    try:
-        return FoundPicture(_read_within(root, reference, max_file_bytes, allowed_roots), reference)
-    except Rejected as error:
-        if error.reason is not Reason.IMAGE_MISSING:
-            raise
-        for sibling in _siblings(reference):
-            try:
-                return FoundPicture(
-                    _read_within(root, sibling, max_file_bytes, allowed_roots), sibling
-                )
-            except Rejected as other:
-                if other.reason is not Reason.IMAGE_MISSING:
-                    raise
-        raise
+    missing = None
+    for name in (reference, *_siblings(reference)):
+        try:
+            return FoundPicture(_read_within(root, name, max_file_bytes, allowed_roots), name)
+        except Rejected as error:
+            if error.reason is not Reason.IMAGE_MISSING:
+                raise
+            missing = missing or error
+    assert missing is not None
+    raise missing
 
 
 def _siblings(reference: str) -> list[str]:
+    """Return the same name with other extensions of pictures."""
     stem, _, extension = reference.rpartition(".")
     # `photo.2` says nothing of a picture called photo.jpg
     if extension.lower() not in PICTURE_EXTENSIONS:
@@ -64,6 +62,8 @@ def _read_within(
 ) -> bytes:
     if is_uri(root):
         return _read_object(root, reference, max_file_bytes)
+
+    # Faults of the file are reasons; a disk that fails is none, and stops the stage.
     try:
         return read_file(real_place(root, reference, allowed_roots), max_file_bytes)
     except OutsideRootsError:
@@ -83,7 +83,7 @@ def _read_within(
 
 
 def _read_object(root: str, reference: str, max_file_bytes: int) -> bytes:
-    """From a bucket, whose names are plain text: a name with `..` in it means nothing good."""
+    """Read a file of a bucket, where names are plain text: `..` in one means nothing good."""
     parts = PurePosixPath(reference).parts
     if ".." in parts or reference.startswith("/") or is_uri(reference):
         raise Rejected(Reason.PATH_ESCAPES_ROOT, reference)

@@ -1,4 +1,4 @@
-"""The first rows of every source, checked as curation checks them, before anything is paid for."""
+"""Preview of the first rows of a source, checked as curation does, before anything is paid for."""
 
 from collections import Counter
 from itertools import chain, islice
@@ -14,7 +14,7 @@ from components.files.tars import read_keys
 
 
 class Preview(NamedTuple):
-    """What the first rows of a source came to."""
+    """The first rows of a source, and estimates of all of them."""
 
     num_files: int
     num_bytes: int  # of all files
@@ -27,44 +27,43 @@ class Preview(NamedTuple):
 
     @property
     def curated_bytes(self) -> int:
-        """What the pictures of all rows take as PNG, if they are like the first."""
+        """Bytes of the pictures of all rows as PNG, if they are like the first."""
         sizes = [len(row[schema.IMAGE] or b"") for row in self.accepted]
         return round(self.estimated_rows * sum(sizes) / max(len(self.rows), 1))
 
     @property
     def rejects(self) -> dict[str, int]:
-        """How many rows by reason, the commonest first."""
+        """Numbers of rows by reason, the commonest first."""
         reasons = Counter(row[schema.REASON] for row in self.rows if row[schema.REASON] is not None)
         return dict(reasons.most_common())
 
     @property
     def details(self) -> list[str]:
-        """What was wrong, in words: one example per reason."""
-        found = {
-            row[schema.REASON]: f"{row[schema.SAMPLE_ID]}: {row[schema.DETAIL]}"
-            for row in reversed(self.rows)
-        }
+        """Faults in words: one example per reason."""
+        found: dict[str, str] = {}
+        for row in self.rows:
+            found.setdefault(row[schema.REASON], f"{row[schema.SAMPLE_ID]}: {row[schema.DETAIL]}")
         return [f"{reason} ({found[reason]})" for reason in self.rejects]
 
 
 def preview_source(
     name: str, source: Source, raw: Path, params: CandidateParams, num_rows: int
 ) -> Preview:
-    """Look at the first rows of a source. Raises ValueError when there are no files, or the first is broken."""
+    """Look at the first rows of a source. Raises ValueError for no files, or a broken first one."""
     places = matching_files(join(str(raw), source.files))
     pieces = list(pieces_of_file(source, places[0]))
     rows = chain.from_iterable(piece_rows(name, source, piece, raw, params) for piece in pieces)
+    checked = [check_row(row) for row in islice(rows, num_rows)]
+
+    # The other files are taken to have rows of the same size.
     sizes = [size_of(place) for place in places]
-    estimated_rows = round(
-        sum(count_rows(source, piece) for piece in pieces) * sum(sizes) / max(sizes[0], 1)
-    )
-    return Preview(
-        len(places), sum(sizes), estimated_rows, [check_row(row) for row in islice(rows, num_rows)]
-    )
+    rows_of_first = sum(count_rows(source, piece) for piece in pieces)
+    estimated_rows = round(rows_of_first * sum(sizes) / max(sizes[0], 1))
+    return Preview(len(places), sum(sizes), estimated_rows, checked)
 
 
 def count_rows(source: Source, piece: Piece) -> int:
-    """Rows of a piece; of a tar that is damaged, those before the damage."""
+    """Count the rows of a piece; of a tar that is damaged, those before the damage."""
     if piece.num_rows is not None:
         return piece.num_rows
     if piece.kind == "tar":
@@ -73,6 +72,6 @@ def count_rows(source: Source, piece: Piece) -> int:
 
 
 def size_of(place: str) -> int:
-    """Bytes of a file."""
+    """Return the bytes of a file."""
     with open_file(place) as file:
         return file.seek(0, 2)

@@ -1,4 +1,4 @@
-"""Keep or drop one row by its text: clean strings, conversations in LLaVA format, captions.
+"""Filters of one row by its text: clean strings, conversations in LLaVA format, captions.
 
 Text is never normalised or cut: what is kept is what was written, without control characters and
 outer white space. Controls that part words (line ends of other systems, vertical tabs, separators)
@@ -26,7 +26,8 @@ SPACES = re.compile(r"[\x0b\x0c\x1c-\x1f]")
 # order mark; bidirectional marks and overrides. The zero-width joiners (U+200C, U+200D) shape emoji
 # and several scripts and stay.
 CONTROLS = re.compile(
-    r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
+    r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"
+    r"\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
 )
 # What stands for a video, a sound or points in the conversations of models that read them.
 OTHER_MODALITIES = re.compile(
@@ -38,7 +39,7 @@ Turn = dict[str, str]
 
 
 class TextLimits(Params):
-    """What is accepted as text."""
+    """Limits of accepted text."""
 
     min_caption_characters: Annotated[int, Field(ge=1)]
     max_caption_characters: Annotated[int, Field(ge=1)]
@@ -46,7 +47,7 @@ class TextLimits(Params):
 
 
 def clean_text(text: object, line_end: str = " ") -> tuple[str, bool]:
-    """The string without control characters and outer white space, and whether control characters were in it.
+    """Return a string without controls and outer white space, and whether it had controls.
 
     `line_end`: what the line ends of other systems become, but `\\r\\n`, which is a new line as
     everywhere. Raises Rejected: not a string, or a lone surrogate, which no file can hold.
@@ -65,7 +66,7 @@ def clean_text(text: object, line_end: str = " ") -> tuple[str, bool]:
 def check_conversation(
     turns: object, has_picture: bool, limits: TextLimits
 ) -> tuple[list[Turn], bool]:
-    """LLaVA's turns as user and assistant turns, and whether characters were removed.
+    """Return LLaVA's turns as user and assistant turns, and whether characters were removed.
 
     Users and assistants alternate, the user begins, the assistant ends. `<image>` stands once, in
     the first turn, when there is a picture, and nowhere when there is none. Raises Rejected.
@@ -73,16 +74,21 @@ def check_conversation(
     if not isinstance(turns, list) or not turns:
         raise Rejected(Reason.BAD_CONVERSATION, "no turns")
     _check_order(turns)
-    checked = [_check_turn(turn, index, limits) for index, turn in enumerate(turns)]
-    texts = [turn[schema.CONTENT] for turn, _ in checked]
+    checked, any_repaired = [], False
+    for index, turn in enumerate(turns):
+        clean, is_repaired = _check_turn(turn, index, limits)
+        checked.append(clean)
+        any_repaired |= is_repaired
+
+    texts = [turn[schema.CONTENT] for turn in checked]
     for text in texts:
         _check_modality(text)
     _check_placeholders(texts, has_picture)
-    return [turn for turn, _ in checked], any(repaired for _, repaired in checked)
+    return checked, any_repaired
 
 
 def check_caption(text: object, limits: TextLimits) -> tuple[str, bool]:
-    """The caption, and whether characters were removed. Raises Rejected."""
+    """Return a clean caption, and whether characters were removed. Raises Rejected."""
     caption, repaired = clean_text(text)
     if len(caption) < limits.min_caption_characters:
         raise Rejected(Reason.EMPTY_CAPTION, f"{len(caption)} characters")
@@ -95,7 +101,7 @@ def check_caption(text: object, limits: TextLimits) -> tuple[str, bool]:
 
 
 def caption_of(turns: list[Turn], prompts: tuple[str, ...], limits: TextLimits) -> str | None:
-    """The answer to the first caption prompt of a conversation, if it is no longer than a caption may be."""
+    """Return the answer to the first caption prompt of a conversation; None if it is too long."""
     for question, answer in zip(turns[::2], turns[1::2], strict=True):
         if question[schema.CONTENT].replace(schema.IMAGE_PLACEHOLDER, "").strip() in prompts:
             caption = answer[schema.CONTENT]
@@ -104,24 +110,20 @@ def caption_of(turns: list[Turn], prompts: tuple[str, ...], limits: TextLimits) 
 
 
 def _check_order(turns: list[Any]) -> None:
-    """Raises Rejected unless questions and answers alternate; a turn of another speaker is named as what it is."""
+    """Raise Rejected unless questions and answers alternate; name a turn of another speaker."""
     for index, turn in enumerate(turns):
         if not isinstance(turn, dict) or "value" not in turn:
             raise Rejected(Reason.BAD_CONVERSATION, f"turn {index} has no value")
         speaker, expected = turn.get("from"), SPEAKERS[index % 2]
         if speaker not in SPEAKERS:
-            raise Rejected(
-                Reason.BAD_CONVERSATION,
-                f"turn {index} is from {shown(speaker)}; only human and gpt are read",
-            )
+            what = f"turn {index} is from {shown(speaker)}; only human and gpt are read"
+            raise Rejected(Reason.BAD_CONVERSATION, what)
         if speaker != expected:
-            raise Rejected(
-                Reason.BAD_CONVERSATION, f"turn {index} is from {speaker!r}, not from {expected!r}"
-            )
+            what = f"turn {index} is from {speaker!r}, not from {expected!r}"
+            raise Rejected(Reason.BAD_CONVERSATION, what)
     if len(turns) % 2:
-        raise Rejected(
-            Reason.BAD_CONVERSATION, f"{len(turns)} turns: the last question has no answer"
-        )
+        what = f"{len(turns)} turns: the last question has no answer"
+        raise Rejected(Reason.BAD_CONVERSATION, what)
 
 
 def _check_turn(turn: dict[str, Any], index: int, limits: TextLimits) -> tuple[Turn, bool]:
@@ -136,16 +138,13 @@ def _check_turn(turn: dict[str, Any], index: int, limits: TextLimits) -> tuple[T
 
 def _check_modality(text: str) -> None:
     if found := OTHER_MODALITIES.search(text):
-        raise Rejected(
-            Reason.OTHER_MODALITY, f"{found.group()} in the text; only pictures can be read"
-        )
+        what = f"{found.group()} in the text; only pictures can be read"
+        raise Rejected(Reason.OTHER_MODALITY, what)
 
 
 def _check_placeholders(texts: list[str], has_picture: bool) -> None:
     counts = [text.count(schema.IMAGE_PLACEHOLDER) for text in texts]
     if counts[0] != int(has_picture) or any(counts[1:]):
         pictures = "one picture" if has_picture else "no picture"
-        raise Rejected(
-            Reason.PLACEHOLDER_MISMATCH,
-            f"{schema.IMAGE_PLACEHOLDER} per turn: {counts}, with {pictures}",
-        )
+        what = f"{schema.IMAGE_PLACEHOLDER} per turn: {counts}, with {pictures}"
+        raise Rejected(Reason.PLACEHOLDER_MISMATCH, what)

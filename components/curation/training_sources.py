@@ -1,8 +1,8 @@
-"""What curation reads for training: sources of several formats, cut into pieces of work of about equal size.
+"""Sources of training rows in several formats, cut into pieces of work of about equal size.
 
 | format | files | a row is |
 |---|---|---|
-| llava | .json (one array) or .jsonl: LLaVA-665k, ShareGPT4V, LLaVA-558k | a conversation, with or without a picture |
+| llava | .json (one array) or .jsonl: LLaVA-665k, ShareGPT4V, LLaVA-558k | a conversation |
 | webdataset | .tar: CC3M as img2dataset writes it | a caption pair |
 | table | .csv, .tsv, .jsonl, .parquet, .arrow (Hugging Face datasets on disk) | a caption pair |
 | coco | COCO's captions_*.json | a caption of a picture that may have several |
@@ -21,7 +21,7 @@ from pydantic import Field
 
 from components.curation import captions
 from components.curation.records import Entry, decode_entries, encode_entries, read_entries
-from components.files.lines import DELIMITERS
+from components.files.delimited import DELIMITERS
 from components.files.parquet import TABLE_ERRORS, check_names, open_parquet
 from components.files.storage import join, matching_files
 from components.params import Params
@@ -91,7 +91,7 @@ ONE_CAPTION_FORMATS = ("webdataset", "table")
 
 
 class Piece(NamedTuple):
-    """Rows that can be read by themselves: a tar, a row group, an Arrow file, a text file or some rows of one."""
+    """Rows that can be read by themselves: a file, a row group of one, or some rows of one."""
 
     kind: Literal["tar", "row_group", "stream", "text", "entries"]
     place: str
@@ -102,9 +102,10 @@ class Piece(NamedTuple):
 def list_pieces(
     source: Source, raw: Path | str, staging: Path, name: str, rows_per_task: int
 ) -> Iterator[Piece]:
-    """The pieces of a source, in order; rows that are read to find them go to files in the staging folder.
+    """Yield the pieces of a source, in order.
 
-    Raises ValueError when there are no files, or one of them is broken as a whole.
+    Rows that are read to find them go to files in the staging folder. Raises ValueError when there
+    are no files, or one of them is broken as a whole.
     """
     places = matching_files(join(str(raw), source.files))
     if isinstance(source, KarpathySource):
@@ -112,16 +113,14 @@ def list_pieces(
     for number, place in enumerate(places):
         for piece in pieces_of_file(source, place):
             if piece.kind == "text":
-                entries = read_piece(piece, source)
-                yield from write_pieces(
-                    entries, staging / "rows" / name / f"{number:05d}", rows_per_task
-                )
+                folder = staging / "rows" / name / f"{number:05d}"
+                yield from write_pieces(read_piece(piece, source), folder, rows_per_task)
             else:
                 yield piece
 
 
 def pieces_of_file(source: Source, place: str) -> Iterator[Piece]:
-    """A file as it can be read: Parquet by row groups, any other as a whole."""
+    """Yield a file as it can be read: Parquet by row groups, any other as a whole."""
     if place.endswith(".parquet"):
         yield from _row_groups(source, place)
     elif place.endswith(".arrow"):
@@ -131,7 +130,7 @@ def pieces_of_file(source: Source, place: str) -> Iterator[Piece]:
 
 
 def read_piece(piece: Piece, source: Source) -> Iterator[Entry]:
-    """The entries of a piece, but of a tar."""
+    """Yield the entries of a piece that is no tar."""
     columns = _columns(source) if isinstance(source, TableSource) else {}
     if piece.kind == "entries":
         yield from decode_entries(Path(piece.place).read_text(encoding="utf-8"))
@@ -144,7 +143,7 @@ def read_piece(piece: Piece, source: Source) -> Iterator[Entry]:
 
 
 def read_rows(source: Source, place: str) -> Iterator[Entry]:
-    """The entries of a text file of a source."""
+    """Return the entries of a text file of a source."""
     match source:
         case LlavaSource():
             return read_entries(place)
@@ -164,7 +163,7 @@ def read_rows(source: Source, place: str) -> Iterator[Entry]:
 
 
 def write_pieces(entries: Iterator[Entry], folder: Path, rows_per_task: int) -> Iterator[Piece]:
-    """Entries in files of `rows_per_task`, one piece each."""
+    """Write entries into files of `rows_per_task`; yield a piece for each."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, part in enumerate(iter(lambda: list(islice(entries, rows_per_task)), [])):
         path = folder / f"{number:06d}.json"
@@ -173,12 +172,13 @@ def write_pieces(entries: Iterator[Entry], folder: Path, rows_per_task: int) -> 
 
 
 def _check_splits(source: KarpathySource, places: Sequence[str]) -> None:
-    """Raises ValueError for a split that none of the files has a picture of."""
+    """Raise ValueError for a split that none of the files has a picture of."""
     there = set[str]().union(*(captions.karpathy_splits(place) for place in places))
     if missing := [split for split in source.splits if split not in there]:
         found = ", ".join(sorted(there)) or "none"
         raise ValueError(
-            f"{source.files}: no picture is of the split {' or '.join(missing)}; its splits: {found}"
+            f"{source.files}: no picture is of the split {' or '.join(missing)}; "
+            f"its splits: {found}"
         )
 
 

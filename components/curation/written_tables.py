@@ -1,4 +1,4 @@
-"""Parquet of the curation stage: staging files that tasks write, and the final shards that are taken from them.
+"""Tables of the curation stage as Parquet: staging files of tasks, and the shards made of them.
 
 Bytes depend on the rows alone: fixed order, fixed file names, no times. Every file appears whole or
 not at all.
@@ -33,14 +33,14 @@ FACTS = pa.schema(
         pa.field(NUMBER, pa.int32()),  # which row of that piece
         # where in that piece's staging file; null when it is not there
         pa.field(POSITION, pa.int32()),
-        *(
-            CANDIDATES.field(name)
-            for name in (schema.SAMPLE_ID, schema.SOURCE, schema.IMAGE_SHA256)
-        ),
-        *(
-            CANDIDATES.field(name)
-            for name in (NEAR_HASH, CONTENT_SHA256, REPAIRS, schema.REASON, schema.DETAIL)
-        ),
+        CANDIDATES.field(schema.SAMPLE_ID),
+        CANDIDATES.field(schema.SOURCE),
+        CANDIDATES.field(schema.IMAGE_SHA256),
+        CANDIDATES.field(NEAR_HASH),
+        CANDIDATES.field(CONTENT_SHA256),
+        CANDIDATES.field(REPAIRS),
+        CANDIDATES.field(schema.REASON),
+        CANDIDATES.field(schema.DETAIL),
     ]
 )
 # Where the rows of a shard are found, and the ids they get.
@@ -50,8 +50,10 @@ PLANNED = {
     IMAGES: "SELECT task, position, sample_id FROM kept WHERE split = $split ORDER BY place",
 }
 SPLITS = (
-    *((SAMPLES, split) for split in (schema.TRAIN, schema.VALIDATION)),
-    *((IMAGES, split) for split in (schema.TEST, schema.VALIDATION)),
+    (SAMPLES, schema.TRAIN),
+    (SAMPLES, schema.VALIDATION),
+    (IMAGES, schema.TEST),
+    (IMAGES, schema.VALIDATION),
 )
 
 
@@ -72,7 +74,7 @@ class TableWriter:
         return self
 
     def add(self, row: dict[str, Any]) -> int:
-        """Returns the position of the row in the file."""
+        """Add a row; return its position in the file."""
         self.rows.append(row)
         self.num_rows += 1
         if len(self.rows) == self.rows_per_group:
@@ -99,25 +101,25 @@ class TableWriter:
 
 
 def staging_path(folder: Path, task: int) -> Path:
-    """Accepted rows of a piece of work."""
+    """Return the path of the accepted rows of a piece of work."""
     return folder / "accepted" / f"task-{task:06d}.parquet"
 
 
 def facts_path(folder: Path, task: int) -> Path:
-    """Facts about all rows of a piece of work; when this file is there, the piece is done."""
+    """Return the path of the facts about the rows of a piece; it is there when that is done."""
     return folder / "facts" / f"task-{task:06d}.parquet"
 
 
 def plan_shards(database: DuckDBPyConnection, staging: Path, rows_per_shard: int) -> Iterator[str]:
-    """Cut the rows that stay into files; an empty split is one empty file, so that its schema can be read.
+    """Cut the rows that stay into files; yield their paths below the output folder.
 
-    Yields the path of every file below the output folder; its plan has the same path below
-    `staging`/plan.
+    The plan of a file has the same path below `staging`/plan.
     """
     for folder, split in SPLITS:
         rows = stream_rows(database, PLANNED[folder], split=split)
         for number in count():
             part = [dict(zip(PLAN.names, row, strict=True)) for row in islice(rows, rows_per_shard)]
+            # An empty split is one empty file, so that its schema can be read.
             if number > 0 and not part:
                 break
             path = f"{folder}/{split}/part-{number:05d}.parquet"
@@ -126,41 +128,41 @@ def plan_shards(database: DuckDBPyConnection, staging: Path, rows_per_shard: int
 
 
 def write_shard(path: str, staging: Path, output: Path) -> int:
-    """Write one planned file of samples or pictures; returns its number of rows."""
+    """Write one planned file of samples or pictures; return its number of rows."""
     folder, split, _ = path.split("/")
     plan = pq.read_table(staging / "plan" / path)
     rows = zip(plan[TASK].to_pylist(), plan[POSITION].to_pylist(), strict=True)
-    table = pa.concat_tables([CANDIDATES.empty_table(), *_staged_rows(rows, staging)])
+    staged = pa.concat_tables([CANDIDATES.empty_table(), *_staged_rows(rows, staging)])
+
+    # Ids and splits are decided late; all else stands in the staging files.
     splits = pa.array([split] * len(plan), pa.string())
     columns = {schema.SPLIT: splits, schema.SAMPLE_ID: plan[ROW_ID], schema.IMAGE_ID: plan[ROW_ID]}
     final = FOLDERS[folder]
-    arrays = [columns[name] if name in columns else table[name] for name in final.names]
+    arrays = [columns[name] if name in columns else staged[name] for name in final.names]
+
     # One chunk: where the staging files were cut does not show in the bytes (below 2 GiB, which
     # Arrow's strings hold).
-    write_table(
-        pa.Table.from_arrays(arrays, schema=final).combine_chunks(),
-        output / path,
-        compression="zstd",
-    )
+    table = pa.Table.from_arrays(arrays, schema=final).combine_chunks()
+    _write_table(table, output / path)
     return len(plan)
 
 
 def write_rows(rows: Iterable[dict[str, Any]], final: pa.Schema, path: Path) -> None:
-    """A table, row by row."""
+    """Write a table row by row."""
     with TableWriter(path, final, "zstd", ROWS_AT_ONCE) as table:
         for row in rows:
             table.add(row)
 
 
-def write_table(table: pa.Table, path: Path, compression: str) -> None:
-    """Write aside, then rename: the name stands for a whole file."""
+def _write_table(table: pa.Table, path: Path) -> None:
+    """Write a table aside, then rename it: the name stands for a whole file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write = partial(pq.write_table, table, compression=compression, write_page_checksum=True)
+    write = partial(pq.write_table, table, compression="zstd", write_page_checksum=True)
     write_whole(path, write, path.with_name(f".{path.name}.{os.getpid()}"))
 
 
 def _staged_rows(rows: Iterable[tuple[int, int]], staging: Path) -> Iterator[pa.Table]:
-    """The rows (task, position), in order: a table per run of rows that lie in one row group."""
+    """Yield the rows (task, position), in order: a table per run of rows in one row group."""
     for task, run in groupby(rows, key=lambda row: row[0]):
         with pq.ParquetFile(staging_path(staging, task), page_checksum_verification=True) as file:
             for group, part in groupby(run, key=lambda row: row[1] // ROWS_PER_GROUP):

@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 
 from components.evaluation.normalisation import normalise_answer
+from components.schema import BENCHMARKS
 
 FREE_TEXT = ("short_answer", "word_reading", "unanswerable")
-BENCHMARKS = (*FREE_TEXT, "existence", "relations", "multiple_choice")
 # scored by group too: MME's acc+, MMBench's circular passes
 GROUPED = ("relations", "multiple_choice")
 _VQA_ANNOTATORS = 10

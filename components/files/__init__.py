@@ -1,1 +1,1 @@
-"""Files, wherever they lie: what others wrote is read as data and never trusted; ours appear whole."""
+"""Files, wherever they lie: those of others are never trusted, ours appear whole."""

@@ -1,4 +1,4 @@
-"""Files that this project writes: whole under their name or not there, and known by their SHA-256."""
+"""Atomic files: whole under their name or not there, and known by their SHA-256."""
 
 import hashlib
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, write: Callable[[Path], object], aside: Path | None = None) -> None:
-    """What `write` writes, at `path`, whole or not at all.
+    """Have `write` write a file at `path`, whole or not at all.
 
     `aside`: where it is written first, on the same file system; `.NAME.partial` beside `path` if
     not given.
@@ -18,13 +18,13 @@ def write_whole(path: Path, write: Callable[[Path], object], aside: Path | None 
 
 
 def put_in_place(partial: Path, path: Path) -> None:
-    """Rename what lies on the disk, not only in memory: a file under its name is whole even after a power cut."""
+    """Give a file its name, once all of it lies on the disk: a power cut leaves no half of it."""
     with partial.open("rb") as stream:
         os.fsync(stream.fileno())
     os.replace(partial, path)
 
 
 def sha256_of(path: Path) -> str:
-    """Of the bytes of a file."""
+    """Return the SHA-256 of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

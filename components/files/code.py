@@ -1,4 +1,4 @@
-"""The code that a run is made of: the modules of this project that it imports, found without running them.
+"""Code of a run: the modules of this project that it imports, found without running them.
 
 Times of files tell nothing: a checkout, a stash or a copy gives new ones. Nor is a folder an
 answer: it holds modules that the run never sees, and others that it needs lie elsewhere.
@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Collection, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from components.files.atomic import sha256_of
@@ -18,22 +19,22 @@ PACKAGES = ("components", "flows")
 
 
 def code_sha256(modules: Iterable[str], without: Collection[str] = (), root: Path = ROOT) -> str:
-    """SHA-256 of the names and contents of modules and of all of this project that they import; of no path or time."""
+    """Return the SHA-256 of the names and contents of modules and of all that they import."""
     files = imported_files(modules, without, root)
-    return hashlib.sha256(
-        json.dumps([(name, sha256_of(files[name])) for name in sorted(files)]).encode()
-    ).hexdigest()
+    listing = [(name, sha256_of(files[name])) for name in sorted(files)]
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
 
 def imported_files(
     modules: Iterable[str], without: Collection[str] = (), root: Path = ROOT
 ) -> dict[str, Path]:
-    """{module: source file} of modules and of all of this project that they import, at their head or in a function.
+    """Return {module: source file} of modules and of all of this project that they import.
 
-    Modules of `without` are not entered. Raises ValueError for a module that is not there.
+    Imports in functions count. Modules of `without` are not entered. Raises ValueError for a
+    module that is not there.
     """
     found: dict[str, Path] = {}
-    waiting = [name for module in modules for name in _with_packages(module)]
+    waiting = list(chain.from_iterable(map(_with_packages, modules)))
     while waiting:
         module = waiting.pop()
         if module in found or module in without:
@@ -43,19 +44,22 @@ def imported_files(
         if path is None:
             raise ValueError(f"{module}: there is no such module below {root}")
         found[module] = path
-        named = (name for name in _imports(module, path) if _source(name, root) is not None)
-        waiting += [above for name in named for above in _with_packages(name)]
+
+        # what is no module here, a library or a function, has no source
+        for name in _imports(module, path):
+            if _source(name, root) is not None:
+                waiting += _with_packages(name)
     return found
 
 
 def _with_packages(module: str) -> list[str]:
-    """A module and the packages it lies in, whose `__init__` runs when it is imported."""
+    """Return a module and the packages it lies in, whose `__init__` runs when it is imported."""
     parts = module.split(".")
     return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
 def _source(module: str, root: Path) -> Path | None:
-    """The file of a module of this project; None for anything else, such as a function in one."""
+    """Return the file of a module of this project; None for anything else, as a function in one."""
     if module.split(".")[0] not in PACKAGES:
         return None
     place = root.joinpath(*module.split("."))
@@ -64,7 +68,7 @@ def _source(module: str, root: Path) -> Path | None:
 
 
 def _imports(module: str, path: Path) -> Iterator[str]:
-    """Everything that could be a module among what a file imports: of `from a import b`, a and a.b."""
+    """Yield what could be a module among what a file imports: of `from a import b`, a and a.b."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""What files contain, as a hash that `touch`, a checkout, a stash or a copy elsewhere leave as it is."""
+"""Contents of files as a hash, which `touch`, a checkout, a stash or a copy leave as it is."""
 
 import hashlib
 import json
@@ -18,31 +18,36 @@ SETTLED_NS = 2_000_000_000  # a younger file may change once more without its ti
 
 
 def contents_sha256(roots: Sequence[Path], memory: Path) -> str:
-    """SHA-256 of the names and contents of all files in some folders; of no time, and of no path above a root.
+    """Return the SHA-256 of the names and contents of all files in some folders.
 
-    Hidden files do not count. `memory`: a file of hashes, so that what has not changed is read
-    once; a file is taken for unchanged if its size, both its times and its inode are as they were.
-    It only saves time: without it the result is the same. Raises OSError when a file cannot be
-    read.
+    Hidden files do not count, nor do times and paths above a root. `memory`: a file of hashes, so
+    that what has not changed is read once; a file is taken for unchanged if its size, both its
+    times and its inode are as they were. It only saves time: without it the result is the same.
+    Raises OSError when a file cannot be read.
     """
-    named = [
-        (f"{number}/{path.relative_to(root)}", path)
-        for number, root in enumerate(roots)
-        for path in files(root)
-    ]
-    paths, known = [path for _, path in named], _read(memory)
+    names, paths = [], []
+    for number, root in enumerate(roots):
+        for path in files(root):
+            names.append(f"{number}/{path.relative_to(root)}")
+            paths.append(path)
+
+    # Only what has changed since the last time is read.
+    known = _read(memory)
     states = [_state(path) for path in paths]
     _say_how_much(paths, states, known)
     with ThreadPoolExecutor(NUM_READERS, "hash") as pool:
         hashes = list(pool.map(lambda path, state: _look_up(path, state, known), paths, states))
-
     _remember(known, paths, states, hashes, memory)
-    listing = [(name, sha256) for (name, _), sha256 in zip(named, hashes, strict=True)]
+
+    listing = list(zip(names, hashes, strict=True))
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
 
 def files(root: Path) -> Iterator[Path]:
-    """The files below a folder, or the file itself, always in the same order; folders behind links too, but once."""
+    """Yield the files below a folder, always in the same order, or the file itself.
+
+    Folders behind links are entered too, but once.
+    """
     if not root.is_dir():
         yield root
         return
@@ -67,19 +72,14 @@ def _state(path: Path) -> State:
 
 
 def _say_how_much(paths: Sequence[Path], states: Sequence[State], known: Known) -> None:
-    """Of what takes a while."""
-    is_known = [
-        str(path) in known and known[str(path)][0] == state
-        for path, state in zip(paths, states, strict=True)
-    ]
-    unknown = sum(
-        state[0] for state, known_already in zip(states, is_known, strict=True) if not known_already
-    )
+    """Print how many bytes are to be read, if that takes a while."""
+    unknown = 0
+    for path, state in zip(paths, states, strict=True):
+        if str(path) not in known or known[str(path)][0] != state:
+            unknown += state[0]
     if unknown > SAID_BYTES:
-        print(
-            f"{unknown / 1e9:,.0f} GB of inputs are read once, to tell this run from others",
-            flush=True,
-        )
+        size = f"{unknown / 1e9:,.0f} GB"
+        print(f"{size} of inputs are read once, to tell this run from others", flush=True)
 
 
 def _look_up(path: Path, state: State, known: Known) -> str:
@@ -89,11 +89,10 @@ def _look_up(path: Path, state: State, known: Known) -> str:
 
 def _read(memory: Path) -> Known:
     try:
-        kept = json.loads(memory.read_bytes())
-        return {
-            path: ((size, changed, moved, inode), sha256)
-            for path, size, changed, moved, inode, sha256 in kept
-        }
+        known: Known = {}
+        for path, size, changed, moved, inode, sha256 in json.loads(memory.read_bytes()):
+            known[path] = ((size, changed, moved, inode), sha256)
+        return known
     except (OSError, ValueError, TypeError):  # not there, or damaged
         return {}
 

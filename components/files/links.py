@@ -1,4 +1,4 @@
-"""What links may lead to: files below the folder that they lie in, and below roots that somebody allowed by name.
+"""Links: they may lead to files below their own folder, and below roots that are allowed by name.
 
 Records and folders of pictures come from anywhere, and a link in them can lead to any file of a
 machine. DVC (`cache.type symlink`) and the cache of Hugging Face lay out folders that are all
@@ -17,7 +17,7 @@ Obstacle = Literal["left_out", "read_before", "outside", "unreadable"]
 
 
 class OutsideRootsError(ValueError):
-    """A place that leads out of its root, and not into an allowed one."""
+    """A place leads out of its root, and not into an allowed one."""
 
 
 class Found(NamedTuple):
@@ -30,7 +30,7 @@ class Found(NamedTuple):
 
 
 def real_place(root: str, name: str, allowed_roots: Sequence[str]) -> str:
-    """Where `name` below `root` really lies: below the root itself or, by links alone, below one of `allowed_roots`.
+    """Return where `name` below `root` really lies: below it or, by links, an allowed root.
 
     A name that climbs by `..`, or is absolute, stays below the root whatever is allowed. To be
     opened as it is: another look at the links may find others. Raises OutsideRootsError, and
@@ -46,14 +46,14 @@ def real_place(root: str, name: str, allowed_roots: Sequence[str]) -> str:
 
 
 def lies_in(real: str, roots: Sequence[str]) -> bool:
-    """Whether a real path is that of one of `roots`, which may be links, or lies below it."""
+    """Return whether a real path is that of one of `roots`, which may be links, or below it."""
     return any(PurePosixPath(real).is_relative_to(os.path.realpath(root)) for root in roots)
 
 
 def walk(
     root: str, allowed_roots: Sequence[str], leave_out: Callable[[str], bool]
 ) -> Iterator[Found]:
-    """Every file below `root` and below the folders that links in it may lead to, always in the same order.
+    """Yield every file below `root` and below linked folders, always in the same order.
 
     Each real folder is entered once: by its own name if it lies below `root`, else by the first
     link to it. So links in circles end. Folders with names of `leave_out`, and what else is not
@@ -77,7 +77,7 @@ def walk(
 def _walk_folder(
     name: str, real: str, entered: set[str], links: deque[Found], leave_out: Callable[[str], bool]
 ) -> Iterator[Found]:
-    """The files of a folder and its subfolders; links to folders are only noted in `links`."""
+    """Yield the files of a folder and its subfolders; note links to folders in `links`."""
     waiting = [Found(name, real, False, None)]
     while waiting:
         folder = waiting.pop()
@@ -94,9 +94,9 @@ def _walk_folder(
         for entry in entries:
             path = f"{folder.name}/{entry.name}" if folder.name else entry.name
             found = Found(path, entry.path, entry.is_symlink(), None)
-            if not (
-                os.path.isdir(entry.path) if found.is_link else entry.is_dir(follow_symlinks=False)
-            ):
+            # of a link, what it leads to: an entry would raise at links in circles
+            is_folder = os.path.isdir(entry.path) if found.is_link else entry.is_dir()
+            if not is_folder:
                 yield found
             elif leave_out(entry.name):
                 yield found._replace(obstacle="left_out")
@@ -108,7 +108,7 @@ def _walk_folder(
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]] | None:
-    """What a folder holds, by name; None when it may not be read."""
+    """Return what a folder holds, by name; None when it may not be read."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)

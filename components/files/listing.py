@@ -1,4 +1,4 @@
-"""All files below a place, with what tells whether they have changed."""
+"""Listings of all files below a place, with what tells whether they have changed."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
@@ -10,7 +10,7 @@ from components.files.storage import FileState, file_system, is_uri, state_of_pa
 
 
 def list_files(root: str, allowed_roots: Sequence[str]) -> Iterator[FileState]:
-    """All files below `root`, always in the same order; size and time are those of what a link leads to.
+    """Yield all files below `root`, always in the same order; of a link, what it leads to.
 
     Folders that are not entered (links out of the root and of `allowed_roots`, links to what is
     read anyway, folders that may not be read) come as files without content, so that whoever reads
@@ -18,15 +18,17 @@ def list_files(root: str, allowed_roots: Sequence[str]) -> Iterator[FileState]:
     """
     if not is_uri(root):
         for found in walk(root, allowed_roots, leave_out=lambda name: False):
+            is_entered = found.obstacle is None
             yield (
-                FileState(found.name, 0, "")
-                if found.obstacle
-                else state_of_path(found.path, found.name)
+                state_of_path(found.path, found.name)
+                if is_entered
+                else FileState(found.name, 0, "")
             )
         return
+
     system, path = file_system(root)
     infos = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
-    for info in sorted((info for info in infos if info.is_file), key=lambda info: str(info.path)):
-        yield FileState(
-            PurePosixPath(info.path).relative_to(path).as_posix(), info.size, str(info.mtime_ns)
-        )
+    for info in sorted(infos, key=lambda info: str(info.path)):
+        if info.is_file:
+            name = PurePosixPath(info.path).relative_to(path).as_posix()
+            yield FileState(name, info.size, str(info.mtime_ns))

@@ -1,4 +1,4 @@
-"""Which row a process was at when it died: a picture that kills the decoder must not take others along.
+"""Watch over rows that end their process: a picture that kills the decoder takes no others along.
 
 Decoders are C code; a crafted file may end the process, and no exception says which. So the number
 of a row is noted while it is checked, in a file that outlives the process. A row at which several
@@ -19,18 +19,18 @@ BETWEEN_ROWS = 2 ** (8 * RECORD) - 1
 
 
 class RowWatch:
-    """Notes the row that is being checked; forgets all when the piece is done."""
+    """A note of the row that is being checked, for those who come after; gone when all are done."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         before = path.read_bytes() if path.exists() else b""
         self.path, self.offset = path, len(before)
-        self.deaths = Counter(
-            int.from_bytes(before[at : at + RECORD]) for at in range(0, len(before), RECORD)
-        )
+        starts = range(0, len(before), RECORD)
+        self.deaths = Counter(int.from_bytes(before[at : at + RECORD]) for at in starts)
         if self.deaths.total() >= MAX_ATTEMPTS:
             raise RuntimeError(
-                f"{path.name}: {MAX_ATTEMPTS} processes ended while they worked on it; is memory short?"
+                f"{path.name}: {MAX_ATTEMPTS} processes ended while they worked on it; "
+                "is memory short?"
             )
 
     def __enter__(self) -> Self:
@@ -39,12 +39,12 @@ class RowWatch:
         return self
 
     def begin(self, number: int) -> bool:
-        """Note that row `number` is next; False when it ended too many processes to be tried again."""
+        """Note the next row; return whether it may be tried: few processes have ended at it."""
         self._note(number)
         return self.deaths[number] < MAX_DEATHS
 
     def end(self) -> None:
-        """The row is checked: what happens from here on is not its fault."""
+        """Note that the row is checked: what happens from here on is not its fault."""
         self._note(BETWEEN_ROWS)
 
     def __exit__(

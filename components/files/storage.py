@@ -1,4 +1,4 @@
-"""Files on a disk or in a bucket: a place is a path, or a URI that pyarrow can open (`s3://bucket/folder`)."""
+"""Storage on disks and in buckets: a place is a path, or a URI of pyarrow (`s3://bucket/folder`)."""
 
 import errno
 import fnmatch
@@ -14,24 +14,13 @@ from pyarrow import fs
 
 REMOTE_BUFFER = 1 << 20  # bytes asked of a bucket at once
 STORAGE_FAULTS = {
-    *(
-        errno.EIO,
-        errno.ESTALE,
-        errno.ETIMEDOUT,
-        errno.ENOTCONN,
-        errno.EAGAIN,
-        errno.ENOMEM,
-        errno.EMFILE,
-        errno.ENFILE,
-    ),
-    *(
-        errno.ECONNRESET,
-        errno.ECONNABORTED,
-        errno.ECONNREFUSED,
-        errno.ENETDOWN,
-        errno.ENETUNREACH,
-        errno.EHOSTUNREACH,
-    ),
+    # disks and mounts
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN),
+    # this process
+    *(errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE),
+    # networks
+    *(errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH),
 }
 BUCKET_SCHEMES = ("s3", "gs", "gcs")
 NO_FILE = "neither a file nor a link to one"
@@ -47,23 +36,19 @@ def is_uri(place: str) -> bool:
 
 
 def join(root: str, name: str) -> str:
-    """A place below a root, or the name itself if it is a URI or an absolute path."""
-    return (
-        name
-        if is_uri(name) or name.startswith("/")
-        else f"{root.rstrip('/')}/{name}"
-        if name
-        else root
-    )
+    """Return a place below a root, or the name itself if it is a URI or an absolute path."""
+    if is_uri(name) or name.startswith("/"):
+        return name
+    return f"{root.rstrip('/')}/{name}" if name else root
 
 
 def name_of(place: str) -> str:
-    """The last part of a place."""
+    """Return the last part of a place."""
     return place.rstrip("/").rpartition("/")[2]
 
 
 def open_file(place: str) -> IO[bytes]:
-    """A file to read from, at any position; of no bytes if that is its size, whatever a read of it would give.
+    """Open a file to read from, at any position; empty if that is its size, whatever a read gives.
 
     Raises OSError: IsADirectoryError also for pipes and devices; one of a bucket that stops to
     answer has errno EIO.
@@ -86,7 +71,7 @@ def open_file(place: str) -> IO[bytes]:
 
 
 def read_file(place: str, max_bytes: int) -> bytes:
-    """A whole file, as long as it was when it was opened.
+    """Return a whole file, as long as it was when it was opened.
 
     Raises FileTooLargeError, and OSError: IsADirectoryError also for pipes and devices.
     """
@@ -111,35 +96,46 @@ def _check_regular(status: os.stat_result) -> None:
 
 
 def printable(name: str) -> str:
-    """A name with the bytes that are no UTF-8 written out (`\\xff`), so that it can be stored and shown."""
+    """Return a text that can be stored: bytes that are no UTF-8 are written out (`\\xff`)."""
     try:
         return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
     except UnicodeEncodeError:  # a lone surrogate that stands for no byte
         return name.encode(errors="backslashreplace").decode()
 
 
+def terminal_safe(name: str) -> str:
+    """Return a name with the characters that would disturb a terminal as escapes."""
+    return name if name.isprintable() else ascii(name)
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether a text can be written: it has no lone surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_storage_fault(error: Exception) -> bool:
-    """Whether a disk or a network failed, not the file: the same file may be read in a minute."""
+    """Return whether a disk or a network failed, not the file, which may be read in a minute."""
     return isinstance(error, OSError) and error.errno in STORAGE_FAULTS
 
 
 def matching_files(place: str) -> list[str]:
-    """The files that a place with wild cards (`*`, `?`) stands for, sorted; hidden ones are left out.
+    """Return the files that a place with wild cards (`*`, `?`) stands for, sorted; no hidden ones.
 
     Raises ValueError when there is none.
     """
     folder, slash, pattern = place.rpartition("/")
     pattern = pattern.replace("[", "[[]")  # brackets are themselves
-    names = [
-        name
-        for name in names_in(folder + slash)
-        if fnmatch.fnmatchcase(name, pattern) and name[0] not in "._"
-    ]
+    found = fnmatch.filter(names_in(folder + slash), pattern)
+    names = sorted(name for name in found if name[0] not in "._")
     if not names:
         raise ValueError(
             f"{place}: no such file; is this the right folder, and is the download complete?"
         )
-    return [f"{folder}{slash}{name}" for name in sorted(names)]
+    return [f"{folder}{slash}{name}" for name in names]
 
 
 class FileState(NamedTuple):
@@ -151,7 +147,7 @@ class FileState(NamedTuple):
 
 
 def state_of(place: str) -> FileState:
-    """The state of one file."""
+    """Return the state of one file."""
     if not is_uri(place):
         return state_of_path(place, Path(place).name)
     system, path = file_system(place)
@@ -160,12 +156,12 @@ def state_of(place: str) -> FileState:
 
 
 def message(error: Exception) -> str:
-    """Without the path that operating system errors carry: it would differ from machine to machine."""
+    """Return an error in words, without its path, which differs from machine to machine."""
     return f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
 
 
 def state_of_path(path: str, name: str) -> FileState:
-    """The state of a file of a disk, under a name; of a link, of what it leads to.
+    """Return the state of a file of a disk, under a name; of a link, of what it leads to.
 
     A link that leads nowhere, or to itself, is a file without content.
     """
@@ -179,7 +175,7 @@ def state_of_path(path: str, name: str) -> FileState:
 
 
 def names_in(folder: str) -> list[str]:
-    """The files directly in a folder, and links that lead nowhere: who opens them says so."""
+    """Return the files directly in a folder; also links to nowhere: who opens them says so."""
     if not is_uri(folder):
         paths = [path for path in Path(folder).glob("*") if not os.path.isdir(path)]
         return [path.name for path in paths if path.is_symlink() or path.is_file()]
@@ -189,7 +185,7 @@ def names_in(folder: str) -> list[str]:
 
 
 def file_system(uri: str) -> tuple[fs.FileSystem, str]:
-    """What opens a URI, and the path of it there; one connection for all files of a bucket."""
+    """Return what opens a URI, and its path there; one connection for all files of a bucket."""
     scheme, _, rest = uri.partition("://")
     if scheme not in BUCKET_SCHEMES or "?" in rest:
         return connection(uri)
@@ -201,7 +197,7 @@ def file_system(uri: str) -> tuple[fs.FileSystem, str]:
 
 @lru_cache(maxsize=64)
 def connection(uri: str) -> tuple[fs.FileSystem, str]:
-    """As `file_system`. Raises ValueError for a scheme that pyarrow does not know."""
+    """Connect to a storage. Raises ValueError for a scheme that pyarrow does not know."""
     try:
         system, path = fs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, NotImplementedError) as error:
@@ -212,7 +208,7 @@ def connection(uri: str) -> tuple[fs.FileSystem, str]:
 
 
 class _RemoteFile(RawIOBase):
-    """A file of a bucket; pyarrow's errors carry no number, so that a cut connection looks like a damaged file."""
+    """A file of a bucket; its OSError has the number that pyarrow leaves out."""
 
     def __init__(self, place: str) -> None:
         system, path = file_system(place)

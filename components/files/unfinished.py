@@ -1,14 +1,13 @@
-"""Unfinished work: what a run keeps so that the next one can go on, until it is finished or somebody removes it.
+"""Unfinished work: a run keeps it so that the next one can go on, until it is done or removed.
 
     PLACE/lock                  held by the run that is at work in PLACE
-    PLACE/NAME/                 the work of one run; NAME is a hash of everything that decides its result
+    PLACE/NAME/                 the work of one run; NAME is a hash of all that decides its result
     PLACE/NAME/UNFINISHED.txt   tells such a folder from anybody else's
 
 A run uses the folder of its own name and leaves the others alone. It lists them when it starts;
 they are removed by name and by hand, with `python -m flows.runs`.
 """
 
-import fcntl
 import os
 import shutil
 import sys
@@ -18,9 +17,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from components.files.locks import locked
+
 MARKER, LOCK = "UNFINISHED.txt", "lock"
 TRASH = "discarded-by-fwd2bot"  # ends the name of what is being removed
-SAYS = "Work of a run that has not ended. `python -m flows.runs` lists such folders, and removes those that you name.\n"
+SAYS = (
+    "Work of a run that has not ended. `python -m flows.runs` lists such folders, "
+    "and removes those that you name.\n"
+)
 # what is counted in a folder
 PROGRESS = {"done/*.json": "files done", "facts/task-*.parquet": "pieces checked"}
 CHECKPOINTS = "step-*"
@@ -30,7 +34,7 @@ DVC_CACHE = (".dvc", "cache")
 
 
 class Work(NamedTuple):
-    """What a run has left."""
+    """A folder that a run has left."""
 
     folder: Path
     progress: str  # how far it was
@@ -40,42 +44,29 @@ class Work(NamedTuple):
 
 @contextmanager
 def hold(place: Path) -> Iterator[None]:
-    """Hold the lock of a folder of unfinished work, which ends with its process. Raises BlockingIOError if it is held.
-
-    `leave` removes the lock with the folder, so one that has been removed meanwhile does not count.
-    """
-    while True:
-        place.mkdir(parents=True, exist_ok=True)
-        with (place / LOCK).open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(place / LOCK, lock.fileno()):
-                yield
-                return
+    """Hold the lock of a folder of unfinished work, which is made if missing. Raises BusyError."""
+    busy = f"{place}: another run is at work there; wait for it, or stop it"
+    with locked(place / LOCK, busy):
+        yield
 
 
 def open_work(place: Path, name: str) -> Path:
-    """The folder of the run called `name`, new or as it left it; what other runs left is listed, and stays."""
+    """Return the folder of the run `name`, new or as it left it; list what other runs left."""
     folder = place / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).write_text(SAYS, encoding="utf-8")
     remove_discarded(place)
 
-    others = [it for it in works_in(place) if it.folder != folder]
-    if others:
-        lines = [
-            f"{place}: unfinished work of other runs is kept:",
-            *(f"  {describe(it)}" for it in others),
-        ]
-        print(
-            "\n".join([*lines, "  python -m flows.runs discard FOLDER removes it"]),
-            file=sys.stderr,
-            flush=True,
-        )
+    lines = [f"  {describe(work)}" for work in works_in(place) if work.folder != folder]
+    if lines:
+        lines.insert(0, f"{place}: unfinished work of other runs is kept:")
+        lines.append("  python -m flows.runs discard FOLDER removes it")
+        print("\n".join(lines), file=sys.stderr, flush=True)
     return folder
 
 
 def leave(place: Path) -> None:
-    """Remove the place of unfinished work if nothing but our lock is left in it; call it while holding that."""
+    """Remove a place of unfinished work if nothing but its lock, which we hold, is left in it."""
     lock = place / LOCK
     if [path.name for path in place.iterdir()] == [LOCK] and lock.stat().st_size == 0:
         lock.unlink()
@@ -84,16 +75,13 @@ def leave(place: Path) -> None:
 
 
 def works_in(place: Path) -> list[Work]:
-    """What runs left in a place, by name."""
-    return [
-        _look_at(marker.parent)
-        for marker in sorted(place.glob(f"*/{MARKER}"))
-        if is_work(marker.parent)
-    ]
+    """Return what runs left in a place, by name."""
+    folders = [marker.parent for marker in sorted(place.glob(f"*/{MARKER}"))]
+    return [_look_at(folder) for folder in folders if is_work(folder)]
 
 
 def find_works(root: Path) -> Iterator[Work]:
-    """All unfinished work below a folder; hidden folders are looked into, for the training's state lies in one."""
+    """Yield all unfinished work below a folder, in hidden folders too, as that of a training."""
     for folder, folders, names in os.walk(root):
         if MARKER in names and is_work(Path(folder)):
             yield _look_at(Path(folder))
@@ -103,7 +91,7 @@ def find_works(root: Path) -> Iterator[Work]:
 
 
 def is_work(folder: Path) -> bool:
-    """Whether a run has made this folder; a file of the marker's name may be anybody's."""
+    """Return whether a run has made a folder; a file of the marker's name may be anybody's."""
     try:
         return not folder.is_symlink() and (folder / MARKER).read_bytes() == SAYS.encode()
     except OSError:
@@ -111,7 +99,7 @@ def is_work(folder: Path) -> bool:
 
 
 def describe(work: Work) -> str:
-    """A line about it: where, how far, how large, how old."""
+    """Return a line about work: where, how far, how large, how old."""
     size = f"{work.num_bytes / 1e6:,.1f} MB"
     return f"{work.folder}: {work.progress}, {size}, changed {_age(time.time() - work.changed)} ago"
 
@@ -125,43 +113,33 @@ def discard(folder: Path) -> None:
 
 
 def remove_discarded(place: Path) -> None:
-    """Go on with what was being discarded when a run was killed."""
+    """Remove what was being discarded when a run was killed."""
     for trash in place.glob(f".*.{TRASH}"):
         shutil.rmtree(trash, ignore_errors=True)
 
 
-def _is_at(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
-
-
 def _look_at(folder: Path) -> Work:
-    statuses = [folder.stat()]
+    num_bytes, changed = 0, folder.stat().st_mtime
     for path in folder.rglob("*"):
         with suppress(FileNotFoundError):  # a run may be at work here
-            statuses.append(path.lstat())
-    return Work(
-        folder,
-        _progress(folder),
-        sum(it.st_size for it in statuses[1:]),
-        max(it.st_mtime for it in statuses),
-    )
+            status = path.lstat()
+            num_bytes += status.st_size
+            changed = max(changed, status.st_mtime)
+    return Work(folder, _progress(folder), num_bytes, changed)
 
 
 def _progress(folder: Path) -> str:
     checkpoints = sorted(folder.glob(CHECKPOINTS))
     if checkpoints:
         return f"step {int(checkpoints[-1].name.removeprefix('step-'))}"
-    counts = {unit: len(list(folder.glob(pattern))) for pattern, unit in PROGRESS.items()}
-    return next(
-        (f"{number} {unit}" for unit, number in counts.items() if number), "nothing finished"
-    )
+    for pattern, unit in PROGRESS.items():
+        if number := len(list(folder.glob(pattern))):
+            return f"{number} {unit}"
+    return "nothing finished"
 
 
 def _age(seconds: float) -> str:
-    return next(
-        (f"{seconds / unit:.0f} {name}" for unit, name in UNITS if seconds >= unit),
-        f"{seconds:.0f} seconds",
-    )
+    for unit, name in UNITS:
+        if seconds >= unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} seconds"

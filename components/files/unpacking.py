@@ -1,4 +1,4 @@
-"""Files that may be compressed, read forwards only: gzip, bzip2 and xz by their first bytes, any other as it is.
+"""Unpacking of gzip, bzip2 and xz, told by their first bytes; any other file is read as it is.
 
 A file may consist of several compressed streams, as `cat a.tar.gz b.tar.gz` makes it: they are read
 on. Zeros behind a stream are padding; other bytes behind it are an error, where Python's bz2 and
@@ -25,11 +25,11 @@ FREE_EXPANSION = 1 << 28  # bytes that any file may unpack to
 
 
 class DamagedFileError(ValueError):
-    """The bytes are not what their format says: cut, changed, or followed by something else."""
+    """Bytes are not what their format says: cut, changed, or followed by something else."""
 
 
 class _Decompressor(Protocol):
-    """What bz2 and lzma have in common."""
+    """The interface of bz2 and lzma."""
 
     @property
     def eof(self) -> bool: ...
@@ -41,7 +41,7 @@ class _Decompressor(Protocol):
 
 
 class _Gzip:
-    """zlib with the manners of bz2 and lzma; what stands before a damaged byte is unpacked all the same."""
+    """zlib with the interface of bz2 and lzma; all in front of a damaged byte is unpacked."""
 
     def __init__(self) -> None:
         self.inner = zlib.decompressobj(wbits=31)
@@ -91,7 +91,7 @@ LONGEST_MAGIC = 10
 
 
 def open_unpacked(file: IO[bytes]) -> "PlainReader | UnpackingReader":
-    """What reads `file`, which stands at its beginning and can be sought in."""
+    """Return a reader of `file`, which stands at its beginning and can be sought in."""
     start = file.read(LONGEST_MAGIC)
     file.seek(0)
     return PlainReader(file) if _decompressor_for(start) is None else UnpackingReader(file)
@@ -104,7 +104,7 @@ class PlainReader:
         self.file = file
 
     def read(self, num_bytes: int) -> bytes:
-        """So many bytes, fewer only at the end of the file."""
+        """Return so many bytes, fewer only at the end of the file."""
         return self.file.read(num_bytes)
 
     def skip(self, num_bytes: int) -> None:
@@ -130,7 +130,7 @@ class UnpackingReader:
         self.num_packed = self.num_unpacked = 0  # bytes so far
 
     def read(self, num_bytes: int) -> bytes:
-        """So many bytes, fewer only at the end of the file."""
+        """Return so many bytes, fewer only at the end of the file."""
         while len(self.ready) < num_bytes and self._unpack_more():
             pass
         found = bytes(self.ready[:num_bytes])
@@ -146,12 +146,13 @@ class UnpackingReader:
             num_bytes -= found
 
     def _unpack_more(self) -> bool:
-        """Unpack one chunk at most; False at the end of the file."""
+        """Unpack one chunk at most; return False at the end of the file."""
         if self.decompressor is None and not self._begin_stream():
             return False
         decompressor = self.decompressor
         assert decompressor is not None
 
+        # one chunk, from what has been read or from a little more of the file
         if decompressor.needs_input and not self.packed:
             self.packed = self._read_packed()
         at_end = decompressor.needs_input and not self.packed
@@ -160,6 +161,7 @@ class UnpackingReader:
         self.ready += found
         self.num_unpacked += len(found)
 
+        # the end of a stream, or of the file, or of our patience
         if self.num_unpacked > FREE_EXPANSION + MAX_EXPANSION * self.num_packed:
             raise DamagedFileError(f"it unpacks to more than {MAX_EXPANSION} times its size")
         if decompressor.eof:
@@ -169,7 +171,7 @@ class UnpackingReader:
         return True
 
     def _begin_stream(self) -> bool:
-        """Go on behind padding to the next stream; False at the end of the file."""
+        """Go on behind padding to the next stream; return False at the end of the file."""
         is_first = not self.num_packed
         while True:
             if not is_first:  # tapes and some writers fill up with zeros
@@ -180,6 +182,7 @@ class UnpackingReader:
             if not self.packed:
                 return False
 
+        # A stream is told by its first bytes, and nothing else may follow a stream.
         if len(self.packed) < LONGEST_MAGIC:
             self.packed += self._read_packed()
         self.decompressor = _decompressor_for(self.packed)
@@ -196,7 +199,7 @@ class UnpackingReader:
 
 
 def _decompressor_for(start: bytes) -> _Decompressor | None:
-    """By the first bytes of a stream; None for anything else."""
+    """Return what unpacks a stream, by its first bytes; None for anything else."""
     if start.startswith(b"BZh") and start[4:10] not in BZIP2_BLOCKS:
         return None
     return next((make() for magic, make in MAGIC.items() if start.startswith(magic)), None)

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from components.files.outputs import write_by_umask
+from components.files.permissions import write_by_umask
 from components.methods.blocks.image_text_models import OwnPictures
 from components.methods.catalogue import OURS, build_method, kind_of, preparer_of
 from components.methods.method import Method

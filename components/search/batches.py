@@ -9,7 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components import schema
-from components.files.lines import Fault, is_unicode, near_name, read_json_lines, read_lines
+from components.files.delimited import near_name
+from components.files.lines import Fault, read_lines
+from components.files.storage import is_unicode
+from components.files.strict_json import read_json_lines
 from components.search.index import Hit
 from components.search.query import QueryError, checked_text
 

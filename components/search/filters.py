@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components import schema
-from components.files.lines import Fault, Row, is_unicode, printable, read_table
+from components.files.delimited import Row, read_table
+from components.files.lines import Fault
+from components.files.storage import is_unicode, printable
 
 ROW = "index_row"
 SUFFIXES = (".parquet", ".csv")
@@ -123,7 +125,7 @@ def _load_parquet(database: duckdb.DuckDBPyConnection, path: Path) -> None:
 
 
 def _load_csv(database: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Load a CSV file by the rules of components/files/lines.py; an empty field is NULL."""
+    """Load a CSV file by the rules of components/files/delimited.py; an empty field is NULL."""
     names: list[str] = []
 
     def choose(header: Sequence[str]) -> Sequence[str]:
@@ -177,6 +179,8 @@ def _type_of(database: duckdb.DuckDBPyConnection, name: str) -> str:
         fit = f"count({column}) = count(TRY_CAST({column} AS {kind}))"
         if kind in NUMBERS:
             fit += f" AND coalesce(bool_and(regexp_matches({column}, '{NUMBERS[kind]}')), true)"
+        if kind == "DOUBLE":  # the cast makes 1e400 infinite
+            fit += f" AND coalesce(bool_and(isfinite(TRY_CAST({column} AS DOUBLE))), true)"
         fits.append(fit)
     found = database.execute(f"SELECT count({column}) > 0, {', '.join(fits)} FROM texts").fetchone()
     assert found is not None

@@ -92,7 +92,7 @@ def verify_index(folder: Path) -> IndexManifest:
 def changing(folder: Path, stores: Iterable[Path] = ()) -> Iterator[None]:
     """Hold the folder, made if there is none, for one process; a killed one frees it.
 
-    Raises OutputError: somebody else is at it, or it lies in one of the `stores`. Raises
+    Raises BusyError: somebody else is at it; OutputError: it lies in one of the `stores`;
     IndexFolderError: it holds other things than an index.
     """
     real = checked_place(folder, stores)

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.files.atomic import sha256_of
-from components.files.outputs import OutputError, check_replaceable, checked_place, only_writer
+from components.files.outputs import check_replaceable, checked_place, only_writer
 from components.files.unfinished import LOCK, TRASH, hold, is_work, leave, open_work
+from components.files.written import OutputError
 from components.store.manifest import (
     FIT,
     MANIFEST,
@@ -75,8 +76,8 @@ def new_store_place(output: Path, inputs: Iterable[Path | str]) -> Path:
 def work_folder(output: Path, name: str) -> Iterator[Path]:
     """Open the work folder of a run; other runs' folders for `output` are listed and stay.
 
-    Raises OutputError when another run writes to the same output, or when the folder holds other
-    things than runs. A killed run frees its lock with its death.
+    Raises BusyError when another run writes to the same output, and OutputError when the folder
+    holds other things than runs. A killed run frees its lock with its death.
     """
     check_replaceable(output)
     parent = partial_folder(output)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from components.files.code import code_sha256
-from components.files.outputs import write_by_umask
+from components.files.permissions import write_by_umask
 from components.model.families.llava import LlavaBackbone
 from components.training.distributed import gather_objects, rank, world_size
 

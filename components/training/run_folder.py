@@ -1,11 +1,10 @@
 """The folder of an unfinished training run: one run at a time, and checkpoints of that run only."""
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
-from components.files.unfinished import discard, hold, remove_discarded
+from components.files.unfinished import discard, remove_discarded
 from components.training.state import HistoryRow, is_intact
 
 # in the folder of a run
@@ -20,22 +19,6 @@ CHECKPOINT = "step-{step:08d}"
 HASHES = ".fwd2bot-hashes.json"  # in the state folder: contents of the inputs of earlier runs
 # libraries whose version may change a result
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "pillow")
-
-
-@contextmanager
-def only_run_in(state: Path) -> Iterator[None]:
-    """Hold the lock of a state folder, which ends with its process.
-
-    Raises RuntimeError when another run holds it.
-    """
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(hold(state))
-        except BlockingIOError:
-            raise RuntimeError(
-                f"{state}: another run is at work there; wait for it, or give this one its own"
-            ) from None
-        yield
 
 
 def write_history(rows: Iterable[HistoryRow], path: Path) -> None:

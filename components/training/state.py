@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from components.files.atomic import sha256_of
-from components.files.outputs import write_by_umask
+from components.files.permissions import write_by_umask
 from components.params import Params
 from components.training.optimizer import Optimizer
 

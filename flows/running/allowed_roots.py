@@ -1,4 +1,4 @@
-"""Folders that links to pictures may lead into: those that params name, and DVC's cache."""
+"""Allowed roots: folders that links to pictures may lead into, by params, and DVC's cache."""
 
 import os
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from components.files.storage import is_uri
 
 
 def allowed_roots(named: Sequence[str]) -> tuple[str, ...]:
-    """Absolute paths of the named folders, which may begin with `~`, and of the cache of the repository one is in.
+    """Return absolute paths of the named folders (`~` is home) and of the cache of this repository.
 
     With `cache.type symlink` DVC leaves links into its cache where the files of its outputs were.
     Raises ValueError that names what is no folder: a root that is misspelt would make a reject of
@@ -18,14 +18,15 @@ def allowed_roots(named: Sequence[str]) -> tuple[str, ...]:
         path = os.path.abspath(os.path.expanduser(name))
         if is_uri(name) or not os.path.isdir(path):
             raise ValueError(
-                f"allowed_roots: {name}: there is no such folder; correct it in params.yaml, or leave it out"
+                f"allowed_roots: {name}: there is no such folder; "
+                "correct it in params.yaml, or leave it out"
             )
         roots.append(path)
     return (*roots, *dvc_cache())
 
 
 def dvc_cache() -> tuple[str, ...]:
-    """Where DVC keeps files, if one is in a repository of its; also one that is shared, outside of the repository."""
+    """Return the cache of the DVC repository one is in, wherever it lies; none outside of one."""
     from dvc.config import Config  # takes a third of a second to import, and workers import flows
 
     config = Config.from_cwd()

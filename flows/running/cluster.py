@@ -1,4 +1,4 @@
-"""Which Ray cluster a flow runs on: the one `RAY_ADDRESS` names, else one of its own on the loopback interface.
+"""Ray cluster of a flow: the one that `RAY_ADDRESS` names, else one of its own on 127.0.0.1.
 
 Worker counts and sizes are values of `params.yaml`; where they run is said by Ray's own environment
 variable only.
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import ray
+from ray._common.utils import get_default_system_temp_dir
 from ray.data import DataContext, TaskPoolStrategy
 from ray.data._internal.tensor_extensions.arrow import FixedShapeTensorFormat
 
@@ -39,37 +40,36 @@ def connect(log_to_driver: bool = True) -> None:
     log_to_driver: repeat here what workers print; errors that end the work come out in any case.
     """
     if not ray.is_initialized():
+        start = _connect_to_cluster if os.environ.get("RAY_ADDRESS") else _start_local
         with _our_sigterm():
-            _connect_to_cluster(log_to_driver) if os.environ.get("RAY_ADDRESS") else _start_local(
-                log_to_driver
-            )
-        threading.Thread(
+            start(log_to_driver)
+        watch = threading.Thread(
             target=_watch_raylet, args=(_find_raylet(),), name="watch-raylet", daemon=True
-        ).start()
+        )
+        watch.start()
     use_plain_ray_data()
 
 
 def check_resources(num_workers: int, cpus_per_worker: int, gpus_per_worker: int) -> None:
-    """Fail at once where Ray would wait for ever: a machine of its own never grows. A cluster may.
+    """Raise ValueError when workers do not fit on this machine, where Ray would wait for ever.
 
-    Raises ValueError when the workers do not fit.
+    A cluster may grow, and is not looked at.
     """
     if os.environ.get("RAY_ADDRESS"):
         return
-    for name, wanted in (
-        ("CPU", num_workers * cpus_per_worker),
-        ("GPU", num_workers * gpus_per_worker),
-    ):
-        found = int(ray.cluster_resources().get(name, 0))
+    resources = ray.cluster_resources()
+    for name, per_worker in (("CPU", cpus_per_worker), ("GPU", gpus_per_worker)):
+        wanted, found = num_workers * per_worker, int(resources.get(name, 0))
         if wanted > found:
             raise ValueError(
-                f"{num_workers} workers want {wanted} {name}s, this machine has {found}; lower num_workers or "
-                f"{name.lower()}s_per_worker in params.yaml, or set RAY_ADDRESS to a larger cluster"
+                f"{num_workers} workers want {wanted} {name}s, this machine has {found}; "
+                f"lower num_workers or {name.lower()}s_per_worker in params.yaml, "
+                "or set RAY_ADDRESS to a larger cluster"
             )
 
 
 def check_address(address: str) -> None:
-    """Raises ValueError when nobody listens at a HOST:PORT, where Ray would try again and again."""
+    """Raise ValueError when nobody listens at a HOST:PORT, where Ray would try again and again."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdecimal() or not host:  # "auto" and the like, which Ray looks up
         return
@@ -77,29 +77,29 @@ def check_address(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
     except (OSError, OverflowError) as error:
         raise ValueError(
-            f"RAY_ADDRESS={address}: nobody answers there ({error}); start the cluster, or unset RAY_ADDRESS to "
-            "compute on this machine"
+            f"RAY_ADDRESS={address}: nobody answers there ({error}); start the cluster, "
+            "or unset RAY_ADDRESS to compute on this machine"
         ) from None
 
 
 def check_temporary_folder(folder: str) -> None:
-    """Raises ValueError when Ray cannot keep its sockets below this folder."""
+    """Raise ValueError when Ray cannot keep its sockets below this folder."""
     if len(os.fsencode(os.path.join(os.path.abspath(folder), SOCKET))) > MAX_SOCKET_PATH:
         raise ValueError(
-            f"{folder}: the paths of Ray's sockets below it get longer than {MAX_SOCKET_PATH} bytes; set RAY_TMPDIR "
-            "to a short folder of yours, such as /tmp/me"
+            f"{folder}: the paths of Ray's sockets below it get longer than {MAX_SOCKET_PATH} "
+            "bytes; set RAY_TMPDIR to a folder of yours with a short path"
         )
-    ours = next(
-        path for path in (Path(folder, "ray"), Path(folder), *Path(folder).parents) if path.exists()
-    )
-    if not os.access(ours, os.W_OK | os.X_OK):
+    places = (Path(folder, "ray"), Path(folder), *Path(folder).parents)
+    existing = next(path for path in places if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(
-            f"{ours}: Ray cannot write there; set RAY_TMPDIR to a short folder of yours, such as /tmp/me"
+            f"{existing}: Ray cannot write there; "
+            "set RAY_TMPDIR to a folder of yours with a short path"
         )
 
 
 def run_tasks(task: Callable[[str], int], pieces: Sequence[str], num_workers: int) -> Iterator[int]:
-    """Run `task` on every piece on the cluster, at most `num_workers` at a time; its numbers as they come."""
+    """Run `task` on every piece, `num_workers` at a time; yield its numbers as they come."""
     if not pieces:
         return
 
@@ -107,15 +107,14 @@ def run_tasks(task: Callable[[str], int], pieces: Sequence[str], num_workers: in
         return {"number": task(row["piece"])}
 
     connect()
-    dataset = ray.data.from_items(
-        [{"piece": piece} for piece in pieces], override_num_blocks=len(pieces)
-    )
+    rows = [{"piece": piece} for piece in pieces]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     for row in dataset.map(run, compute=TaskPoolStrategy(size=num_workers)).iter_rows():
         yield row["number"]
 
 
 def use_plain_ray_data() -> None:
-    """Ray Data for log files and small tables.
+    """Set up Ray Data for log files and small tables.
 
     No progress bars, which flood a log; tensors in Arrow's own type; the reader that makes a block
     of each small file.
@@ -136,8 +135,8 @@ def _connect_to_cluster(log_to_driver: bool) -> None:
 
 
 def _start_local(log_to_driver: bool) -> None:
-    """One node that ends with this process; flows/__init__.py bound it to 127.0.0.1 before Ray was imported."""
-    check_temporary_folder(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
+    """Start one node that ends with this process; flows/__init__.py has bound it to 127.0.0.1."""
+    check_temporary_folder(get_default_system_temp_dir())
     ray.init(
         address="local",  # never a cluster that another run left a note about
         num_cpus=max(MIN_LOCAL_CPUS, os.cpu_count() or 1),
@@ -150,7 +149,7 @@ def _start_local(log_to_driver: bool) -> None:
 
 @contextmanager
 def _our_sigterm() -> Iterator[None]:
-    """Ray and its C++ parts take SIGTERM for themselves when they start; they print a stack and abort."""
+    """Keep our handler of SIGTERM: Ray takes the signal when it starts, to abort with a stack."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -160,20 +159,19 @@ def _our_sigterm() -> Iterator[None]:
 
 
 def _find_raylet() -> psutil.Process | None:
-    """The process through which this one talks to Ray, if it can be seen from here."""
+    """Return the process through which this one talks to Ray, if it can be seen from here."""
     here = ray.get_runtime_context().get_node_id()
     sockets = {node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here}
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.name() == "raylet" and any(
-                name in word for word in process.cmdline() for name in sockets
-            ):
+            words = process.cmdline() if process.name() == "raylet" else []
+            if any(name in " ".join(words) for name in sockets):
                 return process
     return None
 
 
 def _watch_raylet(raylet: psutil.Process | None) -> None:
-    """Say what happened before Ray ends this process without a word, which it does some seconds after its raylet."""
+    """Say what happened before Ray ends this process without a word, seconds after its raylet."""
     while raylet and ray.is_initialized():
         if not raylet.is_running() or raylet.status() == psutil.STATUS_ZOMBIE:
             time.sleep(SECONDS_TO_END)

@@ -1,4 +1,4 @@
-"""A stage that DVC started ends with the DVC that started it.
+"""Lifetime of a stage: one that DVC started ends with the DVC that started it.
 
 `kill -9` of `dvc repro` leaves the command of the stage running; it would keep writing outputs that
 the next run has already deleted. `die_with_parent` closes that hole: the kernel kills the stage
@@ -25,7 +25,7 @@ RUNNERS = {"make", "gmake", "dvc"}
 
 
 def die_with_parent() -> None:
-    """Have this process and its children killed once the DVC that started it is gone; call it first in a stage."""
+    """Have this process and its children killed with the DVC that started it; call it first."""
     if "DVC_STAGE" not in os.environ:
         return
     ancestors = watched_ancestors(psutil.Process().parents())
@@ -36,21 +36,23 @@ def die_with_parent() -> None:
 
 
 def killed_with_parent() -> None:
-    """For a process that is being started (`preexec_fn`): the kernel kills it with the one that starts it (Linux)."""
+    """Have the kernel (Linux) kill a process with the one that starts it; for `preexec_fn`."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def watched_ancestors(parents: Sequence[psutil.Process]) -> list[psutil.Process]:
-    """The processes, nearest first, whose death means that nobody waits for this stage; none when no DVC is among them.
+    """Return the processes, nearest first, whose death means that nobody waits for this stage.
 
     These are all up to the DVC process, and above it the `make` or outer `dvc` that runs it, but no
-    interactive shell.
+    interactive shell; none when no DVC is among them.
     """
     words = [_words(parent) for parent in parents]
     dvc = next((i for i, found in enumerate(words) if "dvc" in found or _is_python(found)), None)
     if dvc is None:
         return []
+
+    # A shell between two runners counts, one above the last does not.
     last = dvc
     for i in range(dvc + 1, len(words)):
         if not words[i] & (SHELLS | RUNNERS):
@@ -61,7 +63,7 @@ def watched_ancestors(parents: Sequence[psutil.Process]) -> list[psutil.Process]
 
 
 def _words(process: psutil.Process) -> set[str]:
-    """The names by which a process may be known: the program, and for an interpreter the script or module it runs."""
+    """Return the names of a process: its program, and the script that an interpreter runs."""
     try:
         return {os.path.basename(word).lstrip("-") for word in process.cmdline()[:3]}
     except psutil.Error:

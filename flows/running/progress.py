@@ -1,4 +1,4 @@
-"""How far a job is, as lines of its log: a fact, the pace, and the time left."""
+"""Progress of a job as lines of its log: a fact, the pace, and the time left."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,7 @@ SECONDS_BETWEEN_LINES = 2.0
 
 
 class Progress:
-    """What a job has done since it began; a line now and then, and one at the end."""
+    """The progress of a job since it began; a line now and then, and one at the end."""
 
     def __init__(
         self, job: str, unit: str, total: int, clock: Callable[[], float] = time.monotonic
@@ -17,7 +17,7 @@ class Progress:
         self.started = self.shown = clock()
 
     def show(self, done: int, fact: str, num_units: float) -> None:
-        """When a line is due, print `fact`, the pace by `num_units`, and the time left by `done` of the total."""
+        """Print `fact`, the pace by `num_units` and the time left by `done`, when a line is due."""
         now = self.clock()
         if now - self.shown < SECONDS_BETWEEN_LINES and done < self.total:
             return

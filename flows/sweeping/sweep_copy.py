@@ -6,18 +6,18 @@ not be checked out for every run, and an unfinished training goes on from its la
 Finished experiments are fetched into the repository.
 """
 
-import fcntl
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
+from components.files.locks import locked
 from flows.running.lifetime import killed_with_parent
 from flows.sweeping.sweep_experiments import REFS, git
 
@@ -29,16 +29,9 @@ UNFINISHED = (".cache", "*.partial", "*.staging")  # stays in the copy, whatever
 PATIENCE = 60  # seconds that DVC may take to end after Ctrl-C
 
 
-@contextmanager
-def only_sweep() -> Iterator[None]:
-    """Hold the lock, which ends with its process. Ends this one when another sweep is at work."""
-    STATE.mkdir(parents=True, exist_ok=True)
-    with LOCK.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            sys.exit("sweep: another sweep is at work in this repository; wait for it, or stop it")
-        yield
+def only_sweep() -> AbstractContextManager[None]:
+    """Hold the lock of sweeps in this repository. Raises BusyError."""
+    return locked(LOCK, "another sweep is at work in this repository; wait for it, or stop it")
 
 
 class SweepCopy(NamedTuple):

@@ -23,6 +23,7 @@ from components import schema
 from components.curation.written_tables import facts_path
 from components.drawn_world import file_formats as formats
 from components.drawn_world.broken import broken_caption_members, broken_instruct_rows
+from components.files.locks import BusyError
 from components.params import load_params
 from components.pictures import pixel_sha256
 from flows.curate import CurateParams, curate, open_staging, remove_staging
@@ -252,8 +253,8 @@ def test_curate_goes_on_where_it_was_killed_and_ends_with_the_same_bytes(
             assert first.poll() is None, "it ended before it could be killed"
             time.sleep(0.01)
         os.killpg(first.pid, signal.SIGKILL)
-    again = subprocess.run(command, check=True, **running)
-    assert re.search(r"\d+ of \d+ pieces were checked before", again.stderr)
+    again = subprocess.run(command, check=True, stdout=subprocess.PIPE, **running)
+    assert re.search(r"\d+ of \d+ pieces were checked before", again.stdout)
     assert_same_files(curated, tmp_path / "output/curated")
     assert [path.name for path in (tmp_path / "output").iterdir()] == ["curated"]
 
@@ -274,7 +275,7 @@ def test_the_staging_of_other_runs_is_kept_and_listed(
     with open_staging(place, "second") as second:
         assert f"{place / 'first'}: 1 pieces checked" in capsys.readouterr().err
         with (
-            pytest.raises(ValueError, match="another run is at work"),
+            pytest.raises(BusyError, match="another run is at work"),
             open_staging(place, "second"),
         ):
             pass

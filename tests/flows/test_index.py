@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.files.outputs import OutputError
+from components.files.locks import BusyError
+from components.files.written import OutputError
 from components.search.index_folder import changing, open_index, verify_index
 from components.search.index_manifest import IndexFolderError
 from components.store.fit import fit_directions
@@ -199,7 +200,7 @@ def test_folders_that_are_no_index_are_left_alone(tmp_path: Path) -> None:
 
 def test_two_writers_at_once_are_refused(tmp_path: Path) -> None:
     one = store(tmp_path / "one", 0)
-    with changing(tmp_path / "index"), pytest.raises(OutputError, match="another run"):
+    with changing(tmp_path / "index"), pytest.raises(BusyError, match="another run"):
         build([one], tmp_path / "index", "exact", 1)
 
 

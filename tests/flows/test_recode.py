@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from components.files.outputs import OutputError
+from components.files.written import OutputError
 from components.store import codecs
 from components.store.provenance import StoreError, differences
 from components.store.quantisation import Quantised

@@ -26,7 +26,8 @@ OUTCOMES = [
 
 ROWS_IN = {"instruct": 1, "captions": 3}
 TABLES = """
-CREATE TABLE rows AS FROM (VALUES (1, '1', 'captions', ['cmyk', 'alpha']), (3, '3', 'captions', ['cmyk']),
+CREATE TABLE rows AS FROM (VALUES (1, '1', 'captions', ['cmyk', 'alpha']),
+    (3, '3', 'captions', ['cmyk']),
     (2, '2', 'captions', []), (4, '4', 'instruct', [])) AS rows (place, sample_id, source, repairs);
 CREATE TABLE rejected AS FROM (VALUES (3, 'truncated', 'cut'), (2, 'truncated', 'cut'))
     AS rejected (place, reason, detail);

@@ -1,4 +1,4 @@
-"""What real downloads contain, one row of a table each: the input, what becomes of it, and what the user reads.
+"""Real downloads, a row of a table each: the input, what becomes of it, and what the user reads.
 
 The numbers are those of docs/bad-inputs.md. Pictures by themselves are in
 tests/components/test_pictures.py.
@@ -17,15 +17,9 @@ import pytest
 from PIL import Image
 
 from components import schema
-from components.curation.candidates import (
-    Candidate,
-    caption_row,
-    check_row,
-    instruct_row,
-    pair_row,
-    picture_row,
-)
+from components.curation.candidates import Candidate, check_row
 from components.curation.pieces import check_no_file_twice
+from components.curation.raw_rows import caption_row, instruct_row, pair_row, picture_row
 from components.curation.reasons import Rejected
 from components.curation.records import Entry, parse_json, read_entries
 from components.curation.training_sources import LlavaSource, WebdatasetSource
@@ -40,7 +34,7 @@ TURNS = [{"from": "human", "value": "<image>\nwhat is it?"}, {"from": "gpt", "va
 
 
 class Case(NamedTuple):
-    """`outcome`: "kept", a repair, or the reason of the reject; `said`: part of what the reject table says."""
+    """`outcome`: "kept", a repair, or the reason of the reject; `said`: part of its detail."""
 
     number: str
     what: str
@@ -57,7 +51,7 @@ def names(cases: list[Case]) -> dict[str, Any]:
     return {"argvalues": cases, "ids": [f"{case.number} {case.what}" for case in cases]}
 
 
-# --- A: pictures, as the files that rows of a source refer to -------------------------------------------------------
+# --- A: pictures, as the files that rows of a source refer to
 
 
 def apng() -> bytes:
@@ -130,7 +124,7 @@ def test_pictures(case: Case, tmp_path: Path) -> None:
     assert case.said in (row[schema.DETAIL] or "")
 
 
-# --- B: records and references --------------------------------------------------------------------------------------
+# --- B: records and references
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -322,7 +316,7 @@ def test_names_of_evaluation_pictures_that_are_no_text_are_rejects(tmp_path: Pat
     name = os.fsdecode(b"caf\xe9.jpg")
     (tmp_path / name).write_bytes(GOOD)
     row = check_row(picture_row("evaluation/test/pictures", str(tmp_path), name, PARAMS))
-    assert (ended(row), row[schema.SAMPLE_ID]) == ("bad_encoding", "caf\\udce9.jpg")
+    assert (ended(row), row[schema.SAMPLE_ID]) == ("bad_encoding", "caf\\xe9.jpg")
 
 
 def test_rows_of_a_file_whose_name_is_no_text_are_rejects(tmp_path: Path) -> None:
@@ -332,7 +326,7 @@ def test_rows_of_a_file_whose_name_is_no_text_are_rejects(tmp_path: Path) -> Non
             "s", str(tmp_path), Entry(f"{os.fsdecode(bytes([255]))}:1", record(id=None)), PARAMS
         )
     )
-    assert (ended(row), row[schema.SAMPLE_ID]) == ("bad_encoding", "s/\\udcff:1")
+    assert (ended(row), row[schema.SAMPLE_ID]) == ("bad_encoding", "s/\\xff:1")
 
 
 # Lines of a .jsonl file; whole files have their own tests (test_records.py).
@@ -383,7 +377,7 @@ def test_no_rows_are_no_fault(tmp_path: Path) -> None:
     assert list(read_entries(str(tmp_path / "rows.json"))) == []
 
 
-# --- C: shards ------------------------------------------------------------------------------------------------------
+# --- C: shards
 
 Member = tuple[str, bytes] | tarfile.TarInfo
 PAIR: list[Member] = [("a.jpg", GOOD), ("a.txt", b"a circle")]
@@ -550,7 +544,7 @@ def test_c15_a_shard_that_two_sources_name_is_refused(tmp_path: Path) -> None:
         check_no_file_twice(tmp_path, {"one": one, "rows": rows, "other": other})
 
 
-# --- D: text --------------------------------------------------------------------------------------------------------
+# --- D: text
 
 TEXTS = [
     Case("D1", "nothing", "empty_caption", ""),

@@ -1,4 +1,4 @@
-"""Caption files in their published formats, written here; whole ones, broken ones and random damage."""
+"""Caption files in their published formats, written here; whole, broken, randomly damaged."""
 
 import csv
 import io
@@ -23,7 +23,10 @@ ROWS = [
     {"key": "2", "file": "b.jpg", "text": "日本 on\ntwo lines"},
 ]
 EXPECTED = [{"id": row["key"], "image": row["file"], "caption": row["text"]} for row in ROWS]
-TOKEN_FILE = "1000092795.jpg#0\tTwo young guys .\n1000092795.jpg#1\tTwo young , White males .\n\nno tab here\n"
+TOKEN_FILE = (
+    "1000092795.jpg#0\tTwo young guys .\n1000092795.jpg#1\tTwo young , White males .\n"
+    "\nno tab here\n"
+)
 KARPATHY = {
     "images": [
         {
@@ -89,7 +92,8 @@ def test_in_tsv_a_quote_is_a_character(tmp_path: Path) -> None:
 def test_a_broken_line_of_a_table_is_one_reject(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(
-        b'key,file,text\n1,a.jpg,fine\n2,b.jpg,"bad" quote\n3,c.jpg,x,too many\n4\n5,e.jpg,\xff\n6,f.jpg,fine\n'
+        b'key,file,text\n1,a.jpg,fine\n2,b.jpg,"bad" quote\n3,c.jpg,x,too many\n4\n'
+        b"5,e.jpg,\xff\n6,f.jpg,fine\n"
     )
     found = values(captions.read_delimited(str(path), COLUMNS))
     assert found[1:3] == [Reason.BAD_RECORD] * 2
@@ -285,7 +289,7 @@ def whole_file(name: str) -> bytes:
 def test_no_damage_lets_anything_out_but_the_documented_errors(
     tmp_path: Path, name: str, data: st.DataObject
 ) -> None:
-    """Bytes are cut, changed or put in anywhere: the rows that are read are entries, all else is a ValueError."""
+    """Bytes are cut, changed or put in anywhere: rows are entries, all else is a ValueError."""
     content = whole_file(name)
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, max(len(content) - 1, 0)))

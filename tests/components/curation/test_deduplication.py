@@ -110,7 +110,7 @@ def test_near_duplicate_params_refuse_a_distance_that_leaves_a_band_empty() -> N
 
 
 def hashes(seed: int) -> list[int]:
-    """40 of `NUM_BITS` bits and near and not so near copies of them, of copies too; no two are the same."""
+    """40 of `NUM_BITS` bits and nearer and farther copies, of copies too; no two are the same."""
     rng = random.Random(seed)
     values = [rng.getrandbits(NUM_BITS) for _ in range(40)]
     while len(values) < 200:

@@ -121,6 +121,16 @@ def test_ids_of_pictures_agree_as_text_and_what_does_not_is_said(tmp_path: Path)
     ]
 
 
+def test_a_benchmark_that_nobody_can_score_is_a_reject_before_training(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    rows = [{**QUESTION, "question_id": name, "benchmark": name} for name in ("existence", "pope")]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    kept, outcomes = question_rows(path, "s", "test", PICTURES, LIMITS)
+    assert [row["benchmark"] for row in kept] == ["existence"]
+    assert [outcome.reason for outcome in outcomes] == [None, "bad_record"]
+    assert outcomes[1].detail.startswith("the benchmark 'pope' is none of short_answer, ")
+
+
 def test_ids_that_are_no_text_and_names_that_are_no_unicode_are_rejects(tmp_path: Path) -> None:
     changes = [{"question_id": value} for value in (1.5, True, None, "a\\ud800", ["x"])]
     path = tmp_path / "questions.jsonl"
@@ -143,6 +153,8 @@ def test_ids_that_are_no_text_and_names_that_are_no_unicode_are_rejects(tmp_path
         ("questions.jsonl", None, r"test/questions\.jsonl: no such file"),
         ("captions.json", "{", r"captions\.json: is not JSON"),
         ("compositionality.json", '{"a": {}, "a": {}}', "'a' is there twice"),
+        ("compositionality.json", '{"a": [{}, {}]}', r"nality\.json: the subset 'a' is a list"),
+        ("compositionality.json", '{"0": {"filename": "a.jpg"}}', r"nality\.json: '0' is a row"),
         ("questions.jsonl", "\x1f\x8b", r"questions\.jsonl: is packed with gzip"),
     ],
 )

@@ -83,7 +83,7 @@ def test_validate_of_a_broken_sample_names_column_rule_and_example(
     assert message in faults[0]
 
 
-def test_validate_finds_a_picture_in_two_splits_an_id_of_two_samples_a_wrong_schema_and_a_common_answer(
+def test_validate_finds_a_picture_in_two_splits_an_id_twice_a_wrong_schema_and_a_common_answer(
     tmp_path: Path,
 ) -> None:
     pictures = pd.DataFrame({"image_sha256": ["x", "y"], "splits": [2, 1]})
@@ -117,7 +117,10 @@ def test_a_suite_of_drawn_rows_says_what_it_covers(tmp_path: Path) -> None:
         validation.validate([expectations.samples_suite(frame, PICTURES, TEXT, 1000)], tmp_path)
         == []
     )
-    said = "10 of 1000 rows were drawn and checked: if none of them breaks a rule, fewer than 300 of all rows do"
+    said = (
+        "10 of 1000 rows were drawn and checked: "
+        "if none of them breaks a rule, fewer than 300 of all rows do"
+    )
     assert (
         said
         in json.loads((tmp_path / "result.json").read_text())["samples"]["results"][0][

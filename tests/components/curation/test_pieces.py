@@ -4,10 +4,10 @@ from components.curation.pieces import Work, count_rows_in, decode_work, encode_
 from components.curation.training_sources import Piece
 
 WORK = [
-    Work(0, "instruct", 7, Piece("entries", "/staging/rows/instruct/0.json", 0, 7), ""),
-    Work(1, "captions", None, Piece("tar", 's3://bucket/ü " 1.tar', 0, None), ""),
-    Work(2, "instruct", 2, Piece("entries", "/staging/rows/instruct/1.json", 0, 2), ""),
-    Work(3, "evaluation/test/pictures", 2, None, '["a.jpg", "b.jpg"]'),
+    Work(0, "instruct", 7, Piece("entries", "/staging/rows/instruct/0.json", 0, 7)),
+    Work(1, "captions", None, Piece("tar", 's3://bucket/ü " 1.tar', 0, None)),
+    Work(2, "instruct", 2, Piece("entries", "/staging/rows/instruct/1.json", 0, 2)),
+    Work(3, "evaluation/test/pictures", 2, None, ("a.jpg", "b.jpg")),
 ]
 
 

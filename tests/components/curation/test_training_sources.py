@@ -73,7 +73,8 @@ def write_all(raw: Path) -> Path:
 
 
 def rows_of(name: str, raw: Path | str, staging: Path) -> list[Any]:
-    pieces = list(list_pieces(source(name), raw, staging, name, rows_per_task=2))  # type: ignore[arg-type]
+    listed = list_pieces(source(name), raw, staging, name, rows_per_task=2)  # type: ignore[arg-type]
+    pieces = list(listed)
     assert all(piece.num_rows is None or piece.num_rows <= 2 for piece in pieces)
     rows = []
     for piece in pieces:

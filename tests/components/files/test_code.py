@@ -12,7 +12,9 @@ from components.files.code import code_sha256, imported_files
 MODULES = {
     "components/__init__.py": "",
     "components/one.py": "import json\nfrom components.two import value\n",
-    "components/two.py": "def late():\n    from components.parts import three\n    return three\nvalue = 1\n",
+    "components/two.py": (
+        "def late():\n    from components.parts import three\n    return three\nvalue = 1\n"
+    ),
     "components/parts/__init__.py": "from . import four\n",
     "components/parts/three.py": "from ..two import value as again\n",
     "components/parts/four.py": "import os.path, components.parts.three\n",

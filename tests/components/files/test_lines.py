@@ -1,9 +1,7 @@
-"""The reader of lines, JSON and tables, against Python's own and drawn bytes; then every reader on top of it."""
+"""The reader of lines, and every reader on top of it against drawn bytes."""
 
-import csv
-import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +15,12 @@ from components.curation import captions
 from components.curation.reasons import Rejected
 from components.curation.records import read_entries
 from components.files import lines
-from components.files.lines import Fault, Row, json_value, read_json_lines, read_lines, read_table
+from components.files.lines import read_lines
 from components.search.batches import read_queries
 from components.search.filters import matching_rows
 from tests.components.search.test_filters import TABLE
 
 BOM = b"\xef\xbb\xbf"
-
-
-def everything(header: Sequence[str]) -> Sequence[str]:
-    return list(header)
-
-
-def table(path: Path, content: bytes, single_line: Sequence[str] = ()) -> list[Row]:
-    path.write_bytes(content)
-    return list(read_table(str(path), everything, single_line))
-
-
-def fields(rows: Sequence[Row]) -> list[Any]:
-    return [
-        row.values.kind if isinstance(row.values, Fault) else list(row.values.values())
-        for row in rows
-    ]
 
 
 def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
@@ -87,99 +69,6 @@ def test_packed_files_and_other_encodings_are_refused_by_name(
         path.write_bytes(start + b"x" * 100)
         with pytest.raises(ValueError, match=rf"{name}.* is .*{said}"):
             read(path)
-
-
-ROWS = st.lists(
-    st.lists(st.text('a",\n \u2028\x85é', max_size=4), min_size=3, max_size=3), max_size=5
-)
-
-
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None
-)
-@given(rows=ROWS, end=st.sampled_from(["\n", "\r\n"]), bom=st.sampled_from([b"", BOM]))
-def test_a_valid_table_is_what_python_reads(
-    tmp_path: Path, rows: list[list[str]], end: str, bom: bytes
-) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator=end)
-    writer.writerows([["a", "b", "c"], *rows])
-    assert fields(table(tmp_path / "t.csv", bom + text.getvalue().encode())) == rows
-
-
-def test_a_quote_that_is_left_open_costs_its_line(tmp_path: Path) -> None:
-    content = b'a,b\n1,"x\n2,y\n"3,z\n4,"q ""r"" s"\n5,"two\nlines"\n6,"x"y\n7,8" disc\n8,1,2\n9\n10,"end\n11,\n'
-    rows = table(tmp_path / "t.csv", content)
-    broken = "not_a_record"
-    assert fields(rows) == [
-        *(
-            broken,
-            ["2", "y"],
-            broken,
-            ["4", 'q "r" s'],
-            ["5", "two\nlines"],
-            broken,
-            ["7", '8" disc'],
-            broken,
-        ),
-        *(["9", None], broken, ["11", ""]),
-    ]
-    assert [row.line for row in rows] == [2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13]
-
-
-def test_a_field_of_one_line_never_swallows_the_next(tmp_path: Path) -> None:
-    content = b'image,image_id\na.jpg,"1\nb.jpg,2\nc.jpg,3"\n'
-    # as RFC 4180 has it
-    assert fields(table(tmp_path / "t.csv", content)) == [["a.jpg", "1\nb.jpg,2\nc.jpg,3"]]
-    rows = fields(table(tmp_path / "t.csv", content, ["image_id"]))
-    assert rows == ["not_a_record", ["b.jpg", "2"], ["c.jpg", '3"']]
-
-
-def test_an_open_quote_is_noticed_after_a_bounded_number_of_characters(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lines, "MAX_RECORD_CHARACTERS", 20)
-    content = b'a,b\n1,"x\n' + b"2,y\n" * 10 + b'3,"z\n'
-    assert fields(table(tmp_path / "t.csv", content)) == [
-        "not_a_record",
-        *[["2", "y"]] * 10,
-        "not_a_record",
-    ]
-
-
-def test_in_a_tsv_quotes_are_characters(tmp_path: Path) -> None:
-    rows = table(tmp_path / "t.tsv", b'a\tb\n"1\tx\n2"\t""\n3\t"y\tz"\n')
-    assert fields(rows) == [['"1', "x"], ['2"', '""'], "not_a_record"]
-
-
-@pytest.mark.parametrize("content", [b"a,b,a\n1,2,3\n", b'"a\n1\n', b"a\rb\rc"])
-def test_headers_that_say_nothing_are_errors_with_the_file(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(ValueError, match=r"t\.csv"):
-        table(tmp_path / "t.csv", content)
-
-
-@pytest.mark.parametrize(
-    ("data", "said"),
-    [
-        (b'{"a": 1, "a": 1}', "'a' is there twice"),
-        (b"[-Infinity]", "-Infinity is not JSON"),
-        (b'{"a": 1}{"a": 2}', "Extra data"),
-        (b"[" * 101 + b"]" * 101, "more than 100 levels"),
-        (b'{"a":' * 100_000, "more than 100 levels"),
-        (b"9" * 5000, "digits"),
-        (b'"\xff"', "not UTF-8"),
-    ],
-)
-def test_json_is_read_strictly(data: bytes, said: str) -> None:
-    with pytest.raises(Fault, match=said):
-        json_value(data)
-
-
-def test_json_values_are_exact_and_brackets_in_texts_are_no_depth() -> None:
-    assert json_value(b"[18446744073709551617]") == [2**64 + 1]
-    assert json_value(b"[" * 100 + b"]" * 100)
-    text = '[{"' * 1000 + "\\"
-    assert json_value(json.dumps({"a": text}).encode()) == {"a": text}
 
 
 COLUMNS = {"id": "image_id", "image": "image", "caption": "question"}
@@ -270,7 +159,8 @@ LINES = [
         b"[" * 200,
         b'{"image": 1, "image": 2}',
     ),
-    b'{"images": [{"split": "train", "sentences": [{"raw": 1}, 2], "filename": "a"}, {"split": []}, 3]}',
+    b'{"images": [{"split": "train", "sentences": [{"raw": 1}, 2], "filename": "a"},'
+    b' {"split": []}, 3]}',
 ]
 CONTENT = st.lists(st.sampled_from(LINES) | st.binary(max_size=12), max_size=6)
 
@@ -306,14 +196,6 @@ def test_whatever_is_in_a_file_every_row_is_counted_or_the_file_is_named(
         name.endswith(".csv") and b'"' not in content
     ):
         assert kept + rejected == sum(bool(is_row(line)) for line in texts)
-
-
-def test_json_lines_number_what_is_not_blank(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'\n1\n \t\r\n{\n"a"')
-    found = list(read_json_lines(str(path)))
-    assert [number for number, _ in found] == [2, 4, 5]
-    assert isinstance(found[1][1], Fault)
 
 
 @pytest.mark.parametrize(

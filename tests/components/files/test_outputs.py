@@ -1,31 +1,14 @@
 import json
 import os
-import signal
-import stat
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
-from components.files.outputs import (
-    LIST,
-    OutputError,
-    check_apart,
-    growing_folder,
-    json_with,
-    new_file,
-    new_folder,
-    read_list,
-    write_by_umask,
-)
-
-ROOT = Path(__file__).parents[3]
+from components.files.outputs import check_apart, growing_folder, json_with, new_file, new_folder
+from components.files.written import LIST, OutputError, read_list
 
 
 def write(output: Path, **files: str) -> None:
@@ -148,7 +131,8 @@ def test_an_error_keeps_the_old_output_and_what_was_written(tmp_path: Path) -> N
         write(output, b="half", **{"a" * 300: "cannot be written"})
     assert tree(output) == {"a": "1"}
     assert tree(tmp_path / "out.partial") == {"b": "half"}
-    with pytest.raises(OSError):  # noqa: PT011  # the next run begins anew, and leaves nothing of nothing
+    # the next run begins anew, and leaves nothing of nothing
+    with pytest.raises(OSError):  # noqa: PT011
         write(output, **{"a" * 300: "cannot be written"})
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -342,84 +326,6 @@ def test_a_growing_folder_of_an_older_version_is_ours_if_it_is_told_by_what_it_h
     (output / "thesis.txt").unlink()
     grow()
     assert (output / "m.json").read_text() == "{}"
-
-
-HOLD = """
-import sys
-from pathlib import Path
-from components.files.outputs import only_writer
-with only_writer(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.readline()
-"""
-
-
-@pytest.mark.parametrize("ending", ["end", "kill"])
-def test_one_process_at_a_time_writes_an_output(tmp_path: Path, ending: str) -> None:
-    output = tmp_path / "out"
-    command = [sys.executable, "-c", HOLD, str(output)]
-    holder = subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    (tmp_path / "other").mkdir()
-    (tmp_path / "link").symlink_to(".")
-    for name in ("out", "other/../out", "link/out"):
-        with pytest.raises(OutputError, match="another run is writing it"):
-            write(tmp_path / name, a="1")
-    if ending == "kill":
-        holder.send_signal(signal.SIGKILL)
-    holder.communicate("\n" if ending == "end" else None)
-    write(output, a="1")
-    assert not list(tmp_path.glob(".*"))
-
-
-RACE = """
-import sys, time
-from pathlib import Path
-from components.files.outputs import OutputError, only_writer
-for _ in range(300):
-    try:
-        with only_writer(Path(sys.argv[1])):
-            mark = Path(sys.argv[1] + ".mark")
-            mark.touch(exist_ok=False)
-            mark.unlink()
-    except OutputError:
-        pass
-"""
-
-
-def test_many_processes_never_hold_the_lock_together(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", RACE, str(tmp_path / "out")]
-    runs = [subprocess.Popen(command, cwd=ROOT) for _ in range(3)]
-    assert [run.wait() for run in runs] == [0, 0, 0]
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("umask", "file", "folder"),
-    [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700), (0o002, 0o664, 0o775)],
-)
-def test_permissions_follow_the_umask(tmp_path: Path, umask: int, file: int, folder: int) -> None:
-    before = os.umask(umask)
-    try:
-        with new_folder("job", tmp_path / "out") as aside:
-            (aside / "model").mkdir(mode=0o700)
-            save_file({"weight": torch.zeros(2)}, aside / "model" / "model.safetensors")
-        write_by_umask(
-            tmp_path / "alone.safetensors", lambda path: save_file({"weight": torch.zeros(2)}, path)
-        )
-    finally:
-        os.umask(before)
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
-    assert modes == {
-        "out": folder,
-        "model": folder,
-        "model.safetensors": file,
-        LIST: file,
-        "alone.safetensors": file,
-    }
 
 
 NAMES = st.sampled_from(["a", "b", "c", "d/a", "d/b", "d/e/a", "_fwd2bot.json.txt", "é", "a b"])

@@ -18,9 +18,10 @@ from components.curation.captions import read_row_group, read_stream
 from components.curation.reasons import Reason, Rejected
 from components.files import parquet
 from components.files.parquet import TABLE_ERRORS, open_parquet, scalar_value
-from components.files.unpacking import DamagedFileError
 
 COLUMNS = {"id": "name", "image": "image", "caption": "text"}
+
+
 WRITERS: list[dict[str, Any]] = [
     {},
     {"data_page_version": "2.0", "compression": "zstd"},
@@ -64,37 +65,6 @@ def reasons(entries: Iterator[Any]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("options", WRITERS, ids=str)
-def test_pages_of_every_kind_are_added_up(tmp_path: Path, options: dict[str, Any]) -> None:
-    """What the headers of the pages say agrees with the footer, which counts the headers too."""
-    place = write(tmp_path / "a.parquet", table(1000), **options)
-    with open_parquet(str(place)) as opened, place.open("rb") as file:
-        chunk = opened.metadata.row_group(0).column(2)
-        found = parquet._read_footer(file)[1][0].chunks[2]
-        pages = parquet._pages(file, found)
-    assert (found.packed, found.unpacked) == (
-        chunk.total_compressed_size,
-        chunk.total_uncompressed_size,
-    )
-    assert 0.7 * chunk.total_uncompressed_size < pages.total < chunk.total_uncompressed_size
-    assert (pages.dictionary > 0) == chunk.has_dictionary_page
-    values = [entry.value["image"] for entry in rows_of(place)]
-    assert values == [row["bytes"] for row in table(1000)["image"].to_pylist()]
-
-
-@pytest.mark.parametrize("options", WRITERS, ids=str)
-def test_files_behind_one_another_are_named(tmp_path: Path, options: dict[str, Any]) -> None:
-    first = write(tmp_path / "a.parquet", table(30), **options).read_bytes()
-    second = write(tmp_path / "b.parquet", table(200), **options).read_bytes()
-    for content in (first + second, second + first, first + first):
-        (tmp_path / "both.parquet").write_bytes(content)
-        with (
-            pytest.raises(DamagedFileError, match="bytes are a file of their own"),
-            open_parquet(str(tmp_path / "both.parquet")),
-        ):
-            pass
-
-
 def test_bytes_of_no_size_and_rows_of_no_number_are_files(tmp_path: Path) -> None:
     for number in (0, 1):
         assert (
@@ -102,19 +72,8 @@ def test_bytes_of_no_size_and_rows_of_no_number_are_files(tmp_path: Path) -> Non
         )
 
 
-def test_a_footer_that_promises_other_rows_than_its_row_groups_is_refused(tmp_path: Path) -> None:
-    """The number of all rows is the third field of the footer: 0x16, then 2 × 20."""
-    place = write(tmp_path / "a.parquet", table(20))
-    data = place.read_bytes()
-    at = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
-    position = data.index(b"\x16\x28", at)
-    place.write_bytes(data[: position + 1] + b"\x2a" + data[position + 2 :])
-    with pytest.raises(TABLE_ERRORS, match="promises 21 rows"), open_parquet(str(place)):
-        pass
-
-
 def test_pages_that_hold_fewer_rows_than_promised_are_rejects(tmp_path: Path) -> None:
-    """Both numbers of the footer, of all rows and of the row group, say 21; the last of those is a reject."""
+    """Both numbers of the footer, of all rows and of the group, say 21; the last is a reject."""
     place = write(tmp_path / "a.parquet", table(20))
     data = place.read_bytes()
     at = len(data) - 8 - int.from_bytes(data[-8:-4], "little")

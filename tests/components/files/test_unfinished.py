@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from components.files.locks import BusyError
 from components.files.unfinished import (
     MARKER,
     TRASH,
@@ -67,7 +68,7 @@ def test_a_lock_that_was_removed_meanwhile_does_not_count(tmp_path: Path) -> Non
     place = tmp_path / "place"
     with hold(place):
         leave(place)
-        with hold(place), pytest.raises(BlockingIOError), hold(place):
+        with hold(place), pytest.raises(BusyError, match="another run is at work"), hold(place):
             pass
 
 
@@ -134,15 +135,14 @@ def test_the_command_lists_everything_and_removes_what_is_named(tmp_path: Path) 
 
     wrong = runs(tmp_path, "discard", ".cache/train/0123456789abcdef", "thesis")
     assert wrong.returncode == 1
-    assert (
-        wrong.stderr
-        == "runs: thesis: is no folder of unfinished work; `list` prints those; nothing was removed\n"
+    assert wrong.stderr == (
+        "runs: thesis: is no folder of unfinished work; `list` prints those; nothing was removed\n"
     )
     assert "8 unfinished" in runs(tmp_path, "list").stdout
 
     with hold(tmp_path / places[0]):
         busy = runs(tmp_path, "discard", ".cache/train/0123456789abcdef")
-    assert "a run is at work" in busy.stderr
+    assert "another run is at work" in busy.stderr
     both = [f"{places[1]}/{name}" for name in ("0123456789abcdef", "fedcba9876543210")]
     done = runs(tmp_path, "discard", ".cache/train/0123456789abcdef", *both)
     assert done.returncode == 0, done.stderr

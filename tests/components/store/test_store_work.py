@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from components.files.outputs import OutputError
+from components.files.locks import BusyError
+from components.files.written import OutputError
 from components.store import store_work as work
 from components.store.provenance import StoreError
 from components.store.rejects import Reject
@@ -73,7 +74,7 @@ def test_files_of_others_where_work_belongs_are_named_and_stay(tmp_path: Path) -
 def test_two_runs_into_one_output_are_refused(tmp_path: Path) -> None:
     with (
         work.work_folder(tmp_path / "out", "run"),
-        pytest.raises(OutputError, match="another run is writing"),
+        pytest.raises(BusyError, match="another run is writing"),
         work.work_folder(tmp_path / "out", "run"),
     ):
         pass

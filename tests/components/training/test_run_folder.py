@@ -10,19 +10,10 @@ from components.training.run_folder import (
     CHECKPOINTS,
     forget_damaged_checkpoints,
     last_checkpoint,
-    only_run_in,
     read_history,
     write_history,
 )
 from components.training.state import CHECKSUMS_FILE, HistoryRow
-
-
-def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    place, refused = tmp_path / "state", pytest.raises(RuntimeError, match="another run is at work")
-    with only_run_in(place), refused, only_run_in(place):
-        pass
-    with only_run_in(place):
-        pass
 
 
 def test_a_damaged_checkpoint_is_left_out_and_one_that_cannot_be_read_is_kept(

@@ -1,4 +1,4 @@
-"""A flow as a job of a cluster that checks tokens, submitted by Ray's own command, writes the store of a local run."""
+"""A flow as a job of a cluster that checks tokens writes the store of a local run."""
 
 import os
 import signal
@@ -65,7 +65,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def client_environment() -> dict[str, str]:
-    """Nothing of Ray but loopback: no token, no cluster of the machine; the programs of this environment first."""
+    """Nothing of Ray but loopback: no token, no cluster; programs of this environment first."""
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "GLOO_"))
     }
@@ -111,7 +111,7 @@ def status_of(address: str, token: str | None) -> int | None:
 
 
 def stop(head: subprocess.Popen[bytes]) -> None:
-    """End the head and all that it started, and nothing else: `ray stop` would end every Ray of the machine."""
+    """End the head and all that it started; `ray stop` would end every Ray of the machine."""
     family = (
         [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
         if head.poll() is None

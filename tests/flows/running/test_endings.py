@@ -3,7 +3,6 @@
 import errno
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,11 +10,9 @@ from pathlib import Path
 
 import pytest
 import ray
-from ray import exceptions
 from typer.testing import CliRunner
 
-from flows.running.cluster import check_address, check_temporary_folder
-from flows.running.endings import cause_in, cause_of, describe, ending
+from flows.running.endings import ending
 from fwd2bot.commands import app
 
 ROOT = Path(__file__).parents[3]
@@ -26,18 +23,6 @@ COMMANDS = sorted(
     if command.callback
 )
 GROUPS = [group.name for group in app.registered_groups]
-HINT = """
-ray.exceptions.UserCodeException: UDF failed to process a data block.
-Failed to apply UDF transform after 1/1 attempts (total backoff 0.0s).
-To change retry attempts, backoff, or which errors are retried, configure `ray.data.DataContext.get_current()`."""
-AFTER = "\n\nThe above exception was the direct cause of the following exception:\n\n"
-HEADER = "\x1b[36mray::Map(run)()\x1b[39m (pid=8380, ip=127.0.0.1)\n"
-FRAME = '  File "/code/cluster.py", line 52, in run\n    return {"number": task(row["piece"])}\n           ^^^^^^\n'
-DIED = """The actor died unexpectedly before finishing this task.
-\tclass_name: MapWorker(Map(C))
-\tpid: 8648
-The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker
-unexpectedly exits with a connection error code 2."""
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -169,99 +154,6 @@ def test_closed_pipe_is_quiet() -> None:
         ["bash", "-c", command, code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert (done.stdout.split(), done.stderr) == (["x", "141"], "")
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        (HEADER + FRAME + "ValueError: /data/x.tar: is cut short" + AFTER + HEADER + HINT, "/data/x.tar: is cut short"),
-        (HEADER + FRAME + "ValueError: two\nlines: of it" + AFTER + HEADER + HINT, "two\nlines: of it"),
-        (
-            HEADER + "OSError: [Errno 28] No space left on device: '/out/x'" + AFTER + HEADER + FRAME
-            + "RuntimeError: wrapped" + AFTER + HEADER + HINT,
-            "the disk under /out/x is full",
-        ),
-        (
-            HEADER + FRAME + "ray.exceptions.RayTaskError(ValueError): " + HEADER + FRAME + "ValueError: /inner: nested"
-            + AFTER + HEADER + HINT,
-            "/inner: nested",
-        ),
-        (
-            "The actor died because of an error raised in its creation task, " + HEADER + FRAME
-            + "components.store.provenance.StoreError: /models: bad",
-            "/models: bad",
-        ),
-        (HEADER + FRAME + "numpy._core._exceptions._ArrayMemoryError: Unable to allocate", "out of memory (Unable to"),
-        (HEADER + FRAME + "MemoryError" + AFTER + HEADER + HINT, "out of memory (MemoryError)"),
-        (HEADER + FRAME + "KeyError: 'x'", "KeyError: 'x'; this is a fault of fwd2bot"),
-    ],
-)  # fmt: skip
-def test_cause_of_a_worker_is_found_behind_what_ray_says(text: str, line: str) -> None:
-    import components.store.provenance  # noqa: F401  # known to whoever runs such a worker
-
-    cause = cause_in(text)
-    assert cause is not None
-    assert describe(cause).startswith(line)
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (exceptions.LocalRayletDiedError(), "a machine of the cluster, or Ray on it, was lost ("),
-        (
-            exceptions.NodeDiedError("gone"),
-            "a machine of the cluster, or Ray on it, was lost (gone)",
-        ),
-        (exceptions.WorkerCrashedError(), "a worker was killed, "),
-        (
-            exceptions.RayActorError("1", DIED),
-            "a worker was killed, for its memory or by hand (SYSTEM_ERROR)",
-        ),
-        (
-            exceptions.RayActorError("1", "The actor died because its node has died. x"),
-            "a machine of the cluster, ",
-        ),
-        (
-            exceptions.OutOfMemoryError("The node ran low on memory.\nMore."),
-            "out of memory (",
-        ),
-        (exceptions.OutOfDiskError("x"), "the disk under "),
-    ],
-)
-def test_what_ray_loses_is_said_with_the_way_to_go_on(error: Exception, line: str) -> None:
-    said = describe(cause_of(error))
-    assert said.startswith(line)
-    assert "; " in said
-    assert "\n" not in said
-
-
-def test_training_fails_with_what_the_first_worker_met_not_with_the_lost_connections_of_others() -> (
-    None
-):
-    class GroupError(Exception):
-        worker_failures = {  # noqa: RUF012
-            1: ValueError("/base: is damaged"),
-            0: RuntimeError("Connection closed by peer"),
-        }
-
-    assert describe(cause_of(GroupError())) == "/base: is damaged"
-
-
-@pytest.mark.parametrize(
-    "address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}", "[::1]:{port}", "127.0.0.1:99999"]
-)
-def test_an_address_where_nobody_listens_is_refused_at_once(address: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        check_address(f"127.0.0.1:{port}")
-    with pytest.raises(ValueError, match="nobody answers there"):
-        check_address(address.format(port=port))
-
-
-def test_a_folder_that_is_too_long_or_not_ours_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    check_temporary_folder("/tmp")
-    with pytest.raises(ValueError, match="set RAY_TMPDIR"):
-        check_temporary_folder("/tmp/" + "x" * 60)
 
 
 def failing(error: Exception) -> Callable[[str], int]:

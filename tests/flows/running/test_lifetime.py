@@ -1,4 +1,4 @@
-"""Processes are started and killed for real: a Python program stands for `dvc` and runs a stage through a shell."""
+"""Processes are started and killed for real: a Python program stands for `dvc`."""
 
 import os
 import signal
