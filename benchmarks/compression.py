@@ -35,7 +35,7 @@ from components.compression.compressor import compress_batches, compress_prepare
 from components.compression.corpus import Picture
 from components.compression.picture_decoding import Batch, decode_batches
 from components.costs.corpus_plan import Corpus, compression_flops, merged_shape
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.model.adapters import COMPRESSION
 from components.model.families.llava import num_image_tokens
 from components.model.prepared import PreparedPictures

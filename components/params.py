@@ -123,6 +123,18 @@ def read_sections(path: Path) -> dict[str, Any]:
     return sections
 
 
+def load_whole(path: Path, schema: type[Schema]) -> Schema:
+    """Read a parameter file that has no sections. Raises ParamsError as `load_params` does."""
+    values = read_sections(path)
+    try:
+        return schema.model_validate_json(_as_json(values, str(path)))
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        known = _known_keys(values, faults)
+        lines = [f"{path}: {_join(*fault['loc'])}: {_explain(fault, known)}" for fault in faults]
+        raise ParamsError("\n".join(lines)) from None
+
+
 def _read_text(path: Path) -> str:
     if not path.exists():
         way_out = "run from the root of the repository, or start from a preset: cp presets/demo.yaml params.yaml"

@@ -39,7 +39,7 @@ from components.compression.corpus_sources import list_corpus
 from components.compression.identity import check_base, find_base, provenance_of, read_config
 from components.files.outputs import checked_place
 from components.files.storage import is_uri
-from components.methods.catalogue import code_of, kind_of
+from components.methods.catalogue import code_of, method_class
 from components.params import load_params
 from components.store.absence import NOTE, reason_not_stored, write_reason
 from components.store.codecs import code_type
@@ -89,7 +89,7 @@ def compress(
     check_output(output)
     compressor = compressor.resolve()
     name = read_config(compressor).method.name
-    if why := kind_of(name).why_not_stored:
+    if why := method_class(name).why_not_stored:
         write_reason(output, name, why, params.dtype)
         return None
     provenance = provenance_of(compressor, params.codec, params.dtype, params.num_summary_tokens)

@@ -23,6 +23,8 @@ from ray.train.torch import TorchTrainer
 from components import schema
 from components.files.outputs import growing_folder, new_folder
 from components.files.unfinished import discard, open_work
+from components.methods.catalogue import choose_method
+from components.methods.method_settings import ChosenMethod
 from components.model.loading import check_base_model
 from components.params import load_params
 from components.training.loop import Outcome
@@ -59,6 +61,7 @@ ENDINGS = {
 
 def train(
     params: TrainParams,
+    method: ChosenMethod,
     curated: Path,
     base: str,
     output: Path,
@@ -76,7 +79,7 @@ def train(
         growing_folder("train", timings, PATTERNS, inputs, is_older=are_timings),
     ):
         check_base_model(base, params.backbone.revision)
-        run = prepare_run(params, curated.resolve(), base, state.resolve())
+        run = prepare_run(params, method, curated.resolve(), base, state.resolve())
         # progress comes from the history; Ray Train's own actors repeat themselves
         connect(log_to_driver=False)
         check_resources(params.num_workers, params.cpus_per_worker, params.gpus_per_worker)
@@ -86,6 +89,7 @@ def train(
             train_worker,  # type: ignore[arg-type]  # what it returns is wanted
             train_loop_config={
                 "params": settings,
+                "method": method.model_dump(),
                 "curated": curated.resolve(),
                 "base": base,
                 "run": run,
@@ -109,9 +113,11 @@ def train(
     discard(run)
 
 
-def prepare_run(params: TrainParams, curated: Path, base: str, state: Path) -> Path:
+def prepare_run(
+    params: TrainParams, method: ChosenMethod, curated: Path, base: str, state: Path
+) -> Path:
     """The folder of this run, new or left by an interrupted one, with the samples in random-access form."""
-    run = open_work(state, run_name(params, curated, base, state, ENTRIES))
+    run = open_work(state, run_name(params, method, curated, base, state, ENTRIES))
     for stale in (HISTORY, NOTES, STOP):
         (run / stale).unlink(missing_ok=True)
     forget_damaged_checkpoints(run)
@@ -158,7 +164,9 @@ def main(
 ) -> None:
     """Train adapters, summary queries and logit scale."""
     die_with_parent()
-    train(load_params("train", TrainParams), curated, base, compressor, metrics, timings, state)
+    params = load_params("train", TrainParams)
+    method = choose_method(params.method)
+    train(params, method, curated, base, compressor, metrics, timings, state)
 
 
 if __name__ == "__main__":

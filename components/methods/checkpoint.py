@@ -24,16 +24,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from components.files.outputs import write_by_umask
-from components.methods.blocks.image_text_models import OwnPictures
-from components.methods.catalogue import OURS, build_method, kind_of, preparer_of
-from components.methods.method import Method
+from components.methods.catalogue import build_method, method_class
+from components.methods.method import Method, Preparer
 from components.methods.method_settings import (
     FWD2BOT,
     SINGLE_FORWARD,
+    WITH_QUERIES,
     ChosenMethod,
     CompressorParams,
 )
-from components.model.backbone import Backbone, Preprocessing
+from components.model.backbone import Preprocessing
 from components.model.loading import load_backbone, load_without_weights
 from components.model.model_files import read_json, read_tensors, some_of
 from components.params import Params
@@ -89,7 +89,7 @@ class CompressorConfig(Params):
     @property
     def says(self) -> str:
         """What it does, for the model card."""
-        kind, count = kind_of(self.method.name), self.compressor.num_summary_tokens
+        kind, count = method_class(self.method.name), self.compressor.num_summary_tokens
         made = f"It makes {count} vectors of {self.dim} numbers of a picture (docs/methods.md, {self.method.name})."
         return " ".join(
             [
@@ -102,7 +102,9 @@ class CompressorConfig(Params):
     @property
     def own_file(self) -> str:
         """Where the weights are that are neither an adapter's nor the base model's."""
-        return QUERIES_FILE if self.method.name in OURS else f"{self.method.name}.safetensors"
+        return (
+            QUERIES_FILE if self.method.name in WITH_QUERIES else f"{self.method.name}.safetensors"
+        )
 
 
 def save_compressor(model: Method, folder: Path, card: Mapping[str, float | str]) -> None:
@@ -171,18 +173,18 @@ def load_compressor(
     return model.to(device).eval()
 
 
-def load_preparer(folder: Path, base: str) -> Backbone | OwnPictures:
-    """What prepares pictures for a compressor, without any weights. Raises ValueError as above."""
+def load_preparer(folder: Path, base: str) -> Preparer:
+    """Load what prepares pictures for a compressor, without weights. Raises ValueError as above."""
     config = load_config(folder)
     backbone = load_without_weights(base, config.base_revision, config.pad_to_square)
-    preparer = preparer_of(backbone, config.method)
+    preparer = method_class(config.method.name).preparer(backbone, config.method)
     expect(f"base model {base}: preprocessing", preparer.preprocessing, config.preprocessing)
     return preparer
 
 
 def check_trained_files(folder: Path, config: CompressorConfig) -> None:
     """Raises ValueError when a file that every compressor of its kind has is missing; others may have none."""
-    if config.method.name not in OURS:
+    if config.method.name not in WITH_QUERIES:
         return
     adapters = [f"{name}/{ADAPTER_FILE}" for name in config.compressor.adapters.names] or [
         BASE_FILE

@@ -12,7 +12,7 @@ import typer
 from transformers.utils import logging as transformers_logging
 
 from components.compression.identity import check_same_model, find_base
-from components.methods.catalogue import kind_of
+from components.methods.catalogue import method_class
 from components.methods.checkpoint import load_compressor
 from components.methods.method import Method
 from components.methods.method_settings import FWD2BOT
@@ -52,7 +52,7 @@ def load_model_by(provenance: Provenance, compressor: Path, base: str | None) ->
 
 def embedder_of(provenance: Provenance, compressor: Path, base: str | None) -> Embedder:
     """What stored tokens are searched for. The model is loaded only for a method that needs it for that."""
-    if kind_of(method_of(provenance) or FWD2BOT).embeds_by_mean:
+    if method_class(method_of(provenance) or FWD2BOT).embeds_by_mean:
         return mean_embeddings
     return partial(embed_stored, load_model_by(provenance, compressor, base))
 

@@ -159,7 +159,7 @@ def load_model(source: Source, dtype: torch.dtype) -> PreTrainedModel:
     named = architectures_of(source.folder) or ["no class"]
     if named[0] not in KINDS:
         raise ValueError(
-            f"train.method.dual_encoder.checkpoint {source.name} is a {named[0]}; take one of {', '.join(KINDS)}, or "
+            f"components/baselines/dual_encoder.yaml: checkpoint {source.name} is a {named[0]}; take one of {', '.join(KINDS)}, or "
             "convert it: transformers has scripts for the weights of OpenCLIP, LAVIS and big_vision"
         )
     return load_pretrained(KINDS[named[0]].load, source.folder, dtype=dtype)
@@ -170,7 +170,7 @@ def load_tokenizer(source: Source) -> Any:
     tokenizer = load_any_tokenizer(source.folder)
     if not tokenizer.is_fast:
         raise ValueError(
-            f"train.method.dual_encoder.checkpoint {source.name}: its {type(tokenizer).__name__} is not a fast one; "
+            f"components/baselines/dual_encoder.yaml: checkpoint {source.name}: its {type(tokenizer).__name__} is not a fast one; "
             "save it once as such, so that the folder has a tokenizer.json"
         )
     return tokenizer

@@ -41,7 +41,7 @@ def test_counts_are_the_scales() -> None:
 
 @pytest.mark.parametrize("scales", [(1, 5), (4, 9), (1, 100)])
 def test_scales_that_do_not_nest_are_refused(scales: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"m3\.scales.* of 6 × 6 patches"):
+    with pytest.raises(ValueError, match=r"m3\.yaml: scales.* of 6 × 6 patches"):
         MatryoshkaPooling.counts(SHAPE, MatryoshkaPoolingParams(scales=scales))
 
 
