@@ -154,7 +154,7 @@ def report(
     preset: str, work: Work, sizes: dict[Way, int], repeats: int, compared: int
 ) -> dict[str, Any]:
     """All figures of one setting; raises AssertionError when counts or answers are not what they must be."""
-    limits = load_params("compress", CompressParams, ROOT / "presets" / "demo.yaml").pictures
+    limits = load_params("compress", CompressParams, ROOT / "params.yaml").pictures
     first = work._replace(image_ids=work.image_ids[:16], questions=work.questions[:16])
     timed: dict[str, Any] = {}
     for name, part, batch in (("batched", work, sizes), ("alone", first, dict.fromkeys(WAYS, 1))):

@@ -20,7 +20,7 @@ from components.methods.checkpoint import load_compressor
 from components.model.adapters import GENERATION
 from components.model.backbone import Backbone
 from components.model.loading import load_backbone
-from components.params import load_params
+from components.presets import load_preset
 from components.store.token_store import TokenStore
 from components.training.training_settings import TrainParams
 
@@ -86,7 +86,7 @@ def large_work(num_questions: int, per_picture: int, max_new_tokens: int) -> Wor
 
     Untrained adapters are the identity, so that both ways ask one copy of the weights.
     """
-    params = load_params("train", TrainParams, ROOT / "presets" / "llava-1.5-7b.yaml")
+    params = load_preset("train", TrainParams, "llava-1.5-7b", ROOT)
     model = large_model(params).eval()
     model.adapters.merge(GENERATION)
     rng = np.random.default_rng(0)

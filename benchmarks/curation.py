@@ -21,6 +21,8 @@ import psutil
 import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 
+from components.presets import preset_sections
+
 from benchmarks.curation_world import MAX_ROWS_PER_CAPTION, expected_rejects, write_world
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +67,7 @@ def main() -> None:
 
 def write_params(folder: Path) -> None:
     """The preset for photographs with the source and the faults of this world."""
-    params = YAML(typ="safe").load((ROOT / "presets" / "llava-1.5-7b.yaml").read_text())
+    params = preset_sections("llava-1.5-7b", ROOT)
     curate: dict[str, Any] = params["curate"]
     curate["sources"] = {"captions": {"format": "webdataset", "files": "captions/*.tar"}}
     curate["candidates"]["captions"]["max_rows_per_caption"] = MAX_ROWS_PER_CAPTION

@@ -16,6 +16,7 @@ from components.compression.corpus import Picture
 from components.methods.checkpoint import load_compressor
 from components.methods.fwd2bot import DoubleForward
 from components.params import load_params
+from components.presets import load_preset
 from components.training.training_settings import TrainParams
 from flows.workers.compress_worker import CompressParams
 
@@ -46,7 +47,7 @@ def demo_workload(num_pictures: int | None) -> Workload:
         raise ValueError(
             f"{DEMO_COMPRESSOR}: there is no trained compressor, or no pictures; run `make repro` first"
         )
-    params = load_params("compress", CompressParams, ROOT / "presets" / "demo.yaml")
+    params = load_params("compress", CompressParams, ROOT / "params.yaml")
     tables = [
         pq.read_table(path, columns=[schema.IMAGE])
         for path in sorted(DEMO_PICTURES.glob("*.parquet"))
@@ -68,7 +69,7 @@ def large_workload(num_pictures: int | None) -> Workload:
     """The 7B preset on one GPU: random weights, and JPEG pictures as smooth as photographs. Raises ValueError."""
     if not torch.cuda.is_available():
         raise ValueError("the shapes of LLaVA-1.5-7B need a GPU, and PyTorch sees none")
-    params = load_params("compress", CompressParams, ROOT / "presets" / "llava-1.5-7b.yaml")
+    params = load_preset("compress", CompressParams, "llava-1.5-7b", ROOT)
     rng = np.random.default_rng(0)
     images = [jpeg(rng) for _ in range(NUM_DIFFERENT)]
     return Workload(params, encoded_pictures(images, num_pictures or LARGE_PICTURES), build_large)
@@ -76,9 +77,7 @@ def large_workload(num_pictures: int | None) -> Workload:
 
 def build_large() -> DoubleForward:
     """Adapters that do something: LoRA starts as the identity, so its second matrix is drawn."""
-    model = large_model(
-        load_params("train", TrainParams, ROOT / "presets" / "llava-1.5-7b.yaml")
-    ).eval()
+    model = large_model(load_preset("train", TrainParams, "llava-1.5-7b", ROOT)).eval()
     generator = torch.Generator(model.backbone.device).manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

@@ -14,7 +14,7 @@ from components.costs.llava_shapes import SIZES, Size, llava_config
 from components.costs.training_costs import Pass, Step
 from components.costs.training_memory import BFLOAT16, Memory, worker_memory
 from components.model.families.llava import num_image_tokens
-from components.params import load_params
+from components.presets import load_preset
 from components.training.training_settings import TrainParams
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +45,7 @@ def memory_of(size: Size, params: TrainParams, num_samples: int, num_shards: int
 
 
 def main() -> None:
-    params = load_params("train", TrainParams, ROOT / "presets" / "llava-1.5-7b.yaml")
+    params = load_preset("train", TrainParams, "llava-1.5-7b", ROOT)
     print("GB per GPU; bfloat16 base, float32 adapters, no checkpointing")
     print(
         f"{'model':<6}{'chunk':>7}{'weights':>9}{'trained':>9}{'saved':>8}{'logits':>8}{'all':>8}{'all, fsdp 8':>13}"

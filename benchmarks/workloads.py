@@ -29,6 +29,7 @@ from components.model.chat import ChatFormat
 from components.model.families.llava import LlavaBackbone
 from components.model.loading import load_backbone
 from components.params import load_params
+from components.presets import load_preset
 from components.training.collate import TrainSample
 from components.training.sampler import GroupedSampler, StepSamples
 from components.training.training_settings import TrainParams
@@ -49,7 +50,7 @@ class Workload(NamedTuple):
 
 def demo_workload(num_steps: int, contrastive_batch_size: int | None) -> Workload:
     """Steps of the demo's default training, on freshly drawn scenes."""
-    path = ROOT / "presets" / "demo.yaml"
+    path = ROOT / "params.yaml"
     params, scenes = (
         load_params("train", TrainParams, path),
         load_params("scenes", ScenesParams, path),
@@ -128,7 +129,7 @@ def large_workload(num_steps: int, contrastive_batch_size: int | None, spread: f
     Conversations have 250 words in the mean; `spread` is the standard deviation of the logarithm of
     their length (0: all equal). Captions have 12 words. Every word is one to three tokens.
     """
-    params = load_params("train", TrainParams, ROOT / "presets" / "llava-1.5-7b.yaml")
+    params = load_preset("train", TrainParams, "llava-1.5-7b", ROOT)
     update = {"num_workers": 1, "autoregressive_batch_size": 32}
     params = params.model_copy(
         update=update | {"contrastive_batch_size": contrastive_batch_size or 32}

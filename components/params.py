@@ -4,9 +4,11 @@ Every value is written in the file and nowhere else: no field of a `Params` clas
 unknown, missing, mistyped and duplicate keys are errors that name the file and the key path.
 """
 
+import datetime
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +18,8 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
 DEFAULT_PATH = Path("params.yaml")
+# Blocks at the top of the file that hold for every section without one of its own.
+SHARED = ("pictures", "bootstrap")
 # Bounds of a parameter file: beyond them it is a mistake, or made to keep whoever reads it busy.
 # nodes: keys and values, those behind aliases anew each time
 MAX_BYTES, MAX_DEPTH, MAX_NODES = 1 << 20, 32, 100_000
@@ -68,32 +72,90 @@ def load_params(section: str, schema: type[Schema], path: Path | str = DEFAULT_P
     Raises ParamsError: the file or section is missing, is not YAML, has duplicate keys, or does not
     fit the schema.
     """
-    sections = read_sections(Path(path))
+    return parse_section(read_sections(Path(path)), section, schema, str(path))
+
+
+def parse_section(
+    sections: Mapping[str, Any], section: str, schema: type[Schema], file: str
+) -> Schema:
+    """Check one of the sections of a parameter file against its schema.
+
+    A block of `SHARED` that the section lacks comes from the top of the file. Raises ParamsError,
+    which names the file.
+    """
     if section not in sections:
-        raise ParamsError(
-            f"{path}: {section}: the section is missing{_hint(section, list(sections))}"
-        )
+        hint = _hint(section, list(sections))
+        raise ParamsError(f"{file}: {section}: the section is missing{hint}")
     if not isinstance(sections[section], dict):
-        raise ParamsError(f"{path}: {section}: {sections[section]!r} is not a mapping")
+        raise ParamsError(f"{file}: {section}: {sections[section]!r} is not a mapping")
+    values = _with_shared(sections[section], schema, sections)
+    return _validated(values, schema, file, partial(_place, sections[section], section))
+
+
+def load_whole(path: Path, schema: type[Schema]) -> Schema:
+    """Read a parameter file that has no sections. Raises ParamsError as `load_params` does."""
+    return _validated(read_sections(path), schema, str(path), lambda loc: _join(*loc))
+
+
+def _validated(
+    values: dict[str, Any], schema: type[Schema], file: str, place: Callable[[Any], str]
+) -> Schema:
+    """Check values against a schema; `place` names the place of a fault in the file."""
     try:  # JSON mode: strict, yet a YAML list may fill a tuple
-        return schema.model_validate_json(_as_json(sections[section], f"{path}: {section}"))
+        return schema.model_validate_json(_as_json(values, file))
     except ValidationError as error:
         faults: list[dict[str, Any]] = [
-            {**fault, "loc": _in_file(sections[section], fault["loc"])}
+            {**fault, "loc": _in_file(values, fault["loc"])}
             for fault in error.errors(include_url=False)
         ]
-        known = _known_keys(sections[section], faults)
-        lines = [
-            f"{path}: {_join(section, *fault['loc'])}: {_explain(fault, known)}" for fault in faults
-        ]
-        raise ParamsError("\n".join(lines)) from None
+        known = _known_keys(values, faults)
+
+    lines = [f"{file}: {place(fault['loc'])}: {_explain(fault, known)}" for fault in faults]
+    raise ParamsError("\n".join(lines))
+
+
+def _with_shared(
+    values: Mapping[str, Any], schema: type[Params], sections: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Add the shared blocks that the schema wants and the values lack, at any depth."""
+    filled = dict(values)
+    for name, field in schema.model_fields.items():
+        kind = field.annotation
+        if not (isinstance(kind, type) and issubclass(kind, Params)):
+            continue
+        if name in SHARED and name in sections:
+            filled.setdefault(name, sections[name])
+        elif isinstance(filled.get(name), dict):
+            filled[name] = _with_shared(filled[name], kind, sections)
+    return filled
+
+
+def _place(values: Any, section: str, loc: Sequence[int | str]) -> str:
+    """Name the place of a fault as the file has it; that of a shared block is at the top."""
+    for depth, key in enumerate(loc):
+        if (
+            isinstance(values, dict)
+            and key in SHARED
+            and key not in values
+            and depth < len(loc) - 1
+        ):
+            return _join(*loc[depth:])
+        is_inside = isinstance(values, dict) and key in values
+        values = values[key] if is_inside else None
+    return _join(section, *loc)
 
 
 def _as_json(values: Any, place: str) -> str:
     try:
-        return json.dumps(values, default=str)
-    except ValueError as error:  # a number of thousands of digits
+        return json.dumps(values, default=_date_as_text)
+    except (TypeError, ValueError) as error:  # bytes, or a number of thousands of digits
         raise ParamsError(f"{place}: {error}") from None
+
+
+def _date_as_text(value: Any) -> str:
+    if isinstance(value, datetime.date):
+        return str(value)
+    raise TypeError(f"{value!r} is neither text, a number, a list nor a mapping")
 
 
 def read_yaml(path: Path) -> Any:
@@ -123,26 +185,12 @@ def read_sections(path: Path) -> dict[str, Any]:
     return sections
 
 
-def load_whole(path: Path, schema: type[Schema]) -> Schema:
-    """Read a parameter file that has no sections. Raises ParamsError as `load_params` does."""
-    values = read_sections(path)
-    try:
-        return schema.model_validate_json(_as_json(values, str(path)))
-    except ValidationError as error:
-        faults = error.errors(include_url=False)
-        known = _known_keys(values, faults)
-        lines = [f"{path}: {_join(*fault['loc'])}: {_explain(fault, known)}" for fault in faults]
-        raise ParamsError("\n".join(lines)) from None
-
-
 def _read_text(path: Path) -> str:
     if not path.exists():
-        way_out = "run from the root of the repository, or start from a preset: cp presets/demo.yaml params.yaml"
+        way_out = "run from the root of the repository, or get it back: git checkout params.yaml"
         raise ParamsError(f"{path}: there is no such file; {way_out}")
     if not path.is_file():  # a folder, or a device that never ends
-        raise ParamsError(
-            f"{path}: is not a file; start from a preset: cp presets/demo.yaml params.yaml"
-        )
+        raise ParamsError(f"{path}: is not a file; get it back: git checkout params.yaml")
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ParamsError(f"{path}: has more than {MAX_BYTES} bytes; is it the right file?")

@@ -33,6 +33,7 @@ from components.methods.method_settings import ChosenMethod
 from components.model.loading import check_base_model, family_of, load_backbone
 from components.params import DEFAULT_PATH, Params, ParamsError, load_params, read_sections
 from components.pictures import decode_picture
+from components.presets import BASELINES, missing_values, places, read_preset
 from components.training.budgets import Budgets
 from components.training.collate import SPLITS, TrainSample, collate
 from components.training.optimizer import gradient_norm, trained_parameters
@@ -55,6 +56,7 @@ SCHEMAS: dict[str, type[Params]] = {
     "inspect": InspectParams,
     "report": ReportParams,
 }
+PRESETS = Path("presets")
 GPU_STAGES = ("train", "compress", "evaluate")
 BATCH_ROWS = 4  # conversations, and pairs, of the pass that is tried
 COPIES_ON_DISK = 2  # of the pictures while `curate` runs: staging files and shards
@@ -75,13 +77,15 @@ class Report:
         try:
             return look(self, *arguments)
         except (ValueError, OSError) as error:
-            self.problems += str(error).splitlines()
+            # A fault of a shared block is met by every section that reads it.
+            self.problems += [line for line in str(error).splitlines() if line not in self.problems]
             return None
 
 
 def check(path: Path, num_rows: int) -> list[str]:
     """All problems of a parameter file and of what it names; the rest is printed."""
     report = Report()
+    report.attempt(look_at_presets, path)
     params = {
         name: report.attempt(look_at_section, path, name, model) for name, model in SCHEMAS.items()
     }
@@ -105,6 +109,22 @@ def check(path: Path, num_rows: int) -> list[str]:
         if is_there and method and rows:
             report.attempt(look_at_batch, places["base_model"], train, method, rows)
     return report.problems
+
+
+def look_at_presets(report: Report, path: Path) -> None:
+    """Say which preset the file has, what that sets, and which of its values are others now."""
+    values = read_sections(path)
+    for file in sorted(PRESETS.glob("*.yaml")):
+        preset = read_preset(file.stem, PRESETS)
+        preset.pop(BASELINES, None)
+        changed = missing_values(values, preset)
+        set_here = places(preset, values)
+        if 2 * len(changed) > len(set_here):
+            continue  # another one, or none
+
+        report.say(f"preset {file.stem} sets {', '.join(set_here)}")
+        for change in changed:
+            report.say(f"  {change.place} is {change.before}, in the preset {change.after}")
 
 
 def look_at_section(report: Report, path: Path, section: str, model: type[Params]) -> Params:

@@ -187,7 +187,7 @@ def open_pictures(params: InspectParams, folder: Path, image_ids: Sequence[str])
             opened[image_id] = decode_picture(files.get(image_id, b""), params.pictures)
         except PictureError as error:
             raise ValueError(
-                f"picture {image_id!r} of {folder}: {error}; compare inspect.pictures"
+                f"picture {image_id!r} of {folder}: {error}; compare `pictures` in params.yaml"
             ) from None
     return opened
 

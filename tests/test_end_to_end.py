@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
+from components.presets import preset_sections
+
 from tests.downloads import write_downloads
 
 ROOT = Path(__file__).parent.parent
@@ -182,7 +184,7 @@ def test_a_preset_runs_on_downloads_as_they_are_published(tmp_path: Path) -> Non
     """The preset for LLaVA-1.5-7B with a small model of its class: sizes and counts are cut, nothing else."""
     copy_code(tmp_path)
     yaml = YAML()
-    params = yaml.load(ROOT / "presets/llava-1.5-7b.yaml")
+    params = preset_sections("llava-1.5-7b", ROOT)
     write_downloads(tmp_path / params["raw_data"])
     shutil.copytree(ROOT / "models/tiny-llava", tmp_path / params["base_model"])
     params["curate"] |= {"num_workers": 1, "max_reject_fraction": 0.2, "max_answer_fraction": 0.5}

@@ -211,7 +211,7 @@ def test_load_params_broken_yaml_and_tags_are_refused(tmp_path: Path, text: str)
 
 
 def test_load_params_without_a_file_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match="cp presets/"):
+    with pytest.raises(ParamsError, match="git checkout params.yaml"):
         load_params("train", TrainParams, tmp_path / "params.yaml")
 
 
@@ -358,3 +358,45 @@ def test_load_params_drawn_text_is_refused_in_words(text: str) -> None:
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
         with pytest.raises(ParamsError):
             load_params("train", TrainParams, path)
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "params.yaml"
+    file.write_text(text)
+    return file
+
+
+class Limits(Params):
+    side: int
+
+
+class Inner(Params):
+    pictures: Limits
+
+
+class Outer(Params):
+    inner: Inner
+    steps: int
+
+
+SHARED_FILE = (
+    "pictures: {side: 3}\na: {inner: {}, steps: 1}\nb: {inner: {pictures: {side: 5}}, steps: 1}\n"
+)
+
+
+def test_a_shared_block_holds_for_sections_without_one_of_their_own(tmp_path: Path) -> None:
+    file = write(tmp_path, SHARED_FILE)
+    assert load_params("a", Outer, file).inner.pictures.side == 3
+    assert load_params("b", Outer, file).inner.pictures.side == 5
+
+
+def test_a_fault_of_a_shared_block_is_named_where_it_stands(tmp_path: Path) -> None:
+    file = write(tmp_path, SHARED_FILE.replace("side: 3", "side: none"))
+    with pytest.raises(ParamsError, match=r": pictures\.side: 'none' is not an integer"):
+        load_params("a", Outer, file)
+
+
+def test_bytes_are_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, "a: {side: !!binary aGVsbG8=}\n")
+    with pytest.raises(ParamsError, match="neither text"):
+        load_params("a", Limits, file)

@@ -12,14 +12,14 @@ import pytest
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from components.params import load_params
+from components.presets import load_preset
 from components.training.training_settings import TrainParams
 from flows import compress as compress_flow
 from flows.workers.compress_worker import CompressParams
 from tests.deploy.kuberay import RayCluster, RayClusterSpec, RayJob, WorkerGroupSpec
 
 ROOT = Path(__file__).parents[2]
-PRESET = ROOT / "presets" / "llava-1.5-7b.yaml"
+PRESET = "llava-1.5-7b"
 KINDS = {"RayCluster": RayCluster, "RayJob": RayJob}
 NAMES = ("cluster", "train", "compress")
 PLACEHOLDER = "REGISTRY/fwd2bot:VERSION"
@@ -153,7 +153,7 @@ def test_replicas_are_between_their_bounds_and_scale_only_if_somebody_scales(nam
 
 @pytest.mark.parametrize("name", ["cluster", "train"])
 def test_the_training_workers_of_the_preset_fit_one_machine(name: str) -> None:
-    params = load_params("train", TrainParams, PRESET)
+    params = load_preset("train", TrainParams, PRESET, ROOT)
     group = next(group for group in cluster_of(name).workerGroupSpecs if group.groupName == "gpu")
     assert group.maxReplicas == 1
     assert (
@@ -164,7 +164,7 @@ def test_the_training_workers_of_the_preset_fit_one_machine(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cluster", "compress"])
 def test_the_compress_workers_of_the_preset_and_their_decoders_fit(name: str) -> None:
-    params = load_params("compress", CompressParams, PRESET)
+    params = load_preset("compress", CompressParams, PRESET, ROOT)
     groups = {group.groupName: group for group in cluster_of(name).workerGroupSpecs}
     assert (
         workers_that_fit(groups["gpu-spot"], params.cpus_per_worker, params.gpus_per_worker)

@@ -10,6 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
+from components.presets import preset_sections
 from flows.check import check
 from tests.downloads import write_downloads
 
@@ -31,7 +32,7 @@ def params(project: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The preset, as far as it does not need eight GPUs."""
     monkeypatch.chdir(project)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    values = YAML().load(ROOT / "presets/llava-1.5-7b.yaml")
+    values = preset_sections("llava-1.5-7b", ROOT)
     values["curate"]["max_reject_fraction"] = 0.2
     values["train"] |= ON_THIS_MACHINE | {"num_summary_tokens": 4}
     values["compress"] |= ON_THIS_MACHINE
@@ -64,7 +65,7 @@ def test_downloads_and_a_model_that_fit_have_no_problems(
 def test_every_problem_is_listed_at_once(params: dict[str, Any]) -> None:
     params["train"]["num_sumary_tokens"] = params["train"].pop("num_summary_tokens")
     params["compress"] |= {"gpus_per_worker": 1, "num_workers": 8}
-    params["evaluate"]["bootstrap"]["confidence"] = 2.0
+    params["bootstrap"]["confidence"] = 2.0
     params["curate"]["max_reject_fraction"] = 0.01
     params["curate"]["sources"]["coco"] = {
         "format": "coco",
@@ -78,7 +79,7 @@ def test_every_problem_is_listed_at_once(params: dict[str, Any]) -> None:
     for expected in (
         "train.num_summary_tokens: the key is missing",
         "train.num_sumary_tokens: unknown key; did you mean 'num_summary_tokens'?",
-        "evaluate.bootstrap.confidence: 2.0 is not < 1",
+        ": bootstrap.confidence: 2.0 is not < 1",
         "curate.sources.llava_665k: 3 of the first 51 rows are rejected (truncated",
         "downloads/captions.json: no such file",
         "evaluation/test/captions.json: no such file",

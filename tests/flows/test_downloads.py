@@ -14,13 +14,13 @@ import pytest
 from pyarrow import fs
 from ruamel.yaml import YAML
 
-from components.params import load_params
+from components.presets import load_preset, preset_sections
 from flows.curate import CurateParams, curate
 from tests.components.files.bucket import bucket, upload  # noqa: F401
 from tests.downloads import write_downloads
 
 ROOT = Path(__file__).parents[2]
-PRESET = ROOT / "presets/llava-1.5-7b.yaml"
+PRESET = "llava-1.5-7b"
 SMALL = {
     "num_workers": 2,
     "rows_per_task": 20,
@@ -43,7 +43,9 @@ def curated(
 ) -> Path:
     output = tmp_path_factory.mktemp("curated") / "curated"
     curate(
-        load_params("curate", CurateParams, PRESET).model_copy(update=SMALL), downloads[0], output
+        load_preset("curate", CurateParams, PRESET, ROOT).model_copy(update=SMALL),
+        downloads[0],
+        output,
     )
     return output
 
@@ -89,7 +91,7 @@ def test_sources_in_a_bucket_give_the_same_bytes(
     """In a Ray of its own, whose workers find the bucket by the environment that it was started with."""
     root, _ = downloads
     place = upload(root, bucket, "open-data")
-    params = YAML().load(PRESET)
+    params = preset_sections(PRESET, ROOT)
     params["curate"] |= SMALL
     for source in params["curate"]["sources"].values():
         source["files"] = f"{place}/{source['files']}"

@@ -199,7 +199,9 @@ def test_a_store_of_other_pictures_is_refused(world: World) -> None:
         run(world, "validation", split="validation")
     assert not (world.root / "validation").exists()
     small = EVALUATE.pictures.model_copy(update={"max_side": 20})
-    with pytest.raises(ValueError, match=r"picture 'picture \d' of .*; compare inspect\.pictures"):
+    with pytest.raises(
+        ValueError, match=r"picture 'picture \d' of .*; compare `pictures` in params\.yaml"
+    ):
         run(world, "small", pictures=small)
 
 

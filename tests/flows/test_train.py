@@ -50,7 +50,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, llava_folder: Path) -> Path:
     params["train"] |= MICRO
     params["train"]["adapters"]["dropout"] = 0.1
     with (folder / "params.yaml").open("w") as file:
-        yaml.dump({"train": params["train"]}, file)
+        yaml.dump({name: params[name] for name in ("pictures", "train")}, file)
     write_curated(folder / "curated", num_samples=25, num_validation=6)
     (folder / "base").symlink_to(llava_folder)
     return folder

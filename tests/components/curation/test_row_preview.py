@@ -6,13 +6,13 @@ from components.curation.candidates import CandidateParams
 from components.curation.row_preview import Preview, count_rows, preview_source
 from components.curation.training_sources import pieces_of_file
 from components.files.storage import matching_files
-from components.params import load_params
+from components.presets import load_preset
 from flows.curate import CurateParams
 from tests.components.curation.test_training_sources import SOURCES, source, write_all
 from tests.downloads import write_downloads
 
 ROOT = Path(__file__).parents[3]
-PRESET = load_params("curate", CurateParams, ROOT / "presets/llava-1.5-7b.yaml")
+PRESET = load_preset("curate", CurateParams, "llava-1.5-7b", ROOT)
 PARAMS: CandidateParams = PRESET.candidates
 
 

@@ -1,0 +1,120 @@
+"""Presets: values for another model or cluster, which hold what differs from `params.yaml`.
+
+A preset is a YAML file of the same shape as `params.yaml`. Two keys are its own: `extends` names
+another preset, of which it changes some values; `baselines` holds values of the compared methods,
+by name, which stand in `components/baselines/NAME.yaml`.
+"""
+
+import difflib
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from components.params import ParamsError, Schema, parse_section, read_sections
+
+BASELINES, EXTENDS = "baselines", "extends"
+
+
+class Change(NamedTuple):
+    """One value that a preset sets: its place (`train.loop.num_steps`), and the value it had."""
+
+    place: str
+    before: Any
+    after: Any
+
+
+def find_preset(name: str, folder: Path) -> Path:
+    """Return the file of a preset. Raises ParamsError, which lists the presets of the folder."""
+    file = folder / f"{name}.yaml"
+    if not file.is_file():
+        names = sorted(path.stem for path in folder.glob("*.yaml"))
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ParamsError(f"{folder}: there is no preset {name!r}, only {', '.join(names)}{hint}")
+    return file
+
+
+def read_preset(name: str, folder: Path) -> dict[str, Any]:
+    """Return the values of a preset, with those of the presets it extends.
+
+    Raises ParamsError: there is no such preset, or its file is none.
+    """
+    preset = read_sections(find_preset(name, folder))
+    extended = preset.pop(EXTENDS, None)
+    return preset if extended is None else _joined(read_preset(extended, folder), preset)
+
+
+def preset_sections(name: str, root: Path) -> dict[str, Any]:
+    """Return the sections of `params.yaml` below `root` as a preset changes them; no file changes."""
+    sections = read_sections(root / "params.yaml")
+    preset = read_preset(name, root / "presets")
+    preset.pop(BASELINES, None)
+    lay_over(sections, preset)
+    return sections
+
+
+def load_preset(section: str, schema: type[Schema], name: str, root: Path) -> Schema:
+    """Read one section of `params.yaml` below `root` as a preset changes it."""
+    return parse_section(preset_sections(name, root), section, schema, f"presets/{name}.yaml")
+
+
+def _joined(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge two presets; the second one's values count where both have one."""
+    joined = dict(values)
+    for key, value in more.items():
+        is_in_both = isinstance(value, Mapping) and isinstance(joined.get(key), Mapping)
+        joined[key] = _joined(joined[key], value) if is_in_both else value
+    return joined
+
+
+def lay_over(
+    values: MutableMapping[str, Any], preset: Mapping[str, Any], place: str = ""
+) -> list[Change]:
+    """Put the values of a preset in place of others, key by key, and return what that changed.
+
+    A mapping that shares no key with the one it meets takes its place as a whole, as the sources
+    of `curate` do. Raises ParamsError for a key that the values do not have.
+    """
+    changes: list[Change] = []
+    for key, after in preset.items():
+        here = f"{place}{key}"
+        if key not in values:
+            raise ParamsError(f"{here}: the preset sets a key that the parameter file lacks")
+        before = values[key]
+
+        if _is_filled(before) and _is_filled(after) and before.keys() & after.keys():
+            changes += lay_over(before, after, f"{here}.")
+        elif before != after:
+            values[key] = after
+            changes.append(Change(here, before, after))
+    return changes
+
+
+def missing_values(
+    values: Mapping[str, Any], preset: Mapping[str, Any], place: str = ""
+) -> list[Change]:
+    """List the values of a preset that a parameter file does not have (any more)."""
+    missing: list[Change] = []
+    for key, after in preset.items():
+        here, before = f"{place}{key}", values.get(key)
+        if _is_filled(before) and _is_filled(after) and before.keys() & after.keys():
+            missing += missing_values(before, after, f"{here}.")
+        elif before != after:
+            missing.append(Change(here, before, after))
+    return missing
+
+
+def places(preset: Mapping[str, Any], values: Mapping[str, Any], place: str = "") -> list[str]:
+    """List the places of all values of a preset."""
+    found: list[str] = []
+    for key, after in preset.items():
+        before = values.get(key)
+        if _is_filled(before) and _is_filled(after) and before.keys() & after.keys():
+            found += places(after, before, f"{place}{key}.")
+        else:
+            found.append(f"{place}{key}")
+    return found
+
+
+def _is_filled(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value)

@@ -1,0 +1,74 @@
+"""Job `preset`: write the values of a preset into params.yaml, whose comments stay.
+
+python -m flows.preset                  # the presets there are
+python -m flows.preset llava-1.5-7b
+"""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from ruamel.yaml import YAML
+
+from components.files.atomic import write_whole
+from components.params import DEFAULT_PATH, ParamsError, read_sections
+from components.presets import BASELINES, Change, lay_over, read_preset
+from flows.running.endings import ending
+
+FOLDER = Path("presets")
+SETTINGS = Path("components/baselines")  # one file per compared method
+
+
+def apply_preset(name: str, params: Path, settings: Path = SETTINGS) -> list[Change]:
+    """Write a preset into the parameter file and into the settings of the compared methods.
+
+    Raises ParamsError before anything is written.
+    """
+    preset = read_preset(name, FOLDER)
+    baselines = preset.pop(BASELINES, {})
+    changed = [_laid_over(params, preset, "")]
+    for method, values in baselines.items():
+        changed.append(_laid_over(settings / f"{method}.yaml", values, f"{method}: "))
+
+    for file, text, _ in changed:
+        write_whole(file, lambda partial, text=text: partial.write_text(text, encoding="utf-8"))
+    return [change for _, _, changes in changed for change in changes]
+
+
+def _laid_over(file: Path, preset: Mapping[str, Any], owner: str) -> tuple[Path, str, list[Change]]:
+    """Return a file's text with the values of a preset, its comments kept, and the changes."""
+    if not file.is_file():
+        raise ParamsError(f"{file}: there is no such file; the preset has values for it")
+    read_sections(file)  # bounds and faults in our own words
+    yaml = YAML()
+    yaml.width = 4096
+    yaml.preserve_quotes = True
+    values = yaml.load(file.read_text(encoding="utf-8"))
+    changes = [change._replace(place=owner + change.place) for change in lay_over(values, preset)]
+
+    text = io.StringIO()
+    yaml.dump(values, text)
+    return file, text.getvalue(), changes
+
+
+@ending("preset")
+def main(
+    name: Annotated[str | None, typer.Argument(help="A file of presets/, without .yaml.")] = None,
+    params: Annotated[Path, typer.Option(help="The parameter file.")] = DEFAULT_PATH,
+) -> None:
+    """Write the values of a preset into params.yaml, and print what changed."""
+    if name is None:
+        for path in sorted(FOLDER.glob("*.yaml")):
+            print(path.stem)
+        return
+
+    changes = apply_preset(name, params)
+    for change in changes:
+        print(f"{change.place}: {change.before} -> {change.after}")
+    print(f"preset: {len(changes)} values of {name}; `git diff` shows them, `check` tries them")
+
+
+if __name__ == "__main__":
+    typer.run(main)

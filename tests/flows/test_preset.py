@@ -1,0 +1,69 @@
+"""Job `preset`: values change, comments stay."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from components.params import ParamsError
+from components.presets import preset_sections
+from flows.check import Report, look_at_presets
+from flows.preset import apply_preset
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the parameter files of this project."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    for settings in (ROOT / "components/baselines").glob("*.yaml"):
+        (tmp_path / "components/baselines").mkdir(parents=True, exist_ok=True)
+        shutil.copy(settings, tmp_path / "components/baselines")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_preset_changes_values_and_keeps_comments(project: Path) -> None:
+    before = Path("params.yaml").read_text()
+    wanted = preset_sections("llava-1.5-7b", ROOT)
+    changes = apply_preset("llava-1.5-7b", Path("params.yaml"))
+
+    after = Path("params.yaml").read_text()
+    assert YAML(typ="safe").load(after) == wanted
+    assert len(changes) > 50
+    commented = [line.split("#")[1] for line in before.splitlines() if "#" in line]
+    kept = [comment for comment in commented if comment in after]
+    assert len(kept) > 0.95 * len(commented)
+
+
+def test_a_preset_again_changes_nothing(project: Path) -> None:
+    apply_preset("llava-1.5-7b", Path("params.yaml"))
+    text = Path("params.yaml").read_text()
+    assert not apply_preset("llava-1.5-7b", Path("params.yaml"))
+    assert Path("params.yaml").read_text() == text
+
+
+def test_nothing_is_written_where_the_parameter_file_does_not_fit(project: Path) -> None:
+    Path("params.yaml").write_text("raw_data: mine\n")
+    with pytest.raises(ParamsError, match="a key that the parameter file lacks"):
+        apply_preset("llava-1.5-7b", Path("params.yaml"))
+    assert Path("params.yaml").read_text() == "raw_data: mine\n"
+
+
+def test_check_says_what_a_preset_set_and_what_was_changed_since(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    look_at_presets(Report(), Path("params.yaml"))
+    assert "preset" not in capsys.readouterr().out
+
+    apply_preset("llava-1.5-13b", Path("params.yaml"))
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("samples_per_chunk: 4", "samples_per_chunk: 2"))
+    look_at_presets(Report(), Path("params.yaml"))
+    said = capsys.readouterr().out
+    assert "preset llava-1.5-13b sets " in said
+    assert "train.loop.num_steps" in said
+    assert "train.samples_per_chunk is 2, in the preset 4" in said
