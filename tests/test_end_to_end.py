@@ -12,7 +12,6 @@ import pytest
 from ruamel.yaml import YAML
 
 from components.presets import preset_sections
-
 from tests.downloads import write_downloads
 
 ROOT = Path(__file__).parent.parent

@@ -1,8 +1,8 @@
-"""Dual encoders: one for pictures and one for texts, whose vectors are compared (CLIP, 2103.00020).
+"""Dual encoders: pictures and texts have an encoder each (CLIP, arXiv 2103.00020).
 
-With a checkpoint they are Table 3's and 4's: as they come, or fine-tuned as a whole. Without one a small
-CLIP starts from nothing, with the tokenizer and the preprocessing of the base model. The loss is
-CLIP's, symmetric and with a learned temperature; captions that are wrong by a word
+With a checkpoint they are Table 3's and 4's: as they come, or fine-tuned as a whole. Without one a
+small CLIP starts from nothing, with the tokenizer and the preprocessing of the base model. The loss
+is CLIP's, symmetric and with a learned temperature; captions that are wrong by a word
 (`texts.hard_negatives`) make it NegCLIP's (arXiv 2210.01936, §4). The base model's weights are not
 read.
 """
@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from components.methods.blocks.image_text_models import (
+    FILE,
     OwnPictures,
     TextFrame,
     encoder_kind,
@@ -36,8 +37,6 @@ from components.model.loading import find_source
 from components.model.prepared import PreparedPictures
 from components.model.settings_identity import settings_sha256
 from components.params import Params
-
-FILE = "components/baselines/dual_encoder.yaml"
 
 
 class DualEncoderParams(Params):
@@ -87,12 +86,12 @@ class DualEncoder(Method):
         self.to(backbone.device)
 
     def compress_pictures(self, pictures: PreparedPictures) -> Tensor:
-        """Return a vector of each picture, of BLIP-2 one for each query: (pictures, tokens, dim)."""
+        """Embed each picture, by BLIP-2 once for each query: (pictures, tokens, dim)."""
         pixels = pictures.to(self.device, self.encoder.dtype).tensors["pixel_values"]
         return self.kind.pictures(self.encoder, pixels)
 
     def compress_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return a vector of each text: (texts, 1, dim)."""
+        """Embed each text: (texts, 1, dim)."""
         return self.kind.texts(self.encoder, *self.frame.rows(input_ids, attention_mask))[:, None]
 
     def own_tensors(self) -> dict[str, Tensor]:

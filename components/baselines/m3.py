@@ -87,7 +87,7 @@ class MatryoshkaPooled(Reduced):
         return self.reducer.scales
 
     def cut(self, tokens: Tensor, budgets: Tensor) -> Tensor:
-        """Pool each row (rows, tokens, dim) to its scale (rows,), one row after the other: (…, dim)."""
+        """Pool each row (rows, tokens, dim) to its scale (rows,): (…, dim), row after row."""
         rows = zip(tokens.split(1), budgets.tolist(), strict=True)
         return torch.cat([cells(row, budget).mean(2)[0] for row, budget in rows])
 

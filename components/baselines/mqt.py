@@ -74,8 +74,8 @@ class MatryoshkaQueries(Reducer):
         """Return all numbers up to that of the queries. Raises ValueError if it is no square."""
         if round(settings.num_queries**0.5) ** 2 != settings.num_queries:
             raise ValueError(
-                f"components/baselines/mqt.yaml: num_queries: {settings.num_queries} is no square number; "
-                "take one"
+                f"components/baselines/mqt.yaml: num_queries: {settings.num_queries} is no square "
+                "number; take one"
             )
         return range(1, settings.num_queries + 1)
 

@@ -1,4 +1,4 @@
-"""Fwd2Bot: the language model compresses a picture in one pass and reads the result in the next (Eq. 1 and 2).
+"""Fwd2Bot: the language model compresses a picture in one pass and reads it in the next (Eq. 1, 2).
 
 Both passes share all weights but the adapters. The generation pass gets summary tokens where image
 tokens stood; nothing of the picture reaches it otherwise, and its gradient flows through them into
@@ -93,7 +93,7 @@ class DoubleForward(Method):
         return self.compression_pass([text_segment(self.backbone.embed(input_ids), attention_mask)])
 
     def compression_pass(self, content: Sequence[Segment]) -> Tensor:
-        """Read [BOS; content; prompt; queries]; keep the normed last hidden states of the queries (Eq. 1).
+        """Read [BOS; content; prompt; queries]; keep the queries' last hidden states (Eq. 1).
 
         They are scaled to about the length of the image embeddings, which the second pass was
         trained to read there. Padding in the content is masked and takes no position, so it has no

@@ -79,7 +79,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def own_tensors(self) -> dict[str, Tensor]:
-        """Return what has to be saved beside adapters and trained base weights, by the model's names."""
+        """Return the tensors to save beside adapters and trained base weights, by their names."""
         raise NotImplementedError
 
     @property
@@ -132,7 +132,7 @@ class Method(nn.Module):
         return wanted or (self.num_placeholders,)
 
     def cut(self, tokens: Tensor, budgets: Tensor) -> Tensor:
-        """Cut each row (rows, tokens, dim) to its budget (rows,), one row after the other: (…, dim)."""
+        """Cut each row (rows, tokens, dim) to its budget (rows,): (…, dim), row after row."""
         return tokens[torch.arange(tokens.shape[1], device=tokens.device) < budgets[:, None]]
 
     @property

@@ -1,4 +1,4 @@
-"""Cell attention: a query reads the patches of its own cell (TokenPacker, arXiv 2407.02392, §3.2)."""
+"""Cell attention: a query reads the patches of its cell (TokenPacker, arXiv 2407.02392, §3.2)."""
 
 from torch import Tensor, nn
 

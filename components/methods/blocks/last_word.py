@@ -19,7 +19,7 @@ TEXT_IN_ONE_WORD = "Summary above sentence in one word:"
 
 
 def picture_last_words(model: Method, adapter: str, pictures: Segment) -> Tensor:
-    """Read visual tokens of pictures in a chat, with an adapter: (pictures, dim) as `last_state`."""
+    """Read pictures' visual tokens in a chat, with an adapter: (pictures, dim) as `last_state`."""
     backbone = model.backbone
     prompts = [encode_prompt(backbone.chat, IMAGE_IN_ONE_WORD, count) for count in pictures.lengths]
     ids, mask = left_pad(prompts, backbone.device)
@@ -50,7 +50,7 @@ def num_tokens_around_text(backbone: Backbone) -> int:
 
 
 def last_state(model: Method, adapter: str, chats: Segment) -> Tensor:
-    """Return the normed hidden state of each chat's last token, L2-normalised, float32: (rows, dim)."""
+    """Return the hidden state of each chat's last token, L2-normalised, float32: (rows, dim)."""
     last = torch.full((chats.num_rows, 1), chats.mask.shape[1] - 1, device=model.backbone.device)
     with model.adapters.use(adapter):
         return F.normalize(model.read(chats, places=last)[:, 0].float(), dim=-1)

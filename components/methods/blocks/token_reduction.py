@@ -1,4 +1,4 @@
-"""Token reduction: a reducer makes an image's tokens fewer before LLaVA's language model reads them.
+"""Token reduction: a reducer makes image tokens fewer before LLaVA's language model reads them.
 
 A reducer is a module from what the vision tower says to visual tokens. It is trained as its paper
 does: first alone, then with the connector and the language model (an adapter here), by the
