@@ -26,13 +26,7 @@ from torch import Tensor
 from components.files.outputs import write_by_umask
 from components.methods.catalogue import build_method, method_class
 from components.methods.method import Method, Preparer
-from components.methods.method_settings import (
-    FWD2BOT,
-    SINGLE_FORWARD,
-    WITH_QUERIES,
-    ChosenMethod,
-    CompressorParams,
-)
+from components.methods.method_settings import WITH_QUERIES, ChosenMethod, CompressorParams
 from components.model.backbone import Preprocessing
 from components.model.loading import load_backbone, load_without_weights
 from components.model.model_files import read_json, read_tensors, some_of
@@ -42,8 +36,6 @@ ADAPTER_FILE = "adapter_model.safetensors"  # PEFT's name
 QUERIES_FILE = "summary_queries.safetensors"
 BASE_FILE = "trained_base.safetensors"
 CONFIG_FILE = "config.json"
-# how a compressor said what it was, before methods
-NAMED_PASSES = {"double": FWD2BOT, "single": SINGLE_FORWARD}
 ANSWERS = "The language model answers questions from them."
 LIBRARIES = ("peft", "torch", "transformers")
 
@@ -73,12 +65,11 @@ summary_tokens = model.compress_pictures(model.prepare(pictures))
 class CompressorConfig(Params):
     """The contents of config.json."""
 
-    format_version: Literal[2]  # 1 had no methods but a setting `passes`, and is read too
+    format_version: Literal[2]
     base_model: str  # hub id, or the name of the folder
     base_revision: str | None
     base_weights_sha256: str
-    # beside the weights, by whose they are; None: written before there were any
-    settings_sha256: dict[str, str] | None
+    settings_sha256: dict[str, str]  # of what is beside the weights, by whose it is
     dim: int  # of a summary token
     method: ChosenMethod
     compressor: CompressorParams
@@ -202,7 +193,7 @@ def load_config(folder: Path) -> CompressorConfig:
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file; is this a compressor?")
     try:
-        return CompressorConfig.model_validate_json(json.dumps(of_today(read_json(path))))
+        return CompressorConfig.model_validate_json(json.dumps(read_json(path)))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -210,22 +201,6 @@ def load_config(folder: Path) -> CompressorConfig:
             f"{path}: {where}: {first['msg']}; it was written by another version, or changed by hand: take the "
             "version that wrote it, or train again"
         ) from None
-
-
-def of_today(written: dict[str, Any]) -> dict[str, Any]:
-    """A configuration of an earlier format in today's."""
-    settings = written.get("compressor")
-    passes = settings.pop("passes", "double") if isinstance(settings, dict) else "double"
-    preprocessing = written.get("preprocessing")
-    if not isinstance(preprocessing, dict):
-        return written
-    # Before it stood apart, that of the method's pictures was taken.
-    written.setdefault("pad_to_square", preprocessing.get("pad_to_square"))
-    written.setdefault("settings_sha256", None)
-    if written.get("format_version") == 1 or passes == "single":
-        named = {"name": NAMED_PASSES.get(passes, passes), "tuning": "trained", "settings": {}}
-        written |= {"format_version": 2, "method": named}
-    return written
 
 
 def compressor_config(model: Method) -> CompressorConfig:
@@ -305,11 +280,8 @@ def put_in(model: Method, path: Path, like: Mapping[str, Tensor]) -> None:
 
 
 def expect_settings(base: str, found: Mapping[str, str], config: CompressorConfig) -> None:
-    """Raises ValueError when configuration, tokenizer or chat template are not those of training.
-
-    A compressor that was written before they were noted cannot say.
-    """
-    for whose, wanted in (config.settings_sha256 or {}).items():
+    """Raises ValueError when configuration, tokenizer or chat template are not those of training."""
+    for whose, wanted in config.settings_sha256.items():
         name = f"base model {base}" if whose == "base" else f"{whose} of {config.method.name}"
         what = f"{name}: SHA-256 of config.json, tokenizer, chat template and image processor"
         expect(what, found.get(whose, "missing"), wanted)

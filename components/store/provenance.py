@@ -1,7 +1,6 @@
-"""Where stored tokens come from: written into every file of a store and into its manifest, compared before anything is
-mixed.
+"""Provenance of stored tokens: written into every file of a store and into its manifest.
 
-Two stores may be read together, and a model may read a store, only if their fingerprints agree:
+Two stores may be read together, and a model may read a store, only if their provenances agree:
 tokens of another model, another k' or another preprocessing have the same shape and are silently
 wrong.
 """
@@ -15,12 +14,11 @@ from pydantic import BaseModel, ConfigDict
 from components.store.codecs import Codec
 
 SCHEMA_VERSION = 3
-SETTINGS = "_settings_sha256"  # how names end of hashes that older stores do not have
 METADATA_KEY = b"fwd2bot.provenance"
 
 
 class StoreError(ValueError):
-    """A store is damaged, incomplete, mixed, or of another model; the message names the file and the way out."""
+    """A store is damaged, incomplete, mixed, or of another model; the message says the way out."""
 
 
 class Provenance(BaseModel):
@@ -30,7 +28,7 @@ class Provenance(BaseModel):
 
     schema_version: int
     codec: Codec
-    fit_sha256: str | None  # of what codec `fitted` was fitted to be; None for the others
+    fit_sha256: str | None  # of codec `fitted`; None for the others
     num_summary_tokens: int
     dim: int
     base: str  # folder or hub id by which the base model was loaded: for people, never compared
@@ -42,21 +40,25 @@ class Provenance(BaseModel):
 
 
 def method_of(provenance: Provenance) -> str | None:
-    """The compared method that made the tokens, by name; None: Fwd2Bot."""
+    """Return the name of the compared method that made the tokens; None: Fwd2Bot."""
     chosen = provenance.model.get("method")
     return None if chosen is None else str(json.loads(chosen)["name"])
 
 
 def to_metadata(provenance: Provenance) -> dict[bytes, bytes]:
-    """The provenance as Parquet key-value metadata; equal provenances give equal bytes."""
+    """Return Parquet key-value metadata; equal provenances give equal bytes."""
     return {METADATA_KEY: json.dumps(provenance.model_dump(), sort_keys=True).encode()}
 
 
 def from_metadata(metadata: Mapping[bytes, bytes] | None, name: str) -> Provenance:
-    """The provenance of the Parquet file `name`. Raises StoreError when it has none or one of another version."""
+    """Read the provenance of the Parquet file `name`.
+
+    Raises StoreError when it has none or one of another version.
+    """
     if not metadata or METADATA_KEY not in metadata:
         raise StoreError(
-            f"{name}: has no provenance; it is not a file of summary tokens written by `flows.compress`"
+            f"{name}: has no provenance; it is not a file of summary tokens written by "
+            "`flows.compress`"
         )
     try:
         check_schema_version(json.loads(metadata[METADATA_KEY])["schema_version"], name)
@@ -65,45 +67,37 @@ def from_metadata(metadata: Mapping[bytes, bytes] | None, name: str) -> Provenan
         raise
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(
-            f"{name}: its provenance cannot be read by this version (schema {SCHEMA_VERSION}): {error}"
+            f"{name}: its provenance cannot be read by this version (schema {SCHEMA_VERSION}): "
+            f"{error}"
         ) from None
 
 
 def check_schema_version(found: Any, name: str) -> None:
-    """Raises StoreError, with the way out, when `name` is of another schema version than this one reads."""
-    if found == SCHEMA_VERSION:
-        return
-    if isinstance(found, int) and found > SCHEMA_VERSION:
-        way_out = "it was written by a newer fwd2bot: update yours"
-    else:
-        way_out = "write the store anew with `python -m flows.migrate`"
-    raise StoreError(
-        f"{name}: has schema version {found}, this version reads {SCHEMA_VERSION}; {way_out}"
-    )
+    """Raise StoreError when `name` is of another schema version than this code reads."""
+    if found != SCHEMA_VERSION:
+        raise StoreError(
+            f"{name}: has schema version {found}, this version reads {SCHEMA_VERSION}: compress "
+            "the pictures again"
+        )
 
 
 def differences(ours: Provenance, theirs: Provenance) -> list[str]:
-    """One line `key: ours != theirs` for each compared value in which two provenances differ.
-
-    What one of them was written too early to know of settings is not compared: the base model
-    itself is, with its compressor.
-    """
-    left, right = dict(_leaves(_compared(ours))), dict(_leaves(_compared(theirs)))
-    in_both, in_one = left.keys() & right.keys(), left.keys() ^ right.keys()
-    keys = sorted(in_both | {key for key in in_one if not key.endswith(SETTINGS)})
-    absent = "(absent)"
-    return [
-        f"{key}: {left.get(key, absent)} != {right.get(key, absent)}"
-        for key in keys
-        if left.get(key) != right.get(key)
-    ]
+    """List a line `key: ours != theirs` for each compared value in which two provenances differ."""
+    left, right = _compared(ours), _compared(theirs)
+    lines = []
+    for key in sorted(left.keys() | right.keys()):
+        one, other = left.get(key, "(absent)"), right.get(key, "(absent)")
+        if one != other:
+            lines.append(f"{key}: {one} != {other}")
+    return lines
 
 
-def _compared(provenance: Provenance) -> dict[str, Any]:
-    return provenance.model_dump(exclude={"base", "libraries"})
+def _compared(provenance: Provenance) -> dict[str, str]:
+    return dict(_leaves(provenance.model_dump(exclude={"base", "libraries"})))
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the dotted key and the JSON of every leaf."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")

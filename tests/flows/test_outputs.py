@@ -18,7 +18,7 @@ from components.store.absence import write_reason
 from components.store.provenance import StoreError
 from components.store.token_store import TokenStore
 from components.training.training_settings import TrainParams
-from flows import codecs, index, migrate, recode, search, sweep
+from flows import codecs, index, recode, search, sweep
 from flows.answer_corpus import answer_corpus
 from flows.compress import compress
 from flows.curate import CurateParams, curate
@@ -130,10 +130,6 @@ def run_recode(inputs: Path, output: Path) -> None:
     recode.recode(inputs / "store", output, "int8", None, 1)
 
 
-def run_migrate(inputs: Path, output: Path) -> None:
-    migrate.migrate(inputs / "store", output)
-
-
 def run_index(inputs: Path, output: Path) -> None:
     index.build([a_store(inputs)], output, "exact", 1)
 
@@ -226,7 +222,7 @@ WITH_LIST: list[Run] = [
     ),
     *(run_export, run_graft),
 ]
-OTHER_FOLDERS: list[Run] = [run_compress, run_recode, run_migrate, run_index, run_index_add]
+OTHER_FOLDERS: list[Run] = [run_compress, run_recode, run_index, run_index_add]
 FILES: list[tuple[Run, str]] = [
     *((run_metrics, "metrics.json"), (run_timings, "timings.json"), (run_codecs, "codecs.json")),
     *((run_report, "report.html"), (run_search, "hits.parquet"), (run_search, "hits.jsonl")),

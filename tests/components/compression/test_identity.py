@@ -43,14 +43,6 @@ def test_the_settings_of_the_base_are_part_of_it(trained: Path) -> None:
     assert line.startswith('model.base_settings_sha256: "')
 
 
-def test_a_store_from_before_they_were_noted_is_read(trained: Path) -> None:
-    now = provenance_of(trained, "float16", "float32")
-    before = {name: value for name, value in now.model.items() if name != "base_settings_sha256"}
-    old = now.model_copy(update={"model": before})
-    assert differences(old, now) == differences(now, old) == []
-    assert differences(now.model_copy(update={"model": before | {"prompt": "?"}}), now)
-
-
 @pytest.mark.parametrize(
     ("file", "change", "outcome"),
     [

@@ -39,7 +39,6 @@ MAINS = [
         "answer_corpus",
         "export_vllm",
         "graft",
-        "migrate",
         "plan",
         "recode",
         "search",
