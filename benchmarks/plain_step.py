@@ -59,7 +59,7 @@ def plain_batch(
             images.append(sample.image)
         parts = list(single_questions(sample)) if texts.turns == "apart" else [sample.conversation]
         for turns in parts:
-            rows.append(encode_chat(sample, turns, backbone, model.num_summary_tokens))
+            rows.append(encode_chat(sample, turns, backbone.chat, model.num_summary_tokens))
             pictures += [len(images) - 1] * (sample.image is not None)
     chat_ids, chat_mask = pad([ids[: texts.max_conversation_tokens] for ids, _ in rows], PADDING_ID)
     labels, _ = pad([labels[: texts.max_conversation_tokens] for _, labels in rows], IGNORE_INDEX)

@@ -1,12 +1,13 @@
-"""Stage `train`: curated samples and a frozen base LVLM -> a compressor (two adapters, summary queries, logit scale).
+"""Stage `train`: curated samples and a frozen base LVLM -> a compressor.
 
     python -m flows.train CURATED BASE COMPRESSOR METRICS TIMINGS STATE
 
-BASE is a folder or a hub id. COMPRESSOR appears whole or not at all. METRICS are DVCLive files, the
-same in every run; TIMINGS are those that differ from run to run. STATE holds the checkpoints of
-unfinished runs: the same command goes on from the last one, whatever ended the run before; those of
-other runs are listed and stay (`python -m flows.runs`). SIGTERM or Ctrl-C saves a checkpoint and
-ends with an error. On several machines the folders are shared ones.
+BASE is a folder or a hub id. COMPRESSOR (two adapters, summary queries, logit scale) appears whole
+or not at all. METRICS are DVCLive files, the same in every run; TIMINGS are those that differ from
+run to run. STATE holds the checkpoints of unfinished runs: the same command goes on from the last
+one, whatever ended the run before; those of other runs are listed and stay (`python -m
+flows.runs`). SIGTERM or Ctrl-C saves a checkpoint and ends with an error. On several machines the
+folders are shared ones.
 """
 
 import shutil
@@ -51,10 +52,12 @@ KEPT_CHECKPOINTS = 2  # the last one may turn out to be damaged
 ENTRIES = ("flows.train", "flows.workers.train_worker")  # what they import is the code of a run
 SECONDS_BETWEEN_LOOKS = 1.0
 ENDINGS = {
-    Outcome.STOPPED: "stopped on request at step {step}; run the same command again to go on from there",
+    Outcome.STOPPED: (
+        "stopped on request at step {step}; run the same command again to go on from there"
+    ),
     Outcome.DIVERGED: (
-        "after step {step} too many gradients were not finite; lower train.optimizer.learning_rate, or remove {state} "
-        "and look for a damaged base model"
+        "after step {step} too many gradients were not finite; lower "
+        "train.optimizer.learning_rate, or remove {state} and look for a damaged base model"
     ),
 }
 
@@ -69,7 +72,8 @@ def train(
     timings: Path,
     state: Path,
 ) -> None:
-    """Run the training to its end. SystemExit with a message when it was stopped or did not converge."""
+    """Run the training to its end. SystemExit with a message when it was stopped or diverged."""
+    # a worker may run in another folder
     base = str(Path(base).resolve()) if Path(base).is_dir() else base
     inputs: list[Path | str] = [curated, base, state]
     with (
@@ -78,11 +82,14 @@ def train(
         growing_folder("train", metrics, PATTERNS, [*inputs, timings]),
         growing_folder("train", timings, PATTERNS, inputs, is_older=are_timings),
     ):
+        # find out what is wrong before the cluster is asked for anything
         check_base_model(base, params.backbone.revision)
         run = prepare_run(params, method, curated.resolve(), base, state.resolve())
+
         # progress comes from the history; Ray Train's own actors repeat themselves
         connect(log_to_driver=False)
         check_resources(params.num_workers, params.cpus_per_worker, params.gpus_per_worker)
+
         cache = params.feature_cache and str(Path(params.feature_cache).resolve())
         settings = {**params.model_dump(), "feature_cache": cache}
         trainer = TorchTrainer(
@@ -106,7 +113,9 @@ def train(
                 checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
             ),
         )
-        outcome, step = watch(trainer, run, MetricFiles(metrics, timings, params.what_to_expect))
+
+        files = MetricFiles(metrics, timings, params.run_settings)
+        outcome, step = watch(trainer, run, files)
         if outcome is not Outcome.FINISHED:
             sys.exit(f"train: {ENDINGS[outcome].format(step=step, state=state)}")
         shutil.copytree(run / RESULT, partial, dirs_exist_ok=True)
@@ -116,39 +125,43 @@ def train(
 def prepare_run(
     params: TrainParams, method: ChosenMethod, curated: Path, base: str, state: Path
 ) -> Path:
-    """The folder of this run, new or left by an interrupted one, with the samples in random-access form."""
+    """Open the folder of this run, new or interrupted, and copy the samples for random access."""
     run = open_work(state, run_name(params, method, curated, base, state, ENTRIES))
     for stale in (HISTORY, NOTES, STOP):
         (run / stale).unlink(missing_ok=True)
     forget_damaged_checkpoints(run)
     if not (run / SAMPLES).exists():
-        write_sample_file(
-            sorted((curated / "samples" / schema.TRAIN).glob("*.parquet")), run / SAMPLES
-        )
+        shards = sorted((curated / "samples" / schema.TRAIN).glob("*.parquet"))
+        write_sample_file(shards, run / SAMPLES)
     return run
 
 
 def watch(trainer: TorchTrainer, run: Path, files: MetricFiles) -> tuple[Outcome, int]:
-    """Run the trainer, show its progress, and turn SIGTERM and Ctrl-C into a request to stop after a checkpoint."""
+    """Run the trainer, show its progress, and return its outcome and last step.
+
+    SIGTERM and Ctrl-C become a request to stop after a checkpoint.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: (run / STOP).touch())
+
     # in the main thread Ray would end a run on Ctrl-C with success
     with ThreadPoolExecutor(1, "trainer") as pool:
         training = pool.submit(trainer.fit)
-        said = ""
+        shown = ""
         while not wait([training], SECONDS_BETWEEN_LOOKS).done:
             files.follow(read_history(run / HISTORY))
-            said = say_anew(run / NOTES, said)
+            shown = print_note(run / NOTES, shown)
+
     files.follow(read_history(run / HISTORY))
     files.end()
     result = training.result().return_value  # type: ignore[attr-defined]  # missing in Ray's stubs
     return Outcome(result["outcome"]), result["step"]
 
 
-def say_anew(notes: Path, said: str) -> str:
-    """Print what a worker has noted unless it was `said` before; returns it."""
+def print_note(notes: Path, shown: str) -> str:
+    """Print the note of a worker unless it was `shown` before; return it."""
     note = notes.read_text(encoding="utf-8") if notes.exists() else ""
-    if note not in ("", said):
+    if note not in ("", shown):
         print(f"train: {note}", flush=True)
     return note
 

@@ -1,4 +1,8 @@
-"""The next-token loss of the generation pass (Eq. 2), with logits at label positions only, a chunk at a time."""
+"""The next-token loss of the generation pass (Eq. 2).
+
+Logits are computed at label positions only, and of these a chunk at a time: with a language model's
+vocabulary they would be larger than everything else.
+"""
 
 from typing import Any
 
@@ -8,23 +12,22 @@ from torch import Tensor, nn
 
 # the label of a token that is not to be learned (PyTorch's and Hugging Face's value)
 IGNORE_INDEX = -100
-POSITIONS_PER_CHUNK = 1024  # times 32,000 words in float32: 131 MB of logits at a time
+POSITIONS_PER_CHUNK = 1024  # times 32,000 tokens in float32: 131 MB of logits at a time
 
 
 def autoregressive_loss(hidden: Tensor, lm_head: nn.Module, labels: Tensor) -> Tensor:
-    """Mean cross-entropy over the labelled tokens; 0 (with a gradient path) when nothing is labelled.
+    """Compute the mean cross-entropy over the labelled tokens; without any 0, with a gradient path.
 
     hidden (batch, tokens, dim); labels (batch, tokens), one per input token: hidden at t predicts
     label t + 1.
     """
     targets = labels[:, 1:]
-    return answer_loss_sum(hidden[:, :-1], lm_head, targets) / (
-        targets != IGNORE_INDEX
-    ).sum().clamp(min=1)
+    num_targets = (targets != IGNORE_INDEX).sum().clamp(min=1)
+    return answer_loss_sum(hidden[:, :-1], lm_head, targets) / num_targets
 
 
 def answer_loss_sum(hidden: Tensor, lm_head: nn.Module, targets: Tensor) -> Tensor:
-    """Summed cross-entropy of what `hidden` (batch, positions, dim) predicts against `targets` (batch, positions).
+    """Sum the cross-entropy of `hidden` (batch, positions, dim) for `targets` (batch, positions).
 
     A sum, for an exact mean over several workers or chunks. Positions of target IGNORE_INDEX do not
     count.
@@ -37,7 +40,7 @@ def answer_loss_sum(hidden: Tensor, lm_head: nn.Module, targets: Tensor) -> Tens
 
 
 class HeadCrossEntropy(torch.autograd.Function):
-    """Summed cross-entropy of a head's logits, of which no more than a chunk exists at any time.
+    """The summed cross-entropy of a head's logits, of which only a chunk exists at any time.
 
     The gradients, as large as the hidden states and the trained weights of the head, are computed
     at once in the forward pass from the logits of the chunk: nothing of the size of the vocabulary
@@ -53,30 +56,36 @@ class HeadCrossEntropy(torch.autograd.Function):
         chunk_size: int,
         *trained: Tensor,
     ) -> Tensor:
-        """Of hidden (positions, dim) and targets (positions,); `trained` weights of the head get a gradient too."""
+        """Sum over hidden (positions, dim) and targets (positions,), a scalar in float32 at least.
+
+        Weights of the head among `trained` get a gradient too.
+        """
         total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
         by_chunk: list[Tensor] = []
         of_weights = [torch.zeros_like(weight) for weight in trained]
-        for rows, row_targets in zip(
-            hidden.split(chunk_size), targets.split(chunk_size), strict=True
-        ):
+        chunks = zip(hidden.split(chunk_size), targets.split(chunk_size), strict=True)
+        for rows, row_targets in chunks:
+            # a graph of this chunk alone
             with torch.set_grad_enabled(any(ctx.needs_input_grad)):
                 rows = rows.detach().requires_grad_(torch.is_grad_enabled())
                 # a view, because module hooks cannot follow a leaf
                 logits = lm_head(rows.view_as(rows))
                 loss = F.cross_entropy(logits.to(total.dtype), row_targets, reduction="sum")
             total += loss.detach()
+
+            # its gradients at once; the logits are let go of with the graph
             if loss.requires_grad:
                 of_rows, *of_trained = torch.autograd.grad(loss, [rows, *trained])
                 by_chunk.append(of_rows)
                 for so_far, part in zip(of_weights, of_trained, strict=True):
                     so_far += part
+
         if by_chunk:
             ctx.save_for_backward(torch.cat(by_chunk), *of_weights)
         return total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """What was saved, times the gradient of the sum."""
+        """Scale the saved gradients by the gradient of the sum."""
         of_rows, *of_weights = (saved * gradients[0].to(saved.dtype) for saved in ctx.saved_tensors)
         return of_rows, None, None, None, *of_weights

@@ -1,1 +1,1 @@
-"""Training as plain functions on tensors and rows: which samples, how they become a batch, one step, and its state."""
+"""Training as plain functions: rows to batches, one step, the loop, and its state."""

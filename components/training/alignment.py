@@ -1,4 +1,4 @@
-"""A first phase that teaches the compression adapter to read in both directions before it compresses.
+"""A first phase that teaches the compression adapter to read in both directions.
 
 A causal language model has never seen a token from its right, and the paper leaves open whether a
 phase of its own makes up for it (Table 12). This is masked next-token prediction (LLM2Vec,
@@ -23,7 +23,7 @@ from components.training.optimizer import trained_parameters
 
 
 class AlignmentParams(Params):
-    """A first phase on the captions of the contrastive group, with the schedule and the optimizer of what follows."""
+    """The first phase, on the captions of the contrastive group; schedule and optimizer go on."""
 
     num_steps: int = Field(ge=0)  # of loop.num_steps, the first; 0: no such phase
     masked_share: float = Field(gt=0, lt=1)  # of the tokens of a caption
@@ -39,42 +39,43 @@ class Masked(NamedTuple):
 def backward_alignment(
     model: DoubleForward, chunks: Sequence[TrainBatch], masked_share: float
 ) -> dict[str, Tensor]:
-    """Leave the global gradient in `.grad` of what takes part; returns the global loss.
+    """Leave the global gradient in `.grad` of all that takes part; return the global loss.
 
     The loss is the mean over the hidden tokens of all workers, whatever the chunks. Which tokens
     are hidden follows from PyTorch's random numbers, which are those of the step.
     """
     model.zero_grad(set_to_none=True)
+
+    # the number of hidden tokens of all workers, by which the sum is divided
     masked = [hide(chunk, masked_share) for chunk in chunks]
-    num_hidden = sum_over_workers(
-        torch.stack([part.is_hidden.sum() for part in masked]).sum()
-    ).clamp(min=1)
+    counts = torch.stack([part.is_hidden.sum() for part in masked])
+    num_hidden = sum_over_workers(counts.sum()).clamp(min=1)
+
     total = model.log_logit_scale.new_zeros(())
     for chunk, part in zip(chunks, masked, strict=True):
         if len(chunk.caption_pictures):
             loss = alignment_loss_sum(model, chunk, part) * world_size() / num_hidden
             loss.backward()
             total = total + loss.detach()
-    # What takes no part has no gradient on any worker and keeps none, so that no optimizer counts a
-    # step for it.
-    learning = [
-        parameter for parameter in trained_parameters(model).values() if parameter.grad is not None
-    ]
+
+    # what takes no part has no gradient on any worker and keeps none, so that no optimizer counts
+    # a step for it
+    learning = [p for p in trained_parameters(model).values() if p.grad is not None]
     averaged = average_gradients(learning, torch.stack([total, total]))
     return dict(zip(("loss", "alignment_loss"), averaged, strict=True))
 
 
 def hide(chunk: TrainBatch, masked_share: float) -> Masked:
-    """Choose tokens of the captions of a chunk, each for itself."""
-    input_ids, mask = (
-        rows[: len(chunk.caption_pictures)] for rows in (chunk.caption_ids, chunk.caption_mask)
-    )
-    is_hidden = (torch.rand(input_ids.shape) < masked_share).to(input_ids.device) & mask.bool()
+    """Choose tokens of the captions of a chunk at random, each for itself."""
+    rows = len(chunk.caption_pictures)  # hard negatives come behind them
+    input_ids, mask = chunk.caption_ids[:rows], chunk.caption_mask[:rows]
+    is_chosen = torch.rand(input_ids.shape) < masked_share
+    is_hidden = is_chosen.to(input_ids.device) & mask.bool()
     return Masked(is_hidden, input_ids.masked_fill(~is_hidden, IGNORE_INDEX))
 
 
 def alignment_loss_sum(model: DoubleForward, chunk: TrainBatch, masked: Masked) -> Tensor:
-    """Summed cross-entropy of the hidden tokens, each read at the position before it."""
+    """Sum the cross-entropy of the hidden tokens, each predicted at the position before it."""
     rows = len(chunk.caption_pictures)
     pictures = image_embeddings_of(model, chunk).rows(chunk.caption_pictures)
     hidden = model.masked_hidden(

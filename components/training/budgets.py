@@ -1,4 +1,4 @@
-"""One set of weights for several numbers of summary tokens: each conversation reads a prefix of its picture's.
+"""One set of weights for several numbers of summary tokens: conversations read prefixes.
 
 The queries are read causally, so the first k' summary tokens are the same however many follow.
 Training prefixes makes them useful by themselves, the coarse first (Matryoshka representations,
@@ -20,12 +20,15 @@ class Budgets(NamedTuple):
     step: int
 
     def of_conversation(self, index: int) -> int:
-        """How many summary tokens the conversation of a sample reads, whichever worker has it."""
+        """Draw the number of summary tokens that the conversation of a sample reads.
+
+        It is the same whichever worker has the sample.
+        """
         if len(self.sizes) == 1:
             return self.sizes[0]
         return int(np.random.default_rng([self.seed, STREAM, self.step, index]).choice(self.sizes))
 
 
 def all_tokens(num_summary_tokens: int) -> Budgets:
-    """Every conversation reads all."""
+    """Return the budgets under which every conversation reads all tokens."""
     return Budgets((num_summary_tokens,), 0, 0)

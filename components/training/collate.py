@@ -1,9 +1,13 @@
-"""Rows of the sample table -> the tensors of one worker's step."""
+"""Rows of the sample table -> the tensors of one chunk of a worker's step.
+
+conversations --encode_sample--> Chat --lay_out--> (conversations, tokens)
+captions      --encode_texts---------------------> (captions, tokens)
+pictures      --prepare, each once---------------> pixels of the vision tower
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from PIL import Image
 from pydantic import Field
@@ -28,7 +32,7 @@ PADDING_ID = 0  # masked, and not an image placeholder in any supported model
 
 
 class TextParams(Params):
-    """What is read of a text, and how."""
+    """How texts are read, and how much of them."""
 
     # groups of words that stand in for one another; none: no negatives
     hard_negatives: tuple[tuple[str, ...], ...]
@@ -41,7 +45,7 @@ class TextParams(Params):
 
 
 class Reader(Protocol):
-    """Who reads the texts and pictures of a batch: a method, or a base model."""
+    """A reader of the texts and pictures of a batch: a method, or a base model."""
 
     @property
     def tokenizer(self) -> Any: ...
@@ -56,44 +60,49 @@ class Reader(Protocol):
 
 
 class TrainSample(NamedTuple):
-    """One row: conversation empty and caption None where the row has none; no picture makes it a text-only row."""
+    """One row of the sample table; conversation empty and caption None where the row has none."""
 
     sample_id: str
-    image: Image.Image | Tensor | None  # or its vision features (image tokens, vision dim)
+    # or its vision features (image tokens, vision dim); None: a text-only row
+    image: Image.Image | Tensor | None
     conversation: Sequence[Turn]
     caption: str | None
     hard_negative: str | None = None  # a caption that is wrong by a word or two
     is_learned: bool = True  # whether the answers have labels
-    premise: str | None = None  # of a pair of texts: what stands where the picture does otherwise
+    premise: str | None = None  # of a pair of texts: stands where the picture does otherwise
 
 
 Split = Callable[[TrainSample], list[TrainSample]]
 
 
 class TrainBatch(NamedTuple):
-    """Pictures occur once and are referred to by their row, prepared ones first; rows are padded on the right."""
+    """The tensors of a chunk; rows of ids are padded on the right.
 
-    pictures: PreparedPictures  # those that the vision side has to read
-    # (pictures, image tokens, vision dim) of those that were encoded before; (0,) the same
-    vision_features: Tensor
+    A picture occurs once, and texts refer to it by its row: prepared ones first, then those whose
+    vision features were stored.
+    """
+
+    pictures: PreparedPictures  # still to be read by the vision side
+    vision_features: Tensor  # (stored pictures, image tokens, vision dim), or (0,)
+
     conversation_ids: Tensor  # (conversations, tokens)
-    # (conversations, tokens), or (conversations, 1, tokens, tokens) for turns apart
+    # (conversations, tokens), or (conversations, 1, tokens, tokens) for packed rows
     conversation_mask: Tensor
     conversation_positions: Tensor  # (conversations, tokens)
     # (conversations, answer tokens): places in the row whose next token is to be learned
     predicting: Tensor
     # (conversations, answer tokens): these tokens, IGNORE_INDEX in rows that have fewer
     targets: Tensor
-    conversation_pictures: Tensor  # (conversations with a picture,)
-    # (conversations with a picture,): how many summary tokens each of them reads
-    conversation_budgets: Tensor
+    conversation_pictures: Tensor  # (conversations with a picture,): rows of pictures
+    conversation_budgets: Tensor  # (conversations with a picture,): summary tokens that are read
+
     # (captions, tokens); with hard negatives one more row for each, behind all captions
     caption_ids: Tensor
-    caption_mask: Tensor  # the same; all zeros for a caption without a hard negative
-    caption_pictures: Tensor  # (captions,); (0,) for pairs of texts
+    caption_mask: Tensor  # the same shape; all zeros for a caption without a hard negative
+    caption_pictures: Tensor  # (captions,): rows of pictures; (0,) for pairs of texts
     # (captions, tokens): texts in place of the pictures; (0, 0) if there are pictures
     premise_ids: Tensor
-    premise_mask: Tensor  # the same
+    premise_mask: Tensor  # the same shape
     budgets: tuple[int, ...]  # prefixes of the summary tokens that pairs are told apart by
 
     @property
@@ -105,25 +114,26 @@ class TrainBatch(NamedTuple):
         return len(self.caption_pictures) + len(self.premise_ids)
 
     def to(self, device: torch.device) -> "TrainBatch":
-        """The same batch on another device."""
-        moved = {
-            name: part.to(device) for name, part in self._asdict().items() if name != "budgets"
-        }
-        return self._replace(**moved)
+        """Return the same batch on another device."""
+        parts = self._asdict()
+        budgets = parts.pop("budgets")
+        return TrainBatch(
+            **{name: part.to(device) for name, part in parts.items()}, budgets=budgets
+        )
 
 
-def whole(sample: TrainSample) -> list[TrainSample]:
-    """The sample as it is."""
+def as_one_row(sample: TrainSample) -> list[TrainSample]:
+    """Leave the sample as it is."""
     return [sample]
 
 
 def questions_alone(sample: TrainSample) -> list[TrainSample]:
-    """The sample once for each of its questions."""
+    """Repeat the sample once for each of its questions."""
     return [sample._replace(conversation=turns) for turns in single_questions(sample)]
 
 
-# by whether the method reads questions
-SPLITS: dict[bool, Split] = {False: whole, True: questions_alone}
+# by `Method.reads_questions`
+SPLITS: dict[bool, Split] = {False: as_one_row, True: questions_alone}
 
 
 def collate(
@@ -132,74 +142,105 @@ def collate(
     reader: Reader,
     budgets: Budgets,
     texts: TextParams,
-    split: Split = whole,
+    split: Split = as_one_row,
 ) -> TrainBatch:
-    """The batch of one worker; `groups` name conversations and captions among `samples`, which are given by index.
+    """Make the tensors of a chunk, on the CPU; `groups` are indices into `samples`.
 
     `split` makes several samples of one: with `questions_alone` each question is a row of its own,
-    with its picture.
-
-    Raises ValueError naming the sample whose conversation does not fit the chat template.
+    with its picture. Raises ValueError naming the sample that does not fit the chat template.
     """
-    pictures = {
-        index: sample.image
-        for index, sample in samples.items()
-        if isinstance(sample.image, Image.Image)
-    }
-    encoded = {
-        index: sample.image for index, sample in samples.items() if isinstance(sample.image, Tensor)
-    }
-    row_of = {index: row for row, index in enumerate([*pictures, *encoded])}
-    read = {i: budgets.of_conversation(i) for i in groups.autoregressive}
-    asked = [(i, sample) for i in groups.autoregressive for sample in split(samples[i])]
-    chats = encode_chats([(sample, read[i]) for i, sample in asked], reader, texts)
-    chat_order = [asked[place][0] for place in chats.order]
-    texts_read = [samples[i].caption for i in groups.contrastive]
+    # asked once, since each of them is looked up through several parts of the model
+    tokenizer, chat, image_token_id = reader.tokenizer, reader.chat, reader.image_token_id
+
+    # a picture that has a conversation and a caption is compressed once, for both losses
+    pictures: dict[int, Image.Image] = {}
+    features: dict[int, Tensor] = {}
+    for index, sample in samples.items():
+        if isinstance(sample.image, Image.Image):
+            pictures[index] = sample.image
+        elif isinstance(sample.image, Tensor):
+            features[index] = sample.image
+    row_of = {index: row for row, index in enumerate([*pictures, *features])}
+
+    # autoregressive group: each conversation reads its own number of summary tokens
+    num_read = {index: budgets.of_conversation(index) for index in groups.autoregressive}
+    indices: list[int] = []  # of the sample of each chat
+    chats: list[Chat] = []
+    for index in groups.autoregressive:
+        for sample in split(samples[index]):
+            indices.append(index)
+            chats.append(encode_sample(sample, chat, image_token_id, num_read[index], texts))
+    rows = lay_out(chats, texts)
+    predicting, targets = answer_positions(rows.labels)
+    in_order = [indices[number] for number in rows.order]
+    with_picture = [index for index in in_order if index in row_of]
+
+    # contrastive group: captions, the hard negatives behind them, texts in place of pictures
+    pairs = [samples[index] for index in groups.contrastive]
+    captions = [sample.caption for sample in pairs]
     if texts.hard_negatives:
-        texts_read += [samples[i].hard_negative for i in groups.contrastive]
-    captions = [encode_text(reader.tokenizer, text or "") for text in texts_read]
-    caption_ids, caption_mask = pad(
-        [ids[: texts.max_caption_tokens] for ids in captions], PADDING_ID
-    )
-    given = [samples[i].premise for i in groups.contrastive]
-    premises = [encode_text(reader.tokenizer, text) for text in given if text is not None]
-    premise_ids, premise_mask = pad(
-        [ids[: texts.max_caption_tokens] for ids in premises], PADDING_ID
-    )
-    predicting, targets = answer_positions(chats.labels)
+        captions += [sample.hard_negative for sample in pairs]
+    premises = [sample.premise for sample in pairs if sample.premise is not None]
+    caption_ids, caption_mask = encode_texts(tokenizer, captions, texts.max_caption_tokens)
+    premise_ids, premise_mask = encode_texts(tokenizer, premises, texts.max_caption_tokens)
+
     return TrainBatch(
         pictures=reader.prepare(list(pictures.values())) if pictures else NO_PICTURES,
-        vision_features=torch.stack(list(encoded.values())) if encoded else torch.empty(0),
-        conversation_ids=chats.input_ids,
-        conversation_mask=chats.attention_mask,
-        conversation_positions=chats.position_ids,
+        vision_features=torch.stack(list(features.values())) if features else torch.empty(0),
+        conversation_ids=rows.input_ids,
+        conversation_mask=rows.attention_mask,
+        conversation_positions=rows.position_ids,
         predicting=predicting,
         targets=targets,
-        conversation_pictures=torch.tensor(
-            [row_of[i] for i in chat_order if i in row_of], dtype=torch.long
-        ),
-        conversation_budgets=torch.tensor(
-            [read[i] for i in chat_order if i in row_of], dtype=torch.long
-        ),
+        conversation_pictures=_integers([row_of[index] for index in with_picture]),
+        conversation_budgets=_integers([num_read[index] for index in with_picture]),
         caption_ids=caption_ids,
         caption_mask=caption_mask,
-        caption_pictures=torch.tensor(
-            [row_of[i] for i in groups.contrastive if i in row_of], dtype=torch.long
-        ),
+        caption_pictures=_integers([row_of[i] for i in groups.contrastive if i in row_of]),
         premise_ids=premise_ids,
         premise_mask=premise_mask,
         budgets=budgets.sizes,
     )
 
 
-def encode_chats(
-    samples: Sequence[tuple[TrainSample, int]], reader: Reader, texts: TextParams
-) -> PackedBatch:
-    """Conversations, each with its number of summary tokens, as padded rows: one a row and causal, or packed."""
-    encode = {"together": whole_chat, "apart": questions_apart}[texts.turns]
-    chats = [
-        encode(sample, reader, budget, texts.max_conversation_tokens) for sample, budget in samples
+def encode_sample(
+    sample: TrainSample,
+    chat: ChatFormat,
+    image_token_id: int,
+    num_summary_tokens: int,
+    texts: TextParams,
+) -> Chat:
+    """Encode a conversation, cut at the maximum length.
+
+    Turns together are one block, in which each question sees the turns before it. Turns apart are
+    a block each and do not see each other; those beyond the maximum are left out.
+    """
+    max_tokens = texts.max_conversation_tokens
+    if texts.turns == "together":
+        ids, labels = encode_chat(sample, sample.conversation, chat, num_summary_tokens)
+        return Chat([], [Block(ids[:max_tokens], labels[:max_tokens])])
+
+    # all questions begin alike, up to the last image token or, without a picture, with BOS
+    questions = [
+        encode_chat(sample, turns, chat, num_summary_tokens) for turns in single_questions(sample)
     ]
+    prefix: list[int] = []
+    if questions:
+        ids = questions[0][0]
+        places = [place for place, token in enumerate(ids) if token == image_token_id]
+        prefix = ids[: max(places, default=0) + 1]
+
+    blocks: list[Block] = []
+    num_tokens = start = len(prefix)
+    for ids, labels in questions:
+        num_tokens += len(ids) - start
+        if num_tokens <= max_tokens:
+            blocks.append(Block(ids[start:], labels[start:]))
+    return Chat(prefix, blocks)
+
+
+def lay_out(chats: Sequence[Chat], texts: TextParams) -> PackedBatch:
+    """Put chats into padded rows: packed, or one a row under an ordinary causal mask."""
     if texts.turns == "apart" or texts.max_row_tokens is not None:
         return pack(chats, PADDING_ID, texts.max_row_tokens)
     blocks = [block for chat in chats for block in chat.blocks]
@@ -208,34 +249,8 @@ def encode_chats(
     return PackedBatch(input_ids, labels, position_ids(mask), mask, range(len(blocks)))
 
 
-def whole_chat(
-    sample: TrainSample, reader: Reader, num_summary_tokens: int, max_tokens: int
-) -> Chat:
-    """An ordinary chat, in which each question sees what was said before it; cut at the maximum length."""
-    ids, labels = encode_chat(sample, sample.conversation, reader, num_summary_tokens)
-    return Chat([], [Block(ids[:max_tokens], labels[:max_tokens])])
-
-
-def questions_apart(
-    sample: TrainSample, reader: Reader, num_summary_tokens: int, max_tokens: int
-) -> Chat:
-    """Questions that do not see each other; those that do not fit into the maximum length are left out."""
-    chats = [
-        encode_chat(sample, turns, reader, num_summary_tokens) for turns in single_questions(sample)
-    ]
-    first = chats[0][0] if chats else []
-    start = 1 + max(
-        (at for at, token in enumerate(first) if token == reader.image_token_id), default=0
-    )
-    lengths = np.cumsum([len(ids) - start for ids, _ in chats])
-    kept = [
-        chat for chat, length in zip(chats, lengths, strict=True) if length + start <= max_tokens
-    ]
-    return Chat(first[:start], [Block(ids[start:], labels[start:]) for ids, labels in kept])
-
-
 def single_questions(sample: TrainSample) -> Iterator[list[Turn]]:
-    """Each question with its answer as a conversation of its own, about the same picture."""
+    """Yield each question with its answer as a conversation of its own, about the same picture."""
     turns = sample.conversation
     for question, answer in zip(turns[::2], turns[1::2], strict=True):
         text = question["content"].replace(IMAGE_PLACEHOLDER, "").strip()
@@ -244,35 +259,53 @@ def single_questions(sample: TrainSample) -> Iterator[list[Turn]]:
 
 
 def encode_chat(
-    sample: TrainSample, turns: Sequence[Turn], reader: Reader, num_summary_tokens: int
+    sample: TrainSample, turns: Sequence[Turn], chat: ChatFormat, num_summary_tokens: int
 ) -> tuple[list[int], list[int]]:
-    """Input ids and labels of a chat in which the picture, if there is one, is `num_summary_tokens` long."""
+    """Encode turns about the picture of a sample, if it has one, as input ids and labels.
+
+    Raises ValueError naming the sample when the turns do not fit the chat template.
+    """
     num_visual_tokens = 0 if sample.image is None else num_summary_tokens
     try:
-        input_ids, labels = encode_conversation(reader.chat, turns, num_visual_tokens)
+        input_ids, labels = encode_conversation(chat, turns, num_visual_tokens)
     except ValueError as error:
         raise ValueError(f"sample {sample.sample_id}: {error}") from error
     return input_ids, labels if sample.is_learned else [IGNORE_INDEX] * len(labels)
 
 
-def answer_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the next token is a label, and that label: (batch, most of any row) each, from labels (batch, tokens).
+def encode_texts(
+    tokenizer: Any, texts: Sequence[str | None], max_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """Encode captions without special tokens: ids and mask, (texts, tokens) each.
 
-    Rows with fewer are filled up with other places and IGNORE_INDEX; there is at least one place.
+    None is an empty text.
+    """
+    return pad([encode_text(tokenizer, text or "")[:max_tokens] for text in texts], PADDING_ID)
+
+
+def answer_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the places whose next token is a label, and that label: (batch, most of any row) each.
+
+    `labels`: (batch, tokens). Rows with fewer are filled up with other places and IGNORE_INDEX;
+    there is at least one place.
     """
     next_labels = labels[:, 1:]
     is_label = next_labels != IGNORE_INDEX
     most = max([1, *is_label.sum(1).tolist()])
+    # a stable sort puts the places of labels first and keeps their order
     places = is_label.int().argsort(dim=1, descending=True, stable=True)[:, :most]
     return places, next_labels.gather(1, places)
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> tuple[Tensor, Tensor]:
-    """Rows of different lengths, filled up on the right: the values and the mask, (rows, longest) each."""
-    width = max(map(len, rows), default=0)
-    values = [[*row, *([value] * (width - len(row)))] for row in rows]
-    mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
-    shape = (len(rows), width)
-    return torch.tensor(values, dtype=torch.long).reshape(shape), torch.tensor(
-        mask, dtype=torch.long
-    ).reshape(shape)
+    """Fill rows up on the right: values and mask, (rows, longest) int64 each."""
+    lengths = _integers([len(row) for row in rows])
+    values = torch.full((len(rows), max(map(len, rows), default=0)), value)
+    for number, row in enumerate(rows):
+        values[number, : len(row)] = _integers(row)
+    mask = torch.arange(values.shape[1]) < lengths[:, None]
+    return values, mask.long()
+
+
+def _integers(values: Sequence[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.long)

@@ -13,8 +13,8 @@ ALIKE = 0.9  # cosine of the two adapters' updates
 IDLE_SHARE = 1e-3  # of the gradient of the other adapter
 
 
-class Run(NamedTuple):
-    """What has to be known of a run to judge it."""
+class RunSettings(NamedTuple):
+    """Settings of a run that its losses and scores are judged by."""
 
     num_steps: int
     contrastive_batch_size: int
@@ -29,8 +29,8 @@ class Finding(NamedTuple):
     message: str
 
 
-def findings(history: Sequence[HistoryRow], run: Run) -> Iterator[Finding]:
-    """Every sign in the history so far, at its first row."""
+def findings(history: Sequence[HistoryRow], run: RunSettings) -> Iterator[Finding]:
+    """Yield every sign in the history so far, at its first row."""
     seen: set[str] = set()
     latest: dict[str, float] = {}
     for row in history:
@@ -43,27 +43,32 @@ def findings(history: Sequence[HistoryRow], run: Run) -> Iterator[Finding]:
                 yield finding
 
 
-def signs(step: int, metrics: Mapping[str, float], run: Run) -> Iterator[Finding]:
-    """The signs at one moment; `metrics` are the latest of each kind."""
-    guess = math.log(run.contrastive_batch_size)
+def signs(step: int, metrics: Mapping[str, float], run: RunSettings) -> Iterator[Finding]:
+    """Yield the signs at one moment; `metrics` are the latest of each kind."""
+    guess = math.log(run.contrastive_batch_size)  # the loss of guessing
     contrastive = metrics.get("train/contrastive_loss", guess)
-    is_late = step >= run.num_steps / 2
-    names = ("recall_at_1_image_to_text", "recall_at_1_text_to_image")
-    recall = sum(metrics.get(f"validation/{name}", 1.0) for name in names) / 2
-    accuracy = metrics.get("validation/short_answer_accuracy", 0.0)
     is_contrastive = run.contrastive_weight > 0
+    is_late = step >= run.num_steps / 2
+    recall_of_texts = metrics.get("validation/recall_at_1_image_to_text", 1.0)
+    recall_of_images = metrics.get("validation/recall_at_1_text_to_image", 1.0)
+    recall = (recall_of_texts + recall_of_images) / 2
+    accuracy = metrics.get("validation/short_answer_accuracy", 0.0)
+
+    # search: batches too easy, or learning that does not carry over
     if is_contrastive and not is_late and contrastive < SOLVED_SHARE * guess:
         yield Finding(
             "contrastive_loss_collapsed",
-            f"the contrastive loss is {contrastive:.4f} after {step} of {run.num_steps} steps: batches of "
-            f"{run.contrastive_batch_size} are solved and teach nothing more; raise train.contrastive_batch_size, or "
-            "cut captions shorter (train.texts.max_caption_tokens)",
+            f"the contrastive loss is {contrastive:.4f} after {step} of {run.num_steps} steps: "
+            f"batches of {run.contrastive_batch_size} are solved and teach nothing more; raise "
+            "train.contrastive_batch_size, or cut captions shorter "
+            "(train.texts.max_caption_tokens)",
         )
     if is_contrastive and is_late and contrastive < EASY_SHARE * guess and recall < LAG:
         yield Finding(
             "contrastive_batch_too_small",
-            f"pairs are told apart in the batch (loss {contrastive:.3f}) but not in the validation split (R@1 "
-            f"{recall:.2f}): {run.contrastive_batch_size} negatives are too few; raise train.contrastive_batch_size",
+            f"pairs are told apart in the batch (loss {contrastive:.3f}) but not in the "
+            f"validation split (R@1 {recall:.2f}): {run.contrastive_batch_size} negatives are "
+            "too few; raise train.contrastive_batch_size",
         )
     if is_late and recall < LAG * accuracy:
         reason = (
@@ -73,14 +78,17 @@ def signs(step: int, metrics: Mapping[str, float], run: Run) -> Iterator[Finding
         )
         yield Finding(
             "retrieval_lags",
-            f"R@1 is {recall:.2f} where {accuracy:.2f} of the answers are right; train.losses.contrastive_weight is "
-            f"{run.contrastive_weight:g}: {reason}",
+            f"R@1 is {recall:.2f} where {accuracy:.2f} of the answers are right; "
+            f"train.losses.contrastive_weight is {run.contrastive_weight:g}: {reason}",
         )
+
+    # adapters: two that do the same, or one that does nothing
     if metrics.get("validation/adapter_cosine", 0.0) > ALIKE:
         yield Finding(
             "adapters_alike",
-            f"the updates of the two adapters have a cosine of {metrics['validation/adapter_cosine']:.2f}: the passes "
-            "do not differ; adapters.sharing: shared would do the same with half the weights",
+            "the updates of the two adapters have a cosine of "
+            f"{metrics['validation/adapter_cosine']:.2f}: the passes do not differ; "
+            "adapters.sharing: shared would do the same with half the weights",
         )
     names = ("train/gradient_norm_compression", "train/gradient_norm_generation")
     # of a compared method there may be one
@@ -88,18 +96,20 @@ def signs(step: int, metrics: Mapping[str, float], run: Run) -> Iterator[Finding
     if len(norms) == len(names) and max(norms) > 0 and min(norms) < IDLE_SHARE * max(norms):
         yield Finding(
             "adapter_idle",
-            f"gradient norms of the adapters are {norms[0]:.2g} (compression) and {norms[1]:.2g} (generation): one of "
-            "them hardly learns; look at the weights of the losses",
+            f"gradient norms of the adapters are {norms[0]:.2g} (compression) and {norms[1]:.2g} "
+            "(generation): one of them hardly learns; look at the weights of the losses",
         )
+
+    # numbers at their bounds
     if metrics.get("train/logit_scale", 0.0) >= 0.999 * run.max_logit_scale:
         yield Finding(
             "logit_scale_at_its_maximum",
-            f"the logit scale has reached train.max_logit_scale ({run.max_logit_scale:g}); a lower learning rate or a "
-            "fixed scale (train.logit_scale) keeps the similarities apart",
+            f"the logit scale has reached train.max_logit_scale ({run.max_logit_scale:g}); a lower "
+            "learning rate or a fixed scale (train.logit_scale) keeps the similarities apart",
         )
     if metrics.get("train/skipped_steps", 0.0) > 0:
         yield Finding(
             "steps_skipped",
-            f"{metrics['train/skipped_steps']:.0f} steps had no finite gradient and changed nothing; lower "
-            "train.optimizer.learning_rate if it goes on",
+            f"{metrics['train/skipped_steps']:.0f} steps had no finite gradient and changed "
+            "nothing; lower train.optimizer.learning_rate if it goes on",
         )

@@ -1,4 +1,4 @@
-"""What workers say to each other: gathered embeddings, sums, and one flat average of all gradients.
+"""Messages between workers: gathered embeddings, sums, and one flat average of all gradients.
 
 Every function does nothing when there is no process group, so the same step runs in a plain Python
 process.
@@ -15,7 +15,7 @@ Value = TypeVar("Value")
 
 
 class GatherWithGradient(torch.autograd.Function):
-    """All workers' rows in order of rank; the gradient of a row is the sum over what every worker did with it."""
+    """All workers' rows in order of rank; the gradient of a row is summed over the workers."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -32,17 +32,17 @@ class GatherWithGradient(torch.autograd.Function):
 
 
 def rank() -> int:
-    """Number of this worker, from 0."""
+    """Return the number of this worker, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Number of workers, 1 without a process group."""
+    """Return the number of workers, 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def gather_with_gradient(rows: Tensor) -> Tensor:
-    """(batch, …) of every worker -> (world_batch, …) on each; all workers bring equally many rows.
+    """Gather (batch, …) of every worker as (world_batch, …) on each; all bring equally many rows.
 
     When each worker computes the same loss from the gathered rows and gradients are averaged over
     workers, the result is the gradient of that loss in one process.
@@ -51,7 +51,7 @@ def gather_with_gradient(rows: Tensor) -> Tensor:
 
 
 def sum_over_workers(values: Tensor) -> Tensor:
-    """The sum of a tensor over all workers, without gradient; the argument is left as it is."""
+    """Sum a tensor over all workers, without gradient; the argument is left as it is."""
     total = values.detach().clone()
     if world_size() > 1:
         dist.all_reduce(total)
@@ -59,7 +59,7 @@ def sum_over_workers(values: Tensor) -> Tensor:
 
 
 def gather_objects(value: Value) -> list[Value]:
-    """The values of all workers in order of rank; pickled, so for small things between own processes."""
+    """Gather small values of all workers in order of rank, pickled."""
     values: list[Any] = [value]
     if world_size() > 1:
         values *= world_size()
@@ -68,23 +68,23 @@ def gather_objects(value: Value) -> list[Value]:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], values: Tensor) -> Tensor:
-    """Average over all workers `.grad` of the parameters, in place, and the vector `values`, which is returned.
+    """Average `.grad` of the parameters over all workers, in place; return the average of `values`.
 
-    One flat message. A parameter without a gradient counts as zeros: every worker must send equally
-    much.
+    A parameter without a gradient counts as zeros: every worker must send equally much.
     """
+    # one flat message: the vector `values`, then every gradient
     parameters = list(parameters)
-    flat = torch.cat([values, *(_gradient(parameter).flatten() for parameter in parameters)])
+    parts = [values]
+    for parameter in parameters:
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        parts.append(gradient.flatten())
+    flat = torch.cat(parts)
     if world_size() > 1:
         dist.all_reduce(flat)
         flat /= world_size()
-    averaged, *gradients = flat.split(
-        [len(values), *(parameter.numel() for parameter in parameters)]
-    )
+
+    # gradients become views of the message
+    averaged, *gradients = flat.split([len(part) for part in parts])
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient.view_as(parameter)
     return averaged
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

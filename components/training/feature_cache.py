@@ -1,4 +1,4 @@
-"""Vision features on disk: what a frozen tower says of a picture is the same in every run, epoch and sweep.
+"""Vision features on disk: those of a frozen tower are the same in every run, epoch and sweep.
 
 One file per picture, named by the hash of its pixels, in a folder named by everything that its
 contents depend on. What is stored is the tower's output, before the connector, which may be
@@ -41,9 +41,8 @@ class FeatureCache:
             backbone.settings_sha256,
             backbone.preprocessing,
             str(backbone.dtype),
-        ]
-        parts += [config.vision_feature_layer, config.vision_feature_select_strategy]
-        parts += [
+            config.vision_feature_layer,
+            config.vision_feature_select_strategy,
             backbone.image_processor.to_json_string(),
             *map(version, LIBRARIES),
             code_sha256(CODE),
@@ -55,7 +54,7 @@ class FeatureCache:
         return self.folder / pixel_sha256[:2] / f"{pixel_sha256}.safetensors"
 
     def read(self, pixel_sha256: str) -> Tensor:
-        """(image tokens, vision dim). Raises ValueError when the file is missing or damaged."""
+        """Read (image tokens, vision dim). Raises ValueError for a missing or damaged file."""
         path = self.path(pixel_sha256)
         try:
             return load_file(path)[NAME]
@@ -63,7 +62,7 @@ class FeatureCache:
             raise ValueError(f"{path}: {error}; remove it, it will be computed again") from error
 
     def write(self, pixel_sha256: str, features: Tensor) -> None:
-        """A file appears whole or not at all."""
+        """Write a file that appears whole or not at all."""
         path = self.path(pixel_sha256)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
@@ -75,37 +74,39 @@ class FeatureCache:
         self,
         pictures: Sequence[str],
         open_picture: Callable[[int], Image.Image],
-        say: Callable[[str], None],
+        report: Callable[[str], None],
     ) -> None:
-        """Compute what is missing, the workers in turns; returns on each when all is there.
+        """Compute the missing features, the workers in turns; return on each when all are there.
 
-        `pictures` are hashes; `open_picture` gives one by its place among them, and `say` hears now
-        and then how far this worker is. A batch is computed whole if any of it is missing, so that
-        the last bits of the features do not depend on where an earlier run was interrupted.
+        `pictures` are hashes; `open_picture` gives one by its place among them, and `report` is
+        called now and then with this worker's progress. A batch is computed whole if any of it is
+        missing, so that the last bits of the features do not depend on where an earlier run was
+        interrupted.
         """
         starts = range(0, len(pictures), PICTURES_PER_BATCH)[rank() :: world_size()]
         started = shown = time.monotonic()
         for done, start in enumerate(starts):
-            self._fill_batch(
-                pictures, range(start, min(start + PICTURES_PER_BATCH, len(pictures))), open_picture
-            )
+            stop = min(start + PICTURES_PER_BATCH, len(pictures))
+            self._fill_batch(pictures, range(start, stop), open_picture)
+
             if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
                 shown = time.monotonic()
                 pace = (shown - started) / (done + 1)
                 left = pace * (len(starts) - done - 1) / 60
                 rate = PICTURES_PER_BATCH * world_size() / pace
-                say(
-                    f"vision features of {len(pictures)} pictures: {rate:.0f} pictures/s, {left:.1f} min left"
+                report(
+                    f"vision features of {len(pictures)} pictures: {rate:.0f} pictures/s, "
+                    f"{left:.1f} min left"
                 )
-        gather_objects(None)
+
+        gather_objects(None)  # wait for the others
 
     def _fill_batch(
         self, pictures: Sequence[str], places: range, open_picture: Callable[[int], Image.Image]
     ) -> None:
         if all(self.path(pictures[place]).exists() for place in places):
             return
-        pictures_read = self.backbone.prepare([open_picture(place) for place in places])
-        for place, features in zip(
-            places, self.backbone.vision_features(pictures_read).cpu(), strict=True
-        ):
+        prepared = self.backbone.prepare([open_picture(place) for place in places])
+        batch = self.backbone.vision_features(prepared).cpu()
+        for place, features in zip(places, batch, strict=True):
             self.write(pictures[place], features)

@@ -45,7 +45,7 @@ class StepLosses(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Vectors to search with, one for each prefix of the summary tokens: (pairs, budgets, dim) each."""
+    """Embeddings of pairs, one for each prefix of their tokens: (pairs, budgets, dim) each."""
 
     images: Tensor
     texts: Tensor
@@ -53,29 +53,31 @@ class Pairs(NamedTuple):
 
 
 def step_losses(model: Method, batch: TrainBatch) -> StepLosses:
-    """Both losses of this worker's slice, read at once; a group without samples counts 0."""
+    """Compute both losses of this worker's slice at once; a group without samples counts 0."""
+    # pass 1: each picture is compressed once, for both losses
     summary_tokens = summary_tokens_of(model, batch)
     num_answer_tokens = count_answer_tokens([batch])
-    zero = model.log_logit_scale.new_zeros(())
     pairs = embed_pairs(model, batch, summary_tokens) if len(batch.caption_ids) else None
+
+    # pass 2: conversations read the summary tokens in place of pictures
     autoregressive = autoregressive_part(model, batch, summary_tokens, num_answer_tokens)
-    return StepLosses(
-        autoregressive, zero if pairs is None else global_contrastive_loss(model, pairs)
-    )
+    if pairs is None:
+        return StepLosses(autoregressive, model.log_logit_scale.new_zeros(()))
+    return StepLosses(autoregressive, global_contrastive_loss(model, pairs))
 
 
 def summary_tokens_of(model: Method, batch: TrainBatch) -> Tensor | None:
-    """The pictures of a batch, compressed: (pictures, summary tokens, dim); None if it has none."""
+    """Compress the pictures of a batch: (pictures, summary tokens, dim); None if it has none."""
     if not batch.num_pictures:
         return None
     if not len(batch.vision_features):
         return model.compress_for_training(batch.pictures)
-    assert isinstance(model, DoubleForward)  # who alone reads what is cached
+    assert isinstance(model, DoubleForward)  # no other method reads stored features
     return model.compress_images(image_embeddings_of(model, batch))
 
 
 def image_embeddings_of(model: Method, batch: TrainBatch) -> Segment:
-    """What the language model reads of the pictures of a batch."""
+    """Encode the pictures of a batch as the language model reads them, before compression."""
     backbone = model.backbone
     parts = [backbone.encode_images(batch.pictures)] if len(batch.pictures) else []
     if len(batch.vision_features):
@@ -85,25 +87,26 @@ def image_embeddings_of(model: Method, batch: TrainBatch) -> Segment:
 
 
 def count_answer_tokens(batches: Sequence[TrainBatch]) -> Tensor:
-    """The labelled tokens of a step over all workers."""
-    return sum_over_workers(
-        torch.stack([(batch.targets != IGNORE_INDEX).sum() for batch in batches]).sum()
-    )
+    """Count the labelled tokens of a step over all workers."""
+    counts = [(batch.targets != IGNORE_INDEX).sum() for batch in batches]
+    return sum_over_workers(torch.stack(counts).sum())
 
 
 def autoregressive_part(
     model: Method, batch: TrainBatch, summary_tokens: Tensor | None, num_answer_tokens: Tensor
 ) -> Tensor:
-    """Eq. (2): a batch's share of the mean over the labelled tokens of all workers."""
+    """Compute Eq. (2): a batch's share of the mean over the labelled tokens of all workers."""
     if not len(batch.conversation_ids):
         return model.log_logit_scale.new_zeros(())
-    if not len(batch.conversation_pictures):
-        visual_tokens = None
-    else:
+
+    # the prefix that each conversation reads, one picture after the other: (all kept, dim)
+    visual_tokens = None
+    if len(batch.conversation_pictures):
         assert summary_tokens is not None
-        visual_tokens = model.cut(
-            tokens_of_rows(model, batch, summary_tokens), batch.conversation_budgets
-        )
+        tokens = tokens_of_rows(model, batch, summary_tokens)
+        visual_tokens = model.cut(tokens, batch.conversation_budgets)
+
+    # hidden states where an answer token is predicted, and logits there alone
     hidden = model.generation_hidden(
         visual_tokens,
         batch.conversation_ids,
@@ -112,55 +115,58 @@ def autoregressive_part(
         batch.predicting,
     )
     loss_sum = answer_loss_sum(hidden, model.backbone.lm_head, batch.targets)
+
+    # times the workers, since gradients are averaged over them
     return loss_sum * world_size() / num_answer_tokens.clamp(min=1)
 
 
 def tokens_of_rows(model: Method, batch: TrainBatch, summary_tokens: Tensor) -> Tensor:
-    """The visual tokens of each conversation that has a picture: (conversations, tokens, dim)."""
+    """Return the tokens of each conversation with a picture: (conversations, tokens, dim)."""
     tokens = summary_tokens[batch.conversation_pictures]
     if not model.reads_questions:
         return tokens
+
+    # the question ends where the first answer token is predicted
     ids = batch.conversation_ids
     places = torch.arange(ids.shape[1], device=ids.device)
-    # the first answer token follows on the last of these
     is_asked = places <= batch.predicting[:, :1]
+    is_question = model.is_question(ids, is_asked)
     has_picture = (ids == model.image_token_id).any(1)
-    return model.tokens_for_questions(
-        tokens, ids[has_picture], model.is_question(ids, is_asked)[has_picture]
-    )
+    return model.tokens_for_questions(tokens, ids[has_picture], is_question[has_picture])
 
 
 def embed_pairs(model: Method, batch: TrainBatch, summary_tokens: Tensor | None) -> Pairs:
-    """Both sides of the contrastive group of a batch."""
-    texts = prefix_embeddings(
-        model, model.compress_texts(batch.caption_ids, batch.caption_mask), batch.budgets
-    )
+    """Embed both sides of the contrastive group of a batch."""
+    # captions and, behind them, their hard negatives; one without words becomes zeros
+    caption_tokens = model.compress_texts(batch.caption_ids, batch.caption_mask)
+    texts = prefix_embeddings(model, caption_tokens, batch.budgets)
     num_pairs = batch.num_pairs
-    # no words: there is none
-    hard_negatives = texts[num_pairs:] * batch.caption_mask[num_pairs:].any(1)[:, None, None]
-    images = prefix_embeddings(model, first_sides(model, batch, summary_tokens), batch.budgets)
+    has_words = batch.caption_mask[num_pairs:].any(1)
+    hard_negatives = texts[num_pairs:] * has_words[:, None, None]
+
+    # pictures, or texts in their place
+    if len(batch.premise_ids):
+        first_tokens = model.compress_texts(batch.premise_ids, batch.premise_mask)
+    else:
+        assert summary_tokens is not None
+        first_tokens = summary_tokens[batch.caption_pictures]
+    images = prefix_embeddings(model, first_tokens, batch.budgets)
     return Pairs(images, texts[:num_pairs], hard_negatives)
 
 
-def first_sides(model: Method, batch: TrainBatch, summary_tokens: Tensor | None) -> Tensor:
-    """What the captions of a batch belong to, (pairs, summary tokens, dim): pictures, or texts in their place."""
-    if len(batch.premise_ids):
-        return model.compress_texts(batch.premise_ids, batch.premise_mask)
-    assert summary_tokens is not None
-    return summary_tokens[batch.caption_pictures]
-
-
 def prefix_embeddings(model: Method, summary_tokens: Tensor, budgets: Sequence[int]) -> Tensor:
-    """What a store of the first summary tokens would be searched with: (rows, budgets, dim)."""
+    """Embed the first summary tokens as a store of so many is searched: (rows, budgets, dim)."""
     return torch.stack([model.embedding(summary_tokens[:, :budget]) for budget in budgets], dim=1)
 
 
 def global_contrastive_loss(model: Method, pairs: Pairs) -> Tensor:
-    """Eq. (3) over the pairs of all workers, its mean over the budgets; the same value on each."""
-    sides = [gather_with_gradient(side).unbind(1) if len(side) else None for side in pairs]
-    by_budget = zip(*(side for side in sides if side), strict=True)
-    losses = [
-        contrastive_loss(images, texts, model.logit_scale, *negatives)
-        for images, texts, *negatives in by_budget
-    ]
+    """Compute Eq. (3) over the pairs of all workers, as a mean over the budgets.
+
+    The value is the same on each worker.
+    """
+    # (world pairs, budgets, dim) -> (world pairs, dim) for each budget; no negatives, no third side
+    sides = [gather_with_gradient(side).unbind(1) for side in pairs if len(side)]
+    losses = []
+    for images, texts, *negatives in zip(*sides, strict=True):
+        losses.append(contrastive_loss(images, texts, model.logit_scale, *negatives))
     return torch.stack(losses).mean()

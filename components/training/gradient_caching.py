@@ -1,10 +1,10 @@
-"""A contrastive batch of any size in the memory of a small one (GradCache, Gao et al., 2021, arXiv 2101.06983).
+"""A contrastive batch of any size in the memory of a small one (GradCache).
 
 The contrastive loss needs all pairs at once, the passes do not. So the pairs are embedded twice, in
-chunks: first without a graph, which gives the loss and its gradient with respect to each embedding;
-then with a graph, chunk by chunk, through which that gradient is sent on. The second time also
-brings the autoregressive loss of the chunk's conversations, and repeats the random numbers of the
-first, so that dropout drops the same.
+chunks (Gao et al., 2021, arXiv 2101.06983): first without a graph, which gives the loss and its
+gradient with respect to each embedding; then with a graph, chunk by chunk, through which that
+gradient is sent on. The second time also brings the autoregressive loss of the chunk's
+conversations, and repeats the random numbers of the first, so that dropout drops the same.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from components.training.forward import (
 
 
 class RandomState(NamedTuple):
-    """Where the random numbers of the CPU and of the GPU in use are."""
+    """The state of the random generators of the CPU and of the GPU in use."""
 
     cpu: Tensor
     gpu: Tensor | None
@@ -47,44 +47,54 @@ class RandomState(NamedTuple):
 
 
 class CachedPairs(NamedTuple):
-    """The pairs of a chunk as the first reading gave them; after the loss, `.grad` holds what the second one needs."""
+    """Embeddings of a chunk's pairs from the first reading, as leaves."""
 
-    pairs: Pairs
-    before: RandomState
+    pairs: Pairs  # after the loss, `.grad` is what the second reading sends on
+    before: RandomState  # of the first reading
 
 
 def backward_in_chunks(
     model: Method, chunks: Sequence[TrainBatch], params: LossParams
 ) -> StepLosses:
-    """Add this worker's gradient of both losses to `.grad`, one chunk's graph at a time; returns the losses."""
-    # first, as in `step_losses`, which another worker may be in
+    """Add this worker's gradient of both losses to `.grad`, one chunk's graph at a time.
+
+    Returns the losses.
+    """
+    # messages to other workers come in the order of `step_losses`, which they may be in
     num_answer_tokens = count_answer_tokens(chunks)
+
+    # first reading: the contrastive loss over all pairs, and its gradient at each embedding
     cached = [
         embed_without_graph(model, chunk) if len(chunk.caption_ids) else None for chunk in chunks
     ]
-    contrastive = cache_gradients(
-        model, [part.pairs for part in cached if part], params.contrastive_weight
-    )
-    parts = [
-        backward_chunk(model, chunk, part, num_answer_tokens, params.autoregressive_weight)
-        for chunk, part in zip(chunks, cached, strict=True)
-    ]
+    pairs = [part.pairs for part in cached if part]
+    contrastive = cache_gradients(model, pairs, params.contrastive_weight)
+
+    # second reading: from the embeddings to the weights, and the autoregressive loss
+    parts = []
+    for chunk, part in zip(chunks, cached, strict=True):
+        weight = params.autoregressive_weight
+        parts.append(backward_chunk(model, chunk, part, num_answer_tokens, weight))
     return StepLosses(torch.stack(parts).sum(), contrastive)
 
 
 @torch.no_grad()
 def embed_without_graph(model: Method, chunk: TrainBatch) -> CachedPairs:
-    """The first reading of a chunk; its pairs are leaves."""
+    """Read a chunk for the first time; its pairs become leaves."""
     before = RandomState.now()
     pairs = embed_pairs(model, chunk, summary_tokens_of(model, chunk))
     return CachedPairs(Pairs(*(side.requires_grad_() for side in pairs)), before)
 
 
 def cache_gradients(model: Method, parts: Sequence[Pairs], weight: float) -> Tensor:
-    """The contrastive loss over all pairs; leaves `weight` times its gradient in them and in the logit scale."""
+    """Compute the contrastive loss over all pairs.
+
+    Leaves `weight` times its gradient in `.grad` of the pairs and of the logit scale.
+    """
     if not parts:
         return model.log_logit_scale.new_zeros(())
-    loss = global_contrastive_loss(model, Pairs(*map(torch.cat, zip(*parts, strict=True))))
+    all_pairs = Pairs(*map(torch.cat, zip(*parts, strict=True)))
+    loss = global_contrastive_loss(model, all_pairs)
     (weight * loss).backward()
     return loss.detach()
 
@@ -96,17 +106,23 @@ def backward_chunk(
     num_answer_tokens: Tensor,
     autoregressive_weight: float,
 ) -> Tensor:
-    """The second reading of a chunk and its whole gradient; returns its part of the autoregressive loss."""
+    """Read a chunk for the second time and add its whole gradient to `.grad`.
+
+    Returns its part of the autoregressive loss.
+    """
+    # the same dropout as in the first reading
     if cached:
         cached.before.restore()
     summary_tokens = summary_tokens_of(model, chunk)
     total = model.log_logit_scale.new_zeros(())
+
+    # a sum whose gradient at each embedding is the cached one
     if cached:
-        for side, first in zip(
-            embed_pairs(model, chunk, summary_tokens), cached.pairs, strict=True
-        ):
+        sides = embed_pairs(model, chunk, summary_tokens)
+        for side, first in zip(sides, cached.pairs, strict=True):
             if first.grad is not None:  # there may be no hard negatives
-                total = total + (side * first.grad).sum()  # its gradient is the cached one
+                total = total + (side * first.grad).sum()
+
     autoregressive = autoregressive_part(model, chunk, summary_tokens, num_answer_tokens)
     total = total + autoregressive_weight * autoregressive
     if total.requires_grad:

@@ -1,4 +1,9 @@
-"""Muon or AdamW over what is trained, a schedule as a pure function of the step, and clipping by the global norm."""
+"""Muon or AdamW, a schedule as a pure function of the step, and clipping by the global norm.
+
+Muon (Jordan et al., 2024) moves a matrix by its orthogonalised momentum: every direction by the
+same length, however small its singular value in the gradient. That suits matrices of layers; tables
+of vectors, scales and biases are AdamW's.
+"""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -12,7 +17,7 @@ from components.params import Params
 
 
 class OptimizerParams(Params):
-    """One setting for everything that is trained: both adapters, the summary queries, the logit scale."""
+    """Settings for everything that is trained: adapters, summary queries, logit scale."""
 
     # what moves the matrices of adapters or layers; AdamW moves the rest
     matrices: Literal["muon", "adamw"]
@@ -28,14 +33,14 @@ class OptimizerParams(Params):
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """What training changes, by name."""
+    """Return the parameters that training changes, by name."""
     return {
         name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
     }
 
 
 class Optimizer(Protocol):
-    """What training needs of an optimizer."""
+    """The part of an optimizer's interface that training uses."""
 
     @property
     def param_groups(self) -> list[dict[str, Any]]: ...
@@ -70,25 +75,16 @@ class CombinedOptimizer:
 
 
 def build_optimizer(parameters: Mapping[str, nn.Parameter], params: OptimizerParams) -> Optimizer:
-    """Muon (Jordan et al., 2024) for matrices of layers, with updates as long as AdamW's, and AdamW; or AdamW alone.
+    """Build Muon for matrices of layers and AdamW for the rest, or AdamW alone."""
+    matrices, others = [], []
+    for name, parameter in parameters.items():
+        is_muons = params.matrices == "muon" and parameter.ndim == 2 and is_of_layer(name)
+        (matrices if is_muons else others).append(parameter)
 
-    AdamW in one fused kernel, which for hundreds of small tensors is several times as fast, also on
-    a CPU.
-    """
-    # of adapters, of a decoder that is trained itself, of compared methods
-    layers = ("lora_", ".layers.", "reducer.")
-    is_matrix = {
-        name: params.matrices == "muon"
-        and parameter.ndim == 2
-        and any(part in name for part in layers)
-        and not name.endswith("queries")  # vectors in a table, which are no layer
-        for name, parameter in parameters.items()
-    }
-    matrices = [parameter for name, parameter in parameters.items() if is_matrix[name]]
-    others = [parameter for name, parameter in parameters.items() if not is_matrix[name]]
     decay = params.weight_decay
     optimizers: dict[str, torch.optim.Optimizer] = {}
     if matrices:
+        # updates as long as AdamW's, so that one learning rate fits both (Liu et al., 2025)
         optimizers["muon"] = torch.optim.Muon(
             matrices,
             lr=0.0,
@@ -97,16 +93,27 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], params: OptimizerPar
             adjust_lr_fn="match_rms_adamw",
         )
     if others:
+        # one kernel for hundreds of small tensors is several times as fast, also on a CPU
         optimizers["adamw"] = torch.optim.AdamW(
             others, lr=0.0, betas=params.betas, weight_decay=decay, fused=True
         )
     return CombinedOptimizer(optimizers)
 
 
-def learning_rate_at(step: int, num_steps: int, params: OptimizerParams) -> float:
-    """Linear warm-up to the peak, constant, then half a cosine down to 0 at `num_steps`; `step` counts from 0.
+def is_of_layer(name: str) -> bool:
+    """Return whether a parameter belongs to an adapter, a decoder layer, or a compared method.
 
-    Shares of warm-up and decay that add up to 1 are the paper's plain cosine.
+    Queries are vectors in a table, which are no layer.
+    """
+    layers = ("lora_", ".layers.", "reducer.")
+    return any(part in name for part in layers) and not name.endswith("queries")
+
+
+def learning_rate_at(step: int, num_steps: int, params: OptimizerParams) -> float:
+    """Return the learning rate of a step, counted from 0.
+
+    It rises linearly to the peak, stays, and falls along half a cosine to 0 at `num_steps`. Shares
+    of warm-up and decay that add up to 1 are the paper's plain cosine.
     """
     num_warmup_steps = math.ceil(params.warmup_share * num_steps)
     if step < num_warmup_steps:
@@ -117,7 +124,10 @@ def learning_rate_at(step: int, num_steps: int, params: OptimizerParams) -> floa
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale all gradients together so that their global L2 norm is at most `max_norm`; returns the norm before."""
+    """Scale all gradients together to a global L2 norm of at most `max_norm`.
+
+    Returns the norm before.
+    """
     parameters = list(parameters)
     norm = gradient_norm(parameters)
     torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
@@ -125,7 +135,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The L2 norm over the gradients of several parameters, a scalar."""
+    """Compute the L2 norm over the gradients of several parameters, a scalar."""
     parameters = list(parameters)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     return torch.nn.utils.get_total_norm(gradients) if gradients else parameters[0].new_zeros(())

@@ -1,9 +1,12 @@
-"""Many questions about one picture in one sequence, and many such chats in one row; none of them sees another.
+"""Many questions about one picture in one sequence, and many such chats in one row.
 
 A chat is a shared prefix (its beginning with the image tokens) and blocks, one per question with
 its answer. A block attends to the prefix of its chat and to itself, and its positions go on from
 the prefix: each answer is learnt just as if it had been asked alone, while the picture is read
-once. Chats in the same row see nothing of each other, and each one's positions start at 0.
+once. Chats in the same row do not see each other, and each one's positions start at 0.
+
+    row:     prefix 0   block 1   block 2 | prefix 0   block 1   padding
+    sees:    itself     0, 1      0, 2    | itself     0, 1
 """
 
 from collections.abc import Sequence
@@ -18,14 +21,14 @@ PADDING = -1  # number of the chat that padding belongs to
 
 
 class Block(NamedTuple):
-    """A question with its answer, or a whole conversation: token ids and labels, IGNORE_INDEX outside answers."""
+    """A question with its answer, or a whole conversation."""
 
     input_ids: Sequence[int]
-    labels: Sequence[int]
+    labels: Sequence[int]  # IGNORE_INDEX outside answers
 
 
 class Chat(NamedTuple):
-    """What blocks share, and the blocks."""
+    """A prefix that blocks share, and the blocks."""
 
     prefix: Sequence[int]
     blocks: Sequence[Block]
@@ -43,18 +46,27 @@ class PackedBatch(NamedTuple):
 
 
 def pack(chats: Sequence[Chat], pad_id: int, row_tokens: int | None) -> PackedBatch:
-    """Put chats into rows of at most `row_tokens` tokens; None: each into a row of its own, in the order given."""
-    lengths = [size_of(chat) for chat in chats]
-    rows = (
-        [[index] for index in range(len(chats))]
-        if row_tokens is None
-        else fill_rows(lengths, row_tokens)
-    )
-    shape = (len(rows), max((sum(lengths[index] for index in row) for row in rows), default=0))
+    """Put chats into rows of at most `row_tokens` tokens.
+
+    None: each into a row of its own, in the order given.
+    """
+    lengths = [
+        len(chat.prefix) + sum(len(block.input_ids) for block in chat.blocks) for chat in chats
+    ]
+    if row_tokens is None:
+        rows = [[index] for index in range(len(chats))]
+    else:
+        rows = fill_rows(lengths, row_tokens)
+
+    # (rows, tokens of the longest)
+    widths = [sum(lengths[index] for index in row) for row in rows]
+    shape = (len(rows), max(widths, default=0))
     input_ids = torch.full(shape, pad_id)
     labels = torch.full(shape, IGNORE_INDEX)
     position_ids = torch.zeros(shape, dtype=torch.int64)
     chat_ids, block_ids = torch.full(shape, PADDING), torch.zeros(shape, dtype=torch.int64)
+
+    # block 0 is the prefix; the positions of all others go on from it
     for row, members in enumerate(rows):
         start = 0
         for number in members:
@@ -69,17 +81,16 @@ def pack(chats: Sequence[Chat], pad_id: int, row_tokens: int | None) -> PackedBa
                 position_ids[row, here] = torch.arange(first, first + len(block.input_ids))
                 block_ids[row, here] = block_number
                 start = here.stop
+
     order = [number for row in rows for number in row]
     return PackedBatch(input_ids, labels, position_ids, chat_mask(chat_ids, block_ids), order)
 
 
-def size_of(chat: Chat) -> int:
-    """Tokens."""
-    return len(chat.prefix) + sum(len(block.input_ids) for block in chat.blocks)
-
-
 def fill_rows(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
-    """Indices by row: the longest first, each into the first row with room; one longer than a row stands alone."""
+    """Put the longest first, each into the first row with room: indices of chats by row.
+
+    One that is longer than a row stands alone.
+    """
     rows: list[list[int]] = []
     room: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -93,7 +104,7 @@ def fill_rows(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
 
 
 def chat_mask(chat_ids: Tensor, block_ids: Tensor) -> Tensor:
-    """Causal mask in which a token sees the prefix (block 0) of its own chat and its own block.
+    """Build a causal mask in which a token sees the prefix (block 0) and the block of its own.
 
     Args:
         chat_ids, block_ids: (batch, tokens) int64; padding is a chat of its own.

@@ -1,4 +1,4 @@
-"""The folder in which an unfinished training run lives: one run at a time, and never somebody else's checkpoint."""
+"""The folder of an unfinished training run: one run at a time, and checkpoints of that run only."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -6,27 +6,28 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from components.files.unfinished import discard, hold, remove_discarded
-from components.training.state import HistoryRow, is_whole
+from components.training.state import HistoryRow, is_intact
 
-# What lies in the folder of a run.
-SAMPLES, HISTORY, NOTES, STOP, RESULT = (
-    "samples.arrow",
-    "history.jsonl",
-    "notes.txt",
-    "stop",
-    "compressor",
-)
+# in the folder of a run
+SAMPLES = "samples.arrow"
+HISTORY = "history.jsonl"
+NOTES = "notes.txt"  # the progress of work before the first step
+STOP = "stop"  # its presence asks the workers to stop after a checkpoint
+RESULT = "compressor"
 CHECKPOINTS = "checkpoint_manager_snapshot.json"  # Ray's list
 CHECKPOINT = "step-{step:08d}"
 
-HASHES = ".fwd2bot-hashes.json"  # in the state folder: what the inputs of earlier runs contained
-# that decide what a run gives
+HASHES = ".fwd2bot-hashes.json"  # in the state folder: contents of the inputs of earlier runs
+# libraries whose version may change a result
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "pillow")
 
 
 @contextmanager
 def only_run_in(state: Path) -> Iterator[None]:
-    """Hold the lock of a state folder, which ends with its process. Raises RuntimeError when another run holds it."""
+    """Hold the lock of a state folder, which ends with its process.
+
+    Raises RuntimeError when another run holds it.
+    """
     with ExitStack() as stack:
         try:
             stack.enter_context(hold(state))
@@ -45,17 +46,15 @@ def write_history(rows: Iterable[HistoryRow], path: Path) -> None:
 
 
 def read_history(path: Path) -> list[HistoryRow]:
-    """The rows written so far; none before the first."""
+    """Read the rows written so far; none before the first."""
     if not path.exists():
         return []
-    return [
-        HistoryRow.model_validate_json(line)
-        for line in path.read_text(encoding="utf-8").splitlines()
-    ]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [HistoryRow.model_validate_json(line) for line in lines]
 
 
 def forget_damaged_checkpoints(run: Path) -> None:
-    """Leave a run folder with whole checkpoints only, and say from which one training goes on.
+    """Remove damaged checkpoints of a run and print from which one training goes on.
 
     Ray's own list is dropped with them: it is written in place, so that a kill may cut it off, and
     it goes by the order of reports. Ray then starts a run of the same name, and the workers find
@@ -64,7 +63,7 @@ def forget_damaged_checkpoints(run: Path) -> None:
     (run / CHECKPOINTS).unlink(missing_ok=True)
     remove_discarded(run)
     for folder in sorted(run.glob("step-*")):
-        if not is_whole(folder):
+        if not is_intact(folder):
             print(f"train: checkpoint {folder.name} is damaged and left out", flush=True)
             discard(folder)
     if newest := last_checkpoint(run):
@@ -72,7 +71,6 @@ def forget_damaged_checkpoints(run: Path) -> None:
 
 
 def last_checkpoint(run: Path) -> Path | None:
-    """The newest whole checkpoint; a worker may have died while it wrote one."""
-    return next(
-        (folder for folder in sorted(run.glob("step-*"), reverse=True) if is_whole(folder)), None
-    )
+    """Return the newest intact checkpoint; a worker may have died while it wrote one."""
+    newest_first = sorted(run.glob("step-*"), reverse=True)
+    return next(filter(is_intact, newest_first), None)

@@ -1,4 +1,4 @@
-"""Which samples form a training step: a pure function of (seed, step), whatever the number of workers.
+"""The samples of a training step: a function of (seed, step), whatever the number of workers.
 
 A step has an autoregressive group, drawn from all samples with a conversation, and a contrastive
 group (1 : 1 in the paper, §3.4). A sample of the first group that also has a caption is "paired":
@@ -23,62 +23,68 @@ WINDOW = 3  # random stream of the order of the steps in a window
 
 
 class StepSamples(NamedTuple):
-    """Indices into the table of training samples: one step of all workers, or the slice of one worker."""
+    """Indices into the sample table: a step of all workers, a worker's slice, or a chunk."""
 
     autoregressive: tuple[int, ...]
     contrastive: tuple[int, ...]
 
+    @property
+    def members(self) -> list[int]:
+        """Return every sample of the two groups once."""
+        return list(dict.fromkeys(self.autoregressive + self.contrastive))
+
     def shard(self, rank: int, world_size: int) -> "StepSamples":
-        """The contiguous slice of one worker; `world_size` divides both group sizes."""
+        """Return the contiguous slice of one worker; `world_size` divides both group sizes."""
         return StepSamples(*(_slice(group, rank, world_size) for group in self))
 
     def chunks(self, num_pictures: int) -> list["StepSamples"]:
-        """Parts of at most that many samples; the whole if it is no larger."""
-        is_small = len(set(self.autoregressive + self.contrastive)) <= num_pictures
+        """Return parts of at most that many samples; the whole if it is no larger."""
+        is_small = len(self.members) <= num_pictures
         return [self] if is_small else self.split(num_pictures)
 
     def split(self, num_pictures: int) -> list["StepSamples"]:
-        """First the contrastive group, each sample with its conversation, then the conversations that are left.
+        """Split into parts with pairs, then parts with nothing but conversations.
 
-        Only the first parts need gradient caching.
+        A sample of both groups stands in one part with both. Only the first parts need gradient
+        caching.
         """
-        pairs = [
-            self.contrastive[at : at + num_pictures]
-            for at in range(0, len(self.contrastive), num_pictures)
-        ]
-        chunk_of = {
-            index: number for number, part in reversed(list(enumerate(pairs))) for index in part
-        }
-        chats: list[list[int]] = [[] for _ in pairs]
+        pairs = _parts(self.contrastive, num_pictures)
+        part_of: dict[int, int] = {}
+        for number, part in enumerate(pairs):
+            for index in part:
+                part_of.setdefault(index, number)
+
+        # conversations go where their picture is; the rest fill parts of their own
+        beside: list[list[int]] = [[] for _ in pairs]
         rest: list[int] = []
         for index in self.autoregressive:
-            (chats[chunk_of[index]] if index in chunk_of else rest).append(index)
-        others = [rest[at : at + num_pictures] for at in range(0, len(rest), num_pictures)]
-        return [StepSamples(tuple(c), p) for c, p in zip(chats, pairs, strict=True)] + [
-            StepSamples(tuple(part), ()) for part in others
-        ]
+            (beside[part_of[index]] if index in part_of else rest).append(index)
+
+        chunks = [StepSamples(tuple(c), p) for c, p in zip(beside, pairs, strict=True)]
+        return chunks + [StepSamples(part, ()) for part in _parts(tuple(rest), num_pictures)]
 
 
 def even_chunks(
     step: StepSamples, rank: int, world_size: int, num_pictures: int
 ) -> list[StepSamples]:
-    """The chunks of one worker's slice of a step, as many as every other worker has; the last ones may be empty.
+    """Return the chunks of one worker's slice of a step, as many as every other worker has.
 
-    So all take the same road through a step, and meet each other's messages in the same order.
+    The last ones may be empty. So all workers send and expect the same messages in the same order.
     """
     slices = [step.shard(worker, world_size) for worker in range(world_size)]
     if all(len(part.chunks(num_pictures)) == 1 for part in slices):
         return [slices[rank]]
     parts = [part.split(num_pictures) for part in slices]
-    return parts[rank] + [StepSamples((), ())] * (max(map(len, parts)) - len(parts[rank]))
+    num_missing = max(map(len, parts)) - len(parts[rank])
+    return parts[rank] + [StepSamples((), ())] * num_missing
 
 
 class GroupedSampler:
-    """Gives the samples of any step; each pool is shuffled anew per epoch and used once per epoch.
+    """The samples of any step, from pools that are shuffled anew and used once per epoch.
 
-    has_conversation, has_caption: one flag per sample. lengths: one per sample, of its text, in any
-    unit. The batch sizes are global; 0 turns a group off. window_steps: steps whose samples are
-    sorted by length; 1 is not at all. Raises ValueError when no sample fits a group that is wanted.
+    has_conversation, has_caption: one flag per sample. lengths: of each sample's text, in any unit.
+    The batch sizes are global; 0 turns a group off. window_steps: steps whose samples are sorted by
+    length; with 1 they are not. Raises ValueError when no sample fits a group that is wanted.
     """
 
     def __init__(
@@ -95,14 +101,18 @@ class GroupedSampler:
         caption = np.asarray(has_caption, bool) & (contrastive_batch_size > 0)
         _require("autoregressive", "conversation", autoregressive_batch_size, conversation)
         _require("contrastive", "caption", contrastive_batch_size, caption)
+
+        # three pools; without samples that have a caption only, the paired ones fill up
         paired = conversation & caption
         fillers = caption & ~paired if (caption & ~paired).any() else paired
         self.pools = [np.flatnonzero(flags) for flags in (paired, conversation & ~paired, fillers)]
         self.autoregressive_batch_size = autoregressive_batch_size
         self.contrastive_batch_size = contrastive_batch_size
-        share = Fraction(int(paired.sum()), max(int(conversation.sum()), 1))
+
         # on average; a step has the integer below or above
+        share = Fraction(int(paired.sum()), max(int(conversation.sum()), 1))
         self.paired_per_step = share * autoregressive_batch_size
+
         self.lengths = np.asarray(lengths)
         self.window_steps = window_steps
         self.seed = seed
@@ -111,16 +121,15 @@ class GroupedSampler:
         self._order = lru_cache(maxsize=6)(self._shuffle)
 
     def samples(self, step: int) -> StepSamples:
-        """The samples of one step, counted from 0, over all workers."""
+        """Return the samples of one step, counted from 0, over all workers."""
         window, place = divmod(step, self.window_steps)
         paired, others, fillers = (steps[place] for steps in self._window(window))
-        return StepSamples(
-            _interleave(paired, others), _interleave(paired[: self.contrastive_batch_size], fillers)
-        )
+        shared = paired[: self.contrastive_batch_size]
+        return StepSamples(_interleave(paired, others), _interleave(shared, fillers))
 
     def _draw_window(self, window: int) -> list[list[list[int]]]:
-        """For each pool the samples of each step of a window."""
-        # 0: shortest texts
+        """Draw, for each pool, the samples of each step of a window."""
+        # the step of rank 0 gets the shortest texts
         ranks = np.random.default_rng([self.seed, WINDOW, window]).permutation(self.window_steps)
         return [
             self._deal(pool, taken, window, ranks)
@@ -128,7 +137,7 @@ class GroupedSampler:
         ]
 
     def _taken_before(self) -> list[Callable[[int], int]]:
-        """For each pool: how many of its samples are used before a step."""
+        """Return, for each pool, a function that counts its samples used before a step."""
 
         def paired(step: int) -> int:
             return int(self.paired_per_step * step)
@@ -142,21 +151,26 @@ class GroupedSampler:
     def _deal(
         self, pool: int, taken: Callable[[int], int], window: int, ranks: np.ndarray
     ) -> list[list[int]]:
-        """The samples of a pool for each step of a window: the step of the lowest rank gets the shortest."""
+        """Deal the samples of a pool to the steps of a window, the shortest to rank 0."""
+        # the stretch of the pool's stream that the window uses, and each step's share of it
         steps = range(window * self.window_steps, (window + 1) * self.window_steps)
         sizes = np.array([taken(step + 1) - taken(step) for step in steps])
         stream = np.array(self._take(pool, taken(steps[0]), taken(steps[-1] + 1)), dtype=int)
+
+        # consecutive parts by length, as large as the steps of rank 0, 1, … need
         by_length = np.argsort(self.lengths[stream], kind="stable")
         parts = np.split(by_length, np.cumsum(sizes[np.argsort(ranks)])[:-1])
+
         # within a step in random order again
         return [stream[np.sort(parts[rank])].tolist() for rank in ranks]
 
     def _take(self, pool: int, start: int, stop: int) -> list[int]:
-        """Entries start … stop - 1 of the endless stream of a pool."""
-        num_members = len(self.pools[pool])
-        return [
-            int(self._order(pool, at // num_members)[at % num_members]) for at in range(start, stop)
-        ]
+        """Return entries start … stop - 1 of the endless stream of a pool, epoch after epoch."""
+        entries = []
+        for position in range(start, stop):
+            epoch, place = divmod(position, len(self.pools[pool]))
+            entries.append(int(self._order(pool, epoch)[place]))
+        return entries
 
     def _shuffle(self, pool: int, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, pool, epoch]).permutation(self.pools[pool])
@@ -171,10 +185,17 @@ def _require(group: str, column: str, batch_size: int, flags: np.ndarray) -> Non
 
 
 def _interleave(paired: Sequence[int], others: Sequence[int]) -> tuple[int, ...]:
-    """Both lists in their own order, the paired evenly spread: each worker gets its share of them in both groups."""
+    """Merge both lists, each in its own order and the paired evenly spread.
+
+    So each worker's slice has its share of the paired in both groups.
+    """
     total, rest = len(paired) + len(others), iter(others)
     places = {index * total // len(paired): sample for index, sample in enumerate(paired)}
     return tuple(places[at] if at in places else next(rest) for at in range(total))
+
+
+def _parts(group: tuple[int, ...], size: int) -> list[tuple[int, ...]]:
+    return [group[start : start + size] for start in range(0, len(group), size)]
 
 
 def _slice(group: tuple[int, ...], rank: int, world_size: int) -> tuple[int, ...]:

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from components import schema
-from components.model.chat import Turn
 from components.pictures import PictureLimits, decode_picture
 from components.training.collate import TrainSample
 from components.training.feature_cache import FeatureCache
@@ -28,12 +27,13 @@ ROWS_PER_BATCH = 256  # bounds the memory of the copy
 
 
 def write_sample_file(shards: Iterable[Path], output: Path) -> None:
-    """Copy Parquet shards, in the order given, to an Arrow file that appears whole or not at all."""
+    """Copy Parquet shards, in this order, to an Arrow file that appears whole or not at all."""
+    stored = pa.schema([schema.SAMPLES.field(name) for name in COLUMNS])
     partial = output.with_name(output.name + ".partial")
-    with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, _stored_schema()) as writer:
+    with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, stored) as writer:
         for shard in shards:
             for batch in pq.ParquetFile(shard).iter_batches(ROWS_PER_BATCH, columns=COLUMNS):
-                writer.write_batch(batch.select(COLUMNS).cast(_stored_schema()))
+                writer.write_batch(batch.select(COLUMNS).cast(stored))
     os.replace(partial, output)
 
 
@@ -48,79 +48,79 @@ class SampleTable:
 
     @property
     def has_conversation(self) -> np.ndarray:
-        """One flag per sample."""
+        """Flag the samples with a conversation: (rows,) bool."""
         return pc.greater(pc.list_value_length(self.table[schema.CONVERSATION]), 0).to_numpy()
 
     @property
     def has_caption(self) -> np.ndarray:
-        """One flag per sample; a caption is of use only with its picture."""
+        """Flag the samples with a caption and its picture: (rows,) bool."""
         image, caption = (pc.is_valid(self.table[name]) for name in (schema.IMAGE, schema.CAPTION))
         return pc.and_(image, caption).to_numpy()
 
     @property
     def has_other_text(self) -> np.ndarray:
-        """One flag per sample: whether there are two texts about the picture, the caption and another."""
+        """Flag the samples with a caption and another text about the picture: (rows,) bool."""
         return np.concatenate([has_other_text(batch) for batch in self.table.to_batches()])
 
     @property
     def text_lengths(self) -> np.ndarray:
-        """Characters of each sample's conversation, or of its caption when it has no conversation; (rows,) int64."""
+        """Count the characters of conversations, else of captions: (rows,) int64."""
         return np.concatenate([_text_lengths(batch) for batch in self.table.to_batches()])
 
     @property
     def first_of_pictures(self) -> dict[str, int]:
-        """The SHA-256 of each picture's pixels, in their order -> the first row that has it."""
-        hashes = self.table[schema.IMAGE_SHA256].to_pylist()
-        first = {
-            pixel_sha256: row
-            for row, pixel_sha256 in reversed(list(enumerate(hashes)))
-            if pixel_sha256
-        }
+        """Map the SHA-256 of each picture's pixels, sorted, to the first row that has it."""
+        first: dict[str, int] = {}
+        for row, pixel_sha256 in enumerate(self.table[schema.IMAGE_SHA256].to_pylist()):
+            if pixel_sha256:
+                first.setdefault(pixel_sha256, row)
         return dict(sorted(first.items()))
 
-    def sample(self, index: int, limits: PictureLimits) -> TrainSample:
-        """One row with its picture decoded. Raises ValueError naming the sample whose picture is damaged."""
-        picture = (
-            None if self._value(schema.IMAGE_SHA256, index) is None else self.picture(index, limits)
-        )
-        return TrainSample(self._value(schema.SAMPLE_ID, index), picture, *self._texts(index))
-
     def texts(self, index: int) -> TrainSample:
-        """One row without its picture, which is not decoded."""
-        return TrainSample(self._value(schema.SAMPLE_ID, index), None, *self._texts(index))
+        """Return one row without its picture, which is not decoded."""
+        return TrainSample(
+            self._value(schema.SAMPLE_ID, index),
+            None,
+            self._value(schema.CONVERSATION, index),
+            self._value(schema.CAPTION, index),
+        )
+
+    def sample(self, index: int, limits: PictureLimits) -> TrainSample:
+        """Return one row with its picture decoded, if it has one.
+
+        Raises ValueError naming the sample whose picture is damaged.
+        """
+        sample = self.texts(index)
+        if self._value(schema.IMAGE_SHA256, index) is None:
+            return sample
+        return sample._replace(image=self.picture(index, limits))
 
     def encoded_sample(self, index: int, cache: FeatureCache) -> TrainSample:
-        """One row with the vision features of its picture, which the cache must have."""
-        pixel_sha256 = self._value(schema.IMAGE_SHA256, index)
-        features = None if pixel_sha256 is None else cache.read(pixel_sha256)
-        return TrainSample(self._value(schema.SAMPLE_ID, index), features, *self._texts(index))
+        """Return one row with the vision features of its picture, which the cache must have."""
+        sample, pixel_sha256 = self.texts(index), self._value(schema.IMAGE_SHA256, index)
+        return sample if pixel_sha256 is None else sample._replace(image=cache.read(pixel_sha256))
 
     def picture(self, index: int, limits: PictureLimits) -> Image.Image:
-        """The picture of a row that has one. Raises ValueError naming the sample whose picture is damaged."""
+        """Decode the picture of a row that has one.
+
+        Raises ValueError naming the sample whose picture is damaged.
+        """
         try:
             return decode_picture(self._value(schema.IMAGE, index), limits)
         except ValueError as error:
+            sample_id = self._value(schema.SAMPLE_ID, index)
             raise ValueError(
-                f"sample {self._value(schema.SAMPLE_ID, index)}: {error}; was data/curated changed by hand? run curate "
-                "again"
+                f"sample {sample_id}: {error}; was data/curated changed by hand? run curate again"
             ) from error
-
-    def _texts(self, index: int) -> tuple[list[Turn], str | None]:
-        return self._value(schema.CONVERSATION, index), self._value(schema.CAPTION, index)
 
     def _value(self, column: str, index: int) -> Any:
         return self.table[column][index].as_py()
 
 
-def _stored_schema() -> pa.Schema:
-    return pa.schema([schema.SAMPLES.field(name) for name in COLUMNS])
-
-
 def _text_lengths(batch: pa.RecordBatch) -> np.ndarray:
     conversations = batch[schema.CONVERSATION]
-    characters = pc.utf8_length(
-        pc.struct_field(pc.list_flatten(conversations), schema.CONTENT)
-    ).to_numpy()
+    turns = pc.struct_field(pc.list_flatten(conversations), schema.CONTENT)
+    characters = pc.utf8_length(turns).to_numpy()
     rows = pc.list_parent_indices(conversations).to_numpy()
     lengths = np.bincount(rows, weights=characters, minlength=batch.num_rows).astype(np.int64)
     captions = pc.fill_null(pc.utf8_length(batch[schema.CAPTION]), 0).to_numpy()

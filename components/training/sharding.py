@@ -1,4 +1,4 @@
-"""Decoder layers spread over the workers (FSDP2), for base models that do not fit beside their activations.
+"""Decoder layers spread over the workers (FSDP2), for base models that do not fit on one.
 
 Each worker keeps a part of every frozen layer; a layer is gathered when it is read, forwards or
 backwards, and let go of afterwards. What is trained stays whole on every worker, and its gradients
@@ -37,22 +37,21 @@ PLACEHOLDER_SAMPLE = TrainSample(
 
 
 def shard_decoder(model: Method) -> None:
-    """Spread the frozen weights of the decoder layers over the workers, in place; nothing trained is touched."""
+    """Spread the frozen weights of the decoder layers over the workers, in place."""
     language_model = model.backbone.language_model
     mesh = init_device_mesh(model.backbone.device.type, (world_size(),))
-    for layer in language_model.layers:
-        fully_shard(
-            layer, mesh=mesh, ignored_params={p for p in layer.parameters() if p.requires_grad}
-        )
-    others = set(language_model.embed_tokens.parameters()) | set(language_model.norm.parameters())
     trained = {parameter for parameter in language_model.parameters() if parameter.requires_grad}
-    # has the next layer gathered in time
+    for layer in language_model.layers:
+        fully_shard(layer, mesh=mesh, ignored_params=trained & set(layer.parameters()))
+
+    # the model around them spreads nothing more; it has the next layer gathered in time
+    others = set(language_model.embed_tokens.parameters()) | set(language_model.norm.parameters())
     fully_shard(language_model, mesh=mesh, ignored_params=others | trained)
 
 
 @contextmanager
 def whole_decoder(model: Method) -> Iterator[None]:
-    """Keep all layers whole for the time of the block, in which workers may read the model as often as they like."""
+    """Keep all layers whole during the block, in which workers read the model independently."""
     language_model = model.backbone.language_model
     layers = [layer for layer in language_model.layers if isinstance(layer, FSDPModule)]
     for layer in layers:
@@ -72,7 +71,7 @@ def whole_decoder(model: Method) -> Iterator[None]:
 def with_placeholder(
     samples: Mapping[int, TrainSample], groups: StepSamples
 ) -> tuple[Mapping[int, TrainSample], StepSamples]:
-    """A chunk with a conversation about a picture: one that has none gets a placeholder.
+    """Add a placeholder to a chunk without a conversation about a picture.
 
     Text alone would not do: no gradient would leave its generation pass, and FSDP2 would let go of
     the first layer later than on other workers. It then gathers what it should not, and says

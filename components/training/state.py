@@ -29,7 +29,7 @@ CHECKSUMS_FILE = "checksums.json"  # SHA-256 of the others; written last
 
 
 class HistoryRow(Params):
-    """What was measured after `step` steps. Timings are kept apart: they differ from run to run."""
+    """Measurements after `step` steps; timings stand apart, since they differ from run to run."""
 
     step: int
     metrics: dict[str, float]
@@ -37,7 +37,7 @@ class HistoryRow(Params):
 
 
 class Progress(Params):
-    """Where the run is; replaced, not changed."""
+    """Position and history of a run; replaced, not changed."""
 
     next_step: int = Field(ge=0)  # = number of steps done
     num_skipped_steps: int = Field(ge=0)  # because the gradient was not finite
@@ -54,7 +54,7 @@ START = Progress(
 
 @dataclass
 class TrainingState:
-    """All that changes in the course of training."""
+    """Everything that changes in the course of training."""
 
     parameters: dict[str, nn.Parameter]
     optimizer: Optimizer
@@ -72,28 +72,26 @@ class TrainingState:
 
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Make the random numbers of a step (dropout) a function of its number and of the worker."""
-    torch.manual_seed(
-        int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
-    )
+    state = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
+    torch.manual_seed(int(state[0] >> 1))
 
 
 def weights_of(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """Copies on the CPU."""
+    """Copy parameters to the CPU."""
     return {name: parameter.detach().cpu().clone() for name, parameter in parameters.items()}
 
 
 def load_weights(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> None:
     """Put weights into a model, in place. Raises ValueError when names or shapes differ."""
-    expected, found = (
-        {name: tuple(t.shape) for name, t in group.items()} for group in (parameters, weights)
-    )
+    expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if expected != found:
-        wrong = sorted(
-            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
-        )
+        differing = {name for name, _ in expected.items() ^ found.items()}
+        first = min(differing)
         raise ValueError(
-            f"checkpoint of another model: {wrong[0]} is {found.get(wrong[0])}, expected {expected.get(wrong[0])} "
-            f"({len(wrong)} tensors differ); remove the state folder to start over"
+            f"checkpoint of another model: {first} is {found.get(first)}, expected "
+            f"{expected.get(first)} ({len(differing)} tensors differ); remove the state folder to "
+            "start over"
         )
     with torch.no_grad():
         for name, parameter in parameters.items():
@@ -101,21 +99,21 @@ def load_weights(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, T
 
 
 def save_state(state: TrainingState, folder: Path) -> None:
-    """Write everything into a folder."""
-    write_by_umask(
-        folder / WEIGHTS_FILE, lambda path: save_file(weights_of(state.parameters), path)
-    )
+    """Write the state into a folder, with checksums at the end."""
+    weights = weights_of(state.parameters)
+    write_by_umask(folder / WEIGHTS_FILE, lambda path: save_file(weights, path))
     write_by_umask(folder / BEST_FILE, lambda path: save_file(state.best, path))
     torch.save(state.optimizer.state_dict(), folder / OPTIMIZER_FILE)
     (folder / PROGRESS_FILE).write_text(state.progress.model_dump_json(), encoding="utf-8")
+
     checksums = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
     (folder / CHECKSUMS_FILE).write_text(json.dumps(checksums), encoding="utf-8")
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a checkpoint is as `save_state` left it: neither half-written nor cut off nor changed since.
+def is_intact(folder: Path) -> bool:
+    """Return whether a checkpoint is as `save_state` left it: not cut off, not changed since.
 
-    Raises OSError when it cannot be read: of a disk that fails for a moment nothing can be said.
+    Raises OSError when it cannot be read: a disk that fails for a moment proves nothing.
     """
     try:
         checksums = json.loads((folder / CHECKSUMS_FILE).read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
-"""One step of the double-forward training: the gradient of both losses, averaged over the workers, and one update."""
+"""One step of the double-forward training: the gradient of both losses, then one update."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from components.training.optimizer import (
 def backward_step(
     model: Method, chunks: Sequence[TrainBatch], params: LossParams
 ) -> dict[str, Tensor]:
-    """Leave the global gradient in `.grad` of everything trained; returns the global losses.
+    """Leave the global gradient in `.grad` of everything trained; return the global losses.
 
     `chunks` are this worker's samples, in parts that fit into memory (`StepSamples.chunks`). A loss
     or gradient that is not finite on one worker is not finite on any after the average, so all
@@ -33,18 +33,21 @@ def backward_step(
         losses.weighted(params).backward()
     else:
         losses = backward_in_chunks(model, chunks, params)
-    names = ("loss", "autoregressive_loss", "contrastive_loss")
+
+    # losses travel with the gradients, in one message
     values = torch.stack([losses.weighted(params), *losses]).detach()
     averaged = average_gradients(trained_parameters(model).values(), values)
+    names = ("loss", "autoregressive_loss", "contrastive_loss")
     return dict(zip(names, averaged, strict=True))
 
 
 def backward_module_alone(
     model: Method, chunks: Sequence[TrainBatch], params: LossParams
 ) -> dict[str, Tensor]:
-    """As `backward_step`, without gradients for the language model, its adapters included: a first stage of training.
+    """Run `backward_step` and drop the gradients of the language model and its adapters.
 
-    What has no gradient stays as it is, and no optimizer counts a step for it.
+    Without a gradient they stay as they are, and no optimizer counts a step for them: a first
+    stage of training, for the modules that a compared method adds.
     """
     losses = backward_step(model, chunks, params)
     for parameter in model.backbone.language_model.parameters():
@@ -52,34 +55,37 @@ def backward_module_alone(
     return losses
 
 
-def train_step(
+def update_weights(
     model: Method,
     optimizer: Optimizer,
-    backward: Callable[[], dict[str, Tensor]],
+    losses: dict[str, Tensor],
     learning_rate: float,
     max_gradient_norm: float,
 ) -> dict[str, float]:
-    """One update, the same on every worker; with a gradient that is not finite, nothing changes and `is_skipped` is 1.
+    """Move the weights along `.grad`, or skip the step if the loss or the gradient is not finite.
 
-    `backward` leaves the gradient in `.grad` and returns the losses, "loss" their weighted sum.
-    Returns losses, gradient norms before clipping (all, and per part), logit scale and learning
-    rate.
+    Returns the losses, gradient norms before clipping (all, and per part), the logit scale, the
+    learning rate, and `is_skipped`, 1 or 0.
     """
-    metrics = backward()
+    metrics = dict(losses)
     trained = trained_parameters(model)
     for part in (*model.adapters.names, *model.parts):
-        if its_own := [p for name, p in trained.items() if part in name.split(".")]:
-            metrics[f"gradient_norm_{part}"] = gradient_norm(its_own)
+        if of_part := [p for name, p in trained.items() if part in name.split(".")]:
+            metrics[f"gradient_norm_{part}"] = gradient_norm(of_part)
     metrics["gradient_norm"] = clip_gradients(trained.values(), max_gradient_norm)
+
     is_finite = torch.isfinite(metrics["gradient_norm"] + metrics["loss"])
     if is_finite:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
         optimizer.step()
         model.clamp_logit_scale()
-    values = torch.stack([*metrics.values(), model.logit_scale.detach()]).tolist()
+
+    # one transfer from the device for all values
+    metrics["logit_scale"] = model.logit_scale.detach()
+    values = torch.stack(list(metrics.values())).tolist()
     return {
-        **dict(zip([*metrics, "logit_scale"], values, strict=True)),
+        **dict(zip(metrics, values, strict=True)),
         "learning_rate": learning_rate,
         "is_skipped": float(not is_finite),
     }

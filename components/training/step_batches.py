@@ -1,6 +1,14 @@
-"""The steps of a run as batches of one worker: which samples, read from where, in which chunks."""
+"""The steps of a run as batches of one worker.
 
-from collections.abc import Callable, Iterator, Mapping
+    sampler --even_chunks--> indices of each chunk --read--> samples --collate--> tensors
+
+The indices depend on the seed and the step alone; the row, its picture and its texts come from the
+sample table.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +20,9 @@ from components.training.budgets import Budgets
 from components.training.collate import SPLITS, TrainBatch, TrainSample, collate
 from components.training.distributed import rank, world_size
 from components.training.feature_cache import FeatureCache
-from components.training.loader import load_batches
+from components.training.loader import load_ahead
 from components.training.negatives import hard_negative
-from components.training.sampler import GroupedSampler, StepSamples, even_chunks
+from components.training.sampler import GroupedSampler, even_chunks
 from components.training.samples import SampleTable
 from components.training.sharding import with_placeholder
 from components.training.text_pairs import as_text_pair
@@ -24,46 +32,62 @@ HARD_NEGATIVES = 5  # random stream; 0 to 3 are the sampler's, 4 is that of the 
 
 
 def training_steps(
-    params: TrainParams, model: Method, table: SampleTable, step: int, say: Callable[[str], None]
+    params: TrainParams,
+    model: Method,
+    table: SampleTable,
+    first_step: int,
+    report: Callable[[str], None],
 ) -> Iterator[list[TrainBatch]]:
-    """This worker's chunks of each step from `step` on; the samples of a loss of weight 0 are not drawn.
+    """Iterate over this worker's chunks of each step from `first_step` on.
 
-    `say` hears how far it is with what has to be done before the first step.
+    `report` is called with the progress of work that must be done before the first step.
     """
+    # a loss of weight 0 draws no samples
+    weights = params.taught
     sampler = GroupedSampler(
         table.has_conversation,
         table.has_other_text if model.learns_from_texts else table.has_caption,
         table.text_lengths,
-        params.autoregressive_batch_size if params.taught.autoregressive_weight else 0,
-        params.contrastive_batch_size if params.taught.contrastive_weight else 0,
+        params.autoregressive_batch_size if weights.autoregressive_weight else 0,
+        params.contrastive_batch_size if weights.contrastive_weight else 0,
         params.length_window_steps,
         params.seed,
     )
-    sizes = model.budgets(params.nested_budgets)
-    wants_placeholders = params.parallelism == "fsdp" and params.taught.autoregressive_weight > 0
+    wants_placeholders = params.parallelism == "fsdp" and weights.autoregressive_weight > 0
+    budget_sizes = model.budgets(params.nested_budgets)
+    split = SPLITS[model.reads_questions]
+    read = sample_reader(params, model, table, report)
+    if params.texts.hard_negatives:
+        read = with_hard_negatives(read, params.texts.hard_negatives, params.seed)
 
-    def batch_of(step: int, samples: Mapping[int, TrainSample], groups: StepSamples) -> TrainBatch:
-        if wants_placeholders:
-            samples, groups = with_placeholder(samples, groups)
-        budgets = Budgets(sizes, params.seed, step)
-        return collate(samples, groups, model, budgets, params.texts, SPLITS[model.reads_questions])
+    def load(step: int, decoders: Executor) -> list[TrainBatch]:
+        chunks = even_chunks(sampler.samples(step), rank(), world_size(), params.samples_per_chunk)
 
-    read = sample_reader(params, model, table, say)
-    return load_batches(
-        range(step, params.loop.num_steps),
-        lambda step: even_chunks(
-            sampler.samples(step), rank(), world_size(), params.samples_per_chunk
-        ),
-        lambda index: with_hard_negative(read(index), index, params),
-        batch_of,
-        params.decoding_threads_per_worker,
-    )
+        # a row that is in two chunks is decoded once
+        indices = dict.fromkeys(chain.from_iterable(groups.members for groups in chunks))
+        samples = dict(zip(indices, decoders.map(read, indices), strict=True))
+
+        budgets = Budgets(budget_sizes, params.seed, step)
+        batches = []
+        for groups in chunks:
+            members = {index: samples[index] for index in groups.members}
+            if wants_placeholders:
+                members, groups = with_placeholder(members, groups)
+            batches.append(collate(members, groups, model, budgets, params.texts, split))
+        return batches
+
+    steps = range(first_step, params.loop.num_steps)
+    return load_ahead(steps, load, params.decoding_threads_per_worker)
 
 
 def sample_reader(
-    params: TrainParams, model: Method, table: SampleTable, say: Callable[[str], None]
+    params: TrainParams, model: Method, table: SampleTable, report: Callable[[str], None]
 ) -> Callable[[int], TrainSample]:
-    """Reads a row with its picture, or with its features, which are all computed first, or as a pair of texts."""
+    """Build a function that reads a row: with its picture, with stored features, or as two texts.
+
+    Missing features are computed here. Raises ValueError when the model is none whose features can
+    be stored.
+    """
     if model.learns_from_texts:
         return lambda index: as_text_pair(table.texts(index))
     if params.feature_cache is None:
@@ -73,16 +97,25 @@ def sample_reader(
         raise ValueError(
             f"train.feature_cache is for fwd2bot on a LLaVA-1.5 ({name}); set it to null"
         )
-    cache, rows = FeatureCache(Path(params.feature_cache), model.backbone), table.first_of_pictures
-    places = list(rows.values())
-    cache.fill(list(rows), lambda place: table.picture(places[place], params.pictures), say)
+    cache, row_of = (
+        FeatureCache(Path(params.feature_cache), model.backbone),
+        table.first_of_pictures,
+    )
+    rows = list(row_of.values())
+    cache.fill(list(row_of), lambda place: table.picture(rows[place], params.pictures), report)
     return lambda index: table.encoded_sample(index, cache)
 
 
-def with_hard_negative(sample: TrainSample, index: int, params: TrainParams) -> TrainSample:
-    """The sample with a wrong caption, always the same one, if such are wanted and it has one."""
-    groups = params.texts.hard_negatives
-    if not groups or sample.caption is None:
-        return sample
-    rng = np.random.default_rng([params.seed, HARD_NEGATIVES, index])
-    return sample._replace(hard_negative=hard_negative(sample.caption, groups, rng))
+def with_hard_negatives(
+    read: Callable[[int], TrainSample], words: Sequence[Sequence[str]], seed: int
+) -> Callable[[int], TrainSample]:
+    """Add to captions a wrong one, the same in every epoch, where `words` allow one."""
+
+    def read_more(index: int) -> TrainSample:
+        sample = read(index)
+        if sample.caption is None:
+            return sample
+        rng = np.random.default_rng([seed, HARD_NEGATIVES, index])
+        return sample._replace(hard_negative=hard_negative(sample.caption, words, rng))
+
+    return read_more

@@ -1,4 +1,4 @@
-"""The section `train` of params.yaml."""
+"""The section `train` of params.yaml: what a compressor is and how it is trained."""
 
 from typing import Annotated, Literal, Self
 
@@ -11,13 +11,13 @@ from components.model.loading import BackboneParams
 from components.pictures import PictureLimits
 from components.training.alignment import AlignmentParams
 from components.training.collate import TextParams
-from components.training.diagnostics import Run
+from components.training.diagnostics import RunSettings
 from components.training.forward import LossParams
 from components.training.loop import LoopParams
 from components.training.optimizer import OptimizerParams
 from components.training.validation_scores import ValidationParams
 
-# Where and how fast a run computes, not what: a run may go on with other values.
+# decide where and how fast a run computes, not what: a run may go on with other values
 PLACEMENT = {
     "num_workers",
     "cpus_per_worker",
@@ -31,13 +31,12 @@ PLACEMENT = {
 
 
 class TrainParams(CompressorParams):
-    """Everything that decides what a compressor is and how it is trained, and on how many workers."""
+    """Settings of the compressor, its training and its workers, as flat keys of one section."""
 
     method: MethodParams
     seed: int = Field(ge=0)
-    nested_budgets: tuple[
-        Annotated[int, Field(ge=1)], ...
-    ]  # numbers of summary tokens that are to be enough; none: all
+    # numbers of summary tokens that are to be enough; none: all
+    nested_budgets: tuple[Annotated[int, Field(ge=1)], ...]
     num_workers: int = Field(ge=1)
     cpus_per_worker: int = Field(ge=1)  # reserved on the cluster
     gpus_per_worker: int = Field(ge=0, le=1)  # 0: CPUs, joined by gloo; 1: GPUs, joined by NCCL
@@ -68,12 +67,15 @@ class TrainParams(CompressorParams):
 
     @property
     def budgets(self) -> tuple[int, ...]:
-        """How many summary tokens a step may train."""
+        """Return the numbers of summary tokens that are trained."""
         return self.nested_budgets or (self.num_summary_tokens,)
 
     @property
     def taught(self) -> LossParams:
-        """The losses that the method learns by: both with their weights, or its only one."""
+        """Return the weights of the losses that the method learns by.
+
+        Both as set if it learns by both, as Fwd2Bot, 1 for the only loss of a compared method.
+        """
         wanted = self.method.module.model.losses
         if len(wanted) > 1:
             return self.losses
@@ -83,9 +85,9 @@ class TrainParams(CompressorParams):
         )
 
     @property
-    def what_to_expect(self) -> Run:
-        """What the diagnostics have to know."""
-        return Run(
+    def run_settings(self) -> RunSettings:
+        """Return the settings that diagnostics judge a run by."""
+        return RunSettings(
             self.loop.num_steps,
             self.contrastive_batch_size,
             self.taught.contrastive_weight,
@@ -94,16 +96,18 @@ class TrainParams(CompressorParams):
 
     @property
     def compressor(self) -> CompressorParams:
-        """What the compressor is, without how it is trained."""
-        return CompressorParams(
-            **{name: getattr(self, name) for name in CompressorParams.model_fields}
+        """Return the settings of the compressor alone, which it is saved with."""
+        return CompressorParams.model_validate(
+            self.model_dump(include=set(CompressorParams.model_fields))
         )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        # prefixes of the summary tokens need a causal pass, and a method that has them
         if max(self.budgets) != self.num_summary_tokens:
             raise ValueError(
-                f"the largest of nested_budgets {self.budgets} is not num_summary_tokens {self.num_summary_tokens}"
+                f"the largest of nested_budgets {self.budgets} is not num_summary_tokens "
+                f"{self.num_summary_tokens}"
             )
         method = self.method.short_name
         if method != FWD2BOT and (self.nested_budgets or self.alignment.num_steps):
@@ -114,32 +118,41 @@ class TrainParams(CompressorParams):
             raise ValueError(
                 "nested_budgets need attention: causal; otherwise all summary tokens depend on all"
             )
+
+        # attention masks
         if self.attention == "bidirectional" and self.backbone.attention == "flash_attention_2":
             raise ValueError("attention: bidirectional needs backbone.attention sdpa or eager")
+
+        # methods that do without something
+        model = self.method.module.model
         if self.feature_cache and method != FWD2BOT:
             raise ValueError(
                 f"feature_cache is for fwd2bot; the method is {method}, set it to null"
             )
-        model = self.method.module.model
         if self.texts.max_row_tokens is not None and model.reads_questions:
             raise ValueError(
                 f"{method} asks each question in a row of its own; set max_row_tokens to null"
             )
+
+        # phases before training proper
         if self.method.num_module_steps >= self.loop.num_steps:
             raise ValueError(
-                f"method.module_steps {self.method.module_steps} leaves none of loop.num_steps {self.loop.num_steps} "
-                "to the language model; use fewer"
+                f"method.module_steps {self.method.module_steps} leaves none of loop.num_steps "
+                f"{self.loop.num_steps} to the language model; use fewer"
             )
         if self.alignment.num_steps > self.loop.num_steps:
             raise ValueError(f"alignment.num_steps exceeds loop.num_steps {self.loop.num_steps}")
         if self.alignment.num_steps and not self.losses.contrastive_weight:
             raise ValueError(
-                "alignment reads the captions of the contrastive loss: it needs losses.contrastive_weight > 0"
+                "alignment reads the captions of the contrastive loss: it needs "
+                "losses.contrastive_weight > 0"
             )
+
+        # a decoder that is trained itself, or spread over workers
         if self.adapters.sharing == "none" and self.backbone.dtype != "float32":
             raise ValueError(
-                f"adapters.sharing: none trains the decoder, and {self.backbone.dtype} is too coarse for "
-                "small updates; set backbone.dtype to float32"
+                f"adapters.sharing: none trains the decoder, and {self.backbone.dtype} is too "
+                "coarse for small updates; set backbone.dtype to float32"
             )
         if self.parallelism == "fsdp" and not model.uses_language_model:
             raise ValueError(
@@ -148,7 +161,8 @@ class TrainParams(CompressorParams):
             )
         if self.parallelism == "fsdp" and self.adapters.sharing == "none":
             raise ValueError(
-                "parallelism: fsdp spreads frozen layers; with adapters.sharing none there are none, use ddp"
+                "parallelism: fsdp spreads frozen layers; with adapters.sharing none there are "
+                "none, use ddp"
             )
         return self
 
@@ -157,6 +171,7 @@ class TrainParams(CompressorParams):
         for name in ("autoregressive_batch_size", "contrastive_batch_size"):
             if getattr(self, name) % self.num_workers:
                 raise ValueError(
-                    f"{name} {getattr(self, name)} is not a multiple of num_workers {self.num_workers}"
+                    f"{name} {getattr(self, name)} is not a multiple of num_workers "
+                    f"{self.num_workers}"
                 )
         return self

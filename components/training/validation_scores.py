@@ -1,10 +1,10 @@
-"""How good is the compressor so far? Retrieval and short answers on a slice of the validation split.
+"""Scores of the compressor so far: retrieval and short answers on a slice of the validation split.
 
-The figures choose the best weights and are not the evaluation: `evaluate` does that, from stored
-tokens.
+They choose the best weights and are not the evaluation: `evaluate` does that, from stored tokens.
 """
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from components import schema
 from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE, Method
-from components.model.chat import encode_prompt, encode_text
+from components.model.chat import encode_prompt
 from components.params import Params
 from components.pictures import PictureLimits, decode_picture
-from components.training.collate import PADDING_ID, pad
+from components.training.collate import encode_texts
 from components.training.distributed import gather_objects, rank, world_size
 
 Item = TypeVar("Item")
@@ -52,31 +52,36 @@ class ValidationSet(NamedTuple):
 def load_validation_set(
     curated: Path, params: ValidationParams, limits: PictureLimits
 ) -> ValidationSet:
-    """Read the slice from the curated tables. Raises ValueError when there is nothing to ask or to search."""
+    """Read the slice from the curated tables.
+
+    Raises ValueError when there are too few pictures to search or no questions.
+    """
+    # pictures with a caption, evenly over the split
     split = schema.VALIDATION
-    captions = {
-        row[schema.IMAGE_ID]: row[schema.CAPTIONS]
-        for row in _rows(curated / "captions" / f"{split}.parquet")
-    }
-    image_ids = spread(
-        sorted(image_id for image_id, texts in captions.items() if texts), params.num_pictures
-    )
-    images = _rows(curated / "images" / split, pc.field(schema.IMAGE_ID).isin(image_ids))
+    captions: dict[str, str] = {}
+    for row in _rows(curated / "captions" / f"{split}.parquet"):
+        if row[schema.CAPTIONS]:
+            captions[row[schema.IMAGE_ID]] = row[schema.CAPTIONS][0]
+    image_ids = spread(sorted(captions), params.num_pictures)
+    is_chosen = pc.field(schema.IMAGE_ID).isin(image_ids)
+    images = _rows(curated / "images" / split, is_chosen)
     data = {row[schema.IMAGE_ID]: row[schema.IMAGE] for row in images}
-    asked = (pc.field(schema.BENCHMARK) == SHORT_ANSWER) & pc.field(schema.IMAGE_ID).isin(image_ids)
-    rows = sorted(
-        _rows(curated / "questions" / f"{split}.parquet", asked),
-        key=lambda row: row[schema.QUESTION_ID],
-    )
+
+    # short questions about them
+    is_short = pc.field(schema.BENCHMARK) == SHORT_ANSWER
+    rows = _rows(curated / "questions" / f"{split}.parquet", is_short & is_chosen)
+    rows.sort(key=itemgetter(schema.QUESTION_ID))
+
     if len(image_ids) < 2 or not rows:
         raise ValueError(
-            f"{curated}: the validation split has {len(image_ids)} captioned pictures and {len(rows)} questions "
-            f"({SHORT_ANSWER}) about them; training needs at least 2 and 1 to tell which weights are best"
+            f"{curated}: the validation split has {len(image_ids)} captioned pictures and "
+            f"{len(rows)} questions ({SHORT_ANSWER}) about them; training needs at least 2 and 1 "
+            "to tell which weights are best"
         )
     place = {image_id: position for position, image_id in enumerate(image_ids)}
     return ValidationSet(
         pictures=[decode_picture(data[image_id], limits) for image_id in image_ids],
-        captions=[captions[image_id][0] for image_id in image_ids],
+        captions=[captions[image_id] for image_id in image_ids],
         questions=[
             Question(place[row[schema.IMAGE_ID]], row[schema.QUESTION], row[schema.ANSWERS])
             for row in spread(rows, params.num_questions)
@@ -92,28 +97,27 @@ def validate(
     max_new_tokens: int,
     max_caption_tokens: int,
 ) -> dict[str, float]:
-    """Shares between 0 and 1, the same on every worker: the workers take turns with the batches.
+    """Score the tasks that the method learns: retrieval, answers, or both.
 
-    Only of what the method learns: retrieval, answers, or both; the score is the mean of the two.
+    Returns shares between 0 and 1 and the score, their mean over tasks; the same on every worker,
+    for the workers take turns with the batches.
     """
     was_training = model.training
     model.eval()
-    summary_tokens = torch.cat(
-        by_batches(lambda part: compress(model, part), data.pictures, batch_size)
-    )
+    compressed = by_batches(lambda part: compress(model, part), data.pictures, batch_size)
+    summary_tokens = torch.cat(compressed)  # (pictures, summary tokens, dim)
+
     metrics: dict[str, float] = {}
     scores: list[float] = []
     if CONTRASTIVE in model.losses:
-        texts = [
-            encode_text(model.tokenizer, caption)[:max_caption_tokens] for caption in data.captions
-        ]
-        embedded = torch.cat(
-            by_batches(lambda part: embed_captions(model, part), texts, batch_size)
+        embedded = by_batches(
+            lambda part: embed_captions(model, part, max_caption_tokens), data.captions, batch_size
         )
-        logits_per_image = model.embed_pictures(summary_tokens) @ embedded.T
+        logits_per_image = model.embed_pictures(summary_tokens) @ torch.cat(embedded).T
         metrics["recall_at_1_image_to_text"] = recall_at_1(logits_per_image)
         metrics["recall_at_1_text_to_image"] = recall_at_1(logits_per_image.T)
         scores.append(sum(metrics.values()) / 2)
+
     if AUTOREGRESSIVE in model.losses:
         is_right = by_batches(
             lambda part: answered_rightly(model, summary_tokens, part, max_new_tokens),
@@ -122,36 +126,36 @@ def validate(
         )
         metrics["short_answer_accuracy"] = sum(map(sum, is_right)) / len(data.questions)
         scores.append(metrics["short_answer_accuracy"])
+
     model.train(was_training)
     return {**metrics, "score": sum(scores) / len(scores)}
 
 
 def compress(model: Method, pictures: Sequence[Image.Image]) -> Tensor:
-    """Summary tokens on the CPU, (pictures, summary_tokens, dim)."""
+    """Compress pictures: summary tokens on the CPU, (pictures, summary_tokens, dim)."""
     return model.compress_pictures(model.prepare(pictures)).cpu()
 
 
-def embed_captions(model: Method, texts: Sequence[list[int]]) -> Tensor:
-    """What captions, given as ids, are searched with, on the CPU: (captions, dim)."""
-    input_ids, mask = (tensor.to(model.device) for tensor in pad(texts, PADDING_ID))
-    return model.embed_texts(input_ids, mask).cpu()
+def embed_captions(model: Method, captions: Sequence[str], max_tokens: int) -> Tensor:
+    """Embed captions as queries of a search, on the CPU: (captions, dim)."""
+    input_ids, mask = encode_texts(model.tokenizer, captions, max_tokens)
+    return model.embed_texts(input_ids.to(model.device), mask.to(model.device)).cpu()
 
 
 def answered_rightly(
     model: Method, summary_tokens: Tensor, questions: Sequence[Question], max_new_tokens: int
 ) -> list[bool]:
-    """Whether each greedy answer is one of the accepted ones, up to case and a final period."""
-    tokenizer = model.tokenizer
-    prompts = [
-        encode_prompt(model.chat, question.text, model.num_placeholders) for question in questions
-    ]
+    """Mark greedy answers that are accepted ones, up to case and a final period."""
+    tokenizer, chat, num_placeholders = model.tokenizer, model.chat, model.num_placeholders
+    prompts = [encode_prompt(chat, question.text, num_placeholders) for question in questions]
     visual_tokens = summary_tokens[[question.picture for question in questions]].to(model.device)
     answers = model.answer(visual_tokens, prompts, max_new_tokens)
-    given = [plain(tokenizer.decode(ids, skip_special_tokens=True)) for ids in answers]
-    return [
-        text in map(plain, question.answers)
-        for text, question in zip(given, questions, strict=True)
-    ]
+
+    is_right = []
+    for ids, question in zip(answers, questions, strict=True):
+        answer = plain(tokenizer.decode(ids, skip_special_tokens=True))
+        is_right.append(answer in map(plain, question.answers))
+    return is_right
 
 
 def plain(text: str) -> str:
@@ -159,14 +163,20 @@ def plain(text: str) -> str:
 
 
 def recall_at_1(logits: Tensor) -> float:
-    """Share of the rows of (queries, gallery) whose highest value, the first of equal ones, is on the diagonal."""
+    """Return the share of rows of (queries, gallery) whose maximum is on the diagonal.
+
+    Of equal values the first counts.
+    """
     return int((logits.argmax(1) == torch.arange(len(logits))).sum()) / len(logits)
 
 
 def by_batches(
     function: Callable[[Sequence[Item]], Result], items: Sequence[Item], batch_size: int
 ) -> list[Result]:
-    """`function` of every batch, in order; batch i is computed by worker i modulo their number and sent to all."""
+    """Apply `function` to every batch; return the results in order, on every worker.
+
+    Batch i is computed by worker i modulo their number.
+    """
     starts = range(0, len(items), batch_size)
     mine = [function(items[start : start + batch_size]) for start in starts[rank() :: world_size()]]
     parts = gather_objects(mine)
@@ -174,7 +184,7 @@ def by_batches(
 
 
 def spread(items: Sequence[Item], limit: int) -> list[Item]:
-    """At most `limit` items, evenly over the whole list."""
+    """Choose at most `limit` items, evenly over the whole list."""
     count = min(limit, len(items))
     return [items[index * len(items) // count] for index in range(count)]
 

@@ -1,4 +1,4 @@
-"""The progress of a training run as DVCLive files, which `dvc plots` and the report draw, and as lines of a log.
+"""The progress of a training run: DVCLive files for `dvc plots` and the report, and log lines.
 
 Signs of trouble are among the lines, once each.
 """
@@ -9,21 +9,21 @@ from pathlib import Path
 from dvclive import Live
 
 from components.files.outputs import json_with
-from components.training.diagnostics import Run, findings
+from components.training.diagnostics import RunSettings, findings
 from components.training.state import HistoryRow
 
 PATTERNS = ("metrics.json", "plots/metrics/*.tsv")  # of names of what DVCLive writes here
 
 
 def are_timings(folder: Path) -> bool:
-    """Whether a folder holds the timings of a training."""
+    """Return whether a folder holds the timings of a training."""
     return json_with("seconds_per_step", "data_wait_share")(folder / "metrics.json")
 
 
 class MetricFiles:
     """DVCLive files and log lines that follow a history, also when it goes back to a checkpoint."""
 
-    def __init__(self, metrics: Path, timings: Path, run: Run) -> None:
+    def __init__(self, metrics: Path, timings: Path, run: RunSettings) -> None:
         self.folders = (metrics, timings)
         self.run = run
         self.warned: set[str] = set()
@@ -31,9 +31,10 @@ class MetricFiles:
         self.lives = self._start_over()
 
     def follow(self, history: Sequence[HistoryRow]) -> None:
-        """Write what is new; start over when the history has changed."""
+        """Write the new rows; start over when those shown before are no longer the first."""
         if list(history[: len(self.shown)]) != self.shown:
             self.shown, self.lives = [], self._start_over()
+
         for row in history[len(self.shown) :]:
             for live, values in zip(self.lives, (row.metrics, row.timings), strict=True):
                 live.step = row.step
@@ -42,6 +43,7 @@ class MetricFiles:
                 live.make_summary()
             print(describe(row, self.run.num_steps), flush=True)
         self.shown = list(history)
+
         for finding in findings(history, self.run):
             if finding.name not in self.warned:
                 self.warned.add(finding.name)
@@ -52,7 +54,7 @@ class MetricFiles:
             live.end()
 
     def _start_over(self) -> list[Live]:
-        """Empty folders."""
+        """Empty both folders."""
         return [
             Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
             for folder in self.folders
@@ -60,17 +62,16 @@ class MetricFiles:
 
 
 def describe(row: HistoryRow, num_steps: int) -> str:
-    """One line for the log: losses, or everything from a validation."""
-    shown = {
-        name: value
-        for name, value in row.metrics.items()
-        if name.endswith("loss") or not row.timings
-    }
-    values = ", ".join(
-        f"{name.split('/')[-1].replace('_', ' ')} {value:.4g}" for name, value in shown.items()
-    )
-    line = f"train: step {row.step}/{num_steps}: {values}"
-    if row.timings:
-        seconds = row.timings["seconds_per_step"]
-        line += f"; {seconds:.2f} s a step, {(num_steps - row.step) * seconds / 60:.1f} min of training left"
-    return line
+    """Write one line for the log: losses and pace, or everything from a validation."""
+    is_validation = not row.timings
+    values = []
+    for name, value in row.metrics.items():
+        if is_validation or name.endswith("loss"):
+            values.append(f"{name.split('/')[-1].replace('_', ' ')} {value:.4g}")
+    line = f"train: step {row.step}/{num_steps}: {', '.join(values)}"
+    if is_validation:
+        return line
+
+    seconds = row.timings["seconds_per_step"]
+    minutes_left = (num_steps - row.step) * seconds / 60
+    return f"{line}; {seconds:.2f} s a step, {minutes_left:.1f} min of training left"

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from components.methods.checkpoint import QUERIES_FILE, load_compressor
 from components.params import load_params
 from components.training.training_settings import TrainParams
-from flows.train import say_anew
+from flows.train import print_note
 from tests.components.model.conftest import llava_folder  # noqa: F401
 from tests.components.training.world import write_curated
 
@@ -292,8 +292,8 @@ def test_a_sharded_run_from_stored_features_goes_on_as_an_ordinary_one(
 def test_a_note_of_a_worker_is_said_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = say_anew(tmp_path / "notes.txt", "")
+    shown = print_note(tmp_path / "notes.txt", "")
     for note in ("half", "half", "done"):
         (tmp_path / "notes.txt").write_text(note)
-        said = say_anew(tmp_path / "notes.txt", said)
+        shown = print_note(tmp_path / "notes.txt", shown)
     assert capsys.readouterr().out == "train: half\ntrain: done\n"

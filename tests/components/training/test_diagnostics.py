@@ -2,10 +2,12 @@
 
 import pytest
 
-from components.training.diagnostics import Run, findings
+from components.training.diagnostics import RunSettings, findings
 from components.training.state import HistoryRow
 
-RUN = Run(num_steps=100, contrastive_batch_size=32, contrastive_weight=1.0, max_logit_scale=100.0)
+RUN = RunSettings(
+    num_steps=100, contrastive_batch_size=32, contrastive_weight=1.0, max_logit_scale=100.0
+)
 GOOD = {
     "train/contrastive_loss": 0.5,
     "train/gradient_norm_compression": 1.0,
@@ -24,7 +26,7 @@ LOW_RECALL = {
 LOW = {key.replace("/", "__"): value for key, value in LOW_RECALL.items()}
 
 
-def names(step: int, run: Run = RUN, **changes: float) -> list[str]:
+def names(step: int, run: RunSettings = RUN, **changes: float) -> list[str]:
     row = HistoryRow(
         step=step,
         metrics=GOOD | {key.replace("__", "/"): v for key, v in changes.items()},

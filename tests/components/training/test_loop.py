@@ -12,7 +12,7 @@ from components.training.budgets import all_tokens
 from components.training.collate import TrainBatch, collate
 from components.training.distributed import rank, world_size
 from components.training.forward import LossParams
-from components.training.loop import LoopParams, Outcome, Surroundings, run_steps
+from components.training.loop import Callbacks, LoopParams, Outcome, run_steps
 from components.training.sampler import GroupedSampler
 from components.training.state import HistoryRow, TrainingState, load_state, save_state
 from tests.components.model.tiny import compressor, prepared
@@ -57,7 +57,7 @@ def run(
     loop: LoopParams = LOOP,
 ) -> Outcome:
     shown: list[Sequence[HistoryRow]] = []
-    surroundings = Surroundings(
+    callbacks = Callbacks(
         validate=lambda: {"score": SCORES[state.progress.next_step]},
         checkpoint=checkpoint,
         publish=shown.append,
@@ -67,7 +67,7 @@ def run(
     )
     given = steps_from(model, state.progress.next_step, rank(), world_size())
     steps = ([damage(chunk) for chunk in chunks] for chunks in given)
-    outcome = run_steps(model, state, steps, loop, alignment, 0, LOSSES, OPTIMIZER, 0, surroundings)
+    outcome = run_steps(model, state, steps, loop, alignment, 0, LOSSES, OPTIMIZER, 0, callbacks)
     if shown:
         assert tuple(shown[-1]) == state.progress.history
     return outcome

@@ -14,7 +14,7 @@ from components.training.state import (
     WEIGHTS_FILE,
     HistoryRow,
     TrainingState,
-    is_whole,
+    is_intact,
     load_state,
     load_weights,
     save_state,
@@ -93,9 +93,9 @@ def test_damage_to_a_checkpoint_is_seen(
     model: DoubleForward, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     save_state(build_state(model), tmp_path)
-    assert is_whole(tmp_path)
+    assert is_intact(tmp_path)
     damage(tmp_path)
-    assert not is_whole(tmp_path)
+    assert not is_intact(tmp_path)
 
 
 def test_a_full_disk_leaves_no_checkpoint_that_passes_for_whole(
@@ -108,7 +108,7 @@ def test_a_full_disk_leaves_no_checkpoint_that_passes_for_whole(
             save_state(build_state(model), tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert not is_whole(tmp_path)
+    assert not is_intact(tmp_path)
 
 
 def test_all_that_is_trained_is_kept(model: DoubleForward) -> None:

@@ -1,6 +1,5 @@
 """The whole step: the gradient of two workers is that of one, through both losses and both adapters."""
 
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from components.training.collate import TrainBatch, collate
 from components.training.forward import LossParams, step_losses
 from components.training.optimizer import Optimizer, build_optimizer, trained_parameters
 from components.training.sampler import GroupedSampler, StepSamples
-from components.training.step import backward_step, train_step
+from components.training.step import backward_step, update_weights
 from tests.components.model.tiny import prepared
 from tests.components.training.world import LENGTHS, OPTIMIZER, build_model, in_processes, samples
 
@@ -35,7 +34,7 @@ def batch_of(model: DoubleForward, rank: int, world_size: int, contrastive: int 
 
 
 def one_step(model: DoubleForward, optimizer: Optimizer, batch: TrainBatch) -> dict[str, float]:
-    return train_step(model, optimizer, partial(backward_step, model, [batch], BOTH), 1e-2, 1.0)
+    return update_weights(model, optimizer, backward_step(model, [batch], BOTH), 1e-2, 1.0)
 
 
 def gradients_worker(rank: int, folder: Path, llava_folder: Path, dtype: torch.dtype) -> None:

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from components.training.diagnostics import Run
+from components.training.diagnostics import RunSettings
 from components.training.state import HistoryRow
 from flows.running.metric_files import MetricFiles
 
-RUN = Run(num_steps=5, contrastive_batch_size=32, contrastive_weight=1.0, max_logit_scale=100.0)
+RUN = RunSettings(
+    num_steps=5, contrastive_batch_size=32, contrastive_weight=1.0, max_logit_scale=100.0
+)
 
 
 def history(steps: range, loss: float) -> list[HistoryRow]:
