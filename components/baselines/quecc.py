@@ -96,7 +96,7 @@ class QuestionReduced(Reduced):
     def tokens_for_questions(
         self, encoded: Tensor, input_ids: Tensor, is_question: Tensor
     ) -> Tensor:
-        """Make summary tokens (rows, summary tokens, dim) of all patches for chats (rows, tokens)."""
+        """Make summary tokens (rows, summary tokens, dim) for the questions of chats."""
         return self.reducer.for_questions(encoded, self.read_questions(input_ids, is_question))
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The vision tower of a LLaVA, as reducers read it: patches of some layers, class attention, keys."""
+"""The vision tower of a LLaVA, as reducers read it: patches of layers, class attention, keys."""
 
 from typing import Any, NamedTuple
 
@@ -65,8 +65,8 @@ def check_needs(backbone: LlavaBackbone, needs: Needs) -> None:
     # the attention is that of the class token, in the block behind the connector's layer
     if needs.attention and not backbone.has_class_token:
         raise ValueError(
-            f"{name}: its vision tower has no class token, whose attention train.method.name needs; "
-            "use another method"
+            f"{name}: its vision tower has no class token, whose attention train.method.name "
+            "needs; use another method"
         )
     if needs.attention and backbone.read_layer % num_states == num_states - 1:
         raise ValueError(
