@@ -64,7 +64,7 @@ def import_graph() -> grimp.ImportGraph:
 
 
 def section_of(stage: str) -> str:
-    """The section of params.yaml that a stage reads: its own, but `codecs` scores by the rules of `evaluate`."""
+    """The section of params.yaml that a stage reads; `codecs` scores by the rules of `evaluate`."""
     return {"codecs": "evaluate"}.get(stage, stage)
 
 
@@ -262,7 +262,8 @@ def test_every_value_says_its_unit(file: str) -> None:
     lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     values = [line for line in lines if re.fullmatch(r" *(- )?\w+: [^#{]+", line)]
     names = re.compile(
-        r" *(- )?(num_\w+|seed|learning_rate|weight_decay|\w+_fraction|\w+_(pixels|tokens|characters|bytes|ms)): "
+        r" *(- )?(num_\w+|seed|learning_rate|weight_decay|\w+_fraction"
+        r"|\w+_(pixels|tokens|characters|bytes|ms)): "
     )
     assert not [line for line in values if not names.match(line)]
 

@@ -47,7 +47,7 @@ def asked(model: FastV, pictures: list[Image.Image]) -> tuple[Tensor, list[list[
 
 @torch.no_grad()
 def naive_answer(model: FastV, encoded: Tensor, prompt: list[int]) -> list[int]:
-    """One row, no padding, no cache: the whole sequence is read anew for every token of the answer."""
+    """Answer one row without padding or cache: the whole sequence is read for every new token."""
     answer: list[int] = []
     while len(answer) < NEW:
         hidden = naive_hidden(model, encoded, prompt, answer)
@@ -75,7 +75,7 @@ def naive_hidden(model: FastV, encoded: Tensor, prompt: list[int], answer: list[
 
 
 def naive_places(model: FastV, embeddings: Tensor, images: set[int]) -> set[int]:
-    """The image places that a prompt's last token attends to most, as transformers' own eager attention says."""
+    """Find the image places with most of the last token's attention, by transformers' eager one."""
     language_model = model.backbone.language_model
     before = language_model.config._attn_implementation
     language_model.config._attn_implementation = "eager"

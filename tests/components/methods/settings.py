@@ -1,4 +1,4 @@
-"""Settings of every method for the tiny LLaVA of the tests: a grid of 3 × 3 patches, a tower of three layers."""
+"""Settings of every method for the tests' tiny LLaVA: 3 × 3 patches, a tower of three layers."""
 
 from typing import Any
 

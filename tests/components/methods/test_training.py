@@ -1,4 +1,4 @@
-"""Every method that can be tuned, through one step: what is to learn has a gradient, and nothing else has."""
+"""Every method that can be tuned, through one step: only what is to learn has a gradient."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ TUNED = sorted(set(REDUCERS) - set(UNTRAINED))  # embedders have tests of their 
 
 
 def tuned(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> Method:
-    """A method as training starts, but for the second matrices of its adapters: as zeros they hide the first ones."""
+    """Build a method as training starts, but with second matrices of adapters that are not zero."""
     adapters = COMPRESSOR.adapters.model_copy(update={"dropout": 0.0})
     params = COMPRESSOR.model_copy(update={"adapters": adapters})
     chosen = ChosenMethod(name=name, tuning="trained", settings=SETTINGS[name])
@@ -37,7 +37,7 @@ def tuned(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> Method
 
 
 def batch_of(model: Method) -> TrainBatch:
-    """Five conversations, one of them without a picture, and what the losses of the method need besides."""
+    """Collate five conversations, one without a picture, and what the method's losses need."""
     table = samples(7)
     conversations = tuple(index for index, sample in table.items() if sample.conversation)
     captions = tuple(

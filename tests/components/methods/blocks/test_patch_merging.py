@@ -25,7 +25,7 @@ def reading(pictures: int = 3) -> Reading:
 def naive(
     patches: Tensor, attention: Tensor, keys: Tensor, last: set[int], num_kept: int, neighbours: int
 ) -> Tensor:
-    """One picture, patch by patch: `last` are kept whatever their attention, behind the best of the others."""
+    """Merge one picture, patch by patch; `last` are kept behind the best of the others."""
     by_attention = sorted(range(len(patches)), key=lambda i: -float(attention[i]))
     kept = [i for i in by_attention if i not in last][: num_kept - len(last)] + sorted(last)
     tokens = []
