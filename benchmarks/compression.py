@@ -36,7 +36,7 @@ from components.compression.corpus import Picture
 from components.compression.picture_decoding import Batch, decode_batches
 from components.costs.corpus_plan import Corpus, picture_flops
 from components.costs.training_costs import model_shape
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.model.adapters import COMPRESSION
 from components.model.families.llava import num_image_tokens
 from components.model.prepared import PreparedPictures

@@ -15,7 +15,7 @@ from benchmarks.workloads import ROOT, TINY_BASE, large_model
 from components import schema
 from components.compression.corpus import Picture
 from components.methods.checkpoint import load_compressor
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.params import load_params
 from components.presets import load_preset
 from components.training.training_settings import TrainParams

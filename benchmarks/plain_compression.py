@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from components.compression.corpus import Picture
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.model.adapters import COMPRESSION
 from components.model.families.llava import num_image_tokens
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from components.losses.autoregressive import IGNORE_INDEX
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.model.adapters import COMPRESSION, GENERATION
 from components.model.prepared import PreparedPictures
 from components.training.collate import (

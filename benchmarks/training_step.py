@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain_step import plain_batch, plain_step
 from benchmarks.workloads import Workload, demo_model, demo_workload, large_model, large_workload
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.methods.method import enable_gradient_checkpointing
 from components.training.budgets import all_tokens
 from components.training.collate import TrainBatch, collate

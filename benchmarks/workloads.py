@@ -23,7 +23,7 @@ from components.drawn_world.world import (
     draw_scene,
     scene_rng,
 )
-from components.methods.double_forward import DoubleForward, build_double_forward
+from components.methods.fwd2bot import DoubleForward, build_double_forward
 from components.model.backbone import Source
 from components.model.chat import ChatFormat
 from components.model.families.llava import LlavaBackbone

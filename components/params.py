@@ -7,7 +7,8 @@ unknown, missing, mistyped and duplicate keys are errors that name the file and 
 import datetime
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -90,11 +91,22 @@ def parse_section(
     if not isinstance(sections[section], dict):
         raise ParamsError(f"{file}: {section}: {sections[section]!r} is not a mapping")
     values = _with_shared(sections[section], schema, sections)
+    return _validated(values, schema, file, partial(_place, section, sections[section]))
 
+
+def load_whole(path: Path, schema: type[Schema]) -> Schema:
+    """Read a parameter file that has no sections. Raises ParamsError as `load_params` does."""
+    return _validated(read_sections(path), schema, str(path), lambda loc: _join(*loc))
+
+
+def _validated(
+    values: dict[str, Any], schema: type[Schema], file: str, place: Callable[[Place], str]
+) -> Schema:
+    """Check values against a schema; `place` names the place of a fault in the file."""
     try:  # JSON mode: strict, yet a YAML list may fill a tuple
-        return schema.model_validate_json(_as_json(values, f"{file}: {section}"))
+        return schema.model_validate_json(_as_json(values, file))
     except ValidationError as error:
-        lines = _explain_all(error, section, values, sections[section])
+        lines = _explain_all(error, values, place)
         raise ParamsError("\n".join(f"{file}: {line}" for line in lines)) from None
 
 
@@ -251,24 +263,22 @@ def _key_faults(node: Node | None, loc: tuple[str, ...]) -> list[str]:
 
 
 def _explain_all(
-    error: ValidationError, section: str, values: dict[str, Any], written: Any
+    error: ValidationError, values: dict[str, Any], place: Callable[[Place], str]
 ) -> list[str]:
-    """Return a line for each fault of `values`, `section.key.path: what is wrong`.
-
-    `written` is the section as the file has it, without the shared blocks.
-    """
+    """Return a line for each fault of some values, `place.in.the.file: what is wrong`."""
     faults: list[Fault] = [
         {**fault, "loc": _in_file(values, fault["loc"])}
         for fault in error.errors(include_url=False)
     ]
     known = _known_keys(values, faults)
-    return [
-        f"{_place(section, fault['loc'], written)}: {_explain(fault, known)}" for fault in faults
-    ]
+    return [f"{place(fault['loc'])}: {_explain(fault, known)}" for fault in faults]
 
 
-def _place(section: str, loc: Sequence[int | str], written: Any) -> str:
-    """Name the place of a fault as the file has it; a shared block stands at the top."""
+def _place(section: str, written: Any, loc: Place) -> str:
+    """Name the place of a fault as the file has it; a shared block stands at the top.
+
+    `written` is the section as the file has it, without the shared blocks.
+    """
     for depth, key in enumerate(loc[:-1]):
         if isinstance(written, dict) and key in SHARED and key not in written:
             return _join(*loc[depth:])

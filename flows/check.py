@@ -25,7 +25,8 @@ from components.curation.evaluation_files import PICTURES, TABLES
 from components.curation.pieces import EVALUATION_SPLITS
 from components.curation.row_preview import Preview, preview_source
 from components.evaluation.evaluation_settings import EvaluateParams
-from components.methods.catalogue import build_method
+from components.methods.catalogue import build_method, choose_method
+from components.methods.method_settings import ChosenMethod
 from components.model.loading import check_base_model, family_of, load_backbone
 from components.params import Params, ParamsError, load_params, read_sections
 from components.pictures import decode_picture
@@ -87,6 +88,7 @@ def check(path: Path, num_rows: int) -> list[str]:
     }
     places = report.attempt(look_at_places, path) or {}
     curate, train = params["curate"], params["train"]
+    method = train and report.attempt(look_at_method, train)
     rows: list[Candidate] = []
     curated_bytes = 0
     if curate and "raw_data" in places:
@@ -101,8 +103,8 @@ def check(path: Path, num_rows: int) -> list[str]:
     report.attempt(look_at_cluster, {name: params[name] for name in GPU_STAGES if params[name]})
     if "base_model" in places:
         is_there = report.attempt(look_at_base, places["base_model"])
-        if is_there and train and rows:
-            report.attempt(look_at_batch, places["base_model"], train, rows)
+        if is_there and method and rows:
+            report.attempt(look_at_batch, places["base_model"], train, method, rows)
     return report.problems
 
 
@@ -127,6 +129,13 @@ def look_at_section(report: Report, path: Path, section: str, model: type[Params
     params = load_params(section, model, path)
     report.say(f"{path}: {section} fits")
     return params
+
+
+def look_at_method(report: Report, params: TrainParams) -> ChosenMethod:
+    """Read the settings of the method. Raises ParamsError."""
+    method = choose_method(params.method)
+    report.say(f"components/{params.method.name}.yaml fits")
+    return method
 
 
 def look_at_places(report: Report, path: Path) -> dict[str, str]:
@@ -241,7 +250,9 @@ def look_at_base(report: Report, base: str) -> bool:
     return True
 
 
-def look_at_batch(report: Report, base: str, params: TrainParams, rows: list[Candidate]) -> None:
+def look_at_batch(
+    report: Report, base: str, params: TrainParams, method: ChosenMethod, rows: list[Candidate]
+) -> None:
     """Show a sample, and train a step on the longest rows. Raises ValueError."""
     # an untrained compressor, as the stage builds it
     options = params.backbone
@@ -249,9 +260,7 @@ def look_at_batch(report: Report, base: str, params: TrainParams, rows: list[Can
         base, options.revision, options.torch_dtype, options.attention, options.pad_to_square
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = build_method(
-        backbone.to(device), params.compressor, params.method.chosen, params.seed
-    ).train()
+    model = build_method(backbone.to(device), params.compressor, method, params.seed).train()
 
     # the rows that take the most memory
     chats, pairs = longest(rows)
@@ -260,7 +269,7 @@ def look_at_batch(report: Report, base: str, params: TrainParams, rows: list[Can
         for line in show_sample(model, samples[0], params.texts).splitlines():
             report.say(line)
     if not trained_parameters(model):
-        return report.say(f"train.method: {params.method.name} learns nothing")
+        return report.say(f"train.method: {method.name} learns nothing")
     if model.learns_from_texts:
         samples = {number: as_text_pair(sample) for number, sample in samples.items()}
 

@@ -38,7 +38,7 @@ from components.compression.corpus_sources import list_corpus
 from components.compression.identity import check_base, find_base, provenance_of, read_config
 from components.files.outputs import checked_place
 from components.files.storage import is_uri
-from components.methods.catalogue import code_of, kind_of
+from components.methods.catalogue import code_of, method_class
 from components.params import load_params
 from components.store.absence import NOTE, reason_not_stored, write_reason
 from components.store.codecs import code_type
@@ -88,7 +88,7 @@ def compress(
     # What the compressor makes, from its files alone; a codec that cannot hold it is refused here.
     compressor = compressor.resolve()
     method = read_config(compressor).method.name
-    if why := kind_of(method).why_not_stored:
+    if why := method_class(method).why_not_stored:
         write_reason(output, method, why, params.dtype)
         return None
     provenance = stored_provenance(params, compressor)

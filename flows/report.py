@@ -18,7 +18,7 @@ from pydantic import Field
 
 from components.compression.identity import check_same_model, read_config
 from components.files.outputs import new_file
-from components.methods.catalogue import kind_of
+from components.methods.catalogue import method_class
 from components.methods.checkpoint import load_compressor
 from components.params import Params, load_params
 from components.pictures import PictureLimits
@@ -145,7 +145,9 @@ def reason_for_short_page(metrics: Mapping[str, Any], store: Path, compressor: P
     """Why there is not enough for the full page; None if there is."""
     if left_out := set(SYSTEMS) - metrics.keys():
         return f"Its base model was not asked: evaluate.references has no {', '.join(sorted(left_out))}."
-    return reason_not_stored(store) or kind_of(read_config(compressor).method.name).why_no_answers
+    return (
+        reason_not_stored(store) or method_class(read_config(compressor).method.name).why_no_answers
+    )
 
 
 def search(

@@ -22,6 +22,8 @@ from ray.train.torch import TorchTrainer
 from components import schema
 from components.files.outputs import growing_folder, new_folder
 from components.files.unfinished import discard, hold, open_work
+from components.methods.catalogue import choose_method
+from components.methods.method_settings import ChosenMethod
 from components.model.loading import check_base_model
 from components.params import load_params
 from components.training.loop import Outcome
@@ -58,6 +60,7 @@ ENDINGS = {
 
 def train(
     params: TrainParams,
+    method: ChosenMethod,
     curated: Path,
     base: str,
     output: Path,
@@ -77,7 +80,7 @@ def train(
     ):
         # find out what is wrong before the cluster is asked for anything
         check_base_model(base, params.backbone.revision)
-        run = prepare_run(params, curated.resolve(), base, state.resolve())
+        run = prepare_run(params, method, curated.resolve(), base, state.resolve())
 
         # progress comes from the history; Ray Train's own actors repeat themselves
         connect(log_to_driver=False)
@@ -89,6 +92,7 @@ def train(
             train_worker,  # type: ignore[arg-type]  # what it returns is wanted
             train_loop_config={
                 "params": settings,
+                "method": method.model_dump(),
                 "curated": curated.resolve(),
                 "base": base,
                 "run": run,
@@ -114,9 +118,11 @@ def train(
     discard(run)
 
 
-def prepare_run(params: TrainParams, curated: Path, base: str, state: Path) -> Path:
+def prepare_run(
+    params: TrainParams, method: ChosenMethod, curated: Path, base: str, state: Path
+) -> Path:
     """Open the folder of this run, new or interrupted, and copy the samples for random access."""
-    run = open_work(state, run_name(params, curated, base, state, ENTRIES))
+    run = open_work(state, run_name(params, method, curated, base, state, ENTRIES))
     for stale in (HISTORY, NOTES, STOP):
         (run / stale).unlink(missing_ok=True)
     forget_damaged_checkpoints(run)
@@ -161,7 +167,9 @@ def main(
 ) -> None:
     """Train adapters, summary queries and logit scale."""
     die_with_parent()
-    train(load_params("train", TrainParams), curated, base, compressor, metrics, timings, state)
+    params = load_params("train", TrainParams)
+    method = choose_method(params.method)
+    train(params, method, curated, base, compressor, metrics, timings, state)
 
 
 if __name__ == "__main__":

@@ -138,6 +138,20 @@ def test_a_fresh_clone_gets_all_of_a_run_and_has_nothing_to_do(
     assert run(folder, "git", "status", "--porcelain") == ""
 
 
+def test_a_change_in_a_baseline_leaves_every_stage_as_it_is(origin: Path, tmp_path: Path) -> None:
+    folder = clone(origin, tmp_path / "clone")
+    quietly(folder, "dvc", "pull")
+    for path in (folder / "components/baselines").iterdir():
+        path.write_text(path.read_text() + "# changed\n")
+    assert "up to date" in quietly(folder, "dvc", "status")
+
+    text = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(text.replace("methods/fwd2bot", "baselines/prumerge"))
+    status = quietly(folder, "dvc", "status", "train")
+    assert "components/baselines/prumerge.py" in status
+    assert "components/baselines/prumerge.yaml" in status
+
+
 def test_one_stage_runs_as_an_experiment_where_the_outputs_of_others_are_not(
     origin: Path, tmp_path: Path
 ) -> None:

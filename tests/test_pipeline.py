@@ -1,9 +1,11 @@
 """dvc.yaml, params.yaml, the presets and the code agree."""
 
 import importlib
+import json
 import re
 import shlex
-from functools import cache
+from functools import cache, reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,17 @@ import grimp
 import pytest
 from ruamel.yaml import YAML
 
-from components.params import SHARED, Params, load_params
-from components.presets import load_preset, missing_values, places, preset_sections
+from components.methods.catalogue import method_module, method_names, place_of
+from components.methods.method_settings import FWD2BOT
+from components.params import SHARED, Params, load_params, load_whole
+from components.presets import (
+    lay_over,
+    load_preset,
+    missing_values,
+    places,
+    preset_sections,
+    read_preset,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,23 +33,28 @@ def read_yaml(name: str) -> Any:
 
 
 PLACES = ("raw_data", "base_model")  # written at the top of params.yaml
+CATALOGUE, FWD2BOT_MODULE = "components.methods.catalogue", "components.methods.fwd2bot"
+BASELINES = [name for name in method_names() if name != FWD2BOT]
 
 
-def filled_in(value: Any) -> Any:
-    """`${raw_data}` and `${base_model}` replaced by their values in params.yaml, as DVC does."""
+def filled_in(value: Any, params: dict[str, Any]) -> Any:
+    """Fill in `${dotted.key}` from the params, as DVC does."""
     if isinstance(value, dict):
-        return {key: filled_in(item) for key, item in value.items()}
+        return {filled_in(key, params): filled_in(item, params) for key, item in value.items()}
     if isinstance(value, list):
-        return [filled_in(item) for item in value]
+        return [filled_in(item, params) for item in value]
     if not isinstance(value, str):
         return value
-    for name in PLACES:
-        value = value.replace(f"${{{name}}}", read_yaml("params.yaml")[name])
-    return value
+
+    def value_of(match: re.Match[str]) -> str:
+        return reduce(getitem, match[1].split("."), params)
+
+    return re.sub(r"\$\{([\w.]+)\}", value_of, value)
 
 
-PIPELINE = filled_in(read_yaml("dvc.yaml"))
+PIPELINE = filled_in(read_yaml("dvc.yaml"), read_yaml("params.yaml"))
 STAGES = PIPELINE["stages"]
+CHOSEN = read_yaml("params.yaml")["train"]["method"]["name"]
 PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
 
 
@@ -48,7 +64,7 @@ def import_graph() -> grimp.ImportGraph:
 
 
 def section_of(stage: str) -> str:
-    """The section of params.yaml that a stage reads: its own, but `codecs` scores by the rules of `evaluate`."""
+    """The section of params.yaml that a stage reads; `codecs` scores by the rules of `evaluate`."""
     return {"codecs": "evaluate"}.get(stage, stage)
 
 
@@ -64,8 +80,13 @@ def packages_above(module: str) -> set[str]:
 
 
 def imported_files(module: str) -> set[Path]:
-    """The source files of a module and of all that it imports, also indirectly."""
+    """The source files of a module and of all that it imports, also indirectly.
+
+    What imports the catalogue loads the method that it names, Fwd2Bot.
+    """
     imported = {module, *import_graph().find_upstream_modules(module)}
+    if CATALOGUE in imported:
+        imported |= {FWD2BOT_MODULE, *import_graph().find_upstream_modules(FWD2BOT_MODULE)}
     return {source_file(part) for name in imported for part in (name, *packages_above(name))}
 
 
@@ -130,7 +151,53 @@ def test_stage_depends_on_its_params_section_and_on_the_shared_blocks_it_reads(s
     section = section_of(stage)
     own = read_yaml("params.yaml")[section]
     shared = [name for name in SHARED if name in field_names(schema_of(stage)) and name not in own]
-    assert STAGES[stage]["params"] == [*shared, section]
+    whole = [{f"components/{CHOSEN}.yaml": None}] if stage == "train" else []
+    assert STAGES[stage]["params"] == [*shared, section, *whole]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_depends_on_the_method_that_is_chosen_and_on_no_other(stage: str) -> None:
+    """A change of a file in components/baselines leaves every stage as it is."""
+    deps = written_paths(stage, "deps")
+    loads_methods = source_file(CATALOGUE) in imported_files(f"flows.{stage}")
+    assert (Path(f"components/{CHOSEN}.py") in deps) == loads_methods
+    baselines = Path("components/baselines")
+    assert not [dep for dep in deps if dep.is_relative_to(baselines) or dep in baselines.parents]
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_stage_deps_cover_what_a_baseline_imports_when_it_is_chosen(name: str) -> None:
+    params = read_yaml("params.yaml")
+    params["train"]["method"]["name"] = place_of(name)
+    stages = filled_in(read_yaml("dvc.yaml"), params)["stages"]
+    files = imported_files(f"components.{place_of(name).replace('/', '.')}")
+    for stage in (stage for stage, it in stages.items() if "components/methods" in it["deps"]):
+        # the package is a docstring, which every baseline shares
+        deps = [*map(Path, stages[stage]["deps"]), Path("components/baselines/__init__.py")]
+        assert f"components/baselines/{name}.py" in stages[stage]["deps"]
+        assert not [file for file in files if not any(map(file.is_relative_to, deps))]
+    assert {f"components/baselines/{name}.yaml": None} in stages["train"]["params"]
+
+
+def test_every_baseline_has_a_settings_file_and_every_settings_file_a_baseline() -> None:
+    files = {path.stem for path in (ROOT / "components/baselines").glob("*.yaml")}
+    assert files == set(BASELINES)
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_settings_of_a_method_fit_its_schema_which_has_no_defaults(name: str) -> None:
+    schema = method_module(name).settings
+    load_whole(ROOT / f"components/{place_of(name)}.yaml", schema)
+    assert not sorted(fields_with_default(schema))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_values_that_a_preset_has_for_baselines_fit_their_schemas(preset: str) -> None:
+    for name, values in read_preset(preset, ROOT / "presets").get("baselines", {}).items():
+        settings = read_yaml(f"components/baselines/{name}.yaml")
+        assert len(missing_values(settings, values)) == len(places(values, settings)), name
+        lay_over(settings, values)
+        method_module(name).settings.model_validate_json(json.dumps(settings))
 
 
 def field_names(schema: type[Params]) -> set[str]:
@@ -187,12 +254,16 @@ def fields_with_default(schema: type[Params]) -> set[str]:
     )
 
 
-def test_every_value_of_params_yaml_says_its_unit() -> None:
+@pytest.mark.parametrize(
+    "file", ["params.yaml", *(f"components/{place_of(name)}.yaml" for name in method_names())]
+)
+def test_every_value_says_its_unit(file: str) -> None:
     """By a comment on its line, or by its name."""
-    lines = (ROOT / "params.yaml").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     values = [line for line in lines if re.fullmatch(r" *(- )?\w+: [^#{]+", line)]
     names = re.compile(
-        r" *(- )?(num_\w+|seed|learning_rate|weight_decay|\w+_fraction|\w+_(pixels|tokens|characters|bytes|ms)): "
+        r" *(- )?(num_\w+|seed|learning_rate|weight_decay|\w+_fraction"
+        r"|\w+_(pixels|tokens|characters|bytes|ms)): "
     )
     assert not [line for line in values if not names.match(line)]
 

@@ -1,1 +1,1 @@
-"""The methods that Fwd2Bot is compared with: one file each, loaded by name and imported by nobody."""
+"""The methods that Fwd2Bot is compared with: one file each, loaded by name, imported by nobody."""

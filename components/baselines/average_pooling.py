@@ -1,27 +1,34 @@
-"""The plainest reducer: the image tokens of each cell of the grid, averaged. With all of them, LLaVA itself."""
+"""Average pooling, the plainest reducer: with as many cells as patches it is LLaVA itself."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from components.methods.blocks.token_reduction import Reducer, square_counts
+from components.methods.blocks.token_reduction import (
+    Reducer,
+    reducing_method,
+    square_counts,
+)
 from components.methods.blocks.vision_tower import Reading, TowerShape
 from components.methods.method_settings import NoSettings
 from components.model.pooling import average_pool
 
 
 class AveragePooling(Reducer):
-    """Means over square cells of what the connector makes of the patches."""
+    """Average what the connector makes of the patches over square cells."""
 
     Settings = NoSettings
     uses_connector = True
 
     @staticmethod
     def counts(shape: TowerShape, settings: Any) -> Sequence[int]:
-        """Those of square cells."""
+        """Return the numbers of square cells."""
         return square_counts(shape)
 
     def forward(self, reading: Reading) -> Tensor:
-        """-> (pictures, num_tokens, dim)."""
+        """Return tokens, (pictures, num_tokens, dim)."""
         return average_pool(self.connect(reading.patches[0]), self.num_tokens)
+
+
+METHOD = reducing_method(AveragePooling)

@@ -1,9 +1,9 @@
-"""FastV (arXiv 2403.06764, §4): the language model reads all image tokens, but most of them in its first layers only.
+"""FastV (arXiv 2403.06764, §4): most image tokens are read in the first layers only.
 
-After `layer` layers, what the last token of the prompt attends to ranks the image tokens of its
-row; the best stay for the layers above, with all text and at their own positions. Nothing is
-trained. All rows drop the same number of tokens, so they stay aligned; the cache of the layers
-above is shorter than that of the layers below.
+After `layer` layers of the language model, the attention of the prompt's last token ranks the image
+tokens of its row; the best stay for the layers above, with all text and at their own positions.
+Nothing is trained. All rows drop the same number of tokens, so they stay aligned; the cache of the
+layers above is shorter than that of the layers below.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from components.methods.blocks.token_reduction import Reduced, Reducer
+from components.methods.blocks.token_reduction import Reduced, Reducer, reducing_method
 from components.methods.blocks.vision_tower import Reading, TowerShape, encoding_flops, llava_of
 from components.methods.method_settings import ChosenMethod, CompressorParams
 from components.model.adapters import GENERATION, AdapterSwitch
@@ -27,24 +27,24 @@ from components.params import Params
 
 
 class FastVParams(Params):
-    """Where image tokens are dropped."""
+    """Settings of FastV."""
 
     layer: int = Field(ge=1)  # K: so many layers of the language model read all of them
 
 
 class AllTokens(Reducer):
-    """What the connector makes of the patches; `num_tokens` says how many of them get past the first layers."""
+    """Keep all that the connector makes; `num_tokens` get past the first layers."""
 
     Settings = FastVParams
     uses_connector = True
 
     @staticmethod
     def counts(shape: TowerShape, settings: Any) -> Sequence[int]:
-        """Any."""
+        """Return all numbers."""
         return range(1, shape.side**2 + 1)
 
     def forward(self, reading: Reading) -> Tensor:
-        """-> (pictures, patches, dim)."""
+        """Return tokens, (pictures, patches, dim)."""
         return self.connect(reading.patches[0])
 
 
@@ -53,8 +53,8 @@ class FastV(Reduced):
 
     reads_questions = True
     why_not_stored = (
-        "FastV drops image tokens inside the language model, by the question: before it there are all of them; ask it "
-        "with the pictures at hand, as `evaluate` does"
+        "FastV drops image tokens inside the language model, by the question: before it there are "
+        "all of them; ask it with the pictures at hand, as `evaluate` does"
     )
 
     def __init__(
@@ -71,46 +71,45 @@ class FastV(Reduced):
 
     @property
     def num_placeholders(self) -> int:
-        """All patches."""
+        """The number of patches."""
         return self.reducer.shape.side**2
 
     @torch.inference_mode()
     def answer(
         self, encoded: Tensor | None, input_ids: Sequence[Sequence[int]], max_new_tokens: int
     ) -> list[list[int]]:
-        """As any method's, with `encoded` (prompts, patches, dim); prompts without a picture are read as they are."""
+        """Answer as any method does, with `encoded` (prompts, patches, dim).
+
+        Prompts without a picture are read as they are.
+        """
         if encoded is None:
             return super().answer(encoded, input_ids, max_new_tokens)
         self.check_ready()
         ids, mask = left_pad(input_ids, self.backbone.device)
         chats = text_segment(self.backbone.embed_chat(ids, encoded), mask)
-        reader = DroppingReader(
-            self.backbone.language_model,
-            self.layer,
-            ids == self.backbone.image_token_id,
-            self.num_summary_tokens,
-        )
+        is_image = ids == self.backbone.image_token_id
+        language_model = self.backbone.language_model
+        reader = DroppingReader(language_model, self.layer, is_image, self.num_summary_tokens)
         with self.adapters.use(GENERATION):
             return decode(self.backbone, chats, max_new_tokens, reader)
 
     def question_flops(
         self, language_model: int, num_question_tokens: float, num_generated: float
     ) -> float:
-        """N_v V, then in K of L layers N / L (V + Q + G) and in the others N / L (kept + Q + G)."""
-        num_layers, text = (
-            len(self.backbone.language_model.layers),
-            num_question_tokens + num_generated,
-        )
+        """Return N_v V + N / L (K (V + Q + G) + (L - K) (kept + Q + G)) of L layers, K below."""
+        num_layers = len(self.backbone.language_model.layers)
+        text = num_question_tokens + num_generated
         below = self.layer * (self.num_placeholders + text)
         above = (num_layers - self.layer) * (self.num_summary_tokens + text)
-        return (
-            encoding_flops(llava_of(self.backbone, "fastv"))
-            + 2 * language_model * (below + above) / num_layers
-        )
+        encoding = encoding_flops(llava_of(self.backbone, "fastv"))
+        return encoding + 2 * language_model * (below + above) / num_layers
 
 
 class DroppingReader:
-    """The language model for one batch of chats: the first call reads the prompts, each later one a token more."""
+    """The language model for one batch of chats.
+
+    The first call reads the prompts, each later one a token more.
+    """
 
     def __init__(self, language_model: Any, layer: int, is_image: Tensor, num_kept: int) -> None:
         self.language_model = language_model
@@ -129,14 +128,20 @@ class DroppingReader:
         past_key_values: DynamicCache,
         **_: Any,
     ) -> BaseModelOutput:
-        """As transformers' models are called, with a mask (rows, tokens so far) and padding on the left."""
+        """Read new tokens, called as transformers' models are; padding is on the left.
+
+        `attention_mask` is (rows, tokens so far).
+        """
         before = self.read(self.below, inputs_embeds, attention_mask, position_ids, past_key_values)
         hidden = self.read([self.ranking], before, attention_mask, position_ids, past_key_values)
+
+        # the prompts decide which places the layers above get to read
         if self.num_dropped is None:
             attended = self.attention_of_last(before, attention_mask, position_ids, past_key_values)
             places = kept_places(attended, self.is_image, self.num_kept)
             hidden, position_ids = take(hidden, places), position_ids.gather(1, places)
             self.num_dropped = self.is_image.shape[1] - places.shape[1]
+
         # The filler, on the left, is kept: without the dropped tokens there are fewer ones behind.
         mask = attention_mask[:, : attention_mask.shape[1] - self.num_dropped]
         hidden = self.read(self.above, hidden, mask, position_ids, past_key_values)
@@ -145,7 +150,10 @@ class DroppingReader:
     def read(
         self, layers: Any, hidden: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache
     ) -> Tensor:
-        """Some layers over the newest tokens (rows, new, dim); `mask` (rows, all that these layers have seen)."""
+        """Run layers over the newest tokens (rows, new, dim).
+
+        `mask` is (rows, tokens that these layers have seen).
+        """
         rotations = self.language_model.rotary_emb(hidden, position_ids=positions)
         attends = causal_scores(mask, hidden)
         for layer in layers:
@@ -162,11 +170,15 @@ class DroppingReader:
     def attention_of_last(
         self, before: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache
     ) -> Tensor:
-        """How the last token attends in the ranking layer, which has read `before`; mean of heads: (rows, tokens)."""
+        """Return the last token's attention in the ranking layer, which has read `before`.
+
+        It is the mean over heads, (rows, tokens).
+        """
         layer, attention = self.ranking, self.ranking.self_attn
         rotations = self.language_model.rotary_emb(before[:, -1:], position_ids=positions[:, -1:])
         query = attention.q_proj(layer.input_layernorm(before[:, -1:]))
         query = rotate(query.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2), *rotations)
+
         keys = cache.layers[attention.layer_idx].keys
         assert keys is not None
         keys = keys.repeat_interleave(attention.num_key_value_groups, dim=1)
@@ -175,7 +187,10 @@ class DroppingReader:
 
 
 def kept_places(attended: Tensor, is_image: Tensor, num_kept: int) -> Tensor:
-    """All text, and the `num_kept` image tokens with most attention (rows, tokens): their places in order (rows, …)."""
+    """Return the places of all text and of the `num_kept` image tokens with most attention.
+
+    Both arguments are (rows, tokens), the places (rows, kept) in order.
+    """
     rows = len(is_image)
     images = is_image.nonzero()[:, 1].view(rows, -1)
     best = attended.gather(1, images).topk(num_kept, dim=1).indices
@@ -183,30 +198,33 @@ def kept_places(attended: Tensor, is_image: Tensor, num_kept: int) -> Tensor:
 
 
 def causal_scores(mask: Tensor, hidden: Tensor) -> Tensor:
-    """What is added to the scores of the newest tokens (rows, new, dim): 0, or very little where one does not attend.
+    """Return what is added to the scores of the newest tokens (rows, new, dim).
 
-    `mask` (rows, all) is 1 where there is a token -> (rows, 1, new, all).
+    It is 0, or very little where a token does not attend: (rows, 1, new, all). `mask` (rows, all)
+    is 1 where there is a token.
     """
     total, new = mask.shape[1], hidden.shape[1]
     places = torch.arange(total, device=mask.device)
     attends = (places <= places[total - new :, None]) & mask.bool()[:, None, None]
-    return torch.zeros_like(attends, dtype=hidden.dtype).masked_fill(
-        ~attends, torch.finfo(hidden.dtype).min
-    )
+    lowest = torch.finfo(hidden.dtype).min
+    return torch.zeros_like(attends, dtype=hidden.dtype).masked_fill(~attends, lowest)
 
 
 def check_layers(backbone: Backbone, layer: int) -> None:
-    """Raises ValueError when a language model cannot be read layer by layer, or has too few layers."""
-    layers, attention = (
-        backbone.language_model.layers,
-        backbone.language_model.config._attn_implementation,
-    )
+    """Raise ValueError when a language model cannot be read by layers, or has too few of them."""
+    layers = backbone.language_model.layers
+    attention = backbone.language_model.config._attn_implementation
     if not isinstance(layers[0], LAYERS) or attention not in ATTENTIONS:
         raise ValueError(
-            f"fastv reads Llama, Mistral or Qwen2 layer by layer, under sdpa or eager, not {type(layers[0]).__name__} "
-            f"under {attention}; set train.backbone.attention to sdpa, or use another base model"
+            "fastv reads Llama, Mistral or Qwen2 layer by layer, under sdpa or eager, not "
+            f"{type(layers[0]).__name__} under {attention}; set train.backbone.attention to sdpa, "
+            "or use another base model"
         )
     if layer >= len(layers):
         raise ValueError(
-            f"train.method.fastv.layer: {layer} of {len(layers)} layers leaves none; take 1 to {len(layers) - 1}"
+            f"components/baselines/fastv.yaml: layer: {layer} of {len(layers)} layers leaves none; "
+            f"take 1 to {len(layers) - 1}"
         )
+
+
+METHOD = reducing_method(AllTokens, FastV, num_stages=0)

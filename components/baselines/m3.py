@@ -1,4 +1,4 @@
-"""Matryoshka Multimodal Models (arXiv 2405.17430, §3): average pooling, learned at several scales at once.
+"""Matryoshka Multimodal Models (arXiv 2405.17430, §3): average pooling, learned at many scales.
 
 One model reads pictures at every scale of a nested set. Its paper runs each batch once per scale
 and averages the losses; here each conversation of a step draws one scale, whose loss has that
@@ -17,6 +17,7 @@ from components.methods.blocks.token_reduction import (
     Reduced,
     Reducer,
     cells,
+    reducing_method,
     square_counts,
 )
 from components.methods.blocks.vision_tower import Reading, TowerShape
@@ -25,14 +26,14 @@ from components.params import Params
 
 
 class MatryoshkaPoolingParams(Params):
-    """What training goes through."""
+    """Settings of M3."""
 
     # numbers of tokens: squares that nest
     scales: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
 
 
 class MatryoshkaPooling(Reducer):
-    """Means over the square cells of one of the scales."""
+    """Average patches over the square cells of one of the scales."""
 
     Settings = MatryoshkaPoolingParams
     uses_connector = True
@@ -49,22 +50,26 @@ class MatryoshkaPooling(Reducer):
 
     @staticmethod
     def counts(shape: TowerShape, settings: Any) -> Sequence[int]:
-        """The scales. Raises ValueError for one that is no number of cells, or that the finest cannot be pooled to."""
+        """Return the scales.
+
+        Raises ValueError for one that is no number of cells, or that the finest cannot be pooled
+        to.
+        """
         finest = max(settings.scales)
         allowed = [count for count in square_counts(shape) if finest**0.5 % count**0.5 == 0]
         if not set(settings.scales) <= set(allowed):
             raise ValueError(
-                f"train.method.m3.scales: {settings.scales} are no scales of {shape.side} × {shape.side} patches that "
-                f"nest in {finest}; take some of {allowed}"
+                f"components/baselines/m3.yaml: scales: {settings.scales} are no scales of "
+                f"{shape.side} × {shape.side} patches that nest in {finest}; take some of {allowed}"
             )
         return settings.scales
 
     def forward(self, reading: Reading) -> Tensor:
-        """-> (pictures, num_tokens, dim)."""
+        """Return tokens, (pictures, num_tokens, dim)."""
         return self.pooled(reading, self.num_tokens)
 
     def pooled(self, reading: Reading, scale: int) -> Tensor:
-        """-> (pictures, scale, dim)."""
+        """Return the tokens of a scale, (pictures, scale, dim)."""
         return cells(self.connect(reading.patches[0]), scale).mean(2)
 
 
@@ -74,15 +79,15 @@ class MatryoshkaPooled(Reduced):
     reducer: MatryoshkaPooling
 
     def compress_for_training(self, pictures: PreparedPictures) -> Tensor:
-        """The finest scale, of which all others are means."""
+        """Return the tokens of the finest scale, whose means are those of the others."""
         return self.reducer.pooled(self.reading(pictures), max(self.reducer.scales))
 
     def budgets(self, wanted: tuple[int, ...]) -> tuple[int, ...]:
-        """The scales."""
+        """Return the scales."""
         return self.reducer.scales
 
     def cut(self, tokens: Tensor, budgets: Tensor) -> Tensor:
-        """Each row (rows, tokens, dim) pooled to its scale (rows,), one row after the other: (…, dim)."""
+        """Pool each row (rows, tokens, dim) to its scale (rows,): (…, dim), row after row."""
         rows = zip(tokens.split(1), budgets.tolist(), strict=True)
         return torch.cat([cells(row, budget).mean(2)[0] for row, budget in rows])
 
@@ -90,6 +95,10 @@ class MatryoshkaPooled(Reduced):
         """Make another of the scales. Raises ValueError when it is none."""
         if num_summary_tokens not in self.reducer.scales:
             raise ValueError(
-                f"{num_summary_tokens} tokens are no scale of this model; it has {self.reducer.scales}"
+                f"{num_summary_tokens} tokens are no scale of this model; it has "
+                f"{self.reducer.scales}"
             )
         self.make(num_summary_tokens)
+
+
+METHOD = reducing_method(MatryoshkaPooling, MatryoshkaPooled)

@@ -1,4 +1,4 @@
-"""Matryoshka Query Transformer (arXiv 2405.19315, §3): learned queries read the patches, and any first of them will do.
+"""Matryoshka Query Transformer (arXiv 2405.19315, §3): learned queries, any first ones of which do.
 
 One layer of cross attention in place of the connector. Its keys are made of positions alone, so
 that each query is a pooling of places that is the same for all pictures; no query sees another.
@@ -13,7 +13,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from components.methods.blocks.token_reduction import Connect, Reduced, Reducer, check_heads
+from components.methods.blocks.token_reduction import (
+    Connect,
+    Reduced,
+    Reducer,
+    check_heads,
+    reducing_method,
+)
 from components.methods.blocks.vision_tower import Reading, TowerShape
 from components.model.prepared import PreparedPictures
 from components.params import Params
@@ -23,7 +29,7 @@ LONGEST_PERIOD = 10000  # of the sines, in positions, as in "Attention is all yo
 
 
 class MatryoshkaQueriesParams(Params):
-    """The size of the layer."""
+    """Settings of MQT."""
 
     # a square: they lie on a grid of their own; the most tokens of a picture
     num_queries: int = Field(ge=1)
@@ -32,10 +38,12 @@ class MatryoshkaQueriesParams(Params):
 
 
 class MatryoshkaQueries(Reducer):
-    """Queries, positions and one cross attention, at the width of the tower."""
+    """Read patches with queries and positions by one cross attention, at the tower's width."""
 
     Settings = MatryoshkaQueriesParams
     uses_connector = False
+    query_positions: Tensor
+    key_positions: Tensor
 
     def __init__(
         self,
@@ -47,41 +55,40 @@ class MatryoshkaQueries(Reducer):
         super().__init__(shape, num_tokens, settings, connect)
         width, count = shape.channels, settings.num_queries
         self.token_scale = settings.token_scale
-        check_heads("train.method.mqt.num_heads", settings.num_heads, width)
+        check_heads("components/baselines/mqt.yaml", settings.num_heads, width)
+
         positions = grid_positions(round(count**0.5), width)
+        of_patches = resized(positions, shape.side)
         self.register_buffer("query_positions", positions.flatten(0, 1), persistent=False)
-        self.register_buffer(
-            "key_positions", resized(positions, shape.side).flatten(0, 1), persistent=False
-        )
+        self.register_buffer("key_positions", of_patches.flatten(0, 1), persistent=False)
+
         self.queries = nn.Parameter(nn.init.trunc_normal_(torch.empty(count, width), std=QUERY_STD))
         self.query_norm, self.value_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        # one would add the same to all scores of a query: no effect
+        # a bias would add the same to all scores of a query: no effect
         self.key_norm = nn.LayerNorm(width, bias=False)
         self.attention = nn.MultiheadAttention(width, settings.num_heads, batch_first=True)
         self.projection = nn.Parameter(torch.randn(width, shape.dim) * shape.dim**-0.5)
 
-    query_positions: Tensor
-    key_positions: Tensor
-
     @staticmethod
     def counts(shape: TowerShape, settings: Any) -> Sequence[int]:
-        """Any, up to all queries. Raises ValueError when these fill no square."""
+        """Return all numbers up to that of the queries. Raises ValueError if it is no square."""
         if round(settings.num_queries**0.5) ** 2 != settings.num_queries:
             raise ValueError(
-                f"train.method.mqt.num_queries: {settings.num_queries} is no square number; take one"
+                f"components/baselines/mqt.yaml: num_queries: {settings.num_queries} is no square "
+                "number; take one"
             )
         return range(1, settings.num_queries + 1)
 
     def forward(self, reading: Reading) -> Tensor:
-        """-> (pictures, num_tokens, dim)."""
+        """Return tokens, (pictures, num_tokens, dim)."""
         return self.first(self.num_tokens, reading)
 
     def first(self, count: int, reading: Reading) -> Tensor:
-        """What the first queries read: (pictures, count, dim)."""
+        """Return what the first queries read: (pictures, count, dim)."""
         patches = reading.patches[0].to(self.queries.dtype)
         queries = self.query_norm(self.queries[:count] + self.query_positions[:count])
-        keys = self.key_norm(self.key_positions)
-        queries, keys = (part.expand(len(patches), -1, -1) for part in (queries, keys))
+        queries = queries.expand(len(patches), -1, -1)
+        keys = self.key_norm(self.key_positions).expand(len(patches), -1, -1)
         read, _ = self.attention(queries, keys, self.value_norm(patches), need_weights=False)
         return (self.token_scale * (read @ self.projection)).to(reading.patches[0].dtype)
 
@@ -92,11 +99,11 @@ class MatryoshkaQueried(Reduced):
     reducer: MatryoshkaQueries
 
     def compress_for_training(self, pictures: PreparedPictures) -> Tensor:
-        """What all queries read, of which each conversation gets the first ones."""
+        """Return the tokens of all queries; each conversation gets the first of them."""
         return self.reducer.first(len(self.reducer.queries), self.reading(pictures))
 
     def budgets(self, wanted: tuple[int, ...]) -> tuple[int, ...]:
-        """One, the even numbers up to that of the queries, and this one."""
+        """Return 1, the even numbers up to that of the queries, and this one."""
         most = len(self.reducer.queries)
         return tuple(sorted({1, *range(2, most, 2), most}))
 
@@ -105,16 +112,18 @@ class MatryoshkaQueried(Reduced):
         most = len(self.reducer.queries)
         if not 1 <= num_summary_tokens <= most:
             raise ValueError(
-                f"{num_summary_tokens} summary tokens of a model with {most} queries; take 1 to {most}"
+                f"{num_summary_tokens} summary tokens of a model with {most} queries; take 1 to "
+                f"{most}"
             )
         self.make(num_summary_tokens)
 
 
 def grid_positions(side: int, width: int) -> Tensor:
-    """Sines and cosines of rows (first half) and columns (second half) of a square grid: (side, side, width)."""
+    """Return sines and cosines of rows (first half) and columns of a grid: (side, side, width)."""
     if width % 4:
         raise ValueError(
-            f"mqt: positions on a grid take a multiple of 4 channels, and the vision tower has {width}"
+            f"mqt: positions on a grid take a multiple of 4 channels, and the vision tower has "
+            f"{width}"
         )
     frequencies = LONGEST_PERIOD ** -(torch.arange(width // 4) / (width // 4))
     angles = torch.arange(side)[:, None] * frequencies
@@ -123,6 +132,9 @@ def grid_positions(side: int, width: int) -> Tensor:
 
 
 def resized(grid: Tensor, side: int) -> Tensor:
-    """A grid (rows, columns, width) on as many places as there are patches, by bicubic interpolation."""
+    """Interpolate a grid (rows, columns, width) to one of side × side places, bicubically."""
     channels_first = grid.permute(2, 0, 1)[None]
     return F.interpolate(channels_first, size=(side, side), mode="bicubic")[0].permute(1, 2, 0)
+
+
+METHOD = reducing_method(MatryoshkaQueries, MatryoshkaQueried, num_stages=2)

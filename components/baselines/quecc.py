@@ -1,8 +1,8 @@
-"""QueCC (arXiv 2411.03312, §4.2): visual tokens for one question, read from the patches when it is asked.
+"""QueCC (arXiv 2411.03312, §4.2): visual tokens for one question, read from the patches.
 
-The language model reads the question alone; what it says at the last word is added to every patch,
-and patches of a cell become one query, which reads the cell. There is nothing to store but what all
-tokens are made of.
+The language model reads the question alone; its state at the last word is added to every patch,
+and patches of a cell become one query, which reads the cell. Only what all tokens are made of could
+be stored.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from components.methods.blocks.token_reduction import (
     Reduced,
     Reducer,
     check_heads,
+    reducing_method,
     square_counts,
 )
 from components.methods.blocks.vision_tower import (
@@ -33,16 +34,15 @@ from components.params import Params
 
 
 class QueCCParams(Params):
-    """What is read of the vision tower, and how."""
+    """Settings of QueCC."""
 
-    layers: tuple[int, ...] = Field(
-        min_length=1
-    )  # hidden states, -1 the last of the tower; the first is the query's too
+    # hidden states attended to, -1 the last of the tower; the first is the query's too
+    layers: tuple[int, ...] = Field(min_length=1)
     num_heads: int = Field(ge=1)  # of the attention inside cells
 
 
 class QueCC(Reducer):
-    """All patches before a question, and queries with the question in them after it."""
+    """Keep all patches before a question, and make tokens for it after it."""
 
     Settings = QueCCParams
     uses_connector = True
@@ -52,27 +52,30 @@ class QueCC(Reducer):
     ) -> None:
         super().__init__(shape, num_tokens, settings, connect)
         width, cell = shape.channels, round(shape.side / num_tokens**0.5)
-        check_heads("train.method.quecc.num_heads", settings.num_heads, width)
+        check_heads("components/baselines/quecc.yaml", settings.num_heads, width)
         self.needs = Needs(layers=settings.layers)
-        self.question = nn.Sequential(
-            nn.Linear(shape.dim, width), nn.LayerNorm(width, NORM_EPSILON)
-        )
-        self.query = nn.Sequential(*perceptron(width, width), nn.LayerNorm(width, NORM_EPSILON))
+        norms = [nn.LayerNorm(width, NORM_EPSILON) for _ in range(2)]
+        self.question = nn.Sequential(nn.Linear(shape.dim, width), norms[0])
+        self.query = nn.Sequential(*perceptron(width, width), norms[1])
         self.pool = nn.Conv2d(width, width, cell, stride=cell, groups=width)
         self.read_cells = CellAttention(len(settings.layers), width, settings.num_heads)
 
     @staticmethod
     def counts(shape: TowerShape, settings: Any) -> Sequence[int]:
-        """Those of square cells."""
+        """Return the numbers of square cells."""
         return square_counts(shape)
 
     def forward(self, reading: Reading) -> Tensor:
-        """All that a question may want: (pictures, patches, layers · channels)."""
+        """Return all that a question may want: (pictures, patches, layers · channels)."""
         return torch.cat(reading.patches, dim=-1)
 
     def for_questions(self, patches: Tensor, questions: Tensor) -> Tensor:
-        """Patches (rows, patches, layers · channels), questions (rows, dim) -> (rows, num_tokens, dim)."""
-        patches, questions = (part.to(self.pool.weight.dtype) for part in (patches, questions))
+        """Make tokens (rows, num_tokens, dim) for questions (rows, dim).
+
+        patches: (rows, patches, layers · channels).
+        """
+        dtype = self.pool.weight.dtype
+        patches, questions = patches.to(dtype), questions.to(dtype)
         asked = patches[..., : self.shape.channels] + self.question(questions)[:, None]
         grid = self.query(asked).transpose(1, 2).unflatten(2, (self.shape.side, self.shape.side))
         queries = self.pool(grid).flatten(2).transpose(1, 2)
@@ -85,25 +88,27 @@ class QuestionReduced(Reduced):
     reducer: QueCC
     reads_questions = True
     why_not_stored = (
-        "the visual tokens of QueCC are made for one question, from all patches of the picture: there is nothing "
-        "smaller than these to store; ask it with the pictures at hand, as `evaluate` does"
+        "the visual tokens of QueCC are made for one question, from all patches of the picture: "
+        "there is nothing smaller than these to store; ask it with the pictures at hand, as "
+        "`evaluate` does"
     )
 
     def tokens_for_questions(
         self, encoded: Tensor, input_ids: Tensor, is_question: Tensor
     ) -> Tensor:
-        """Patches (rows, patches, width) and chats (rows, tokens) -> (rows, summary tokens, dim)."""
+        """Make summary tokens (rows, summary tokens, dim) for the questions of chats."""
         return self.reducer.for_questions(encoded, self.read_questions(input_ids, is_question))
 
     @torch.no_grad()
     def read_questions(self, input_ids: Tensor, is_question: Tensor) -> Tensor:
-        """The language model's last hidden state of each question, read alone, behind BOS: (rows, dim), no gradient."""
-        order = is_question.int().argsort(dim=1, stable=True)[
-            :, -max(1, int(is_question.sum(1).max())) :
-        ]
+        """Read each question alone, behind BOS: its last hidden state (rows, dim), no gradient."""
+        # move the words of the questions to the end of the rows
+        order = is_question.int().argsort(dim=1, stable=True)
+        order = order[:, -max(1, int(is_question.sum(1).max())) :]
         words, mask = input_ids.gather(1, order), is_question.gather(1, order)
         # where nothing is asked, something is read, and nobody reads what comes of it
         mask[:, -1] = True
+
         read = join([self.bos(len(words)), text_segment(self.backbone.embed(words), mask.long())])
         last = torch.full((len(words), 1), read.mask.shape[1] - 1, device=words.device)
         with self.adapters.use(GENERATION):
@@ -112,6 +117,9 @@ class QuestionReduced(Reduced):
     def question_flops(
         self, language_model: int, num_question_tokens: float, num_generated: float
     ) -> float:
-        """N_v V + N (K + 2 Q + G): the picture is encoded again, and the question read twice."""
+        """Return N_v V + N (K + 2 Q + G): the picture is encoded again, the question read twice."""
         read = self.num_summary_tokens + 2 * num_question_tokens + num_generated
         return encoding_flops(llava_of(self.backbone, "quecc")) + 2 * language_model * read
+
+
+METHOD = reducing_method(QueCC, QuestionReduced, num_stages=2)

@@ -1,4 +1,4 @@
-"""One pass of the language model instead of two (Fwd2Bot, arXiv 2503.21757, Table 7): the vision tower compresses.
+"""One pass instead of two (Fwd2Bot, arXiv 2503.21757, Table 7): the vision tower compresses.
 
 The tower reads queries of its own behind the patches, under the compression adapter, and the
 connector takes what it makes of them to where the language model reads image tokens. Texts and
@@ -9,8 +9,14 @@ import torch
 from torch import Tensor
 
 from components.methods.blocks.vision_tower import llava_of
-from components.methods.double_forward import DoubleForward, summary_queries
-from components.methods.method_settings import SINGLE_FORWARD, ChosenMethod, CompressorParams
+from components.methods.fwd2bot import DoubleForward, summary_queries
+from components.methods.method import MethodModule
+from components.methods.method_settings import (
+    SINGLE_FORWARD,
+    ChosenMethod,
+    CompressorParams,
+    NoSettings,
+)
 from components.model.adapters import COMPRESSION, PASSES, AdapterSwitch, attach_adapters
 from components.model.backbone import Backbone
 from components.model.prepared import PreparedPictures
@@ -22,6 +28,7 @@ class SingleForward(DoubleForward):
 
     chosen = ChosenMethod(name=SINGLE_FORWARD, tuning="trained", settings={})
     parts = ("queries", "vision_queries")
+    gives_prefixes = False  # in the tower all queries see each other
 
     def __init__(
         self,
@@ -35,25 +42,22 @@ class SingleForward(DoubleForward):
         self.vision_queries = vision_queries.to(backbone.device)
 
     def compress_pictures(self, pictures: PreparedPictures) -> Tensor:
-        """Preprocessed pictures -> summary tokens (pictures, summary tokens, dim)."""
+        """Return summary tokens (pictures, summary tokens, dim)."""
         with self.adapters.use(COMPRESSION):
             queries = self.vision_queries(len(pictures))
             return llava_of(self.backbone, SINGLE_FORWARD).compress_in_tower(pictures, queries)
 
-    @property
-    def gives_prefixes(self) -> bool:
-        """No: in the tower all see each other."""
-        return False
-
     def own_tensors(self) -> dict[str, Tensor]:
-        """Those of Fwd2Bot and the queries of the tower."""
-        return super().own_tensors() | {
-            "vision_queries.weight": self.vision_queries.weight.detach()
-        }
+        """Return the tensors of Fwd2Bot and the queries of the tower."""
+        of_tower = {"vision_queries.weight": self.vision_queries.weight.detach()}
+        return super().own_tensors() | of_tower
 
 
 def build_single_forward(backbone: Backbone, params: CompressorParams, seed: int) -> SingleForward:
-    """Attach untrained adapters and queries to a LLaVA-1.5, in place. Raises ValueError for what does not fit."""
+    """Attach untrained adapters and queries to a LLaVA-1.5, in place.
+
+    Raises ValueError for another base model, and for adapters that are not one per pass.
+    """
     tower = llava_of(backbone, SINGLE_FORWARD).vlm.model.vision_tower
     if params.adapters.sharing != "per_pass":
         raise ValueError(
@@ -62,6 +66,13 @@ def build_single_forward(backbone: Backbone, params: CompressorParams, seed: int
     adapters = attach_adapters(backbone, params.adapters, PASSES, seed, in_tower=True)
     positions: torch.Tensor = tower.embeddings.position_embedding.weight
     vision_queries = SummaryQueries(params.num_summary_tokens, positions, [], seed)
-    return SingleForward(
-        backbone, adapters, summary_queries(backbone, params, seed), vision_queries, params
-    )
+    queries = summary_queries(backbone, params, seed)
+    return SingleForward(backbone, adapters, queries, vision_queries, params)
+
+
+METHOD = MethodModule(
+    SingleForward,
+    NoSettings,
+    num_stages=1,
+    build=lambda backbone, params, _, seed: build_single_forward(backbone, params, seed),
+)

@@ -1,4 +1,4 @@
-"""TokenPacker (Li et al., 2024, arXiv 2407.02392): a coarse picture asks the fine one for what it lost.
+"""TokenPacker (Li et al., 2024, arXiv 2407.02392): a coarse picture asks the fine one for details.
 
 A query is a patch of the down-sampled grid; it attends to the patches of its own cell, as several
 layers of the tower have them, and takes the place of the cell (§3.2). The MLP that takes it into
@@ -14,7 +14,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from components.methods.blocks.cell_attention import NORM_EPSILON, CellAttention
-from components.methods.blocks.token_reduction import Connect, Reducer, check_heads, square_counts
+from components.methods.blocks.token_reduction import (
+    Connect,
+    Reducer,
+    check_heads,
+    reducing_method,
+    square_counts,
+)
 from components.methods.blocks.vision_tower import Needs, Reading, TowerShape
 from components.params import Params
 
@@ -22,16 +28,15 @@ INITIAL_STD = 0.02  # of linear layers
 
 
 class TokenPackerParams(Params):
-    """What the queries attend to, and how; every width is the tower's or the language model's."""
+    """Settings of TokenPacker; every width is the tower's or the language model's."""
 
-    layers: tuple[int, ...] = Field(
-        min_length=1
-    )  # hidden states, -1 the last of the tower; the first is the query's too
+    # hidden states attended to, -1 the last of the tower; the first is the query's too
+    layers: tuple[int, ...] = Field(min_length=1)
     num_heads: int = Field(ge=1)  # of the attention
 
 
 class TokenPacker(Reducer):
-    """One attention layer, cell by cell, and the connector behind it."""
+    """Attend once, cell by cell; the connector comes behind."""
 
     Settings = TokenPackerParams
     uses_connector = True
@@ -40,43 +45,45 @@ class TokenPacker(Reducer):
         self, shape: TowerShape, num_tokens: int, settings: TokenPackerParams, connect: Connect
     ) -> None:
         super().__init__(shape, num_tokens, settings, connect)
-        check_heads("train.method.tokenpacker.num_heads", settings.num_heads, shape.channels)
-        self.needs = Needs(layers=settings.layers)
         width = shape.channels
-        self.query = nn.Sequential(
-            nn.Linear(width, width, bias=False), nn.LayerNorm(width, NORM_EPSILON)
-        )
+        check_heads("components/baselines/tokenpacker.yaml", settings.num_heads, width)
+        self.needs = Needs(layers=settings.layers)
+        to_query = nn.Linear(width, width, bias=False)
+        self.query = nn.Sequential(to_query, nn.LayerNorm(width, NORM_EPSILON))
         self.read_cells = CellAttention(len(settings.layers), width, settings.num_heads)
         start_small(self)
 
     @staticmethod
     def counts(shape: TowerShape, settings: Any) -> Sequence[int]:
-        """Those of square cells; a cell of one patch would leave nothing to attend to."""
+        """Return the numbers of square cells; one of one patch leaves nothing to attend to."""
         return [count for count in square_counts(shape) if count < shape.side**2]
 
     def forward(self, reading: Reading) -> Tensor:
-        """-> (pictures, num_tokens, dim)."""
+        """Return tokens, (pictures, num_tokens, dim)."""
         patches = torch.cat(reading.patches, dim=-1).float()
         queries = self.query(down_sampled(reading.patches[0].float(), self.num_tokens))
         return self.connect(self.read_cells(queries, patches))
 
 
 def down_sampled(patches: Tensor, num_tokens: int) -> Tensor:
-    """Bilinear: (pictures, side², channels) -> (pictures, num_tokens, channels), both grids in raster order.
+    """Interpolate (pictures, side², channels) to (pictures, num_tokens, channels), bilinearly.
 
-    This reads the middle of each cell: one patch, or the mean of four.
+    Both grids are in raster order. This reads the middle of each cell: one patch, or the mean of
+    four.
     """
     side, per_side = round(patches.shape[1] ** 0.5), round(num_tokens**0.5)
     grid = patches.transpose(1, 2).unflatten(2, (side, side))
-    return (
-        F.interpolate(grid, size=(per_side, per_side), mode="bilinear").flatten(2).transpose(1, 2)
-    )
+    smaller = F.interpolate(grid, size=(per_side, per_side), mode="bilinear")
+    return smaller.flatten(2).transpose(1, 2)
 
 
 def start_small(module: nn.Module) -> None:
-    """First weights of the linear layers in a module: truncated normal, and no biases."""
+    """Draw first weights of all linear layers from a truncated normal; biases become 0."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             nn.init.trunc_normal_(layer.weight, std=INITIAL_STD)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+METHOD = reducing_method(TokenPacker, num_stages=2)

@@ -39,9 +39,10 @@ def list_folder(root: str, suffixes: Sequence[str], allowed_roots: Sequence[str]
     entries, rejects, files = [], [], []
     skipped: Counter[str] = Counter()
     for file, reject in _files(root, allowed_roots, suffixes, skipped):
-        files.append(file._replace(name=printable(file.name)))
-        if printable(file.name) != file.name:
-            rejects.append(Reject(printable(file.name), "bad_id", "the file name is not UTF-8"))
+        name = printable(file.name)
+        files.append(file._replace(name=name))
+        if name != file.name:
+            rejects.append(Reject(name, "bad_id", "the file name is not UTF-8"))
         elif reject:
             rejects.append(reject)
         else:

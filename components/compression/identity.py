@@ -3,7 +3,6 @@
 from importlib.metadata import version
 from pathlib import Path
 
-from components.methods.catalogue import OURS
 from components.methods.checkpoint import (
     ADAPTER_FILE,
     CONFIG_FILE,
@@ -12,7 +11,7 @@ from components.methods.checkpoint import (
     expect_settings,
     load_config,
 )
-from components.methods.method_settings import SINGLE_FORWARD
+from components.methods.method_settings import SINGLE_FORWARD, WITH_QUERIES
 from components.model.backbone import weights_sha256
 from components.model.loading import check_base_model
 from components.model.settings_identity import settings_sha256
@@ -58,7 +57,7 @@ def provenance_of(
         model[f"{part}_settings_sha256"] = value
     for path in sorted(compressor.glob(f"*/{ADAPTER_FILE}")):
         model[f"{path.parent.name}_adapter_sha256"] = weights_sha256(path.parent)
-    if config.method.name not in OURS:
+    if config.method.name not in WITH_QUERIES:
         model["method"] = config.method.model_dump_json()
     model |= {
         "summary_queries_sha256": weights_sha256(compressor),

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from components.baselines.single_forward import SingleForward
 from components.inspection.parts import AbsentError
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.methods.method import Method
+from components.methods.method_settings import FWD2BOT
 from components.model.prepared import PreparedPictures
 
 KERNEL = "sdpa"  # transformers' name of what both models are loaded with
@@ -93,7 +93,7 @@ def query_attention(model: Method, picture: PreparedPictures) -> Tensor:
     (layers, summary tokens, image tokens). Raises AbsentError for a compressor whose language
     model reads no summary queries behind the picture.
     """
-    if not isinstance(model, DoubleForward) or isinstance(model, SingleForward):
+    if not isinstance(model, DoubleForward) or model.chosen.name != FWD2BOT:
         raise AbsentError(
             f"{model.chosen.name} has no summary queries that the language model reads"
         )

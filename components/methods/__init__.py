@@ -1,1 +1,1 @@
-"""Every way to make a picture into a few vectors, Fwd2Bot and those it is compared with: one file each."""
+"""Fwd2Bot, the interface of methods, and the catalogue that loads the compared ones."""

@@ -1,11 +1,13 @@
-"""What training adds to a base model, as a folder that says what it belongs to.
+"""A trained compressor in a folder: all that training adds to a base model, and which base it is.
 
-    compression/  generation/      adapters in PEFT's format, each usable with `PeftModel.from_pretrained`; or shared/
-    summary_queries.safetensors    the queries, the logarithm of the logit scale and, if learned, the prompt; what a
-                                   compared method adds is in a file with the method's name
-    trained_base.safetensors       weights of the base that were trained: the connector, the decoder without adapters
-    config.json                    the base model and its hash, all settings, versions
-    README.md                      the model card
+    compression/  generation/     adapters in PEFT's format, each usable with
+                                  `PeftModel.from_pretrained`; or shared/
+    summary_queries.safetensors   the queries, the logarithm of the logit scale and, if learned, the
+                                  prompt; a compared method's tensors are in a file of its name
+    trained_base.safetensors      trained weights of the base: the connector, the decoder without
+                                  adapters
+    config.json                   the base model and its hash, all settings, versions
+    README.md                     the model card
 
 Saving the same model twice gives the same bytes. Loading refuses a base model, a preprocessing or a
 set of tensors other than the one that was trained, and says what it found and what it expected.
@@ -24,11 +26,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from components.files.permissions import write_by_umask
-from components.methods.blocks.image_text_models import OwnPictures
-from components.methods.catalogue import OURS, build_method, kind_of, preparer_of
-from components.methods.method import Method
-from components.methods.method_settings import ChosenMethod, CompressorParams
-from components.model.backbone import Backbone, Preprocessing
+from components.methods.catalogue import build_method, method_class
+from components.methods.method import Method, Preparer
+from components.methods.method_settings import WITH_QUERIES, ChosenMethod, CompressorParams
+from components.model.backbone import Preprocessing
 from components.model.loading import load_backbone, load_without_weights
 from components.model.model_files import read_json, read_tensors, some_of
 from components.params import Params
@@ -80,48 +81,48 @@ class CompressorConfig(Params):
 
     @property
     def says(self) -> str:
-        """What it does, for the model card."""
-        kind, count = kind_of(self.method.name), self.compressor.num_summary_tokens
-        made = f"It makes {count} vectors of {self.dim} numbers of a picture (docs/methods.md, {self.method.name})."
-        return " ".join(
-            [
-                made,
-                kind.why_not_stored or "They are stored and searched.",
-                kind.why_no_answers or ANSWERS,
-            ]
-        )
+        """The abilities of the compressor, for the model card."""
+        name, count = self.method.name, self.compressor.num_summary_tokens
+        vectors = f"{count} vectors of {self.dim} numbers"
+        stored = method_class(name).why_not_stored or "They are stored and searched."
+        answers = method_class(name).why_no_answers or ANSWERS
+        return f"It makes {vectors} of a picture (docs/methods.md, {name}). {stored} {answers}"
 
     @property
     def own_file(self) -> str:
-        """Where the weights are that are neither an adapter's nor the base model's."""
-        return QUERIES_FILE if self.method.name in OURS else f"{self.method.name}.safetensors"
+        """The file of the weights that are neither an adapter's nor the base model's."""
+        name = self.method.name
+        return QUERIES_FILE if name in WITH_QUERIES else f"{name}.safetensors"
 
 
 def save_compressor(model: Method, folder: Path, card: Mapping[str, float | str]) -> None:
-    """Write the trained parts into a folder; `card` holds the metrics for the model card's table."""
+    """Write the trained parts into a folder; `card` has the metrics for the model card's table."""
     config = compressor_config(model)
-    names = model.adapters.names
     folder.mkdir(parents=True, exist_ok=True)
-    for adapter in names:
+
+    # adapters, as PEFT loads them
+    for adapter in model.adapters.names:
         settings = model.adapters.model.peft_config[adapter]
         settings.base_model_name_or_path = config.base_model
         settings.revision = config.base_revision
         settings.inference_mode = True
         settings.save_pretrained(str(folder / adapter))
         save_tensors(adapter_tensors(model, adapter), folder / adapter / ADAPTER_FILE)
+
+    # the rest of the weights
     if own := model.own_tensors():
         save_tensors(own, folder / config.own_file)
     if base := base_tensors(model):
         save_tensors(base, folder / BASE_FILE)
     (folder / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    usage = "".join(
-        f'- the adapter {name} alone: `PeftModel.from_pretrained(base_model, "{name}")`\n'
-        for name in names
-    )
+
+    # the model card
+    usage = ""
+    for name in model.adapters.names:
+        usage += f'- the adapter {name} alone: `PeftModel.from_pretrained(base_model, "{name}")`\n'
     table = "\n".join(f"| {name} | {value} |" for name, value in card.items())
-    (folder / "README.md").write_text(
-        CARD.format(config=config, usage=usage, table=table), encoding="utf-8"
-    )
+    text = CARD.format(config=config, usage=usage, table=table)
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def load_compressor(
@@ -136,50 +137,49 @@ def load_compressor(
     `dtype` is that of the base weights; `num_summary_tokens` keeps the first queries only, all if
     not given. Raises ValueError if anything is not what the compressor was trained with.
     """
+    # the base model and the method around it must be those of training
     config = load_config(folder)
     backbone = load_backbone(base, config.base_revision, dtype, "sdpa", config.pad_to_square)
-    expect(
-        f"base model {base}: SHA-256 of the weights",
-        backbone.weights_sha256,
-        config.base_weights_sha256,
-    )
+    what = f"base model {base}: SHA-256 of the weights"
+    expect(what, backbone.weights_sha256, config.base_weights_sha256)
     model = build_method(backbone, config.compressor, config.method, seed=0)
     expect(f"base model {base}: preprocessing", model.preprocessing, config.preprocessing)
     expect_settings(base, model.settings_sha256, config)
+
+    # put in what was trained
     for adapter in model.adapters.names:
-        tensors = load_tensors(folder / adapter / ADAPTER_FILE, adapter_tensors(model, adapter))
+        file = folder / adapter / ADAPTER_FILE
+        tensors = load_tensors(file, adapter_tensors(model, adapter))
         report: Any = set_peft_model_state_dict(model.adapters.model, tensors, adapter_name=adapter)
-        expect(
-            f"{folder / adapter / ADAPTER_FILE}: weights that are not the model's",
-            report.unexpected_keys,
-            [],
-        )
+        expect(f"{file}: weights that are not the model's", report.unexpected_keys, [])
     if own := model.own_tensors():
         put_in(model, folder / config.own_file, own)
     if trained := base_tensors(model):
         put_in(model, folder / BASE_FILE, trained)
+
     if num_summary_tokens is not None:
         model.keep_first(num_summary_tokens)
     return model.to(device).eval()
 
 
-def load_preparer(folder: Path, base: str) -> Backbone | OwnPictures:
-    """What prepares pictures for a compressor, without any weights. Raises ValueError as above."""
+def load_preparer(folder: Path, base: str) -> Preparer:
+    """Load what prepares pictures for a compressor, without weights. Raises ValueError as above."""
     config = load_config(folder)
     backbone = load_without_weights(base, config.base_revision, config.pad_to_square)
-    preparer = preparer_of(backbone, config.method)
+    preparer = method_class(config.method.name).preparer(backbone, config.method)
     expect(f"base model {base}: preprocessing", preparer.preprocessing, config.preprocessing)
     return preparer
 
 
 def check_trained_files(folder: Path, config: CompressorConfig) -> None:
-    """Raises ValueError when a file that every compressor of its kind has is missing; others may have none."""
-    if config.method.name not in OURS:
+    """Raise ValueError when a file that a compressor with queries has is missing.
+
+    Other methods may have none.
+    """
+    if config.method.name not in WITH_QUERIES:
         return
-    adapters = [f"{name}/{ADAPTER_FILE}" for name in config.compressor.adapters.names] or [
-        BASE_FILE
-    ]
-    for name in (QUERIES_FILE, *adapters):
+    adapters = [f"{name}/{ADAPTER_FILE}" for name in config.compressor.adapters.names]
+    for name in (QUERIES_FILE, *(adapters or [BASE_FILE])):
         if not (folder / name).is_file():
             raise ValueError(
                 f"{folder / name}: is missing; fetch the whole compressor, or train one"
@@ -187,7 +187,7 @@ def check_trained_files(folder: Path, config: CompressorConfig) -> None:
 
 
 def load_config(folder: Path) -> CompressorConfig:
-    """What a saved compressor says of itself. Raises ValueError, naming the file, when it cannot be read."""
+    """Read the configuration of a saved compressor. Raises ValueError, naming the file."""
     path = folder / CONFIG_FILE
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file; is this a compressor?")
@@ -197,13 +197,13 @@ def load_config(folder: Path) -> CompressorConfig:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ValueError(
-            f"{path}: {where}: {first['msg']}; it was written by another version, or changed by hand: take the "
-            "version that wrote it, or train again"
+            f"{path}: {where}: {first['msg']}; it was written by another version, or changed by "
+            "hand: take the version that wrote it, or train again"
         ) from None
 
 
 def compressor_config(model: Method) -> CompressorConfig:
-    """Everything that says what a model is."""
+    """Describe a model as its config.json does."""
     return CompressorConfig(
         format_version=2,
         method=model.chosen,
@@ -220,20 +220,19 @@ def compressor_config(model: Method) -> CompressorConfig:
 
 
 def adapter_tensors(model: Method, adapter: str) -> dict[str, Tensor]:
-    """The LoRA weights of one adapter, under PEFT's names; embeddings are not among them."""
+    """Return the LoRA weights of one adapter, under PEFT's names; embeddings are left out."""
     return get_peft_model_state_dict(
         model.adapters.model, adapter_name=adapter, save_embedding_layers=False
     )
 
 
 def base_tensors(model: Method) -> dict[str, Tensor]:
-    """The weights of the base model that were trained, under the model's own names: none, as a rule."""
-    trained = {
-        name: p.detach()
-        for name, p in model.backbone.named_parameters(prefix="backbone")
-        if p.requires_grad
+    """Return the trained weights of the base model by their names; as a rule there are none."""
+    return {
+        name: weight.detach()
+        for name, weight in model.backbone.named_parameters(prefix="backbone")
+        if weight.requires_grad and ".lora_" not in name
     }
-    return {name: tensor for name, tensor in trained.items() if ".lora_" not in name}
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -243,43 +242,47 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def load_tensors(path: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Read a safetensors file that must have the names and shapes of `like`, and numbers in it. Raises ValueError."""
+    """Read a safetensors file. Raises ValueError unless its tensors are finite and like `like`."""
     tensors = read_tensors(path)
-    found, expected = (
-        {name: tuple(t.shape) for name, t in group.items()} for group in (tensors, like)
-    )
-    differing = sorted(
-        name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)
-    )
-    for name in differing[:1]:
+
+    # names and shapes: the first that differs stands for all
+    differing = []
+    for name in sorted(tensors.keys() | like.keys()):
+        found, expected = shape_of(tensors, name), shape_of(like, name)
+        if found != expected:
+            differing.append((name, found, expected))
+    if differing:
+        name, found, expected = differing[0]
         others = f" (and {len(differing) - 1} more tensors)" if len(differing) > 1 else ""
-        expect(
-            f"{path}: shape of {name}{others}",
-            found.get(name, "missing"),
-            expected.get(name, "missing"),
-        )
-    odd = [
-        name
-        for name, tensor in sorted(tensors.items())
-        if tensor.is_floating_point() != like[name].is_floating_point()
-        or not torch.isfinite(tensor).all()
-    ]
+        expect(f"{path}: shape of {name}{others}", found, expected)
+
+    # values
+    odd = []
+    for name, tensor in sorted(tensors.items()):
+        has_kind = tensor.is_floating_point() == like[name].is_floating_point()
+        if not has_kind or not torch.isfinite(tensor).all():
+            odd.append(name)
     if odd:
         raise ValueError(
-            f"{path}: {len(odd)} tensors hold values that are not finite, or no such numbers as the model has "
-            f"({some_of(odd)}); restore the file, or train again"
+            f"{path}: {len(odd)} tensors hold values that are not finite, or no such numbers as "
+            f"the model has ({some_of(odd)}); restore the file, or train again"
         )
     return tensors
 
 
+def shape_of(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | str:
+    """Return the shape of a tensor, or the word "missing"."""
+    return tuple(tensors[name].shape) if name in tensors else "missing"
+
+
 def put_in(model: Method, path: Path, like: Mapping[str, Tensor]) -> None:
-    """Load into a model those of its tensors that a file holds, all of `like`. Raises ValueError."""
+    """Load the tensors of a file, shaped like `like`, into a model. Raises ValueError."""
     left = model.load_state_dict(load_tensors(path, like), strict=False).unexpected_keys
     expect(f"{path}: weights that are not the model's", left, [])
 
 
 def expect_settings(base: str, found: Mapping[str, str], config: CompressorConfig) -> None:
-    """Raises ValueError when configuration, tokenizer or chat template are not those of training."""
+    """Raise ValueError when configuration, tokenizer or template are not those of training."""
     for whose, wanted in config.settings_sha256.items():
         name = f"base model {base}" if whose == "base" else f"{whose} of {config.method.name}"
         what = f"{name}: SHA-256 of config.json, tokenizer, chat template and image processor"
@@ -290,5 +293,6 @@ def expect(what: str, found: object, expected: object) -> None:
     """Raise ValueError with both values unless they are equal."""
     if found != expected:
         raise ValueError(
-            f"{what} is {found}, but the compressor needs {expected}; use the base model it was trained on"
+            f"{what} is {found}, but the compressor needs {expected}; use the base model it was "
+            "trained on"
         )

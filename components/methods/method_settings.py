@@ -1,4 +1,4 @@
-"""What says which method a compressor is, and how it is made: kept with the trained one."""
+"""Settings of a compressor: which method it is, and what training adds to the base model."""
 
 from typing import Any, Literal
 
@@ -7,16 +7,17 @@ from pydantic import Field
 from components.model.adapters import AdapterParams
 from components.params import Params
 
-# its paper's method, and what it compares that with
+# its paper's method, and what Table 7 compares that with
 FWD2BOT, SINGLE_FORWARD = "fwd2bot", "single_forward"
+WITH_QUERIES = (FWD2BOT, SINGLE_FORWARD)  # are saved with summary queries
 
 
 class NoSettings(Params):
-    """Of a method that leaves nothing to choose."""
+    """Settings of a method that leaves nothing to choose."""
 
 
 class CompressorParams(Params):
-    """What training adds to a base model."""
+    """Settings of what training adds to a base model."""
 
     num_summary_tokens: int = Field(ge=1)  # k', vectors stored per picture
     prompt: str  # read between the picture and the summary queries; may be empty
@@ -36,7 +37,7 @@ class CompressorParams(Params):
 
 
 class ChosenMethod(Params):
-    """One method with its own settings: what a trained one is saved with."""
+    """A method with its own settings, as a trained compressor is saved with them."""
 
     name: str
     tuning: Literal["trained", "none"]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from components.methods.catalogue import kind_of
+from components.methods.catalogue import method_class
 from components.methods.method import Method
 from components.methods.method_settings import FWD2BOT
 from components.model.chat import encode_text
@@ -88,7 +88,7 @@ def read_texts(model: Method, ids: Sequence[Sequence[int]]) -> tuple[np.ndarray,
 
 def embedder_of(provenance: Provenance, load_model: Callable[[], Method]) -> Embedder:
     """Return what embeds the tokens of a store; only some methods need the model for it."""
-    if kind_of(method_of(provenance) or FWD2BOT).embeds_by_mean:
+    if method_class(method_of(provenance) or FWD2BOT).embeds_by_mean:
         return mean_embeddings
     return partial(embed_stored, load_model())
 

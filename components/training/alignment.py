@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from components.losses.autoregressive import IGNORE_INDEX, answer_loss_sum
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.params import Params
 from components.training.collate import TrainBatch
 from components.training.distributed import average_gradients, sum_over_workers, world_size

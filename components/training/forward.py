@@ -14,7 +14,7 @@ from torch import Tensor
 
 from components.losses.autoregressive import IGNORE_INDEX, answer_loss_sum
 from components.losses.contrastive import contrastive_loss
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.methods.method import Method
 from components.model.families.llava import LlavaBackbone
 from components.model.segments import Segment, stack

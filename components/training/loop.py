@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from pydantic import Field
 
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.methods.method import Method
 from components.params import Params
 from components.training.alignment import AlignmentParams, backward_alignment

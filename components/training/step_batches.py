@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.methods.method import Method
 from components.model.families.llava import LlavaBackbone
 from components.training.budgets import Budgets

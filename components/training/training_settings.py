@@ -4,8 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.baselines.dual_encoder import DUAL_ENCODER
-from components.methods.catalogue import OURS, MethodParams, kind_of
+from components.methods.catalogue import MethodParams
 from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE
 from components.methods.method_settings import FWD2BOT, CompressorParams
 from components.model.loading import BackboneParams
@@ -75,11 +74,11 @@ class TrainParams(CompressorParams):
     def taught(self) -> LossParams:
         """Return the weights of the losses that the method learns by.
 
-        Both as set for Fwd2Bot, 1 for the only loss of a compared method.
+        Both as set if it learns by both, as Fwd2Bot, 1 for the only loss of a compared method.
         """
-        if self.method.name in OURS:
+        wanted = self.method.module.model.losses
+        if len(wanted) > 1:
             return self.losses
-        wanted = kind_of(self.method.name).losses
         return LossParams(
             autoregressive_weight=float(AUTOREGRESSIVE in wanted),
             contrastive_weight=float(CONTRASTIVE in wanted),
@@ -110,9 +109,10 @@ class TrainParams(CompressorParams):
                 f"the largest of nested_budgets {self.budgets} is not num_summary_tokens "
                 f"{self.num_summary_tokens}"
             )
-        if self.method.name != FWD2BOT and (self.nested_budgets or self.alignment.num_steps):
+        method = self.method.short_name
+        if method != FWD2BOT and (self.nested_budgets or self.alignment.num_steps):
             raise ValueError(
-                f"nested_budgets and alignment are for fwd2bot; method.name is {self.method.name}"
+                f"nested_budgets and alignment are for fwd2bot; the method is {method}"
             )
         if self.nested_budgets and self.attention != "causal":
             raise ValueError(
@@ -124,14 +124,14 @@ class TrainParams(CompressorParams):
             raise ValueError("attention: bidirectional needs backbone.attention sdpa or eager")
 
         # methods that do without something
-        if self.feature_cache and self.method.name != FWD2BOT:
+        model = self.method.module.model
+        if self.feature_cache and method != FWD2BOT:
             raise ValueError(
-                f"feature_cache is for fwd2bot; method.name is {self.method.name}, set it to null"
+                f"feature_cache is for fwd2bot; the method is {method}, set it to null"
             )
-        if self.texts.max_row_tokens is not None and kind_of(self.method.name).reads_questions:
+        if self.texts.max_row_tokens is not None and model.reads_questions:
             raise ValueError(
-                f"{self.method.name} asks each question in a row of its own; set max_row_tokens to "
-                "null"
+                f"{method} asks each question in a row of its own; set max_row_tokens to null"
             )
 
         # phases before training proper
@@ -154,9 +154,9 @@ class TrainParams(CompressorParams):
                 f"adapters.sharing: none trains the decoder, and {self.backbone.dtype} is too "
                 "coarse for small updates; set backbone.dtype to float32"
             )
-        if self.parallelism == "fsdp" and self.method.name == DUAL_ENCODER:
+        if self.parallelism == "fsdp" and not model.uses_language_model:
             raise ValueError(
-                "parallelism: fsdp spreads the language model, which dual_encoder does not read; "
+                f"parallelism: fsdp spreads the language model, which {method} does not read; "
                 "use ddp"
             )
         if self.parallelism == "fsdp" and self.adapters.sharing == "none":

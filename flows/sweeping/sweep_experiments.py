@@ -60,7 +60,10 @@ def has_values(commit: str, wanted: Mapping[str, Any]) -> bool:
 
     @cache
     def params(file: str) -> Any:
-        return yaml.load(git("show", f"{commit}:{file or 'params.yaml'}"))
+        try:
+            return yaml.load(git("show", f"{commit}:{file or 'params.yaml'}"))
+        except subprocess.CalledProcessError:  # an older commit without this file
+            return None
 
     for name, value in wanted.items():
         file, _, key = name.rpartition(":")

@@ -15,9 +15,9 @@ from components.costs.training_costs import Pass, Step, model_shape, step_flops
 from components.losses.autoregressive import IGNORE_INDEX
 from components.methods.catalogue import build_method
 from components.methods.checkpoint import save_compressor
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.methods.method import Method, enable_gradient_checkpointing
-from components.methods.method_settings import FWD2BOT
+from components.methods.method_settings import FWD2BOT, ChosenMethod
 from components.model.families.llava import LlavaBackbone
 from components.model.loading import load_backbone
 from components.training.collate import TrainBatch
@@ -55,7 +55,8 @@ def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
     run, curated = config["run"], config["curated"]
     is_first = ray.train.get_context().get_world_rank() == 0
     torch.set_num_threads(params.threads_per_worker)
-    model = load_model(params, config["base"])
+    method = ChosenMethod.model_validate(config["method"])
+    model = load_model(params, method, config["base"])
     trained = trained_parameters(model)
     if not trained:
         return export_untrained(model, params, curated, run, is_first)
@@ -104,15 +105,13 @@ def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
     return {"outcome": outcome.value, "step": state.progress.next_step}
 
 
-def load_model(params: TrainParams, base: str) -> Method:
+def load_model(params: TrainParams, method: ChosenMethod, base: str) -> Method:
     """Load the base model with untrained adapters and queries, on this worker's device."""
     options = params.backbone
     backbone = load_backbone(
         base, options.revision, options.torch_dtype, options.attention, options.pad_to_square
     )
-    model = build_method(
-        backbone.to(get_device()), params.compressor, params.method.chosen, params.seed
-    )
+    model = build_method(backbone.to(get_device()), params.compressor, method, params.seed)
     if params.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     if params.parallelism == "fsdp":

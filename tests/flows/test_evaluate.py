@@ -20,7 +20,7 @@ from components.evaluation.evaluation_settings import EvaluateParams
 from components.evaluation.intervals import BootstrapParams
 from components.evaluation.systems import BLIND, COMPRESSED, SYSTEMS
 from components.methods.checkpoint import load_config, save_compressor
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.model.chat import encode_prompt
 from components.pictures import PictureLimits, encode_png, pixel_sha256
 from components.store.shards import TokenRows

@@ -2,14 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 
-from components.methods.catalogue import OURS, MethodParams, build_method, kind_of
+from components.methods.catalogue import build_method, method_class, method_names
 from components.methods.checkpoint import save_compressor
-from components.methods.method_settings import ChosenMethod
+from components.methods.method_settings import WITH_QUERIES, ChosenMethod
 from components.search.batches import Query
 from components.search.corpus import MaxSim, Wanted
 from components.store.provenance import StoreError
@@ -19,12 +18,12 @@ from flows.compress import compress
 from flows.evaluate import evaluate
 from flows.index import build
 from flows.search import open_corpus, search_queries
-from tests.components.methods.settings import SETTINGS
+from tests.components.methods.settings import SETTINGS, UNTRAINED
 from tests.components.model.tiny import COMPRESSOR, load, write_tiny_llava
 from tests.flows.test_compress import PARAMS as COMPRESS_PARAMS
 from tests.flows.test_evaluate import IMAGE_IDS, PARAMS, picture, write_tables
 
-NAMES = sorted(set(get_args(MethodParams.model_fields["name"].annotation)) - set(OURS))
+NAMES = sorted(set(method_names()) - set(WITH_QUERIES))
 # few processes to start
 COMPRESS = COMPRESS_PARAMS.model_copy(update={"num_workers": 1, "decoders_per_worker": 1})
 EVALUATE = PARAMS.model_copy(update={"references": (), "num_workers": 1, "pictures_per_task": 8})
@@ -43,7 +42,7 @@ class World:
 
     def compressor(self, name: str) -> Path:
         """An untrained method, saved."""
-        tuning = "none" if name in ("fastv", "lvlm_zero_shot") else "trained"
+        tuning = "none" if name in UNTRAINED else "trained"
         chosen = ChosenMethod(name=name, tuning=tuning, settings=SETTINGS[name])  # type: ignore[arg-type]
         folder = self.root / name
         save_compressor(
@@ -67,7 +66,7 @@ def scores_of(world: World, compressor: Path, store: Path, output: Path) -> dict
 @pytest.mark.parametrize("name", NAMES)
 def test_a_method_goes_through_all_stages(name: str, world: World, tmp_path: Path) -> None:
     compressor, store = world.compressor(name), tmp_path / "store"
-    kind = kind_of(name)
+    kind = method_class(name)
     manifest = compress(
         COMPRESS,
         str(world.curated / "images/test"),
@@ -114,12 +113,12 @@ def search_and_ask(name: str, compressor: Path, store: Path, index: Path) -> Non
     np.testing.assert_allclose(
         [hit.score for hit in hits], [hit.score for hit in indexed], rtol=1e-5
     )
-    if not kind_of(name).embeds_by_mean:
+    if not method_class(name).embeds_by_mean:
         with pytest.raises(ValueError, match=f"--maxsim: {name} makes no summary tokens of a text"):
             search_queries(
                 corpus, compressor, None, [Query("1", "two")], wanted._replace(maxsim=MaxSim(2, []))
             )
-    if kind_of(name).why_no_answers:
+    if method_class(name).why_no_answers:
         with pytest.raises(ValueError, match="answer"):
             answer(TokenStore.open(store), compressor, None, IMAGE_IDS[0], "what?", 3)
     else:

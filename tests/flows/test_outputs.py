@@ -13,6 +13,7 @@ from components.evaluation.evaluation_settings import EvaluateParams
 from components.files.locks import BusyError
 from components.files.outputs import only_writer
 from components.files.written import LIST, OutputError
+from components.methods.fwd2bot import DoubleForward
 from components.params import load_params
 from components.search.index_manifest import IndexFolderError
 from components.store.absence import write_reason
@@ -72,12 +73,24 @@ def run_pretrain(inputs: Path, output: Path) -> None:
 
 def run_train(inputs: Path, output: Path) -> None:
     places = [output, inputs / "live", inputs / "times", inputs / "state"]
-    train(load_params("train", TrainParams, PARAMS), inputs / "curated", "base", *places)
+    train(
+        load_params("train", TrainParams, PARAMS),
+        DoubleForward.chosen,
+        inputs / "curated",
+        "base",
+        *places,
+    )
 
 
 def run_train_metrics(inputs: Path, output: Path) -> None:
     places = [inputs / "compressor", output, inputs / "times", inputs / "state"]
-    train(load_params("train", TrainParams, PARAMS), inputs / "curated", "base", *places)
+    train(
+        load_params("train", TrainParams, PARAMS),
+        DoubleForward.chosen,
+        inputs / "curated",
+        "base",
+        *places,
+    )
 
 
 def run_evaluate(inputs: Path, output: Path) -> None:

@@ -1,13 +1,13 @@
 """Runs times seeds as commands, and what ended experiments found as a table."""
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
+from components.params import parse_section
 from flows.sweep import (
     Sweep,
     as_markdown,
@@ -176,4 +176,4 @@ def test_every_run_has_values_that_training_takes(path: Path) -> None:
             for part in parts:
                 tree = tree[part]
             tree[last] = yaml.load(value) if isinstance(value, str) else value
-        TrainParams.model_validate_json(json.dumps(changed["train"]))
+        parse_section(changed, "train", TrainParams, str(path))

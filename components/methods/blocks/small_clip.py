@@ -1,4 +1,4 @@
-"""A CLIP (arXiv 2103.00020) small enough for a laptop, with random weights, for the pictures and tokens of a LLaVA."""
+"""A CLIP (arXiv 2103.00020) small enough for a laptop, for the pictures and tokens of a LLaVA."""
 
 import torch
 from pydantic import Field
@@ -27,40 +27,42 @@ class SmallClipParams(Params):
 
 
 def build_small_clip(backbone: Backbone, sizes: SmallClipParams, seed: int) -> CLIPModel:
-    """A CLIP that reads what a LLaVA's image processor and tokenizer give. Raises ValueError for other families."""
-    image_size = llava_of(
-        backbone, "dual_encoder without a checkpoint"
-    ).vlm.config.vision_config.image_size
+    """Build a CLIP with random weights that reads what a LLaVA's processor and tokenizer give.
+
+    Raises ValueError for other families.
+    """
+    llava, tokenizer = llava_of(backbone, "dual_encoder without a checkpoint"), backbone.tokenizer
+    image_size = llava.vlm.config.vision_config.image_size
+    text_config = layers(sizes.text_hidden_size, sizes.text_num_layers, sizes) | {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": sizes.max_text_tokens,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision_config = layers(sizes.vision_hidden_size, sizes.vision_num_layers, sizes) | {
+        "image_size": image_size,
+        "patch_size": sizes.patch_size,
+    }
     config = CLIPConfig(
-        text_config={
-            **layers(sizes.text_hidden_size, sizes.text_num_layers, sizes),
-            "vocab_size": len(backbone.tokenizer),
-            "max_position_embeddings": sizes.max_text_tokens,
-            **{
-                name: getattr(backbone.tokenizer, name)
-                for name in ("bos_token_id", "eos_token_id", "pad_token_id")
-            },
-        },
-        vision_config={
-            **layers(sizes.vision_hidden_size, sizes.vision_num_layers, sizes),
-            "image_size": image_size,
-            "patch_size": sizes.patch_size,
-        },
-        projection_dim=sizes.projection_dim,
+        text_config=text_config, vision_config=vision_config, projection_dim=sizes.projection_dim
     )
+
+    # the random numbers of the process go on as before
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = CLIPModel(config)
+
+    # patches start with positions, as in the tower of the tiny LLaVA
     positions = sincos_positions(image_size // sizes.patch_size, sizes.vision_hidden_size)
-    with torch.no_grad():  # as in the tower of the tiny LLaVA
-        encoder.vision_model.embeddings.position_embedding.weight.copy_(
-            sizes.position_amplitude * positions
-        )
+    with torch.no_grad():
+        embeddings = encoder.vision_model.embeddings.position_embedding.weight
+        embeddings.copy_(sizes.position_amplitude * positions)
     return encoder
 
 
 def layers(hidden_size: int, count: int, sizes: SmallClipParams) -> dict[str, int]:
-    """The layers of an encoder, as transformers' configs name their sizes."""
+    """Name the sizes of an encoder's layers as transformers' configs do."""
     return {
         "hidden_size": hidden_size,
         "intermediate_size": 4 * hidden_size,
@@ -71,7 +73,7 @@ def layers(hidden_size: int, count: int, sizes: SmallClipParams) -> dict[str, in
 
 
 def small_clip_frame(backbone: Backbone, sizes: SmallClipParams) -> TextFrame:
-    """A text starts as the base model's do, if they do, and ends with the end token, where CLIP reads it."""
+    """Frame texts by the base model's first token, if it has one, and the end token."""
     bos, eos = backbone.tokenizer.bos_token_id, backbone.tokenizer.eos_token_id
     before = () if bos is None else (bos,)
     return TextFrame(before, (eos,), filler=0, min_tokens=0, max_tokens=sizes.max_text_tokens)

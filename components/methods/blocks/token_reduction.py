@@ -1,4 +1,4 @@
-"""Methods that make an image's tokens fewer before the language model reads them: a reducer, and LLaVA around it.
+"""Token reduction: a reducer makes image tokens fewer before LLaVA's language model reads them.
 
 A reducer is a module from what the vision tower says to visual tokens. It is trained as its paper
 does: first alone, then with the connector and the language model (an adapter here), by the
@@ -7,20 +7,29 @@ sums them up in one word (arXiv 2407.12580).
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from components.methods.blocks.last_word import (
-    image_in_one_word,
     num_tokens_around_text,
-    text_in_one_word,
+    picture_last_words,
+    text_last_words,
 )
-from components.methods.blocks.vision_tower import Needs, Reading, TowerShape, llava_of, read_tower
-from components.methods.method import AUTOREGRESSIVE, Method
+from components.methods.blocks.vision_tower import (
+    Needs,
+    Reading,
+    TowerShape,
+    check_needs,
+    llava_of,
+    read_tower,
+    tower_shape,
+)
+from components.methods.method import AUTOREGRESSIVE, Method, MethodModule
 from components.methods.method_settings import ChosenMethod, CompressorParams
-from components.model.adapters import GENERATION, AdapterSwitch
+from components.model.adapters import GENERATION, AdapterSwitch, attach_adapters
 from components.model.backbone import Backbone
 from components.model.prepared import PreparedPictures
 from components.model.segments import picture_segment
@@ -30,9 +39,12 @@ Connect = Callable[[Tensor], Tensor]  # the base model's connector: (…, channe
 
 
 class Reducer(nn.Module):
-    """From a Reading to visual tokens, (pictures, num_tokens, dim). `connect` takes patches into the language model."""
+    """From a Reading to visual tokens, (pictures, num_tokens, dim).
 
-    Settings: ClassVar[type[Params]]  # what its section of `train.method` holds
+    `connect` takes patches into the language model.
+    """
+
+    Settings: ClassVar[type[Params]]  # the contents of its method's YAML file
     uses_connector: ClassVar[bool]  # which is then trained with it
     needs: Needs = Needs()
 
@@ -44,7 +56,7 @@ class Reducer(nn.Module):
 
     @staticmethod
     def counts(shape: TowerShape, settings: Any) -> Sequence[int]:
-        """The numbers of tokens that the algorithm allows."""
+        """Return the numbers of tokens that the algorithm allows."""
         raise NotImplementedError
 
     def forward(self, reading: Reading) -> Tensor:
@@ -52,7 +64,7 @@ class Reducer(nn.Module):
 
 
 class Reduced(Method):
-    """A LLaVA that reads what a reducer makes of a picture."""
+    """A LLaVA that reads the tokens a reducer makes of a picture."""
 
     losses = (AUTOREGRESSIVE,)
     parts = ("reducer",)
@@ -72,73 +84,107 @@ class Reduced(Method):
         self.to(backbone.device)
 
     def compress_pictures(self, pictures: PreparedPictures) -> Tensor:
-        """What the reducer makes of the pictures: (pictures, tokens, dim)."""
+        """Return the reducer's tokens of the pictures: (pictures, tokens, dim)."""
         return self.reducer(self.reading(pictures))
 
     def reading(self, pictures: PreparedPictures) -> Reading:
-        """What the tower says of the pictures, as far as the reducer wants it."""
+        """Read of the vision tower what the reducer needs."""
         return read_tower(llava_of(self.backbone, "this method"), pictures, self.reducer.needs)
 
     def make(self, num_tokens: int) -> None:
-        """From now on another number of tokens of a picture, which the reducer must allow."""
+        """Make another number of tokens of a picture from now on, which the reducer must allow."""
         self.reducer.num_tokens = num_tokens
         self.params = self.params.model_copy(update={"num_summary_tokens": num_tokens})
 
     def embed_pictures(self, summary_tokens: Tensor) -> Tensor:
-        """What the language model says of the tokens in one word, before it is said."""
-        pictures = picture_segment(
-            list(summary_tokens.to(self.backbone.device, self.backbone.dtype))
-        )
-        return image_in_one_word(self, GENERATION, pictures)
+        """Return what the language model is about to say of the tokens in one word."""
+        tokens = summary_tokens.to(self.backbone.device, self.backbone.dtype)
+        return picture_last_words(self, GENERATION, picture_segment(list(tokens)))
 
     def embed_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """What it says of a text in one word."""
-        return text_in_one_word(self, GENERATION, input_ids, attention_mask)
+        """Return what it is about to say of a text in one word."""
+        return text_last_words(self, GENERATION, input_ids, attention_mask)
 
     @property
     def num_tokens_around_text(self) -> int:
-        """The chat that asks for one word."""
+        """The length of the chat that asks for one word."""
         return num_tokens_around_text(self.backbone)
 
     def own_tensors(self) -> dict[str, Tensor]:
-        """The weights of the reducer."""
-        return {
-            f"reducer.{name}": tensor.detach() for name, tensor in self.reducer.state_dict().items()
-        }
+        """Return the weights of the reducer."""
+        weights = self.reducer.state_dict()
+        return {f"reducer.{name}": tensor.detach() for name, tensor in weights.items()}
+
+
+def reducing_method(
+    reducer: type[Reducer], model: type[Reduced] = Reduced, num_stages: Literal[0, 1, 2] = 1
+) -> MethodModule:
+    """Describe a method that is a LLaVA around a reducer; see MethodModule for the stages."""
+    build = partial(build_reduced, reducer, model)
+    return MethodModule(model, reducer.Settings, num_stages, build)
+
+
+def build_reduced(
+    reducer: type[Reducer],
+    model: type[Reduced],
+    backbone: Backbone,
+    params: CompressorParams,
+    chosen: ChosenMethod,
+    seed: int,
+) -> Reduced:
+    """Build a LLaVA around an untrained reducer, in place.
+
+    Its number of tokens, also in the `params` of the result, is the nearest to the wanted one that
+    the reducer allows. Raises ValueError when the base model does not fit.
+    """
+    llava = llava_of(backbone, chosen.name)
+    shape = tower_shape(llava)
+    settings = reducer.Settings.model_validate(chosen.settings, strict=False)  # lists as tuples
+    count = nearest_count(params.num_summary_tokens, reducer.counts(shape, settings))
+
+    # The first weights follow from the seed; the random numbers of the process go on as before.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = reducer(shape, count, settings, llava.connect_patches)
+    check_needs(llava, module.needs)
+
+    if chosen.tuning == "none":
+        adapters = AdapterSwitch(backbone.vlm, {GENERATION: None})
+        module.requires_grad_(False)
+    else:
+        adapters = attach_adapters(backbone, params.adapters, (GENERATION,), seed, in_tower=False)
+        if reducer.uses_connector:
+            backbone.train_connector()
+    params = params.model_copy(update={"num_summary_tokens": count})
+    return model(backbone, adapters, module, params, chosen)
 
 
 def nearest_count(wanted: int, allowed: Sequence[int]) -> int:
-    """The allowed number of tokens nearest to the wanted one; of two, the smaller."""
+    """Return the allowed number of tokens nearest to the wanted one; of two, the smaller."""
     return min(allowed, key=lambda count: (abs(count - wanted), count))
 
 
 def square_counts(shape: TowerShape) -> list[int]:
-    """How many square cells a grid of patches can be cut into."""
-    return [
-        (shape.side // cell) ** 2 for cell in range(shape.side, 0, -1) if shape.side % cell == 0
-    ]
+    """Return the numbers of square cells that a grid of patches can be cut into."""
+    sides = range(shape.side, 0, -1)
+    return [(shape.side // side) ** 2 for side in sides if shape.side % side == 0]
 
 
-def check_heads(setting: str, num_heads: int, width: int) -> None:
-    """Raises ValueError when an attention of this width cannot have so many heads."""
+def check_heads(file: str, num_heads: int, width: int) -> None:
+    """Raise ValueError when an attention of this width cannot have so many heads."""
     if width % num_heads:
         raise ValueError(
-            f"{setting}: {width} channels of the vision tower cannot be split into {num_heads} heads"
+            f"{file}: num_heads: {width} channels of the vision tower cannot be split into "
+            f"{num_heads} heads"
         )
 
 
 def cells(patches: Tensor, num_cells: int) -> Tensor:
-    """Patches (pictures, side², channels) in raster order -> (pictures, num_cells, patches of a cell, channels).
+    """Cut patches (pictures, side², channels) into square cells.
 
-    Cells are square and in raster order, and so are the patches of a cell.
+    The result is (pictures, num_cells, patches of a cell, channels); cells, and patches in them,
+    are in raster order.
     """
     side, per_side = round(patches.shape[1] ** 0.5), round(num_cells**0.5)
     grid = patches.unflatten(1, (per_side, side // per_side, per_side, side // per_side))
     return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
-
-
-def seeded(seed: int, build: Callable[[], Reducer]) -> Reducer:
-    """A reducer whose first weights follow from a seed; the random numbers of the process go on as before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build()

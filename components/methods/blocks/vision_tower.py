@@ -1,4 +1,4 @@
-"""What the compared methods read of the vision tower of a LLaVA: patches of several layers, class attention, keys."""
+"""The vision tower of a LLaVA, as reducers read it: patches of layers, class attention, keys."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from components.model.prepared import PreparedPictures
 
 
 class Needs(NamedTuple):
-    """What a reducer reads of the tower."""
+    """The parts of the tower that a reducer reads."""
 
     # hidden states, numbered as transformers does, -1 the last; none: the connector's
     layers: tuple[int, ...] = ()
@@ -20,7 +20,7 @@ class Needs(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What the tower said of some pictures; without gradients, it is frozen."""
+    """The states of the tower for some pictures, without gradients: it is frozen."""
 
     # of each layer asked for: (pictures, patches, channels), in raster order
     patches: tuple[Tensor, ...]
@@ -38,42 +38,48 @@ class TowerShape(NamedTuple):
 
 
 def llava_of(backbone: Backbone, method: str) -> LlavaBackbone:
-    """The backbone, if it is a LLaVA-1.5. Raises ValueError for other families, whose patches are no square grid."""
+    """Return the backbone if it is a LLaVA-1.5.
+
+    Raises ValueError for other families, whose patches are no square grid.
+    """
     if not isinstance(backbone, LlavaBackbone):
         raise ValueError(
-            f"train.method.name: {method} reads the patches of a LLaVA-1.5, and {backbone.source.name} is none; use "
-            "fwd2bot, or such a base model"
+            f"train.method.name: {method} reads the patches of a LLaVA-1.5, and "
+            f"{backbone.source.name} is none; use fwd2bot, or such a base model"
         )
     return backbone
 
 
 def tower_shape(backbone: LlavaBackbone) -> TowerShape:
-    """The sizes of a LLaVA's tower."""
+    """Return the sizes of a LLaVA's tower."""
     vision = backbone.vlm.config.vision_config
     return TowerShape(vision.image_size // vision.patch_size, vision.hidden_size, backbone.dim)
 
 
 def check_needs(backbone: LlavaBackbone, needs: Needs) -> None:
-    """Raises ValueError when the tower does not have, or does not compute, what is to be read of it."""
+    """Raise ValueError when the tower does not have, or does not compute, what is to be read."""
     name = backbone.source.name
+    num_states = len(backbone.vlm.model.vision_tower.encoder.layers) + 1
+    highest = num_read_layers(backbone.vlm)
+
+    # the attention is that of the class token, in the block behind the connector's layer
     if needs.attention and not backbone.has_class_token:
         raise ValueError(
-            f"{name}: its vision tower has no class token, whose attention train.method.name needs; use another method"
+            f"{name}: its vision tower has no class token, whose attention train.method.name "
+            "needs; use another method"
         )
-    num_states, highest = (
-        len(backbone.vlm.model.vision_tower.encoder.layers) + 1,
-        num_read_layers(backbone.vlm),
-    )
     if needs.attention and backbone.read_layer % num_states == num_states - 1:
         raise ValueError(
-            f"{name}: its connector reads the last layer of the vision tower, and train.method.name needs the "
-            "attention of the block behind; use another method"
+            f"{name}: its connector reads the last layer of the vision tower, and "
+            "train.method.name needs the attention of the block behind; use another method"
         )
+
+    # layers behind the connector's never run
     for layer in needs.layers:
         if not (-num_states <= layer < num_states and layer % num_states <= highest):
             raise ValueError(
-                f"layers: the vision tower of {name} has no hidden state {layer} that is computed; use {-num_states} "
-                f"to {highest - num_states}, its connector's"
+                f"layers: the vision tower of {name} has no hidden state {layer} that is "
+                f"computed; use {-num_states} to {highest - num_states}, its connector's"
             )
 
 
@@ -90,9 +96,10 @@ def read_tower(backbone: LlavaBackbone, pictures: PreparedPictures, needs: Needs
 
 
 def class_attention(backbone: LlavaBackbone, states: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """Attention of the class token to each patch and the keys of the patches, in the block that reads the features.
+    """Compute the class token's attention to each patch, and the keys of the patches.
 
-    One head over all channels, as PruMerge's (arXiv 2403.15388, §3.1): softmax(q kᵀ / √channels).
+    Both are of the block that reads the connector's features, with one head over all channels, as
+    PruMerge's (arXiv 2403.15388, §3.1): softmax(q kᵀ / √channels).
     """
     blocks: Any = backbone.vlm.model.vision_tower.encoder.layers
     block, inputs = blocks[backbone.read_layer % len(states)], states[backbone.read_layer]
@@ -104,7 +111,7 @@ def class_attention(backbone: LlavaBackbone, states: tuple[Tensor, ...]) -> tupl
 
 
 def matrix_weights(module: nn.Module) -> int:
-    """Number of weights in the linear and convolution layers of `module`, without biases and without adapters."""
+    """Count the weights of linear and convolution layers, without biases and adapters."""
     return sum(
         part.weight.numel()
         for name, part in module.named_modules()
@@ -113,12 +120,14 @@ def matrix_weights(module: nn.Module) -> int:
 
 
 def vision_weights(backbone: Backbone) -> int:
-    """The weights of vision tower and connector that multiply: N_v, without layers that do not run."""
-    return sum(map(matrix_weights, backbone.vision_modules)) - sum(
-        map(matrix_weights, backbone.unread_modules)
-    )
+    """Count N_v, the weights of vision tower and connector that multiply in layers that run."""
+    unread = sum(map(matrix_weights, backbone.unread_modules))
+    return sum(map(matrix_weights, backbone.vision_modules)) - unread
 
 
 def encoding_flops(backbone: LlavaBackbone) -> int:
-    """Operations of vision tower and connector for one picture: 2 N_v V, as in components/costs/inference_costs.py."""
+    """Count the operations of vision tower and connector for one picture: 2 N_v V.
+
+    components/costs/inference_costs.py has the same formula.
+    """
     return 2 * vision_weights(backbone) * backbone.num_image_tokens

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from tests.components.model.tiny import compressor, write_tiny_llava
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from components.answering.decoding import DecodingParams, row_draws
 from components.answering.prompts import answer_prompts, shared_length
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.model.adapters import GENERATION
 from components.model.chat import encode_prompt
 from tests.components.model.families import FAMILIES, save_family

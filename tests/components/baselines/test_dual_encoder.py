@@ -55,7 +55,7 @@ def ids_of(model: DualEncoder, texts: list[str]) -> tuple[Tensor, Tensor]:
 def plain_vectors(
     folder: Path, name: str, pictures: list[Image.Image], texts: list[str]
 ) -> tuple[Tensor, Tensor]:
-    """What transformers gives, with the padding of the documentation: (pictures, tokens, dim) and (texts, dim)."""
+    """Embed by transformers, padded as documented: (pictures, tokens, dim) and (texts, dim)."""
     plain: Any = KINDS[name].load.from_pretrained(folder)
     tokenizer, processor = (
         AutoTokenizer.from_pretrained(folder),
@@ -80,7 +80,7 @@ def plain_vectors(
 
 
 def blip_vectors(plain: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Those of BLIP, of which the outputs have only the cosines: what its projections gave on the way there."""
+    """Embed by BLIP, whose outputs are cosines only: catch what its projections give on the way."""
     seen: dict[str, Tensor] = {}
     for part in ("vision_proj", "text_proj"):
         getattr(plain, part).register_forward_hook(

@@ -15,8 +15,6 @@ from components.methods.catalogue import MethodParams
 from components.model.chat import encode_prompt
 from components.model.generation import end_token_ids, left_pad
 from components.model.segments import text_segment
-from components.params import load_params
-from components.training.training_settings import TrainParams
 from tests.components.methods.building import built
 
 ROOT = Path(__file__).parents[3]
@@ -49,7 +47,7 @@ def asked(model: FastV, pictures: list[Image.Image]) -> tuple[Tensor, list[list[
 
 @torch.no_grad()
 def naive_answer(model: FastV, encoded: Tensor, prompt: list[int]) -> list[int]:
-    """One row, no padding, no cache: the whole sequence is read anew for every token of the answer."""
+    """Answer one row without padding or cache: the whole sequence is read for every new token."""
     answer: list[int] = []
     while len(answer) < NEW:
         hidden = naive_hidden(model, encoded, prompt, answer)
@@ -77,7 +75,7 @@ def naive_hidden(model: FastV, encoded: Tensor, prompt: list[int], answer: list[
 
 
 def naive_places(model: FastV, embeddings: Tensor, images: set[int]) -> set[int]:
-    """The image places that a prompt's last token attends to most, as transformers' own eager attention says."""
+    """Find the image places with most of the last token's attention, by transformers' eager one."""
     language_model = model.backbone.language_model
     before = language_model.config._attn_implementation
     language_model.config._attn_implementation = "eager"
@@ -218,17 +216,16 @@ def test_prompts_without_a_picture_are_answered(llava_folder: Path) -> None:
 def test_nothing_is_trained(llava_folder: Path) -> None:
     model = fastv(llava_folder, 4)
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    method = load_params("train", TrainParams, ROOT / "params.yaml").method
-    assert (
-        MethodParams.model_validate(method.model_dump() | {"name": "fastv", "tuning": "none"}).name
-        == "fastv"
-    )
+    fastv_params = {"name": "baselines/fastv", "module_steps": 100}
+    assert MethodParams.model_validate(fastv_params | {"tuning": "none"}).short_name == "fastv"
     with pytest.raises(ValidationError, match=r"fastv trains nothing; set method\.tuning to none"):
-        MethodParams.model_validate(method.model_dump() | {"name": "fastv", "tuning": "trained"})
+        MethodParams.model_validate(fastv_params | {"tuning": "trained"})
 
 
 def test_a_language_model_with_too_few_layers_is_refused(llava_folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"fastv\.layer: 3 of 3 layers leaves none; take 1 to 2"):
+    with pytest.raises(
+        ValueError, match=r"fastv\.yaml: layer: 3 of 3 layers leaves none; take 1 to 2"
+    ):
         fastv(llava_folder, 4, layer=3)
 
 

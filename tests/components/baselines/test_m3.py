@@ -41,7 +41,7 @@ def test_counts_are_the_scales() -> None:
 
 @pytest.mark.parametrize("scales", [(1, 5), (4, 9), (1, 100)])
 def test_scales_that_do_not_nest_are_refused(scales: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"m3\.scales.* of 6 × 6 patches"):
+    with pytest.raises(ValueError, match=r"m3\.yaml: scales.* of 6 × 6 patches"):
         MatryoshkaPooling.counts(SHAPE, MatryoshkaPoolingParams(scales=scales))
 
 
@@ -71,7 +71,7 @@ def test_in_training_each_row_is_pooled_to_its_own_scale(
 def test_the_loss_of_drawn_scales_is_on_average_the_mean_of_the_losses_of_all_scales(
     llava_folder: Path,
 ) -> None:
-    """Over all draws; the loss of one scale is that of a model which only averages, with so many tokens."""
+    """Over all draws; the loss of one scale is that of average pooling with so many tokens."""
     model = built(llava_folder, "m3")
     assert model.budgets(()) == (1, 9)
     drawn = [

@@ -64,7 +64,7 @@ def test_tokens_are_those_of_a_loop_over_pictures_queries_and_heads() -> None:
 
 @torch.no_grad()
 def test_what_is_attended_to_does_not_depend_on_the_picture() -> None:
-    """The same patch everywhere gives the same token for every query: weights over places add up to one."""
+    """Weights over places add up to one: equal patches give the same token for every query."""
     module, patch = reducer(4), torch.randn(1, 1, 8)
     found = module(Reading((patch.expand(1, 9, 8),), None, None))[0]
     torch.testing.assert_close(found, found[:1].expand(4, 7))

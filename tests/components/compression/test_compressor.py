@@ -14,7 +14,7 @@ from components.compression.compressor import compress_batches
 from components.compression.corpus import Picture
 from components.compression.picture_decoding import decode_batches
 from components.methods.checkpoint import load_compressor
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.store.rejects import Reject, UnreadablePictureError
 from components.store.shards import TokenRows, encode_rows
 from tests.components.compression.models import LIMITS, write_models

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from components.costs.training_costs import model_shape
 from components.costs.training_memory import activation_bytes
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.training.forward import step_losses
 from flows.workers.train_worker import chunk_shape
 from tests.components.model.conftest import llava_folder  # noqa: F401

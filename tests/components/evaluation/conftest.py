@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.model.backbone import Backbone
 from tests.components.model.tiny import compressor, load, write_tiny_llava
 

@@ -11,7 +11,7 @@ from components.evaluation.systems import (
     log_likelihoods,
 )
 from components.losses.autoregressive import IGNORE_INDEX
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.model.backbone import Backbone
 from components.model.chat import encode_conversation, encode_prompt
 from components.model.segments import text_segment

@@ -17,7 +17,7 @@ from components.inspection.attention_weights import (
     watch,
 )
 from components.inspection.parts import AbsentError
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.model.adapters import COMPRESSION
 from components.model.backbone import Backbone
 from components.model.chat import encode_prompt

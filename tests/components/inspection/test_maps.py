@@ -19,7 +19,7 @@ from components.inspection.maps import (
 )
 from components.inspection.parts import AbsentError, part
 from components.inspection.views import as_read, grid_side, on_grid
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.model.backbone import Backbone
 from components.model.chat import encode_prompt
 

@@ -8,7 +8,7 @@ import torch
 from components.baselines.single_forward import build_single_forward
 from components.inspection.norms import adapter_norms
 from components.inspection.parts import AbsentError
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.model.adapters import COMPRESSION, PASSES, SHARED
 from components.model.backbone import Backbone
 from tests.components.model.tiny import COMPRESSOR, TINY, compressor, load

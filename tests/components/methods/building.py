@@ -35,7 +35,7 @@ def conversations(model: Method, indices: tuple[int, ...], budgets: Any = None) 
 
 
 def collated(model: Method, groups: StepSamples, budgets: Any = None) -> TrainBatch:
-    """Groups of the tiny world; each conversation draws a budget of the method if none are given."""
+    """Collate groups of the tiny world; conversations draw a budget if none are given."""
     budgets = budgets or Budgets(model.budgets(()), seed=0, step=0)
     table = samples(10)
     wanted = {index: table[index] for group in groups for index in group}

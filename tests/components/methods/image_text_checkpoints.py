@@ -1,4 +1,4 @@
-"""Tiny checkpoints with random weights of all classes of dual encoders, as folders like those on the hub."""
+"""Tiny random checkpoints of all classes of dual encoders, in folders like those on the hub."""
 
 from pathlib import Path
 from typing import Any

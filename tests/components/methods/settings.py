@@ -1,6 +1,10 @@
-"""Settings of every method for the tiny LLaVA of the tests: a grid of 3 × 3 patches, a tower of three layers."""
+"""Settings of every method for the tests' tiny LLaVA: 3 × 3 patches, a tower of three layers."""
 
 from typing import Any
+
+from components.methods.blocks.lvlm_embedder import LvlmEmbedder
+from components.methods.blocks.token_reduction import Reduced
+from components.methods.catalogue import method_class, method_module, method_names
 
 SMALL_CLIP = {
     "patch_size": 16,
@@ -39,3 +43,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lvlm_zero_shot": {},
     "vlm2vec": {"temperature": 0.02},
 }
+
+
+# names of the methods that are reducers, and of those that are embedders
+REDUCERS = [name for name in method_names() if issubclass(method_class(name), Reduced)]
+EMBEDDERS = [name for name in method_names() if issubclass(method_class(name), LvlmEmbedder)]
+UNTRAINED = [name for name in method_names() if method_module(name).num_stages == 0]

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from components.drawn_world.tiny_llava import build_tiny_llava
 from components.methods.checkpoint import load_compressor, save_compressor
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.model.adapters import PASSES
 from components.model.segments import text_segment
 from tests.components.model.tiny import TEXTS, TINY, load

@@ -1,31 +1,29 @@
-"""Every method that can be tuned, through one step: what is to learn has a gradient, and nothing else has."""
+"""Every method that can be tuned, through one step: only what is to learn has a gradient."""
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
 
-from components.methods.catalogue import OURS, REDUCERS, TRAINING_FREE, MethodParams, build_method
+from components.methods.catalogue import build_method, method_names
 from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE, Method
-from components.methods.method_settings import ChosenMethod
+from components.methods.method_settings import WITH_QUERIES, ChosenMethod
 from components.training.budgets import Budgets
 from components.training.collate import SPLITS, TrainBatch, collate
 from components.training.forward import LossParams
 from components.training.optimizer import trained_parameters
 from components.training.sampler import StepSamples
 from components.training.step import backward_module_alone, backward_step
-from tests.components.methods.settings import SETTINGS
+from tests.components.methods.settings import REDUCERS, SETTINGS, UNTRAINED
 from tests.components.model.tiny import COMPRESSOR, load
 from tests.components.training.world import LENGTHS, samples
 
-ALL = get_args(MethodParams.model_fields["name"].annotation)
-COMPARED = sorted(name for name in ALL if name not in OURS)
-TUNED = sorted(set(REDUCERS) - TRAINING_FREE)  # embedders have tests of their own
+COMPARED = sorted(set(method_names()) - set(WITH_QUERIES))
+TUNED = sorted(set(REDUCERS) - set(UNTRAINED))  # embedders have tests of their own
 
 
 def tuned(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> Method:
-    """A method as training starts, but for the second matrices of its adapters: as zeros they hide the first ones."""
+    """Build a method as training starts, but with second matrices of adapters that are not zero."""
     adapters = COMPRESSOR.adapters.model_copy(update={"dropout": 0.0})
     params = COMPRESSOR.model_copy(update={"adapters": adapters})
     chosen = ChosenMethod(name=name, tuning="trained", settings=SETTINGS[name])
@@ -39,7 +37,7 @@ def tuned(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> Method
 
 
 def batch_of(model: Method) -> TrainBatch:
-    """Five conversations, one of them without a picture, and what the losses of the method need besides."""
+    """Collate five conversations, one without a picture, and what the method's losses need."""
     table = samples(7)
     conversations = tuple(index for index, sample in table.items() if sample.conversation)
     captions = tuple(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.model.backbone import Backbone
 from tests.components.model.tiny import compressor, load, write_tiny_llava
 

@@ -8,7 +8,7 @@ from PIL.Image import Image
 from transformers import LlavaForConditionalGeneration
 
 from components.costs.llava_shapes import SEVEN_B, llava_config
-from components.methods.double_forward import DoubleForward, build_double_forward
+from components.methods.fwd2bot import DoubleForward, build_double_forward
 from components.methods.method import enable_gradient_checkpointing
 from components.model.adapters import COMPRESSION, GENERATION, PASSES
 from components.model.backbone import Backbone

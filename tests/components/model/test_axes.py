@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 
 from components.methods.checkpoint import load_compressor, save_compressor
-from components.methods.double_forward import DoubleForward, build_double_forward
+from components.methods.fwd2bot import DoubleForward, build_double_forward
 from components.model.adapters import COMPRESSION, GENERATION, SHARED
 from components.model.backbone import weights_sha256
 from components.model.chat import encode_text

@@ -19,7 +19,7 @@ from transformers.models.smolvlm import processing_smolvlm
 from transformers.processing_utils import ProcessorMixin
 
 from components.methods.checkpoint import load_compressor, save_compressor
-from components.methods.double_forward import DoubleForward, build_double_forward
+from components.methods.fwd2bot import DoubleForward, build_double_forward
 from components.model.adapters import COMPRESSION, GENERATION
 from components.model.backbone import Backbone
 from components.model.chat import encode_conversation, encode_prompt, encode_text

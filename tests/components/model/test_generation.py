@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.model.chat import encode_prompt
 from components.model.generation import base_answer
 from tests.components.model.tiny import COMPRESSOR, load

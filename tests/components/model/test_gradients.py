@@ -11,7 +11,7 @@ from transformers import LlavaForConditionalGeneration
 
 from components.losses.autoregressive import IGNORE_INDEX, answer_loss_sum
 from components.losses.contrastive import contrastive_loss
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.methods.method import enable_gradient_checkpointing
 from components.model.chat import encode_conversation, encode_text
 from components.training.collate import answer_positions

@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 
 from components.drawn_world.tiny_llava import TinyLlavaParams, build_tiny_llava
-from components.methods.double_forward import DoubleForward, build_double_forward
+from components.methods.fwd2bot import DoubleForward, build_double_forward
 from components.methods.method import Method
 from components.methods.method_settings import CompressorParams
 from components.model.adapters import AdapterParams

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from tests.components.model.conftest import llava_folder  # noqa: F401
 from tests.components.training.world import build_model
 

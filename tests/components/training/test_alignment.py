@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.model.adapters import COMPRESSION
 from components.model.segments import text_segment
 from components.training.alignment import alignment_loss_sum, backward_alignment, hide

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from components.losses.contrastive import contrastive_loss
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.training.budgets import Budgets, all_tokens
 from components.training.collate import TrainBatch, collate
 from components.training.forward import LossParams, step_losses

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from components.losses.autoregressive import IGNORE_INDEX
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.training.budgets import all_tokens
 from components.training.collate import (
     TextParams,

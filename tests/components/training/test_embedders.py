@@ -128,7 +128,7 @@ def test_the_stage_draws_pairs_only(name: str, llava_folder: Path, tmp_path: Pat
         sorted((tmp_path / "samples" / schema.TRAIN).glob("*.parquet")), tmp_path / "samples.arrow"
     )
     values = load_params("train", TrainParams, ROOT / "params.yaml").model_dump()
-    values["method"] |= {"name": name}
+    values["method"] |= {"name": f"baselines/{name}"}
     values["loop"] |= {"num_steps": 3}
     params = TrainParams.model_validate(
         values | {"contrastive_batch_size": 4, "samples_per_chunk": 3}

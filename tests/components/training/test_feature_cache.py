@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.model.families.llava import LlavaBackbone
 from components.pictures import pixel_sha256
 from components.training import feature_cache

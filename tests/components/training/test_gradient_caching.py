@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.methods.method import enable_gradient_checkpointing
 from components.training.budgets import all_tokens
 from components.training.collate import TrainBatch, collate

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.training.alignment import AlignmentParams
 from components.training.budgets import all_tokens
 from components.training.collate import TrainBatch, collate

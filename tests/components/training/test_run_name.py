@@ -11,6 +11,8 @@ import pytest
 
 from components.files.code import code_sha256
 from components.methods import catalogue
+from components.methods.catalogue import choose_method
+from components.methods.method_settings import ChosenMethod
 from components.params import load_params
 from components.training.run_name import run_name
 from components.training.training_settings import PLACEMENT, TrainParams
@@ -27,7 +29,7 @@ SHARED = (
     "components/training/optimizer.py",
     "flows/workers/train_worker.py",
 )
-OF_METHODS = ("prumerge", "quecc", "dual_encoder", "reduced", "lvlm_embedder", "single_forward")
+BASELINES = sorted((ROOT / "components/baselines").glob("[!_]*.py"))
 
 
 @pytest.fixture
@@ -52,19 +54,24 @@ def named(tmp_path: Path) -> Callable[..., str]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
 
-    def name_of(place: Path = tmp_path, base: str | None = None, **changes: Any) -> str:
+    def name_of(
+        place: Path = tmp_path,
+        base: str | None = None,
+        chosen: ChosenMethod | None = None,
+        **changes: Any,
+    ) -> str:
         params = TrainParams.model_validate(PARAMS.model_dump() | changes)
+        chosen = chosen or choose_method(params.method)
         (place / "state").mkdir(exist_ok=True)
-        return run_name(
-            params, place / "curated", base or str(place / "base"), place / "state", ENTRIES
-        )
+        base = base or str(place / "base")
+        return run_name(params, chosen, place / "curated", base, place / "state", ENTRIES)
 
     return name_of
 
 
 def method(name: str) -> dict[str, Any]:
     return {
-        "method": PARAMS.method.model_dump() | {"name": name},
+        "method": PARAMS.method.model_dump() | {"name": f"baselines/{name}"},
         "nested_budgets": (),
         "feature_cache": None,
     }
@@ -97,8 +104,9 @@ def test_every_module_that_is_used_counts_and_no_other(
         change(code / module)
         names.append(named())
     assert len(set(names)) == len(names)
-    for other in OF_METHODS:
-        change(code / f"components/methods/{other}.py")
+    assert len(BASELINES) == 14
+    for other in BASELINES:
+        change(code / f"components/baselines/{other.name}")
     for unused in (
         "components/curation/text_filters.py",
         "flows/compress.py",
@@ -106,7 +114,7 @@ def test_every_module_that_is_used_counts_and_no_other(
     ):
         change(code / unused)
     assert named() == names[-1]
-    change(code / "components/methods/double_forward.py")
+    change(code / "components/methods/fwd2bot.py")
     assert named() != names[-1]
 
 
@@ -119,7 +127,7 @@ def test_the_module_of_a_compared_method_counts_for_it(
     before = names()
     change(code / "components/baselines/prumerge.py")
     after = names()
-    assert {name for name in before if before[name] != after[name]} == {"prumerge", "prumerge_plus"}
+    assert {name for name in before if before[name] != after[name]} == {"prumerge"}
     change(code / "components/methods/blocks/token_reduction.py")
     assert {name for name in before if after[name] != names()[name]} == {
         "prumerge",
@@ -128,7 +136,18 @@ def test_the_module_of_a_compared_method_counts_for_it(
     }
 
 
-def test_params_count_but_not_where_it_runs_nor_what_others_would_do(
+def test_a_module_that_methods_share_counts_for_them(code: Path, named: Callable[..., str]) -> None:
+    names = ("fwd2bot", "single_forward", "prumerge", "prumerge_plus")
+    before = [named(), *(named(**method(name)) for name in names[1:])]
+    change(code / "components/methods/fwd2bot.py")
+    of_two = [named(), *(named(**method(name)) for name in names[1:])]
+    assert [a == b for a, b in zip(before, of_two, strict=True)] == [False, False, True, True]
+    change(code / "components/methods/blocks/patch_merging.py")
+    of_all = [named(), *(named(**method(name)) for name in names[1:])]
+    assert [a == b for a, b in zip(of_two, of_all, strict=True)] == [True, True, False, False]
+
+
+def test_params_count_but_not_where_it_runs(
     named: Callable[..., str],
 ) -> None:
     first = named()
@@ -136,13 +155,15 @@ def test_params_count_but_not_where_it_runs_nor_what_others_would_do(
     assert named(summary_scale=PARAMS.summary_scale * 2) != first
     assert named(num_workers=1, threads_per_worker=7, max_failures=9) == first
     assert {"num_workers", "threads_per_worker", "max_failures"} <= PLACEMENT
-    others = PARAMS.method.model_dump()
-    others["mqt"] = {
-        **others["mqt"],
-        **{key: value + 1 for key, value in others["mqt"].items() if type(value) is int},
-    }
-    assert others != PARAMS.method.model_dump()
-    assert named(method=others) == first
+
+
+def test_the_settings_of_the_method_count(named: Callable[..., str]) -> None:
+    names = set()
+    for num_neighbours in (4, 8):
+        settings = {"num_neighbours": num_neighbours}
+        chosen = ChosenMethod(name="prumerge", tuning="trained", settings=settings)
+        names.add(named(chosen=chosen, **method("prumerge")))
+    assert len(names) == 2
 
 
 def test_inputs_count_by_what_they_hold(named: Callable[..., str], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.training.sample_preview import marked_text, show_sample
 from tests.components.training.world import LENGTHS, samples
 

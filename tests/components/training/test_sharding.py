@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.methods.method import enable_gradient_checkpointing
 from components.training.budgets import Budgets
 from components.training.collate import TrainBatch, collate

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.training.optimizer import build_optimizer, trained_parameters
 from components.training.state import (
     CHECKSUMS_FILE,

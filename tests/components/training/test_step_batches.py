@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from components import schema
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.params import load_params
 from components.training.collate import TrainBatch
 from components.training.samples import SampleTable, write_sample_file

@@ -23,7 +23,10 @@ def merged(section: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         ({"nested_budgets": (1, 8)}, r"is not num_summary_tokens 4"),
         ({"nested_budgets": (1, 2)}, r"is not num_summary_tokens 4"),
         ({"nested_budgets": (1, 4), "attention": "bidirectional"}, "need attention: causal"),
-        ({"nested_budgets": (1, 4), "method": {"name": "single_forward"}}, "are for fwd2bot"),
+        (
+            {"nested_budgets": (1, 4), "method": {"name": "baselines/single_forward"}},
+            "are for fwd2bot",
+        ),
         (
             {"attention": "bidirectional", "backbone": {"attention": "flash_attention_2"}},
             "needs backbone.attention sdpa",
@@ -34,25 +37,31 @@ def merged(section: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         ),
         ({"adapters": {"sharing": "none"}, "parallelism": "fsdp"}, "use ddp"),
         (
-            {"method": {"name": "single_forward"}, "feature_cache": "folder"},
+            {"method": {"name": "baselines/single_forward"}, "feature_cache": "folder"},
             "feature_cache is for fwd2bot",
         ),
         (
-            {"method": {"name": "quecc"}, "texts": {"max_row_tokens": 256}},
+            {"method": {"name": "baselines/quecc"}, "texts": {"max_row_tokens": 256}},
             "quecc asks each question in a row of its",
         ),
         (
-            {"method": {"name": "dual_encoder"}, "parallelism": "fsdp"},
+            {"method": {"name": "baselines/dual_encoder"}, "parallelism": "fsdp"},
             "which dual_encoder does not read",
         ),
-        ({"method": {"name": "mqt", "module_steps": 1000}}, "leaves none of loop.num_steps 1000"),
+        (
+            {"method": {"name": "baselines/mqt", "module_steps": 1000}},
+            "leaves none of loop.num_steps 1000",
+        ),
         ({"method": {"module_steps": -1}}, "greater than or equal to 0"),
         ({"alignment": {"num_steps": 2000}}, "exceeds loop.num_steps 1000"),
         (
             {"alignment": {"num_steps": 10}, "losses": {"contrastive_weight": 0.0}},
             "contrastive_weight > 0",
         ),
-        ({"alignment": {"num_steps": 10}, "method": {"name": "single_forward"}}, "are for fwd2bot"),
+        (
+            {"alignment": {"num_steps": 10}, "method": {"name": "baselines/single_forward"}},
+            "are for fwd2bot",
+        ),
         ({"num_workers": 3}, "is not a multiple of num_workers"),
         ({"num_workers": 2, "contrastive_batch_size": 33}, "is not a multiple of num_workers"),
     ],
@@ -64,13 +73,15 @@ def test_what_does_not_go_together_is_refused(changes: dict[str, Any], message: 
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("stf", 100), ("m3", 0), ("prumerge", 0), ("fwd2bot", 0)]
+    ("name", "expected"),
+    [
+        ("baselines/stf", 100),
+        ("baselines/m3", 0),
+        ("baselines/prumerge", 0),
+        ("methods/fwd2bot", 0),
+    ],
 )
 def test_only_new_modules_learn_by_themselves_at_first(name: str, expected: int) -> None:
     params = load_params("train", TrainParams, ROOT / "params.yaml").model_dump()
-    assert (
-        TrainParams.model_validate(
-            merged(params, {"method": {"name": name}})
-        ).method.num_module_steps
-        == expected
-    )
+    found = TrainParams.model_validate(merged(params, {"method": {"name": name}}))
+    assert found.method.num_module_steps == expected

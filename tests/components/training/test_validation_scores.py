@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from components import schema
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.model.chat import encode_prompt
 from components.training.validation_scores import (
     Question,

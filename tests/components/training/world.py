@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from PIL import Image
 
 from components import schema
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.pictures import PictureLimits, encode_png, pixel_sha256
 from components.training.collate import TextParams, TrainSample
 from components.training.optimizer import OptimizerParams

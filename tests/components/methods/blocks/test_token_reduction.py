@@ -7,16 +7,15 @@ import torch
 from PIL import Image
 
 from components.methods.blocks.token_reduction import cells
-from components.methods.catalogue import REDUCERS, build_method
+from components.methods.catalogue import build_method
 from components.methods.checkpoint import load_compressor, save_compressor
 from components.methods.method import Method
 from components.methods.method_settings import ChosenMethod
 from components.model.chat import encode_prompt, encode_text
 from components.model.generation import left_pad
-from tests.components.methods.settings import SETTINGS
+from tests.components.methods.settings import REDUCERS, SETTINGS
 from tests.components.model.tiny import COMPRESSOR, load
 
-NAMES = sorted(REDUCERS)
 CPU = torch.device("cpu")
 
 
@@ -27,11 +26,11 @@ def built(folder: Path, name: str, tuning: str = "trained", count: int = 4) -> M
 
 
 def test_every_reducer_has_settings_here() -> None:
-    assert set(SETTINGS) >= set(NAMES)
+    assert set(SETTINGS) >= set(REDUCERS)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", REDUCERS)
 def test_one_picture_gives_what_it_gives_among_eight(
     name: str, llava_folder: Path, pictures: list[Image.Image]
 ) -> None:
@@ -44,7 +43,7 @@ def test_one_picture_gives_what_it_gives_among_eight(
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", REDUCERS)
 def test_a_saved_one_comes_back_the_same(
     name: str, llava_folder: Path, tmp_path: Path, pictures: list[Image.Image]
 ) -> None:
@@ -68,14 +67,14 @@ def test_a_saved_one_comes_back_the_same(
     assert loaded.answer(encoded, prompts, 4) == model.answer(encoded, prompts, 4)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", REDUCERS)
 def test_as_they_come_nothing_learns(name: str, llava_folder: Path) -> None:
     model = built(llava_folder, name, tuning="none")
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", REDUCERS)
 def test_pictures_and_texts_become_unit_vectors_that_padding_does_not_change(
     name: str, llava_folder: Path, pictures: list[Image.Image]
 ) -> None:

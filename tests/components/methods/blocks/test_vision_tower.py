@@ -25,16 +25,15 @@ from components.methods.blocks.vision_tower import (
     tower_shape,
     vision_weights,
 )
-from components.methods.catalogue import REDUCERS
-from components.methods.double_forward import build_double_forward
+from components.methods.fwd2bot import build_double_forward
 from components.methods.method import Method
 from components.model.backbone import Backbone
 from tests.components.methods.blocks.test_token_reduction import built
-from tests.components.methods.settings import SETTINGS
+from tests.components.methods.settings import REDUCERS, SETTINGS
 from tests.components.model.tiny import COMPRESSOR, TEXTS, TINY, awakened, load
 
-WITHOUT_CLASS_TOKEN = sorted(name for name, kind in REDUCERS.items() if not kind.needs.attention)
-WITH_CLASS_TOKEN = sorted(set(REDUCERS) - set(WITHOUT_CLASS_TOKEN))
+WITH_CLASS_TOKEN = ["prumerge", "prumerge_plus"]
+WITHOUT_CLASS_TOKEN = sorted(set(REDUCERS) - set(WITH_CLASS_TOKEN))
 
 
 def save_siglip_llava(folder: Path, layer: int) -> None:

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from components.methods.double_forward import DoubleForward
+from components.methods.fwd2bot import DoubleForward
 from components.model.chat import encode_prompt, encode_text
 from components.model.generation import left_pad
 from components.model.segments import text_segment

@@ -1,4 +1,4 @@
-"""Fwd2Bot: the language model compresses a picture in one pass and reads the result in the next (Eq. 1 and 2).
+"""Fwd2Bot: the language model compresses a picture in one pass and reads it in the next (Eq. 1, 2).
 
 Both passes share all weights but the adapters. The generation pass gets summary tokens where image
 tokens stood; nothing of the picture reaches it otherwise, and its gradient flows through them into
@@ -11,8 +11,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE, Method
-from components.methods.method_settings import FWD2BOT, ChosenMethod, CompressorParams
+from components.methods.method import AUTOREGRESSIVE, CONTRASTIVE, Method, MethodModule
+from components.methods.method_settings import (
+    FWD2BOT,
+    ChosenMethod,
+    CompressorParams,
+    NoSettings,
+)
 from components.model.adapters import COMPRESSION, PASSES, AdapterSwitch, attach_adapters
 from components.model.backbone import Backbone
 from components.model.chat import encode_text
@@ -22,7 +27,7 @@ from components.model.summary_queries import SummaryQueries
 
 
 class DoubleForward(Method):
-    """A frozen backbone and all that is trained: two adapters, the summary queries, the logit scale."""
+    """A frozen backbone, and what is trained: two adapters, summary queries, logit scale."""
 
     chosen = ChosenMethod(name=FWD2BOT, tuning="trained", settings={})
     losses = (AUTOREGRESSIVE, CONTRASTIVE)
@@ -38,13 +43,10 @@ class DoubleForward(Method):
     ) -> None:
         super().__init__(backbone, adapters, params)
         self.queries = queries
-        prompt_ids = encode_text(backbone.tokenizer, params.prompt)
-        self.register_buffer(
-            "prompt_ids", torch.tensor(prompt_ids, dtype=torch.long), persistent=False
-        )
-        self.prompt_embeddings = (
-            self._learned_prompt() if params.prompt_embeddings == "learned" else None
-        )
+        ids = torch.tensor(encode_text(backbone.tokenizer, params.prompt), dtype=torch.long)
+        self.register_buffer("prompt_ids", ids, persistent=False)
+        is_learned = params.prompt_embeddings == "learned"
+        self.prompt_embeddings = self._learned_prompt() if is_learned else None
         if params.connector == "trained":
             backbone.train_connector()
         self.to(backbone.device)
@@ -58,56 +60,59 @@ class DoubleForward(Method):
             raise ValueError(
                 "prompt_embeddings: learned ones need a prompt to start from; `prompt` has no words"
             )
-        return nn.Parameter(
-            self.backbone.embed(self.prompt_ids.to(self.backbone.device)).detach().float()
-        )
+        words = self.backbone.embed(self.prompt_ids.to(self.backbone.device))
+        return nn.Parameter(words.detach().float())
 
     def compress_pictures(self, pictures: PreparedPictures) -> Tensor:
-        """Preprocessed pictures -> summary tokens (pictures, summary tokens, dim)."""
+        """Return summary tokens of pictures (pictures, summary tokens, dim)."""
         return self.compress_images(self.backbone.encode_images(pictures))
 
     @property
     def gives_prefixes(self) -> bool:
-        """Whether the first summary tokens are the same however many follow."""
+        """True when the first summary tokens are the same however many follow."""
         return self.params.attention == "causal"
 
     def keep_first(self, num_summary_tokens: int) -> None:
-        """Drop the other queries, for good. Raises ValueError when the summary tokens of the first depend on them."""
+        """Drop the other queries, for good. Raises ValueError when the first depend on them."""
         if num_summary_tokens < self.num_summary_tokens and not self.gives_prefixes:
             raise ValueError(
-                "of these summary tokens none can be left out, since each depends on all: only a causal pass of the "
-                "language model gives prefixes"
+                "of these summary tokens none can be left out, since each depends on all: only a "
+                "causal pass of the language model gives prefixes"
             )
         self.queries.keep_first(num_summary_tokens)
 
     def compress_images(self, pictures: Segment) -> Tensor:
-        """The compression pass over what is read of pictures -> (pictures, summary tokens, dim)."""
+        """Compress what the backbone has read of pictures: (pictures, summary tokens, dim)."""
         return self.compression_pass(self.backbone.framed(pictures))
 
     def compress_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Captions, ids without BOS and padded on either side (batch, tokens) -> (batch, summary tokens, dim)."""
+        """Compress captions (batch, tokens): (batch, summary tokens, dim).
+
+        Ids are without BOS and padded on either side.
+        """
         return self.compression_pass([text_segment(self.backbone.embed(input_ids), attention_mask)])
 
     def compression_pass(self, content: Sequence[Segment]) -> Tensor:
-        """Read [BOS; content; prompt; queries]; keep the normed last hidden states of the queries (Eq. 1).
+        """Read [BOS; content; prompt; queries]; keep the queries' last hidden states (Eq. 1).
 
         They are scaled to about the length of the image embeddings, which the second pass was
         trained to read there. Padding in the content is masked and takes no position, so it has no
         effect.
         """
+        # the prompt is frozen words, or learned from there
         rows = content[0].num_rows
         prompt = self.backbone.embed(self.prompt_ids)
         if self.prompt_embeddings is not None:
             prompt = self.prompt_embeddings.to(prompt.dtype)
+
         queries = self.queries(rows).to(prompt.dtype)
         end = [text_segment(prompt.expand(rows, -1, -1)), text_segment(queries)]
         inputs = join([self.bos(rows), *content, *end])
-        return self.params.summary_scale * self.read_to_compress(
-            inputs, last_places(queries, inputs.mask)
-        )
+        states = self.read_to_compress(inputs, last_places(queries, inputs.mask))
+        return self.params.summary_scale * states
 
     def read_to_compress(self, inputs: Segment, places: Tensor) -> Tensor:
-        """The compression adapter's hidden states of rows at `places` (rows, kept): (rows, kept, dim)."""
+        """Read rows with the compression adapter: hidden states at `places` (rows, kept, dim)."""
         mask = inputs.mask
         if self.params.attention == "bidirectional":
             # every token sees all that are there
@@ -132,11 +137,11 @@ class DoubleForward(Method):
 
     @property
     def num_tokens_around_text(self) -> int:
-        """BOS, the prompt, the queries."""
+        """The length of BOS, prompt and queries."""
         return 1 + self.prompt_ids.numel() + self.num_summary_tokens
 
     def own_tensors(self) -> dict[str, Tensor]:
-        """Queries, logit scale and learned prompt."""
+        """Return queries, logit scale and learned prompt."""
         tensors = {"queries.weight": self.queries.weight, "log_logit_scale": self.log_logit_scale}
         if self.prompt_embeddings is not None:
             tensors["prompt_embeddings"] = self.prompt_embeddings
@@ -150,14 +155,24 @@ def build_double_forward(backbone: Backbone, params: CompressorParams, seed: int
 
 
 def summary_queries(backbone: Backbone, params: CompressorParams, seed: int) -> SummaryQueries:
-    """Those that the language model reads, untrained."""
+    """Build the untrained queries that the language model reads."""
     words = encode_text(backbone.tokenizer, params.initial_queries)
     return SummaryQueries(params.num_summary_tokens, backbone.embedding_table, words, seed)
 
 
 def last_places(queries: Tensor, attention_mask: Tensor) -> Tensor:
-    """The places of (batch, summary tokens, dim) at the end of sequences: (batch, summary tokens)."""
+    """Return the places of queries (batch, summary tokens, dim) at the end of sequences.
+
+    They are (batch, summary tokens).
+    """
     num_tokens = attention_mask.shape[1]
-    return torch.arange(num_tokens - queries.shape[1], num_tokens, device=queries.device).expand(
-        len(queries), -1
-    )
+    places = torch.arange(num_tokens - queries.shape[1], num_tokens, device=queries.device)
+    return places.expand(len(queries), -1)
+
+
+METHOD = MethodModule(
+    DoubleForward,
+    NoSettings,
+    num_stages=1,
+    build=lambda backbone, params, _, seed: build_double_forward(backbone, params, seed),
+)

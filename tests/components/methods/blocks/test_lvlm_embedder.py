@@ -8,17 +8,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from components.baselines.lvlm_embedder import EMBEDDERS, LvlmEmbedder
 from components.losses.contrastive import contrastive_loss
+from components.methods.blocks.lvlm_embedder import LvlmEmbedder
 from components.methods.catalogue import build_method
 from components.methods.checkpoint import load_compressor, save_compressor
 from components.methods.method_settings import ChosenMethod
 from components.model.chat import encode_text
 from components.model.generation import left_pad
-from tests.components.methods.settings import SETTINGS
+from tests.components.methods.settings import EMBEDDERS, SETTINGS
 from tests.components.model.tiny import COMPRESSOR, load
 
-NAMES = sorted(EMBEDDERS)
 CPU = torch.device("cpu")
 TEXTS = ["a red circle", "two", "a large blue square above a green star"]
 
@@ -61,7 +60,7 @@ def by_hand(folder: Path, picture: Image.Image | None, text: str) -> Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EMBEDDERS)
 def test_an_untrained_one_is_the_last_hidden_state_of_the_base_model(
     name: str, llava_folder: Path, pictures: list[Image.Image]
 ) -> None:
@@ -81,7 +80,7 @@ def test_an_untrained_one_is_the_last_hidden_state_of_the_base_model(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EMBEDDERS)
 def test_company_and_padding_change_nothing(
     name: str, llava_folder: Path, pictures: list[Image.Image]
 ) -> None:
@@ -131,7 +130,7 @@ def test_as_it_comes_nothing_learns(name: str, tuning: str, llava_folder: Path) 
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EMBEDDERS)
 def test_a_saved_one_comes_back_the_same_with_one_token(
     name: str, llava_folder: Path, tmp_path: Path, pictures: list[Image.Image]
 ) -> None:

@@ -1,15 +1,13 @@
+"""PruMerge and PruMerge+ against loops over patches."""
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.baselines.prumerge import (
-    PruMerge,
-    PruMergeParams,
-    PruMergePlus,
-    PruMergePlusParams,
-    regular_grid,
-)
+from components.baselines.prumerge import PruMerge, PruMergeParams
+from components.baselines.prumerge_plus import PruMergePlus, PruMergePlusParams, regular_grid
+from components.methods.blocks.patch_merging import PatchMerging
 from components.methods.blocks.vision_tower import Reading, TowerShape
 
 SHAPE = TowerShape(side=6, channels=5, dim=7)
@@ -27,7 +25,7 @@ def reading(pictures: int = 3) -> Reading:
 def naive(
     patches: Tensor, attention: Tensor, keys: Tensor, last: set[int], num_kept: int, neighbours: int
 ) -> Tensor:
-    """One picture, patch by patch: `last` are kept whatever their attention, behind the best of the others."""
+    """Merge one picture, patch by patch; `last` are kept behind the best of the others."""
     by_attention = sorted(range(len(patches)), key=lambda i: -float(attention[i]))
     kept = [i for i in by_attention if i not in last][: num_kept - len(last)] + sorted(last)
     tokens = []
@@ -92,7 +90,7 @@ def test_a_share_of_0_is_the_plain_one_and_a_share_of_1_does_not_look_where_the_
 
 @torch.no_grad()
 @pytest.mark.parametrize("reducer", PATHS, ids=["prumerge", "prumerge_plus"])
-def test_equal_attention_everywhere_still_gives_the_number_of_tokens(reducer: PruMerge) -> None:
+def test_equal_attention_everywhere_still_gives_the_number_of_tokens(reducer: PatchMerging) -> None:
     given = reading()._replace(attention=torch.full((3, 36), 1 / 37))
     alone = reducer(Reading((given.patches[0][:1],), given.attention[:1], given.keys[:1]))
     assert reducer(given).shape == (3, 9, 7)
@@ -100,7 +98,7 @@ def test_equal_attention_everywhere_still_gives_the_number_of_tokens(reducer: Pr
 
 
 @pytest.mark.parametrize("reducer", PATHS, ids=["prumerge", "prumerge_plus"])
-def test_no_weights_of_its_own(reducer: PruMerge) -> None:
+def test_no_weights_of_its_own(reducer: PatchMerging) -> None:
     assert not {name for name in reducer.state_dict() if not name.startswith("connect.")}
 
 
