@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -128,9 +129,8 @@ def layer_maps(base: Row | None, queries: Row | None) -> list[LayerMaps]:
     """Return the maps of every layer, as far as there are any."""
     of_base = numbered_maps("layer", base, "layers")
     of_queries = numbered_maps("layer", queries, "layers")
-    num_layers = max(len(of_base), len(of_queries))
-    columns = (maps or [None] * num_layers for maps in (of_base, of_queries))
-    return [LayerMaps(number, *pair) for number, pair in enumerate(zip(*columns, strict=True), 1)]
+    pairs = itertools.zip_longest(of_base, of_queries)
+    return [LayerMaps(number, *maps) for number, maps in enumerate(pairs, 1)]
 
 
 def attention_charts(inspection: Row) -> list[Chart]:

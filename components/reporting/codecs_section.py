@@ -4,16 +4,10 @@ from collections.abc import Sequence
 
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from components.reporting.inline_svg import (
-    COLOURS,
-    add_point_tip,
-    inline_svg,
-    new_axes,
-    page_style,
-)
+from components.reporting.inline_svg import add_point_tip, inline_svg, new_axes, page_style
 from components.reporting.inputs import Row
 from components.reporting.metric_tables import BLIND, COMPRESSED
-from components.reporting.plots import BASELINE, MARKERS, ROUND, Chart
+from components.reporting.plots import ROUND, Chart, draw_baseline, draw_marker
 from components.reporting.wording import percent
 
 BYTES = "bytes_per_picture"
@@ -39,10 +33,9 @@ def codec_chart(score: str, codecs: Sequence[Row]) -> Chart:
     """Draw one of SCORES against bytes per picture; the front is filled and joined."""
     axes = new_axes(320, 210, left=44, bottom=40)
     front = pareto_front(codecs, score)
-    axes.plot([row[BYTES] for row in front], [row[score] for row in front], **BASELINE)
+    draw_baseline(axes, [(row[BYTES], row[score]) for row in front])
     for row in codecs:
-        look = COMPRESSED if row in front else BLIND
-        axes.plot(row[BYTES], row[score], color=COLOURS[look], linestyle="none", **MARKERS[look])
+        draw_marker(axes, COMPRESSED if row in front else BLIND, row[BYTES], row[score])
 
     # halves are equal steps
     axes.set_xscale("log", base=2)
@@ -50,6 +43,7 @@ def codec_chart(score: str, codecs: Sequence[Row]) -> Chart:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("bytes per picture")
     axes.margins(x=0.06, y=0.08)
+
     low, high = axes.get_ylim()
     decimals = 1 if high - low > SMALL_RANGE else 2
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND))

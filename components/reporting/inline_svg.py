@@ -98,8 +98,9 @@ def add_point_tip(axes: Axes, x: float, y: float, text: str) -> None:
 
 def inline_svg(axes: Axes, label: str) -> Markup:
     """Return the figure of the axes as an element of the page; `label` is for screen readers."""
-    buffer = io.BytesIO()
-    axes.get_figure(root=True).savefig(buffer, format="svg", metadata={"Date": None})
+    buffer, figure = io.BytesIO(), axes.get_figure(root=True)
+    assert figure is not None
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
     root = ElementTree.fromstring(buffer.getvalue())
 
     # matplotlib draws a marker once and refers to it by id

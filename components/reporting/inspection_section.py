@@ -15,15 +15,15 @@ from components.reporting.inline_svg import COLOURS, add_tip, inline_svg, new_ax
 from components.reporting.inputs import Points, Row, read_json
 from components.reporting.metric_tables import CAPTION_SCORES, COMPRESSED, Score, to_score
 from components.reporting.plots import (
-    BASELINE,
-    MARKERS,
     NUMBERS,
     ROUND,
     Chart,
     bar_axes,
+    draw_baseline,
+    draw_marker,
+    draw_score,
     from_zero_if_near,
     line_chart,
-    mark_score,
 )
 from components.reporting.wording import percent
 
@@ -104,10 +104,10 @@ def prefix_charts(rows: Sequence[Row]) -> list[Chart]:
 def prefix_chart(label: str, scores: Mapping[int, Score]) -> Chart:
     """Draw scores with their intervals by number of tokens."""
     axes = new_axes(320, 210, left=44, bottom=40)
-    axes.plot(list(scores), [score.value for score in scores.values()], **BASELINE)
+    draw_baseline(axes, [(num_tokens, score.value) for num_tokens, score in scores.items()])
     for num_tokens, score in scores.items():
         text = f"{score.value:.3f} [{score.low:.3f}–{score.high:.3f}]"
-        mark_score(axes, COMPRESSED, num_tokens, score, text)
+        draw_score(axes, COMPRESSED, num_tokens, score, text)
 
     axes.margins(x=0.06, y=0.06)
     axes.set_ylim(from_zero_if_near(*axes.get_ylim()))
@@ -164,11 +164,10 @@ def gap_chart(masks: Row) -> Chart:
     axes = bar_axes([group_name(group["tokens"]) for group in groups], 460, left=96, right=14)
     axes.grid(visible=True, axis="x")
     axes.axvline(0, color=COLOURS["soft"], linewidth=1.6)
-    colour = COLOURS[COMPRESSED]
     for y, group in enumerate(groups):
         gap = group["difference"]
-        axes.hlines(y, gap["low"], gap["high"], color=colour, alpha=0.45)
-        axes.plot(gap["difference"], y, color=colour, linestyle="none", **MARKERS[COMPRESSED])
+        axes.hlines(y, gap["low"], gap["high"], color=COLOURS[COMPRESSED], alpha=0.45)
+        draw_marker(axes, COMPRESSED, gap["difference"], y)
         lane = axes.axhspan(y - 0.5, y + 0.5, color=COLOURS["card"])
         without = percent(group["accuracy"]["accuracy"])
         add_tip(lane, f"{points(gap['difference'])} points: {without}")

@@ -20,7 +20,7 @@ from components.reporting.inline_svg import (
 )
 from components.reporting.methods_section import Group
 from components.reporting.metric_tables import BLIND
-from components.reporting.plots import BASELINE, Chart, percent_axis
+from components.reporting.plots import Chart, draw_baseline, percent_axis
 from components.reporting.wording import data_size, operations, percent
 
 RADIUS = 7.5  # of a mark
@@ -77,17 +77,17 @@ def method_charts(groups: Sequence[Group]) -> list[Chart]:
     charts = []
     for title, key, cost in CHARTS:
         floor, shown, below = None, [], set()
-        for group in groups:
-            value = cost.value(group)
-            if key not in group.scores:
-                continue
+        scored = [group for group in groups if key in group.scores]
+        for group in scored:
+            value, mean = cost.value(group), group.scores[key].mean
             if group.first.method == BLIND:
-                floor = group.scores[key].mean
-            elif value and group.scores[key].mean < LOWEST_SCORE:
-                below.add(legend[group.label].number)
-            elif value:
+                floor = mean
+            elif value and mean >= LOWEST_SCORE:
                 shown.append((group, value))
+            elif value:
+                below.add(legend[group.label].number)
 
+        # methods without such costs, or without any score of note, make no chart
         if shown:
             chart = method_chart(title, key, cost, shown, legend, floor)
             numbers = ", ".join(map(str, sorted(below)))
@@ -108,25 +108,26 @@ def method_chart(
     """Draw methods with their costs; `floor` is the score without a picture, where it is known."""
     axes = new_axes(WIDTH, HEIGHT, LEFT, bottom=40, right=RIGHT)
     percent_axis(axes)
-    if floor is not None:
-        axes.axhline(floor, **BASELINE)
 
     # ticks before marks, which need to know where they stand
     values = [value for _, value in shown]
     axes.set_xscale("log", base=2)
-    axes.set_xlim(*padded_costs(values))
+    room = max(1.05, (max(values) / min(values)) ** 0.125)
+    axes.set_xlim(min(values) / room, max(values) * room)
     ticks = sparse(values)
     axes.set_xticks(ticks, [cost.text(value) for value in ticks])
     axes.set_xticks([], minor=True)
     axes.set_xlabel(cost.label)
+    if floor is not None:
+        draw_baseline(axes, [(x, floor) for x in axes.get_xlim()])
 
+    # free places are looked for in units of the drawing
     wanted = [(value, group.scores[key].mean) for group, value in shown]
     free = side_by_side([tuple(place) for place in axes.transData.transform(wanted).tolist()])
     places = axes.transData.inverted().transform(free).tolist()
     for (group, _), (x, y) in zip(shown, places, strict=True):
         axes.vlines(x, *group.reach(key), color=COLOURS["faint"], linewidth=1, alpha=0.6)
         draw_mark(axes, x, y, legend[group.label])
-    for (group, _), (x, y) in zip(shown, places, strict=True):
         add_point_tip(axes, x, y, f"{group.name}: {estimate_text(group, key)}")
     return Chart(title, inline_svg(axes, title))
 
@@ -142,15 +143,8 @@ def draw_mark(axes: Axes, x: float, y: float, entry: LegendEntry) -> None:
     colour = COLOURS["compressed" if entry.is_own else "uncompressed"]
     fill, ink = (colour, "card") if entry.is_stored else (COLOURS["card"], "ink")
     axes.plot(x, y, "o", markersize=14, color=colour, markerfacecolor=fill, markeredgewidth=1.6)
-    look = {"color": COLOURS[ink], "fontsize": 8.5, "weight": "bold"}
-    axes.text(x, y, str(entry.number), ha="center", va="center_baseline", **look)
-
-
-def padded_costs(values: Sequence[float]) -> tuple[float, float]:
-    """Return a range of costs with room for marks at both ends of a logarithmic axis."""
-    low, high = math.log2(min(values)), math.log2(max(values))
-    room = (high - low) / 8 or 1.0
-    return 2 ** (low - room), 2 ** (high + room)
+    number = axes.text(x, y, str(entry.number), ha="center", va="center_baseline")
+    number.set(color=COLOURS[ink], fontsize=8.5, weight="bold")
 
 
 def side_by_side(wanted: Sequence[Place]) -> list[Place]:

@@ -42,7 +42,6 @@ from components.reporting.wording import (
 )
 
 LINE_COLOURS = (COLOURS["compressed"], COLOURS["second"])
-BASELINE = {"color": COLOURS["faint"], "linewidth": 1.2, "linestyle": (0, (3, 3))}
 MARKERS: dict[str, dict[str, Any]] = {  # shapes differ, so that nothing depends on colours
     COMPRESSED: {"marker": "o", "markersize": 10},
     UNCOMPRESSED: {"marker": "s", "markersize": 8},
@@ -126,18 +125,28 @@ def add_step_tips(axes: Axes, curves: Mapping[str, Points], values: Values) -> N
         add_tip(strip, f"{thousands(x)}: {', '.join(parts)}")
 
 
-def mark_score(axes: Axes, system: str, x: float, score: Score, text: str) -> None:
-    """Draw the score of a system with its interval upright."""
-    colour = COLOURS[system]
-    axes.vlines(x, score.low, score.high, color=colour, alpha=0.45)
-    axes.plot(x, score.value, color=colour, linestyle="none", **MARKERS[system])
+def draw_baseline(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
+    """Draw a thin dashed line through places."""
+    xs, ys = zip(*places, strict=True)
+    axes.plot(xs, ys, color=COLOURS["faint"], linewidth=1.2, linestyle=(0, (3, 3)))
+
+
+def draw_marker(axes: Axes, system: str, x: float, y: float) -> None:
+    """Draw the mark of a system."""
+    axes.plot(x, y, linestyle="none", color=COLOURS[system], **MARKERS[system])
+
+
+def draw_score(axes: Axes, system: str, x: float, score: Score, text: str) -> None:
+    """Draw the score of a system with its interval upright, and `text` as its tip."""
+    axes.vlines(x, score.low, score.high, color=COLOURS[system], alpha=0.45)
+    draw_marker(axes, system, x, score.value)
     add_point_tip(axes, x, score.value, text)
 
 
 def percent_axis(axes: Axes) -> None:
     """Let y run from 0 to 100 %."""
     axes.set_ylim(0, 1)
-    axes.set_yticks(QUARTERS, [whole_percent(share) for share in QUARTERS])
+    axes.set_yticks(QUARTERS, map(whole_percent, QUARTERS))
 
 
 @page_style
@@ -148,21 +157,20 @@ def token_chart(row: ScoreRow, visual_tokens: Mapping[str, int], names: Mapping[
 
     # the logarithm of tokens + 1, so that no token and many fit one axis
     places = {system: math.log2(1 + visual_tokens[system]) for system in row.scores}
-    untrained = sorted(
-        (places[system], score.value)
-        for system, score in row.scores.items()
-        if system != COMPRESSED
-    )
+    untrained = []
+    for system, score in row.scores.items():
+        if system != COMPRESSED:
+            untrained.append((places[system], score.value))
     if untrained:
-        axes.plot(*zip(*untrained, strict=True), **BASELINE)
+        draw_baseline(axes, sorted(untrained))
 
     # the compressor last, above the others
     for system, score in reversed(row.scores.items()):
         text = f"{names[system]}: {percent(score.value)} [{interval(score.low, score.high)}]"
-        mark_score(axes, system, places[system], score, text)
+        draw_score(axes, system, places[system], score, text)
 
-    counts = sorted({visual_tokens[system] for system in row.scores})
-    axes.set_xticks([math.log2(1 + tokens) for tokens in counts], [str(it) for it in counts])
+    ticks = {place: str(visual_tokens[system]) for system, place in places.items()}
+    axes.set_xticks(list(ticks), list(ticks.values()))
     axes.set_xlabel("visual tokens")
     axes.margins(x=0.06)
     return Chart(row.label, inline_svg(axes, f"{row.label}: accuracy against visual tokens"))
@@ -181,8 +189,8 @@ def bar_axes(labels: Sequence[str], width: float, left: float, right: float) -> 
 
 def write_value(axes: Axes, x: float, y: float, text: str) -> None:
     """Write the value of a bar to the right of (x, y)."""
-    place = {"xytext": (8, 0), "textcoords": "offset points", "va": "center"}
-    axes.annotate(text, (x, y), color=COLOURS["ink"], weight="bold", fontsize=13, **place)
+    label = axes.annotate(text, (x, y), (8, 0), textcoords="offset points", va="center")
+    label.set(color=COLOURS["ink"], weight="bold", fontsize=13)
 
 
 @page_style
