@@ -3,13 +3,13 @@
 import base64
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from components.reporting.inputs import Row
+from components.reporting.inputs import Points, Row
 from components.reporting.plots import NUMBERS, Chart, Values, line_chart
 from components.reporting.thumbnails import Thumbnail, thumbnail
 from components.reporting.wording import percent, whole_percent
@@ -19,7 +19,6 @@ STRONGEST = 0.92  # opacity of the largest weight of a map
 SIZE = (250.0, 150.0)  # of charts
 COLUMN, LONGEST_GRID = 24, 200  # of the grid of words and summary tokens, in pixels
 SHARE = Values(None, percent, whole_percent)
-PARTS = ("query", "base", "answer")
 
 
 class HeatMap(NamedTuple):
@@ -78,9 +77,8 @@ def heat_map(label: str, weights: np.ndarray, side: int) -> HeatMap:
 
 def word_grid(maps: Row) -> WordGrid:
     """Return the grid of an answer: its steps down, summary tokens across."""
-    steps = np.array(maps["steps"])
+    steps, words = np.array(maps["steps"]), [word.strip() for word in maps["words"]]
     num_tokens = steps.shape[1]
-    words = [word.strip() for word in maps["words"]]
     width = min(COLUMN * num_tokens, LONGEST_GRID)
     return WordGrid(words, num_tokens, heat_uri(steps, float(steps.max())), width)
 
@@ -89,20 +87,27 @@ def portraits(inspection: Row, seen: Sequence[Image.Image], max_side: int) -> li
     """Return every drawn picture; `seen` are these pictures as the model reads them, or none."""
     drawn = []
     for index, row in enumerate(inspection["pictures"]):
-        queries, base, answer = (of_picture(inspection, name, index) for name in PARTS)
-        image = seen[index] if seen else None
-        drawn.append(
-            Portrait(
-                image_id=row["image_id"],
-                colour=thumbnail(image, max_side) if image else None,
-                grey=thumbnail(image.convert("L").convert("RGB"), max_side) if image else None,
-                base=mean_map("base model", base),
-                all_queries=mean_map("all queries", queries),
-                queries=numbered_maps("query", queries, "queries"),
-                layers=layer_maps(base, queries),
-                answer=word_grid(answer) if answer else None,
-            )
+        queries = of_picture(inspection, "query", index)
+        base = of_picture(inspection, "base", index)
+        answer = of_picture(inspection, "answer", index)
+
+        # heat has the colour, so the picture below it has none
+        colour, grey = None, None
+        if seen:
+            colour = thumbnail(seen[index], max_side)
+            grey = thumbnail(seen[index].convert("L").convert("RGB"), max_side)
+
+        portrait = Portrait(
+            image_id=row["image_id"],
+            colour=colour,
+            grey=grey,
+            base=mean_map("base model", base),
+            all_queries=mean_map("all queries", queries),
+            queries=numbered_maps("query", queries, "queries"),
+            layers=layer_maps(base, queries),
+            answer=word_grid(answer) if answer else None,
         )
+        drawn.append(portrait)
     return drawn
 
 
@@ -138,22 +143,25 @@ def attention_charts(inspection: Row) -> list[Chart]:
 
     Everything is a mean over the pictures.
     """
-    queries, base, answers = (mean_over_pictures(inspection, name) for name in PARTS)
-    on_picture = {}
-    if queries is not None:
-        on_picture["summary queries"] = queries
-    if base is not None:
-        on_picture["base model"] = base
-
+    queries = mean_over_pictures(inspection, "query")
+    base = mean_over_pictures(inspection, "base")
+    answers = mean_over_pictures(inspection, "answer")
     charts = []
-    if on_picture:
-        shares = {name: weights.sum(1) for name, weights in on_picture.items()}
-        reached = {name: spread(weights) for name, weights in on_picture.items()}
-        charts.append(chart("Share on the picture", shares, SHARE))
-        charts.append(chart("Image tokens reached", reached, NUMBERS))
+
+    # two readers of the picture, where the compressor has both
+    shares, reached = {}, {}
+    for reader, weights in (("summary queries", queries), ("base model", base)):
+        if weights is not None:
+            shares[reader] = numbered(weights.sum(1))
+            reached[reader] = numbered(spread(weights))
+    if shares:
+        charts.append(line_chart("Share on the picture", shares, SHARE, SIZE))
+        charts.append(line_chart("Image tokens reached", reached, NUMBERS, SIZE))
+
     if answers is not None:
-        charts.append(chart("Share on summary tokens", {"answers": answers.sum(1)}, SHARE))
-        charts.append(chart("By summary token", {"answers": answers.mean(0)}, SHARE))
+        by_layer, by_token = numbered(answers.sum(1)), numbered(answers.mean(0))
+        charts.append(line_chart("Share on summary tokens", {"answers": by_layer}, SHARE, SIZE))
+        charts.append(line_chart("By summary token", {"answers": by_token}, SHARE, SIZE))
     return charts
 
 
@@ -171,9 +179,6 @@ def spread(weights: np.ndarray) -> np.ndarray:
     return np.exp(-(shares * np.log(np.maximum(shares, 1e-12))).sum(1))
 
 
-def chart(title: str, curves: Mapping[str, np.ndarray], values: Values) -> Chart:
-    """Draw curves over the numbers from 1."""
-    points = {}
-    for name, curve in curves.items():
-        points[name] = [(float(number), float(y)) for number, y in enumerate(curve, 1)]
-    return line_chart(title, points, values, SIZE)
+def numbered(values: np.ndarray) -> Points:
+    """Return points over the numbers from 1: those of layers, or of summary tokens."""
+    return list(enumerate(values.tolist(), 1))

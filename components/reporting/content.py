@@ -74,7 +74,7 @@ def page_content(
         # sections
         **score_content(metrics, names),
         **search_content(metrics),
-        "size_chart": size_chart(costs, file_bytes),
+        "size_chart": kept_bytes_chart(costs, file_bytes),
         "codecs": codecs.codec_rows(inputs.codecs),
         "codec_charts": [codecs.codec_chart(score, inputs.codecs) for score in codecs.SCORES],
         **methods_content(inputs.methods),
@@ -99,8 +99,11 @@ def system_names(costs: Mapping[str, tables.CostRow]) -> dict[str, str]:
 
 def missing_counts(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, int]]:
     """Return what systems could not be asked, of those with anything missing."""
-    missing = {system: metrics[system]["missing"] for system in tables.SYSTEMS}
-    return {system: counts for system, counts in missing.items() if any(counts.values())}
+    missing = {}
+    for system in tables.SYSTEMS:
+        if any(metrics[system]["missing"].values()):
+            missing[system] = metrics[system]["missing"]
+    return missing
 
 
 def score_content(metrics: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
@@ -118,9 +121,12 @@ def score_content(metrics: Mapping[str, Any], names: Mapping[str, str]) -> dict[
 def search_content(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Return recall in both directions of search, with chance."""
     recalls = metrics[tables.COMPRESSED]["retrieval"]
+
+    # a text has one picture, a picture several texts
     num_images, num_texts = recalls["image_to_text"]["count"], recalls["text_to_image"]["count"]
     to_image = tables.recall_rows(recalls["text_to_image"], num_images, 1)
     to_text = tables.recall_rows(recalls["image_to_text"], num_texts, num_texts / num_images)
+
     return {
         "text_to_image": to_image,
         "image_to_text": to_text,
@@ -131,7 +137,7 @@ def search_content(metrics: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def size_chart(costs: Mapping[str, tables.CostRow], file_bytes: float) -> plots.Chart:
+def kept_bytes_chart(costs: Mapping[str, tables.CostRow], file_bytes: float) -> plots.Chart:
     """Draw what can be kept of a picture."""
     sizes = {"the picture as PNG": (file_bytes, "line")}
     for system, noun in ((tables.UNCOMPRESSED, "image"), (tables.COMPRESSED, "summary")):
@@ -142,13 +148,14 @@ def size_chart(costs: Mapping[str, tables.CostRow], file_bytes: float) -> plots.
 
 def methods_content(runs: Sequence[methods.MethodRun]) -> dict[str, Any]:
     """Return the comparison with other methods, and what the paper prints."""
+    # the runs of this project are shown beside the paper's numbers, never among them
     groups, published = methods.group_runs(runs), read_published()
     return {
         "num_method_runs": len(runs),
         "method_legend": method_charts.method_legend(groups),
         "method_charts": method_charts.method_charts(groups),
         "method_tables": methods.method_tables(groups, published),
-        "method_costs": methods.cost_rows(groups),
+        "method_costs": methods.method_cost_rows(groups),
         "method_stages": methods.STAGES,
         "source": published.source,
     }
@@ -158,6 +165,8 @@ def training_content(training: Curves, base: Curves) -> dict[str, Any]:
     """Return the curves of training, and those of the base model where it has any."""
     losses = training_charts(training, LOSSES, plots.NUMBERS)
     validation = training_charts(training, VALIDATION, plots.SHARES)
+
+    # one small chart for every kind of question
     base_charts = []
     for kind, points in base.items():
         base_charts.append(plots.line_chart(plain(kind), {kind: points}, plots.SHARES, SMALL))

@@ -57,7 +57,7 @@ def reject_rows(
         first.setdefault(reject[schema.REASON], reject)
 
     rows = []
-    for reason, row in _count(sources, "rejects"):
+    for reason, row in _count(sources, "rejects").items():
         sample_id, detail = first[reason][schema.SAMPLE_ID], first[reason][schema.DETAIL]
         rows.append(row._replace(sample_id=sample_id, detail=detail))
     return rows
@@ -65,7 +65,7 @@ def reject_rows(
 
 def repair_rows(sources: Mapping[str, Any]) -> list[ReasonRow]:
     """Return repairs, most frequent first."""
-    return [row for _, row in _count(sources, "repaired")]
+    return list(_count(sources, "repaired").values())
 
 
 def table_checks(expectations: Mapping[str, Any]) -> list[TableCheck]:
@@ -75,6 +75,7 @@ def table_checks(expectations: Mapping[str, Any]) -> list[TableCheck]:
         num_rows, rules, notes = 0, [], []
         for outcome in result["results"]:
             config = outcome["expectation_config"]
+            # a rule about pairs or groups counts fewer things than there are rows
             num_rows = max(num_rows, int(outcome["result"].get("element_count", 0)))
             rules.append((describe_rule(config), bool(outcome["success"])))
             if config.get("notes"):
@@ -90,6 +91,7 @@ def describe_rule(config: Mapping[str, Any]) -> str:
     if config.get("description"):
         return f"{columns}: {config['description']}"
 
+    # the rest of the name is English
     name = config["type"].removeprefix("expect_column_values_to_").removeprefix("expect_column_")
     arguments = []
     for key, value in sorted(kwargs.items()):
@@ -98,16 +100,16 @@ def describe_rule(config: Mapping[str, Any]) -> str:
     return f"{columns}: {plain(name)}" + (f" ({', '.join(arguments)})" if arguments else "")
 
 
-def _count(sources: Mapping[str, Any], column: str) -> list[tuple[str, ReasonRow]]:
-    """Return the names in a column of the report with their counts, most frequent first."""
+def _count(sources: Mapping[str, Any], column: str) -> dict[str, ReasonRow]:
+    """Return counts by the names in a column of the report, most frequent first."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for source, row in sources.items():
         for name, count in row[column].items():
             counts[name][source] += count
 
+    # equal counts in order of their names
     by_frequency = sorted(counts.items(), key=lambda item: (-item[1].total(), item[0]))
-    rows = []
+    rows = {}
     for name, found in by_frequency:
-        row = ReasonRow(plain(name), found.total(), dict(found.most_common()), "", "")
-        rows.append((name, row))
+        rows[name] = ReasonRow(plain(name), found.total(), dict(found.most_common()), "", "")
     return rows

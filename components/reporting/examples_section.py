@@ -112,11 +112,13 @@ def by_system(rows: Iterable[Row], key: str) -> dict[str, dict[str, Row]]:
 def draw(examples: Sequence[Example], seed: str, count: int) -> list[Example]:
     """Draw in random order, but no benchmark a second time before every other had a turn."""
     shuffled = random.Random(seed).sample(examples, len(examples))
-    turns: Counter[str] = Counter()
+    turns: Counter[str] = Counter()  # by benchmark
     numbered = []
     for example in shuffled:
         numbered.append((turns[example.benchmark], example))
         turns[example.benchmark] += 1
+
+    # first turns before second ones, each in random order
     numbered.sort(key=lambda pair: pair[0])
     return [example for _, example in numbered[:count]]
 
@@ -155,6 +157,8 @@ def found(query: Query, ranking: Sequence[tuple[str, float]], count: int) -> Fou
 def compare(text: str, other: str) -> list[Word]:
     """Return the words of `text`, marking those that a shortest edit of `other` puts in."""
     words, others = text.split(), other.split()
+
+    # places in `words` that both have
     kept: set[int] = set()
     for match in SequenceMatcher(None, others, words, autojunk=False).get_matching_blocks():
         kept.update(range(match.b, match.b + match.size))

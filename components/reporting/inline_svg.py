@@ -16,22 +16,11 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from components.reporting.page import readable
+from components.reporting.page import build_environment, readable
 
-# the light colours of style.css.jinja, by the names of its variables
-COLOURS = {
-    "compressed": "#4f46e5",
-    "uncompressed": "#1f2937",
-    "average_pooled": "#d97706",
-    "blind": "#a09daa",
-    "second": "#0d9488",
-    "card": "#ffffff",
-    "ink": "#1c1b22",
-    "soft": "#5f5d69",
-    "faint": "#8d8a96",
-    "line": "#e7e4dc",
-    "grid": "#eeebe4",
-}
+STYLE_SHEET = build_environment().get_template("style.css.jinja").render()
+# name of a variable -> its colour in the light scheme, which comes first
+COLOURS = dict(re.findall(r"--(\w+): (#\w{6});", STYLE_SHEET.split("@media")[0]))
 VARIABLES = {colour: f"var(--{name})" for name, colour in COLOURS.items()}
 STYLE = {
     "svg.fonttype": "none",

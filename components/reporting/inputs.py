@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from components.reporting.methods_section import MethodRun, read_runs
 
 Row = Mapping[str, Any]
-Points = list[tuple[float, float]]  # (x, y) in order of x
-Curves = dict[str, Points]
+Points = Sequence[tuple[float, float]]  # (x, y) in order of x
+Curves = Mapping[str, Points]
 
 
 class Places(NamedTuple):
@@ -96,7 +96,7 @@ def read_training(folder: Path) -> Curves:
 
 def read_learning_curve(path: Path) -> Curves:
     """Read a column `pictures`, then one per kind of question; empty if there is no file."""
-    curves: Curves = {}
+    curves: dict[str, list[tuple[float, float]]] = {}
     for row in read_table(path) if path.is_file() else []:
         num_pictures = float(row.pop("pictures"))
         for kind, accuracy in row.items():

@@ -50,11 +50,15 @@ def inspection_content(
     `seen`: the drawn pictures as the model reads them; none where attention cannot be drawn over
     them.
     """
-    found = {name: inspection[name]["found"] for name in PARTS}
-    reasons = {name: inspection[name]["reason"] for name in PARTS}
+    found, absent = {}, {}
+    for name in PARTS:
+        found[name] = inspection[name]["found"]
+        if inspection[name]["reason"] is not None:
+            absent[name] = inspection[name]["reason"]
+
     norms, prefixes, masks = found["norms"], found["prefixes"], found["masks"]
     return {
-        "absent": {name: reason for name, reason in reasons.items() if reason is not None},
+        "absent": absent,
         "num_tokens": inspection["num_summary_tokens"],
         "question": inspection["question"],
         "seed": inspection["seed"],
@@ -70,14 +74,9 @@ def inspection_content(
     }
 
 
-def by_number(values: Sequence[float]) -> Points:
-    """Return points of a curve over layers, which count from 1."""
-    return [(float(number), value) for number, value in enumerate(values, 1)]
-
-
 def norm_chart(norms: Row) -> Chart:
     """Draw a curve over the decoder layers for each adapter."""
-    curves = {adapter: by_number(values) for adapter, values in norms["layers"].items()}
+    curves = {adapter: list(enumerate(values, 1)) for adapter, values in norms["layers"].items()}
     return line_chart("All linear layers", curves, NUMBERS, NORM_SIZE)
 
 
@@ -86,7 +85,7 @@ def kind_charts(norms: Row) -> list[Chart]:
     curves: dict[str, dict[str, Points]] = {}
     for adapter, kinds in norms["linears"].items():
         for kind, values in kinds.items():
-            curves.setdefault(kind, {})[adapter] = by_number(values)
+            curves.setdefault(kind, {})[adapter] = list(enumerate(values, 1))
     return [line_chart(kind, adapters, NUMBERS, KIND_SIZE) for kind, adapters in curves.items()]
 
 
@@ -104,6 +103,8 @@ def prefix_charts(rows: Sequence[Row]) -> list[Chart]:
 def prefix_chart(label: str, scores: Mapping[int, Score]) -> Chart:
     """Draw scores with their intervals by number of tokens."""
     axes = new_axes(320, 210, left=44, bottom=40)
+
+    # a dashed line, since nothing was measured between
     draw_baseline(axes, [(num_tokens, score.value) for num_tokens, score in scores.items()])
     for num_tokens, score in scores.items():
         text = f"{score.value:.3f} [{score.low:.3f}–{score.high:.3f}]"
@@ -163,6 +164,8 @@ def gap_chart(masks: Row) -> Chart:
     groups = masks["groups"]
     axes = bar_axes([group_name(group["tokens"]) for group in groups], 460, left=96, right=14)
     axes.grid(visible=True, axis="x")
+
+    # a lane for each group, to the left of zero where it is missed
     axes.axvline(0, color=COLOURS["soft"], linewidth=1.6)
     for y, group in enumerate(groups):
         gap = group["difference"]

@@ -115,15 +115,16 @@ def method_chart(
     room = max(1.05, (max(values) / min(values)) ** 0.125)
     axes.set_xlim(min(values) / room, max(values) * room)
     ticks = sparse(values)
-    axes.set_xticks(ticks, [cost.text(value) for value in ticks])
+    axes.set_xticks(ticks, map(cost.text, ticks))
     axes.set_xticks([], minor=True)
     axes.set_xlabel(cost.label)
     if floor is not None:
-        draw_baseline(axes, [(x, floor) for x in axes.get_xlim()])
+        low, high = axes.get_xlim()
+        draw_baseline(axes, [(low, floor), (high, floor)])
 
     # free places are looked for in units of the drawing
     wanted = [(value, group.scores[key].mean) for group, value in shown]
-    free = side_by_side([tuple(place) for place in axes.transData.transform(wanted).tolist()])
+    free = side_by_side(axes.transData.transform(wanted).tolist())
     places = axes.transData.inverted().transform(free).tolist()
     for (group, _), (x, y) in zip(shown, places, strict=True):
         axes.vlines(x, *group.reach(key), color=COLOURS["faint"], linewidth=1, alpha=0.6)
@@ -141,13 +142,15 @@ def estimate_text(group: Group, key: str) -> str:
 def draw_mark(axes: Axes, x: float, y: float, entry: LegendEntry) -> None:
     """Draw a numbered disc, filled if what the method makes can be stored."""
     colour = COLOURS["compressed" if entry.is_own else "uncompressed"]
+
+    # the number is readable on both
     fill, ink = (colour, "card") if entry.is_stored else (COLOURS["card"], "ink")
     axes.plot(x, y, "o", markersize=14, color=colour, markerfacecolor=fill, markeredgewidth=1.6)
     number = axes.text(x, y, str(entry.number), ha="center", va="center_baseline")
     number.set(color=COLOURS[ink], fontsize=8.5, weight="bold")
 
 
-def side_by_side(wanted: Sequence[Place]) -> list[Place]:
+def side_by_side(wanted: Iterable[Sequence[float]]) -> list[Place]:
     """Return places near the wanted ones, moved along x until no mark hides another."""
     taken: list[Place] = []
     for x, y in wanted:

@@ -88,8 +88,8 @@ class Group(NamedTuple):
 
     def reach(self, key: str) -> tuple[float, float]:
         """Return the lowest and the highest end of the runs' own intervals."""
-        found = [run.scores[key] for run in self.runs if key in run.scores]
-        return min(score.low for score in found), max(score.high for score in found)
+        scores = [run.scores[key] for run in self.runs if key in run.scores]
+        return min(score.low for score in scores), max(score.high for score in scores)
 
 
 Cell = tuple[Estimate, tuple[float, float]]  # a mean over seeds, and how far the runs reach
@@ -126,6 +126,7 @@ def reference_runs(seed: int, metrics: Mapping[str, Any]) -> list[MethodRun]:
     rows = []
     for system, name in NAMES.items():
         if system in metrics:
+            # nothing of a picture is stored for them
             costs = _costs(metrics, system) | {"bytes_per_picture": None}
             row = MethodRun(
                 run=name,
@@ -173,9 +174,10 @@ def group_runs(runs: Iterable[MethodRun]) -> list[Group]:
 
 
 def method_tables(groups: Sequence[Group], published: Published) -> list[MethodTable]:
-    """Return ours beside what the paper prints; a method without any of the scores has no row."""
+    """Return our scores and, apart from them, what the paper prints."""
     tables = []
     for title, (numbers, columns) in TABLES.items():
+        # a method that was not asked any of this has no row
         scored = [group for group in groups if not columns.keys().isdisjoint(group.scores)]
         rows = [(group, _cells(group, columns)) for group in scored]
         printed = [table for table in published.tables if table.table in numbers]
@@ -183,7 +185,7 @@ def method_tables(groups: Sequence[Group], published: Published) -> list[MethodT
     return tables
 
 
-def cost_rows(groups: Sequence[Group]) -> list[tuple[Group, list[Estimate | None]]]:
+def method_cost_rows(groups: Sequence[Group]) -> list[tuple[Group, list[Estimate | None]]]:
     """Return the methods of runs with the seconds of STAGES, as far as they are known."""
     rows = []
     for group in groups:

@@ -98,6 +98,7 @@ def headline(rows: Iterable[ScoreRow]) -> Headline:
         if len(scores) == len(both):
             mean[system] = sum(scores) / len(both)
 
+    # a base that sees nothing gains nothing by looking
     compressed, uncompressed, blind = mean[COMPRESSED], mean[UNCOMPRESSED], mean.get(BLIND)
     kept = compressed / uncompressed if uncompressed else 0.0
     kept_of_seeing = None
@@ -130,14 +131,15 @@ class RecallRow(NamedTuple):
 
 def recall_rows(recalls: Mapping[str, float], gallery: float, wanted: float) -> list[RecallRow]:
     """Return recall in one direction: of `gallery` things, `wanted` are right on average."""
-    names = [name.removeprefix("recall_at_") for name in recalls]
     rows = []
-    for k in sorted(int(name) for name in names if name.isdecimal()):
-        key = f"recall_at_{k}"
-        low, high = recalls[f"{key}_low"], recalls[f"{key}_high"]
-        score = Score(recalls[key], low, high, int(recalls["count"]))
-        rows.append(RecallRow(k, score, chance_recall(k, gallery, wanted)))
-    return rows
+    for key, value in recalls.items():
+        # beside each recall_at_k are recall_at_k_low and recall_at_k_high
+        k = key.removeprefix("recall_at_")
+        if k.isdecimal():
+            low, high = recalls[f"{key}_low"], recalls[f"{key}_high"]
+            score = Score(value, low, high, int(recalls["count"]))
+            rows.append(RecallRow(int(k), score, chance_recall(int(k), gallery, wanted)))
+    return sorted(rows)
 
 
 def chance_recall(k: int, gallery: float, wanted: float) -> float:

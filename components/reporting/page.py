@@ -33,9 +33,12 @@ SHOWN_AS_THEY_ARE = "\n\t\u200c\u200d"
 def render(content: Mapping[str, Any], template: str = "page") -> str:
     """Return the page, or the short one. Raises jinja2.UndefinedError for missing content."""
     templates = build_environment()
+
+    # the policy lets in the style of the page by its hash, and no other
     style = Markup(templates.get_template("style.css.jinja").render())
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
     policy = POLICY.format(style=f"sha256-{digest}")
+
     return templates.get_template(f"{template}.html.jinja").render(
         content, style=style, policy=policy
     )

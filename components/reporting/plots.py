@@ -91,12 +91,14 @@ def line_chart(
         axes.plot(*zip(*points, strict=True), color=colour)
         axes.plot(*points[-1], "o", color=colour, markersize=6)
 
-    # few round numbers; tips follow, since they reach beyond the numbers
+    # few round numbers on both axes
     axes.xaxis.set_major_locator(MaxNLocator(round(width / 60), steps=ROUND, integer=True))
     axes.xaxis.set_major_formatter(lambda x, _: thousands(x))
     axes.yaxis.set_major_locator(MaxNLocator(round(height / 40), steps=ROUND))
     axes.yaxis.set_major_formatter(lambda y, _: values.tick(y))
     axes.margins(x=0, y=0.06)
+
+    # limits are fixed before tips, which reach beyond the numbers
     axes.set_xlim(axes.get_xlim())
     axes.set_ylim(values.range or from_zero_if_near(*axes.get_ylim()))
     add_step_tips(axes, curves, values)
@@ -198,15 +200,19 @@ def recall_chart(title: str, rows: Sequence[RecallRow]) -> Chart:
     """Draw recall among the first k as bars from 0 to 100 %, with intervals and chance."""
     axes = bar_axes([f"top {row.k}" for row in rows], 420, left=58, right=60)
     axes.set_xlim(0, 1)
+
+    # a track, a bar on it, and over both the interval and chance
     for y, (_, score, chance) in enumerate(rows):
         axes.barh(y, 1, 0.5, color=COLOURS["grid"])
         axes.barh(y, score.value, 0.5, color=COLOURS["compressed"])
         axes.hlines(y, score.low, score.high, color=COLOURS["ink"], alpha=0.75, linewidth=1.4)
         axes.vlines(chance, y - 0.35, y + 0.35, color=COLOURS["soft"], linewidth=1.6)
         write_value(axes, 1, y, percent(score.value))
+
         exact = f"{percent(score.value)} [{interval(score.low, score.high)}]"
         lane = axes.axhspan(y - 0.5, y + 0.5, color=COLOURS["card"])
         add_tip(lane, f"{exact}, by chance {percent(chance)}")
+
     num_queries = f"{count(rows[0].score.total)} queries"
     return Chart(title, inline_svg(axes, f"{title}: recall"), num_queries)
 

@@ -14,17 +14,20 @@ def short_content(
     metrics: Mapping[str, Any], compressor: Mapping[str, Any], why: str
 ) -> dict[str, Any]:
     """Return what the template shows; `why` is the reason that there is no full page."""
+    # a section each, empty where nothing was asked
     groups = [
         ("Answers", own(tables.score_rows(metrics))),
         ("Captions", own(tables.caption_rows(metrics))),
         ("Search", recalls(metrics)),
         ("Composition", own(tables.composition_rows(metrics))),
     ]
+
     scores = itertools.chain.from_iterable(rows for _, rows in groups)
+    num_pictures = max((score.total for _, score in scores), default=0)
     return {
         "method": metrics["method"],
         "why": why,
-        "num_pictures": max((score.total for _, score in scores), default=0),
+        "num_pictures": num_pictures,
         "groups": groups,
         "costs": cost_lines(metrics["costs"]),
         "provenance": [

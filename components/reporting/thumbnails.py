@@ -36,6 +36,8 @@ def read_thumbnails(
     """
     if not image_ids:
         return {}
+
+    # only the wanted rows are read
     columns, wanted = [schema.IMAGE_ID, schema.IMAGE], [(schema.IMAGE_ID, "in", sorted(image_ids))]
     found = {}
     for row in pq.read_table(folder, columns=columns, filters=wanted).to_pylist():
