@@ -23,6 +23,7 @@ STYLE_SHEET = build_environment().get_template("style.css.jinja").render()
 COLOURS = dict(re.findall(r"--(\w+): (#\w{6});", STYLE_SHEET.split("@media")[0]))
 VARIABLES = {colour: f"var(--{name})" for name, colour in COLOURS.items()}
 STYLE = {
+    "figure.dpi": 72,  # as SVG has: places in a figure are units of the drawing
     "svg.fonttype": "none",
     "svg.hashsalt": "fwd2bot",
     "font.family": "DejaVu Sans",  # comes with matplotlib: layouts are the same everywhere

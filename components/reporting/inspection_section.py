@@ -22,8 +22,8 @@ from components.reporting.plots import (
     draw_baseline,
     draw_marker,
     draw_score,
-    from_zero_if_near,
     line_chart,
+    start_at_zero_if_near,
 )
 from components.reporting.wording import percent
 
@@ -111,7 +111,7 @@ def prefix_chart(label: str, scores: Mapping[int, Score]) -> Chart:
         draw_score(axes, COMPRESSED, num_tokens, score, text)
 
     axes.margins(x=0.06, y=0.06)
-    axes.set_ylim(from_zero_if_near(*axes.get_ylim()))
+    start_at_zero_if_near(axes)
     axes.set_xticks(list(scores))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND))
     axes.yaxis.set_major_formatter("{x:.4g}")

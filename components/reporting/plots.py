@@ -100,7 +100,10 @@ def line_chart(
 
     # limits are fixed before tips, which reach beyond the numbers
     axes.set_xlim(axes.get_xlim())
-    axes.set_ylim(values.range or from_zero_if_near(*axes.get_ylim()))
+    if values.range:
+        axes.set_ylim(values.range)
+    else:
+        start_at_zero_if_near(axes)
     add_step_tips(axes, curves, values)
 
     last = " · ".join(values.text(points[-1][1]) for points in curves.values())
@@ -108,9 +111,11 @@ def line_chart(
     return Chart(title, inline_svg(axes, title), last, names)
 
 
-def from_zero_if_near(low: float, high: float) -> tuple[float, float]:
-    """Return a range that begins at zero if that takes less than as much room again."""
-    return (0.0 if high > 0 and low < high / 2 and low > -0.1 * high else low), high
+def start_at_zero_if_near(axes: Axes) -> None:
+    """Let y begin at zero if no number is below it, and the lowest is not far above."""
+    low, high = axes.dataLim.intervaly
+    if 0 <= low < high / 2:
+        axes.set_ylim(bottom=0)
 
 
 def add_step_tips(axes: Axes, curves: Mapping[str, Points], values: Values) -> None:

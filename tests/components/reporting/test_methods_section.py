@@ -8,9 +8,9 @@ from scipy import stats
 
 from components.reporting.methods_section import (
     MethodRun,
-    method_cost_rows,
     flat_scores,
     group_runs,
+    method_cost_rows,
     method_run,
     method_tables,
     read_runs,

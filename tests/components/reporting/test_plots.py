@@ -4,6 +4,7 @@ import pytest
 
 from components.reporting import metric_tables as tables
 from components.reporting import plots
+from components.reporting.inline_svg import new_axes
 from tests.components.reporting.drawings import read_drawing
 from tests.components.reporting.results import TOKENS, metrics
 
@@ -38,11 +39,17 @@ def test_shares_have_the_whole_axis_and_tips_name_both_curves() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "wanted"),
-    [(0.3, 1.6, 0.0), (90, 100, 90), (-0.05, 2, 0.0), (-4, 2, -4), (7, 7.7, 7), (-2, -1, -2)],
+    ("low", "high", "is_near"),
+    [(0.3, 1.6, True), (0, 2, True), (90, 100, False), (-0.05, 2, False), (-2, -1, False)],
 )
-def test_axes_begin_at_zero_when_that_is_near(low: float, high: float, wanted: float) -> None:
-    assert plots.from_zero_if_near(low, high) == (wanted, high)
+def test_axes_begin_at_zero_when_that_is_near(low: float, high: float, is_near: bool) -> None:
+    axes = new_axes(320, 190)
+    axes.plot([0, 1], [low, high])
+    plots.start_at_zero_if_near(axes)
+    bottom, top = axes.get_ylim()
+    assert (bottom == 0) == is_near
+    assert bottom <= low
+    assert high < top
 
 
 def test_token_chart_orders_systems_by_tokens_and_joins_those_that_are_not_trained() -> None:
