@@ -1,7 +1,7 @@
-"""Stage `report`: everything that a run found, as one HTML page that loads nothing and runs nothing.
+r"""Stage `report`: everything that a run found, as one HTML page without loading or scripts.
 
-    python -m flows.report CURATED PICTURES STORE EVALUATION METRICS CODECS ANALYSIS METHODS COMPRESSOR BASE TRAINING
-        PAGE
+    python -m flows.report CURATED PICTURES STORE EVALUATION METRICS CODECS INSPECTION METHODS \
+        COMPRESSOR BASE TRAINING PAGE
 
 PICTURES is the corpus that STORE was compressed from: the page shows them, no model sees them
 again. Texts are searched for in STORE by COMPRESSOR, as users do. METHODS is what a sweep over
@@ -22,7 +22,7 @@ from components.methods.catalogue import method_class
 from components.methods.checkpoint import load_compressor
 from components.params import Params, load_params
 from components.pictures import PictureLimits
-from components.reporting.content import page_content
+from components.reporting.content import Examples, page_content
 from components.reporting.examples_section import (
     Found,
     Query,
@@ -32,8 +32,12 @@ from components.reporting.examples_section import (
     outcome_boxes,
     sample,
 )
-from components.reporting.inputs import read_inputs
-from components.reporting.inspection_section import analysis_content, read_analysis, read_seen
+from components.reporting.inputs import Inputs, Places, read_inputs
+from components.reporting.inspection_section import (
+    inspection_content,
+    read_inspection,
+    read_seen,
+)
 from components.reporting.metric_tables import SYSTEMS
 from components.reporting.page import is_page, render, write_page
 from components.reporting.short_page import short_content
@@ -61,90 +65,73 @@ class ReportParams(Params):
     num_threads: int = Field(ge=1)  # CPU threads of the model
 
 
-def report(
-    params: ReportParams,
-    curated: Path,
-    pictures: Path,
-    store: Path,
-    evaluation: Path,
-    metrics: Path,
-    codecs: Path,
-    analysis: Path,
-    methods: Path,
-    compressor: Path,
-    base: Path,
-    training: Path,
-    page: Path,
-) -> None:
-    """Write the page, whole or not at all. Raises OutputError before anything is read."""
-    read = [
-        curated,
-        pictures,
-        store,
-        evaluation,
-        metrics,
-        codecs,
-        analysis,
-        methods,
-        compressor,
-        base,
-        training,
-    ]
-    with new_file(page, is_page, read) as path:
-        write_page(path, build_page(params, *read))
+def report(params: ReportParams, places: Places, page: Path) -> None:
+    """Write the page, complete or not at all. Raises OutputError before anything is read."""
+    with new_file(page, is_page, places) as path:
+        write_page(path, build_page(params, places))
     print(f"report: {page}, {page.stat().st_size / 1e6:.1f} MB", flush=True)
 
 
-def build_page(
-    params: ReportParams,
-    curated: Path,
-    pictures: Path,
-    store: Path,
-    evaluation: Path,
-    metrics: Path,
-    codecs: Path,
-    analysis: Path,
-    methods: Path,
-    compressor: Path,
-    base: Path,
-    training: Path,
-) -> str:
-    """The page as HTML."""
-    inputs = read_inputs(curated, evaluation, metrics, codecs, methods, compressor, base, training)
-    if why := reason_for_short_page(inputs.metrics, store, compressor):
+def build_page(params: ReportParams, places: Places) -> str:
+    """Return the page as HTML."""
+    inputs = read_inputs(places)
+    if why := reason_for_short_page(inputs.metrics, places.store, places.compressor):
         return render(short_content(inputs.metrics, inputs.compressor, why), "short")
-    tokens = TokenStore.open(store)
-    boxes = outcome_boxes(inputs.answers, params.seed, params.examples_per_box)
-    descriptions = draw_descriptions(inputs.captions, params.seed, params.descriptions)
-    drawn = draw_queries(inputs.captions, tokens.ids, params.seed, params.drawn_queries)
-    searched = search(
-        params, [*(Query(text, None) for text in params.queries), *drawn], tokens, compressor, base
+
+    seen = read_seen(places.inspection, params.pictures)
+    inspection = read_inspection(places.inspection)
+    inside = inspection_content(inspection, seen, params.max_thumbnail_side)
+
+    # pictures of the inspection are shown once more, beside their captions
+    tokens = TokenStore.open(places.store)
+    shown_inside = [picture["image_id"] for picture in inside["captions"]]
+    examples = draw_examples(params, places, inputs, tokens, shown_inside)
+    file_bytes = mean_file_bytes(places.pictures)
+    manifest = tokens.manifest.model_dump()
+    content = page_content(inputs, manifest, examples, file_bytes, params.seed)
+    return render(content | {"inspection": inside})
+
+
+def draw_examples(
+    params: ReportParams,
+    places: Places,
+    inputs: Inputs,
+    tokens: TokenStore,
+    also_shown: Sequence[str],
+) -> Examples:
+    """Draw examples by the seed, and read their pictures and those that are `also_shown`."""
+    seed = params.seed
+    boxes = outcome_boxes(inputs.answers, seed, params.examples_per_box)
+    descriptions = draw_descriptions(inputs.captions, seed, params.descriptions)
+    queries = [Query(text, None) for text in params.queries]
+    queries += draw_queries(inputs.captions, tokens.ids, seed, params.drawn_queries)
+    searched = search(params, queries, tokens, places.compressor, places.base)
+    opened = sample(tokens.ids, f"{seed} tokens", params.pictures_with_tokens)
+
+    # every picture that stands anywhere on the page
+    shown = {*opened, *also_shown}
+    for box in boxes:
+        shown.update(example.image_id for example in box.drawn)
+    for result in searched:
+        shown.update(image_id for image_id, _ in result.hits)
+    shown.update(description.image_id for description in descriptions)
+
+    return Examples(
+        boxes=boxes,
+        descriptions=descriptions,
+        searched=searched,
+        pictures=read_thumbnails(
+            places.pictures, shown, params.pictures, params.max_thumbnail_side
+        ),
+        strips={image_id: token_strip(tokens.tokens([image_id])[0]) for image_id in opened},
     )
-    opened = sample(tokens.ids, f"{params.seed} tokens", params.pictures_with_tokens)
-    shown = {example.image_id for box in boxes for example in box.drawn}
-    shown |= {image_id for result in searched for image_id, _ in result.hits}
-    shown |= {description.image_id for description in descriptions} | set(opened)
-    seen = read_seen(analysis, params.pictures)
-    inside = analysis_content(read_analysis(analysis), seen, params.max_thumbnail_side)
-    shown |= {picture["image_id"] for picture in inside["told"]}
-    content = page_content(
-        inputs,
-        tokens.manifest.model_dump(),
-        boxes,
-        descriptions,
-        searched,
-        read_thumbnails(pictures, shown, params.pictures, params.max_thumbnail_side),
-        {image_id: token_strip(tokens.tokens([image_id])[0]) for image_id in opened},
-        mean_file_bytes(pictures),
-        params.seed,
-    )
-    return render(content | {"analysis": inside})
 
 
 def reason_for_short_page(metrics: Mapping[str, Any], store: Path, compressor: Path) -> str | None:
-    """Why there is not enough for the full page; None if there is."""
+    """Return the reason that there is not enough for the full page; None if there is enough."""
     if left_out := set(SYSTEMS) - metrics.keys():
-        return f"Its base model was not asked: evaluate.references has no {', '.join(sorted(left_out))}."
+        names = ", ".join(sorted(left_out))
+        return f"Its base model was not asked: evaluate.references has no {names}."
     return (
         reason_not_stored(store) or method_class(read_config(compressor).method.name).why_no_answers
     )
@@ -153,44 +140,28 @@ def reason_for_short_page(metrics: Mapping[str, Any], store: Path, compressor: P
 def search(
     params: ReportParams, queries: Sequence[Query], tokens: TokenStore, compressor: Path, base: Path
 ) -> list[Found]:
-    """What each query finds in the store."""
-    torch.set_num_threads(params.num_threads)
+    """Search the store for each query."""
     check_same_model(tokens.provenance, compressor)
-    dtype = getattr(torch, tokens.provenance.compute["dtype"])
+    torch.set_num_threads(params.num_threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_compressor(
-        compressor, str(base), device, dtype, tokens.provenance.num_summary_tokens
-    )
+    dtype = getattr(torch, tokens.provenance.compute["dtype"])
+    num_tokens = tokens.provenance.num_summary_tokens
+    model = load_compressor(compressor, str(base), device, dtype, num_tokens)
+
     parts = [embed_stored(model, rows.summary_tokens) for rows in tokens.iter_batches()]
     index = EmbeddingIndex(tokens.ids, in_memory(np.concatenate(parts)))
-    return [
-        found(
-            query,
-            index.search(embed_text(model, query.text)[0], len(tokens)),
-            params.hits_per_query,
-        )
-        for query in queries
-    ]
+    results = []
+    for query in queries:
+        # a ranking of everything, for the rank of the query's own picture
+        ranking = index.search(embed_text(model, query.text)[0], len(tokens))
+        results.append(found(query, ranking, params.hits_per_query))
+    return results
 
 
-def main(
-    curated: Path,
-    pictures: Path,
-    store: Path,
-    evaluation: Path,
-    metrics: Path,
-    codecs: Path,
-    analysis: Path,
-    methods: Path,
-    compressor: Path,
-    base: Path,
-    training: Path,
-    page: Path,
-) -> None:
-    """Write all that was found as one HTML page."""
+def main(page: Path, **places: Path) -> None:
+    """Write all that was found as one HTML page; `places` has the fields of `Places`."""
     die_with_parent()
-    places = (curated, pictures, store, evaluation, metrics, codecs, analysis, methods)
-    report(load_params("report", ReportParams), *places, compressor, base, training, page)
+    report(load_params("report", ReportParams), Places(**places), page)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""What attends to what, drawn: heat over pictures, heat over the words of an answer, and how much there is of it."""
+"""Attention, drawn: heat over pictures, heat over the words of an answer, and its amounts."""
 
 import base64
 import io
-import math
+import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from components.reporting.inputs import Row
+from components.reporting.inputs import Points, Row
 from components.reporting.plots import NUMBERS, Chart, Values, line_chart
 from components.reporting.thumbnails import Thumbnail, thumbnail
 from components.reporting.wording import percent, whole_percent
@@ -17,8 +17,7 @@ from components.reporting.wording import percent, whole_percent
 HEAT = (234, 88, 12)  # colour of attention, over a picture without colours
 STRONGEST = 0.92  # opacity of the largest weight of a map
 SIZE = (250.0, 150.0)  # of charts
-# of the grid of words and summary tokens
-ROW, COLUMN, LONGEST_GRID, WORDS = 15.0, 24.0, 200.0, 70.0
+COLUMN, LONGEST_GRID = 24, 200  # of the grid of words and summary tokens, in pixels
 SHARE = Values(None, percent, whole_percent)
 
 
@@ -31,15 +30,20 @@ class HeatMap(NamedTuple):
 
 
 class WordGrid(NamedTuple):
-    """The words of an answer against the summary tokens; positions in units of its drawing."""
+    """The words of an answer, each a row of heat over the summary tokens."""
 
-    width: float
-    height: float
-    left: float  # where the grid begins
-    top: float
+    words: list[str]  # "" where the answer ends
+    num_tokens: int
     uri: str  # a cell is a pixel
-    words: list[tuple[float, str]]  # position and text; "" where the answer ends
-    tokens: list[tuple[float, str]]  # position and number, from 1
+    width: int  # on the page, in pixels
+
+
+class LayerMaps(NamedTuple):
+    """The maps of one layer; None where there are none."""
+
+    number: int  # from 1
+    base: HeatMap | None
+    queries: HeatMap | None
 
 
 class Portrait(NamedTuple):
@@ -49,15 +53,14 @@ class Portrait(NamedTuple):
     colour: Thumbnail | None  # as the model reads it; None if its image tokens have no places on it
     grey: Thumbnail | None
     base: HeatMap | None  # of the base model's answer
-    whole: HeatMap | None  # of all summary queries
+    all_queries: HeatMap | None
     queries: list[HeatMap]  # of each
-    # number from 1, `base` and `whole` in that layer
-    layers: list[tuple[int, HeatMap | None, HeatMap | None]]
+    layers: list[LayerMaps]
     answer: WordGrid | None
 
 
 def heat_uri(weights: np.ndarray, highest: float) -> str:
-    """(rows, columns) as a picture of so many pixels: the more opaque, the nearer to `highest`."""
+    """Return (rows, columns) as so many pixels: the more opaque, the nearer to `highest`."""
     pixels = np.empty((*weights.shape, 4), np.uint8)
     pixels[..., :3] = HEAT
     pixels[..., 3] = np.round(255 * STRONGEST * weights / (highest or 1.0))
@@ -67,136 +70,115 @@ def heat_uri(weights: np.ndarray, highest: float) -> str:
 
 
 def heat_map(label: str, weights: np.ndarray, side: int) -> HeatMap:
-    """Weights (side · side) of image tokens, row by row; a map has its own scale."""
-    return HeatMap(
-        label, heat_uri(weights.reshape(side, side), float(weights.max())), float(weights.sum())
-    )
+    """Return weights (side · side) of image tokens, row by row, as a map with its own scale."""
+    uri = heat_uri(weights.reshape(side, side), float(weights.max()))
+    return HeatMap(label, uri, float(weights.sum()))
 
 
 def word_grid(maps: Row) -> WordGrid:
-    """Steps of an answer down, summary tokens across."""
-    steps = np.array(maps["steps"])
-    num_steps, num_tokens = steps.shape
-    column, top = min(COLUMN, LONGEST_GRID / num_tokens), 16.0
-    numbered = range(0, num_tokens, math.ceil(14 / column))  # numbers that do not touch
-    return WordGrid(
-        round(WORDS + column * num_tokens, 1),
-        top + ROW * num_steps,
-        WORDS,
-        top,
-        heat_uri(steps, float(steps.max())),
-        [(top + ROW * (step + 0.72), word.strip()) for step, word in enumerate(maps["words"])],
-        [(round(WORDS + column * (token + 0.5), 1), str(token + 1)) for token in numbered],
-    )
+    """Return the grid of an answer: its steps down, summary tokens across."""
+    steps, words = np.array(maps["steps"]), [word.strip() for word in maps["words"]]
+    num_tokens = steps.shape[1]
+    width = min(COLUMN * num_tokens, LONGEST_GRID)
+    return WordGrid(words, num_tokens, heat_uri(steps, float(steps.max())), width)
 
 
-def portraits(analysis: Row, seen: Sequence[Image.Image], max_side: int) -> list[Portrait]:
-    """Every drawn picture; `seen` are these pictures as the model reads them, or none."""
-    found = []
-    for number, row in enumerate(analysis["pictures"]):
-        queries, base, answer = (
-            of_picture(analysis[f"{name}_attention"], number) for name in PARTS
+def portraits(inspection: Row, seen: Sequence[Image.Image], max_side: int) -> list[Portrait]:
+    """Return every drawn picture; `seen` are these pictures as the model reads them, or none."""
+    drawn = []
+    for index, row in enumerate(inspection["pictures"]):
+        queries = of_picture(inspection, "query", index)
+        base = of_picture(inspection, "base", index)
+        answer = of_picture(inspection, "answer", index)
+
+        # heat has the colour, so the picture below it has none
+        colour, grey = None, None
+        if seen:
+            colour = thumbnail(seen[index], max_side)
+            grey = thumbnail(seen[index].convert("L").convert("RGB"), max_side)
+
+        portrait = Portrait(
+            image_id=row["image_id"],
+            colour=colour,
+            grey=grey,
+            base=mean_map("base model", base),
+            all_queries=mean_map("all queries", queries),
+            queries=numbered_maps("query", queries, "queries"),
+            layers=layer_maps(base, queries),
+            answer=word_grid(answer) if answer else None,
         )
-        whole = (
-            heat_map("all queries", np.mean(queries["layers"], axis=0), queries["side"])
-            if queries
-            else None
-        )
-        answered = (
-            heat_map("base model", np.mean(base["layers"], axis=0), base["side"]) if base else None
-        )
-        image = seen[number] if seen else None
-        found.append(
-            Portrait(
-                row["image_id"],
-                thumbnail(image, max_side) if image else None,
-                thumbnail(image.convert("L").convert("RGB"), max_side) if image else None,
-                answered,
-                whole,
-                query_maps(queries) if queries else [],
-                layer_maps(base, queries),
-                word_grid(answer) if answer else None,
-            )
-        )
-    return found
+        drawn.append(portrait)
+    return drawn
 
 
-PARTS = ("query", "base", "answer")
+def of_picture(inspection: Row, name: str, index: int) -> Row | None:
+    """Return what a part of the inspection has about one of the drawn pictures."""
+    found = inspection[f"{name}_attention"]["found"]
+    return found and {"side": found.get("side"), **found["pictures"][index]}
 
 
-def of_picture(part: Row, number: int) -> Row | None:
-    """What a part has about one of the drawn pictures."""
-    found = part["found"]
-    return found and {"side": found.get("side"), **found["pictures"][number]}
+def mean_map(label: str, maps: Row | None) -> HeatMap | None:
+    """Return the mean over layers."""
+    return heat_map(label, np.mean(maps["layers"], axis=0), maps["side"]) if maps else None
 
 
-def query_maps(queries: Row) -> list[HeatMap]:
-    """One map for each summary query."""
-    return [
-        heat_map(f"query {number}", np.array(weights), queries["side"])
-        for number, weights in enumerate(queries["queries"], 1)
-    ]
+def numbered_maps(label: str, maps: Row | None, key: str) -> list[HeatMap]:
+    """Return one map for each row of maps[key], counted from 1."""
+    if maps is None:
+        return []
+    rows = enumerate(maps[key], 1)
+    return [heat_map(f"{label} {number}", np.array(row), maps["side"]) for number, row in rows]
 
 
-def layer_maps(
-    base: Row | None, queries: Row | None
-) -> list[tuple[int, HeatMap | None, HeatMap | None]]:
-    """The maps of every layer, of whichever there is."""
-    columns = [
-        [
-            heat_map(f"layer {number}", np.array(weights), maps["side"])
-            for number, weights in enumerate(maps["layers"], 1)
-        ]
-        if maps
-        else None
-        for maps in (base, queries)
-    ]
-    num_layers = max((len(column) for column in columns if column), default=0)
-    return [
-        (layer + 1, *(column[layer] if column else None for column in columns))  # type: ignore[misc]
-        for layer in range(num_layers)
-    ]
+def layer_maps(base: Row | None, queries: Row | None) -> list[LayerMaps]:
+    """Return the maps of every layer, as far as there are any."""
+    of_base = numbered_maps("layer", base, "layers")
+    of_queries = numbered_maps("layer", queries, "layers")
+    pairs = itertools.zip_longest(of_base, of_queries)
+    return [LayerMaps(number, *maps) for number, maps in enumerate(pairs, 1)]
 
 
-def attention_charts(analysis: Row) -> list[Chart]:
-    """How much attention goes to a picture or to its summary tokens, how far it is spread; means over the pictures."""
-    layers = {name: mean_over_pictures(analysis[f"{name}_attention"], "layers") for name in PARTS}
-    on_picture = {
-        label: layers[name]
-        for name, label in (("query", "summary queries"), ("base", "base model"))
-        if layers[name] is not None
-    }
+def attention_charts(inspection: Row) -> list[Chart]:
+    """Draw how much attention goes to pictures and summary tokens, and how far it is spread.
+
+    Everything is a mean over the pictures.
+    """
+    queries = mean_over_pictures(inspection, "query")
+    base = mean_over_pictures(inspection, "base")
+    answers = mean_over_pictures(inspection, "answer")
     charts = []
-    if on_picture:
-        charts.append(
-            chart("Share on the picture", {k: w.sum(1) for k, w in on_picture.items()}, SHARE)
-        )
-        charts.append(
-            chart("Image tokens reached", {k: spread(w) for k, w in on_picture.items()}, NUMBERS)
-        )
-    if layers["answer"] is not None:
-        charts.append(chart("Share on summary tokens", {"answers": layers["answer"].sum(1)}, SHARE))
-        charts.append(chart("By summary token", {"answers": layers["answer"].mean(0)}, SHARE))
+
+    # two readers of the picture, where the compressor has both
+    shares, reached = {}, {}
+    for reader, weights in (("summary queries", queries), ("base model", base)):
+        if weights is not None:
+            shares[reader] = numbered(weights.sum(1))
+            reached[reader] = numbered(spread(weights))
+    if shares:
+        charts.append(line_chart("Share on the picture", shares, SHARE, SIZE))
+        charts.append(line_chart("Image tokens reached", reached, NUMBERS, SIZE))
+
+    if answers is not None:
+        by_layer, by_token = numbered(answers.sum(1)), numbered(answers.mean(0))
+        charts.append(line_chart("Share on summary tokens", {"answers": by_layer}, SHARE, SIZE))
+        charts.append(line_chart("By summary token", {"answers": by_token}, SHARE, SIZE))
     return charts
 
 
-def mean_over_pictures(part: Row, key: str) -> Any:
-    """(layers, tokens), or None where there is nothing."""
-    if not part["found"] or not part["found"]["pictures"]:
+def mean_over_pictures(inspection: Row, name: str) -> np.ndarray | None:
+    """Return weights (layers, tokens) of a part, or None where there is nothing."""
+    found = inspection[f"{name}_attention"]["found"]
+    if not found or not found["pictures"]:
         return None
-    return np.mean([maps[key] for maps in part["found"]["pictures"]], axis=0)
+    return np.mean([maps["layers"] for maps in found["pictures"]], axis=0)
 
 
 def spread(weights: np.ndarray) -> np.ndarray:
-    """(layers, tokens) -> (layers,): the number of tokens that equal shares with the same entropy would go to."""
+    """Return for (layers, tokens) the number of equal shares that have the same entropy."""
     shares = weights / weights.sum(1, keepdims=True)
     return np.exp(-(shares * np.log(np.maximum(shares, 1e-12))).sum(1))
 
 
-def chart(title: str, curves: dict[str, np.ndarray], values: Values) -> Chart:
-    """Curves over the numbers from 1."""
-    points = {
-        name: [(float(x), float(y)) for x, y in enumerate(curve, 1)]
-        for name, curve in curves.items()
-    }
-    return line_chart(title, points, values, SIZE)
+def numbered(values: np.ndarray) -> Points:
+    """Return points over the numbers from 1: those of layers, or of summary tokens."""
+    return list(enumerate(values.tolist(), 1))

@@ -1,20 +1,21 @@
-"""What the templates show, by the names they use."""
+"""Everything that the templates show, by the names they use."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from components.reporting import codecs_section as codecs
 from components.reporting import curation_section as curation
-from components.reporting import geometry, method_charts, plots
+from components.reporting import method_charts, plots
 from components.reporting import methods_section as methods
 from components.reporting import metric_tables as tables
 from components.reporting.examples_section import Box, Description, Found
 from components.reporting.inputs import Curves, Inputs
-from components.reporting.origin_section import provenance_groups
+from components.reporting.origin_section import origin_groups
 from components.reporting.published import read_published
 from components.reporting.thumbnails import Thumbnail
 from components.reporting.wording import plain
 
+# title -> metric of training -> name of its curve
 LOSSES = {
     "Autoregressive loss": {"train/autoregressive_loss": "loss"},
     "Contrastive loss": {"train/contrastive_loss": "loss"},
@@ -28,28 +29,35 @@ VALIDATION = {
         "validation/recall_at_1_image_to_text": "picture to text",
     },
 }
-BAR = 250.0  # length of the longest bar, in units of its drawing
 LARGE, SMALL = (320.0, 190.0), (210.0, 120.0)  # width and height of line charts
+
+
+class Examples(NamedTuple):
+    """Drawn examples and the pictures that they show, by picture id."""
+
+    boxes: Sequence[Box]
+    descriptions: Sequence[Description]
+    searched: Sequence[Found]
+    pictures: Mapping[str, Thumbnail]
+    strips: Mapping[str, Thumbnail]  # the stored tokens of a few pictures
 
 
 def page_content(
     inputs: Inputs,
     manifest: Mapping[str, Any],
-    boxes: Sequence[Box],
-    descriptions: Sequence[Description],
-    searched: Sequence[Found],
-    pictures: Mapping[str, Thumbnail],
-    strips: Mapping[str, Thumbnail],
+    examples: Examples,
     file_bytes: float,
     seed: int,
 ) -> dict[str, Any]:
-    """Everything on the page; `strips` are the stored tokens of a few pictures, drawn."""
+    """Return everything on the page but the section of `inspect`.
+
+    `file_bytes` is the mean size of a picture file of the corpus.
+    """
     metrics, provenance = inputs.metrics, manifest["provenance"]
     costs = {row.system: row for row in tables.cost_rows(metrics["costs"])}
     names = system_names(costs)
-    rows = tables.score_rows(metrics)
-    groups, published = methods.group_runs(inputs.methods), read_published()
     return {
+        # the head of the page
         "systems": tables.SYSTEMS,
         "names": names,
         "costs": costs,
@@ -57,57 +65,30 @@ def page_content(
         "prompt": provenance["model"]["prompt"],
         "stored": manifest["rows_kept"],
         "num_pictures": manifest["rows_in"],
-        "num_questions": sum(box.total for box in boxes),
-        "missing": {
-            system: lost
-            for system in tables.SYSTEMS
-            if any((lost := metrics[system]["missing"]).values())
-        },
+        "missing": missing_counts(metrics),
         "seed": seed,
-        "headline": tables.headline(rows),
-        "scores": [with_chart(row, names) for row in rows],
-        "parts_of": [
-            (row, [with_chart(part, names) for part in row.parts]) for row in rows if row.parts
-        ],
-        "token_charts": [
-            plots.token_chart(row, metrics["costs"]["visual_tokens"], names) for row in rows
-        ],
+        "file_bytes": file_bytes,
+        # examples
+        **examples._asdict(),
+        "num_questions": sum(box.total for box in examples.boxes),
+        # sections
+        **score_content(metrics, names),
+        **search_content(metrics),
+        "size_chart": kept_bytes_chart(costs, file_bytes),
         "codecs": codecs.codec_rows(inputs.codecs),
         "codec_charts": [codecs.codec_chart(score, inputs.codecs) for score in codecs.SCORES],
-        "num_method_runs": len(inputs.methods),
-        "method_legend": method_charts.method_legend(groups),
-        "method_charts": method_charts.method_charts(groups),
-        "method_tables": methods.method_tables(groups, published),
-        "method_costs": methods.cost_rows(groups),
-        "method_stages": methods.STAGES,
-        "source": published.source,
-        "size_bars": size_bars(costs, file_bytes),
-        "file_bytes": file_bytes,
-        "recalls": [(title, found, plots.recall_chart(found)) for title, found in recalls(metrics)],
-        "compositions": [with_chart(row, names) for row in tables.composition_rows(metrics)],
-        "caption_scores": tables.caption_rows(metrics),
-        "boxes": boxes,
-        "descriptions": descriptions,
-        "searched": searched,
-        "pictures": pictures,
-        "strips": strips,
-        "training_charts": charts(inputs.training, LOSSES, plots.NUMBERS)
-        + charts(inputs.training, VALIDATION, plots.SHARES),
-        "best_step": best_step(inputs.training.get("validation/score", [])),
-        "base_charts": [
-            plots.line_chart(plain(kind), {kind: points}, plots.SHARES, SMALL)
-            for kind, points in inputs.base.items()
-        ],
+        **methods_content(inputs.methods),
+        **training_content(inputs.training, inputs.base),
         "sources": curation.source_rows(inputs.sources),
         "rejected": curation.reject_rows(inputs.sources, inputs.rejects),
         "repaired": curation.repair_rows(inputs.sources),
         "checks": curation.table_checks(inputs.expectations),
-        "provenance": provenance_groups(inputs.compressor, manifest),
+        "origin": origin_groups(inputs.compressor, manifest),
     }
 
 
 def system_names(costs: Mapping[str, tables.CostRow]) -> dict[str, str]:
-    """Systems by what the language model reads in the place of the picture."""
+    """Name systems by what the language model reads in the place of the picture."""
     return {
         tables.COMPRESSED: f"{costs[tables.COMPRESSED].visual_tokens} summary tokens",
         tables.UNCOMPRESSED: f"all {costs[tables.UNCOMPRESSED].visual_tokens} image tokens",
@@ -116,58 +97,98 @@ def system_names(costs: Mapping[str, tables.CostRow]) -> dict[str, str]:
     }
 
 
-def with_chart(
-    row: tables.ScoreRow, names: Mapping[str, str]
-) -> tuple[tables.ScoreRow, plots.IntervalChart]:
-    return row, plots.interval_chart(row, names)
+def missing_counts(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, int]]:
+    """Return what systems could not be asked, of those with anything missing."""
+    missing = {}
+    for system in tables.SYSTEMS:
+        if any(metrics[system]["missing"].values()):
+            missing[system] = metrics[system]["missing"]
+    return missing
 
 
-def size_bars(
-    costs: Mapping[str, tables.CostRow], file_bytes: float
-) -> list[tuple[str, str, float, float]]:
-    """(label, system or "file", bytes, length) of what can be kept of a picture."""
-    kept = [
-        ("the picture as PNG", "file", file_bytes),
-        *(
-            (
-                f"{costs[system].visual_tokens} {noun}",
-                system,
-                float(costs[system].bytes_per_picture),
-            )
-            for system, noun in (
-                (tables.UNCOMPRESSED, "image tokens"),
-                (tables.COMPRESSED, "summary tokens"),
-            )
-        ),
-    ]
-    lengths = geometry.bar_widths([size for _, _, size in kept], BAR)
-    return [(*row, length) for row, length in zip(kept, lengths, strict=True)]
+def score_content(metrics: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return tables and charts of the systems side by side."""
+    rows, visual_tokens = tables.score_rows(metrics), metrics["costs"]["visual_tokens"]
+    return {
+        "headline": tables.headline(rows),
+        "scores": rows,
+        "token_charts": [plots.token_chart(row, visual_tokens, names) for row in rows],
+        "compositions": tables.composition_rows(metrics),
+        "caption_scores": tables.caption_rows(metrics),
+    }
 
 
-def recalls(metrics: Mapping[str, Any]) -> list[tuple[str, list[tables.RecallRow]]]:
-    """Both directions of search, with chance."""
-    found = metrics[tables.COMPRESSED]["retrieval"]
-    num_images, num_texts = found["image_to_text"]["count"], found["text_to_image"]["count"]
-    return [
-        ("Text finds its picture", tables.recall_rows(found["text_to_image"], num_images, 1)),
-        (
-            "Picture finds one of its texts",
-            tables.recall_rows(found["image_to_text"], num_texts, num_texts / num_images),
-        ),
-    ]
+def search_content(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return recall in both directions of search, with chance."""
+    recalls = metrics[tables.COMPRESSED]["retrieval"]
+
+    # a text has one picture, a picture several texts
+    num_images, num_texts = recalls["image_to_text"]["count"], recalls["text_to_image"]["count"]
+    to_image = tables.recall_rows(recalls["text_to_image"], num_images, 1)
+    to_text = tables.recall_rows(recalls["image_to_text"], num_texts, num_texts / num_images)
+
+    return {
+        "text_to_image": to_image,
+        "image_to_text": to_text,
+        "recall_charts": [
+            plots.recall_chart("Text finds its picture", to_image),
+            plots.recall_chart("Picture finds one of its texts", to_text),
+        ],
+    }
 
 
-def charts(
+def kept_bytes_chart(costs: Mapping[str, tables.CostRow], file_bytes: float) -> plots.Chart:
+    """Draw what can be kept of a picture."""
+    sizes = {"the picture as PNG": (file_bytes, "line")}
+    for system, noun in ((tables.UNCOMPRESSED, "image"), (tables.COMPRESSED, "summary")):
+        row = costs[system]
+        sizes[f"{row.visual_tokens} {noun} tokens"] = (row.bytes_per_picture, system)
+    return plots.size_chart(sizes)
+
+
+def methods_content(runs: Sequence[methods.MethodRun]) -> dict[str, Any]:
+    """Return the comparison with other methods, and what the paper prints."""
+    # the runs of this project are shown beside the paper's numbers, never among them
+    groups, published = methods.group_runs(runs), read_published()
+    return {
+        "num_method_runs": len(runs),
+        "method_legend": method_charts.method_legend(groups),
+        "method_charts": method_charts.method_charts(groups),
+        "method_tables": methods.method_tables(groups, published),
+        "method_costs": methods.method_cost_rows(groups),
+        "method_stages": methods.STAGES,
+        "source": published.source,
+    }
+
+
+def training_content(training: Curves, base: Curves) -> dict[str, Any]:
+    """Return the curves of training, and those of the base model where it has any."""
+    losses = training_charts(training, LOSSES, plots.NUMBERS)
+    validation = training_charts(training, VALIDATION, plots.SHARES)
+
+    # one small chart for every kind of question
+    base_charts = []
+    for kind, points in base.items():
+        base_charts.append(plots.line_chart(plain(kind), {kind: points}, plots.SHARES, SMALL))
+    return {
+        "training_charts": losses + validation,
+        "best_step": best_step(training.get("validation/score", [])),
+        "base_charts": base_charts,
+    }
+
+
+def training_charts(
     curves: Curves, wanted: Mapping[str, Mapping[str, str]], values: plots.Values
 ) -> list[plots.Chart]:
-    """One chart per title whose curves were all logged."""
-    return [
-        plots.line_chart(title, {name: curves[key] for key, name in keys.items()}, values, LARGE)
-        for title, keys in wanted.items()
-        if all(curves.get(key) for key in keys)
-    ]
+    """Draw a chart for every title whose curves were all logged."""
+    charts = []
+    for title, names in wanted.items():
+        if all(curves.get(metric) for metric in names):
+            logged = {name: curves[metric] for metric, name in names.items()}
+            charts.append(plots.line_chart(title, logged, values, LARGE))
+    return charts
 
 
 def best_step(scores: Sequence[tuple[float, float]]) -> int | None:
-    """The step of the best validation, the first of equal ones: its weights were kept."""
+    """Return the step of the best validation, whose weights were kept: the first of equal ones."""
     return int(max(scores, key=lambda point: point[1])[0]) if scores else None

@@ -1,4 +1,4 @@
-"""What curation kept, put right and rejected, and what Great Expectations made of the result."""
+"""Curation: rows kept, repaired and rejected, and the rules that hold of its tables."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 from components import schema
 from components.reporting.wording import plain
 
-# arguments of an expectation that are no part of the rule
-UNSAID = ("batch_id", "column", "column_A", "column_B")
+COLUMNS = ("column", "column_A", "column_B")  # arguments that name the columns of a rule
 
 
 class SourceRow(NamedTuple):
-    """What became of the rows of one source."""
+    """Counts of the rows of one source."""
 
     name: str
     rows_in: int
@@ -41,90 +40,76 @@ class TableCheck(NamedTuple):
 
 
 def source_rows(sources: Mapping[str, Any]) -> list[SourceRow]:
-    """In the order of the report."""
-    return [
-        SourceRow(
-            name,
-            row["rows_in"],
-            row["rows_kept"],
-            sum(row["rejects"].values()),
-            sum(row["repaired"].values()),
-        )
-        for name, row in sources.items()
-    ]
+    """Return the counts of every source, in the order of the report."""
+    rows = []
+    for name, row in sources.items():
+        num_rejected, num_repairs = sum(row["rejects"].values()), sum(row["repaired"].values())
+        rows.append(SourceRow(name, row["rows_in"], row["rows_kept"], num_rejected, num_repairs))
+    return rows
 
 
 def reject_rows(
     sources: Mapping[str, Any], rejects: Iterable[Mapping[str, str]]
 ) -> list[ReasonRow]:
-    """Reasons, most frequent first, each with its first rejected row."""
+    """Return reasons, most frequent first, each with its first rejected row."""
     first: dict[str, Mapping[str, str]] = {}
-    for row in rejects:
-        first.setdefault(row[schema.REASON], row)
-    return [
-        row._replace(
-            name=plain(row.name),
-            sample_id=first[row.name][schema.SAMPLE_ID],
-            detail=first[row.name][schema.DETAIL],
-        )
-        for row in _count(sources, "rejects")
-    ]
+    for reject in rejects:
+        first.setdefault(reject[schema.REASON], reject)
+
+    rows = []
+    for reason, row in _count(sources, "rejects").items():
+        sample_id, detail = first[reason][schema.SAMPLE_ID], first[reason][schema.DETAIL]
+        rows.append(row._replace(sample_id=sample_id, detail=detail))
+    return rows
 
 
 def repair_rows(sources: Mapping[str, Any]) -> list[ReasonRow]:
-    """Repairs, most frequent first."""
-    return [row._replace(name=plain(row.name)) for row in _count(sources, "repaired")]
+    """Return repairs, most frequent first."""
+    return list(_count(sources, "repaired").values())
 
 
 def table_checks(expectations: Mapping[str, Any]) -> list[TableCheck]:
-    """The rules of every table, in words."""
-    return [
-        TableCheck(
-            plain(table),
-            max(
-                (int(outcome["result"].get("element_count", 0)) for outcome in result["results"]),
-                default=0,
-            ),
-            [
-                (describe_rule(outcome["expectation_config"]), bool(outcome["success"]))
-                for outcome in result["results"]
-            ],
-            [
-                outcome["expectation_config"]["notes"]
-                for outcome in result["results"]
-                if _has_notes(outcome)
-            ],
-        )
-        for table, result in expectations.items()
-    ]
+    """Return the rules of every table, in words."""
+    checks = []
+    for table, result in expectations.items():
+        num_rows, rules, notes = 0, [], []
+        for outcome in result["results"]:
+            config = outcome["expectation_config"]
+            # a rule about pairs or groups counts fewer things than there are rows
+            num_rows = max(num_rows, int(outcome["result"].get("element_count", 0)))
+            rules.append((describe_rule(config), bool(outcome["success"])))
+            if config.get("notes"):
+                notes.append(config["notes"])
+        checks.append(TableCheck(plain(table), num_rows, rules, notes))
+    return checks
 
 
 def describe_rule(config: Mapping[str, Any]) -> str:
-    """The rule's own description, or its name with its arguments; after the columns it is about."""
+    """Return the columns of a rule and its description, or its name with its arguments."""
     kwargs = config["kwargs"]
-    columns = " and ".join(plain(str(kwargs[key])) for key in UNSAID[1:] if key in kwargs)
+    columns = " and ".join(plain(str(kwargs[key])) for key in COLUMNS if key in kwargs)
     if config.get("description"):
         return f"{columns}: {config['description']}"
-    rule = plain(
-        config["type"].removeprefix("expect_column_values_to_").removeprefix("expect_column_")
-    )
-    given = ", ".join(
-        f"{plain(key)} {value}" for key, value in sorted(kwargs.items()) if key not in UNSAID
-    )
-    return f"{columns}: {rule}" + (f" ({given})" if given else "")
+
+    # the rest of the name is English
+    name = config["type"].removeprefix("expect_column_values_to_").removeprefix("expect_column_")
+    arguments = []
+    for key, value in sorted(kwargs.items()):
+        if key not in (*COLUMNS, "batch_id"):
+            arguments.append(f"{plain(key)} {value}")
+    return f"{columns}: {plain(name)}" + (f" ({', '.join(arguments)})" if arguments else "")
 
 
-def _has_notes(outcome: Mapping[str, Any]) -> bool:
-    return bool(outcome["expectation_config"].get("notes"))
-
-
-def _count(sources: Mapping[str, Any], column: str) -> list[ReasonRow]:
+def _count(sources: Mapping[str, Any], column: str) -> dict[str, ReasonRow]:
+    """Return counts by the names in a column of the report, most frequent first."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for source, row in sources.items():
         for name, count in row[column].items():
             counts[name][source] += count
-    rows = [
-        ReasonRow(name, found.total(), dict(found.most_common()), "", "")
-        for name, found in counts.items()
-    ]
-    return sorted(rows, key=lambda row: (-row.total, row.name))
+
+    # equal counts in order of their names
+    by_frequency = sorted(counts.items(), key=lambda item: (-item[1].total(), item[0]))
+    rows = {}
+    for name, found in by_frequency:
+        rows[name] = ReasonRow(plain(name), found.total(), dict(found.most_common()), "", "")
+    return rows

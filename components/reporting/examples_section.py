@@ -10,13 +10,13 @@ from components import schema
 from components.reporting.metric_tables import COMPRESSED, SYSTEMS, UNCOMPRESSED
 
 Row = Mapping[str, Any]
-# an answer with at least this score counts as right; only ten-annotator questions have scores
-# between
+# An answer with at least this score counts as right; only questions with ten annotators have
+# scores between 0 and 1.
 RIGHT = 0.5
 
 
-class Said(NamedTuple):
-    """What one system answered."""
+class Answer(NamedTuple):
+    """The answer of one system."""
 
     system: str
     text: str | None  # None: it had no picture to answer about
@@ -32,11 +32,11 @@ class Example(NamedTuple):
     kind: str
     question: str
     references: list[str]
-    said: dict[str, Said]  # by system, in order
+    answers: dict[str, Answer]  # by system, in order
 
 
 class Box(NamedTuple):
-    """The questions that the compressor and its base answered alike, or not alike, and those drawn from them."""
+    """Questions by whether the compressor and its base were right, and examples of them."""
 
     name: str  # "both", "uncompressed", "compressed" or "neither": who was right
     total: int
@@ -67,7 +67,7 @@ class Query(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a query found."""
+    """The results of a query."""
 
     query: Query
     hits: list[tuple[str, float]]  # picture id and cosine similarity, best first
@@ -83,101 +83,108 @@ BOXES = {
 
 
 def outcome_boxes(answers: Iterable[Row], seed: int, per_box: int) -> list[Box]:
-    """Every question is in one box, by whether the compressor and its base were right; some are drawn from each."""
-    boxes: dict[str, list[Example]] = {name: [] for name in BOXES.values()}
+    """Put every question into a box of BOXES, and draw `per_box` examples from each."""
+    examples: dict[str, list[Example]] = {name: [] for name in BOXES.values()}
     for example in to_examples(answers):
-        outcome = example.said[COMPRESSED].is_right, example.said[UNCOMPRESSED].is_right
-        boxes[BOXES[outcome]].append(example)
-    return [
-        Box(name, len(found), draw(found, f"{seed} {name}", per_box))
-        for name, found in boxes.items()
-    ]
+        of_compressed, of_base = example.answers[COMPRESSED], example.answers[UNCOMPRESSED]
+        examples[BOXES[of_compressed.is_right, of_base.is_right]].append(example)
+
+    boxes = []
+    for name, found in examples.items():
+        boxes.append(Box(name, len(found), draw(found, f"{seed} {name}", per_box)))
+    return boxes
 
 
 def to_examples(answers: Iterable[Row]) -> list[Example]:
-    """One for every question, in order of its id."""
-    rows: dict[str, dict[str, Row]] = defaultdict(dict)
-    for row in answers:
-        rows[row[schema.QUESTION_ID]][row["system"]] = row
-    return [_example(question_id, of_systems) for question_id, of_systems in sorted(rows.items())]
+    """Return an example for every question, in order of its id."""
+    questions = by_system(answers, schema.QUESTION_ID)
+    return [_example(question_id, rows) for question_id, rows in sorted(questions.items())]
+
+
+def by_system(rows: Iterable[Row], key: str) -> dict[str, dict[str, Row]]:
+    """Return rows by the value of `key`, then by system."""
+    grouped: dict[str, dict[str, Row]] = defaultdict(dict)
+    for row in rows:
+        grouped[row[key]][row["system"]] = row
+    return dict(grouped)
 
 
 def draw(examples: Sequence[Example], seed: str, count: int) -> list[Example]:
-    """In random order, but a benchmark has its second turn only after all others had their first."""
+    """Draw in random order, but no benchmark a second time before every other had a turn."""
     shuffled = random.Random(seed).sample(examples, len(examples))
-    turns: Counter[str] = Counter()
+    turns: Counter[str] = Counter()  # by benchmark
     numbered = []
     for example in shuffled:
         numbered.append((turns[example.benchmark], example))
         turns[example.benchmark] += 1
-    return [example for _, example in sorted(numbered, key=lambda pair: pair[0])[:count]]
+
+    # first turns before second ones, each in random order
+    numbered.sort(key=lambda pair: pair[0])
+    return [example for _, example in numbered[:count]]
 
 
 def draw_descriptions(captions: Sequence[Row], seed: int, count: int) -> list[Description]:
-    """`count` described pictures at random."""
-    rows = by_picture(captions)
-    return [
-        _description(image_id, rows[image_id])
-        for image_id in sample(rows, f"{seed} captions", count)
-    ]
+    """Draw `count` described pictures."""
+    rows = by_system(captions, schema.IMAGE_ID)
+    drawn = sample(rows, f"{seed} captions", count)
+    return [_description(image_id, rows[image_id]) for image_id in drawn]
 
 
 def draw_queries(
     captions: Sequence[Row], stored: Iterable[str], seed: int, count: int
 ) -> list[Query]:
-    """A random reference caption of each of `count` random stored pictures."""
-    rows = by_picture(captions)
-    return [
-        Query(
-            random.Random(f"{seed} {image_id}").choice(rows[image_id][COMPRESSED]["references"]),
-            image_id,
-        )
-        for image_id in sample(rows.keys() & set(stored), f"{seed} queries", count)
-    ]
+    """Draw a reference caption of each of `count` stored pictures."""
+    rows = by_system(captions, schema.IMAGE_ID)
+    queries = []
+    for image_id in sample(rows.keys() & set(stored), f"{seed} queries", count):
+        references = rows[image_id][COMPRESSED]["references"]
+        queries.append(Query(random.Random(f"{seed} {image_id}").choice(references), image_id))
+    return queries
 
 
 def sample(image_ids: Collection[str], seed: str, count: int) -> list[str]:
-    """At most `count` different ids, whatever the order they come in."""
+    """Draw at most `count` different ids, whatever the order they come in."""
     return random.Random(seed).sample(sorted(image_ids), min(count, len(image_ids)))
 
 
 def found(query: Query, ranking: Sequence[tuple[str, float]], count: int) -> Found:
-    """The first `count` of a ranking of all pictures, and where the query's own picture stands in it."""
+    """Return the first `count` of a ranking of all pictures, and the rank of the query's own."""
     ids = [image_id for image_id, _ in ranking]
     rank = ids.index(query.image_id) + 1 if query.image_id in ids else None
     return Found(query, list(ranking[:count]), rank)
 
 
-def by_picture(captions: Iterable[Row]) -> dict[str, dict[str, Row]]:
-    """Rows by picture, then by system."""
-    rows: dict[str, dict[str, Row]] = defaultdict(dict)
-    for row in captions:
-        rows[row[schema.IMAGE_ID]][row["system"]] = row
-    return dict(rows)
-
-
 def compare(text: str, other: str) -> list[Word]:
-    """The words of `text`, with those marked that a shortest edit of `other` puts in."""
+    """Return the words of `text`, marking those that a shortest edit of `other` puts in."""
     words, others = text.split(), other.split()
-    matches = SequenceMatcher(None, others, words, autojunk=False).get_matching_blocks()
-    kept = {match.b + offset for match in matches for offset in range(match.size)}
+
+    # places in `words` that both have
+    kept: set[int] = set()
+    for match in SequenceMatcher(None, others, words, autojunk=False).get_matching_blocks():
+        kept.update(range(match.b, match.b + match.size))
     return [Word(word, index not in kept) for index, word in enumerate(words)]
 
 
 def _description(image_id: str, rows: Mapping[str, Row]) -> Description:
-    uncompressed, compressed = (rows[system]["caption"] for system in (UNCOMPRESSED, COMPRESSED))
+    uncompressed, compressed = rows[UNCOMPRESSED]["caption"], rows[COMPRESSED]["caption"]
     changed = None if compressed is None else compare(compressed, uncompressed or "")
     return Description(image_id, rows[COMPRESSED]["references"][0], uncompressed, changed)
 
 
 def _example(question_id: str, rows: Mapping[str, Row]) -> Example:
+    answers = {}
+    for system in SYSTEMS:
+        if system in rows:
+            row = rows[system]
+            answers[system] = Answer(system, row["answer"], row["score"] >= RIGHT)
+
     row = rows[COMPRESSED]
-    said = {
-        name: Said(name, rows[name]["answer"], rows[name]["score"] >= RIGHT)
-        for name in SYSTEMS
-        if name in rows
-    }
-    image_id, benchmark, kind = row[schema.IMAGE_ID], row[schema.BENCHMARK], row[schema.KIND]
     return Example(
-        question_id, image_id, benchmark, kind, row[schema.QUESTION], row["references"], said
+        question_id,
+        image_id=row[schema.IMAGE_ID],
+        benchmark=row[schema.BENCHMARK],
+        kind=row[schema.KIND],
+        question=row[schema.QUESTION],
+        references=row["references"],
+        answers=answers,
     )

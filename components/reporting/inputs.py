@@ -1,9 +1,9 @@
-"""Reading what the stages wrote; what a run did not make (the curve of a base from elsewhere) is empty."""
+"""Files of the stages, read; a part that a run did not make is empty."""
 
 import csv
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,12 +12,28 @@ import pyarrow.parquet as pq
 from components.reporting.methods_section import MethodRun, read_runs
 
 Row = Mapping[str, Any]
-Points = list[tuple[float, float]]  # (x, y) in order of x
-Curves = dict[str, Points]
+Points = Sequence[tuple[float, float]]  # (x, y) in order of x
+Curves = Mapping[str, Points]
+
+
+class Places(NamedTuple):
+    """Files and folders that the page is made from."""
+
+    curated: Path
+    pictures: Path  # of the store
+    store: Path
+    evaluation: Path
+    metrics: Path
+    codecs: Path
+    inspection: Path
+    methods: Path  # may be missing
+    compressor: Path
+    base: Path
+    training: Path
 
 
 class Inputs(NamedTuple):
-    """Everything that the page is about, but pictures and stored tokens."""
+    """Everything that the page is about, but pictures, stored tokens and the inspection."""
 
     metrics: Row  # results/metrics.json
     codecs: list[Row]  # of results/codecs.json
@@ -32,34 +48,25 @@ class Inputs(NamedTuple):
     base: Curves  # kind of question -> (pictures seen, accuracy)
 
 
-def read_inputs(
-    curated: Path,
-    evaluation: Path,
-    metrics: Path,
-    codecs: Path,
-    methods: Path,
-    compressor: Path,
-    base: Path,
-    training: Path,
-) -> Inputs:
-    """Raises FileNotFoundError that names the file, ValueError for one that is no JSON."""
+def read_inputs(places: Places) -> Inputs:
+    """Read all files. Raises FileNotFoundError or ValueError (no JSON) that names the file."""
     return Inputs(
-        metrics=read_json(metrics),
-        codecs=read_json(codecs)["codecs"],
-        methods=read_runs(methods),
-        answers=read_lines(evaluation / "answers.jsonl"),
-        captions=read_lines(evaluation / "captions.jsonl"),
-        sources=read_json(curated / "report.json"),
-        rejects=pq.read_table(curated / "rejects.parquet").to_pylist(),
-        expectations=read_json(curated / "expectations" / "result.json"),
-        compressor=read_json(compressor / "config.json"),
-        training=read_training(training),
-        base=read_learning_curve(base / "pretraining.tsv"),
+        metrics=read_json(places.metrics),
+        codecs=read_json(places.codecs)["codecs"],
+        methods=read_runs(places.methods),
+        answers=read_lines(places.evaluation / "answers.jsonl"),
+        captions=read_lines(places.evaluation / "captions.jsonl"),
+        sources=read_json(places.curated / "report.json"),
+        rejects=pq.read_table(places.curated / "rejects.parquet").to_pylist(),
+        expectations=read_json(places.curated / "expectations" / "result.json"),
+        compressor=read_json(places.compressor / "config.json"),
+        training=read_training(places.training),
+        base=read_learning_curve(places.base / "pretraining.tsv"),
     )
 
 
 def read_json(path: Path) -> Row:
-    """Raises ValueError that names the file."""
+    """Read JSON. Raises ValueError that names the file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -69,29 +76,35 @@ def read_json(path: Path) -> Row:
 
 
 def read_lines(path: Path) -> list[Row]:
-    """One JSON object per line; only a line feed ends a line, whatever a text contains."""
+    """Read one JSON object per line; only a line feed ends a line, whatever a text contains."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def read_training(folder: Path) -> Curves:
-    """DVCLive's files `plots/metrics/GROUP/NAME.tsv` as "GROUP/NAME"; a value that is not finite is left out."""
+    """Read DVCLive's files `plots/metrics/GROUP/NAME.tsv` as "GROUP/NAME", finite values only."""
     root = folder / "plots" / "metrics"
     curves = {}
     for path in sorted(root.rglob("*.tsv")):
-        points = [(float(row["step"]), float(row[path.stem])) for row in read_table(path)]
-        name = path.relative_to(root).with_suffix("").as_posix()
-        curves[name] = [(step, value) for step, value in points if math.isfinite(value)]
+        points = []
+        for row in read_table(path):
+            value = float(row[path.stem])
+            if math.isfinite(value):
+                points.append((float(row["step"]), value))
+        curves[path.relative_to(root).with_suffix("").as_posix()] = points
     return curves
 
 
 def read_learning_curve(path: Path) -> Curves:
-    """A column `pictures`, then one per kind of question; nothing when the base model came without."""
-    rows = read_table(path) if path.is_file() else []
-    kinds = [name for name in rows[0] if name != "pictures"] if rows else []
-    return {kind: [(float(row["pictures"]), float(row[kind])) for row in rows] for kind in kinds}
+    """Read a column `pictures`, then one per kind of question; empty if there is no file."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in read_table(path) if path.is_file() else []:
+        num_pictures = float(row.pop("pictures"))
+        for kind, accuracy in row.items():
+            curves.setdefault(kind, []).append((num_pictures, float(accuracy)))
+    return curves
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """Rows of a tab-separated table with a header."""
+    """Read the rows of a tab-separated table with a header."""
     with path.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream, delimiter="\t"))

@@ -1,41 +1,49 @@
-"""Scores of all methods against what they cost, as positions on a chart. Filled: can be stored; hollow: cannot.
+"""Scores of all methods against what they cost. Filled: can be stored; hollow: cannot.
 
 Methods are told apart by a number in their mark, so that nothing depends on colours. Marks that
-would hide each other stand beside each other. Those that score next to nothing are named below the
-chart: so many beside each other would stand far from their costs.
+would hide each other stand beside each other. Methods that score next to nothing are named below
+the chart: so many beside each other would stand far from their costs.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from components.reporting.geometry import Axis, Tick, Tip, tip
+from matplotlib.axes import Axes
+
+from components.reporting.inline_svg import (
+    COLOURS,
+    add_point_tip,
+    inline_svg,
+    new_axes,
+    page_style,
+)
 from components.reporting.methods_section import Group
 from components.reporting.metric_tables import BLIND
-from components.reporting.wording import data_size, operations, percent, whole_percent
+from components.reporting.plots import Chart, draw_baseline, percent_axis
+from components.reporting.wording import data_size, operations, percent
 
 RADIUS = 7.5  # of a mark
-WIDTH, HEIGHT = 480.0, 300.0
+WIDTH, HEIGHT, LEFT, RIGHT = 480.0, 300.0, 44.0, 14.0
 LOWEST_SCORE = 0.01  # of a mark
 ANSWERS, SEARCH = "short_answer", "retrieval.text_to_image.recall_at_1"
+Place = tuple[float, float]  # in units of the drawing
 
 
-class Against(NamedTuple):
-    """What stands on the x axis, on a logarithmic scale."""
+class Cost(NamedTuple):
+    """A cost of methods, for the logarithmic x axis."""
 
     label: str
     value: Callable[[Group], float | None]
     text: Callable[[float], str]
 
 
-TOKENS = Against(
-    "visual tokens per picture", lambda group: group.first.visual_tokens, "{:.0f}".format
-)
-BYTES = Against("bytes stored per picture", lambda group: group.first.bytes_per_picture, data_size)
-FLOPS = Against(
+TOKENS = Cost("visual tokens per picture", lambda group: group.first.visual_tokens, "{:.0f}".format)
+BYTES = Cost("bytes stored per picture", lambda group: group.first.bytes_per_picture, data_size)
+FLOPS = Cost(
     "operations per later question", lambda group: group.first.flops_per_question, operations
 )
-CHARTS = (  # title, score, what it is shown against
+CHARTS = (  # title, score, cost
     ("Short answers against visual tokens", ANSWERS, TOKENS),
     ("Short answers against stored bytes", ANSWERS, BYTES),
     ("Short answers against operations per later question", ANSWERS, FLOPS),
@@ -44,158 +52,127 @@ CHARTS = (  # title, score, what it is shown against
 )
 
 
-class MethodMark(NamedTuple):
-    """A method: its mean over seeds, and how far the intervals of its runs reach."""
-
-    number: int
-    style: str
-    x: float
-    y: float
-    low: float
-    high: float
-    tip: Tip
-
-
 class LegendEntry(NamedTuple):
+    """A method, whatever its number of tokens."""
+
     number: int
-    style: str
+    is_own: bool
+    is_stored: bool
     label: str
 
 
-class MethodChart(NamedTuple):
-    """A score of all methods against a cost."""
-
-    title: str
-    x_label: str
-    width: float
-    height: float
-    frame: tuple[float, float, float, float]  # left, top, right, bottom
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
-    floor: float | None  # y of the score without the picture
-    marks: list[MethodMark]
-    below: list[int]  # numbers of methods with a score under LOWEST_SCORE, which has no mark
-
-
 def method_legend(groups: Sequence[Group]) -> list[LegendEntry]:
-    """A number for every method, whatever its tokens; the system without a picture is a line and has none."""
-    found: dict[str, LegendEntry] = {}
+    """Number the methods; the system without a picture is a line and has no number."""
+    entries: dict[str, LegendEntry] = {}
     for group in groups:
-        if group.first.method != BLIND and group.label not in found:
-            found[group.label] = LegendEntry(len(found) + 1, style(group), group.label)
-    return list(found.values())
+        if group.first.method != BLIND and group.label not in entries:
+            is_own, is_stored = group.first.method == "fwd2bot", group.first.is_stored
+            entries[group.label] = LegendEntry(len(entries) + 1, is_own, is_stored, group.label)
+    return list(entries.values())
 
 
-def style(group: Group) -> str:
-    """Classes of a mark: whose it is, and whether it can be stored."""
-    whose = "own" if group.first.method == "fwd2bot" else "other"
-    return f"{whose} {'stored' if group.first.is_stored else 'unstored'}"
-
-
-def method_charts(groups: Sequence[Group]) -> list[MethodChart]:
-    """Those that have anything to show."""
-    numbers = {entry.label: entry.number for entry in method_legend(groups)}
+def method_charts(groups: Sequence[Group]) -> list[Chart]:
+    """Draw every one of CHARTS that has anything to show."""
+    legend = {entry.label: entry for entry in method_legend(groups)}
     charts = []
-    for title, key, against in CHARTS:
-        scored = [
-            (group, float(value))
-            for group in groups
-            if group.label in numbers and key in group.scores and (value := against.value(group))
-        ]
-        shown = [(group, cost) for group, cost in scored if group.scores[key].mean >= LOWEST_SCORE]
+    for title, key, cost in CHARTS:
+        floor, shown, below = None, [], set()
+        scored = [group for group in groups if key in group.scores]
+        for group in scored:
+            value, mean = cost.value(group), group.scores[key].mean
+            if group.first.method == BLIND:
+                floor = mean
+            elif value and mean >= LOWEST_SCORE:
+                shown.append((group, value))
+            elif value:
+                below.add(legend[group.label].number)
+
+        # methods without such costs, or without any score of note, make no chart
         if shown:
-            floor = next((group.scores[key].mean for group in groups if is_blind(group, key)), None)
-            below = sorted(
-                {
-                    numbers[group.label]
-                    for group, _ in scored
-                    if group.scores[key].mean < LOWEST_SCORE
-                }
-            )
-            charts.append(method_chart(title, key, against, shown, numbers, floor, below))
+            chart = method_chart(title, key, cost, shown, legend, floor)
+            numbers = ", ".join(map(str, sorted(below)))
+            remark = f"Less than 1%, not drawn: {numbers}." if below else ""
+            charts.append(chart._replace(remark=remark))
     return charts
 
 
-def is_blind(group: Group, key: str) -> bool:
-    return group.first.method == BLIND and key in group.scores
-
-
+@page_style
 def method_chart(
     title: str,
     key: str,
-    against: Against,
+    cost: Cost,
     shown: Sequence[tuple[Group, float]],
-    numbers: dict[str, int],
+    legend: dict[str, LegendEntry],
     floor: float | None,
-    below: list[int],
-) -> MethodChart:
-    """`shown` are methods with their costs, `numbers` those of the legend, `floor` the score without a picture.
+) -> Chart:
+    """Draw methods with their costs; `floor` is the score without a picture, where it is known."""
+    axes = new_axes(WIDTH, HEIGHT, LEFT, bottom=40, right=RIGHT)
+    percent_axis(axes)
 
-    `below` are the numbers of those without a mark.
-    """
-    frame = (44.0, 14.0, WIDTH - 14, HEIGHT - 38)
-    costs = [math.log2(value) for _, value in shown]
-    x_axis = Axis(min(costs), max(costs), frame[0] + 40, frame[2] - 40)
-    y_axis = Axis(0, 1, frame[3], frame[1])
-    wanted = [
-        (x_axis.at(cost), y_axis.at(group.scores[key].mean))
-        for (group, _), cost in zip(shown, costs, strict=True)
-    ]
-    marks = [
-        to_mark(group, key, numbers[group.label], place, y_axis)
-        for (group, _), place in zip(shown, side_by_side(wanted), strict=True)
-    ]
-    return MethodChart(
-        title,
-        against.label,
-        WIDTH,
-        HEIGHT,
-        frame,
-        [
-            Tick(x_axis.at(math.log2(value)), against.text(value))
-            for value in sparse(value for _, value in shown)
-        ],
-        [Tick(y_axis.at(y), whole_percent(y)) for y in (0, 0.25, 0.5, 0.75, 1)],
-        None if floor is None else y_axis.at(floor),
-        marks,
-        below,
-    )
+    # ticks before marks, which need to know where they stand
+    values = [value for _, value in shown]
+    axes.set_xscale("log", base=2)
+    room = max(1.05, (max(values) / min(values)) ** 0.125)
+    axes.set_xlim(min(values) / room, max(values) * room)
+    ticks = sparse(values)
+    axes.set_xticks(ticks, map(cost.text, ticks))
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel(cost.label)
+    if floor is not None:
+        low, high = axes.get_xlim()
+        draw_baseline(axes, [(low, floor), (high, floor)])
+
+    # free places are looked for in units of the drawing
+    wanted = [(value, group.scores[key].mean) for group, value in shown]
+    free = side_by_side(axes.transData.transform(wanted).tolist())
+    places = axes.transData.inverted().transform(free).tolist()
+    for (group, _), (x, y) in zip(shown, places, strict=True):
+        axes.vlines(x, *group.reach(key), color=COLOURS["faint"], linewidth=1, alpha=0.6)
+        draw_mark(axes, x, y, legend[group.label])
+        add_point_tip(axes, x, y, f"{group.name}: {estimate_text(group, key)}")
+    return Chart(title, inline_svg(axes, title))
 
 
-def to_mark(
-    group: Group, key: str, number: int, place: tuple[float, float], y_axis: Axis
-) -> MethodMark:
-    """The mark of a method, at a place that is free."""
-    low, high = group.reach(key)
+def estimate_text(group: Group, key: str) -> str:
+    """Return a mean over seeds with half of its interval."""
     mean, half = group.scores[key]
-    text = f"{group.name}: {percent(mean)}" + (f" ± {100 * half:.1f}" if half is not None else "")
-    return MethodMark(
-        number, style(group), *place, y_axis.at(low), y_axis.at(high), tip(*place, text, WIDTH)
-    )
+    return percent(mean) + (f" ± {100 * half:.1f}" if half is not None else "")
 
 
-def side_by_side(wanted: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Places near the wanted ones, moved along x as little as it takes for no mark to hide another."""
-    taken: list[tuple[float, float]] = []
+def draw_mark(axes: Axes, x: float, y: float, entry: LegendEntry) -> None:
+    """Draw a numbered disc, filled if what the method makes can be stored."""
+    colour = COLOURS["compressed" if entry.is_own else "uncompressed"]
+
+    # the number is readable on both
+    fill, ink = (colour, "card") if entry.is_stored else (COLOURS["card"], "ink")
+    axes.plot(x, y, "o", markersize=14, color=colour, markerfacecolor=fill, markeredgewidth=1.6)
+    number = axes.text(x, y, str(entry.number), ha="center", va="center_baseline")
+    number.set(color=COLOURS[ink], fontsize=8.5, weight="bold")
+
+
+def side_by_side(wanted: Iterable[Sequence[float]]) -> list[Place]:
+    """Return places near the wanted ones, moved along x until no mark hides another."""
+    taken: list[Place] = []
     for x, y in wanted:
         taken.append(next((place for place in nearby(x, y) if is_free(place, taken)), (x, y)))
     return taken
 
 
-def nearby(x: float, y: float) -> Iterator[tuple[float, float]]:
-    """Places inside the chart, the nearest first."""
+def nearby(x: float, y: float) -> Iterator[Place]:
+    """Yield places inside the chart, the nearest first."""
     for step in range(0, 200, 2):
         for moved in (x + step, x - step):
-            if 44 + RADIUS <= moved <= WIDTH - RADIUS:
-                yield round(moved, 1), y
+            if LEFT + RADIUS <= moved <= WIDTH - RADIUS:
+                yield moved, y
 
 
-def is_free(place: tuple[float, float], taken: Sequence[tuple[float, float]]) -> bool:
+def is_free(place: Place, taken: Sequence[Place]) -> bool:
+    """Return whether a mark hides no other one there."""
     return all(math.dist(place, other) >= 2 * RADIUS for other in taken)
 
 
-def sparse(values: Iterator[float]) -> list[float]:
-    """The different costs, but for those within a quarter of a smaller one: their ticks would run into each other."""
+def sparse(values: Iterable[float]) -> list[float]:
+    """Return the different costs, without those whose ticks would run into a smaller one's."""
     kept: list[float] = []
     for value in sorted(set(values)):
         if not kept or value > 1.25 * kept[-1]:

@@ -1,4 +1,4 @@
-"""What the runs of all methods found: from their metrics to rows of results/methods.json, and from rows to tables."""
+"""Methods compared: from metrics of runs to rows of results/methods.json, and to tables."""
 
 import json
 import re
@@ -17,32 +17,31 @@ from components.reporting.metric_tables import (
 )
 from components.reporting.published import Published, PublishedTable
 from components.reporting.seeds import Estimate, estimate
+from components.reporting.wording import plain
 
 NAMES = {UNCOMPRESSED: "all image tokens", BLIND: "no picture"}  # of systems that no run trained
-RECALLS = {"recall_at_1": "R@1", "recall_at_10": "R@10"}
-WAYS = {"text_to_image": "text to picture", "image_to_text": "picture to text"}
 SUBSETS = (
-    *("replace_object", "replace_attribute", "replace_relation"),
-    *("swap_object", "swap_attribute"),
-    *("add_object", "add_attribute"),
+    "replace_object",
+    "replace_attribute",
+    "replace_relation",
+    "swap_object",
+    "swap_attribute",
+    "add_object",
+    "add_attribute",
 )
 STAGES = ("train", "compress", "evaluate")  # whose seconds are shown
 Columns = dict[str, str]  # key of a score -> head of its column
+RETRIEVAL: Columns = {
+    "retrieval.text_to_image.recall_at_1": "R@1, text to picture",
+    "retrieval.text_to_image.recall_at_10": "R@10, text to picture",
+    "retrieval.image_to_text.recall_at_1": "R@1, picture to text",
+    "retrieval.image_to_text.recall_at_10": "R@10, picture to text",
+}
 TABLES: dict[str, tuple[tuple[int, ...], Columns]] = {  # title -> tables of the paper, columns
     "Understanding": ((1,), {key: label for key, (label, _) in BENCHMARKS.items()}),
     "Captioning": ((2, 11), {f"captioning.{key}": label for key, label in CAPTION_SCORES.items()}),
-    "Retrieval": (
-        (3, 9),
-        {
-            f"retrieval.{way}.{k}": f"{label}, {name}"
-            for way, name in WAYS.items()
-            for k, label in RECALLS.items()
-        },
-    ),
-    "Compositionality": (
-        (4, 10),
-        {f"compositionality.{key}": key.replace("_", " ") for key in SUBSETS},
-    ),
+    "Retrieval": ((3, 9), RETRIEVAL),
+    "Compositionality": ((4, 10), {f"compositionality.{key}": plain(key) for key in SUBSETS}),
 }
 
 
@@ -72,7 +71,7 @@ class MethodRun(Params):
 
 
 class Group(NamedTuple):
-    """The runs of one method with so many tokens: what the seeds have in common, and means."""
+    """The runs of one method with so many tokens, one for each seed, and their means."""
 
     name: str
     runs: Sequence[MethodRun]
@@ -84,28 +83,31 @@ class Group(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The method without its number of tokens."""
+        """Return the method without its number of tokens."""
         return re.sub(r", \d+ tokens?$", "", self.name)
 
     def reach(self, key: str) -> tuple[float, float]:
-        """From the lowest to the highest end of the runs' own intervals."""
-        found = [run.scores[key] for run in self.runs if key in run.scores]
-        return min(score.low for score in found), max(score.high for score in found)
+        """Return the lowest and the highest end of the runs' own intervals."""
+        scores = [run.scores[key] for run in self.runs if key in run.scores]
+        return min(score.low for score in scores), max(score.high for score in scores)
+
+
+Cell = tuple[Estimate, tuple[float, float]]  # a mean over seeds, and how far the runs reach
 
 
 class MethodTable(NamedTuple):
-    """Ours above, the paper's below; a cell is a mean, half of its interval over seeds, and its reach."""
+    """Ours above, the paper's below."""
 
     title: str
     columns: list[str]
-    rows: list[tuple[Group, list[tuple[Estimate, tuple[float, float]] | None]]]
+    rows: list[tuple[Group, list[Cell | None]]]
     published: list[PublishedTable]
 
 
 def method_run(
     run: str, seed: int, metrics: Mapping[str, Any], seconds: Mapping[str, float]
 ) -> MethodRun:
-    """From the metrics of a run."""
+    """Return the row of a run of the sweep."""
     method = metrics["method"]
     return MethodRun(
         run=run,
@@ -120,29 +122,34 @@ def method_run(
 
 
 def reference_runs(seed: int, metrics: Mapping[str, Any]) -> list[MethodRun]:
-    """The base model with all image tokens and without the picture, where a run has asked them too."""
-    return [
-        MethodRun(
-            run=NAMES[system],
-            seed=seed,
-            method=system,
-            tuning="none",
-            is_stored=False,
-            scores=flat_scores(metrics[system]),
-            seconds={},
-            **(_costs(metrics, system) | {"bytes_per_picture": None}),
-        )
-        for system in NAMES
-        if system in metrics
-    ]
+    """Return rows of the base model with all image tokens and without, if they were asked too."""
+    rows = []
+    for system, name in NAMES.items():
+        if system in metrics:
+            # nothing of a picture is stored for them
+            costs = _costs(metrics, system) | {"bytes_per_picture": None}
+            row = MethodRun(
+                run=name,
+                seed=seed,
+                method=system,
+                tuning="none",
+                is_stored=False,
+                scores=flat_scores(metrics[system]),
+                seconds={},
+                **costs,
+            )
+            rows.append(row)
+    return rows
 
 
 def flat_scores(system: Mapping[str, Any]) -> dict[str, Interval]:
-    """All scores of a system but those by kind of question: dotted key -> value and interval."""
+    """Return the scores of a system under dotted keys, without those by kind of question."""
     found: dict[str, Interval] = {}
     for key, entry in system.items():
         if key == "retrieval":
-            found |= {f"{key}.{way}.{k}": _recall(entry[way], k) for way in WAYS for k in RECALLS}
+            for column in RETRIEVAL:
+                _, way, k = column.split(".")
+                found[column] = _recall(entry[way], k)
         elif key in ("captioning", "compositionality"):
             found |= {f"{key}.{name}": _interval(score) for name, score in entry.items()}
         elif any(name in entry for name in VALUES):
@@ -151,7 +158,7 @@ def flat_scores(system: Mapping[str, Any]) -> dict[str, Interval]:
 
 
 def read_runs(path: Path) -> list[MethodRun]:
-    """The rows of results/methods.json; none when nobody has made it. Raises ValueError when it is not one."""
+    """Read results/methods.json; no rows if nobody has made it. Raises ValueError for others."""
     if not path.is_file():
         return []
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
@@ -159,7 +166,7 @@ def read_runs(path: Path) -> list[MethodRun]:
 
 
 def group_runs(runs: Iterable[MethodRun]) -> list[Group]:
-    """In the order of the sweep."""
+    """Group runs by name, in the order of the sweep."""
     by_name: dict[str, list[MethodRun]] = {}
     for run in runs:
         by_name.setdefault(run.run, []).append(run)
@@ -167,29 +174,24 @@ def group_runs(runs: Iterable[MethodRun]) -> list[Group]:
 
 
 def method_tables(groups: Sequence[Group], published: Published) -> list[MethodTable]:
-    """Ours beside what the paper prints; a method without any of the scores has no row."""
-    return [
-        MethodTable(
-            title,
-            list(columns.values()),
-            [
-                (group, _cells(group, columns))
-                for group in groups
-                if any(key in group.scores for key in columns)
-            ],
-            [table for table in published.tables if table.table in numbers],
-        )
-        for title, (numbers, columns) in TABLES.items()
-    ]
+    """Return our scores and, apart from them, what the paper prints."""
+    tables = []
+    for title, (numbers, columns) in TABLES.items():
+        # a method that was not asked any of this has no row
+        scored = [group for group in groups if not columns.keys().isdisjoint(group.scores)]
+        rows = [(group, _cells(group, columns)) for group in scored]
+        printed = [table for table in published.tables if table.table in numbers]
+        tables.append(MethodTable(title, list(columns.values()), rows, printed))
+    return tables
 
 
-def cost_rows(groups: Sequence[Group]) -> list[tuple[Group, list[Estimate | None]]]:
-    """Methods that a run trained or took as they come, each with the seconds of STAGES, as far as they are known."""
-    return [
-        (it, [_seconds(it, stage) for stage in STAGES])
-        for it in groups
-        if it.first.method not in NAMES
-    ]
+def method_cost_rows(groups: Sequence[Group]) -> list[tuple[Group, list[Estimate | None]]]:
+    """Return the methods of runs with the seconds of STAGES, as far as they are known."""
+    rows = []
+    for group in groups:
+        if group.first.method not in NAMES:
+            rows.append((group, [_seconds(group, stage) for stage in STAGES]))
+    return rows
 
 
 def _seconds(group: Group, stage: str) -> Estimate | None:
@@ -197,17 +199,20 @@ def _seconds(group: Group, stage: str) -> Estimate | None:
     return estimate(found) if found else None
 
 
-def _cells(group: Group, columns: Columns) -> list[tuple[Estimate, tuple[float, float]] | None]:
-    return [
-        (group.scores[key], group.reach(key)) if key in group.scores else None for key in columns
-    ]
+def _cells(group: Group, columns: Columns) -> list[Cell | None]:
+    cells: list[Cell | None] = []
+    for key in columns:
+        is_scored = key in group.scores
+        cells.append((group.scores[key], group.reach(key)) if is_scored else None)
+    return cells
 
 
 def _estimates(runs: Sequence[MethodRun]) -> dict[str, Estimate]:
-    keys = dict.fromkeys(key for run in runs for key in run.scores)
-    return {
-        key: estimate([run.scores[key].value for run in runs if key in run.scores]) for key in keys
-    }
+    values: dict[str, list[float]] = {}
+    for run in runs:
+        for key, score in run.scores.items():
+            values.setdefault(key, []).append(score.value)
+    return {key: estimate(found) for key, found in values.items()}
 
 
 def _costs(metrics: Mapping[str, Any], system: str) -> dict[str, Any]:

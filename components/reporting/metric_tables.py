@@ -1,16 +1,12 @@
-"""From metrics to what stands in the tables and headlines of the page."""
+"""Tables and headlines of the page, from metrics."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from components.reporting.wording import plain
 
-COMPRESSED, UNCOMPRESSED, AVERAGE_POOLED, BLIND = (
-    "compressed",
-    "uncompressed",
-    "average_pooled",
-    "blind",
-)
+COMPRESSED, UNCOMPRESSED = "compressed", "uncompressed"
+AVERAGE_POOLED, BLIND = "average_pooled", "blind"
 SYSTEMS = (COMPRESSED, UNCOMPRESSED, AVERAGE_POOLED, BLIND)  # in the order in which they are shown
 BENCHMARKS = {
     "short_answer": ("Short answers", "as in VQA: the exact word"),
@@ -56,21 +52,21 @@ class Headline(NamedTuple):
 
     accuracy: dict[str, float]  # mean per system
     kept: float  # mean accuracy of the compressor / that of the uncompressed base
-    # the same above the blind base: of what there is to gain by looking
-    kept_of_seeing: float | None
+    kept_of_seeing: float | None  # the same above the blind base, where there is anything to gain
 
 
 def score_rows(metrics: Mapping[str, Any]) -> list[ScoreRow]:
-    """The question benchmarks that were asked, each with its kinds and with other ways to count."""
-    return [
-        ScoreRow(label, note, scores, (*_kinds(metrics, key), *_other_counts(metrics, key)))
-        for key, (label, note) in BENCHMARKS.items()
-        if (scores := scores_of(metrics, key))
-    ]
+    """Return the benchmarks that were asked, each with its kinds and with other ways to count."""
+    rows = []
+    for key, (label, note) in BENCHMARKS.items():
+        if scores := scores_of(metrics, key):
+            parts = (*_kinds(metrics, key), *_other_counts(metrics, key))
+            rows.append(ScoreRow(label, note, scores, parts))
+    return rows
 
 
 def scores_of(metrics: Mapping[str, Any], *keys: str) -> dict[str, Score]:
-    """One score of every system that has it, found by walking `keys` down from the system."""
+    """Return a score of every system that has it, under `keys` from the system down."""
     found = {}
     for system in SYSTEMS:
         entry: Any = metrics.get(system)
@@ -82,52 +78,51 @@ def scores_of(metrics: Mapping[str, Any], *keys: str) -> dict[str, Score]:
 
 
 def to_score(entry: Mapping[str, float]) -> Score:
-    """From {"accuracy" (or another of VALUES), "low", "high", "count"}."""
+    """Read {"accuracy" (or another of VALUES), "low", "high", "count"}."""
     value = next(entry[name] for name in VALUES if name in entry)
     return Score(value, entry["low"], entry["high"], int(entry["count"]))
 
 
 def headline(rows: Iterable[ScoreRow]) -> Headline:
-    """Raises ValueError when there is no benchmark that both systems were asked."""
+    """Return the headline. Raises ValueError if both systems were asked no common benchmark."""
     both = [row for row in rows if COMPRESSED in row.scores and UNCOMPRESSED in row.scores]
     if not both:
         raise ValueError(
             "no benchmark was asked of both the compressor and its base; there is nothing to report"
         )
-    systems = [system for system in SYSTEMS if all(system in row.scores for row in both)]
-    mean = {system: sum(row.scores[system].value for row in both) / len(both) for system in systems}
-    blind = mean.get(BLIND)
-    is_seeing = blind is not None and mean[UNCOMPRESSED] > blind
-    return Headline(
-        mean,
-        mean[COMPRESSED] / mean[UNCOMPRESSED] if mean[UNCOMPRESSED] else 0.0,
-        (mean[COMPRESSED] - blind) / (mean[UNCOMPRESSED] - blind)
-        if is_seeing and blind is not None
-        else None,
-    )
+
+    # means only of systems that were asked all of these
+    mean = {}
+    for system in SYSTEMS:
+        scores = [row.scores[system].value for row in both if system in row.scores]
+        if len(scores) == len(both):
+            mean[system] = sum(scores) / len(both)
+
+    # a base that sees nothing gains nothing by looking
+    compressed, uncompressed, blind = mean[COMPRESSED], mean[UNCOMPRESSED], mean.get(BLIND)
+    kept = compressed / uncompressed if uncompressed else 0.0
+    kept_of_seeing = None
+    if blind is not None and uncompressed > blind:
+        kept_of_seeing = (compressed - blind) / (uncompressed - blind)
+    return Headline(mean, kept, kept_of_seeing)
 
 
 def composition_rows(metrics: Mapping[str, Any]) -> list[ScoreRow]:
-    """Accuracy per subset of caption pairs."""
-    subsets = sorted(
-        {
-            subset
-            for system in SYSTEMS
-            for subset in metrics.get(system, {}).get("compositionality", {})
-        }
-    )
-    rows = [(subset, scores_of(metrics, "compositionality", subset)) for subset in subsets]
-    return [ScoreRow(plain(subset), "", scores) for subset, scores in rows if scores]
+    """Return accuracy per subset of caption pairs."""
+    return _rows_below(metrics, "compositionality")
 
 
 def caption_rows(metrics: Mapping[str, Any]) -> list[ScoreRow]:
-    """Caption metrics; none when no picture was described."""
-    rows = [(label, scores_of(metrics, "captioning", key)) for key, label in CAPTION_SCORES.items()]
-    return [ScoreRow(label, "", scores) for label, scores in rows if scores]
+    """Return caption metrics; none if no picture was described."""
+    rows = []
+    for key, label in CAPTION_SCORES.items():
+        if scores := scores_of(metrics, "captioning", key):
+            rows.append(ScoreRow(label, "", scores))
+    return rows
 
 
 class RecallRow(NamedTuple):
-    """How often the right one is among the first k."""
+    """Recall among the first k."""
 
     k: int
     score: Score
@@ -135,30 +130,20 @@ class RecallRow(NamedTuple):
 
 
 def recall_rows(recalls: Mapping[str, float], gallery: float, wanted: float) -> list[RecallRow]:
-    """Recall in one direction, `gallery` things to find of which `wanted` are right, on average."""
-    ks = sorted(
-        int(name.rpartition("_")[2])
-        for name in recalls
-        if name.removeprefix("recall_at_").isdecimal()
-    )
-    total = int(recalls["count"])
-    return [
-        RecallRow(
-            k,
-            Score(
-                recalls[f"recall_at_{k}"],
-                recalls[f"recall_at_{k}_low"],
-                recalls[f"recall_at_{k}_high"],
-                total,
-            ),
-            chance_recall(k, gallery, wanted),
-        )
-        for k in ks
-    ]
+    """Return recall in one direction: of `gallery` things, `wanted` are right on average."""
+    rows = []
+    for key, value in recalls.items():
+        # beside each recall_at_k are recall_at_k_low and recall_at_k_high
+        k = key.removeprefix("recall_at_")
+        if k.isdecimal():
+            low, high = recalls[f"{key}_low"], recalls[f"{key}_high"]
+            score = Score(value, low, high, int(recalls["count"]))
+            rows.append(RecallRow(int(k), score, chance_recall(int(k), gallery, wanted)))
+    return sorted(rows)
 
 
 def chance_recall(k: int, gallery: float, wanted: float) -> float:
-    """Probability that `k` different draws hit at least one of the wanted."""
+    """Return the probability that `k` different draws hit at least one of the wanted."""
     miss = 1.0
     for drawn in range(min(k, int(gallery))):
         miss *= max(0.0, (gallery - wanted - drawn) / (gallery - drawn))
@@ -166,7 +151,7 @@ def chance_recall(k: int, gallery: float, wanted: float) -> float:
 
 
 class CostRow(NamedTuple):
-    """What a system keeps of a picture and computes, in bytes and operations."""
+    """The costs of a system, in bytes and operations."""
 
     system: str
     visual_tokens: int
@@ -176,21 +161,35 @@ class CostRow(NamedTuple):
 
 
 def cost_rows(costs: Mapping[str, Any]) -> list[CostRow]:
-    return [
-        CostRow(system, *(int(costs[name][system]) for name in CostRow._fields[1:]))
-        for system in SYSTEMS
-    ]
+    """Return the costs of every system."""
+    rows = []
+    for system in SYSTEMS:
+        numbers = [int(costs[name][system]) for name in CostRow._fields[1:]]
+        rows.append(CostRow(system, *numbers))
+    return rows
+
+
+def _rows_below(metrics: Mapping[str, Any], key: str) -> list[ScoreRow]:
+    """Return a row for every score under `key`, by name."""
+    names: set[str] = set()
+    for system in SYSTEMS:
+        names.update(metrics.get(system, {}).get(key, {}))
+
+    rows = []
+    for name in sorted(names):
+        if scores := scores_of(metrics, key, name):
+            rows.append(ScoreRow(plain(name), "", scores))
+    return rows
 
 
 def _kinds(metrics: Mapping[str, Any], key: str) -> list[ScoreRow]:
-    name = f"{key}_by_kind"
-    kinds = sorted({kind for system in SYSTEMS for kind in metrics.get(system, {}).get(name, {})})
-    rows = [ScoreRow(plain(kind), "", scores_of(metrics, name, kind)) for kind in kinds]
-    return rows if len(rows) > 1 else []  # a benchmark of one kind has been told already
+    rows = _rows_below(metrics, f"{key}_by_kind")
+    return rows if len(rows) > 1 else []  # the only kind is the benchmark itself
 
 
 def _other_counts(metrics: Mapping[str, Any], key: str) -> list[ScoreRow]:
-    rows = [
-        (label, scores_of(metrics, other)) for other, label in OTHER_COUNTS.get(key, {}).items()
-    ]
-    return [ScoreRow(label, "", scores) for label, scores in rows if scores]
+    rows = []
+    for other, label in OTHER_COUNTS.get(key, {}).items():
+        if scores := scores_of(metrics, other):
+            rows.append(ScoreRow(label, "", scores))
+    return rows

@@ -1,4 +1,4 @@
-"""The page itself: templates to one HTML file that loads nothing and runs nothing.
+"""The page: templates to one HTML file that loads nothing and runs nothing.
 
 What is shown comes from data and models that nobody vouches for, so every value is escaped,
 characters that hide or reorder text are spelled out, and the page's own policy forbids scripts and
@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from components.reporting import wording as formats
+from components.reporting import wording
 
 POLICY = (
     "default-src 'none'; img-src data:; style-src '{style}'; base-uri 'none'; form-action 'none'"
@@ -31,30 +31,33 @@ SHOWN_AS_THEY_ARE = "\n\t\u200c\u200d"
 
 
 def render(content: Mapping[str, Any], template: str = "page") -> str:
-    """The page, or the short one. Raises jinja2.UndefinedError for content that is missing."""
+    """Return the page, or the short one. Raises jinja2.UndefinedError for missing content."""
     templates = build_environment()
+
+    # the policy lets in the style of the page by its hash, and no other
     style = Markup(templates.get_template("style.css.jinja").render())
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
     policy = POLICY.format(style=f"sha256-{digest}")
+
     return templates.get_template(f"{template}.html.jinja").render(
         content, style=style, policy=policy
     )
 
 
 def write_page(path: Path, page: str) -> None:
-    """The file."""
+    """Write the page to a file."""
     path.write_text(page, encoding="utf-8", newline="\n")
 
 
 def is_page(path: Path) -> bool:
-    """Whether a file is such a page."""
+    """Return whether a file is such a page."""
     with path.open("rb") as stream:
         return TITLE in stream.read(HEAD)
 
 
 @cache
 def build_environment() -> Environment:
-    """Escaping is on for every template, and an unknown name is an error."""
+    """Return templates that escape everything, and for which an unknown name is an error."""
     environment = Environment(
         loader=PackageLoader("components.reporting"),
         autoescape=True,
@@ -63,23 +66,19 @@ def build_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {name: getattr(formats, name) for name in FILTERS}
+    environment.filters |= {name: getattr(wording, name) for name in FILTERS}
     return environment
 
 
 def readable(value: Any) -> Any:
-    """Text in which nothing is invisible: such characters are written as their escapes."""
+    """Return text whose invisible characters are written as their escapes."""
     if isinstance(value, Markup) or not isinstance(value, str) or value.isprintable():
         return value
-    return "".join(
-        character if is_visible(character) else escaped(character) for character in value
-    )
+    return "".join(map(visible, value))
 
 
-def is_visible(character: str) -> bool:
-    return character in SHOWN_AS_THEY_ARE or unicodedata.category(character) not in INVISIBLE
-
-
-def escaped(character: str) -> str:
-    """As Python writes it."""
+def visible(character: str) -> str:
+    """Return a character, or its escape as Python writes it."""
+    if character in SHOWN_AS_THEY_ARE or unicodedata.category(character) not in INVISIBLE:
+        return character
     return character.encode("unicode_escape").decode("ascii")

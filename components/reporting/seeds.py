@@ -16,10 +16,9 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Raises statistics.StatisticsError when there is no value."""
+    """Return the mean of values. Raises statistics.StatisticsError if there is none."""
     mean = statistics.fmean(values)
     if len(values) == 1:
         return Estimate(mean, None)
-    return Estimate(
-        mean, T_95.get(len(values) - 1, 1.96) * statistics.stdev(values) / len(values) ** 0.5
-    )
+    t_95 = T_95.get(len(values) - 1, 1.96)
+    return Estimate(mean, t_95 * statistics.stdev(values) / len(values) ** 0.5)

@@ -1,28 +1,33 @@
-"""What the short page shows: the scores of a compressor that stores nothing, or that cannot be asked."""
+"""The short page: scores of a compressor that stores nothing, or that cannot be asked."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
 from components.reporting import metric_tables as tables
 from components.reporting.metric_tables import COMPRESSED, Score
 from components.reporting.origin_section import leaves
-from components.reporting.wording import data_size, operations
+from components.reporting.wording import data_size, operations, plain
 
 
 def short_content(
     metrics: Mapping[str, Any], compressor: Mapping[str, Any], why: str
 ) -> dict[str, Any]:
-    """By the names that the template uses; `why` says why there is no full page."""
+    """Return what the template shows; `why` is the reason that there is no full page."""
+    # a section each, empty where nothing was asked
     groups = [
         ("Answers", own(tables.score_rows(metrics))),
         ("Captions", own(tables.caption_rows(metrics))),
         ("Search", recalls(metrics)),
         ("Composition", own(tables.composition_rows(metrics))),
     ]
+
+    scores = itertools.chain.from_iterable(rows for _, rows in groups)
+    num_pictures = max((score.total for _, score in scores), default=0)
     return {
         "method": metrics["method"],
         "why": why,
-        "num_pictures": max((score.total for _, rows in groups for _, score in rows), default=0),
+        "num_pictures": num_pictures,
         "groups": groups,
         "costs": cost_lines(metrics["costs"]),
         "provenance": [
@@ -34,21 +39,20 @@ def short_content(
 
 
 def own(rows: list[tables.ScoreRow]) -> list[tuple[str, Score]]:
-    """The compressor's scores."""
+    """Return the compressor's scores."""
     return [(row.label, row.scores[COMPRESSED]) for row in rows if COMPRESSED in row.scores]
 
 
 def recalls(metrics: Mapping[str, Any]) -> list[tuple[str, Score]]:
-    """Recall at 1 both ways; none for a method that is not searched."""
-    found = metrics[COMPRESSED].get("retrieval", {})
-    return [
-        (f"R@1, {way.replace('_', ' ')}", tables.recall_rows(found[way], 1, 1)[0].score)
-        for way in found
-    ]
+    """Return recall at 1 both ways; none for a method that is not searched."""
+    rows = []
+    for way, found in metrics[COMPRESSED].get("retrieval", {}).items():
+        rows.append((f"R@1, {plain(way)}", tables.recall_rows(found, 1, 1)[0].score))
+    return rows
 
 
 def cost_lines(costs: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Tokens, bytes and operations, as people read them."""
+    """Return tokens, bytes and operations, as people read them."""
     kept, asked = costs["bytes_per_picture"][COMPRESSED], costs["flops_per_question"][COMPRESSED]
     return [
         ("visual tokens", str(costs["visual_tokens"][COMPRESSED])),

@@ -1,4 +1,4 @@
-"""Pictures inside the page: as data URIs, made smaller when they are large; and stored tokens as pictures."""
+"""Pictures inside the page: small ones as data URIs, and stored tokens as pictures."""
 
 import base64
 from collections.abc import Collection
@@ -30,21 +30,25 @@ class Thumbnail(NamedTuple):
 def read_thumbnails(
     folder: Path, image_ids: Collection[str], limits: PictureLimits, max_side: int
 ) -> dict[str, Thumbnail]:
-    """Those of the pictures that are in the corpus and can be opened, at most `max_side` pixels high and wide."""
+    """Read pictures of the corpus, at most `max_side` pixels high and wide.
+
+    Pictures that are not there or cannot be opened are left out.
+    """
+    if not image_ids:
+        return {}
+
+    # only the wanted rows are read
     columns, wanted = [schema.IMAGE_ID, schema.IMAGE], [(schema.IMAGE_ID, "in", sorted(image_ids))]
     found = {}
-    for row in (
-        pq.read_table(folder, columns=columns, filters=wanted).to_pylist() if image_ids else []
-    ):
+    for row in pq.read_table(folder, columns=columns, filters=wanted).to_pylist():
         with suppress(PictureError):
-            found[row[schema.IMAGE_ID]] = thumbnail(
-                decode_picture(row[schema.IMAGE], limits), max_side
-            )
+            picture = decode_picture(row[schema.IMAGE], limits)
+            found[row[schema.IMAGE_ID]] = thumbnail(picture, max_side)
     return found
 
 
 def thumbnail(image: Image.Image, max_side: int) -> Thumbnail:
-    """An RGB picture, scaled down if it is larger."""
+    """Return an RGB picture, scaled down if it is larger."""
     small = image.copy()
     small.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     uri = "data:image/png;base64," + base64.b64encode(encode_png(small)).decode("ascii")
@@ -52,7 +56,7 @@ def thumbnail(image: Image.Image, max_side: int) -> Thumbnail:
 
 
 def token_strip(tokens: np.ndarray) -> Thumbnail:
-    """Stored tokens (k, dim) as k rows of dim coloured pixels: orange below zero, violet above."""
+    """Return stored tokens (k, dim) as k rows of dim pixels: orange below zero, violet above."""
     scale = float(np.quantile(np.abs(tokens), STRIP_QUANTILE)) or 1.0
     place = 1 + np.clip(np.nan_to_num(tokens.astype(np.float64)) / scale, -1, 1)  # 0 … 2
     channels = [np.interp(place, [0, 1, 2], STRIP_COLOURS[:, channel]) for channel in range(3)]
@@ -61,6 +65,6 @@ def token_strip(tokens: np.ndarray) -> Thumbnail:
 
 
 def mean_file_bytes(folder: Path) -> float:
-    """Bytes of a picture file of the corpus, on average."""
+    """Return the bytes of a picture file of the corpus, on average."""
     files = pq.read_table(folder, columns=[schema.IMAGE])[schema.IMAGE]
     return float(pc.mean(pc.binary_length(files)).as_py())

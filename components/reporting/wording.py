@@ -4,12 +4,12 @@ LONGEST_TEXT = 400  # characters
 
 
 def number(value: float) -> str:
-    """Three significant digits."""
+    """Write three significant digits."""
     return f"{value:.3g}" if abs(value) < 1000 else thousands(value)
 
 
 def thousands(value: float) -> str:
-    """1200 as 1.2k, 128000 as 128k, 1200000 as 1.2M."""
+    """Write 1200 as 1.2k, 128000 as 128k, 1200000 as 1.2M."""
     for size, sign in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.4g}{sign}"
@@ -17,32 +17,32 @@ def thousands(value: float) -> str:
 
 
 def percent(value: float, decimals: int = 1) -> str:
-    """0.8125 as 81.2%."""
+    """Write 0.8125 as 81.2%."""
     return f"{100 * value:.{decimals}f}%"
 
 
 def whole_percent(value: float) -> str:
-    """0.75 as 75%."""
+    """Write 0.75 as 75%."""
     return percent(value, 0)
 
 
 def interval(low: float, high: float) -> str:
-    """79.0–83.4, in percent."""
+    """Write two shares as 79.0–83.4, in percent."""
     return f"{100 * low:.1f}–{100 * high:.1f}"
 
 
 def short(text: str, longest: int = LONGEST_TEXT) -> str:
-    """At most `longest` characters; what is cut is marked."""
+    """Cut text after `longest` characters, with a mark."""
     return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
 
 
 def count(value: float) -> str:
-    """12345 as 12,345."""
+    """Write 12345 as 12,345."""
     return f"{value:,.0f}"
 
 
 def data_size(num_bytes: float) -> str:
-    """1024 as 1 KiB."""
+    """Write 1024 as 1 KiB."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if num_bytes < 1024 or unit == "GiB":
             break
@@ -51,7 +51,7 @@ def data_size(num_bytes: float) -> str:
 
 
 def operations(number: float) -> str:
-    """28400000 as 28.4 million."""
+    """Write 28400000 as 28.4 million."""
     for size, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
         if number >= size:
             return f"{number / size:.3g} {name}"
@@ -59,5 +59,5 @@ def operations(number: float) -> str:
 
 
 def plain(name: str) -> str:
-    """`replace_object` as people write it."""
+    """Write `replace_object` as replace object."""
     return name.replace("_", " ")

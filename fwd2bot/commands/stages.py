@@ -118,7 +118,7 @@ def report(
     evaluation: Annotated[Path, typer.Argument(help="Folder that `evaluate` wrote.")],
     metrics: Annotated[Path, typer.Argument(help="Its scores.")],
     codecs: Annotated[Path, typer.Argument(help="File that `codecs` wrote.")],
-    analysis: Annotated[Path, typer.Argument(help="Folder that `inspect` wrote.")],
+    inspection: Annotated[Path, typer.Argument(help="Folder that `inspect` wrote.")],
     methods: Annotated[Path, typer.Argument(help="File of a sweep over methods; may be missing.")],
     compressor: CompressorArgument,
     base: Annotated[Path, typer.Argument(help="Folder of the base model.")],

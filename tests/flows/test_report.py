@@ -1,4 +1,4 @@
-"""The stage `report` end to end: what the other stages write about eight noisy pictures, and one page of it."""
+"""The stage `report` end to end: one page of what the other stages write about eight pictures."""
 
 import json
 import os
@@ -32,6 +32,7 @@ from components.evaluation.question_set import PAIR_ID, read_question_set
 from components.evaluation.systems import COMPRESSED, SYSTEMS
 from components.inspection.inspection_files import write_analysis
 from components.params import load_params
+from components.reporting.inputs import Places
 from components.store.absence import write_reason
 from components.store.provenance import StoreError
 from components.store.token_store import TokenStore
@@ -170,7 +171,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_page(root: Path, name: str, **places: Path) -> str:
     arguments = [places.get(argument, root / argument) for argument in ARGUMENTS]
-    report(load_params("report", ReportParams, root / "params.yaml"), *arguments, root / name)
+    params = load_params("report", ReportParams, root / "params.yaml")
+    report(params, Places(*arguments), root / name)
     return (root / name).read_text(encoding="utf-8")
 
 

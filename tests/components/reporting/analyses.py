@@ -1,4 +1,4 @@
-"""What `inspect` writes, made up: two pictures of four image tokens, three layers, two summary tokens."""
+"""Results of `inspect`, made up: two pictures, four image tokens, two summary tokens."""
 
 from typing import Any
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.reporting.codecs_section import BYTES, codec_chart, codec_rows, pareto_front
+from tests.components.reporting.drawings import read_drawing
 
 CODECS = [
     {
@@ -55,15 +56,18 @@ def test_on_the_front_is_what_no_other_beats(found: list[tuple[int, int]]) -> No
 
 
 def test_chart_has_every_codec_and_a_line_through_the_front() -> None:
-    chart = codec_chart("short_answer", CODECS)
-    assert [point.is_best for point in chart.points] == [False, True, False, True]
-    fitted, int8 = chart.points[3], chart.points[1]
-    assert chart.path == f"M{fitted.x} {fitted.y} L{int8.x} {int8.y}"
-    assert chart.points[0].y == int8.y < fitted.y < chart.points[2].y  # up is better
-    assert chart.points[0].x > int8.x > chart.points[2].x > fitted.x
+    drawing = read_drawing(codec_chart("short_answer", CODECS).svg)
+    places = {tip.split(",")[0]: place for tip, place in drawing.tips.items()}
+    float16, int8, int4, fitted = (places[row["codec"]] for row in CODECS)
+    assert drawing.lines["var(--faint)"] == [[fitted, int8]]
+    assert drawing.marks["var(--compressed)"] == [int8, fitted]
+    assert drawing.marks["var(--card)"] == [float16, int4]
+    assert float16[1] == int8[1] < fitted[1] < int4[1]  # up is better
+    assert float16[0] > int8[0] > int4[0] > fitted[0]
     # halves are equal steps
-    assert int8.x - chart.points[2].x == pytest.approx(chart.points[0].x - int8.x, abs=0.2)
-    assert [tick.text for tick in chart.x_ticks] == ["64", "128", "256", "512", "1024"]
+    assert int8[0] - int4[0] == pytest.approx(float16[0] - int8[0], abs=0.2)
+    assert {"64", "128", "256", "512", "1024", "bytes per picture"} <= drawing.texts.keys()
+    assert "int8, 512 bytes: 90.0%" in drawing.tips
 
 
 def test_losses_are_against_the_codec_with_most_bytes() -> None:

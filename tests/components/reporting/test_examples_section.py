@@ -32,11 +32,11 @@ def test_boxes_do_not_depend_on_the_order_of_the_answers() -> None:
     assert examples.outcome_boxes(shuffled, 0, 1) == examples.outcome_boxes(ROWS, 0, 1)
 
 
-def test_example_holds_what_every_system_said() -> None:
+def test_example_holds_the_answers_of_every_system() -> None:
     (example,) = examples.to_examples(answers("q", {"compressed": True}))
-    assert list(example.said) == list(SYSTEMS)
-    assert example.said["compressed"] == examples.Said("compressed", "red", True)
-    assert example.said["blind"] == examples.Said("blind", "blue", False)
+    assert list(example.answers) == list(SYSTEMS)
+    assert example.answers["compressed"] == examples.Answer("compressed", "red", True)
+    assert example.answers["blind"] == examples.Answer("blind", "blue", False)
 
 
 def test_drawing_takes_every_benchmark_before_a_second_of_any() -> None:

@@ -1,4 +1,4 @@
-"""The analysis on the page: positions against the numbers, and a reason in the place of every part that is missing."""
+"""The inspection on the page: places against numbers, and a reason for every missing part."""
 
 import json
 from pathlib import Path
@@ -11,19 +11,20 @@ from components.inspection.inspection_files import write_analysis
 from components.pictures import PictureLimits
 from components.reporting.inspection_section import (
     PARTS,
-    analysis_content,
     gap_chart,
     gap_rows,
     group_name,
+    inspection_content,
     kind_charts,
-    norm_charts,
+    norm_chart,
     points,
     prefix_charts,
-    read_analysis,
+    read_inspection,
     read_seen,
 )
 from components.reporting.page import render
 from tests.components.reporting.analyses import analysis, without
+from tests.components.reporting.drawings import read_drawing
 from tests.components.reporting.pages import PageReader
 from tests.components.reporting.test_page import content
 
@@ -35,26 +36,24 @@ SEEN = [Image.new("RGB", (8, 8), (200, 30, 30)), Image.new("RGB", (8, 8), (0, 0,
 
 def page_of(**changes: object) -> PageReader:
     return PageReader(
-        render(content() | {"analysis": analysis_content(analysis() | changes, SEEN, 64)})
+        render(content() | {"inspection": inspection_content(analysis() | changes, SEEN, 64)})
     )
 
 
 def test_what_the_stage_writes_is_what_is_read(tmp_path: Path) -> None:
     write_analysis(tmp_path / "analysis", analysis(), SEEN)
-    assert read_analysis(tmp_path / "analysis") == json.loads(json.dumps(analysis()))
+    assert read_inspection(tmp_path / "analysis") == json.loads(json.dumps(analysis()))
     for image, expected in zip(read_seen(tmp_path / "analysis", LIMITS), SEEN, strict=True):
         np.testing.assert_array_equal(image, expected)
 
 
 def test_norms_have_a_curve_per_adapter_and_a_chart_per_kind() -> None:
     norms = analysis()["norms"]["found"]
-    (chart,) = norm_charts(norms)
-    assert [(line.name, line.last) for line in chart.lines] == [
-        ("compression", "3"),
-        ("generation", "2"),
-    ]
-    kinds = kind_charts(norms)
-    assert [(chart.title, len(chart.lines)) for chart in kinds] == [("q_proj", 2), ("o_proj", 1)]
+    chart = norm_chart(norms)
+    assert (chart.lines, chart.note) == (("compression", "generation"), "3 · 2")
+    assert "3: compression 3, generation 2" in read_drawing(chart.svg).tips
+    kinds = {chart.title: chart.lines for chart in kind_charts(norms)}
+    assert kinds == {"q_proj": ("compression", "generation"), "o_proj": ()}
 
 
 def test_prefixes_rise_with_their_scores_and_show_intervals() -> None:
@@ -64,24 +63,35 @@ def test_prefixes_rise_with_their_scores_and_show_intervals() -> None:
     }
     charts = prefix_charts(rows)
     assert [chart.title for chart in charts] == ["CIDEr", "BLEU-4", "ROUGE-L"]
-    one, both = charts[0].marks
-    assert one.x < both.x
-    assert one.y > both.y  # up is better
-    assert one.low > one.y > one.high
-    assert [tick.text for tick in charts[0].x_ticks] == ["1", "2"]
+    drawing = read_drawing(charts[0].svg)
+    one, both = drawing.marks["var(--compressed)"]
+    assert one[0] < both[0]
+    assert one[1] > both[1]  # up is better
+    low, high = drawing.lines["var(--compressed)"][0]
+    assert low[1] > one[1] > high[1]
+    assert {"1", "2", "first summary tokens"} <= drawing.texts.keys()
+    assert "0.250 [0.200–0.600]" in drawing.tips
     assert prefix_charts([row | {"scores": {}} for row in rows]) == []
 
 
 def test_gaps_lie_on_their_side_of_zero() -> None:
     masks = analysis()["masks"]["found"]
-    chart = gap_chart(masks)
-    first, second = chart.gaps
-    assert first.low < first.x < first.high < chart.zero < second.x
-    assert second.low < chart.zero
-    assert (second.x - chart.zero) * 10 == pytest.approx(chart.zero - first.x, abs=2)
-    assert [row[0] for row in gap_rows(masks)] == ["token 1", "token 2"]
-    assert gap_rows(masks)[0][2:] == ("−10.0", "−15.0 … −5.0")
-    assert gap_rows(masks)[1][2] == "+1.0"
+    drawing = read_drawing(gap_chart(masks).svg)
+    (((zero, _), _),) = drawing.lines["var(--soft)"]
+    first, second = (x for x, _ in drawing.marks["var(--compressed)"])
+    ((low, _), (high, _)), ((other_low, _), _) = drawing.lines["var(--compressed)"]
+    assert low < first < high < zero < second
+    assert other_low < zero
+    assert (second - zero) * 10 == pytest.approx(zero - first, abs=0.2)
+    assert {"token 1", "token 2", "0"} <= drawing.texts.keys()
+    assert list(drawing.tips) == ["−10.0 points: 70.0%", "+1.0 points: 81.0%"]
+
+
+def test_gaps_are_rows_in_points() -> None:
+    rows = gap_rows(analysis()["masks"]["found"])
+    assert [row[0] for row in rows] == ["token 1", "token 2"]
+    assert rows[0][2:] == ("−10.0", "−15.0 … −5.0")
+    assert rows[1][2] == "+1.0"
 
 
 def test_groups_are_counted_from_one() -> None:
@@ -123,6 +133,6 @@ def test_a_part_that_is_missing_says_why_and_the_others_stay(name: str) -> None:
 
 
 def test_a_method_with_nothing_of_this_still_has_a_page() -> None:
-    absent = analysis_content(without(*PARTS), [], 64)
-    text = " ".join(PageReader(render(content() | {"analysis": absent})).text.split())
+    absent = inspection_content(without(*PARTS), [], 64)
+    text = " ".join(PageReader(render(content() | {"inspection": absent})).text.split())
     assert text.count("it has none.") == len(PARTS)

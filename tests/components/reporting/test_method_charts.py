@@ -2,7 +2,9 @@
 
 import itertools
 import math
+from xml.etree import ElementTree
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,29 +12,38 @@ from components.reporting.method_charts import (
     HEIGHT,
     RADIUS,
     WIDTH,
+    LegendEntry,
     method_charts,
     method_legend,
     side_by_side,
 )
 from components.reporting.methods_section import group_runs
+from components.reporting.plots import Chart
+from tests.components.reporting.drawings import read_drawing
 from tests.components.reporting.test_methods_section import runs
 
 GROUPS = group_runs(runs())
 
 
+def numbers(chart: Chart) -> list[int]:
+    """Return the numbers in marks, in order of drawing."""
+    texts = ElementTree.fromstring(chart.svg).iter("text")
+    return [int(text.text or "") for text in texts if text.get("font-weight")]
+
+
 def test_every_method_has_a_number_and_a_filled_or_a_hollow_mark() -> None:
-    found = {entry.label: (entry.number, entry.style) for entry in method_legend(GROUPS)}
-    assert found == {
-        "all image tokens": (1, "other unstored"),
-        "STF": (2, "other stored"),
-        "E5-V": (3, "other stored"),
-        "FastV": (4, "other unstored"),
-    }
+    assert method_legend(GROUPS) == [
+        LegendEntry(1, is_own=False, is_stored=False, label="all image tokens"),
+        LegendEntry(2, is_own=False, is_stored=True, label="STF"),
+        LegendEntry(3, is_own=False, is_stored=True, label="E5-V"),
+        LegendEntry(4, is_own=False, is_stored=False, label="FastV"),
+    ]
+    marks = read_drawing(method_charts(GROUPS)[0].svg).marks
+    assert [len(marks[colour]) for colour in ("var(--card)", "var(--uncompressed)")] == [2, 1]
 
 
 def test_charts_show_who_has_both_a_score_and_a_cost() -> None:
-    shown = {chart.title: [mark.number for mark in chart.marks] for chart in method_charts(GROUPS)}
-    assert shown == {
+    assert {chart.title: numbers(chart) for chart in method_charts(GROUPS)} == {
         "Short answers against visual tokens": [1, 2, 4],
         "Short answers against stored bytes": [2],
         "Short answers against operations per later question": [1, 2, 4],
@@ -48,25 +59,27 @@ def test_who_finds_next_to_nothing_is_named_and_has_no_mark() -> None:
     lost = found[-2].scores[key].model_copy(update={"value": 0.002, "low": 0.0, "high": 0.004})
     found[-2] = found[-2].model_copy(update={"scores": found[-2].scores | {key: lost}})
     charts = method_charts(group_runs(found))
-    assert [([mark.number for mark in chart.marks], chart.below) for chart in charts[-2:]] == [
-        ([2, 4], [3]),
-        ([2], [3]),
-    ]
-    assert all(not chart.below for chart in charts[:-2])
+    assert [numbers(chart) for chart in charts[-2:]] == [[2, 4], [2]]
+    remark = "Less than 1%, not drawn: 3."
+    assert [chart.remark for chart in charts] == ["", "", "", remark, remark]
 
 
 def test_more_tokens_stand_further_right_and_better_scores_higher() -> None:
-    chart = method_charts(GROUPS)[0]
-    base, stf, fastv = chart.marks
-    assert stf.x < fastv.x < base.x
+    drawing = read_drawing(method_charts(GROUPS)[0].svg)
+    base, stf, fastv = drawing.tips.values()
+    assert stf[0] < fastv[0] < base[0]
+    for mark, tick in ((fastv, "9"), (base, "36")):  # 4 is the number of a mark as well
+        assert mark[0] == pytest.approx(drawing.texts[tick][0], abs=0.1)
     # 90 %, 80 %, 70 %, and 40 % without a picture
-    assert base.y < fastv.y < stf.y < (chart.floor or 0)
-    assert base.high < base.y < base.low
-    assert stf.tip.text == "STF, 4 tokens: 70.0% ± 127.1"
+    ((floor, _),) = drawing.lines["var(--faint)"][:1]
+    assert base[1] < fastv[1] < stf[1] < floor[1]
+    low, high = drawing.lines["var(--faint)"][1]
+    assert high[1] < base[1] < low[1]
+    assert "STF, 4 tokens: 70.0% ± 127.1" in drawing.tips
 
 
 def test_one_method_alone_has_charts_as_well() -> None:
-    assert [len(chart.marks) for chart in method_charts(GROUPS[2:3])] == [1] * 5
+    assert [len(numbers(chart)) for chart in method_charts(GROUPS[2:3])] == [1] * 5
 
 
 @given(st.lists(st.tuples(st.floats(60, WIDTH - 20), st.floats(20, HEIGHT - 40)), max_size=40))

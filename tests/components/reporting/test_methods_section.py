@@ -8,9 +8,9 @@ from scipy import stats
 
 from components.reporting.methods_section import (
     MethodRun,
-    cost_rows,
     flat_scores,
     group_runs,
+    method_cost_rows,
     method_run,
     method_tables,
     read_runs,
@@ -118,7 +118,7 @@ def test_tables_stand_beside_those_of_the_paper_and_leave_out_who_has_no_score()
 def test_costs_are_of_methods_with_mean_seconds_where_they_are_known() -> None:
     found = runs()
     found[3] = found[3].model_copy(update={"seconds": {"train": 2.5, "compress": 7.0}})
-    rows = cost_rows(group_runs(found))
+    rows = method_cost_rows(group_runs(found))
     assert [group.name for group, _ in rows] == ["STF, 4 tokens", "E5-V", "FastV, 9 tokens"]
     train, compress, evaluate = rows[0][1]
     assert train is not None

@@ -1,6 +1,6 @@
-"""Provenance is all that the artifacts say, under dotted names."""
+"""Origin is all that the artifacts say, under dotted names."""
 
-from components.reporting.origin_section import leaves, provenance_groups
+from components.reporting.origin_section import leaves, origin_groups
 
 
 def test_leaves_are_dotted_names_with_values_in_order() -> None:
@@ -28,7 +28,7 @@ def test_groups_hold_hashes_counts_and_versions() -> None:
         "rows_rejected": {"truncated": 1},
         "files": [{"name": "part-00000.parquet", "sha256": "f" * 64}],
     }
-    groups = provenance_groups(compressor, manifest)
+    groups = origin_groups(compressor, manifest)
     assert groups["Model"] == [("base model", "tiny"), ("base_weights_sha256", "b" * 64)]
     assert ("rejected: truncated", "1") in groups["Store"]
     assert ("part-00000.parquet, SHA-256", "f" * 64) in groups["Store"]

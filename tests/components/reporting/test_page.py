@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ import pytest
 from jinja2 import UndefinedError
 from PIL import Image
 
-from components.reporting.content import page_content
+from components.reporting.content import Examples, page_content
 from components.reporting.examples_section import Query, draw_descriptions, found, outcome_boxes
 from components.reporting.inputs import Inputs
-from components.reporting.inspection_section import analysis_content
+from components.reporting.inspection_section import inspection_content
 from components.reporting.page import is_page, readable, render, write_page
 from components.reporting.thumbnails import thumbnail
 from tests.components.reporting.analyses import analysis
@@ -30,14 +31,20 @@ HOSTILE = [
     "]]><!--",
 ]
 TAGS = """
-a article b bdi blockquote body circle code dd defs details div dl dt em figcaption figure footer g h1 h2 h3 h4 head
-header html image img li line main mark marker meta nav ol p path rect section small span strong style summary svg
-table tbody td text tfoot th thead title tr tspan ul use
+a article b bdi blockquote body circle code dd defs details div dl dt em figcaption figure footer
+g h1 h2 h3 h4 head header html image img li main mark meta nav ol p path q rect section small span
+strong style summary svg table tbody td text tfoot th thead title tr ul use
 """
 
 
 def content(evil: str = "harmless", **changes: Any) -> dict[str, Any]:
     """A page in which everything that others wrote is `evil`."""
+    return build_content(evil) | changes
+
+
+@cache
+def build_content(evil: str) -> dict[str, Any]:
+    """Draw once what many tests show."""
     rows = answers(
         "q1",
         {"compressed": True, "uncompressed": True},
@@ -104,24 +111,20 @@ def content(evil: str = "harmless", **changes: Any) -> dict[str, Any]:
     }
     shown_as_read = Image.new("RGB", (4, 4))
     shown = thumbnail(shown_as_read, 4)
-    return (
-        page_content(
-            inputs,
-            manifest,
-            outcome_boxes(rows, 0, 5),
-            draw_descriptions(described, 0, 5),
-            [
-                found(Query(evil, None), [(evil, 0.5)], 5),
-                found(Query(evil, evil), [("other", 0.5), (evil, 0.25)], 1),
-            ],
-            {evil: shown},
-            {evil: shown},
-            file_bytes=1000.0,
-            seed=0,
-        )
-        | {"analysis": analysis_content(analysis(evil), [shown_as_read] * 2, 64)}
-        | changes
+    searched = [
+        found(Query(evil, None), [(evil, 0.5)], 5),
+        found(Query(evil, evil), [("other", 0.5), (evil, 0.25)], 1),
+    ]
+    examples = Examples(
+        boxes=outcome_boxes(rows, 0, 5),
+        descriptions=draw_descriptions(described, 0, 5),
+        searched=searched,
+        pictures={evil: shown},
+        strips={evil: shown},
     )
+    page = page_content(inputs, manifest, examples, file_bytes=1000.0, seed=0)
+    inside = inspection_content(analysis(evil), [shown_as_read] * 2, 64)
+    return page | {"inspection": inside}
 
 
 @pytest.mark.parametrize("evil", HOSTILE)

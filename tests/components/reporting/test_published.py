@@ -1,4 +1,4 @@
-"""What was typed in, against a second typing: the sums of all columns, and rows as other papers repeat them."""
+"""Typed numbers against a second typing: sums of all columns, and rows as others repeat them."""
 
 from pathlib import Path
 
