@@ -45,7 +45,7 @@ def read_preset(name: str, folder: Path) -> dict[str, Any]:
 
 
 def preset_sections(name: str, root: Path) -> dict[str, Any]:
-    """Return the sections of `params.yaml` below `root` as a preset changes them; no file changes."""
+    """Return the sections of `params.yaml` below `root` as a preset changes them."""
     sections = read_sections(root / "params.yaml")
     preset = read_preset(name, root / "presets")
     preset.pop(BASELINES, None)
@@ -82,7 +82,7 @@ def lay_over(
             raise ParamsError(f"{here}: the preset sets a key that the parameter file lacks")
         before = values[key]
 
-        if _is_filled(before) and _is_filled(after) and before.keys() & after.keys():
+        if _share_keys(before, after):
             changes += lay_over(before, after, f"{here}.")
         elif before != after:
             values[key] = after
@@ -97,7 +97,7 @@ def missing_values(
     missing: list[Change] = []
     for key, after in preset.items():
         here, before = f"{place}{key}", values.get(key)
-        if _is_filled(before) and _is_filled(after) and before.keys() & after.keys():
+        if _share_keys(before, after):
             missing += missing_values(before, after, f"{here}.")
         elif before != after:
             missing.append(Change(here, before, after))
@@ -109,12 +109,14 @@ def places(preset: Mapping[str, Any], values: Mapping[str, Any], place: str = ""
     found: list[str] = []
     for key, after in preset.items():
         before = values.get(key)
-        if _is_filled(before) and _is_filled(after) and before.keys() & after.keys():
+        if _share_keys(before, after):
             found += places(after, before, f"{place}{key}.")
         else:
             found.append(f"{place}{key}")
     return found
 
 
-def _is_filled(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value)
+def _share_keys(before: Any, after: Any) -> bool:
+    """Return whether two values are mappings of the same kind, which have a key in common."""
+    both = isinstance(before, Mapping) and isinstance(after, Mapping)
+    return both and bool(before.keys() & after.keys())

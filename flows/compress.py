@@ -323,7 +323,7 @@ def _inputs(params: CompressParams, provenance: Provenance, corpus: Corpus) -> d
 
 
 def main(images: str, compressor: Path, output: Path, base: str | None) -> None:
-    """Compress pictures into a store of summary tokens, with the section `compress` of params.yaml."""
+    """Compress pictures into a store, with the section `compress` of params.yaml."""
     die_with_parent()
     manifest = compress(load_params("compress", CompressParams), images, compressor, output, base)
     if manifest is None:

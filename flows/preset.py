@@ -6,6 +6,7 @@ python -m flows.preset llava-1.5-7b
 
 import io
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def apply_preset(name: str, params: Path, settings: Path = SETTINGS) -> list[Cha
         changed.append(_laid_over(settings / f"{method}.yaml", values, f"{method}: "))
 
     for file, text, _ in changed:
-        write_whole(file, lambda partial, text=text: partial.write_text(text, encoding="utf-8"))
+        write_whole(file, partial(Path.write_text, data=text, encoding="utf-8"))
     return [change for _, _, changes in changed for change in changes]
 
 

@@ -48,7 +48,10 @@ def choose(logits: Tensor, draws: Tensor, params: DecodingParams) -> Tensor:
 
 
 def row_draws(keys: Sequence[tuple[str, ...]], params: DecodingParams) -> Tensor:
-    """The random numbers of rows, each named by `keys` (its picture and its question): (rows, max_new_tokens)."""
+    """Draw the random numbers of rows: (rows, max_new_tokens).
+
+    A key names the picture and the question of its row.
+    """
     draws = torch.zeros(len(keys), params.max_new_tokens, dtype=torch.float64)
     if params.temperature == 0:
         return draws

@@ -61,12 +61,18 @@ def answer_prompts(
 
 
 def has_windows(backbone: Backbone) -> bool:
-    """Whether a layer sees only so many tokens back: padding behind the shared beginning would count as some."""
+    """Return whether a layer sees only so many tokens back.
+
+    Padding behind the shared beginning would count among these.
+    """
     return any(nothing_read(backbone).cache.is_sliding)
 
 
 def shared_length(prompts: Sequence[Sequence[int]], image_token_id: int) -> int:
-    """How many tokens all prompts begin with, so that each has one more at least; 0 if that ends before the picture."""
+    """Count the tokens that all prompts begin with; each has at least one more.
+
+    0 if the picture comes later.
+    """
     alike = sum(
         1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False))
     )
@@ -75,7 +81,7 @@ def shared_length(prompts: Sequence[Sequence[int]], image_token_id: int) -> int:
 
 
 def read_pictures(backbone: Backbone, summary_tokens: Tensor, ids: Sequence[int]) -> Read:
-    """Read the beginning of all prompts, `ids` with placeholders, with each picture in its place."""
+    """Read the beginning of all prompts, `ids`, with each picture at the placeholders."""
     lead = list(takewhile(lambda token: token != backbone.image_token_id, ids))
     read = nothing_read(backbone)
     if lead:

@@ -70,7 +70,7 @@ def training_steps(
         budgets = Budgets(budget_sizes, params.seed, step)
         batches = []
         for groups in chunks:
-            members = {index: samples[index] for index in groups.members}
+            members: Mapping[int, TrainSample] = {i: samples[i] for i in groups.members}
             if wants_placeholders:
                 members, groups = with_placeholder(members, groups)
             batches.append(collate(members, groups, model, budgets, params.texts, split))

@@ -186,7 +186,11 @@ def chunk_shape(model: DoubleForward, chunk: TrainBatch, num_image_tokens: int) 
     return Step(
         pictures=Pass(chunk.num_pictures, others + num_image_tokens, kept),
         captions=Pass(len(chunk.caption_ids), others + chunk.caption_ids.shape[1], kept),
-        conversations=Pass(*chunk.conversation_ids.shape, chunk.predicting.shape[1]),  # type: ignore[misc]
+        conversations=Pass(
+            len(chunk.conversation_ids),
+            chunk.conversation_ids.shape[1],
+            chunk.predicting.shape[1],
+        ),
         num_encoded=len(chunk.pictures),
         num_answer_tokens=int((chunk.targets != IGNORE_INDEX).sum()),
         num_pairs=len(chunk.caption_pictures),
