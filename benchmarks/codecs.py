@@ -1,4 +1,4 @@
-"""How fast each codec is decoded, on the tokens of a store: pictures per second of one thread.
+"""Pace of decoding of each codec, on the tokens of a store: pictures per second of one thread.
 
     python -m benchmarks.codecs --json codecs.json      (after `make repro`)
 
@@ -25,7 +25,7 @@ REPEATS = 5
 
 
 def rate(tokens: np.ndarray, codec: codecs.Codec, fit: Fit | None = None) -> float:
-    """Pictures per second, the median over some repeats, of `tokens` (pictures, summary_tokens, dim)."""
+    """Decode `tokens` (pictures, summary_tokens, dim); the median pictures per second."""
     stored, seconds = codecs.encode(tokens, codec, fit), []
     for _ in range(REPEATS):
         start = time.perf_counter()
@@ -45,20 +45,21 @@ def main(
     reader = TokenStore.open(store)
     tokens = reader.tokens(reader.ids)
     shape = tokens.shape[1:]
-    rows: list[tuple[str, int, float]] = [
-        (codec, codecs.picture_bytes(codec, *shape), rate(tokens, codec)) for codec in codecs.CODECS
-    ]
+    rows: list[tuple[str, int, float]] = []
+    for codec in codecs.CODECS:
+        rows.append((codec, codecs.picture_bytes(codec, *shape), rate(tokens, codec)))
     for num_bytes in FITTED_BYTES:
         fit = fit_directions(tokens.reshape(len(tokens), -1), num_bytes)
         rows.append((codecs.FITTED, fit.num_bytes, rate(tokens, codecs.FITTED, fit)))
+
+    # For people, and for tables of the docs.
     print("| codec | bytes per picture | decoded/s |\n|---|---|---|")
-    for codec, num_bytes, decoded in rows:
-        print(f"| {codec} | {num_bytes} | {decoded:.0f} |")
+    for name, num_bytes, decoded in rows:
+        print(f"| {name} | {num_bytes} | {decoded:.0f} |")
     if as_json:
         names = ("codec", "bytes_per_picture", "pictures_per_second")
-        as_json.write_text(
-            json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=1) + "\n"
-        )
+        table = [dict(zip(names, row, strict=True)) for row in rows]
+        as_json.write_text(json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":

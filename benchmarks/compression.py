@@ -1,4 +1,4 @@
-"""How fast are pictures compressed? Ours against the plain way (`plain_compression.py`): same model, same pictures.
+"""Pace of compression: ours against the plain way (plain_compression.py) on the same pictures.
 
     python -m benchmarks.compression --preset demo                   (after `make repro`)
     python -m benchmarks.compression --preset llava-1.5-7b-random    (needs a GPU)
@@ -40,7 +40,7 @@ from components.model.adapters import COMPRESSION
 from components.model.families.llava import num_image_tokens
 from components.model.prepared import PreparedPictures
 from components.store.provenance import SCHEMA_VERSION, Provenance
-from components.store.shards import TokenRows, shard_bytes
+from components.store.shards import TokenRows, encode_rows, shard_bytes
 
 DEMO, LARGE = "demo", "llava-1.5-7b-random"
 WORKLOADS = {DEMO: demo_workload, LARGE: large_workload}
@@ -61,11 +61,8 @@ Way = Callable[[], int]  # compresses some pictures and says how many
 
 
 def ours(workload: Workload, model: DoubleForward, pictures: Sequence[Picture]) -> TokenRows:
-    """From encoded pictures to rows of a store; as many threads decode as the job has decoders."""
-    parts = [
-        pictures[start : start + workload.batch_size]
-        for start in range(0, len(pictures), workload.batch_size)
-    ]
+    """Compress encoded pictures to summary tokens; as many threads decode as the job's decoders."""
+    parts = in_batches(pictures, workload.batch_size)
     with (
         TemporaryDirectory() as folder,
         ThreadPoolExecutor(workload.params.decoders_per_worker) as threads,
@@ -82,44 +79,43 @@ def ours(workload: Workload, model: DoubleForward, pictures: Sequence[Picture]) 
             )
             return batch
 
-        rows, rejects = compress_batches(
-            model, threads.map(decode, range(len(parts))), workload.params.codec
-        )
+        rows, rejects = compress_batches(model, threads.map(decode, range(len(parts))))
     assert not rejects
     return rows
 
 
 def shards(workload: Workload, model: DoubleForward) -> int:
-    """From encoded pictures to the bytes of a file."""
-    rows = ours(workload, model, workload.pictures)
+    """Compress encoded pictures to the bytes of a file."""
+    rows, _ = encode_rows(ours(workload, model, workload.pictures), workload.params.codec)
     shard_bytes(rows, provenance(workload, model), workload.params.rows_per_row_group)
     return len(rows.image_ids)
 
 
 def plain(workload: Workload, model: DoubleForward) -> int:
-    """From encoded pictures to tokens, the plain way."""
-    size, pictures = workload.batch_size, workload.pictures
-    return sum(
-        len(plain_tokens(model, plain_pixels(model, pictures[start : start + size])))
-        for start in range(0, len(pictures), size)
-    )
+    """Compress encoded pictures to tokens, the plain way."""
+    count = 0
+    for part in in_batches(workload.pictures, workload.batch_size):
+        count += len(plain_tokens(model, plain_pixels(model, part)))
+    return count
+
+
+def in_batches(pictures: Sequence[Picture], size: int) -> list[Sequence[Picture]]:
+    """Cut pictures into batches."""
+    return [pictures[start : start + size] for start in range(0, len(pictures), size)]
 
 
 def ways_of(workload: Workload) -> dict[str, Way]:
-    """Every way with a model of its own, where it has to be another."""
-    fast, merged, slow = (
-        workload.build(),
-        undo_shortcuts(workload.build()),
-        undo_shortcuts(workload.build()),
-    )
+    """Build every way, with a model of its own where it has to be another."""
+    fast = workload.build()
+    merged, slow = undo_shortcuts(workload.build()), undo_shortcuts(workload.build())
     for model in (fast, merged):
         model.adapters.merge(COMPRESSION)
-    size = workload.batch_size
-    first = workload.pictures[: size * MODEL_BATCHES]
-    pixels = [
-        plain_pixels(fast, first[start : start + size]) for start in range(0, len(first), size)
-    ]
+
+    # The model alone runs on pictures that were preprocessed before the clock starts.
+    first = workload.pictures[: workload.batch_size * MODEL_BATCHES]
+    pixels = [plain_pixels(fast, part) for part in in_batches(first, workload.batch_size)]
     prepared = [prepared_pixels(part) for part in pixels]
+
     check_tokens(workload, fast, slow)
     return {
         "ours": lambda: len(ours(workload, fast, workload.pictures).image_ids),
@@ -137,14 +133,18 @@ def check_tokens(workload: Workload, fast: DoubleForward, slow: DoubleForward) -
     found = ours(workload, fast, first).summary_tokens
     error = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
     print(
-        f"tokens differ from those of the plain way by {error:.1e} of their length ({fast.backbone.dtype})"
+        f"tokens differ from those of the plain way by {error:.1e} of their length "
+        f"({fast.backbone.dtype})"
     )
     if not error <= MAX_ERROR[fast.backbone.dtype]:
         sys.exit("compression: the two ways do not compute the same; their times say nothing")
 
 
 def measure(ways: dict[str, Way], rounds: int) -> dict[str, float]:
-    """Pictures per second, the median over the rounds, after one to warm up; the order turns from round to round."""
+    """Measure pictures per second, the median over the rounds, after one to warm up.
+
+    The order turns from round to round.
+    """
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name in list(ways)[:: 1 if number % 2 else -1]:
@@ -156,7 +156,10 @@ def measure(ways: dict[str, Way], rounds: int) -> dict[str, float]:
 
 
 def counted_flops(workload: Workload, model: DoubleForward) -> int:
-    """Operations of our pass per picture, as PyTorch counts them; with eager attention, whose products it can see."""
+    """Count the operations of our pass per picture by PyTorch.
+
+    It sees the products of eager attention only.
+    """
     model.backbone.vlm.set_attn_implementation("eager")
     with FlopCounterMode(display=False) as counter:
         compress_prepared(model, prepared_pixels(plain_pixels(model, workload.pictures[:1])))
@@ -164,7 +167,7 @@ def counted_flops(workload: Workload, model: DoubleForward) -> int:
 
 
 def formula_flops(model: DoubleForward) -> int:
-    """The same by the formula of `flows.plan`."""
+    """Count the same by the formula of `flows.plan`."""
     config, num_tokens = model.backbone.vlm.config, model.num_summary_tokens
     prompt = prompt_ids(model).shape[1] - num_image_tokens(config)
     return compression_flops(config, merged_shape(config), Corpus(1, num_tokens, prompt, 0, 0, 1))
@@ -172,28 +175,25 @@ def formula_flops(model: DoubleForward) -> int:
 
 @torch.inference_mode()
 def matrix_rate(model: DoubleForward, batch_size: int) -> float:
-    """Operations per second that products of the decoder's shapes reach on random numbers."""
+    """Measure operations per second of products of the decoder's shapes on random numbers."""
     tokens = batch_size * (prompt_ids(model).shape[1] + model.num_summary_tokens)
-    layers = [
-        part
-        for part in model.backbone.language_model.layers[0].modules()
-        if isinstance(part, nn.Linear)
-    ]
-    inputs = [
-        torch.randn(tokens, part.in_features).to(model.backbone.device, model.backbone.dtype)
-        for part in layers
-    ]
+    device, dtype = model.backbone.device, model.backbone.dtype
+    modules = model.backbone.language_model.layers[0].modules()
+    layers = [part for part in modules if isinstance(part, nn.Linear)]
+    inputs = [torch.randn(tokens, part.in_features).to(device, dtype) for part in layers]
+
     seconds = []
     for _ in range(MATRIX_REPEATS):
         started = time.perf_counter()
         outputs = [part(rows)[0, 0] for part, rows in zip(layers, inputs, strict=True)]
         torch.stack(outputs).tolist()  # waits for a GPU
         seconds.append(time.perf_counter() - started)
-    return 2 * tokens * sum(part.weight.numel() for part in layers) / statistics.median(seconds)
+    num_weights = sum(part.weight.numel() for part in layers)
+    return 2 * tokens * num_weights / statistics.median(seconds)
 
 
 def provenance(workload: Workload, model: DoubleForward) -> Provenance:
-    """What a file has to carry; nobody reads it."""
+    """Return the provenance that a file has to carry; nobody reads it."""
     return Provenance(
         schema_version=SCHEMA_VERSION,
         codec=workload.params.codec,
@@ -213,18 +213,21 @@ def prepared_pixels(pixels: torch.Tensor) -> PreparedPictures:
 
 
 def report(preset: str, workload: Workload, rounds: int) -> dict[str, Any]:
-    """All figures of one preset."""
+    """Measure all figures of one preset."""
     rates = measure(ways_of(workload), rounds)
+
+    # Operations per picture, and how many of them a second allows.
     model = workload.build()
     model.adapters.merge(COMPRESSION)
     rate = matrix_rate(model, workload.batch_size)
     flops = {"formula": formula_flops(model), "counted": counted_flops(workload, model)}
-    is_large = preset == LARGE
+
+    device = f"{platform.machine()}, {torch.get_num_threads()} thread"
+    if preset == LARGE:
+        device = torch.cuda.get_device_name()
     return {
         "preset": preset,
-        "device": torch.cuda.get_device_name()
-        if is_large
-        else f"{platform.machine()}, {torch.get_num_threads()} thread",
+        "device": device,
         "torch": torch.__version__,
         "dtype": workload.params.dtype,
         "batch_size": workload.batch_size,
@@ -244,26 +247,25 @@ def report(preset: str, workload: Workload, rounds: int) -> dict[str, Any]:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The figures as a table for people."""
+    """Lay the figures out as a table for people."""
     flops = figures["flops_per_picture"]
     lines = [
         f"{figures['preset']} on {figures['device']}: {figures['pictures']} pictures in batches of "
         f"{figures['batch_size']}, {figures['dtype']}",
-        f"{flops['counted'] / 1e9:.4f} GFLOP per picture counted, {flops['formula'] / 1e9:.4f} by the formula; matrix "
-        f"products reach {figures['matrix_flops_per_second'] / 1e9:.1f} GFLOP/s",
+        f"{flops['counted'] / 1e9:.4f} GFLOP per picture counted, {flops['formula'] / 1e9:.4f} by "
+        f"the formula; matrix products reach {figures['matrix_flops_per_second'] / 1e9:.1f} "
+        "GFLOP/s",
         f"{'':<28}{'pictures/s':>12}",
-        *(
-            f"{name:<28}{rate:>12.1f}"
-            for name, rate in figures["pictures_per_second"].items()
-            if name != "ratio"
-        ),
-        f"{'':<28}{'ratio':>12}{'required':>12}",
     ]
+    for name, rate in figures["pictures_per_second"].items():
+        if name != "ratio":
+            lines.append(f"{name:<28}{rate:>12.1f}")
+
+    lines.append(f"{'':<28}{'ratio':>12}{'required':>12}")
     required = REQUIRED[figures["preset"]]
     for name, ratio in figures["ratios"].items():
-        lines.append(
-            f"{name:<28}{ratio:>12.2f}{f'{required[name]:.2f}' if name in required else '–':>12}"
-        )
+        least = f"{required[name]:.2f}" if name in required else "–"
+        lines.append(f"{name:<28}{ratio:>12.2f}{least:>12}")
     return "\n".join(lines)
 
 

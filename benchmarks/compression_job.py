@@ -1,4 +1,4 @@
-"""Does the Ray Data job keep up with a bare loop over the same model, batches and shards?
+"""Pace of the Ray Data job against a bare loop over the same model, batches and shards.
 
     python -m benchmarks.compression_job --workers 2      (after `make repro`)
 
@@ -15,6 +15,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +30,7 @@ from benchmarks.compression import ours, provenance
 from benchmarks.picture_workloads import DEMO_COMPRESSOR, demo_workload
 from components import schema
 from components.model.adapters import COMPRESSION
-from components.store.shards import shard_bytes
+from components.store.shards import encode_rows, shard_bytes
 from components.store.token_store import TokenStore
 from flows.compress import compress
 from flows.running.cluster import connect
@@ -39,31 +41,24 @@ REQUIRED = 0.9
 
 
 def steady_rate(ends: Sequence[End], num_workers: int) -> float:
-    """Pictures per second from the moment at which every worker should have finished its first shard."""
+    """Compute pictures per second from when every worker should have finished a shard."""
     ordered = sorted(ends)
     first, *rest = ordered[num_workers - 1 :]
     return sum(count for _, count in rest) / (rest[-1][0] - first[0])
 
 
 def run_job(params: CompressParams, corpus: Path, output: Path) -> list[End]:
-    """The flow; a file of the store keeps the time at which it was whole."""
+    """Run the flow; a file of the store keeps the time at which it was whole."""
     compress(params, str(corpus), DEMO_COMPRESSOR, output, None)
-    store = TokenStore.open(output)
-    return [
-        ((output / file.name).stat().st_mtime, file.rows)
-        for file in store.manifest.files
-        if file.rows
-    ]
+    files = TokenStore.open(output).manifest.files
+    return [((output / file.name).stat().st_mtime, file.rows) for file in files if file.rows]
 
 
 def run_bare(params: CompressParams, num_pictures: int) -> list[End]:
-    """The loop, in a process per worker."""
+    """Run the loop, in a process per worker."""
+    work = partial(bare_worker, params, num_pictures)
     with ProcessPoolExecutor(params.num_workers, get_context("spawn")) as pool:
-        parts = [
-            pool.submit(bare_worker, params, num_pictures, worker)
-            for worker in range(params.num_workers)
-        ]
-        return [end for part in parts for end in part.result()]
+        return list(chain.from_iterable(pool.map(work, range(params.num_workers))))
 
 
 def bare_worker(params: CompressParams, num_pictures: int, worker: int) -> list[End]:
@@ -72,14 +67,15 @@ def bare_worker(params: CompressParams, num_pictures: int, worker: int) -> list[
     model, size, ends = workload.build(), params.rows_per_shard, []
     model.adapters.merge(COMPRESSION)
     for start in range(worker * size, num_pictures, params.num_workers * size):
-        rows = ours(workload, model, workload.pictures[start : start + size])
+        tokens = ours(workload, model, workload.pictures[start : start + size])
+        rows, _ = encode_rows(tokens, params.codec)
         shard_bytes(rows, provenance(workload, model), params.rows_per_row_group)
         ends.append((time.time(), len(rows.image_ids)))
     return ends
 
 
 def write_corpus(num_pictures: int, path: Path) -> None:
-    """The pictures as a user has them, in a Parquet file."""
+    """Write the pictures as a user has them, in a Parquet file."""
     pictures = demo_workload(num_pictures).pictures
     columns = {
         schema.IMAGE_ID: [item.image_id for item in pictures],
@@ -89,23 +85,26 @@ def write_corpus(num_pictures: int, path: Path) -> None:
 
 
 def report(num_pictures: int, num_workers: int, rounds: int) -> dict[str, Any]:
-    """The two take turns."""
+    """Measure both in turns."""
     params = demo_workload(1).params.model_copy(update={"num_workers": num_workers})
     rates: dict[str, list[float]] = {"job": [], "bare loop": []}
+
+    # The start of Ray is shown apart.
     started = time.perf_counter()
     connect(log_to_driver=False)
     ray_start = time.perf_counter() - started
+
     with tempfile.TemporaryDirectory() as folder:
-        write_corpus(num_pictures, Path(folder) / "pictures.parquet")
+        corpus = Path(folder) / "pictures.parquet"
+        write_corpus(num_pictures, corpus)
         first_shards = []
         for number in range(rounds):
             began = time.time()
-            ends = run_job(
-                params, Path(folder) / "pictures.parquet", Path(folder) / f"store-{number}"
-            )
+            ends = run_job(params, corpus, Path(folder) / f"store-{number}")
             first_shards.append(min(ends)[0] - began)
             rates["job"].append(steady_rate(ends, num_workers))
             rates["bare loop"].append(steady_rate(run_bare(params, num_pictures), num_workers))
+
     medians = {name: statistics.median(found) for name, found in rates.items()}
     return {
         "pictures": num_pictures,
@@ -128,11 +127,11 @@ def main(
     """Measure and print."""
     figures = report(pictures, workers, rounds)
     rates = figures["pictures_per_second"]
+    shard_size = demo_workload(1).params.rows_per_shard
+    print(f"{pictures} pictures, {workers} workers, shards of {shard_size}")
     print(
-        f"{pictures} pictures, {workers} workers, shards of {demo_workload(1).params.rows_per_shard}"
-    )
-    print(
-        f"starting Ray: {figures['ray_start_seconds']:.1f} s; the first shard: {figures['first_shard_seconds']:.1f} s"
+        f"starting Ray: {figures['ray_start_seconds']:.1f} s; the first shard: "
+        f"{figures['first_shard_seconds']:.1f} s"
     )
     print(
         f"steady: job {rates['job']:.1f} pictures/s, bare loop {rates['bare loop']:.1f} pictures/s"

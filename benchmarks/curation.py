@@ -21,9 +21,8 @@ import psutil
 import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 
-from components.presets import preset_sections
-
 from benchmarks.curation_world import MAX_ROWS_PER_CAPTION, expected_rejects, write_world
+from components.presets import preset_sections
 
 ROOT = Path(__file__).parents[1]
 MIB = 2**20

@@ -1,8 +1,9 @@
-"""What compression is measured on: a model and encoded pictures, per preset."""
+"""Workloads of compression: a model and encoded pictures, per preset."""
 
 import io
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import cycle, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ NUM_DIFFERENT = 64  # encoded pictures, which are repeated
 
 
 class Workload(NamedTuple):
-    """How pictures are compressed, the pictures, and the model."""
+    """Settings, pictures and model of a measurement."""
 
     params: CompressParams
     pictures: Sequence[Picture]
@@ -36,26 +37,24 @@ class Workload(NamedTuple):
 
     @property
     def batch_size(self) -> int:
-        """Pictures of a pass; the presets say it."""
+        """Return the pictures of a pass; the presets say it."""
         assert self.params.batch_size
         return self.params.batch_size
 
 
 def demo_workload(num_pictures: int | None) -> Workload:
-    """The test pictures of the demo world and the compressor that `make repro` trained. Raises ValueError."""
+    """Take the test pictures and the compressor of `make repro`. Raises ValueError without them."""
     if not (DEMO_COMPRESSOR.is_dir() and DEMO_PICTURES.is_dir()):
         raise ValueError(
-            f"{DEMO_COMPRESSOR}: there is no trained compressor, or no pictures; run `make repro` first"
+            f"{DEMO_COMPRESSOR}: there is no trained compressor, or no pictures; run `make repro` "
+            "first"
         )
     params = load_params("compress", CompressParams, ROOT / "params.yaml")
-    tables = [
-        pq.read_table(path, columns=[schema.IMAGE])
-        for path in sorted(DEMO_PICTURES.glob("*.parquet"))
-    ]
-    images = [image for table in tables for image in table[schema.IMAGE].to_pylist()]
-    return Workload(
-        params, encoded_pictures(images, num_pictures or len(images)), partial(load_demo, params)
-    )
+    images: list[bytes] = []
+    for path in sorted(DEMO_PICTURES.glob("*.parquet")):
+        images += pq.read_table(path, columns=[schema.IMAGE])[schema.IMAGE].to_pylist()
+    pictures = encoded_pictures(images, num_pictures or len(images))
+    return Workload(params, pictures, partial(load_demo, params))
 
 
 def load_demo(params: CompressParams) -> DoubleForward:
@@ -66,7 +65,10 @@ def load_demo(params: CompressParams) -> DoubleForward:
 
 
 def large_workload(num_pictures: int | None) -> Workload:
-    """The 7B preset on one GPU: random weights, and JPEG pictures as smooth as photographs. Raises ValueError."""
+    """Take random weights of the 7B preset on one GPU, and JPEGs as smooth as photographs.
+
+    Raises ValueError without a GPU.
+    """
     if not torch.cuda.is_available():
         raise ValueError("the shapes of LLaVA-1.5-7B need a GPU, and PyTorch sees none")
     params = load_preset("compress", CompressParams, "llava-1.5-7b", ROOT)
@@ -76,7 +78,7 @@ def large_workload(num_pictures: int | None) -> Workload:
 
 
 def build_large() -> DoubleForward:
-    """Adapters that do something: LoRA starts as the identity, so its second matrix is drawn."""
+    """Build the model; LoRA starts as the identity, so its second matrix is drawn."""
     model = large_model(load_preset("train", TrainParams, "llava-1.5-7b", ROOT)).eval()
     generator = torch.Generator(model.backbone.device).manual_seed(1)
     for name, parameter in model.named_parameters():
@@ -86,21 +88,19 @@ def build_large() -> DoubleForward:
 
 
 def jpeg(rng: np.random.Generator) -> bytes:
-    """An encoded picture with large smooth areas and a little grain."""
-    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
-        PHOTO_SIZE, Image.Resampling.BICUBIC
-    )
-    grain = rng.normal(0, 6, (*PHOTO_SIZE[::-1], 3))
+    """Draw an encoded picture with large smooth areas and a little grain."""
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize(PHOTO_SIZE, Image.Resampling.BICUBIC))
+    grainy = smooth + rng.normal(0, 6, (*PHOTO_SIZE[::-1], 3))
     stream = io.BytesIO()
-    Image.fromarray((np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8)).save(
-        stream, "JPEG", quality=90
-    )
+    picture = Image.fromarray(grainy.clip(0, 255).astype(np.uint8))
+    picture.save(stream, "JPEG", quality=90)
     return stream.getvalue()
 
 
 def encoded_pictures(images: Sequence[bytes], count: int) -> list[Picture]:
-    """`count` pictures, the images over and over."""
+    """Make `count` pictures of the images, over and over."""
+    repeated = islice(cycle(images), count)
     return [
-        Picture(f"{number:09d}", partial(bytes, images[number % len(images)]))
-        for number in range(count)
+        Picture(f"{number:09d}", partial(bytes, image)) for number, image in enumerate(repeated)
     ]

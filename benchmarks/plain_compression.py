@@ -28,7 +28,7 @@ def undo_shortcuts(model: DoubleForward) -> DoubleForward:
 
 
 def plain_pixels(model: DoubleForward, pictures: Sequence[Picture]) -> Tensor:
-    """Decode and preprocess, one after the other: (pictures, channels, height, width)."""
+    """Decode and preprocess one after the other: (pictures, channels, height, width)."""
     backbone, pixels = model.backbone, []
     for picture in pictures:
         image = Image.open(io.BytesIO(picture.load())).convert("RGB")
@@ -40,21 +40,22 @@ def plain_pixels(model: DoubleForward, pictures: Sequence[Picture]) -> Tensor:
 
 @torch.inference_mode()
 def plain_tokens(model: DoubleForward, pixels: Tensor) -> np.ndarray:
-    """The forward pass of the whole model: float32 summary tokens (pictures, summary tokens, dim)."""
-    vlm, rows = model.backbone.vlm, len(pixels)
+    """Run the whole model: float32 summary tokens (pictures, summary tokens, dim)."""
+    vlm, backbone, rows = model.backbone.vlm, model.backbone, len(pixels)
     ids = prompt_ids(model).expand(rows, -1)
-    mask = torch.ones(
-        rows, ids.shape[1] + model.num_summary_tokens, dtype=torch.long, device=ids.device
-    )
+    length = ids.shape[1] + model.num_summary_tokens
+    mask = torch.ones(rows, length, dtype=torch.long, device=ids.device)
+
+    # The features of the pictures take the places of their placeholders.
     embeddings = vlm.get_input_embeddings()(ids)
-    queries = model.queries(rows).to(embeddings.dtype)
-    features = vlm.model.get_image_features(
-        pixel_values=pixels.to(model.backbone.device, model.backbone.dtype)
-    )
+    pixels = pixels.to(backbone.device, backbone.dtype)
+    features = vlm.model.get_image_features(pixel_values=pixels)
     images = torch.cat(list(features.pooler_output)).to(embeddings.dtype)
-    embeddings = embeddings.masked_scatter(
-        (ids == model.backbone.image_token_id)[..., None], images
-    )
+    is_image = (ids == backbone.image_token_id)[..., None]
+    embeddings = embeddings.masked_scatter(is_image, images)
+
+    # The hidden states behind the queries are the summary tokens.
+    queries = model.queries(rows).to(embeddings.dtype)
     with model.adapters.use(COMPRESSION):
         output = vlm(
             inputs_embeds=torch.cat([embeddings, queries], dim=1),
@@ -66,10 +67,9 @@ def plain_tokens(model: DoubleForward, pixels: Tensor) -> np.ndarray:
 
 
 def prompt_ids(model: DoubleForward) -> Tensor:
-    """BOS, the picture's placeholders in their frame, the prompt: (1, tokens)."""
+    """Join BOS, the picture's placeholders in their frame and the prompt: (1, tokens)."""
     before, after = (torch.tensor(ids, dtype=torch.long) for ids in model.backbone.chat.frame_ids)
-    picture = torch.full(
-        (num_image_tokens(model.backbone.vlm.config),), model.backbone.image_token_id
-    )
+    num_tokens = num_image_tokens(model.backbone.vlm.config)
+    picture = torch.full((num_tokens,), model.backbone.image_token_id)
     ids = [model.bos_ids.cpu(), before, picture, after, model.prompt_ids.cpu()]
     return torch.cat(ids)[None].to(model.backbone.device)

@@ -1,4 +1,4 @@
-"""How fast a store gives one picture of many: from a reader that was just opened, from an open one, and streaming.
+"""Pace of reading a store: one picture of many, from a new or an open reader, and streaming.
 
     python -m benchmarks.store /scratch/somewhere
 
@@ -62,6 +62,8 @@ def main(
         compute={},
         libraries={},
     )
+
+    # The store is random, and goes whatever happens.
     store = folder.resolve() / f"store-{os.getpid()}"
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -70,17 +72,16 @@ def main(
         print(f"{num_pictures} pictures, {num_summary_tokens} × {dim} {codec}, {size / 1e9:.2f} GB")
         print("| read | median ms | 99th percentile ms |")
         print("|---|---|---|")
-        wanted = [
-            picture_id(int(number))
-            for number in np.random.default_rng(1).integers(0, num_pictures, reads)
-        ]
+        drawn = np.random.default_rng(1).integers(0, num_pictures, reads).tolist()
+        wanted = [picture_id(number) for number in drawn]
         show("one picture, new process, cold files", cold_reads(store, wanted))
         show("one picture, open reader", open_reads(store, wanted))
         show("pyarrow dataset with a filter, open", plain_reads(store, wanted[:10]))
         seconds = stream(store)
         raw = num_pictures * num_summary_tokens * dim * 4
         print(
-            f"streaming: {size / seconds / 1e6:.0f} MB/s of the files, {raw / seconds / 1e6:.0f} MB/s of float32"
+            f"streaming: {size / seconds / 1e6:.0f} MB/s of the files, "
+            f"{raw / seconds / 1e6:.0f} MB/s of float32"
         )
     finally:
         shutil.rmtree(store, ignore_errors=True)
@@ -88,7 +89,7 @@ def main(
 
 
 def picture_id(number: int) -> str:
-    """Ids as a corpus of files has them."""
+    """Make an id as a corpus of files has it."""
     return f"pictures/{number // 1000:05d}/{number:09d}.jpg"
 
 
@@ -99,27 +100,26 @@ def write(
     rows_per_shard: int,
     rows_per_row_group: int,
 ) -> None:
-    """A store of normally distributed tokens, by the functions that `compress` calls."""
+    """Write a store of normally distributed tokens, by the functions that `compress` calls."""
     rng = np.random.default_rng(0)
     with work.work_folder(store, "benchmark") as place:
         reports = []
         for number, start in enumerate(range(0, num_pictures, rows_per_shard)):
-            ids = [
-                picture_id(picture)
-                for picture in range(start, min(start + rows_per_shard, num_pictures))
-            ]
+            stop = min(start + rows_per_shard, num_pictures)
+            ids = [picture_id(picture) for picture in range(start, stop)]
             shape = (len(ids), provenance.num_summary_tokens, provenance.dim)
             sizes = np.full(len(ids), 336, np.int32)
-            rows = shards.TokenRows(ids, sizes, sizes, rng.standard_normal(shape, np.float32))
+            tokens = shards.TokenRows(ids, sizes, sizes, rng.standard_normal(shape, np.float32))
+            rows, _ = shards.encode_rows(tokens, provenance.codec)
             data = shards.shard_bytes(rows, provenance, rows_per_row_group)
-            reports.append(work.finish_shard(place, number, data, len(ids), []))
+            reports.append(work.finish_shard(place, number, data, rows.image_ids, []))
         work.publish_store(
             place, store, provenance, {"kind": "random", "rows": num_pictures}, {}, reports, []
         )
 
 
 def cold_reads(store: Path, wanted: list[str]) -> Iterator[float]:
-    """Seconds of opening the store and reading one picture, each in a process of its own."""
+    """Time opening the store and reading one picture, each in a process of its own."""
     for image_id in wanted:
         forget(store)
         done = subprocess.run(
@@ -132,7 +132,7 @@ def cold_reads(store: Path, wanted: list[str]) -> Iterator[float]:
 
 
 def open_reads(store: Path, wanted: list[str]) -> Iterator[float]:
-    """Seconds of one picture each, from a reader that has served these files before."""
+    """Time one picture each, from a reader that has served these files before."""
     reader = TokenStore.open(store)
     reader.tokens(wanted)
     for image_id in wanted:
@@ -142,7 +142,7 @@ def open_reads(store: Path, wanted: list[str]) -> Iterator[float]:
 
 
 def plain_reads(store: Path, wanted: list[str]) -> Iterator[float]:
-    """Seconds of one picture each by pyarrow alone."""
+    """Time one picture each by pyarrow alone."""
     dataset = ds.dataset(store, format="parquet")
     for image_id in wanted:
         start = time.perf_counter()
@@ -151,7 +151,7 @@ def plain_reads(store: Path, wanted: list[str]) -> Iterator[float]:
 
 
 def stream(store: Path) -> float:
-    """Seconds of reading and decoding every token once."""
+    """Time reading and decoding every token once."""
     forget(store)
     start = time.perf_counter()
     for _ in TokenStore.open(store).iter_batches():
@@ -167,7 +167,7 @@ def forget(store: Path) -> None:
 
 
 def show(name: str, seconds: Iterator[float]) -> None:
-    """A line of the table."""
+    """Print a line of the table."""
     times = [1000 * each for each in seconds]
     print(
         f"| {name} | {statistics.median(times):.2f} | {np.percentile(times, 99):.2f} |", flush=True

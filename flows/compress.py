@@ -1,4 +1,4 @@
-"""Stage and batch job `compress`: pictures -> summary tokens in a store that `search` and `answer` open.
+"""Stage and job `compress`: pictures -> summary tokens in a store for `search` and `answer`.
 
     python -m flows.compress data/curated/images/test models/compressor data/compressed/test
     python -m flows.compress 's3://bucket/cc3m/*.tar' models/compressor data/compressed/cc3m
@@ -45,7 +45,7 @@ from components.store.absence import NOTE, reason_not_stored, write_reason
 from components.store.codecs import code_type
 from components.store.manifest import MANIFEST, Manifest, write_json
 from components.store.provenance import Provenance, StoreError, differences
-from components.store.rejects import Reject, reject_counts
+from components.store.rejects import reject_counts
 from components.store.store_work import (
     ShardReport,
     fingerprint,
@@ -76,25 +76,27 @@ SHOWN_REJECTS = 5
 def compress(
     params: CompressParams, images: str, compressor: Path, output: Path, base: str | None
 ) -> Manifest | None:
-    """Compress a corpus into the store `output`; a finished store of the same corpus and model is left as it is.
+    """Compress a corpus into the store `output`; a finished store of the same inputs stays.
 
     A method whose tokens depend on the question has nothing to store: the reason is left there
-    instead, and None comes back.
-
-    Raises ValueError (StoreError): bad corpus, no compressor, a different store in the way, too
-    many rejects.
+    instead, and None comes back. Raises ValueError (StoreError): bad corpus, no compressor, a
+    different store in the way, too many rejects.
     """
+    # Nothing is read before it is known that the output may be written.
     images = images if is_uri(images) else os.path.abspath(images)
     output = checked_place(output, [images, compressor, *([base] if base else [])])
     check_output(output)
+
+    # What the compressor makes, from its files alone; a codec that cannot hold it is refused here.
     compressor = compressor.resolve()
-    name = read_config(compressor).method.name
-    if why := method_class(name).why_not_stored:
-        write_reason(output, name, why, params.dtype)
+    method = read_config(compressor).method.name
+    if why := method_class(method).why_not_stored:
+        write_reason(output, method, why, params.dtype)
         return None
-    provenance = provenance_of(compressor, params.codec, params.dtype, params.num_summary_tokens)
-    # raises now, not after the first shard
-    code_type(params.codec, provenance.num_summary_tokens, provenance.dim)
+    provenance = stored_provenance(params, compressor)
+    code_type(provenance.codec, provenance.num_summary_tokens, provenance.dim)
+
+    # The listing of the corpus decides whether a store that is there already is the one wanted.
     params = params.model_copy(update={"allowed_roots": allowed_roots(params.allowed_roots)})
     corpus = list_corpus(images, params.picture_suffixes, params.allowed_roots)
     states = look_at_files(corpus)
@@ -102,9 +104,11 @@ def compress(
         return check_finished(params, provenance, corpus, states, output)
     base = find_base(compressor, base)
     check_base(compressor, base)
-    inputs = {"files": corpus.files, "times": states.times, "code": code_of(ENTRIES, name)}
-    name = fingerprint({**_inputs(params, provenance, corpus), **inputs})
-    with work_folder(output, name) as work:
+
+    # A run goes on from the shards of one that was killed, if all that decides them is the same.
+    inputs = {"files": corpus.files, "times": states.times, "code": code_of(ENTRIES, method)}
+    run = fingerprint({**_inputs(params, provenance, corpus), **inputs})
+    with work_folder(output, run) as work:
         states = note_states(work, states)
         task = Task(
             kind=corpus.kind,
@@ -117,10 +121,9 @@ def compress(
         shards = list(plan_shards(corpus, params.rows_per_shard))
         params = with_batch_size(params, task, shards)
         reports = compress_shards(params, task, shards)
-        if differences(
-            provenance,
-            provenance_of(compressor, params.codec, params.dtype, params.num_summary_tokens),
-        ):
+
+        # The store says of itself what is true now that all is done.
+        if differences(provenance, stored_provenance(params, compressor)):
             raise StoreError(f"{compressor}: changed while it was in use; run again")
         rows = check_rejects(corpus, reports, params.max_reject_fraction)
         description = {**corpus_identity(corpus), "rows": rows, "skipped_files": corpus.skipped}
@@ -132,21 +135,26 @@ def compress(
     return manifest
 
 
+def stored_provenance(params: CompressParams, compressor: Path) -> Provenance:
+    """Return the provenance of the store; from here on it says how many tokens a picture has."""
+    return provenance_of(compressor, params.codec, params.dtype, params.num_summary_tokens)
+
+
 def check_output(output: Path) -> None:
-    """Raises StoreError for a folder with other things than a store, before the pictures are listed."""
+    """Raise StoreError for a folder with other things than a store, before pictures are listed."""
     names = sorted(path.name for path in output.iterdir()) if output.exists() else []
     if names and MANIFEST not in names and NOTE not in names:
         raise StoreError(
-            f"{output}: holds {', '.join(names[:3])}, and has no {MANIFEST}, so it is no finished store; choose "
-            "another folder"
+            f"{output}: holds {', '.join(names[:3])}, and has no {MANIFEST}, so it is no finished "
+            "store; choose another folder"
         )
 
 
 def with_batch_size(params: CompressParams, task: Task, shards: list[Shard]) -> CompressParams:
-    """Params with a batch size; one that was found holds for the whole run, also after a kill."""
-    note = task.work / BATCH_SIZE
+    """Fill in the batch size; one that was found holds for the whole run, also after a kill."""
     if params.batch_size is not None or not shards:
         return params
+    note = task.work / BATCH_SIZE
     if not note.is_file():
         connect()
         worker = probe_batch_size.options(
@@ -162,91 +170,92 @@ def with_batch_size(params: CompressParams, task: Task, shards: list[Shard]) -> 
 def check_finished(
     params: CompressParams, provenance: Provenance, corpus: Corpus, states: FileStates, output: Path
 ) -> Manifest:
-    """The manifest of a store that already is what this run would write. Raises StoreError for anything else."""
+    """Return the manifest of a store that this run would write. Raises StoreError for another."""
     store = TokenStore.open(output)
     inputs = _inputs(params, provenance, corpus)
-    differing = [
-        f"{key}: {found.get(key)} != {value}"
-        for found, wanted in (
-            (store.manifest.corpus, inputs["corpus"]),
-            (store.manifest.settings, inputs["settings"]),
-        )
-        for key, value in wanted.items()
-        # None: whatever was found
-        if found.get(key) != value and (key, value) != ("batch_size", None)
-    ]
+    differing = []
+    for part in ("corpus", "settings"):
+        found = getattr(store.manifest, part)
+        for key, value in inputs[part].items():
+            # A batch size of None takes whatever was found.
+            if found.get(key) != value and (key, value) != ("batch_size", None):
+                differing.append(f"{key}: {found.get(key)} != {value}")
     differing += differences(store.provenance, provenance)
-    differing = differing or content_differences(params, corpus, states, store.manifest, output)
+
+    # Pictures are read only if everything else is the same.
+    if not differing and not has_same_content(params, corpus, states, store.manifest, output):
+        differing.append("pictures have changed since")
     if differing:
         raise StoreError(
-            f"{output}: holds another store (found != wanted): {'; '.join(differing)}; remove it, or choose another "
-            "folder"
+            f"{output}: holds another store (found != wanted): {'; '.join(differing)}; remove it, "
+            "or choose another folder"
         )
     store.verify()
     return store.manifest
 
 
-def content_differences(
+def has_same_content(
     params: CompressParams, corpus: Corpus, states: FileStates, manifest: Manifest, output: Path
-) -> list[str]:
-    """What is other in the pictures than when they were compressed; they are read unless none was touched since."""
-    if CONTENT not in manifest.corpus:
-        return ["an older version wrote it and did not note what the pictures hold"]
+) -> bool:
+    """Return whether the pictures are those of the store; untouched ones are not read."""
     if is_remembered(output, states):
-        return []
+        return True
     print(
         "compress: reads the pictures, to compare them with those that the store was made of",
         flush=True,
     )
-    found = read_content(
-        corpus, list(plan_shards(corpus, params.rows_per_shard)), params.max_picture_bytes
-    )
-    if found != manifest.corpus[CONTENT]:
-        return ["pictures have changed since"]
+    shards = list(plan_shards(corpus, params.rows_per_shard))
+    found = read_content(corpus, shards, params.max_picture_bytes, params.allowed_roots)
+    if found != manifest.corpus.get(CONTENT):
+        return False
     remember(output, states)
-    return []
+    return True
 
 
 def compress_shards(params: CompressParams, task: Task, shards: list[Shard]) -> list[ShardReport]:
     """Finish every shard; those that an earlier run finished are only checked."""
     noted = [str(shard.number) for shard in shards if noted_shard(task.work, shard.number)]
-    kept = {
-        number
-        for number in run_tasks(partial(check_shard, task.work), noted, params.num_workers)
-        if number >= 0
-    }
-    todo = [shard for shard in shards if shard.number not in kept]
+    whole = set(run_tasks(partial(check_shard, task.work), noted, params.num_workers))
+    todo = [shard for shard in shards if shard.number not in whole]
     print(
-        f"compress: {len(shards)} files to write, {len(kept)} of them whole from an earlier run",
+        f"compress: {len(shards)} files to write, {len(shards) - len(todo)} of them whole from an "
+        "earlier run",
         flush=True,
     )
     if todo:
         show_progress(run_workers(params, task, todo), {shard.number: shard.size for shard in todo})
-    reports = [noted_shard(task.work, shard.number) for shard in shards]
-    missing = [
-        shard.number for shard, report in zip(shards, reports, strict=True) if report is None
-    ]
+
+    # The workers may be on other machines: are their files here?
+    reports, missing = [], []
+    for shard in shards:
+        if report := noted_shard(task.work, shard.number):
+            reports.append(report)
+        else:
+            missing.append(shard.number)
     if missing:
         raise StoreError(
-            f"{task.work}: files {missing} are missing; do all machines of the cluster share this folder?"
+            f"{task.work}: files {missing} are missing; do all machines of the cluster share this "
+            "folder?"
         )
-    return [report for report in reports if report]
+    return reports
 
 
 def check_shard(work: Path, number: str) -> int:
-    """The number of a shard whose bytes are those of its note, else -1."""
+    """Return the number of a shard whose bytes are those of its note, else -1."""
     return int(number) if finished_shard(work, int(number)) and has_note(work, int(number)) else -1
 
 
 def run_workers(
     params: CompressParams, task: Task, shards: list[Shard]
 ) -> Iterator[dict[str, int]]:
-    """Number and counts of each shard as the workers finish them, in any order."""
+    """Yield number and counts of each shard as the workers finish them, in any order."""
     connect()
     num_workers = min(params.num_workers, len(shards))
     check_resources(
         num_workers, params.cpus_per_worker + params.decoders_per_worker, params.gpus_per_worker
     )
+
+    # Ray starts a worker that died again without end; the workers themselves count.
     (task.work / STARTS).unlink(missing_ok=True)
     rows = [{"shard": json.dumps(shard._asdict())} for shard in shards]
     finished = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
@@ -260,12 +269,15 @@ def run_workers(
         ),
         num_cpus=params.cpus_per_worker,
         num_gpus=params.gpus_per_worker,
-    )  # Ray starts a worker that died again without end; the workers themselves count
+    )
     yield from finished.iter_rows()
 
 
 def show_progress(finished: Iterable[dict[str, int]], sizes: dict[int, int]) -> None:
-    """Print pictures done, pace, rejects and time left; `sizes` are the shares of the shards in the work."""
+    """Print pictures done, pace, rejects and time left.
+
+    `sizes` are the shares of the shards in the work.
+    """
     total, done, pictures, rejects = sum(sizes.values()), 0, 0, 0
     progress = Progress("compress", "pictures", total)
     for shard in finished:
@@ -277,17 +289,18 @@ def show_progress(finished: Iterable[dict[str, int]], sizes: dict[int, int]) -> 
 
 
 def check_rejects(corpus: Corpus, reports: list[ShardReport], max_fraction: float) -> int:
-    """How many pictures there were.
+    """Count the pictures, rejects too, and show some rejects.
 
     Raises ValueError, by reason and with examples, when too many or all of them cannot be
     compressed.
     """
-    rejects: list[Reject] = [
-        *corpus.rejects,
-        *(reject for report in reports for reject in report.rejects),
-    ]
+    rejects = list(corpus.rejects)
+    for report in reports:
+        rejects += report.rejects
     rows_in = len(rejects) + sum(report.file.rows for report in reports)
     assert num_listed(corpus) in (None, rows_in), "a picture was lost or counted twice"
+
+    # A few rejects say more than their counts.
     for reject in rejects[:SHOWN_REJECTS]:
         print(
             f"compress: reject {reject.image_id!r}: {reject.reason}: {reject.detail}",
@@ -295,13 +308,15 @@ def check_rejects(corpus: Corpus, reports: list[ShardReport], max_fraction: floa
         )
     if len(rejects) == rows_in or len(rejects) > max_fraction * rows_in:
         raise ValueError(
-            f"{corpus.root}: {len(rejects)} of {rows_in} pictures cannot be compressed {reject_counts(rejects)}, more "
-            f"than compress.max_reject_fraction {max_fraction:g}; repair or remove them, or raise it in params.yaml"
+            f"{corpus.root}: {len(rejects)} of {rows_in} pictures cannot be compressed "
+            f"{reject_counts(rejects)}, more than compress.max_reject_fraction {max_fraction:g}; "
+            "repair or remove them, or raise it in params.yaml"
         )
     return rows_in
 
 
 def _inputs(params: CompressParams, provenance: Provenance, corpus: Corpus) -> dict[str, Any]:
+    """Collect what a finished store is compared by."""
     return {
         "provenance": provenance.model_dump(mode="json"),
         "corpus": corpus_identity(corpus),
@@ -314,7 +329,8 @@ def main(
     images: Annotated[
         str,
         typer.Argument(
-            help="Folder of pictures, Parquet, CSV or JSON lines of places, or tars; path or s3://…."
+            help="Folder of pictures, Parquet, CSV or JSON lines of places, or tars; path or "
+            "s3://…."
         ),
     ],
     compressor: Annotated[Path, typer.Argument(help="Folder that `train` wrote.")],
@@ -324,22 +340,20 @@ def main(
     base: Annotated[
         str | None,
         typer.Option(
-            help="Base model, folder or hub id; otherwise the one the compressor names, beside it or on the hub."
+            help="Base model, folder or hub id; otherwise the one the compressor names, beside it "
+            "or on the hub."
         ),
     ] = None,
 ) -> None:
-    """Compress pictures into a store of summary tokens, with the section `compress` of params.yaml."""
+    """Compress pictures into a store of summary tokens, by section `compress` of params.yaml."""
     die_with_parent()
     manifest = compress(load_params("compress", CompressParams), images, compressor, output, base)
     if manifest is None:
         print(f"compress: nothing is stored in {output}: {reason_not_stored(output)}")
         return
     kept = f"{manifest.rows_kept} of {manifest.rows_in} pictures in {len(manifest.files)} files"
-    others = (
-        f", other files: {manifest.corpus['skipped_files']}"
-        if manifest.corpus["skipped_files"]
-        else ""
-    )
+    skipped = manifest.corpus["skipped_files"]
+    others = f", other files: {skipped}" if skipped else ""
     print(f"compress: {output} holds {kept}, rejects: {manifest.rows_rejected or 0}{others}")
 
 

@@ -1,8 +1,8 @@
-"""Job `recode`: a store with fewer bytes, or fewer tokens per picture, from a store; no picture is opened.
+"""Job `recode`: a store with fewer bytes or tokens per picture, from a store; no picture is opened.
 
-    python -m flows.recode data/compressed/test data/compressed/small --codec rotated4 --num-summary-tokens 2
-    python -m flows.recode data/compressed/test data/compressed/small --codec fitted --bytes-per-picture 64
-    python -m flows.recode data/compressed/more data/compressed/small2 --codec fitted --fit-of data/compressed/small
+    python -m flows.recode data/compressed/test small --codec rotated4 --num-summary-tokens 2
+    python -m flows.recode data/compressed/test small --codec fitted --bytes-per-picture 64
+    python -m flows.recode data/compressed/more small2 --codec fitted --fit-of small
 
 Ray Data hands the files to tasks; a run that was killed goes on from the finished ones, and the
 store appears by one rename. `answer` and `search` read the result as they read the original. Codec
@@ -11,25 +11,25 @@ are to be read together need one fit.
 """
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from components.files.code import code_sha256
-from components.files.outputs import checked_place
 from components.store.codecs import CODECS, FITTED, Codec, picture_bytes
 from components.store.fit import Fit, fit_bytes, read_fit
 from components.store.manifest import REJECTS, Manifest
 from components.store.provenance import Provenance, StoreError
 from components.store.recode import fit_codec, recode_shard, recoded_provenance, recoded_settings
 from components.store.rejects import read_rejects
+from components.store.shards import shard_bytes
 from components.store.store_work import (
     fingerprint,
     finish_shard,
     finished_shard,
     fit_path,
+    new_store_place,
     place_fit,
     publish_store,
     work_folder,
@@ -52,14 +52,15 @@ def recode(
     num_workers: int,
     fit: Fit | None = None,
 ) -> Manifest:
-    """Write the store `output`. Raises StoreError: damaged or unfit store, or something in the way."""
-    folder, output = folder.resolve(), new_place(output, [folder])
+    """Write the store `output`. Raises StoreError: damaged or unfit store, or one in the way."""
+    folder, output = folder.resolve(), new_store_place(output, [folder])
     manifest = TokenStore.open(folder).manifest
-    kept = (
-        manifest.provenance.num_summary_tokens if num_summary_tokens is None else num_summary_tokens
-    )
-    wanted = recoded_provenance(manifest.provenance, codec, kept, fit)
+    if num_summary_tokens is None:
+        num_summary_tokens = manifest.provenance.num_summary_tokens
+    wanted = recoded_provenance(manifest.provenance, codec, num_summary_tokens, fit)
     settings = recoded_settings(manifest, wanted)
+
+    # Whatever decides a byte of the output is in the name of the work folder.
     inputs = {
         "manifest": manifest.model_dump(mode="json"),
         "settings": settings,
@@ -70,50 +71,39 @@ def recode(
         if fit is not None:
             place_fit(work, fit_bytes(fit))
         recode_files(folder, manifest, wanted, work, num_workers)
-        reports = [
-            report
-            for number in range(len(manifest.files))
-            if (report := finished_shard(work, number))
-        ]
-        if len(reports) < len(manifest.files):
+
+        # Tasks on other machines wrote the files: are they here, and whole?
+        reports = [finished_shard(work, number) for number in range(len(manifest.files))]
+        whole = [report for report in reports if report is not None]
+        if len(whole) < len(reports):
             raise StoreError(
-                f"{work}: not all files are whole; do all machines of the cluster share this folder?"
+                f"{work}: not all files are whole; do all machines of the cluster share this "
+                "folder?"
             )
         rejects = read_rejects(folder / REJECTS)
-        return publish_store(work, output, wanted, manifest.corpus, settings, reports, rejects)
-
-
-def new_place(output: Path, inputs: Sequence[Path]) -> Path:
-    """Where the store is written. Raises OutputError, StoreError when something is there."""
-    output = checked_place(output, inputs)
-    if output.exists() and any(output.iterdir()):
-        raise StoreError(f"{output}: exists already; remove it, or choose another folder")
-    return output
+        return publish_store(work, output, wanted, manifest.corpus, settings, whole, rejects)
 
 
 def recode_files(
     folder: Path, manifest: Manifest, wanted: Provenance, work: Path, num_workers: int
 ) -> None:
-    """Finish every file in the work folder; those that an earlier run finished are left as they are."""
+    """Finish every file in the work folder, but for those that an earlier run finished."""
     rows_per_row_group = int(manifest.settings["rows_per_row_group"])
-    provenance = manifest.provenance
+    provenance, files = manifest.provenance, manifest.files
 
     def run(piece: str) -> int:
-        path = folder / manifest.files[int(piece)].name
+        path = folder / files[int(piece)].name
         fit = read_fit(fit_path(work).read_bytes()) if wanted.codec == FITTED else None
-        data, rows, rejects = recode_shard(path, provenance, wanted, rows_per_row_group, fit)
-        finish_shard(work, int(piece), data, rows, rejects)
-        return rows
+        rows, rejects = recode_shard(path, provenance, wanted, fit)
+        data = shard_bytes(rows, wanted, rows_per_row_group, fit)
+        finish_shard(work, int(piece), data, rows.image_ids, rejects)
+        return len(rows.image_ids)
 
-    todo = [number for number in range(len(manifest.files)) if finished_shard(work, number) is None]
-    num_earlier = len(manifest.files) - len(todo)
-    print(
-        f"recode: {len(manifest.files)} files, {num_earlier} of them from an earlier run",
-        flush=True,
-    )
-    for done, _ in enumerate(
-        run_tasks(run, [str(number) for number in todo], num_workers), start=1
-    ):
+    # A run that was killed goes on from the files that it finished.
+    todo = [str(number) for number in range(len(files)) if finished_shard(work, number) is None]
+    num_earlier = len(files) - len(todo)
+    print(f"recode: {len(files)} files, {num_earlier} of them from an earlier run", flush=True)
+    for done, _ in enumerate(run_tasks(run, todo, num_workers), start=1):
         print(f"recode: {done}/{len(todo)} files", flush=True)
 
 
@@ -124,19 +114,22 @@ def find_fit(
     fit_of: Path | None,
     fit_pictures: int,
 ) -> Fit:
-    """The fit of codec `fitted`: that of another store, or a new one to the pictures of this. Raises StoreError."""
-    if (bytes_per_picture is None) == (fit_of is None):
-        raise StoreError(f"--codec {FITTED} needs either --bytes-per-picture or --fit-of")
-    if fit_of is not None:
+    """Take the fit of another store, or fit codec `fitted` to this one. Raises StoreError."""
+    if fit_of is not None and bytes_per_picture is None:
         if (fit := TokenStore.open(fit_of).fit) is None:
             raise StoreError(f"{fit_of}: is not in codec {FITTED}, so it has no fit")
         return fit
+    if fit_of is not None or bytes_per_picture is None:
+        raise StoreError(f"--codec {FITTED} needs either --bytes-per-picture or --fit-of")
+
+    # The error of pictures that were held out says what the codec costs.
     store = TokenStore.open(folder)
     kept = num_summary_tokens or store.provenance.num_summary_tokens
-    fitting = fit_codec(store, kept, bytes_per_picture or 0, fit_pictures)
+    fitting = fit_codec(store, kept, bytes_per_picture, fit_pictures)
     print(
         f"recode: fitted to {fitting.num_pictures} pictures: {len(fitting.fit.bits)} directions, "
-        f"{fitting.fit.num_bytes} bytes; error of {fitting.num_held_out} other pictures {fitting.error:.3f}",
+        f"{fitting.fit.num_bytes} bytes; error of {fitting.num_held_out} other pictures "
+        f"{fitting.error:.3f}",
         flush=True,
     )
     return fitting.fit
@@ -165,15 +158,17 @@ def main(
 
     def job() -> Manifest:
         fit = None
-        # before a fit, which takes its time
-        new_place(output, [store, *([fit_of] if fit_of else [])])
+        # The place is checked before a fit is made, which takes its time.
+        new_store_place(output, [store, *([fit_of] if fit_of else [])])
         if codec == FITTED:
             fit = find_fit(store, num_summary_tokens, bytes_per_picture, fit_of, fit_pictures)
         manifest = recode(store, output, codec, num_summary_tokens, num_workers, fit)
-        kept = manifest.provenance
-        size = picture_bytes(kept.codec, kept.num_summary_tokens, kept.dim, fit)
+
+        wanted = manifest.provenance
+        size = picture_bytes(wanted.codec, wanted.num_summary_tokens, wanted.dim, fit)
         print(
-            f"recode: {output} holds {manifest.rows_kept} pictures in {len(manifest.files)} files, {size} bytes each"
+            f"recode: {output} holds {manifest.rows_kept} pictures in {len(manifest.files)} files, "
+            f"{size} bytes each"
         )
         return manifest
 

@@ -1,4 +1,4 @@
-"""Job `verify`: read every byte of a store and say all that is wrong with it, a line for each fault.
+"""Job `verify`: read every byte of a store and name all that is wrong with it, a line a fault.
 
     python -m flows.verify data/compressed/test --num-threads 8
 
@@ -17,16 +17,18 @@ from typing import Annotated
 import typer
 
 from components.store.manifest import Manifest, StoredShard, all_files, read_manifest
-from components.store.verification import file_content_faults, folder_faults, whole_fit
+from components.store.verification import file_content_faults, folder_faults, intact_fit
 from flows.running.endings import ending
 from flows.running.progress import Progress
 from flows.running.stored_corpus import run_job
 
 
 def verify(folder: Path, manifest: Manifest, num_threads: int) -> Iterator[str]:
-    """Every fault, as it is found. Prints progress."""
+    """Yield every fault as it is found, and print progress."""
     yield from folder_faults(folder, manifest)
-    fit = whole_fit(folder, manifest)
+
+    # Every file is read by one of the threads.
+    fit = intact_fit(folder, manifest)
 
     def check(file: StoredShard) -> tuple[int, list[str]]:
         return file.bytes, file_content_faults(folder / file.name, file, manifest, fit)
@@ -53,6 +55,7 @@ def main(
         num_faults += 1
     if num_faults:
         sys.exit(f"verify: {store}: {num_faults} faults; restore these files, or compress again")
+
     size = sum(file.bytes for file in all_files(manifest))
     rejected = sum(manifest.rows_rejected.values())
     print(

@@ -1,4 +1,4 @@
-"""The examples of docs/store.md, run as they stand: plain readers give the ids and the tokens of ours."""
+"""Examples of docs/store.md, run as they stand: plain readers give our ids and tokens."""
 
 import re
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""Pictures into stored summary tokens: the corpus, the compressor, the codecs, and the Parquet store."""
+"""From pictures to stored summary tokens: the corpus, decoding, and the compression pass."""

@@ -1,4 +1,4 @@
-"""How many pictures a pass takes best: more are faster up to a point, and then they no longer fit the memory."""
+"""Batch size: more pictures in a pass are faster up to a point, then they do not fit the memory."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,10 @@ PASSES = 3  # timed, of each size
 
 
 def find_batch_size(model: Method, picture: PreparedPictures) -> int:
-    """A power of two, by passes over copies of one picture. Raises torch.OutOfMemoryError if not even one fits."""
+    """Find the fastest power of two by passes over copies of one picture.
+
+    Raises torch.OutOfMemoryError if not even one fits.
+    """
     return largest_gain(lambda batch_size: picture_rate(model, merge([picture] * batch_size)))
 
 
@@ -34,7 +37,7 @@ def largest_gain(rate: Callable[[int], float]) -> int:
 
 
 def picture_rate(model: Method, pictures: PreparedPictures) -> float:
-    """Pictures per second of the fastest of some passes; the first, which warms up, does not count."""
+    """Time some passes: pictures per second of the fastest but for the first, which warms up."""
     seconds = []
     for _ in range(1 + PASSES):
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What is compressed, listed once without reading a picture and cut into shards by the order of the picture ids alone.
+"""A corpus: listed once without reading a picture, cut into shards by the order of picture ids.
 
 So the shards, and with them every file of the store, are the same however many workers share them
 and however often a killed run is started again. Tars are not read to be listed: each becomes one
@@ -44,7 +44,7 @@ class Picture(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """Consecutive pictures of a corpus, or one tar, which become one file of the store."""
+    """Consecutive pictures of a corpus, or one tar: one file of the store."""
 
     number: int
     image_ids: list[str]  # of a tar, what the ids of its pictures begin with
@@ -61,27 +61,30 @@ def build_corpus(
     skipped: dict[str, int],
     files: list[FileState],
 ) -> Corpus:
-    """Sort the entries by id; of an id that occurs more than once the first in (file, row) order counts.
+    """Sort the entries by id; of a repeated id the first in (file, row) order counts.
 
     Ids of more than `schema.MAX_ID_BYTES` are rejects.
     """
+    rejects = list(rejects)
     is_long = pc.greater(pc.binary_length(entries[schema.IMAGE_ID]), schema.MAX_ID_BYTES)
     for entry in entries.filter(is_long).to_pylist():
-        detail = f"the id has more than {schema.MAX_ID_BYTES} bytes, in {entry[FILE][:200]}, row {entry[ROW]}"
-        rejects = [*rejects, Reject(entry[schema.IMAGE_ID][:100], "bad_id", detail)]
-    entries = entries.filter(pc.invert(is_long))
-    ordered = entries.sort_by([(name, "ascending") for name in (schema.IMAGE_ID, FILE, ROW)])
+        where = f"in {entry[FILE][:200]}, row {entry[ROW]}"
+        detail = f"the id has more than {schema.MAX_ID_BYTES} bytes, {where}"
+        rejects.append(Reject(entry[schema.IMAGE_ID][:100], "bad_id", detail))
+
+    # Files and rows decide between equal ids, whatever order they were listed in.
+    order = [(name, "ascending") for name in (schema.IMAGE_ID, FILE, ROW)]
+    ordered = entries.filter(pc.invert(is_long)).sort_by(order)
     is_repeated = _repeats(ordered[schema.IMAGE_ID])
-    rejects = rejects + [
-        Reject(entry[schema.IMAGE_ID], "duplicate_id", f"again in {entry[FILE]}, row {entry[ROW]}")
-        for entry in ordered.filter(is_repeated).to_pylist()
-    ]
+    for entry in ordered.filter(is_repeated).to_pylist():
+        detail = f"again in {entry[FILE]}, row {entry[ROW]}"
+        rejects.append(Reject(entry[schema.IMAGE_ID], "duplicate_id", detail))
     kept = ordered.filter(pc.invert(is_repeated))
     return Corpus(kind, root, kept, sorted(rejects), dict(sorted(skipped.items())), sorted(files))
 
 
 def plan_shards(corpus: Corpus, rows_per_shard: int) -> Iterator[Shard]:
-    """Cut the corpus into shards of `rows_per_shard` pictures, of which the last may be shorter, or one per tar."""
+    """Cut the corpus into shards of `rows_per_shard` pictures, the last shorter, or one per tar."""
     sizes = {file.name: file.num_bytes for file in corpus.files}
     step = 1 if corpus.kind == "tars" else rows_per_shard
     for number, start in enumerate(range(0, corpus.entries.num_rows, step)):
@@ -91,12 +94,12 @@ def plan_shards(corpus: Corpus, rows_per_shard: int) -> Iterator[Shard]:
 
 
 def num_listed(corpus: Corpus) -> int | None:
-    """Pictures of the corpus; None of tars, which only reading tells."""
+    """Count the pictures of the corpus; None for tars, which only reading tells."""
     return None if corpus.kind == "tars" else corpus.entries.num_rows + len(corpus.rejects)
 
 
 def corpus_identity(corpus: Corpus) -> dict[str, Any]:
-    """What the manifest says of the corpus; the same for a copy of it elsewhere."""
+    """Return kind and hash of the corpus for the manifest; the same for a copy elsewhere."""
     digest = hashlib.sha256()
     for part in _listing(corpus):
         digest.update(part.encode())
@@ -104,7 +107,10 @@ def corpus_identity(corpus: Corpus) -> dict[str, Any]:
 
 
 def _listing(corpus: Corpus) -> Iterator[str]:
-    """JSON of the files and of the columns of the entries, batch by batch: a list may have ten million rows."""
+    """Write JSON of the files and of the columns of the entries.
+
+    It comes batch by batch: a list may have ten million rows.
+    """
     yield f"[{json.dumps([(file.name, file.num_bytes) for file in corpus.files])}, {{"
     for number, name in enumerate(ENTRIES.names):
         yield f"{', ' if number else ''}{json.dumps(name)}: ["
@@ -118,7 +124,7 @@ def _listing(corpus: Corpus) -> Iterator[str]:
 
 
 def _repeats(ids: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Of sorted ids, whether each is equal to the one before."""
+    """Mark each of the sorted ids that is equal to the one before."""
     again = pc.equal(ids.slice(1), ids.slice(0, max(len(ids) - 1, 0)))
     first = [pa.array([False] * min(len(ids), 1), pa.bool_())]
     return pa.chunked_array([*first, *again.chunks], pa.bool_())

@@ -1,4 +1,4 @@
-"""What the pictures of a corpus hold, as one hash, and whether it is still what a finished store was made of.
+"""The content of a corpus: one hash over all pictures, compared with that of a finished store.
 
 Names and sizes are not enough: a picture of the same size, with an older time, behind a list, is
 another picture. The workers hash the bytes that they read, and the manifest holds the hash of all;
@@ -31,62 +31,66 @@ _NOTES, _STATE = "content", "state.json"
 
 
 class FileStates(NamedTuple):
-    """The files of a corpus as they were at one moment, as hashes."""
+    """Hashes over the states of a corpus's files at one moment."""
 
     times: str  # sizes and times of change
-    exact: str | None  # also of what no program can set back; None: nobody can say for this corpus
+    exact: str | None  # also of what no program can set back; None: unknown for this corpus
 
 
 def picture_digest(image_id: str, content: bytes | UnreadablePictureError) -> bytes:
-    """SHA-256 of what a picture is, or of why it cannot be read."""
+    """Hash the bytes of a picture, or why it cannot be read (SHA-256)."""
     if isinstance(content, UnreadablePictureError):
         content = json.dumps([content.reason, content.detail]).encode()
     return hashlib.sha256(json.dumps(image_id).encode() + hashlib.sha256(content).digest()).digest()
 
 
 def note_content(work: Path, shard: int, digests: Iterable[bytes]) -> None:
-    """Note in the work folder of a run what the pictures of a shard were, in their order."""
+    """Note the hash of a shard's pictures, in their order, in the work folder of a run."""
     note = _note(work, shard)
     note.parent.mkdir(exist_ok=True)
     write_json(note, {CONTENT: _hash_of(digests)}, work / "aside")
 
 
 def has_note(work: Path, shard: int) -> bool:
-    """Whether it is known what a finished shard was made of."""
+    """Return whether the hash of a shard's pictures was noted."""
     return _note(work, shard).is_file()
 
 
 def noted_content(work: Path, shards: Sequence[Shard]) -> str:
-    """The hash of a whole corpus from the notes of its shards."""
+    """Join the notes of all shards to the hash of the corpus."""
     return _joined(json.loads(_note(work, shard.number).read_bytes())[CONTENT] for shard in shards)
 
 
-def read_content(corpus: Corpus, shards: Sequence[Shard], max_bytes: int) -> str:
-    """The hash of a whole corpus from its pictures, as compressing it would note it. Raises OSError."""
-    read = partial(_read_shard, corpus, max_bytes)
+def read_content(
+    corpus: Corpus, shards: Sequence[Shard], max_bytes: int, allowed_roots: Sequence[str] = ()
+) -> str:
+    """Read all pictures for the hash of the corpus. Raises OSError."""
+    read = partial(_read_shard, corpus, max_bytes, allowed_roots)
     with ThreadPoolExecutor(READERS, thread_name_prefix="read") as threads:
         return _joined(threads.map(read, shards))
 
 
 def look_at_files(corpus: Corpus) -> FileStates:
-    """The states of all files of a corpus, of a list also of the pictures that it names."""
+    """Hash the states of all files of a corpus, for a list also of the pictures that it names."""
     times, exact = hashlib.sha256(), hashlib.sha256()
     is_known = True
+
     for name in _file_names(corpus):
         place = join(corpus.root, name)
         if is_uri(place):
-            # asking a bucket ten million times takes longer than reading a list
+            # Asking a bucket ten million times takes longer than reading a list.
             is_known &= corpus.kind != "list"
         else:
             size, changed, *others = _look(place)
             times.update(json.dumps([name, size, changed]).encode())
             exact.update(json.dumps([name, size, changed, *others]).encode())
+
     exact.update(json.dumps(corpus.files).encode())
     return FileStates(times.hexdigest(), exact.hexdigest() if is_known else None)
 
 
 def note_states(work: Path, states: FileStates) -> FileStates:
-    """The states when the work in a folder began, noted by the first of the runs that worked in it."""
+    """Note the states when work in a folder begins; return those of the first run in it."""
     note = work / _STATE
     if not note.is_file():
         write_json(note, states._asdict(), work / "aside")
@@ -94,7 +98,7 @@ def note_states(work: Path, states: FileStates) -> FileStates:
 
 
 def remember(output: Path, states: FileStates) -> None:
-    """Note beside a store which states its corpus had; without the note everything is right too, only slower."""
+    """Note beside a store which states its corpus had; the note only saves time."""
     if states.exact is None:
         return
     content = {"manifest_sha256": sha256_of(output / MANIFEST), "states_sha256": states.exact}
@@ -105,7 +109,7 @@ def remember(output: Path, states: FileStates) -> None:
 
 
 def is_remembered(output: Path, states: FileStates) -> bool:
-    """Whether no file of a corpus has been touched since it was made into the store `output`."""
+    """Return whether no file of a corpus was touched since the store `output` was made of it."""
     if states.exact is None:
         return False
     try:
@@ -120,15 +124,16 @@ def _beside(output: Path) -> Path:
 
 
 def _file_names(corpus: Corpus) -> Iterator[str]:
-    """What is read: the files of the corpus and, in a list, the places."""
-    yield from (file.name for file in corpus.files)
+    """Yield the files of the corpus and, for a list, the places."""
+    for file in corpus.files:
+        yield file.name
     if corpus.kind == "list":
         for batch in corpus.entries.select([FILE]).to_batches(ROWS_AT_ONCE):
             yield from batch[FILE].to_pylist()
 
 
 def _look(place: str) -> tuple[int, ...]:
-    """Bytes, time of change, and what no program can set back; of a file that is not there, nothing."""
+    """Return bytes, time of change, and what no program can set back; (-1, 0) for no file."""
     try:
         status = os.stat(place)
     except (OSError, ValueError):  # also a name that no file can have
@@ -136,8 +141,8 @@ def _look(place: str) -> tuple[int, ...]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
-def _read_shard(corpus: Corpus, max_bytes: int, shard: Shard) -> str:
-    pictures = read_pictures(corpus.kind, corpus.root, shard, max_bytes)
+def _read_shard(corpus: Corpus, max_bytes: int, allowed_roots: Sequence[str], shard: Shard) -> str:
+    pictures = read_pictures(corpus.kind, corpus.root, shard, max_bytes, allowed_roots)
     return _hash_of(picture_digest(picture.image_id, _load(picture)) for picture in pictures)
 
 

@@ -1,4 +1,4 @@
-"""Pictures in a folder, at any depth, on a disk or in a bucket; the id of a picture is its path below the folder.
+"""Pictures in a folder, at any depth, on a disk or in a bucket; ids are paths below the folder.
 
 Nothing outside the folder is read, but for what links lead to in roots that were allowed by name:
 other links that lead out of it are rejects. Ids are never used to build a path that the listing did
@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from components.compression.corpus import ENTRIES, Corpus, build_corpus
+from components import schema
+from components.compression.corpus import ENTRIES, FILE, ROW, Corpus, build_corpus
 from components.files.links import Found, OutsideRootsError, real_place, walk
 from components.files.listing import list_files
 from components.files.storage import FileState, is_uri, message, state_of_path
@@ -31,46 +32,49 @@ class Listed(NamedTuple):
 
 
 def list_folder(root: str, suffixes: Sequence[str], allowed_roots: Sequence[str] = ()) -> Corpus:
-    """List the pictures below `root` with one of the `suffixes` (lower case); links may lead into `allowed_roots`."""
+    """List the pictures below `root` with one of the `suffixes` (lower case).
+
+    Links may lead into `allowed_roots`.
+    """
     entries, rejects, files = [], [], []
     skipped: Counter[str] = Counter()
     for file, reject in _files(root, allowed_roots, suffixes, skipped):
-        files.append(file._replace(name=_printable(file.name)))
-        if _printable(file.name) != file.name:
-            rejects.append(Reject(_printable(file.name), "bad_id", "the file name is not UTF-8"))
+        name = _printable(file.name)
+        files.append(file._replace(name=name))
+        if name != file.name:
+            rejects.append(Reject(name, "bad_id", "the file name is not UTF-8"))
         elif reject:
             rejects.append(reject)
         else:
-            entries.append({"image_id": file.name, "file": file.name, "row": 0})
-    return build_corpus(
-        "folder", root, pa.Table.from_pylist(entries, ENTRIES), rejects, dict(skipped), files
-    )
+            entries.append({schema.IMAGE_ID: name, FILE: name, ROW: 0})
+    table = pa.Table.from_pylist(entries, ENTRIES)
+    return build_corpus("folder", root, table, rejects, dict(skipped), files)
 
 
 def _files(
     root: str, allowed_roots: Sequence[str], suffixes: Sequence[str], skipped: Counter[str]
 ) -> Iterator[Listed]:
-    """The pictures by their names; other files are counted in `skipped`."""
+    """Yield the pictures by their names; other files are counted in `skipped`."""
     if is_uri(root):
-        yield from (
-            Listed(file, None)
-            for file in list_files(root, ())
-            if _is_picture(file.name, suffixes, skipped)
-        )
+        for file in list_files(root, ()):
+            if _is_picture(file.name, suffixes, skipped):
+                yield Listed(file, None)
         return
+
+    # A folder that cannot be entered has no state, but a reject that says why.
     for found in walk(root, allowed_roots, leave_out=lambda name: name.startswith(".")):
         if found.obstacle in SKIPPED:
             skipped[SKIPPED[found.obstacle]] += 1
-        elif found.obstacle or _is_picture(found.name, suffixes, skipped):
-            file = (
-                FileState(found.name, 0, "")
-                if found.obstacle
-                else state_of_path(found.path, found.name)
-            )
+        elif found.obstacle:
+            file = FileState(found.name, 0, "")
+            yield Listed(file, _reject(root, found, allowed_roots))
+        elif _is_picture(found.name, suffixes, skipped):
+            file = state_of_path(found.path, found.name)
             yield Listed(file, _reject(root, found, allowed_roots))
 
 
 def _is_picture(name: str, suffixes: Sequence[str], skipped: Counter[str]) -> bool:
+    """Return whether a file is a picture by its name, and count it in `skipped` if not."""
     path = PurePosixPath(name)
     if path.name.startswith("."):
         skipped["hidden"] += 1
@@ -82,7 +86,7 @@ def _is_picture(name: str, suffixes: Sequence[str], skipped: Counter[str]) -> bo
 
 
 def _reject(root: str, found: Found, allowed_roots: Sequence[str]) -> Reject | None:
-    """Why a file or a folder cannot be read; what only reading tells is left to that."""
+    """Reject a file or a folder that cannot be read; what only reading tells is left to that."""
     if found.obstacle == "unreadable":
         return Reject(found.name, "unreadable", "a folder that may not be listed")
     if found.obstacle == "outside":

@@ -1,19 +1,20 @@
-"""Lists of places where pictures are: CSV, TSV and JSON lines with a column `image`, a path below the folder of the
-list, an absolute path or a URI, and, if there is one, `image_id`; without it the place is the id.
+"""Lists of places where pictures are: CSV, TSV and JSON lines.
 
-Every line of a list becomes a picture or a reject with the number of the line. Ids and places are
-the text that stands there, numbers of JSON in decimal digits; other columns are not looked at.
+The column `image` holds a path below the folder of the list, an absolute path or a URI; the column
+`image_id` may be absent, then the place is the id. Every line of a list becomes a picture or a
+reject with the number of the line. Ids and places are the text that stands there, numbers of JSON
+in decimal digits; other columns are not looked at.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from components import schema
-from components.compression.corpus import ENTRIES, ROW, Corpus, build_corpus
+from components.compression.corpus import ENTRIES, ROW, ROWS_AT_ONCE, Corpus, build_corpus
 from components.files.lines import (
     DELIMITERS,
     Fault,
@@ -26,42 +27,29 @@ from components.files.lines import (
 from components.files.storage import name_of, state_of
 from components.store.rejects import CorpusReason, Reject
 
-ROWS_AT_ONCE = 65_536  # as Python objects; all of them are columns of text
 # of a Fault; else bad_record
 REASONS: dict[str, CorpusReason] = {"not_json": "bad_json", "not_utf8": "bad_encoding"}
 COLUMNS = (schema.IMAGE_ID, schema.IMAGE)
 LISTED = pa.schema([(schema.IMAGE_ID, pa.string()), (schema.IMAGE, pa.string()), (ROW, pa.int64())])
 
 
-class ListRow(NamedTuple):
-    """A line of a list: the text of its columns, None where there is none, or why it is no row."""
-
-    line: int
-    values: Mapping[str, str | None] | Reject
-
-
 def list_pictures(root: str, places: Sequence[str]) -> Corpus:
     """List the rows of lists of places. Raises ValueError for a file that is no such list."""
     entries, rejects = [ENTRIES.empty_table()], []
     for place in places:
-        listed, faults = _read_list(place)
-        entries.append(listed)
-        rejects += faults
+        lines = _Lines(place)
+        if PurePosixPath(place).suffix.lower() in DELIMITERS:
+            _read_table(place, lines)
+        else:
+            _read_json(place, lines)
+        entries.append(lines.entries())
+        rejects += lines.rejects
     states = [state_of(place) for place in places]
     return build_corpus("list", root, pa.concat_tables(entries), rejects, {}, states)
 
 
-def _read_list(place: str) -> tuple[pa.Table, list[Reject]]:
-    """The pictures of one list as ENTRIES, `row` being the line, and the other rows."""
-    is_table = PurePosixPath(place).suffix.lower() in DELIMITERS
-    columns = _Columns(place)
-    for row in _table_rows(place, columns) if is_table else _json_rows(place, columns):
-        columns.add(row)
-    return columns.entries()
-
-
-class _Columns:
-    """The columns of a list as they grow, and the rows that are none."""
+class _Lines:
+    """The lines of one list as they are read: pictures in columns of text, and rejects."""
 
     def __init__(self, place: str) -> None:
         self.place, self.name = place, printable(name_of(place))
@@ -71,122 +59,108 @@ class _Columns:
         self.batches: list[pa.RecordBatch] = []
         self.waiting: list[tuple[str | None, str | None, int]] = []
 
-    def note(self, names: Iterable[str]) -> None:
+    def note_columns(self, names: Iterable[str]) -> None:
         """Take the names of the columns, or of the keys of one object."""
-        self.present.update(
-            dict.fromkeys(name for name in names if not self.present or name in COLUMNS)
-        )
+        is_first = not self.present
+        self.present.update(dict.fromkeys(name for name in names if is_first or name in COLUMNS))
 
-    def add(self, row: ListRow) -> None:
-        """Take a row."""
-        if isinstance(row.values, Reject):
-            self.rejects.append(row.values)
+    def add(self, line: int, values: Mapping[str, Any] | Fault) -> None:
+        """Take a line: its id and place as text, or a reject."""
+        if isinstance(values, Fault):
+            self.reject(line, REASONS.get(values.kind, "bad_record"), values.detail)
             return
-        self.waiting.append(
-            (row.values.get(schema.IMAGE_ID), row.values.get(schema.IMAGE), row.line)
-        )
-        if len(self.waiting) == ROWS_AT_ONCE:
-            self._flush()
+        image_id, image = values.get(schema.IMAGE_ID), values.get(schema.IMAGE)
+        if isinstance(image_id, int) and not isinstance(image_id, bool):
+            image_id = str(image_id)
+
+        # What other values mean as text would be a guess.
+        if not isinstance(image_id, str | None):
+            self.reject(line, "bad_id", f"the id is {str(image_id)[:100]}; write it as text")
+        elif not is_unicode(image_id or ""):
+            self.reject(line, "bad_id", f"the id {image_id!r} is not Unicode text")
+        elif not isinstance(image, str | None):
+            detail = f"{schema.IMAGE} is {str(image)[:100]}; write the place as text"
+            self.reject(line, "bad_record", detail, image_id or None)
+        elif not is_unicode(image or ""):
+            detail = f"the place {image!r} is not Unicode text"
+            self.reject(line, "bad_encoding", detail, image_id or None)
+        else:
+            self.waiting.append((image_id, image, line))
+            if len(self.waiting) == ROWS_AT_ONCE:
+                self._flush()
 
     def reject(
         self, line: int, reason: CorpusReason, detail: str, image_id: str | None = None
-    ) -> ListRow:
-        """A row that is no picture."""
+    ) -> None:
+        """Take a line that is no picture; without an id it is named by its place in the list."""
         place = f"{self.name}:{line}"
-        return ListRow(
-            line,
-            Reject(
-                place if image_id is None else image_id, reason, printable(f"{place}: {detail}")
-            ),
-        )
+        name = place if image_id is None else image_id
+        self.rejects.append(Reject(name, reason, printable(f"{place}: {detail}")))
 
-    def entries(self) -> tuple[pa.Table, list[Reject]]:
-        """All pictures, and all rejects. Raises ValueError when the list has no column of places."""
+    def entries(self) -> pa.Table:
+        """Return all pictures as ENTRIES, `row` being the line.
+
+        Raises ValueError when the list has no column of places.
+        """
         self._flush()
         if schema.IMAGE not in self.present:
             what = f"has no column {schema.IMAGE}; its columns: {list(self.present)}"
             reasons = "".join(f"; {reject.detail}" for reject in self.rejects[:1])
             raise ValueError(f"{self.place}: {what}{reasons}")
+
+        # Without a column of ids the place is the id.
         table = pa.Table.from_batches(self.batches, LISTED)
+        has_ids = schema.IMAGE_ID in self.present
         places = table[schema.IMAGE]
-        ids = table[schema.IMAGE_ID] if schema.IMAGE_ID in self.present else places
-        has_id, has_place = (
-            pc.fill_null(pc.not_equal(column, ""), False) for column in (ids, places)
-        )
-        if schema.IMAGE_ID in self.present:
+        ids = table[schema.IMAGE_ID] if has_ids else places
+        has_id, has_place = _is_filled(ids), _is_filled(places)
+
+        # A line without an id is one reject, whether it has a place or not.
+        is_lost = pc.invert(has_place)
+        if has_ids:
+            is_lost = pc.and_(has_id, is_lost)
             for line in table[ROW].filter(pc.invert(has_id)).to_pylist():
-                self.add(self.reject(line, "bad_id", "the id is null or empty"))
-            is_lost = pc.and_(has_id, pc.invert(has_place))
-        else:
-            is_lost = pc.invert(has_place)
-        lost = table.filter(is_lost)
-        for image_id, line in zip(
-            lost[schema.IMAGE_ID].to_pylist(), lost[ROW].to_pylist(), strict=True
-        ):
-            self.add(
-                self.reject(
-                    line, "image_missing", f"the column {schema.IMAGE} is null or empty", image_id
-                )
-            )
+                self.reject(line, "bad_id", "the id is null or empty")
+        detail = f"the column {schema.IMAGE} is null or empty"
+        for entry in table.filter(is_lost).to_pylist():
+            self.reject(entry[ROW], "image_missing", detail, entry[schema.IMAGE_ID])
+
         listed = pa.Table.from_arrays([ids, places, table[ROW]], schema=ENTRIES)
-        return listed.filter(pc.and_(has_id, has_place)), self.rejects
+        return listed.filter(pc.and_(has_id, has_place))
 
     def _flush(self) -> None:
+        """Turn the lines that wait, as Python objects, into Arrow's columns."""
         columns = list(zip(*self.waiting, strict=True)) or [(), (), ()]
-        arrays = [
-            pa.array(column, field.type) for column, field in zip(columns, LISTED, strict=True)
-        ]
+        arrays = [pa.array(*pair) for pair in zip(columns, LISTED.types, strict=True)]
         self.batches.append(pa.RecordBatch.from_arrays(arrays, schema=LISTED))
         self.waiting = []
 
 
-def _table_rows(place: str, columns: _Columns) -> Iterator[ListRow]:
+def _read_table(place: str, lines: _Lines) -> None:
     def choose(header: Sequence[str]) -> Sequence[str]:
         if near := near_name(header, COLUMNS):
             raise ValueError(f"{place}: {near}")
-        columns.note(header)
+        lines.note_columns(header)
         return [name for name in COLUMNS if name in header]
 
     for line, values in read_table(place, choose, COLUMNS):
-        if isinstance(values, Fault):
-            yield _fault(columns, line, values)
-        else:
-            yield _checked(columns, line, values)
+        lines.add(line, values)
 
 
-def _json_rows(place: str, columns: _Columns) -> Iterator[ListRow]:
+def _read_json(place: str, lines: _Lines) -> None:
     for line, value in read_json_lines(place):
         if isinstance(value, Fault):
-            yield _fault(columns, line, value)
+            lines.add(line, value)
         elif not isinstance(value, dict):
-            yield columns.reject(
-                line, "bad_record", f"{type(value).__name__} where an object belongs"
-            )
+            detail = f"{type(value).__name__} where an object belongs"
+            lines.reject(line, "bad_record", detail)
         elif near := near_name(value, COLUMNS):
-            yield columns.reject(line, "bad_record", near)
+            lines.reject(line, "bad_record", near)
         else:
-            columns.note(value)
-            yield _checked(columns, line, value)
+            lines.note_columns(value)
+            lines.add(line, value)
 
 
-def _fault(columns: _Columns, line: int, fault: Fault) -> ListRow:
-    return columns.reject(line, REASONS.get(fault.kind, "bad_record"), fault.detail)
-
-
-def _checked(columns: _Columns, line: int, values: Mapping[str, Any]) -> ListRow:
-    """The row with its id and place as text, nothing else of it."""
-    image_id, image = values.get(schema.IMAGE_ID), values.get(schema.IMAGE)
-    if isinstance(image_id, int) and not isinstance(image_id, bool):
-        image_id = str(image_id)
-    if not isinstance(image_id, str | None):
-        return columns.reject(line, "bad_id", f"the id is {str(image_id)[:100]}; write it as text")
-    if not is_unicode(image_id or ""):
-        return columns.reject(line, "bad_id", f"the id {image_id!r} is not Unicode text")
-    if not isinstance(image, str | None):
-        what = f"{schema.IMAGE} is {str(image)[:100]}; write the place as text"
-        return columns.reject(line, "bad_record", what, image_id or None)
-    if not is_unicode(image or ""):
-        return columns.reject(
-            line, "bad_encoding", f"the place {image!r} is not Unicode text", image_id or None
-        )
-    return ListRow(line, {schema.IMAGE_ID: image_id, schema.IMAGE: image})
+def _is_filled(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Mark the values that are neither null nor empty."""
+    return pc.fill_null(pc.not_equal(column, ""), False)

@@ -1,10 +1,11 @@
-"""Kinds of corpus: a folder of pictures, Parquet, a list of places, webdataset tars; on a disk or in a bucket."""
+"""Kinds of corpus, on a disk or in a bucket: folders of pictures, Parquet, lists, tars."""
 
 import os
 import posixpath
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -45,26 +46,28 @@ def list_corpus(place: str, suffixes: Sequence[str], allowed_roots: Sequence[str
     columns.
     """
     root, places, pictures = _look(place, suffixes, allowed_roots)
-    found: dict[Kind, list[str]] = {
-        kind: [file for file in places if _kind_of(file) == kind] for kind in SUFFIXES
-    }
-    kinds = [kind for kind, files in found.items() if files] + ["folder"] * bool(
-        pictures and pictures.files
-    )
+
+    # One place holds one kind of corpus: a mixture would be a guess.
+    found: dict[Kind, list[str]] = defaultdict(list)
+    for file in places:
+        if kind := _kind_of(file):
+            found[kind].append(file)
+    kinds = [kind for kind in SUFFIXES if kind in found]
+    if pictures and pictures.files:
+        kinds.append("folder")
     if len(kinds) > 1:
         raise ValueError(
             f"{place}: holds {' and '.join(kinds)}; give each kind a folder of its own"
         )
-    for kind, list_files in LISTED.items():
-        if found[kind]:
-            return list_files(root, found[kind])._replace(
-                skipped=_passed_over(pictures, found[kind])
-            )
+
+    for kind, files in found.items():
+        return LISTED[kind](root, files)._replace(skipped=_passed_over(pictures, files))
     if pictures and pictures.files:
         return pictures
     skipped = f"; it holds {pictures.skipped}" if pictures and pictures.skipped else ""
     raise ValueError(
-        f"{place}: holds no pictures ({', '.join(suffixes)}) and none of {_known_suffixes()}{skipped}"
+        f"{place}: holds no pictures ({', '.join(suffixes)}) and none of {_known_suffixes()}"
+        f"{skipped}"
     )
 
 
@@ -72,20 +75,22 @@ def list_tars(root: str, places: Sequence[str]) -> Corpus:
     """List tars by their names and sizes only."""
     states = [state_of(place) for place in places]
     names = [state.name for state in states]
-    if faulty := [name for name in names if printable(name) != name]:
-        raise ValueError(
-            f"{root}: the name of {printable(faulty[0])} is no UTF-8, and ids begin with it; rename it"
-        )
-    if len({_stem(name) for name in names}) < len(names):
-        raise ValueError(
-            f"{root}: two tars have one name but for the suffix, so that ids would be equal; rename one"
-        )
+    for name in names:
+        if printable(name) != name:
+            raise ValueError(
+                f"{root}: the name of {printable(name)} is no UTF-8, and ids begin with it; "
+                "rename it"
+            )
     folders = [f"{_stem(name)}/" for name in names]  # what the ids of their pictures begin with
+    if len(set(folders)) < len(folders):
+        raise ValueError(
+            f"{root}: two tars have one name but for the suffix, so that ids would be equal; "
+            "rename one"
+        )
     entries = pa.Table.from_arrays([folders, names, [0] * len(names)], schema=ENTRIES)
     return build_corpus("tars", root, entries, [], {}, states)
 
 
-# How tables, lists and tars are listed: by a root and places.
 LISTED: dict[Kind, Callable[[str, Sequence[str]], Corpus]] = {
     "parquet": list_parquet,
     "list": list_pictures,
@@ -96,62 +101,72 @@ LISTED: dict[Kind, Callable[[str, Sequence[str]], Corpus]] = {
 def read_pictures(
     kind: Kind, root: str, shard: Shard, max_bytes: int, allowed_roots: Sequence[str] = ()
 ) -> Iterator[Picture]:
-    """The pictures of a shard in the order of their files and rows; none of more than `max_bytes` is loaded.
+    """Read the pictures of a shard in the order of their files and rows.
 
-    Links of a folder are looked at again: they may lead elsewhere than when they were listed.
-
-    Raises OSError when the disk or the network fails: what can be read in a minute is no reject.
+    None of more than `max_bytes` is loaded. Links of a folder are looked at again: they may lead
+    elsewhere than when they were listed. Raises OSError when the disk or the network fails: what
+    can be read in a minute is no reject.
     """
     if kind == "tars":
         yield from _read_tar(join(root, shard.files[0]), max_bytes)
-    elif kind == "parquet":
-        for name in sorted(set(shard.files)):
-            places = zip(shard.rows, shard.image_ids, shard.files, strict=True)
-            wanted = {row: image_id for row, image_id, file in places if file == name}
-            yield from read_parquet(join(root, name), wanted, max_bytes)
-    elif kind == "folder" and not is_uri(root):
-        for image_id, name in zip(shard.image_ids, shard.files, strict=True):
-            yield Picture(image_id, partial(_read_within, root, name, max_bytes, allowed_roots))
-    else:
-        for image_id, name in zip(shard.image_ids, shard.files, strict=True):
-            yield Picture(image_id, partial(_read_picture, join(root, name), max_bytes))
+        return
+
+    # Every Parquet file of the shard is opened once, for all of its rows.
+    if kind == "parquet":
+        wanted: dict[str, dict[int, str]] = defaultdict(dict)
+        for image_id, name, row in zip(shard.image_ids, shard.files, shard.rows, strict=True):
+            wanted[name][row] = image_id
+        for name, rows in sorted(wanted.items()):
+            yield from read_parquet(join(root, name), rows, max_bytes)
+        return
+
+    # Files of their own; only those of a folder on a disk can be links that lead out of it.
+    has_links = kind == "folder" and not is_uri(root)
+    for image_id, name in zip(shard.image_ids, shard.files, strict=True):
+        if has_links:
+            load = partial(_read_within, root, name, max_bytes, allowed_roots)
+        else:
+            load = partial(_read_picture, join(root, name), max_bytes)
+        yield Picture(image_id, load)
 
 
 def _look(
     place: str, suffixes: Sequence[str], allowed_roots: Sequence[str]
 ) -> tuple[str, list[str], Corpus | None]:
-    """The root of a place, its files that are no pictures, and its pictures if it is a folder."""
+    """Find the root of a place, its files that are no pictures, and its pictures in a folder."""
+    # A file may have a name with wild cards: then it is meant itself.
     has_wild_cards = any(mark in name_of(place) for mark in "*?")
     if has_wild_cards and (is_uri(place) or not os.path.lexists(place)):
         return posixpath.dirname(place) or ".", matching_files(place), None
+
     if not is_uri(place) and not Path(place).exists():
         raise ValueError(f"{place}: there is no such folder or file")
     if _kind_of(place) and (is_uri(place) or Path(place).is_file()):
         return posixpath.dirname(place) or ".", [place], None
     if not is_uri(place) and not Path(place).is_dir():
         raise ValueError(f"{place}: is neither a folder nor one of {_known_suffixes()}")
-    names = [name for name in names_in(place) if not name.startswith((".", "_"))]
-    return (
-        place,
-        [join(place, name) for name in sorted(names)],
-        list_folder(place, suffixes, allowed_roots),
-    )
+
+    names = sorted(name for name in names_in(place) if not name.startswith((".", "_")))
+    pictures = list_folder(place, suffixes, allowed_roots)
+    return place, [join(place, name) for name in names], pictures
 
 
 def _passed_over(folder: Corpus | None, read: Sequence[str]) -> dict[str, int]:
-    """Files of a folder, at any depth, that are none of those which are read, counted by suffix."""
+    """Count the files of a folder, at any depth, that are not among the `read`, by suffix."""
     left = Counter(folder.skipped if folder else {})
-    left.subtract(Counter(PurePosixPath(name_of(place)).suffix.lower() for place in read))
-    return {suffix: count for suffix, count in sorted(left.items()) if count > 0}
+    left.subtract(PurePosixPath(name_of(place)).suffix.lower() for place in read)
+    return dict(sorted((+left).items()))
 
 
 def _known_suffixes() -> str:
-    return ", ".join(suffix for group in SUFFIXES.values() for suffix in group)
+    return ", ".join(chain.from_iterable(SUFFIXES.values()))
 
 
 def _kind_of(place: str) -> Kind | None:
-    name = name_of(place).lower()
-    return next((kind for kind, suffixes in SUFFIXES.items() if name.endswith(suffixes)), None)
+    for kind, suffixes in SUFFIXES.items():
+        if name_of(place).lower().endswith(suffixes):
+            return kind
+    return None
 
 
 def _read_picture(place: str, max_bytes: int) -> bytes:
@@ -163,6 +178,7 @@ def _read_within(root: str, name: str, max_bytes: int, allowed_roots: Sequence[s
 
 
 def _read_or_refuse(read: Callable[[], bytes]) -> bytes:
+    """Read a picture; what another try would not mend becomes UnreadablePictureError."""
     try:
         return read()
     except OutsideRootsError:
@@ -178,34 +194,31 @@ def _read_or_refuse(read: Callable[[], bytes]) -> bytes:
     except (OSError, ValueError) as error:
         if is_storage_fault(error):
             raise
-        raise UnreadablePictureError(
-            "unreadable", getattr(error, "strerror", None) or str(error)
-        ) from None
+        detail = getattr(error, "strerror", None) or str(error)
+        raise UnreadablePictureError("unreadable", detail) from None
 
 
 def _read_tar(place: str, max_bytes: int) -> Iterator[Picture]:
-    """The samples of a tar; the id is the tar's name without its suffix, and the key."""
+    """Read the samples of a tar; the id is the tar's name without its suffix, and the key."""
     name = name_of(place)
     for sample in read_shard(place, max_bytes):
         is_about_the_tar = sample.problem is not None and sample.key == name
-        yield Picture(
-            name if is_about_the_tar else f"{_stem(name)}/{sample.key}",
-            partial(_picture_of, sample),
-        )
+        image_id = name if is_about_the_tar else f"{_stem(name)}/{sample.key}"
+        yield Picture(image_id, partial(_picture_of, sample))
 
 
 def _stem(name: str) -> str:
-    return name[
-        : -len(next(suffix for suffix in SUFFIXES["tars"] if name.lower().endswith(suffix)))
-    ]
+    suffix = next(suffix for suffix in SUFFIXES["tars"] if name.lower().endswith(suffix))
+    return name[: -len(suffix)]
 
 
 def _picture_of(sample: ShardSample) -> bytes:
+    """Return the one picture of a sample. Raises UnreadablePictureError."""
     if sample.problem is not None:
         if sample.problem.reason == "file_too_large":
             raise UnreadablePictureError("too_many_bytes", sample.problem.detail)
         raise UnreadablePictureError(sample.problem.reason, sample.problem.detail)
-    found = sorted(extension for extension in sample.members if extension in PICTURE_EXTENSIONS)
+    found = sorted(sample.members.keys() & PICTURE_EXTENSIONS)
     if not found:
         raise UnreadablePictureError("image_missing", f"no picture in the sample {sample.key}")
     if len(found) > 1:

@@ -8,24 +8,36 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components import schema
-from components.compression.corpus import ENTRIES, Corpus, Picture, build_corpus
+from components.compression.corpus import ENTRIES, ROW, Corpus, Picture, build_corpus
 from components.files.parquet import PLAIN, TABLE_ERRORS, check_names, open_parquet, read_batches
 from components.files.storage import is_storage_fault, message, name_of, state_of
 from components.store.rejects import Reject, UnreadablePictureError
 
-MISSING = "the column image is null or empty"
+BAD_ID = f"the id is null, empty, no UTF-8 or longer than {schema.MAX_ID_BYTES} bytes"
 
 
 def list_parquet(root: str, places: Sequence[str]) -> Corpus:
     """List the rows of Parquet files; ids become text. Raises ValueError for other columns."""
-    return _list_tables(root, places, [_read_ids(place) for place in places])
+    entries, rejects = [ENTRIES.empty_table()], []
+    for place in places:
+        ids, name = _read_ids(place), name_of(place)
+        files, rows = [name] * len(ids), list(range(len(ids)))
+        table = pa.Table.from_arrays([ids, files, rows], schema=ENTRIES)
+
+        is_bad = pc.fill_null(pc.equal(ids, ""), True)
+        for row in table.filter(is_bad)[ROW].to_pylist():
+            rejects.append(Reject(f"{name}#{row}", "bad_id", BAD_ID))
+        entries.append(table.filter(pc.invert(is_bad)))
+
+    states = [state_of(place) for place in places]
+    return build_corpus("parquet", root, pa.concat_tables(entries), rejects, {}, states)
 
 
 def read_parquet(place: str, wanted: dict[int, str], max_bytes: int) -> Iterator[Picture]:
-    """The rows of one file whose numbers are in `wanted`, from the row groups that hold them.
+    """Read the rows of one file whose numbers are in `wanted`, from the row groups that hold them.
 
-    Of a damaged row group the rows before the damage. Raises OSError when the disk or the network
-    fails.
+    A damaged row group gives the rows before the damage. Raises OSError when the disk or the
+    network fails.
     """
     with open_parquet(place) as table:
         start = 0
@@ -36,67 +48,59 @@ def read_parquet(place: str, wanted: dict[int, str], max_bytes: int) -> Iterator
             start = stop
 
 
-def _list_tables(root: str, places: Sequence[str], tables: Sequence[pa.Table]) -> Corpus:
-    """`tables`: of each file the columns image_id, and where the bytes are: the file itself, or what a row names."""
-    rejects: list[Reject] = []
-    entries = [ENTRIES.empty_table()]
-    for place, table in zip(places, tables, strict=True):
-        ids, files = table.columns
-        rows = pa.array(range(len(ids)), pa.int64())
-        bad = pc.fill_null(pc.equal(ids, ""), True)
-        numbers = rows.filter(bad).to_pylist()
-        rejects += [
-            Reject(
-                f"{name_of(place)}#{row}",
-                "bad_id",
-                f"the id is null, empty, no UTF-8 or longer than {schema.MAX_ID_BYTES} bytes",
-            )
-            for row in numbers
-        ]
-        missing = pc.and_not(pc.fill_null(pc.equal(files, ""), True), bad)
-        rejects += [
-            Reject(image_id, "image_missing", MISSING)
-            for image_id in ids.filter(missing).to_pylist()
-        ]
-        listed = pa.Table.from_arrays([ids, files, rows], schema=ENTRIES)
-        entries.append(listed.filter(pc.invert(pc.or_(bad, missing))))
-    states = [state_of(place) for place in places]
-    return build_corpus("parquet", root, pa.concat_tables(entries), rejects, {}, states)
-
-
-def _read_ids(place: str) -> pa.Table:
-    """The ids of a file, null where one is no UTF-8 or too long."""
+def _read_ids(place: str) -> pa.ChunkedArray:
+    """Read the ids of a file, null where one is no UTF-8 or too long."""
     try:
         with open_parquet(place) as table:
             found = table.schema_arrow
             check_names(place, found.names, [schema.IMAGE_ID, schema.IMAGE])
-            _expect(place, found.names, schema.IMAGE_ID, schema.IMAGE)
-            _check_ids(place, found.field(schema.IMAGE_ID).type)
-            kind = found.field(schema.IMAGE).type
-            if _bytes_of(kind) is None:
-                raise ValueError(
-                    f"{place}: column {schema.IMAGE} has type {kind} instead of binary or struct<bytes: binary>"
-                )
-            batches = [
-                _ids_of(batch[schema.IMAGE_ID])
-                for group in range(table.metadata.num_row_groups)
-                for batch in read_batches(place, table, group, [schema.IMAGE_ID])
-            ]
+            _check_columns(place, found)
+
+            chunks = []
+            for group in range(table.metadata.num_row_groups):
+                for batch in read_batches(place, table, group, [schema.IMAGE_ID]):
+                    chunks.append(_ids_of(batch[schema.IMAGE_ID]))
     except TABLE_ERRORS as error:
         raise ValueError(
             f"{place}: cannot be read as Parquet: {error}; fetch or write the file again"
         ) from None
-    ids = pa.chunked_array(batches, pa.string())
-    return pa.table(
-        {schema.IMAGE_ID: ids, schema.IMAGE: pa.array([name_of(place)] * len(ids), pa.string())}
-    )
+    return pa.chunked_array(chunks, pa.string())
+
+
+def _check_columns(place: str, found: pa.Schema) -> None:
+    """Raise ValueError for a column that is missing or of a type that would be a guess."""
+    if missing := [name for name in (schema.IMAGE_ID, schema.IMAGE) if name not in found.names]:
+        raise ValueError(
+            f"{place}: has no column {' and '.join(missing)}; its columns: {found.names}"
+        )
+
+    # How ids that are neither text nor whole numbers would be written is a guess.
+    kind = found.field(schema.IMAGE_ID).type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    is_text = kind in (*PLAIN, *PLAIN.values())
+    if not (is_text or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        raise ValueError(
+            f"{place}: column {schema.IMAGE_ID} has type {kind}; write the ids as text or whole "
+            "numbers"
+        )
+
+    kind = found.field(schema.IMAGE).type
+    if _bytes_of(kind) is None:
+        raise ValueError(
+            f"{place}: column {schema.IMAGE} has type {kind} instead of binary or "
+            "struct<bytes: binary>"
+        )
 
 
 def _ids_of(column: pa.Array) -> pa.Array:
+    """Turn ids into text, null where one is no UTF-8 or too long."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if column.type not in (*PLAIN, *PLAIN.values()):
         return column.cast(pa.string())
+
+    # As bytes, ids have a length, and one bad id does not fail the others.
     ids = column.cast(pa.large_binary())
     ids = pc.if_else(pc.greater(pc.binary_length(ids), schema.MAX_ID_BYTES), None, ids)
     try:
@@ -112,34 +116,17 @@ def _text_or_none(value: bytes | None) -> str | None:
         return None
 
 
-def _expect(place: str, found: Sequence[str], *wanted: str) -> None:
-    missing = [name for name in wanted if name not in found]
-    if missing:
-        raise ValueError(
-            f"{place}: has no column {' and '.join(missing)}; its columns: {list(found)}"
-        )
-
-
 def _bytes_of(kind: pa.DataType) -> Sequence[str] | None:
-    """Where the bytes are in a column of this type: itself, or the field `bytes` that Hugging Face datasets write."""
+    """Find the bytes in a column of this type: the path of fields to them, None if there are none.
+
+    That is the column itself, or the field `bytes` that Hugging Face datasets write.
+    """
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return []
     if pa.types.is_struct(kind) and (at := kind.get_field_index("bytes")) >= 0:
         inner = kind.field(at).type  # null where no row has bytes
         return ["bytes"] if pa.types.is_null(inner) or _bytes_of(inner) == [] else None
     return None
-
-
-def _check_ids(place: str, kind: pa.DataType) -> None:
-    """Raises ValueError for ids that are neither text nor whole numbers: how others are written is a guess."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if not (
-        kind in (*PLAIN, *PLAIN.values()) or pa.types.is_integer(kind) or pa.types.is_null(kind)
-    ):
-        raise ValueError(
-            f"{place}: column {schema.IMAGE_ID} has type {kind}; write the ids as text or whole numbers"
-        )
 
 
 def _read_row_group(
@@ -150,6 +137,7 @@ def _read_row_group(
     wanted: dict[int, str],
     max_bytes: int,
 ) -> Iterator[Picture]:
+    """Read the pictures of a row group, whose first row has the number `start`."""
     row, stop = start, start + table.metadata.row_group(group).num_rows
     try:
         for batch in read_batches(place, table, group, [schema.IMAGE]):
@@ -165,6 +153,8 @@ def _read_row_group(
         if is_storage_fault(error):
             raise
         detail = f"{name_of(place)}#{group}: {message(error)}"
+
+    # The rows behind the damage become rejects when they are loaded.
     for number in range(row, stop):
         if number in wanted:
             yield Picture(wanted[number], partial(_refuse, detail))

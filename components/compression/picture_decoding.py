@@ -1,4 +1,4 @@
-"""Untrusted bytes into batches that the model reads: what a CPU does for a GPU.
+"""Decoding of untrusted bytes into batches that the model reads: what a CPU does for a GPU.
 
 Bytes are fetched ahead, since a bucket answers late; decoding is watched, since a crafted picture
 may end the process.
@@ -27,7 +27,7 @@ Prepare = Callable[[Sequence[Image.Image]], PreparedPictures]
 
 
 class Batch(NamedTuple):
-    """Consecutive pictures of a shard: what the model reads of those that could be decoded, and the others."""
+    """Consecutive pictures of a shard: the decoded ones as the model reads them, and rejects."""
 
     image_ids: list[str]
     widths: list[int]  # pixels
@@ -64,35 +64,41 @@ def decode_batches(
         RowWatch(watch) as rows,
     ):
         numbered = enumerate(_fetch(pictures, threads))
-        while found := [
-            _decode(number, *item, prepare, limits, rows)
-            for number, item in islice(numbered, batch_size)
-        ]:
-            items = [item for item, _ in found]
-            accepted = [item for item in items if isinstance(item, Prepared)]
+        while True:
+            # Rejects count too, so that a batch ends at the same picture whatever fails.
+            prepared: list[Prepared] = []
+            rejects: list[Reject] = []
+            digests: list[bytes] = []
+            for number, (image_id, data) in islice(numbered, batch_size):
+                item, digest = _decode(number, image_id, data, prepare, limits, rows)
+                digests.append(digest)
+                if isinstance(item, Reject):
+                    rejects.append(item)
+                else:
+                    prepared.append(item)
+            if not digests:
+                return
+
             yield Batch(
-                [item.image_id for item in accepted],
-                [item.width for item in accepted],
-                [item.height for item in accepted],
-                merge([item.pictures for item in accepted]),
-                [item for item in items if isinstance(item, Reject)],
-                [digest for _, digest in found],
+                [item.image_id for item in prepared],
+                [item.width for item in prepared],
+                [item.height for item in prepared],
+                merge([item.pictures for item in prepared]),
+                rejects,
+                digests,
             )
 
 
 def _fetch(
     pictures: Iterable[Picture], threads: ThreadPoolExecutor
 ) -> Iterator[tuple[str, Future[bytes]]]:
-    """Ids and bytes in order, FETCHES of them at a time."""
-    source = iter(pictures)
-    pending = deque(
-        (picture.image_id, threads.submit(picture.load)) for picture in islice(source, FETCHES)
-    )
-    while pending:
-        yield pending.popleft()
-        pending.extend(
-            (picture.image_id, threads.submit(picture.load)) for picture in islice(source, 1)
-        )
+    """Yield ids and bytes in order, FETCHES of them ahead."""
+    pending: deque[tuple[str, Future[bytes]]] = deque()
+    for picture in pictures:
+        if len(pending) == FETCHES:
+            yield pending.popleft()
+        pending.append((picture.image_id, threads.submit(picture.load)))
+    yield from pending
 
 
 def _decode(
@@ -103,12 +109,14 @@ def _decode(
     limits: PictureLimits,
     rows: RowWatch,
 ) -> tuple[Prepared | Reject, bytes]:
-    """What becomes of a picture, and the digest of what it was."""
+    """Decode a picture or reject it; also return the digest of what it was."""
     try:
         content = data.result()
     except UnreadablePictureError as error:
         return Reject(image_id, error.reason, error.detail), picture_digest(image_id, error)
     digest = picture_digest(image_id, content)
+
+    # The note of the row outlives this process: a picture that ends it is known by that.
     if not rows.begin(number):
         return Reject(image_id, "kills_decoder", KILLER), digest
     try:

@@ -1,15 +1,15 @@
-"""How summary tokens are stored: which numbers a file holds for them, and which rows it can hold.
+"""Codecs: number formats of stored summary tokens.
 
 A codec is one name in `params.yaml` and in the provenance of a store. `encode` is only for rows
-that a codec can hold: `row_faults` finds the others first.
+that a codec can hold; `encode_checked` also names the others.
 
-| codec | column summary_tokens | column scales, float32 | bytes per token |
+| codec | summary_tokens | scales, float32 | bytes per token |
 |---|---|---|---|
 | float32, float16 | the numbers | – | 4 · dim, 2 · dim |
 | int8 | codes -127 … 127, times the scale | one per token | dim + 4 |
-| int4 | two codes per byte, lowest first, minus 7, times the scale | one per 64 channels | dim / 2 + dim / 16 |
-| rotated4, rotated3, rotated2 | codes of 4, 3, 2 bits, of the rotated token | one per token | dim / 2 + 4 and so on |
-| fitted | codes of 1 to 8 bits, of the directions of the picture | – | as many per *picture* as asked for |
+| int4 | codes 0 … 14, two per byte, minus 7, times the scale | one per 64 channels | 9 dim / 16 |
+| rotated4, … 3, … 2 | codes of 4, 3, 2 bits of the rotated token | one per token | dim / 2 + 4, … |
+| fitted | codes of 1 to 8 bits, of principal directions | – | as asked, per *picture* |
 
 `fitted` needs a Fit to a corpus, which lies in the store; the others are fixed for all time.
 """
@@ -40,32 +40,36 @@ CHANNELS_PER_SCALE = 64  # of int4, where dim is a multiple of it
 CHANNELS_PER_BYTE = 8
 
 
-def row_faults(
+def encode_checked(
     summary_tokens: np.ndarray, codec: Codec, fit: Fit | None = None
-) -> list[Fault | None]:
-    """Why `codec` cannot hold a row of `summary_tokens` (batch, summary_tokens, dim), None for each row that it can
-    hold.
+) -> tuple[Quantised, list[Fault | None]]:
+    """Encode `summary_tokens` float32 (batch, summary_tokens, dim), and find rows that cannot be.
 
-    `non_finite`: a NaN, an infinity or a value outside the range of the stored type. `zero_norm`:
-    the mean of the stored tokens is exactly zero, so that the embedding would be 0 / 0.
+    The fault of a row is None where `codec` can hold it. `non_finite`: a NaN, an infinity or a
+    value outside the range of the stored type. `zero_norm`: the mean of the stored tokens is
+    exactly zero, so that the embedding would be 0 / 0.
     """
     _, num_summary_tokens, dim = summary_tokens.shape
     code_type(codec, num_summary_tokens, dim, fit)
+
+    # A zero in place of what is not finite keeps the arithmetic of the codec silent.
     is_finite = np.isfinite(summary_tokens).all(axis=(1, 2))
     finite = np.where(is_finite[:, None, None], summary_tokens, 0.0).astype(np.float32)
     with np.errstate(over="ignore"):  # the overflow to infinity is what is looked for
-        decoded = decode(encode(finite, codec, fit), codec, finite.shape[-1], fit)
+        stored = encode(finite, codec, fit)
+        decoded = decode(stored, codec, dim, fit)
+
+    # What readers get decides, not what was given.
     is_finite &= np.isfinite(decoded).all(axis=(1, 2))
     means = np.where(is_finite[:, None, None], decoded, 0.0).mean(axis=1)  # (batch, dim)
-    has_norm = (means != 0).any(axis=1)
-    return [
-        None if good else "zero_norm" if finite else "non_finite"
-        for finite, good in zip(is_finite, has_norm, strict=True)
-    ]
+    faults: list[Fault | None] = [None] * len(summary_tokens)
+    for row in np.flatnonzero((means == 0).all(axis=1)):
+        faults[row] = "zero_norm" if is_finite[row] else "non_finite"
+    return stored, faults
 
 
 def encode(summary_tokens: np.ndarray, codec: Codec, fit: Fit | None = None) -> Quantised:
-    """What is stored of finite `summary_tokens` float32 (batch, summary_tokens, dim)."""
+    """Encode finite `summary_tokens` float32 (batch, summary_tokens, dim)."""
     _check(codec, fit)
     dim = summary_tokens.shape[-1]
     match codec:
@@ -82,7 +86,7 @@ def encode(summary_tokens: np.ndarray, codec: Codec, fit: Fit | None = None) -> 
 
 
 def decode(stored: Quantised, codec: Codec, dim: int, fit: Fit | None = None) -> np.ndarray:
-    """float32 summary tokens (batch, summary_tokens, dim) of stored values; exact for floats."""
+    """Decode to float32 summary tokens (batch, summary_tokens, dim); exact for floats."""
     _check(codec, fit)
     if stored.codes.dtype != _stored_type(codec):
         raise ValueError(f"codec {codec} cannot decode values of type {stored.codes.dtype}")
@@ -99,43 +103,47 @@ def decode(stored: Quantised, codec: Codec, dim: int, fit: Fit | None = None) ->
 
 
 def num_scales(codec: Codec, dim: int) -> int:
-    """Scales per token."""
-    if codec == "int4":
-        return dim // CHANNELS_PER_SCALE if dim % CHANNELS_PER_SCALE == 0 else 1
-    return 0 if codec in FLOATS or codec == FITTED else 1
+    """Return the number of scales per token."""
+    if codec in FLOATS or codec == FITTED:
+        return 0
+    has_groups = codec == "int4" and dim % CHANNELS_PER_SCALE == 0
+    return dim // CHANNELS_PER_SCALE if has_groups else 1
 
 
 def code_type(
     codec: Codec, num_summary_tokens: int, dim: int, fit: Fit | None = None
 ) -> tuple[pa.DataType, tuple[int, int]]:
-    """The Arrow type of a stored value, and the shape of those of a picture: (num_summary_tokens, values of a token),
-    or (1, values of the picture).
+    """Return the Arrow type of a stored value, and the shape of the values of a picture.
 
-    Raises ValueError for a shape that the codec or the fit is not for.
+    That is (num_summary_tokens, values of a token), or (1, values of the picture). Raises
+    ValueError for a shape that the codec or the fit is not for.
     """
     _check(codec, fit)
     if fit is not None:
         if len(fit.mean) != num_summary_tokens * dim:
             raise ValueError(
-                f"the codec was fitted to {len(fit.mean)} numbers, not to {num_summary_tokens} × {dim}"
+                f"the codec was fitted to {len(fit.mean)} numbers, not to "
+                f"{num_summary_tokens} × {dim}"
             )
         return pa.uint8(), (1, fit.num_bytes)
     if codec in FLOATS or codec == "int8":
         return pa.from_numpy_dtype(_stored_type(codec)), (num_summary_tokens, dim)
     if dim % CHANNELS_PER_BYTE:
         raise ValueError(
-            f"codec {codec} needs a dim that is a multiple of {CHANNELS_PER_BYTE}, not {dim}; take int8"
+            f"codec {codec} needs a dim that is a multiple of {CHANNELS_PER_BYTE}, not {dim}; take "
+            "int8"
         )
     return pa.uint8(), (num_summary_tokens, dim * BITS[codec] // CHANNELS_PER_BYTE)
 
 
 def picture_bytes(codec: Codec, num_summary_tokens: int, dim: int, fit: Fit | None = None) -> int:
-    """Bytes that the summary tokens of a picture take before the file is compressed."""
+    """Count the bytes of a picture's summary tokens before the file is compressed."""
     value, (rows, width) = code_type(codec, num_summary_tokens, dim, fit)
     return rows * (width * value.bit_width // 8 + 4 * num_scales(codec, dim))
 
 
 def _unscaled(codes: np.ndarray) -> Quantised:
+    """Give codes (batch, tokens, values) no scales."""
     return Quantised(codes, np.empty((*codes.shape[:2], 0), np.float32))
 
 

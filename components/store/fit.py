@@ -1,11 +1,11 @@
-"""Summary tokens in few bytes by a transform that was fitted to a corpus: mean, principal directions, bits by variance.
+"""Codec `fitted`: a transform fitted to a corpus, with bits by variance.
 
-All k' · dim numbers of a picture are one vector. What most of them say is said by few directions:
-the vector less the mean of the corpus is turned into those (Karhunen-Loève transform), and each of
-them gets as many bits as lower the error most (reverse water-filling; Cover & Thomas, Elements of
-Information Theory, 10.3), at the levels of Lloyd and Max for a normal distribution. Directions
-without bits are not kept, so a fit is a table of at most as many rows as there are pictures, or
-bits.
+All k' · dim numbers of a picture are one vector, and few directions hold most of its variance. The
+vector less the mean of the corpus is turned into its principal directions (Karhunen-Loève
+transform), and each of them gets as many bits as lower the error most (reverse water-filling; Cover
+& Thomas, Elements of Information Theory, 10.3), at the levels of Lloyd and Max for a normal
+distribution. Directions without bits are not kept, so a fit is a table of at most as many rows as
+there are pictures, or bits.
 """
 
 import heapq
@@ -25,7 +25,7 @@ SMALL = 1e-12  # of the largest variance; less is rounding
 
 
 class Fit(NamedTuple):
-    """A fitted transform; directions with more bits stand first, those of equal bits by variance."""
+    """A fitted transform; directions stand in the order of their bits, then of their variance."""
 
     mean: np.ndarray  # float32 (numbers,), numbers = summary_tokens · dim
     directions: np.ndarray  # float32 (directions, numbers), orthonormal
@@ -34,20 +34,21 @@ class Fit(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of a picture."""
+        """Count the bytes of a picture."""
         return -(-int(self.bits.sum(dtype=np.int64)) // BYTE)
 
 
 def fit_directions(vectors: np.ndarray, num_bytes: int) -> Fit:
-    """The fit to `vectors` float32 (pictures, numbers) that takes at most `num_bytes` of a picture.
+    """Fit to `vectors` float32 (pictures, numbers), at most `num_bytes` per picture.
 
-    Fewer when the pictures span too few directions. Raises ValueError for too few pictures, or
-    pictures that are alike.
+    It takes fewer when the pictures span too few directions. Raises ValueError for too few
+    pictures, or pictures that are alike.
     """
     if len(vectors) < MIN_PICTURES:
         raise ValueError(
             f"{len(vectors)} pictures are too few to fit a codec; {MIN_PICTURES} are the least"
         )
+
     mean = vectors.mean(axis=0, dtype=np.float64)
     centred = vectors - mean
     variances, directions = _principal_directions(centred)
@@ -55,6 +56,8 @@ def fit_directions(vectors: np.ndarray, num_bytes: int) -> Fit:
         raise ValueError(
             "all pictures have the same summary tokens, to which no codec can be fitted"
         )
+
+    # Directions of equal bits stand together, so that each run of them is coded at once.
     bits = allot_bits(variances, BYTE * num_bytes)
     order = np.argsort(-bits, kind="stable")[: np.count_nonzero(bits)]
     return Fit(
@@ -66,8 +69,9 @@ def fit_directions(vectors: np.ndarray, num_bytes: int) -> Fit:
 
 
 def allot_bits(variances: np.ndarray, total: int) -> np.ndarray:
-    """int64 (directions,): `total` bits, each where it takes most from the squared error; fewer once all have
-    MAX_BITS.
+    """Allot `total` bits, int64 (directions,), each where it lowers the squared error most.
+
+    Fewer are allotted once all directions have MAX_BITS.
     """
     bits = np.zeros(len(variances), np.int64)
     gains = -np.diff(gaussian_errors())  # of the first, second, … bit
@@ -83,7 +87,7 @@ def allot_bits(variances: np.ndarray, total: int) -> np.ndarray:
 
 @lru_cache
 def gaussian_errors() -> np.ndarray:
-    """float64 (MAX_BITS + 1,): mean squared error of a standard normal number in 0, 1, … bits."""
+    """Return mean squared errors of a standard normal number in 0 … MAX_BITS bits, float64."""
     errors = [1.0]
     for bits in range(1, MAX_BITS + 1):
         levels = gaussian_levels(bits).astype(np.float64)
@@ -93,44 +97,39 @@ def gaussian_errors() -> np.ndarray:
 
 
 def quantise_fitted(vectors: np.ndarray, fit: Fit) -> np.ndarray:
-    """uint8 (pictures, fit.num_bytes) of `vectors` float32 (pictures, numbers)."""
+    """Encode `vectors` float32 (pictures, numbers) as uint8 (pictures, fit.num_bytes)."""
     found = (vectors - fit.mean) @ fit.directions.T / fit.deviations  # (pictures, directions)
     digits = []
     for bits, start, end in _runs(fit.bits):
         levels = gaussian_levels(bits)
-        codes = np.searchsorted((levels[1:] + levels[:-1]) / 2, found[:, start:end]).astype(
-            np.uint8
-        )
-        digits.append(
-            np.unpackbits(codes, axis=-1, bitorder="little").reshape(*codes.shape, BYTE)[..., :bits]
-        )
-    return np.packbits(
-        np.concatenate([part.reshape(len(vectors), -1) for part in digits], 1), 1, bitorder="little"
-    )
+        codes = np.searchsorted((levels[1:] + levels[:-1]) / 2, found[:, start:end])
+        codes = codes.astype(np.uint8)[..., None]
+        part = np.unpackbits(codes, axis=-1, bitorder="little", count=bits)
+        digits.append(part.reshape(len(vectors), -1))
+    return np.packbits(np.concatenate(digits, axis=1), axis=1, bitorder="little")
 
 
 def restore_fitted(codes: np.ndarray, fit: Fit) -> np.ndarray:
-    """float32 (pictures, numbers) of what `quantise_fitted` made."""
+    """Restore float32 (pictures, numbers) from `quantise_fitted`."""
     digits = np.unpackbits(codes, axis=-1, bitorder="little")
     found = np.empty((len(codes), len(fit.bits)), np.float32)
     offset = 0
     for bits, start, end in _runs(fit.bits):
         width = bits * (end - start)
         part = digits[:, offset : offset + width].reshape(len(codes), end - start, bits)
-        found[:, start:end] = gaussian_levels(bits)[
-            np.packbits(part, axis=-1, bitorder="little")[..., 0]
-        ]
+        numbers = np.packbits(part, axis=-1, bitorder="little")[..., 0]
+        found[:, start:end] = gaussian_levels(bits)[numbers]
         offset += width
     return found * fit.deviations @ fit.directions + fit.mean
 
 
 def fit_bytes(fit: Fit) -> bytes:
-    """The safetensors file of a fit; equal fits give equal bytes."""
+    """Write the safetensors file of a fit; equal fits give equal bytes."""
     return bytes(save(fit._asdict()))
 
 
 def read_fit(data: bytes) -> Fit:
-    """What `fit_bytes` was given. Raises ValueError for anything else."""
+    """Read the bytes of `fit_bytes`. Raises ValueError for anything else."""
     try:
         return Fit(**load(data))
     except (safetensors.SafetensorError, TypeError) as error:
@@ -138,9 +137,10 @@ def read_fit(data: bytes) -> Fit:
 
 
 def _principal_directions(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Variances (directions,) and directions (directions, numbers) of `centred` (pictures, numbers), largest first.
+    """Find variances (directions,) and directions (directions, numbers), largest first.
 
-    By the smaller of the two matrices of products: numbers × numbers, or pictures × pictures.
+    `centred` is (pictures, numbers). The smaller of the two matrices of products is taken apart:
+    numbers × numbers, or pictures × pictures.
     """
     if centred.shape[0] < centred.shape[1]:
         squares, mixtures = np.linalg.eigh(centred @ centred.T)
@@ -150,18 +150,19 @@ def _principal_directions(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         squares, columns = np.linalg.eigh(centred.T @ centred)
         keep = _large(squares)
         directions = columns.T[keep]
+
     # An eigenvector has either sign; this one does not depend on the library.
     largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)
     return squares[keep] / len(centred), directions * np.sign(largest)
 
 
 def _large(squares: np.ndarray) -> np.ndarray:
-    """The places of eigenvalues above rounding, largest first."""
+    """Return the places of eigenvalues above rounding, largest first."""
     order = np.argsort(squares)[::-1]
     return order[squares[order] > max(SMALL * squares.max(initial=0.0), np.finfo(np.float64).tiny)]
 
 
 def _runs(bits: np.ndarray) -> list[tuple[int, int, int]]:
-    """(bits, first, end) of each run of directions with equal bits."""
+    """List (bits, first, end) of each run of directions with equal bits."""
     edges = [0, *(np.flatnonzero(np.diff(bits.astype(np.int64))) + 1).tolist(), len(bits)]
     return [(int(bits[start]), start, end) for start, end in pairwise(edges)]

@@ -1,8 +1,7 @@
-"""The manifest of a store: the list of its files with rows, bytes, SHA-256 and the ids they begin and end with, written
-last; a folder without one is no store.
+"""The manifest of a store, written last: its files with rows, bytes, SHA-256, first and last id.
 
-Readers trust nothing else: a file that is absent from the manifest, missing, longer or shorter than
-it says is an error.
+A folder without a manifest is no store. Readers trust nothing else: a file that is absent from the
+manifest, missing, longer or shorter than it says is an error.
 """
 
 import json
@@ -41,7 +40,7 @@ class StoredShard(StoredFile):
 
 
 class Manifest(BaseModel):
-    """What a store holds and what it was made from; `rows_in` = `rows_kept` + all of `rows_rejected`."""
+    """The contents and the origin of a store; `rows_in` = `rows_kept` + all of `rows_rejected`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -65,15 +64,17 @@ def build_manifest(
     files: list[StoredShard],
     rejects: StoredFile,
     rejected: dict[str, int],
-    fit: StoredFile | None = None,
+    fit: StoredFile | None,
 ) -> Manifest:
-    """The manifest of finished files; asserts that no row was lost or counted twice.
+    """Build the manifest of finished files; asserts that no row was lost or counted twice.
 
     Raises StoreError for files whose ids overlap.
     """
     rows_in, rows_kept = corpus["rows"], sum(file.rows for file in files)
     assert rows_in == rows_kept + sum(rejected.values()), "a row was lost or counted twice"
     assert rejects.rows == sum(rejected.values())
+
+    # Readers find a picture by the ids that files begin and end with.
     files = sorted(files, key=lambda file: file.name)
     if faults := order_faults(files):
         raise StoreError("; ".join(faults))
@@ -91,18 +92,26 @@ def build_manifest(
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of the store in `folder`. Raises StoreError when there is none, or none that this version reads."""
+    """Read the manifest of the store in `folder`.
+
+    Raises StoreError when there is none, or none that this version reads.
+    """
+    # Three ways not to be a store have a sentence of their own.
     path = folder / MANIFEST
     if not folder.is_dir():
         raise StoreError(
-            f"{folder}: there is no such folder; make a store with `python -m flows.compress` or `dvc repro compress`"
+            f"{folder}: there is no such folder; make a store with `python -m flows.compress` or "
+            "`dvc repro compress`"
         )
     if why := reason_not_stored(folder):
         raise StoreError(f"{folder}: nothing is stored here: {why}")
     if not path.is_file():
         raise StoreError(
-            f"{folder}: has no {MANIFEST}, so it is no finished store; run `flows.compress` on its pictures again"
+            f"{folder}: has no {MANIFEST}, so it is no finished store; run `flows.compress` on its "
+            "pictures again"
         )
+
+    # The version decides before the contents do: another one may have other keys.
     text = path.read_bytes()
     try:
         check_schema_version(json.loads(text)["provenance"]["schema_version"], str(path))
@@ -117,23 +126,24 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Compare names and sizes in `folder` with the manifest, and the ids that its files begin and end with.
+    """Compare names and sizes in `folder`, and the order of the ids, with the manifest.
 
     Raises StoreError that names each file that differs.
     """
     if faults := [*file_faults(folder, manifest), *order_faults(manifest.files)]:
         raise StoreError(
-            f"{folder}: does not match its {MANIFEST}: {'; '.join(faults)}; restore it or compress again"
+            f"{folder}: does not match its {MANIFEST}: {'; '.join(faults)}; restore it or compress "
+            "again"
         )
 
 
 def all_files(manifest: Manifest) -> tuple[StoredFile, ...]:
-    """Every file of the store but for the manifest."""
+    """List every file of the store but for the manifest."""
     return (*manifest.files, manifest.rejects, *([manifest.fit] if manifest.fit else []))
 
 
 def file_faults(folder: Path, manifest: Manifest) -> list[str]:
-    """One line for each file that is missing, too many, or of another size.
+    """List a line for each file that is missing, too many, or of another size.
 
     Other names that begin with `.` or `_` are ignored, as Parquet readers do.
     """
@@ -145,17 +155,16 @@ def file_faults(folder: Path, manifest: Manifest) -> list[str]:
     }
     faults = [f"{name} is missing" for name in sorted(listed.keys() - present.keys())]
     faults += [f"{name} is not in the manifest" for name in sorted(present.keys() - listed.keys())]
-    faults += [
-        f"{name} has {present[name]} bytes instead of {listed[name]}"
-        for name in sorted(listed.keys() & present.keys())
-        if present[name] != listed[name]
-    ]
+    for name in sorted(listed.keys() & present.keys()):
+        if present[name] != listed[name]:
+            faults.append(f"{name} has {present[name]} bytes instead of {listed[name]}")
     return faults
 
 
 def order_faults(files: Sequence[StoredShard]) -> list[str]:
-    """One line for each file that begins with an id that is not above all before it: an id in two files is such a
-    case.
+    """List a line for each file that begins with an id not above all ids of the files before it.
+
+    An id in two files is such a case.
     """
     faults, last, name = [], None, ""
     for file in files:
@@ -170,12 +179,15 @@ def order_faults(files: Sequence[StoredShard]) -> list[str]:
 
 
 def describe_file(path: Path, rows: int) -> StoredFile:
-    """The manifest entry of a finished file."""
+    """Return the manifest entry of a finished file."""
     return StoredFile(name=path.name, rows=rows, bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
 def write_json(path: Path, content: Mapping[str, Any], aside: Path) -> None:
-    """Write JSON so that `path` appears whole or not at all; `aside` is a folder on the same file system."""
+    """Write JSON so that `path` appears whole or not at all.
+
+    `aside` is a folder on the same file system.
+    """
     publish(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode(), aside)
 
 

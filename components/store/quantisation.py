@@ -19,6 +19,7 @@ from scipy.special import ndtr, ndtri
 LLOYD_ITERATIONS = 2000  # 16 levels are within 1e-9 of their fixed point
 BYTE = 8
 ROUNDS = 2  # of a rotation
+CACHED_VECTORS = 64  # transformed at a time: 1 MB of a 7B model, which stays in the cache
 
 
 class Quantised(NamedTuple):
@@ -29,22 +30,23 @@ class Quantised(NamedTuple):
 
 
 def quantise_evenly(vectors: np.ndarray, bits: int, group: int) -> Quantised:
-    """Even steps from -max to max of each `group` of neighbours of `vectors` float32 (…, dim).
+    """Round each `group` of neighbours of `vectors` float32 (…, dim) to even steps, -max to max.
 
     Eight bits are kept as int8, fewer are packed. The error of a number is at most half a step.
     """
     top = 2 ** (bits - 1) - 1
     grouped = vectors.reshape(*vectors.shape[:-1], vectors.shape[-1] // group, group)
     scales = (np.abs(grouped).max(axis=-1) / top).astype(np.float32)
-    steps = np.divide(
-        grouped, scales[..., None], out=np.zeros_like(grouped), where=scales[..., None] > 0
-    )
+
+    # A group of zeros has no scale to divide by, and stays zero.
+    step = scales[..., None]
+    steps = np.divide(grouped, step, out=np.zeros_like(grouped), where=step > 0)
     codes = np.clip(np.rint(steps), -top, top).astype(np.int8).reshape(vectors.shape)
     return Quantised(codes if bits == BYTE else pack((codes + top).astype(np.uint8), bits), scales)
 
 
 def restore_evenly(quantised: Quantised, bits: int, dim: int) -> np.ndarray:
-    """float32 (…, dim) of what `quantise_evenly` made."""
+    """Restore float32 (…, dim) from `quantise_evenly`."""
     top = 2 ** (bits - 1) - 1
     codes = quantised.codes if bits == BYTE else unpack(quantised.codes, bits).astype(np.int8) - top
     groups = quantised.scales.shape[-1]
@@ -53,31 +55,34 @@ def restore_evenly(quantised: Quantised, bits: int, dim: int) -> np.ndarray:
 
 
 def quantise_rotated(vectors: np.ndarray, bits: int) -> Quantised:
-    """Rotate `vectors` float32 (…, dim) and take the nearest of 2^bits levels; one scale per vector, with which the
-    error is least.
+    """Rotate `vectors` float32 (…, dim) and round to the nearest of 2^bits levels.
+
+    The one scale per vector is that of the least squared error.
     """
-    # squares of what is left neither over- nor underflow
+    # Divided by the largest number, squares neither over- nor underflow.
     largest = np.abs(vectors).max(axis=-1, keepdims=True)
     rotated = rotate(np.divide(vectors, largest, out=np.zeros_like(vectors), where=largest > 0))
     sizes = np.sqrt(np.square(rotated).mean(axis=-1, keepdims=True))
     unit = np.divide(rotated, sizes, out=np.zeros_like(rotated), where=sizes > 0)
+
     levels = gaussian_levels(bits)
     codes = np.searchsorted((levels[1:] + levels[:-1]) / 2, unit).astype(np.uint8)
+
+    # The least squares of `rotated` on the levels: <rotated, restored> / <restored, restored>.
     restored = levels[codes]
-    scales = (rotated * restored).sum(axis=-1, keepdims=True) / np.square(restored).sum(
-        axis=-1, keepdims=True
-    )
+    products = (rotated * restored).sum(axis=-1, keepdims=True)
+    scales = products / np.square(restored).sum(axis=-1, keepdims=True)
     return Quantised(pack(codes, bits), (scales * largest).astype(np.float32))
 
 
 def restore_rotated(quantised: Quantised, bits: int) -> np.ndarray:
-    """float32 (…, dim) of what `quantise_rotated` made."""
+    """Restore float32 (…, dim) from `quantise_rotated`."""
     return rotate_back(gaussian_levels(bits)[unpack(quantised.codes, bits)] * quantised.scales)
 
 
 @lru_cache
 def gaussian_levels(bits: int) -> np.ndarray:
-    """float32 (2^bits,): the levels with the least mean squared error for a standard normal number."""
+    """Find the levels float32 (2^bits,) of least squared error for a standard normal number."""
     # The best density of many levels is that of a normal distribution of three times the variance.
     levels = np.sqrt(3) * ndtri((np.arange(2**bits) + 0.5) / 2**bits)
     for _ in range(LLOYD_ITERATIONS):
@@ -87,17 +92,17 @@ def gaussian_levels(bits: int) -> np.ndarray:
 
 
 def gaussian_parts(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of the standard normal numbers that are nearest to each of `levels` (n,): how many there are, and their sum."""
+    """Split standard normal numbers by the nearest of `levels` (n,): share and sum of each part."""
     edges = np.concatenate([[-np.inf], (levels[1:] + levels[:-1]) / 2, [np.inf]])
     return np.diff(ndtr(edges)), -np.diff(np.exp(-np.square(edges) / 2)) / np.sqrt(2 * np.pi)
 
 
 def rotate(vectors: np.ndarray) -> np.ndarray:
-    """A fixed random rotation of `vectors` float32 (…, dim): shuffled, signs flipped, a Hadamard transform per block;
-    twice.
+    """Rotate `vectors` float32 (…, dim) at random, but always alike.
 
-    A block is the largest power of two that divides `dim`. The second round spreads over all blocks
-    what is large in one, and makes many different numbers of few large ones.
+    Twice: channels shuffled, signs flipped, a Hadamard transform per block. A block is the largest
+    power of two that divides `dim`. The second round spreads over all blocks what is large in one,
+    and makes many different numbers of few large ones.
     """
     channels = _by_channel(vectors)
     for turn in range(ROUNDS):
@@ -107,7 +112,7 @@ def rotate(vectors: np.ndarray) -> np.ndarray:
 
 
 def rotate_back(rotated: np.ndarray) -> np.ndarray:
-    """What `rotate` was given, to rounding."""
+    """Undo `rotate`, to rounding."""
     channels = _by_channel(rotated)
     for turn in reversed(range(ROUNDS)):
         order, signs = _shuffle(rotated.shape[-1], turn)
@@ -116,7 +121,7 @@ def rotate_back(rotated: np.ndarray) -> np.ndarray:
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """uint8 codes (…, n) below 2^bits -> uint8 (…, n · bits / 8), lowest bits first. n is a multiple of 8."""
+    """Pack uint8 codes (…, n) below 2^bits into (…, n · bits / 8), lowest bits first; 8 | n."""
     digits = np.unpackbits(codes[..., None], axis=-1, bitorder="little", count=bits)
     return np.packbits(
         digits.reshape(*codes.shape[:-1], codes.shape[-1] * bits), axis=-1, bitorder="little"
@@ -124,8 +129,8 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
 
 
 def unpack(packed: np.ndarray, bits: int) -> np.ndarray:
-    """The codes that `pack` was given."""
-    # the bytes of eight codes
+    """Unpack the codes that `pack` was given."""
+    # The bytes of eight codes make one 64-bit word, from which shifts take them all at once.
     eights = packed.reshape(*packed.shape[:-1], packed.shape[-1] // bits, bits)
     words = np.zeros((*eights.shape[:-1], 8), np.uint8)
     words[..., :bits] = eights
@@ -136,7 +141,10 @@ def unpack(packed: np.ndarray, bits: int) -> np.ndarray:
 
 @lru_cache
 def _shuffle(dim: int, turn: int) -> tuple[np.ndarray, np.ndarray]:
-    """An order of the channels and a sign for each, the same for all time: from a hash, not from a library's stream."""
+    """Return an order of the channels and a sign for each.
+
+    They come from a hash, not from a library's random stream: the same for all time.
+    """
     noise = hashlib.shake_256(f"fwd2bot rotation of {dim}, round {turn}".encode()).digest(9 * dim)
     order = np.argsort(np.frombuffer(noise[: 8 * dim], "<u8"), kind="stable")
     signs = 1 - 2 * (np.frombuffer(noise[8 * dim :], np.uint8) & 1).astype(np.float32)
@@ -144,17 +152,21 @@ def _shuffle(dim: int, turn: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _by_channel(vectors: np.ndarray) -> np.ndarray:
-    """float32 (dim, vectors): numbers that are added to each other lie in long rows, which is several times faster."""
+    """Transpose to float32 (dim, vectors): numbers that are added up lie in long rows, faster."""
     return np.ascontiguousarray(vectors.reshape(-1, vectors.shape[-1]).T, np.float32)
 
 
 def _hadamard(channels: np.ndarray) -> np.ndarray:
-    """The orthonormal Hadamard transform of each block of (dim, vectors), by butterflies; it is its own inverse."""
-    dim = channels.shape[0]
+    """Transform blocks of (dim, vectors) by the orthonormal Hadamard matrix, its own inverse."""
+    dim, num_vectors = channels.shape
     block = dim & -dim
-    half = 1
-    while half < block:
-        low, high = channels.reshape(dim // (2 * half), 2, half, -1).swapaxes(0, 1)
-        channels = np.stack([low + high, low - high], axis=1).reshape(channels.shape)
-        half *= 2
-    return channels / np.float32(np.sqrt(block))
+    transformed = np.empty_like(channels)
+    for start in range(0, num_vectors, CACHED_VECTORS):
+        part = channels[:, start : start + CACHED_VECTORS]
+        half = 1
+        while half < block:
+            low, high = part.reshape(dim // (2 * half), 2, half, -1).swapaxes(0, 1)
+            part = np.stack([low + high, low - high], axis=1).reshape(part.shape)
+            half *= 2
+        transformed[:, start : start + CACHED_VECTORS] = part / np.float32(np.sqrt(block))
+    return transformed

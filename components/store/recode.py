@@ -1,4 +1,4 @@
-"""A store in another codec, or with fewer tokens per picture, without the pictures and without the model.
+"""Recoding: a store in another codec, or with fewer tokens per picture, from its stored tokens.
 
 With a causal compression pass no summary query sees the ones behind it: the first k of k' tokens
 are what a pass with k queries gives. (Whether they say enough is a matter of training:
@@ -16,7 +16,7 @@ from components.store.fit import Fit, fit_bytes, fit_directions, quantise_fitted
 from components.store.manifest import Manifest
 from components.store.provenance import Provenance, StoreError
 from components.store.rejects import Reject
-from components.store.shards import concatenate, no_rows, read_rows, shard_bytes, split_by_codec
+from components.store.shards import EncodedRows, concatenate, encode_rows, no_rows, read_rows
 from components.store.token_store import TokenStore
 
 HELD_OUT = 5  # every fifth picture of a sample measures the fit to the others
@@ -34,7 +34,7 @@ class Fitting(NamedTuple):
 def fit_codec(
     store: TokenStore, num_summary_tokens: int, num_bytes: int, max_pictures: int
 ) -> Fitting:
-    """Fit codec `fitted` to pictures that lie evenly in a store, at most `max_pictures`, by `num_bytes` for each.
+    """Fit codec `fitted`, `num_bytes` per picture, to at most `max_pictures` evenly from a store.
 
     Raises StoreError for a store that has lost digits already, and ValueError for too few pictures.
     """
@@ -42,38 +42,46 @@ def fit_codec(
         raise _coarse(store.provenance)
     sample = store.ids[:: -(-len(store) // max_pictures) or 1]
     tokens = store.tokens(sample)[:, :num_summary_tokens].reshape(len(sample), -1)
+
     is_held_out = np.arange(len(sample)) % HELD_OUT == HELD_OUT - 1
     fit = fit_directions(tokens[~is_held_out], num_bytes)
+
     others = tokens[is_held_out]
-    error = np.linalg.norm(
-        restore_fitted(quantise_fitted(others, fit), fit) - others
-    ) / np.linalg.norm(others)
+    restored = restore_fitted(quantise_fitted(others, fit), fit)
+    error = np.linalg.norm(restored - others) / np.linalg.norm(others)
     return Fitting(fit, len(sample) - len(others), len(others), float(error))
 
 
 def recoded_provenance(
     provenance: Provenance, codec: Codec, num_summary_tokens: int, fit: Fit | None = None
 ) -> Provenance:
-    """What the new store says of itself. Raises StoreError when the old one cannot become it."""
+    """Return the provenance of the new store. Raises StoreError when the old cannot become it."""
     if not 1 <= num_summary_tokens <= provenance.num_summary_tokens:
         raise StoreError(
-            f"{num_summary_tokens} tokens: the store has {provenance.num_summary_tokens} per picture"
+            f"{num_summary_tokens} tokens: the store has {provenance.num_summary_tokens} per "
+            "picture"
         )
     if num_summary_tokens < provenance.num_summary_tokens and not has_prefixes(provenance):
         raise StoreError(
-            "the tokens of this store see each other, or are each for a part of the picture: none can be left out; "
-            "compress the pictures again with compress.num_summary_tokens, if the model can make fewer"
+            "the tokens of this store see each other, or are each for a part of the picture: none "
+            "can be left out; compress the pictures again with compress.num_summary_tokens, if the "
+            "model can make fewer"
         )
+    # Digits that are lost cannot be had back by another codec.
     if provenance.codec not in FLOATS and (codec != provenance.codec or codec == FITTED):
         raise _coarse(provenance)
     code_type(codec, num_summary_tokens, provenance.dim, fit)
+
     fit_sha256 = hashlib.sha256(fit_bytes(fit)).hexdigest() if fit else None
     changed = {"codec": codec, "num_summary_tokens": num_summary_tokens, "fit_sha256": fit_sha256}
     return provenance.model_copy(update=changed)
 
 
 def has_prefixes(provenance: Provenance) -> bool:
-    """Whether the first tokens are those of a model that makes no more: of Fwd2Bot under a causal mask."""
+    """Return whether the first tokens are those of a model that makes no more.
+
+    Only Fwd2Bot under a causal mask has such tokens.
+    """
     model = provenance.model
     return (
         model.get("attention") == "causal"
@@ -83,7 +91,7 @@ def has_prefixes(provenance: Provenance) -> bool:
 
 
 def recoded_settings(manifest: Manifest, wanted: Provenance) -> dict[str, Any]:
-    """The settings of the new manifest: those of the old one, and what became of it."""
+    """Return the settings of the new manifest: those of the old one, and what changes."""
     old = manifest.provenance
     came_from = {"codec": old.codec, "num_summary_tokens": old.num_summary_tokens}
     changed = {"codec": wanted.codec, "num_summary_tokens": wanted.num_summary_tokens}
@@ -91,24 +99,18 @@ def recoded_settings(manifest: Manifest, wanted: Provenance) -> dict[str, Any]:
 
 
 def recode_shard(
-    path: Path,
-    provenance: Provenance,
-    wanted: Provenance,
-    rows_per_row_group: int,
-    fit: Fit | None = None,
-) -> tuple[bytes, int, list[Reject]]:
-    """One file of a store anew: its bytes, its rows, and rows that the new codec cannot hold."""
-    kept, rejects = [no_rows(wanted.num_summary_tokens, wanted.dim)], []
+    path: Path, provenance: Provenance, wanted: Provenance, fit: Fit | None = None
+) -> tuple[EncodedRows, list[Reject]]:
+    """Read one file of a store and encode its rows anew; rows that do not fit become rejects."""
+    parts = [no_rows(wanted.num_summary_tokens, wanted.dim)]
     for part in read_rows(path, provenance):
-        prefix = part._replace(summary_tokens=part.summary_tokens[:, : wanted.num_summary_tokens])
-        rows, unstorable = split_by_codec(prefix, wanted.codec, fit)
-        kept.append(rows)
-        rejects += unstorable
-    rows = concatenate(kept)
-    return shard_bytes(rows, wanted, rows_per_row_group, fit), len(rows.image_ids), rejects
+        prefixes = part.summary_tokens[:, : wanted.num_summary_tokens]
+        parts.append(part._replace(summary_tokens=prefixes))
+    return encode_rows(concatenate(parts), wanted.codec, fit)
 
 
 def _coarse(provenance: Provenance) -> StoreError:
     return StoreError(
-        f"the store is in {provenance.codec}, which has lost digits; recode the store it was made from"
+        f"the store is in {provenance.codec}, which has lost digits; recode the store it was made "
+        "from"
     )

@@ -1,6 +1,7 @@
-"""Why a picture is not in the store: a closed set of reasons, so that counts can be compared between runs."""
+"""Rejects: pictures that are not in a store, with a closed set of reasons to count by."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -48,22 +49,20 @@ class UnreadablePictureError(ValueError):
 
 
 def reject_counts(rejects: list[Reject]) -> dict[str, int]:
-    """How many rejects each reason has. Raises ValueError for a reason outside the closed set."""
-    counts: dict[str, int] = {}
+    """Count the rejects by reason. Raises ValueError for a reason outside the closed set."""
     for reject in rejects:
         if reject.reason not in REASONS:
             raise ValueError(
                 f"{reject.image_id}: {reject.reason!r} is no known reason; add it to {__name__}"
             )
-        counts[reject.reason] = counts.get(reject.reason, 0) + 1
-    return counts
+    return dict(Counter(reject.reason for reject in rejects))
 
 
 def read_rejects(path: Path) -> list[Reject]:
-    """What `rejects_json` was given."""
+    """Read a file that holds `rejects_json`."""
     return [Reject(**reject) for reject in json.loads(path.read_bytes())["rejects"]]
 
 
 def rejects_json(rejects: list[Reject]) -> dict[str, Any]:
-    """The content of `_rejects.json`, sorted by picture id."""
+    """Return the content of `_rejects.json`, sorted by picture id."""
     return {"rejects": [reject._asdict() for reject in sorted(rejects)]}

@@ -1,4 +1,4 @@
-"""One file of a store: summary tokens and their picture ids as Parquet that every common reader opens as it is.
+"""Shards, the files of a store: summary tokens and picture ids as Parquet for every common reader.
 
 Columns are flat lists of one length; the shape is in the provenance. Pages are checksummed. 4-byte
 floats are split into byte streams, which zstd packs better when a page holds 256 KiB or more, and
@@ -10,7 +10,7 @@ split (docs/decisions/0036).
 import io
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,71 +38,70 @@ class TokenRows(NamedTuple):
     summary_tokens: np.ndarray  # float32 (batch, summary_tokens, dim)
 
 
+class EncodedRows(NamedTuple):
+    """Rows of a store as they are written."""
+
+    image_ids: list[str]
+    widths: np.ndarray  # int32 (batch,)
+    heights: np.ndarray  # int32 (batch,)
+    stored: Quantised  # codes and scales (batch, …)
+
+
 def no_rows(num_summary_tokens: int, dim: int) -> TokenRows:
-    """What rows of this shape begin with."""
+    """Return zero rows of this shape."""
     no_sizes = np.empty(0, np.int32)
     return TokenRows([], no_sizes, no_sizes, np.empty((0, num_summary_tokens, dim), np.float32))
 
 
 def concatenate(parts: Sequence[TokenRows]) -> TokenRows:
-    """The rows of all parts, of which there is at least one."""
-    image_ids = [image_id for part in parts for image_id in part.image_ids]
-    return TokenRows(
-        image_ids, *(np.concatenate(arrays) for arrays in list(zip(*parts, strict=True))[1:])
-    )
+    """Join the rows of at least one part."""
+    image_ids, *columns = zip(*parts, strict=True)
+    return TokenRows(list(chain(*image_ids)), *map(np.concatenate, columns))
 
 
-def split_by_codec(
+def encode_rows(
     rows: TokenRows, codec: codecs.Codec, fit: Fit | None = None
-) -> tuple[TokenRows, list[Reject]]:
-    """The rows that a codec can hold, sorted by id, and rejects for the others."""
-    faults = codecs.row_faults(rows.summary_tokens, codec, fit)
-    rejects = [
-        Reject(image_id, fault, f"the summary tokens do not fit {codec}")
-        for image_id, fault in zip(rows.image_ids, faults, strict=True)
-        if fault
-    ]
-    kept = sorted(
-        (row for row, fault in enumerate(faults) if not fault), key=rows.image_ids.__getitem__
-    )
-    numbers = np.array(kept, np.int64)
+) -> tuple[EncodedRows, list[Reject]]:
+    """Encode the rows that a codec can hold, sorted by id; the others become rejects."""
+    stored, faults = codecs.encode_checked(rows.summary_tokens, codec, fit)
+    rejects, kept = [], []
+    for row, (image_id, fault) in enumerate(zip(rows.image_ids, faults, strict=True)):
+        if fault is None:
+            kept.append(row)
+        else:
+            rejects.append(Reject(image_id, fault, f"the summary tokens do not fit {codec}"))
+
+    kept.sort(key=rows.image_ids.__getitem__)
+    order = np.array(kept, np.int64)
     image_ids = [rows.image_ids[row] for row in kept]
-    return TokenRows(
-        image_ids, rows.widths[numbers], rows.heights[numbers], rows.summary_tokens[numbers]
-    ), rejects
+    in_order = Quantised(stored.codes[order], stored.scales[order])
+    return EncodedRows(image_ids, rows.widths[order], rows.heights[order], in_order), rejects
 
 
 def shard_bytes(
-    rows: TokenRows, provenance: Provenance, rows_per_row_group: int, fit: Fit | None = None
+    rows: EncodedRows, provenance: Provenance, rows_per_row_group: int, fit: Fit | None = None
 ) -> bytes:
-    """The Parquet file of `rows`: equal rows and provenance give equal bytes.
+    """Write the Parquet file of `rows`: equal rows and provenance give equal bytes.
 
-    Raises ValueError for rows the codec cannot hold, and for ids that do not rise.
+    Raises ValueError for ids that do not rise.
     """
     if any(left >= right for left, right in pairwise(rows.image_ids)):
         raise ValueError("the rows of a file are sorted by picture id, and none occurs twice")
-    if any(codecs.row_faults(rows.summary_tokens, provenance.codec, fit)):
-        raise ValueError(
-            f"some summary tokens do not fit codec {provenance.codec}; reject such rows before they are written"
-        )
-    stored = codecs.encode(rows.summary_tokens, provenance.codec, fit)
+
+    # Scales are a column only where the codec has some.
     target = token_schema(provenance, fit)
     columns = {
         schema.IMAGE_ID: pa.array(rows.image_ids, pa.string()),
         schema.WIDTH: pa.array(rows.widths, pa.int32()),
         schema.HEIGHT: pa.array(rows.heights, pa.int32()),
     }
-    for name, values in ((schema.SUMMARY_TOKENS, stored.codes), (schema.SCALES, stored.scales)):
+    for name, values in zip((schema.SUMMARY_TOKENS, schema.SCALES), rows.stored, strict=True):
         if name in target.names:
             columns[name] = _list_column(values, target.field(name).type)
-    return table_bytes(pa.Table.from_pydict(columns, schema=target), provenance, rows_per_row_group)
 
-
-def table_bytes(table: pa.Table, provenance: Provenance, rows_per_row_group: int) -> bytes:
-    """The Parquet file of stored values as they are."""
     sink = io.BytesIO()
     pq.write_table(
-        table.replace_schema_metadata(to_metadata(provenance)),
+        pa.Table.from_pydict(columns, target.with_metadata(to_metadata(provenance))),
         sink,
         row_group_size=rows_per_row_group,
         compression="zstd",
@@ -116,14 +115,8 @@ def table_bytes(table: pa.Table, provenance: Provenance, rows_per_row_group: int
     return sink.getvalue()
 
 
-def end_ids(data: bytes) -> tuple[str | None, str | None]:
-    """The picture ids that a file begins and ends with; None if it has no rows."""
-    ids = pq.read_table(pa.BufferReader(data), columns=[schema.IMAGE_ID])[schema.IMAGE_ID]
-    return (ids[0].as_py(), ids[-1].as_py()) if len(ids) else (None, None)
-
-
 def token_schema(provenance: Provenance, fit: Fit | None = None) -> pa.Schema:
-    """The Arrow schema of every file of a store."""
+    """Return the Arrow schema of every file of a store."""
     value, shape = codecs.code_type(
         provenance.codec, provenance.num_summary_tokens, provenance.dim, fit
     )
@@ -133,9 +126,9 @@ def token_schema(provenance: Provenance, fit: Fit | None = None) -> pa.Schema:
 def open_shard(
     path: Path, fit: Fit | None = None, footer: pq.FileMetaData | None = None
 ) -> pq.ParquetFile:
-    """A file of a store, with page checksums verified at every read; `footer` spares reading it again.
+    """Open a file of a store, with page checksums verified at every read.
 
-    Raises StoreError when it is no Parquet or has another schema.
+    `footer` spares reading it again. Raises StoreError when it is no Parquet or has another schema.
     """
     try:
         shard = pq.ParquetFile(path, metadata=footer, page_checksum_verification=True)
@@ -147,22 +140,23 @@ def open_shard(
         provenance = from_metadata(shard.schema_arrow.metadata, str(path))
         if not shard.schema_arrow.equals(token_schema(provenance, fit), check_metadata=False):
             raise StoreError(
-                f"{path}: has the columns {shard.schema_arrow.names} of other types than its provenance says"
+                f"{path}: has the columns {shard.schema_arrow.names} of other types than its "
+                "provenance says"
             )
     return shard
 
 
-def read_columns(path: Path, columns: list[str], fit: Fit | None = None) -> pa.Table:
-    """Some columns of one file in its order, without the others being read. Raises StoreError for a damaged page."""
+def read_ids(path: Path, fit: Fit | None = None) -> list[str]:
+    """Read the picture ids of one file in its order. Raises StoreError for a damaged page."""
     try:
         with open_shard(path, fit) as shard:
-            return shard.read(columns=columns)
+            return shard.read(columns=[schema.IMAGE_ID])[schema.IMAGE_ID].to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from None
 
 
 def read_rows(path: Path, provenance: Provenance, fit: Fit | None = None) -> Iterator[TokenRows]:
-    """The rows of one file in order, READ_ROWS at a time. Raises StoreError for a damaged page."""
+    """Read one file in order, READ_ROWS rows at a time. Raises StoreError for a damaged page."""
     try:
         with open_shard(path, fit) as shard:
             for batch in shard.iter_batches(READ_ROWS):
@@ -178,43 +172,35 @@ def find_rows(
     provenance: Provenance,
     fit: Fit | None = None,
 ) -> Iterator[TokenRows]:
-    """The rows of one file that have an id of `wanted`, from the row groups that can hold them.
+    """Find the rows of one file with an id of `wanted`, in the row groups that can hold them.
 
     Raises StoreError for a damaged page.
     """
     try:
         with open_shard(path, fit, footer) as shard:
-            for group in sorted({_row_group(shard, image_id) for image_id in wanted}):
+            for number in sorted({_row_group(shard, image_id) for image_id in wanted}):
                 # Threads would cost a picture more than they save.
-                (batch,) = (
-                    shard.read_row_group(group, use_threads=False).combine_chunks().to_batches()
-                )
-                rows = [
-                    row
-                    for row, image_id in enumerate(batch[schema.IMAGE_ID].to_pylist())
-                    if image_id in wanted
-                ]
+                group = shard.read_row_group(number, use_threads=False).combine_chunks()
+                (batch,) = group.to_batches()
+                ids = batch[schema.IMAGE_ID].to_pylist()
+                rows = [row for row, image_id in enumerate(ids) if image_id in wanted]
                 yield _token_rows(batch, provenance, fit, np.array(rows, np.int64))
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from None
 
 
 def _row_group(shard: pq.ParquetFile, image_id: str) -> int:
-    """The one row group that can hold an id: rows are sorted by it."""
-    return max(
-        bisect_right(
-            range(shard.num_row_groups), image_id, key=lambda group: _first_id(shard, group)
-        )
-        - 1,
-        0,
-    )
+    """Return the number of the row group that can hold an id: rows are sorted by it."""
+    groups = range(shard.num_row_groups)
+    above = bisect_right(groups, image_id, key=lambda group: _first_id(shard, group))
+    return max(above - 1, 0)
 
 
 def _first_id(shard: pq.ParquetFile, group: int) -> str:
     statistics = shard.metadata.row_group(group).column(0).statistics
     if statistics is not None and statistics.has_min_max:
         return statistics.min
-    # ids of 4 KiB and more
+    # Ids of 4 KiB and more have no statistics.
     return shard.read_row_group(group, columns=[schema.IMAGE_ID])[schema.IMAGE_ID][0].as_py()
 
 
@@ -225,34 +211,32 @@ def _damaged(path: Path, error: Exception) -> StoreError:
 def _token_rows(
     batch: pa.RecordBatch, provenance: Provenance, fit: Fit | None, rows: np.ndarray | slice
 ) -> TokenRows:
-    """Some rows of a batch."""
-    _, shape = codecs.code_type(
-        provenance.codec, provenance.num_summary_tokens, provenance.dim, fit
-    )
+    """Decode some rows of a batch."""
+    codec, dim = provenance.codec, provenance.dim
+    _, shape = codecs.code_type(codec, provenance.num_summary_tokens, dim, fit)
     codes = _lists(batch[schema.SUMMARY_TOKENS]).reshape(-1, *shape)[rows]
-    num_scales = codecs.num_scales(provenance.codec, provenance.dim)
-    scales = np.empty((*codes.shape[:2], 0), np.float32)
+    num_scales = codecs.num_scales(codec, dim)
     if num_scales:
         scales = _lists(batch[schema.SCALES]).reshape(-1, shape[0], num_scales)[rows]
+    else:
+        scales = np.empty((*codes.shape[:2], 0), np.float32)
 
     return TokenRows(
         np.array(batch[schema.IMAGE_ID].to_pylist(), object)[rows].tolist(),
         np.from_dlpack(batch[schema.WIDTH])[rows],
         np.from_dlpack(batch[schema.HEIGHT])[rows],
-        codecs.decode(Quantised(codes, scales), provenance.codec, provenance.dim, fit),
+        codecs.decode(Quantised(codes, scales), codec, dim, fit),
     )
 
 
 def _lists(column: pa.FixedSizeListArray) -> np.ndarray:
-    """The lists of a column, (rows, size). Arrow's `to_numpy` and `flatten` first import pandas or 300 functions."""
+    """View the lists of a column as an array (rows, size)."""
+    # Arrow's `to_numpy` and `flatten` first import pandas or 300 functions.
     size = column.type.list_size
-    return np.from_dlpack(column.values.slice(column.offset * size, len(column) * size)).reshape(
-        -1, size
-    )
+    values = column.values.slice(column.offset * size, len(column) * size)
+    return np.from_dlpack(values).reshape(-1, size)
 
 
 def _list_column(stored: np.ndarray, kind: pa.FixedSizeListType) -> pa.FixedSizeListArray:
-    """A column of `stored` (rows, …), each row one flat list."""
-    return pa.FixedSizeListArray.from_arrays(
-        pa.array(stored.reshape(-1), kind.value_type), type=kind
-    )
+    """Build a column of `stored` (rows, …), each row one flat list; Arrow refuses another type."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(stored.reshape(-1)), type=kind)

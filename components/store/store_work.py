@@ -1,4 +1,4 @@
-"""The work folder of one compress run: finished shards survive a killed run, and the store appears by one rename.
+"""Unfinished stores: finished shards survive a killed run, and the store appears by one rename.
 
 `<output>.partial/<fingerprint>/` stands beside the output on the same file system. The fingerprint
 covers the model, the codec, the parameters, the code and the listing of the corpus, so that a run
@@ -18,13 +18,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.files.atomic import sha256_of
-from components.files.outputs import OutputError, check_replaceable, only_writer
+from components.files.outputs import OutputError, check_replaceable, checked_place, only_writer
 from components.files.unfinished import LOCK, TRASH, hold, is_work, leave, open_work
 from components.store.manifest import (
     FIT,
@@ -39,7 +39,6 @@ from components.store.manifest import (
 )
 from components.store.provenance import Provenance, StoreError
 from components.store.rejects import Reject, reject_counts, rejects_json
-from components.store.shards import end_ids
 
 _ASIDE, _SHARDS, _DONE, _RUNNING = "aside", "shards", "done", "running"
 
@@ -52,18 +51,29 @@ class ShardReport(NamedTuple):
 
 
 def shard_name(shard: int) -> str:
-    """The file name of a shard, part-00000.parquet and so on."""
+    """Return the file name of a shard, part-00000.parquet and so on."""
     return f"part-{shard:05d}.parquet"
 
 
 def fingerprint(content: dict[str, Any]) -> str:
-    """A short name for everything that decides the output of a run."""
+    """Return a short name for everything that decides the output of a run."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def new_store_place(output: Path, inputs: Iterable[Path | str]) -> Path:
+    """Return the absolute place of a new store.
+
+    Raises StoreError when something is there, and OutputError when it lies in the inputs.
+    """
+    output = checked_place(output, inputs)
+    if output.exists() and any(output.iterdir()):
+        raise StoreError(f"{output}: exists already; remove it, or choose another folder")
+    return output
 
 
 @contextmanager
 def work_folder(output: Path, name: str) -> Iterator[Path]:
-    """The work folder of a run; those of other runs into `output` are listed and stay. No other may run meanwhile.
+    """Open the work folder of a run; other runs' folders for `output` are listed and stay.
 
     Raises OutputError when another run writes to the same output, or when the folder holds other
     things than runs. A killed run frees its lock with its death.
@@ -81,7 +91,7 @@ def work_folder(output: Path, name: str) -> Iterator[Path]:
 
 
 def check_runs(parent: Path) -> None:
-    """Raises OutputError for a folder in the way that holds anything but runs."""
+    """Raise OutputError for a folder in the way that holds anything but runs."""
     if parent.is_symlink() or (parent.exists() and not parent.is_dir()):
         raise OutputError(f"{parent}: is in the way of unfinished work; move it")
     entries = sorted(parent.iterdir()) if parent.exists() else []
@@ -93,28 +103,26 @@ def check_runs(parent: Path) -> None:
 
 
 def partial_folder(output: Path) -> Path:
-    """Where unfinished runs into `output` live."""
+    """Return the folder of unfinished runs into `output`."""
     return output.with_name(f"{output.name}.partial")
 
 
 def finish_shard(
-    work: Path, shard: int, data: bytes, rows: int, rejects: list[Reject]
+    work: Path, shard: int, data: bytes, image_ids: Sequence[str], rejects: list[Reject]
 ) -> ShardReport:
-    """Put the bytes of a shard in their place, then the note that says so."""
+    """Put the bytes of a shard with these ids in their place, then the note that says so."""
     path = work / _SHARDS / shard_name(shard)
     publish(path, data, work / _ASIDE)
-    first_id, last_id = end_ids(data)
-    shard_file = StoredShard(
-        **describe_file(path, rows).model_dump(), first_id=first_id, last_id=last_id
-    )
-    report = ShardReport(shard_file, rejects)
+    first_id, last_id = (image_ids[0], image_ids[-1]) if image_ids else (None, None)
+    described = describe_file(path, len(image_ids)).model_dump()
+    report = ShardReport(StoredShard(**described, first_id=first_id, last_id=last_id), rejects)
     note = {"file": report.file.model_dump(), **rejects_json(rejects)}
     write_json(_note(work, shard), note, work / _ASIDE)
     return report
 
 
 def finished_shard(work: Path, shard: int) -> ShardReport | None:
-    """The report of a shard that an earlier run finished;
+    """Return the report of a shard that an earlier run finished.
 
     None if it did not, or if the file is no longer what it wrote.
     """
@@ -125,27 +133,26 @@ def finished_shard(work: Path, shard: int) -> ShardReport | None:
 
 
 def place_fit(work: Path, data: bytes) -> None:
-    """Put what codec `fitted` was fitted to be in its place, before the first shard is written with it."""
+    """Put the fit of codec `fitted` in its place, before the first shard is written with it."""
     publish(fit_path(work), data, work / _ASIDE)
 
 
 def fit_path(work: Path) -> Path:
-    """Where a run keeps the fit of its codec, if it has one."""
+    """Return the place of the fit of a run's codec, if it has one."""
     return work / _SHARDS / FIT
 
 
 def noted_shard(work: Path, shard: int) -> ShardReport | None:
-    """What the note of a shard says, whatever became of its file; None if there is no note."""
+    """Read the note of a shard, whatever became of its file; None if there is no note."""
     if not _note(work, shard).is_file():
         return None
     content = json.loads(_note(work, shard).read_bytes())
-    return ShardReport(
-        StoredShard(**content["file"]), [Reject(**reject) for reject in content["rejects"]]
-    )
+    rejects = [Reject(**reject) for reject in content["rejects"]]
+    return ShardReport(StoredShard(**content["file"]), rejects)
 
 
 def watch_path(work: Path, shard: int) -> Path:
-    """Where it is noted which picture of a shard is being decoded."""
+    """Return the file that names the picture of a shard that is being decoded."""
     return work / _RUNNING / shard_name(shard)
 
 
@@ -155,29 +162,31 @@ def publish_store(
     provenance: Provenance,
     corpus: dict[str, Any],
     settings: dict[str, Any],
-    reports: Iterable[ShardReport],
+    reports: Sequence[ShardReport],
     rejects: list[Reject],
 ) -> Manifest:
-    """Make the finished shards the store `output`: rejects, then the manifest, then one rename.
+    """Make the finished shards the store `output`.
 
-    `rejects` are those that the plan of the shards had no place for. Raises StoreError for shards
-    whose ids overlap.
+    `rejects` are those of no shard. Raises StoreError for shards whose ids overlap.
     """
-    reports = list(reports)
     folder, aside = work / _SHARDS, work / _ASIDE
-    rejects = sorted([*rejects, *(reject for report in reports for reject in report.rejects)])
+    rejects = list(rejects)
+    for report in reports:
+        rejects += report.rejects
     write_json(folder / REJECTS, rejects_json(rejects), aside)
-    rejects_file = describe_file(folder / REJECTS, len(rejects))
+
     manifest = build_manifest(
         provenance,
         corpus,
         settings,
         [report.file for report in reports],
-        rejects_file,
+        describe_file(folder / REJECTS, len(rejects)),
         reject_counts(rejects),
         describe_file(fit_path(work), 0) if fit_path(work).exists() else None,
     )
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"), aside)
+
+    # The rename comes last: a folder of the output's name is a finished store.
     _sync_folder(folder)
     _rename(folder, output)
     shutil.rmtree(work)
@@ -185,15 +194,10 @@ def publish_store(
 
 
 def _is_run(entry: Path) -> bool:
-    """Whether a run has made this folder, maybe just now; one of a version before has no marker."""
+    """Return whether a run has made this folder, maybe just now."""
     if not entry.is_dir() or entry.is_symlink():
         return False
-    return (
-        is_work(entry)
-        or entry.name.endswith(TRASH)
-        or (entry / _ASIDE).is_dir()
-        or not any(entry.iterdir())
-    )
+    return is_work(entry) or entry.name.endswith(TRASH) or not any(entry.iterdir())
 
 
 def _note(work: Path, shard: int) -> Path:

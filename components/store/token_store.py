@@ -1,4 +1,4 @@
-"""Reader of compressed corpora: random access by picture id, streaming, and embeddings.
+"""Reader of a store: random access by picture id, streaming, and embeddings.
 
 A store is opened through its manifest only. `open` compares names and sizes of the files with it
 and reads none of them: the manifest says which ids each file begins and ends with, so that one
@@ -10,16 +10,15 @@ files, files of two models, an id twice) is refused with the difference spelled 
 import difflib
 import hashlib
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property, lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components import schema
 from components.files.atomic import sha256_of
 from components.store.fit import Fit, read_fit
 from components.store.manifest import (
@@ -31,7 +30,7 @@ from components.store.manifest import (
     read_manifest,
 )
 from components.store.provenance import Provenance, StoreError, differences, from_metadata
-from components.store.shards import TokenRows, find_rows, open_shard, read_columns, read_rows
+from components.store.shards import TokenRows, find_rows, open_shard, read_ids, read_rows
 
 FOOTERS = 256  # of files that are kept in memory
 
@@ -62,13 +61,13 @@ class TokenStore:
 
     @property
     def provenance(self) -> Provenance:
-        """Where the tokens come from."""
+        """Return the provenance of the tokens."""
         return self.manifest.provenance
 
     @cached_property
     def ids(self) -> list[str]:
-        """All picture ids, sorted: the order of `iter_batches()`, `embeddings()` and `sizes()`."""
-        return [image_id for file in self._files for image_id in self._ids(file)]
+        """List all picture ids, sorted: the order of all that is read of the whole store."""
+        return list(chain.from_iterable(map(self._ids, self._files)))
 
     def __len__(self) -> int:
         return self.manifest.rows_kept
@@ -82,92 +81,84 @@ class TokenStore:
         return row < len(ids) and ids[row] == image_id
 
     def tokens(self, image_ids: Sequence[str]) -> np.ndarray:
-        """float32 summary tokens (len(image_ids), summary_tokens, dim) in the order asked for; an id may be asked for
-        twice.
+        """Read float32 summary tokens (len(image_ids), summary_tokens, dim) in the order asked for.
 
-        Reads the row groups that hold the ids and nothing else. Raises UnknownImageError,
-        StoreError.
+        An id may be asked for twice. Only the row groups that hold the ids are read. Raises
+        UnknownImageError, StoreError.
         """
-        positions: dict[str, list[int]] = {}
+        positions: dict[str, list[int]] = defaultdict(list)
         for position, image_id in enumerate(image_ids):
-            positions.setdefault(image_id, []).append(position)
-        found = np.empty(
-            (len(image_ids), self.provenance.num_summary_tokens, self.provenance.dim), np.float32
-        )
+            positions[image_id].append(position)
+
+        # Files come in their own order; every row is put where it was asked for.
+        shape = (len(image_ids), self.provenance.num_summary_tokens, self.provenance.dim)
+        found = np.empty(shape, np.float32)
         missing = set(positions)
         for rows in self._find(positions):
             missing.difference_update(rows.image_ids)
             for image_id, tokens in zip(rows.image_ids, rows.summary_tokens, strict=True):
                 found[positions[image_id]] = tokens
         if missing:
-            raise self._unknown(min(missing, key=lambda image_id: positions[image_id]))
+            raise self._unknown(min(missing, key=positions.__getitem__))
         return found
 
     def iter_batches(self) -> Iterator[TokenRows]:
-        """All rows in order, some at a time. Raises StoreError for a damaged page."""
+        """Read all rows in order, some at a time. Raises StoreError for a damaged page."""
         for file in self._files:
             self._footer(file)
             yield from read_rows(self.folder / file.name, self.provenance, self.fit)
 
-    def sizes(self) -> np.ndarray:
-        """int32 (len(self), 2): width and height of the pictures in pixels; no tokens are read."""
-        columns = [schema.WIDTH, schema.HEIGHT]
-        tables = [self._columns(file, columns) for file in self._files]
-        parts = [np.column_stack([table[name].to_numpy() for name in columns]) for table in tables]
-        return np.concatenate([np.empty((0, 2), np.int32), *parts])
-
     def embeddings(self) -> np.ndarray:
-        """float32 L2-normalised means of the summary tokens, (len(self), dim), in the order of `ids`."""
-        means = [rows.summary_tokens.mean(axis=1) for rows in self.iter_batches()]
-        return normalise(np.concatenate([np.empty((0, self.provenance.dim), np.float32), *means]))
+        """Compute L2-normalised means of the summary tokens, float32 (len(self), dim)."""
+        means = [np.empty((0, self.provenance.dim), np.float32)]
+        for rows in self.iter_batches():
+            means.append(rows.summary_tokens.mean(axis=1))
+        return normalise(np.concatenate(means))
 
     def verify(self) -> None:
-        """Compare the SHA-256 of every file with the manifest: finds any changed byte. Raises StoreError.
+        """Compare the SHA-256 of every file with the manifest. Raises StoreError for a changed one.
 
         `python -m flows.verify` finds all there is to find.
         """
         for file in all_files(self.manifest):
             if sha256_of(self.folder / file.name) != file.sha256:
                 raise StoreError(
-                    f"{self.folder / file.name}: has changed since it was written; restore it or compress again"
+                    f"{self.folder / file.name}: has changed since it was written; restore it or "
+                    "compress again"
                 )
 
     def _find(self, image_ids: Collection[str]) -> Iterator[TokenRows]:
-        """The rows of these pictures, file by file; ids that are in no file are left out."""
-        by_file: dict[StoredShard, set[str]] = {}
+        """Find the rows of these pictures, file by file; ids that are in no file are left out."""
+        by_file: dict[StoredShard, set[str]] = defaultdict(set)
         for image_id in image_ids:
             if file := self._file_of(image_id):
-                by_file.setdefault(file, set()).add(image_id)
+                by_file[file].add(image_id)
         for file, wanted in by_file.items():
             yield from find_rows(
                 self.folder / file.name, self._footer(file), wanted, self.provenance, self.fit
             )
 
     def _file_of(self, image_id: str) -> StoredShard | None:
-        """The one file that can hold an id, by what the manifest says each begins and ends with."""
+        """Find the one file that can hold an id, by the first and last id of each."""
         number = bisect_left(self._last_ids, image_id)
         if number == len(self._files) or image_id < str(self._files[number].first_id):
             return None
         return self._files[number]
 
-    def _columns(self, file: StoredShard, columns: list[str]) -> pa.Table:
-        self._footer(file)
-        return read_columns(self.folder / file.name, columns, self.fit)
-
     def _read_ids(self, file: StoredShard) -> list[str]:
-        """The ids of a file. Raises StoreError when they are not those that the manifest says, or not in order."""
-        ids = self._columns(file, [schema.IMAGE_ID])[schema.IMAGE_ID].to_pylist()
-        if (ids[0], ids[-1]) != (file.first_id, file.last_id) or any(
-            left >= right for left, right in pairwise(ids)
-        ):
+        """Read the ids of a file. Raises StoreError unless they are the manifest's, in order."""
+        self._footer(file)
+        ids = read_ids(self.folder / file.name, self.fit)
+        are_in_order = all(left < right for left, right in pairwise(ids))
+        if not are_in_order or (ids[0], ids[-1]) != (file.first_id, file.last_id):
             raise StoreError(
-                f"{self.folder / file.name}: its picture ids are not in order, or not those of the manifest; restore "
-                "it or compress again"
+                f"{self.folder / file.name}: its picture ids are not in order, or not those of the "
+                "manifest; restore it or compress again"
             )
         return ids
 
     def _read_footer(self, file: StoredShard) -> pq.FileMetaData:
-        """The footer of a file. Raises StoreError for one of another run, or with another number of rows."""
+        """Read the footer of a file. Raises StoreError for another run or number of rows."""
         path = self.folder / file.name
         with open_shard(path, self.fit) as shard:
             if faults := shard_faults(shard, file, self.provenance):
@@ -179,12 +170,13 @@ class TokenStore:
         candidates = self._ids(self._files[number]) if self._files else []
         near = difflib.get_close_matches(image_id, candidates, n=3, cutoff=0.0)
         return UnknownImageError(
-            f"no picture {image_id!r} among the {len(self)} of {self.folder}; the nearest ids: {near}"
+            f"no picture {image_id!r} among the {len(self)} of {self.folder}; the nearest ids: "
+            f"{near}"
         )
 
 
 def load_fit(folder: Path, manifest: Manifest) -> Fit | None:
-    """The fit of a store in codec `fitted`. Raises StoreError when it is missing or another one."""
+    """Read the fit of a store in codec `fitted`. Raises StoreError for none or another one."""
     if manifest.provenance.fit_sha256 is None:
         return None
     path = folder / FIT
@@ -197,20 +189,18 @@ def load_fit(folder: Path, manifest: Manifest) -> Fit | None:
 
 
 def shard_faults(shard: pq.ParquetFile, file: StoredShard, provenance: Provenance) -> list[str]:
-    """What the footer of a file says otherwise than the manifest."""
+    """List the faults by which the footer of a file contradicts the manifest."""
+    faults = []
     differing = differences(provenance, from_metadata(shard.schema_arrow.metadata, file.name))
-    faults = (
-        [f"was written by another run than the manifest says: {'; '.join(differing)}"]
-        if differing
-        else []
-    )
+    if differing:
+        faults.append(f"was written by another run than the manifest says: {'; '.join(differing)}")
     if shard.metadata.num_rows != file.rows:
         faults.append(f"has {shard.metadata.num_rows} rows instead of {file.rows}")
     return faults
 
 
 def normalise(vectors: np.ndarray) -> np.ndarray:
-    """Rows of `vectors` (batch, dim) at length 1. Raises ValueError for a row without a direction."""
+    """Scale `vectors` (batch, dim) to length 1. Raises ValueError for one without a direction."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not (np.isfinite(norms) & (norms > 0)).all():
         raise ValueError("a vector is zero or not finite, so it has no direction")

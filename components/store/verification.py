@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a store, looked for in all of its bytes: every fault is a line, none hides another.
+"""Verification of a store in all of its bytes: every fault is a line, none hides another.
 
 `TokenStore` refuses what it happens to read; here all is read. Files can be checked in any order
 and at the same time.
@@ -19,7 +19,7 @@ from components.store.token_store import load_fit, shard_faults
 
 
 def folder_faults(folder: Path, manifest: Manifest) -> list[str]:
-    """What names, sizes and the manifest alone show, and what the list of rejects and the fit do."""
+    """List the faults of names, sizes, the manifest, the list of rejects and the fit."""
     return [
         *file_faults(folder, manifest),
         *order_faults(manifest.files),
@@ -32,7 +32,7 @@ def folder_faults(folder: Path, manifest: Manifest) -> list[str]:
 def file_content_faults(
     path: Path, file: StoredShard, manifest: Manifest, fit: Fit | None
 ) -> list[str]:
-    """What the bytes of one file show: hash, page checksums, schema, provenance, rows, ids and numbers.
+    """List the faults of one file: hash, page checksums, schema, provenance, rows, ids, numbers.
 
     A file that is missing or of another size has its line in `folder_faults`.
     """
@@ -41,18 +41,20 @@ def file_content_faults(
     faults = [] if sha256_of(path) == file.sha256 else [f"{file.name} has another SHA-256"]
     if fit is None and manifest.fit is not None:
         return faults
+
+    # Rows of another run or shape cannot be decoded, so the footer comes first.
     try:
         with open_shard(path, fit) as shard:
-            footer = [
-                f"{file.name} {fault}" for fault in shard_faults(shard, file, manifest.provenance)
-            ]
-        return [*faults, *footer, *([] if footer else _row_faults(path, file, manifest, fit))]
+            in_footer = shard_faults(shard, file, manifest.provenance)
+        if in_footer:
+            return [*faults, *(f"{file.name} {fault}" for fault in in_footer)]
+        return [*faults, *_row_faults(path, file, manifest, fit)]
     except StoreError as error:
         return [*faults, str(error)]
 
 
-def whole_fit(folder: Path, manifest: Manifest) -> Fit | None:
-    """The fit of the store, None if it has none or a damaged one."""
+def intact_fit(folder: Path, manifest: Manifest) -> Fit | None:
+    """Return the fit of the store, None if it has none or a damaged one."""
     return None if _fit_faults(folder, manifest) else load_fit(folder, manifest)
 
 
@@ -60,47 +62,45 @@ def _row_faults(path: Path, file: StoredShard, manifest: Manifest, fit: Fit | No
     faults, ids = [], []
     for rows in read_rows(path, manifest.provenance, fit):
         ids += rows.image_ids
-        not_finite = np.count_nonzero(~np.isfinite(rows.summary_tokens).all(axis=(1, 2)))
-        if not_finite:
-            faults.append(f"{file.name} has {not_finite} pictures whose tokens are not finite")
-    faults += [
-        f"{file.name} has the picture id {right!r} "
-        + ("twice" if left == right else f"behind {left!r}")
-        for left, right in pairwise(ids)
-        if left >= right
-    ]
+        is_finite = np.isfinite(rows.summary_tokens).all(axis=(1, 2))
+        if not is_finite.all():
+            num_bad = np.count_nonzero(~is_finite)
+            faults.append(f"{file.name} has {num_bad} pictures whose tokens are not finite")
+
+    # An id twice, or out of order, cannot be found by bisection.
+    for left, right in pairwise(ids):
+        if left >= right:
+            order = "twice" if left == right else f"behind {left!r}"
+            faults.append(f"{file.name} has the picture id {right!r} {order}")
     ends = (ids[0], ids[-1]) if ids else (None, None)
-    if ends != (file.first_id, file.last_id):
-        faults.append(
-            f"{file.name} holds the ids {ends}, the manifest says {(file.first_id, file.last_id)}"
-        )
+    expected = (file.first_id, file.last_id)
+    if ends != expected:
+        faults.append(f"{file.name} holds the ids {ends}, the manifest says {expected}")
     return faults
 
 
 def _count_faults(manifest: Manifest) -> list[str]:
-    rejected, in_files = (
-        sum(manifest.rows_rejected.values()),
-        sum(file.rows for file in manifest.files),
-    )
+    rejected = sum(manifest.rows_rejected.values())
+    in_files = sum(file.rows for file in manifest.files)
     claims = [
         ("rows_in", manifest.rows_in, "rows_kept + rows_rejected", manifest.rows_kept + rejected),
         ("rows_kept", manifest.rows_kept, "the rows of its files", in_files),
         ("corpus.rows", manifest.corpus.get("rows"), "rows_in", manifest.rows_in),
         ("rejects.rows", manifest.rejects.rows, "rows_rejected", rejected),
     ]
-    return [
-        f"the manifest has {name} {said}, but {other} are {is_}"
-        for name, said, other, is_ in claims
-        if said != is_
-    ]
+    faults = []
+    for name, claimed, other, count in claims:
+        if claimed != count:
+            faults.append(f"the manifest has {name} {claimed}, but {other} are {count}")
+    return faults
 
 
 def _reject_faults(path: Path, manifest: Manifest) -> list[str]:
     if not path.is_file():
         return []
-    faults = (
-        [] if sha256_of(path) == manifest.rejects.sha256 else [f"{path.name} has another SHA-256"]
-    )
+    faults = []
+    if sha256_of(path) != manifest.rejects.sha256:
+        faults.append(f"{path.name} has another SHA-256")
     try:
         counts = reject_counts(read_rejects(path))
     except (ValueError, KeyError, TypeError) as error:

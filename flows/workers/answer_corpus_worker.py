@@ -55,5 +55,6 @@ class QuestionAnswerer:
             self.params.decoding,
             self.params.batch_size,
         )
-        finish_shard(self.work, number, piece_bytes(asked, outcomes), len(asked), [])
+        image_ids = [question.image_id for _, question in asked]
+        finish_shard(self.work, number, piece_bytes(asked, outcomes), image_ids, [])
         return {"number": str(number)}

@@ -1,4 +1,4 @@
-"""What the workers of the job `compress` run: tasks that decode on CPUs, and an actor that holds the model.
+"""Workers of the job `compress`: tasks that decode on CPUs, and an actor that holds the model.
 
 A shard goes through both: a task reads and decodes it, batch by batch, and no further ahead than
 AHEAD batches; the actor that asked for it compresses them in their order and writes the finished
@@ -29,11 +29,12 @@ from components.files.row_watch import MAX_ATTEMPTS
 from components.methods.checkpoint import load_compressor, load_preparer
 from components.methods.method import Method
 from components.model.adapters import COMPRESSION
+from components.model.prepared import PreparedPictures
 from components.params import Params
 from components.pictures import PictureLimits
 from components.store.codecs import FixedCodec
 from components.store.provenance import Provenance
-from components.store.shards import shard_bytes
+from components.store.shards import encode_rows, shard_bytes
 from components.store.store_work import finish_shard, watch_path
 
 STARTS = "starts"  # in the work folder: a byte for every start of a worker in this run
@@ -42,7 +43,7 @@ PROBE_PICTURES = 8  # the one that is most for the model stands for all
 
 
 class CompressParams(Params):
-    """How a corpus is compressed."""
+    """Settings of compression."""
 
     num_workers: Annotated[int, Field(ge=1)]  # models
     cpus_per_worker: Annotated[int, Field(ge=1)]  # also threads of the model
@@ -65,7 +66,7 @@ class CompressParams(Params):
     pictures: PictureLimits
 
     def settings(self) -> dict[str, Any]:
-        """What decides the stored values and files; worker counts do not."""
+        """Return the settings that decide the stored values and files; worker counts do not."""
         indifferent = {
             "num_workers",
             "decoders_per_worker",
@@ -77,7 +78,7 @@ class CompressParams(Params):
 
 
 class Task(Params):
-    """What every worker of a run is told."""
+    """The task of every worker of a run."""
 
     kind: Kind
     root: str
@@ -88,7 +89,7 @@ class Task(Params):
 
 
 class ImageCompressor:
-    """A Ray Data worker: loads the model once, then turns planned shards into finished ones, several at a time."""
+    """A Ray Data worker: loads the model once, then finishes shards, several at a time."""
 
     def __init__(self, params: CompressParams, task: Task) -> None:
         self.params, self.task = params, task
@@ -97,21 +98,25 @@ class ImageCompressor:
         self.one_at_a_time = threading.Lock()
 
     def __call__(self, row: dict[str, str]) -> dict[str, int]:
-        """{"shard": JSON of a Shard} -> its number and counts; the shard lies finished in the work folder."""
+        """Finish {"shard": JSON of a Shard} in the work folder; return its number and counts."""
         shard = Shard(**json.loads(row["shard"]))
+
+        # Pictures to batches, batches to tokens, tokens to rows, rows to the bytes of the file.
         decoder: Any = decode_shard.options(_generator_backpressure_num_objects=AHEAD)
         decoded = decoder.remote(self.params, self.task, row["shard"])
         digests: list[bytes] = []
-        rows, rejects = compress_batches(
-            self.model, self.turns(decoded, digests), self.params.codec
-        )
+        tokens, undecoded = compress_batches(self.model, self.turns(decoded, digests))
+        rows, unstorable = encode_rows(tokens, self.params.codec)
         data = shard_bytes(rows, self.task.provenance, self.params.rows_per_row_group)
+
+        # The note of the shard comes last: with it the shard counts as finished.
+        rejects = sorted([*undecoded, *unstorable])
         note_content(self.task.work, shard.number, digests)
-        report = finish_shard(self.task.work, shard.number, data, len(rows.image_ids), rejects)
-        return {"number": shard.number, "rows": report.file.rows, "rejects": len(rejects)}
+        finish_shard(self.task.work, shard.number, data, rows.image_ids, rejects)
+        return {"number": shard.number, "rows": len(rows.image_ids), "rejects": len(rejects)}
 
     def turns(self, decoded: Iterator[ray.ObjectRef], digests: list[bytes]) -> Iterator[Batch]:
-        """The batches as they are decoded; between two of them another shard may use the model."""
+        """Yield batches as they are decoded; meanwhile another shard may use the model."""
         for reference in decoded:
             batch = ray.get(reference)
             digests += batch.digests
@@ -125,14 +130,15 @@ def count_start(work: Path, num_workers: int, max_restarts: int) -> None:
         starts.write(b".")
     if (work / STARTS).stat().st_size > num_workers * (1 + max_restarts):
         raise ValueError(
-            f"{work}: workers died more than compress.max_restarts {max_restarts} times each, for memory or by hand; "
-            "give the same command again, with a smaller batch_size or fewer workers in params.yaml"
+            f"{work}: workers died more than compress.max_restarts {max_restarts} times each, for "
+            "memory or by hand; give the same command again, with a smaller batch_size or fewer "
+            "workers in params.yaml"
         )
 
 
 @ray.remote(num_cpus=1, max_retries=MAX_ATTEMPTS)
 def decode_shard(params: CompressParams, task: Task, shard: str) -> Iterator[Batch]:
-    """The batches of a shard; a picture that kills this process several times becomes a reject."""
+    """Decode the batches of a shard; a picture that kills several processes becomes a reject."""
     planned = Shard(**json.loads(shard))
     pictures = read_pictures(
         task.kind, task.root, planned, params.max_picture_bytes, params.allowed_roots
@@ -146,14 +152,14 @@ def decode_shard(params: CompressParams, task: Task, shard: str) -> Iterator[Bat
 
 @lru_cache(maxsize=1)  # a worker process decodes many shards
 def preparer(compressor: Path, base: str) -> Prepare:
-    """What turns pictures into the model's input; knows no weights."""
+    """Load what turns pictures into the model's input; it knows no weights."""
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(1)
     return load_preparer(compressor, base).prepare
 
 
 def load_model(params: CompressParams, task: Task) -> Method:
-    """The compressor of a run on this worker's device, its adapter merged into the weights."""
+    """Load the compressor of a run on this worker's device, its adapter merged into the weights."""
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(params.cpus_per_worker)
     device = torch.device("cuda" if params.gpus_per_worker else "cpu")
@@ -167,19 +173,22 @@ def load_model(params: CompressParams, task: Task) -> Method:
 
 @ray.remote(max_retries=MAX_ATTEMPTS)
 def probe_batch_size(params: CompressParams, task: Task, shard: str) -> int:
-    """The fastest batch size of the first pictures of a shard, on a worker like those of the run."""
+    """Find the fastest batch size on the first pictures of a shard, on a worker like the run's."""
     model, planned = load_model(params, task), Shard(**json.loads(shard))
     pictures = read_pictures(
         task.kind, task.root, planned, params.max_picture_bytes, params.allowed_roots
     )
     watch = watch_path(task.work, planned.number)
     batches = decode_batches(pictures, model.prepare, params.pictures, 1, watch)
-    samples = list(islice((batch.pictures for batch in batches if batch.image_ids), PROBE_PICTURES))
+    decoded = (batch.pictures for batch in batches if batch.image_ids)
+    samples = list(islice(decoded, PROBE_PICTURES))
     if not samples:
         raise ValueError(
             "no picture of the first file could be decoded; set compress.batch_size in params.yaml"
         )
-    largest = max(
-        samples, key=lambda sample: sum(tensor.numel() for tensor in sample.tensors.values())
-    )
-    return find_batch_size(model, largest)
+    return find_batch_size(model, max(samples, key=num_values))
+
+
+def num_values(pictures: PreparedPictures) -> int:
+    """Count the numbers that the model reads."""
+    return sum(tensor.numel() for tensor in pictures.tensors.values())

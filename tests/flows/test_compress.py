@@ -71,7 +71,7 @@ def compressor(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photographs of many sizes and formats, a broken one, one that is too large, and files that are no pictures."""
+    """Write photographs of many sizes and formats, a broken and a too large one, other files."""
     root = tmp_path_factory.mktemp("photos")
     for name, pixels in zip(("china", "flower"), load_sample_images().images, strict=True):
         Image.fromarray(pixels).save(root / f"{name}.jpg")
@@ -158,7 +158,7 @@ def test_a_finished_store_is_compared_by_what_the_pictures_hold(
 def test_killed_run_goes_on_to_the_same_bytes_with_other_workers(
     store: Path, photos: Path, compressor: Path, tmp_path: Path
 ) -> None:
-    """The state a kill leaves: some shards whole, one cut, one without its note, a file half written."""
+    """A kill leaves some shards whole, one cut, one without its note, a file half written."""
     output, strict = (
         tmp_path / "photos",
         PARAMS.model_copy(update={"max_reject_fraction": 0.0, "num_workers": 1}),

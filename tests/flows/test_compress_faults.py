@@ -1,4 +1,4 @@
-"""`compress` on a cluster of three nodes, of which workers, a whole node and twice the driver are killed."""
+"""`compress` on three nodes, of which workers, a whole node and twice the driver are killed."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Stores in other codecs: what `recode` writes is what writing the tokens anew would, and the tools read it."""
+"""Stores in other codecs: `recode` writes what writing the tokens anew would; tools read it."""
 
 import hashlib
 import subprocess

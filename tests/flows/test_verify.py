@@ -1,5 +1,6 @@
-"""Job `verify` on the command line: each damage done to a whole store is named, none hides another."""
+"""Job `verify` on the command line: each damage of a whole store is named, none hides another."""
 
+import io
 import json
 import subprocess
 import sys
@@ -15,11 +16,11 @@ from components.store.fit import fit_bytes
 from components.store.manifest import describe_file, read_manifest
 from components.store.recode import fit_codec, recode_shard, recoded_provenance
 from components.store.rejects import Reject
-from components.store.shards import shard_bytes, table_bytes
+from components.store.shards import shard_bytes
 from components.store.store_work import finish_shard, place_fit, publish_store, work_folder
 from components.store.token_store import TokenStore
 from flows.verify import verify
-from tests.components.store.stores import PROVENANCE, random_rows, write_store
+from tests.components.store.stores import PROVENANCE, random_rows, shard_of, write_store
 
 PARTS = [random_rows(["a", "b", "c"], 0), random_rows(["d", "e"], 1)]
 FIRST, SECOND = "part-00000.parquet", "part-00001.parquet"
@@ -106,7 +107,7 @@ def test_a_file_of_another_run_is_found_though_its_hash_fits(store: Path) -> Non
     other = PROVENANCE.model_copy(
         update={"model": {**PROVENANCE.model, "compression_sha256": "d" * 64}}
     )
-    put(store, 0, shard_bytes(PARTS[0], other, 2))
+    put(store, 0, shard_of(PARTS[0], other))
     (fault,) = faults(store)
     assert fault.startswith(
         f"{FIRST} was written by another run than the manifest says: model.compression_sha256"
@@ -131,7 +132,9 @@ def test_ids_twice_or_out_of_order_are_found_though_the_hash_fits(
 ) -> None:
     table = pq.read_table(store / FIRST)
     column = pa.chunked_array([pa.array(ids)])
-    put(store, 0, table_bytes(table.set_column(0, table.schema.field(0), column), PROVENANCE, 2))
+    damaged = io.BytesIO()
+    pq.write_table(table.set_column(0, table.schema.field(0), column), damaged)
+    put(store, 0, damaged.getvalue())
     assert all(
         wanted_fault in fault for wanted_fault, fault in zip(wanted, faults(store), strict=True)
     )
@@ -154,8 +157,9 @@ def test_a_damaged_fit_is_found(tmp_path: Path) -> None:
     wanted = recoded_provenance(source.provenance, "fitted", 3, fit)
     with work_folder(tmp_path / "store", "run") as work:
         place_fit(work, fit_bytes(fit))
-        data, kept, _ = recode_shard(tmp_path / "source" / FIRST, source.provenance, wanted, 2, fit)
-        reports = [finish_shard(work, 0, data, kept, [])]
+        rows, _ = recode_shard(tmp_path / "source" / FIRST, source.provenance, wanted, fit)
+        data = shard_bytes(rows, wanted, 2, fit)
+        reports = [finish_shard(work, 0, data, rows.image_ids, [])]
         publish_store(work, tmp_path / "store", wanted, {"rows": 40}, {}, reports, [])
     assert faults(tmp_path / "store") == []
     flip(tmp_path / "store" / "_fit.safetensors", 300)

@@ -1,4 +1,4 @@
-"""The compressor against the model called by hand, in any batch, with bad pictures among good ones."""
+"""Compression against the model called by hand, in any batch, with bad pictures among good ones."""
 
 import io
 from functools import partial
@@ -15,9 +15,8 @@ from components.compression.corpus import Picture
 from components.compression.picture_decoding import decode_batches
 from components.methods.checkpoint import load_compressor
 from components.methods.fwd2bot import DoubleForward
-from components.store.codecs import Codec
 from components.store.rejects import Reject, UnreadablePictureError
-from components.store.shards import TokenRows
+from components.store.shards import TokenRows, encode_rows
 from tests.components.compression.models import LIMITS, write_models
 
 SIZES = [(48, 48), (97, 60), (30, 200), (64, 64), (1, 1), (300, 20), (48, 47), (500, 400), (33, 90)]
@@ -51,13 +50,13 @@ def pictures_of(images: list[Image.Image]) -> list[Picture]:
 
 
 def run(
-    model: DoubleForward, pictures: list[Picture], batch_size: int = 4, codec: Codec = "float16"
+    model: DoubleForward, pictures: list[Picture], batch_size: int = 4
 ) -> tuple[TokenRows, list[Reject]]:
     with TemporaryDirectory() as folder:
         batches = decode_batches(
             pictures, model.backbone.prepare, LIMITS, batch_size, Path(folder, "watch")
         )
-        return compress_batches(model, batches, codec)
+        return compress_batches(model, batches)
 
 
 def missing() -> bytes:
@@ -112,7 +111,7 @@ def test_bad_pictures_leave_their_neighbours_alone(
 
 
 def test_rows_are_sorted_by_id(model: DoubleForward, images: list[Image.Image]) -> None:
-    rows, _ = run(model, pictures_of(images)[::-1])
+    rows, _ = encode_rows(run(model, pictures_of(images)[::-1])[0], "float16")
     assert rows.image_ids == [f"p{number}" for number in range(len(images))]
     assert list(zip(rows.widths, rows.heights, strict=True)) == SIZES
 
@@ -130,10 +129,11 @@ def test_values_out_of_range_are_rejects_of_the_codec(
     with torch.no_grad():
         norm.mul_(1e6)
     try:
-        rows, rejects = run(model, pictures_of(images))
-        assert len(rows.image_ids) == 0
+        rows, _ = run(model, pictures_of(images))
+        encoded, rejects = encode_rows(rows, "float16")
+        assert len(encoded.image_ids) == 0
         assert {reject.reason for reject in rejects} == {"non_finite"}
-        assert len(run(model, pictures_of(images), codec="float32")[0].image_ids) == len(images)
+        assert len(encode_rows(rows, "float32")[0].image_ids) == len(images)
     finally:
         with torch.no_grad():
             norm.mul_(1e-6)

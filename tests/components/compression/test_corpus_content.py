@@ -1,4 +1,4 @@
-"""What a corpus holds: the hash that compressing notes is that of reading it again, and every change of it shows."""
+"""Content of a corpus: its hash is the same when it is read again, and every change shows."""
 
 import os
 from collections.abc import Callable
@@ -137,3 +137,17 @@ def test_states_are_remembered_beside_the_store_only_if_they_tell(tmp_path: Path
 def test_of_places_in_a_bucket_nothing_is_remembered(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("image\ns3://bucket/a.jpg\n")
     assert look_at_files(corpus_of(tmp_path / "list.csv")).exact is None
+
+
+def test_linked_pictures_are_read_where_links_may_lead(tmp_path: Path) -> None:
+    for folder in ("blobs", "linked", "copied"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "blobs" / "1").write_bytes(encoded(noise()))
+    (tmp_path / "copied" / "a.png").write_bytes(encoded(noise()))
+    (tmp_path / "linked" / "a.png").symlink_to(tmp_path / "blobs" / "1")
+    hashes = []
+    for folder in ("copied", "linked"):
+        allowed = (str(tmp_path / "blobs"),)
+        corpus = list_corpus(str(tmp_path / folder), (".png",), allowed)
+        hashes.append(read_content(corpus, list(plan_shards(corpus, 2)), MAX_BYTES, allowed))
+    assert hashes[0] == hashes[1]

@@ -1,4 +1,4 @@
-"""Listing and reading corpora: folders and Parquet as people have them, with the odd things in them."""
+"""Listing and reading corpora: folders and Parquet as people have them, oddities included."""
 
 import io
 import json
@@ -94,7 +94,7 @@ def test_folder_odd_files_are_rejects(folder: Path, tmp_path: Path) -> None:
 
 
 def test_folder_of_links_is_read_when_what_they_lead_into_is_allowed(tmp_path: Path) -> None:
-    """As the cache of Hugging Face lays out a model or a data set, with a linked folder beside it."""
+    """Lay out a data set as the cache of Hugging Face does, with a linked folder beside it."""
     for name in ("blobs/0a", "blobs/0b", "shelf/c.jpg", "shelf/deep/d.jpg", "secret/e.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())

@@ -1,4 +1,4 @@
-"""Whatever decides the values of stored tokens is part of the identity of the compressor that wrote them."""
+"""Identity of a compressor: whatever decides the values of stored tokens is part of it."""
 
 import json
 import shutil

@@ -37,6 +37,13 @@ def random_rows(
     return shards.TokenRows(image_ids, sizes[0], sizes[1], tokens.astype(np.float32))
 
 
+def shard_of(rows: shards.TokenRows, provenance: Provenance, fit: Fit | None = None) -> bytes:
+    """The file of rows that all fit the codec, with two rows to a row group."""
+    encoded, rejects = shards.encode_rows(rows, provenance.codec, fit)
+    assert rejects == []
+    return shards.shard_bytes(encoded, provenance, SETTINGS["rows_per_row_group"], fit)
+
+
 def write_store(
     folder: Path,
     parts: list[shards.TokenRows],
@@ -50,13 +57,7 @@ def write_store(
         if fit is not None:
             work.place_fit(place, fit_bytes(fit))
         reports = [
-            work.finish_shard(
-                place,
-                number,
-                shards.shard_bytes(rows, provenance, SETTINGS["rows_per_row_group"], fit),
-                len(rows.image_ids),
-                [],
-            )
+            work.finish_shard(place, number, shard_of(rows, provenance, fit), rows.image_ids, [])
             for number, rows in enumerate(parts)
         ]
         work.publish_store(

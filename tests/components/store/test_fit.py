@@ -1,4 +1,4 @@
-"""Fitted codecs against scipy's normal distribution, a brute-force allotment of bits, and corpora of known shape."""
+"""Fitted codecs against scipy's normal distribution, brute-force allotment and known shapes."""
 
 from itertools import product
 
@@ -22,7 +22,7 @@ from components.store.quantisation import gaussian_levels
 
 
 def corpus(pictures: int, numbers: int, directions: int, seed: int = 0) -> np.ndarray:
-    """Vectors far from zero that lie along a few directions, each with half the length of the one before it."""
+    """Draw vectors far from zero along a few directions, each half as long as the one before."""
     rng = np.random.default_rng(7)
     basis, _ = np.linalg.qr(rng.normal(size=(numbers, directions)))
     mean = 5 * rng.normal(size=numbers)

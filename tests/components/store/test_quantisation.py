@@ -1,4 +1,4 @@
-"""Quantisation against scipy's Hadamard matrix and normal distribution, published levels, and plain loops."""
+"""Quantisation against scipy's Hadamard matrix, published levels of Lloyd and Max, plain loops."""
 
 from itertools import pairwise
 
@@ -119,7 +119,7 @@ def test_rotated_vectors_err_as_normal_numbers_do(bits: int) -> None:
 @pytest.mark.parametrize("dim", [1024, 5120])
 @pytest.mark.parametrize("bits", PUBLISHED)
 def test_rotated_vectors_with_large_channels_err_no_more(bits: int, dim: int) -> None:
-    """Of the whole vector; the small channels drown with two bits and are better kept by a scale per group."""
+    """The small channels drown with two bits and are better kept by a scale per group."""
     vectors = np.random.default_rng(0).normal(size=(100, 4, dim)).astype(np.float32)
     vectors[..., [7, 500, 900]] *= 300  # as hidden states have
     assert relative_error(vectors, bits) < 1.2 * PUBLISHED_ERRORS[bits]

@@ -1,24 +1,21 @@
-"""The work folder: only whole shards of the same run are taken over, and a store appears whole or not at all."""
+"""The work folder: whole shards of the same run are taken over; a store appears whole or not."""
 
 from pathlib import Path
 
 import pytest
 
 from components.files.outputs import OutputError
-from components.store import shards
 from components.store import store_work as work
 from components.store.provenance import StoreError
 from components.store.rejects import Reject
-from tests.components.store.stores import PROVENANCE, random_rows
+from tests.components.store.stores import PROVENANCE, random_rows, shard_of
 
 ROWS = random_rows(["a", "b"], 0)
 REJECTS = [Reject("c", "truncated", "half")]
 
 
 def finish(place: Path, shard: int) -> work.ShardReport:
-    return work.finish_shard(
-        place, shard, shards.shard_bytes(ROWS, PROVENANCE, 2), len(ROWS.image_ids), REJECTS
-    )
+    return work.finish_shard(place, shard, shard_of(ROWS, PROVENANCE), ROWS.image_ids, REJECTS)
 
 
 def test_finished_shard_is_found_again(tmp_path: Path) -> None:

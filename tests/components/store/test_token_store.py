@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from components.store.manifest import MANIFEST
 from components.store.provenance import SCHEMA_VERSION, StoreError
 from components.store.rejects import Reject
-from components.store.shards import TokenRows, shard_bytes
+from components.store.shards import encode_rows, shard_bytes
 from components.store.token_store import TokenStore, UnknownImageError
-from tests.components.store.stores import PROVENANCE, random_rows, write_store
+from tests.components.store.stores import PROVENANCE, random_rows, shard_of, write_store
 
 PARTS = [
     random_rows(["a", "b/1.png", "c", "d", "e"], 0),
@@ -179,7 +179,7 @@ def test_file_of_another_model_is_refused_with_the_difference(store: Path) -> No
         update={"model": {**PROVENANCE.model, "compression_sha256": "d" * 64}}
     )
     path = store / "part-00000.parquet"
-    path.write_bytes(shard_bytes(PARTS[0], other, 2))
+    path.write_bytes(shard_of(PARTS[0], other))
     manifest = json.loads((store / "_manifest.json").read_text())
     manifest["files"][0]["bytes"] = path.stat().st_size
     (store / "_manifest.json").write_text(json.dumps(manifest))
@@ -201,7 +201,7 @@ def test_an_id_twice_is_refused_when_it_is_written(tmp_path: Path) -> None:
     ):
         write_store(tmp_path / "store", [random_rows(["a"], 0), random_rows(["a"], 1)])
     with pytest.raises(ValueError, match="none occurs twice"):
-        shard_bytes(random_rows(["a", "a"], 0), PROVENANCE, 2)
+        shard_of(random_rows(["a", "a"], 0), PROVENANCE)
 
 
 def test_files_whose_ids_overlap_are_refused(store: Path) -> None:
@@ -223,15 +223,6 @@ def test_one_picture_touches_one_file(store: Path) -> None:
     assert "aa" not in reader
     assert "" not in reader
     assert "\U0010ffff" not in reader
-
-
-def test_sizes_are_read_without_tokens(store: Path) -> None:
-    path = store / "part-00000.parquet"
-    data = bytearray(path.read_bytes())
-    data[pq.ParquetFile(path).metadata.row_group(0).column(3).data_page_offset + 60] ^= 1
-    path.write_bytes(data)
-    expected = np.concatenate([np.column_stack([part.widths, part.heights]) for part in PARTS])
-    np.testing.assert_array_equal(TokenStore.open(store).sizes(), expected)
 
 
 def test_ids_longer_than_the_statistics_of_parquet_are_found(tmp_path: Path) -> None:
@@ -260,10 +251,18 @@ def test_every_id_is_found_and_no_other(
         assert (f"{image_id}!" in reader) == (f"{image_id}!" in ids)
 
 
-def test_shard_refuses_tokens_that_do_not_fit_the_codec() -> None:
-    rows = PARTS[0]
-    with pytest.raises(ValueError, match="do not fit codec float16"):
-        shard_bytes(TokenRows(*rows[:3], rows.summary_tokens * 1e6), PROVENANCE, 2)
+def test_tokens_that_do_not_fit_the_codec_become_rejects() -> None:
+    tokens = PARTS[0].summary_tokens.copy()
+    tokens[1] *= 1e6
+    encoded, rejects = encode_rows(PARTS[0]._replace(summary_tokens=tokens), "float16")
+    assert encoded.image_ids == ["a", "c", "d", "e"]
+    assert rejects == [Reject("b/1.png", "non_finite", "the summary tokens do not fit float16")]
+
+
+def test_rows_in_another_codec_are_refused() -> None:
+    encoded, _ = encode_rows(PARTS[0], "int8")
+    with pytest.raises(TypeError, match="Mismatching list value type"):
+        shard_bytes(encoded, PROVENANCE, 2)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[]", "", "{}"])
