@@ -51,7 +51,7 @@ def export_vllm(
 ) -> None:
     """Write the folder, whole or not at all, in place of an earlier export. Raises ValueError."""
     check_question(question)
-    inputs = [store.folder, compressor, *([base] if base else [])]
+    inputs: list[Path | str] = [store.folder, compressor, *([base] if base else [])]
     with new_folder("export_vllm", output, inputs) as aside:
         write_export(aside, store, compressor, base, image_id, question, max_tokens)
 
