@@ -150,6 +150,8 @@ def report(preset: Preset, workload: Workload, num_threads: int) -> dict[str, An
         way: in_fresh_process(measure_memory, preset, workload, way, num_threads) for way in WAYS
     }
     timed = measure_time(preset, workload)
+
+    # a sample is a conversation or a pair
     samples = sum(map(len, workload.steps[0]))
     per_second = {way: samples / timed[way]["seconds"] for way in WAYS}
     on_cpu = f"{platform.machine()}, {num_threads} threads"

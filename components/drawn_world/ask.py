@@ -87,6 +87,7 @@ def ask_existence(
         "adversarial": [(c, s) for c, s in absent if c in colours and s in shapes],
     }
 
+    # as many yes as no
     questions = []
     for kind, pairs in candidates.items():
         if pairs:

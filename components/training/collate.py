@@ -6,6 +6,7 @@ pictures      --prepare, each once---------------> pixels of the vision tower
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -32,7 +33,7 @@ PADDING_ID = 0  # masked, and not an image placeholder in any supported model
 
 
 class TextParams(Params):
-    """How texts are read, and how much of them."""
+    """Settings of the texts that are read."""
 
     # groups of words that stand in for one another; none: no negatives
     hard_negatives: tuple[tuple[str, ...], ...]
@@ -243,7 +244,7 @@ def lay_out(chats: Sequence[Chat], texts: TextParams) -> PackedBatch:
     """Put chats into padded rows: packed, or one a row under an ordinary causal mask."""
     if texts.turns == "apart" or texts.max_row_tokens is not None:
         return pack(chats, PADDING_ID, texts.max_row_tokens)
-    blocks = [block for chat in chats for block in chat.blocks]
+    blocks = list(chain.from_iterable(chat.blocks for chat in chats))
     input_ids, mask = pad([block.input_ids for block in blocks], PADDING_ID)
     labels, _ = pad([block.labels for block in blocks], IGNORE_INDEX)
     return PackedBatch(input_ids, labels, position_ids(mask), mask, range(len(blocks)))

@@ -89,6 +89,7 @@ class FeatureCache:
             stop = min(start + PICTURES_PER_BATCH, len(pictures))
             self._fill_batch(pictures, range(start, stop), open_picture)
 
+            # this worker's pace; the others are about as fast
             if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
                 shown = time.monotonic()
                 pace = (shown - started) / (done + 1)

@@ -7,6 +7,7 @@ of vectors, scales and biases are AdamW's.
 
 import math
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any, Literal, Protocol
 
 import torch
@@ -60,7 +61,7 @@ class CombinedOptimizer:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        return [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
+        return list(chain.from_iterable(each.param_groups for each in self.optimizers.values()))
 
     def step(self) -> None:
         for optimizer in self.optimizers.values():

@@ -10,6 +10,7 @@ once. Chats in the same row do not see each other, and each one's positions star
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -33,6 +34,10 @@ class Chat(NamedTuple):
     prefix: Sequence[int]
     blocks: Sequence[Block]
 
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prefix) + sum(len(block.input_ids) for block in self.blocks)
+
 
 class PackedBatch(NamedTuple):
     """Right-padded rows of chats."""
@@ -50,40 +55,39 @@ def pack(chats: Sequence[Chat], pad_id: int, row_tokens: int | None) -> PackedBa
 
     None: each into a row of its own, in the order given.
     """
-    lengths = [
-        len(chat.prefix) + sum(len(block.input_ids) for block in chat.blocks) for chat in chats
-    ]
+    lengths = [chat.num_tokens for chat in chats]
     if row_tokens is None:
         rows = [[index] for index in range(len(chats))]
     else:
         rows = fill_rows(lengths, row_tokens)
 
-    # (rows, tokens of the longest)
-    widths = [sum(lengths[index] for index in row) for row in rows]
-    shape = (len(rows), max(widths, default=0))
+    width = 0
+    for row in rows:
+        width = max(width, sum(lengths[index] for index in row))
+    shape = (len(rows), width)
     input_ids = torch.full(shape, pad_id)
     labels = torch.full(shape, IGNORE_INDEX)
     position_ids = torch.zeros(shape, dtype=torch.int64)
     chat_ids, block_ids = torch.full(shape, PADDING), torch.zeros(shape, dtype=torch.int64)
 
     # block 0 is the prefix; the positions of all others go on from it
-    for row, members in enumerate(rows):
+    for row_index, members in enumerate(rows):
         start = 0
         for number in members:
             prefix, blocks = chats[number]
             parts = [Block(prefix, [IGNORE_INDEX] * len(prefix)), *blocks]
-            chat_ids[row, start : start + lengths[number]] = number
+            chat_ids[row_index, start : start + lengths[number]] = number
             for block_number, block in enumerate(parts):
                 here = slice(start, start + len(block.input_ids))
                 first = len(prefix) if block_number else 0
-                input_ids[row, here] = torch.tensor(block.input_ids, dtype=torch.int64)
-                labels[row, here] = torch.tensor(block.labels, dtype=torch.int64)
-                position_ids[row, here] = torch.arange(first, first + len(block.input_ids))
-                block_ids[row, here] = block_number
+                input_ids[row_index, here] = torch.tensor(block.input_ids, dtype=torch.int64)
+                labels[row_index, here] = torch.tensor(block.labels, dtype=torch.int64)
+                position_ids[row_index, here] = torch.arange(first, first + len(block.input_ids))
+                block_ids[row_index, here] = block_number
                 start = here.stop
 
-    order = [number for row in rows for number in row]
-    return PackedBatch(input_ids, labels, position_ids, chat_mask(chat_ids, block_ids), order)
+    mask, order = chat_mask(chat_ids, block_ids), list(chain.from_iterable(rows))
+    return PackedBatch(input_ids, labels, position_ids, mask, order)
 
 
 def fill_rows(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:

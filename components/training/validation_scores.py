@@ -107,6 +107,7 @@ def validate(
     compressed = by_batches(lambda part: compress(model, part), data.pictures, batch_size)
     summary_tokens = torch.cat(compressed)  # (pictures, summary tokens, dim)
 
+    # search both ways, over all pictures and captions of the slice
     metrics: dict[str, float] = {}
     scores: list[float] = []
     if CONTRASTIVE in model.losses:
@@ -118,6 +119,7 @@ def validate(
         metrics["recall_at_1_text_to_image"] = recall_at_1(logits_per_image.T)
         scores.append(sum(metrics.values()) / 2)
 
+    # answers from the summary tokens
     if AUTOREGRESSIVE in model.losses:
         is_right = by_batches(
             lambda part: answered_rightly(model, summary_tokens, part, max_new_tokens),

@@ -1,4 +1,4 @@
-"""The real stage on a micro world: two Ray workers, killed in every way, against a run that nobody disturbs."""
+"""The real stage on a micro world: two Ray workers, killed in every way, against a calm run."""
 
 import filecmp
 import os
@@ -250,7 +250,7 @@ def test_a_full_disk_ends_a_run_with_the_reason_and_harms_no_checkpoint(
 def test_a_sharded_run_from_stored_features_goes_on_as_an_ordinary_one(
     world: Path, tmp_path: Path
 ) -> None:
-    """To rounding: the sums of a gradient have another order, and vision features were computed in other batches."""
+    """Equal to rounding: sums have another order, and vision features come from other batches."""
     adapters = load_params("train", TrainParams, world / "params.yaml").adapters.model_dump(
         mode="json"
     )

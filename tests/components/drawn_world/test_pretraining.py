@@ -1,4 +1,4 @@
-"""Pretraining on packed questions: the same numbers as one chat at a time through plain transformers."""
+"""Pretraining on packed questions: the numbers of one chat at a time in plain transformers."""
 
 import numpy as np
 import pytest

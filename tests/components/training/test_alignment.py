@@ -1,4 +1,4 @@
-"""The first phase: hidden words of captions, read from both sides by the compression adapter alone."""
+"""The first phase: hidden words of captions, read from both sides by the compression adapter."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def gradients(model: DoubleForward) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("attention", ["causal", "bidirectional"])
 def test_loss_is_that_of_a_row_read_for_itself(llava_folder: Path, attention: str) -> None:
-    """Each caption without padding, through the whole language model and head, one hidden token after another."""
+    """Read each caption without padding through the whole model, one hidden token after another."""
     model = build(llava_folder, attention)
     (chunk,) = chunks_of(model, 100)
     torch.manual_seed(0)

@@ -57,7 +57,7 @@ def test_without_nesting_every_conversation_reads_all() -> None:
 def test_autoregressive_loss_is_that_of_models_with_fewer_queries(
     double: DoubleForward, llava_folder: Path, max_row_tokens: int | None
 ) -> None:
-    """Each conversation alone, with a model that has no more queries than it reads; weighed by its answer tokens."""
+    """Read each conversation alone, with no more queries than it reads, weighed by its tokens."""
     budgets = Budgets(SIZES, 0, 3)
     batch = batch_of(double, GROUPS, budgets, max_row_tokens)
     assert len(set(batch.conversation_budgets.tolist())) == 3

@@ -105,7 +105,7 @@ def test_a_conversation_that_does_not_fit_is_named(model: DoubleForward) -> None
 
 
 def conversations() -> dict[int, TrainSample]:
-    """With a picture and three questions, with a picture and one, and three questions without a picture."""
+    """Make samples: a picture and three questions, a picture and one, three without a picture."""
     more = [("is it large?", "no"), ("what is it called?", "a spot on a ground")]
     turns = [
         {"role": role, "content": text}
@@ -120,7 +120,7 @@ def conversations() -> dict[int, TrainSample]:
 
 
 def test_turns_apart_give_the_loss_of_each_question_asked_alone(model: DoubleForward) -> None:
-    """The oracle asks one question at a time, in rows of their own; gradients of the queries agree too."""
+    """The oracle asks one question at a time, in a row of its own; gradients agree too."""
     rows = conversations()
     alone = {
         100 * index + number: sample._replace(conversation=turns)

@@ -1,4 +1,4 @@
-"""Embedders in the training step: losses fall, chunks change nothing, and texts alone need no picture."""
+"""Embedders in the training step: losses fall, chunks change nothing, texts need no picture."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def built(folder: Path, name: str) -> Method:
 
 
 def chunks_of(model: Method, size: int, groups: Groups = ()) -> list[TrainBatch]:
-    """Eight pairs about different pictures, or pairs of texts, in chunks; with wrong captions if there are groups."""
+    """Make chunks of eight pairs, with wrong captions if there are groups."""
     table = {index: sample for index, sample in samples(20).items() if index % 5 < 2}
     if groups:
         rng = np.random.default_rng(0)

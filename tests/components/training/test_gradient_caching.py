@@ -65,7 +65,7 @@ def gradient(model: DoubleForward) -> Tensor:
 def test_chunks_packing_and_checkpoints_give_the_gradient_of_the_whole(
     llava_folder: Path, size: int, turns: str, max_row_tokens: int | None, is_checkpointed: bool
 ) -> None:
-    """The whole, a conversation a row, is compared with a model without PEFT in tests/components/model."""
+    """The whole is compared with a model without PEFT in tests/components/model."""
     model = build_model(llava_folder).double()
     (whole,) = chunks_of(model, 100, turns)
     expected = backward_step(model, [whole], BOTH)
@@ -114,7 +114,7 @@ def test_hard_negatives_pass_through_chunks_too(llava_folder: Path, size: int) -
 
 
 def test_dropout_drops_the_same_in_both_readings(llava_folder: Path) -> None:
-    """The reference keeps the graphs of all chunks and draws its random numbers in the same order."""
+    """The reference keeps the graphs of all chunks, with random numbers in the same order."""
     model = compressor(llava_folder, torch.float64).double().train()
     chunks = chunks_of(model, 3, groups=GROUPS._replace(autoregressive=()))
     torch.manual_seed(5)
@@ -138,7 +138,7 @@ def gradient_or_zero(model: DoubleForward) -> Tensor:
 
 
 def test_graphs_exist_one_at_a_time(llava_folder: Path) -> None:
-    """Bytes kept for the backward pass: the most at any time is that of the largest chunk, not their sum."""
+    """The bytes kept for the backward pass are those of the largest chunk, not their sum."""
     model = build_model(llava_folder)
     peaks = {}
     for size in (4, 100):

@@ -112,7 +112,7 @@ def half_a_run(number: int, folder: Path, llava_folder: Path) -> None:
 def test_another_number_of_workers_goes_on_with_the_same_samples(
     llava_folder: Path, tmp_path: Path
 ) -> None:
-    """Without dropout, whose random numbers are a worker's own: the same up to the order of sums."""
+    """The same up to the order of sums; without dropout, whose random numbers are a worker's."""
     in_processes(2, half_a_run, tmp_path, llava_folder)
     model = build_model(llava_folder)
     state = build_state(model)

@@ -1,4 +1,4 @@
-"""Layers spread over workers: the gradient of one process that has them all, however uneven the workers' samples."""
+"""Layers spread over workers: the gradient of one process, however uneven the samples."""
 
 from pathlib import Path
 

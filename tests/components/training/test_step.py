@@ -1,4 +1,4 @@
-"""The whole step: the gradient of two workers is that of one, through both losses and both adapters."""
+"""The step: the gradient of two workers is that of one, through both losses and adapters."""
 
 from pathlib import Path
 

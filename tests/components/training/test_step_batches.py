@@ -1,4 +1,4 @@
-"""Batches of any step without an engine, from pictures or from stored features, with and without placeholders."""
+"""Batches of any step: from pictures or stored features, with and without placeholders."""
 
 from pathlib import Path
 from typing import Any

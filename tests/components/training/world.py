@@ -45,7 +45,7 @@ COLOURS = {"red": (200, 0, 0), "green": (0, 160, 0), "blue": (0, 0, 220), "yello
 
 
 def build_model(llava_folder: Path) -> DoubleForward:
-    """A compressor without dropout, whose gradient is therefore the same however its batch is cut."""
+    """Build a compressor without dropout: its gradient is the same however its batch is cut."""
     adapters = COMPRESSOR.adapters.model_copy(update={"dropout": 0.0})
     return compressor(
         llava_folder, params=COMPRESSOR.model_copy(update={"adapters": adapters})
@@ -53,7 +53,7 @@ def build_model(llava_folder: Path) -> DoubleForward:
 
 
 def samples(count: int) -> dict[int, TrainSample]:
-    """Of five: two paired, one conversation only, one caption only, one text-only; every picture another."""
+    """Make samples, of five two paired, one conversation, one caption, one text-only."""
     return {index: sample(index) for index in range(count)}
 
 
@@ -127,7 +127,7 @@ def sample_rows(count: int) -> list[dict[str, Any]]:
 
 
 def write_curated(folder: Path, num_samples: int, num_validation: int) -> None:
-    """The curated tables that training reads; validation pictures have one caption and one question each."""
+    """Write the curated tables that training reads; a validation picture has one question."""
     write(
         folder / "samples" / schema.TRAIN / "part-00000.parquet",
         sample_rows(num_samples),
