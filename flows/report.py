@@ -141,6 +141,7 @@ def search(
     params: ReportParams, queries: Sequence[Query], tokens: TokenStore, compressor: Path, base: Path
 ) -> list[Found]:
     """Search the store for each query."""
+    # vectors of different models cannot be compared
     check_same_model(tokens.provenance, compressor)
     torch.set_num_threads(params.num_threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -148,6 +149,7 @@ def search(
     num_tokens = tokens.provenance.num_summary_tokens
     model = load_compressor(compressor, str(base), device, dtype, num_tokens)
 
+    # a store of the test split fits into memory
     parts = [embed_stored(model, rows.summary_tokens) for rows in tokens.iter_batches()]
     index = EmbeddingIndex(tokens.ids, in_memory(np.concatenate(parts)))
     results = []

@@ -49,9 +49,11 @@ def codec_chart(score: str, codecs: Sequence[Row]) -> Chart:
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND))
     axes.yaxis.set_major_formatter(lambda y, _: percent(y, decimals))
 
+    # tips last, above all marks
     for row in codecs:
         text = f"{row['codec']}, {row[BYTES]} bytes: {percent(row[score])}"
         add_point_tip(axes, row[BYTES], row[score], text)
+
     title = SCORES[score]
     return Chart(title, inline_svg(axes, f"{title} against bytes per picture"))
 

@@ -54,7 +54,7 @@ def page_content(
     `file_bytes` is the mean size of a picture file of the corpus.
     """
     metrics, provenance = inputs.metrics, manifest["provenance"]
-    costs = {row.system: row for row in tables.cost_rows(metrics["costs"])}
+    costs = tables.cost_rows(metrics["costs"])
     names = system_names(costs)
     return {
         # the head of the page

@@ -178,6 +178,7 @@ def _example(question_id: str, rows: Mapping[str, Row]) -> Example:
             row = rows[system]
             answers[system] = Answer(system, row["answer"], row["score"] >= RIGHT)
 
+    # the question is the same in every row
     row = rows[COMPRESSED]
     return Example(
         question_id,

@@ -124,6 +124,7 @@ def _plain_element(element: Element, tip: str, shapes: dict[str, str]) -> Elemen
         if ATTRIBUTES.match(name):
             attributes[name] = VARIABLES.get(value, value)
 
+    # one kind of element for texts, one for everything else
     x, y = _rounded(element.get("x", "")), _rounded(element.get("y", ""))
     if element.tag == f"{SVG}text":
         plain = Element("text", attributes | {"x": x, "y": y})

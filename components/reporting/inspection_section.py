@@ -50,6 +50,7 @@ def inspection_content(
     `seen`: the drawn pictures as the model reads them; none where attention cannot be drawn over
     them.
     """
+    # parts, or the reasons that they are missing
     found, absent = {}, {}
     for name in PARTS:
         found[name] = inspection[name]["found"]
@@ -82,10 +83,12 @@ def norm_chart(norms: Row) -> Chart:
 
 def kind_charts(norms: Row) -> list[Chart]:
     """Draw the same for each kind of linear layer."""
+    # by kind of layer instead of by adapter; an adapter may lack a kind
     curves: dict[str, dict[str, Points]] = {}
     for adapter, kinds in norms["linears"].items():
         for kind, values in kinds.items():
             curves.setdefault(kind, {})[adapter] = list(enumerate(values, 1))
+
     return [line_chart(kind, adapters, NUMBERS, KIND_SIZE) for kind, adapters in curves.items()]
 
 
@@ -124,6 +127,7 @@ def captions_by_budget(pictures: Sequence[Row], found: Mapping[str, Any]) -> lis
     base = found["base_attention"]
     rows = []
     for index, picture in enumerate(pictures):
+        # a row of the prefixes is a number of tokens, with a caption of every picture
         captions = [(row["num_tokens"], row["captions"][index]) for row in found["prefixes"]]
         rows.append(
             {
@@ -162,7 +166,8 @@ def gap_rows(masks: Row) -> list[tuple[str, Score, str, str]]:
 def gap_chart(masks: Row) -> Chart:
     """Draw the change of accuracy without each group; zero is what all tokens reach."""
     groups = masks["groups"]
-    axes = bar_axes([group_name(group["tokens"]) for group in groups], 460, left=96, right=14)
+    names = [group_name(group["tokens"]) for group in groups]
+    axes = bar_axes(names, 460, left=96, right=14, bottom=20)
     axes.grid(visible=True, axis="x")
 
     # a lane for each group, to the left of zero where it is missed

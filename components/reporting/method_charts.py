@@ -126,6 +126,7 @@ def method_chart(
     wanted = [(value, group.scores[key].mean) for group, value in shown]
     free = side_by_side(axes.transData.transform(wanted).tolist())
     places = axes.transData.inverted().transform(free).tolist()
+
     for (group, _), (x, y) in zip(shown, places, strict=True):
         axes.vlines(x, *group.reach(key), color=COLOURS["faint"], linewidth=1, alpha=0.6)
         draw_mark(axes, x, y, legend[group.label])

@@ -69,6 +69,7 @@ def scores_of(metrics: Mapping[str, Any], *keys: str) -> dict[str, Score]:
     """Return a score of every system that has it, under `keys` from the system down."""
     found = {}
     for system in SYSTEMS:
+        # any of the keys may be missing
         entry: Any = metrics.get(system)
         for key in keys:
             entry = entry.get(key) if entry else None
@@ -153,24 +154,24 @@ def chance_recall(k: int, gallery: float, wanted: float) -> float:
 class CostRow(NamedTuple):
     """The costs of a system, in bytes and operations."""
 
-    system: str
     visual_tokens: int
     bytes_per_picture: int
     flops_per_picture: int
     flops_per_question: int
 
 
-def cost_rows(costs: Mapping[str, Any]) -> list[CostRow]:
+def cost_rows(costs: Mapping[str, Any]) -> dict[str, CostRow]:
     """Return the costs of every system."""
-    rows = []
+    rows = {}
     for system in SYSTEMS:
-        numbers = [int(costs[name][system]) for name in CostRow._fields[1:]]
-        rows.append(CostRow(system, *numbers))
+        numbers = [int(costs[name][system]) for name in CostRow._fields]
+        rows[system] = CostRow(*numbers)
     return rows
 
 
 def _rows_below(metrics: Mapping[str, Any], key: str) -> list[ScoreRow]:
     """Return a row for every score under `key`, by name."""
+    # systems may have been asked different things
     names: set[str] = set()
     for system in SYSTEMS:
         names.update(metrics.get(system, {}).get(key, {}))

@@ -26,10 +26,13 @@ def store_entries(manifest: Mapping[str, Any]) -> Entries:
         ("pictures in", str(manifest["rows_in"])),
         ("pictures kept", str(manifest["rows_kept"])),
     ]
+
+    # as many rows as there are reasons and files
     for reason, count in manifest["rows_rejected"].items():
         entries.append((f"rejected: {reason}", str(count)))
     for file in manifest["files"]:
         entries.append((f"{file['name']}, SHA-256", file["sha256"]))
+
     entries += [("codec", store["codec"]), ("schema version", str(store["schema_version"]))]
     return entries + list(leaves(store["compute"]))
 

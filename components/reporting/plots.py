@@ -125,6 +125,7 @@ def add_step_tips(axes: Axes, curves: Mapping[str, Points], values: Values) -> N
         for x, y in points:
             texts[x].append(f"{name} {values.text(y)}" if len(curves) > 1 else values.text(y))
 
+    # strips meet halfway between two steps
     low, high = axes.get_xlim()
     half = (high - low) / max(1, len(texts) - 1) / 2
     for x, parts in sorted(texts.items()):
@@ -176,6 +177,7 @@ def token_chart(row: ScoreRow, visual_tokens: Mapping[str, int], names: Mapping[
         text = f"{names[system]}: {percent(score.value)} [{interval(score.low, score.high)}]"
         draw_score(axes, system, places[system], score, text)
 
+    # systems that read equally many share a tick
     ticks = {place: str(visual_tokens[system]) for system, place in places.items()}
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.set_xlabel("visual tokens")
@@ -183,9 +185,11 @@ def token_chart(row: ScoreRow, visual_tokens: Mapping[str, int], names: Mapping[
     return Chart(row.label, inline_svg(axes, f"{row.label}: accuracy against visual tokens"))
 
 
-def bar_axes(labels: Sequence[str], width: float, left: float, right: float) -> Axes:
+def bar_axes(
+    labels: Sequence[str], width: float, left: float, right: float, bottom: float = 0
+) -> Axes:
     """Return axes with a named lane for every bar, the first on top."""
-    axes = new_axes(width, LANE * len(labels) + 12, left=left, bottom=0, right=right)
+    axes = new_axes(width, LANE * len(labels) + 12 + bottom, left, bottom, right)
     axes.grid(visible=False)
     axes.spines["bottom"].set_visible(False)
     axes.set_xticks([])
@@ -229,6 +233,7 @@ def size_chart(sizes: Mapping[str, tuple[float, str]]) -> Chart:
     for y, (size, colour) in enumerate(sizes.values()):
         axes.barh(y, size, 0.62, color=COLOURS[colour])
         write_value(axes, size, y, data_size(size))
+
     axes.set_xlim(left=0)
     axes.margins(x=0)
     return Chart("Bytes per picture", inline_svg(axes, "Bytes per picture"))

@@ -49,11 +49,14 @@ def published_markdown(published: Published) -> str:
 def _table_markdown(source: str, table: PublishedTable) -> str:
     head = ["method", *([table.given] if table.given else []), *table.columns]
     lines = [f"{source}, Table {table.table}: {table.title}; published, not measured here.", ""]
+
+    # a table of Markdown; what the paper leaves out is a dash
     lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in table.rows:
         cells = [row[0], *row[1 if table.given else 2 :]]
         texts = ["–" if cell is None else str(cell) for cell in cells]
         lines.append("| " + " | ".join(texts) + " |")
+
     for note in table.notes:
         lines += ["", note]
     return "\n".join(lines)
