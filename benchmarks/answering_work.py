@@ -25,7 +25,7 @@ from components.model.backbone import Backbone
 from components.model.generation import LEAST_OPEN
 from components.model.loading import load_backbone
 from components.presets import load_preset
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
 from components.training.training_settings import TrainParams
 
 COMPRESSOR, STORE, CURATED = (
@@ -65,7 +65,7 @@ def demo_work(num_questions: int, per_picture: int, max_new_tokens: int) -> Work
     for folder in (COMPRESSOR, STORE, CURATED):
         if not folder.is_dir():
             raise SystemExit(f"answering: {folder}: is not there; `make repro` makes it")
-    store, device = TokenStore.open(STORE), torch.device("cpu")
+    store, device = StoreReader.open(STORE), torch.device("cpu")
     asked: dict[str, list[str]] = {}
     for row in pq.read_table(CURATED / "questions" / "test.parquet").to_pylist():
         asked.setdefault(row[schema.IMAGE_ID], []).append(row[schema.QUESTION])

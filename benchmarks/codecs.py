@@ -18,7 +18,7 @@ import typer
 
 from components.store import codecs
 from components.store.fit import Fit, fit_directions
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
 from flows.codecs import FITTED_BYTES
 
 REPEATS = 5
@@ -42,7 +42,7 @@ def main(
 ) -> None:
     """Time every codec."""
     torch.set_num_threads(1)
-    reader = TokenStore.open(store)
+    reader = StoreReader.open(store)
     tokens = reader.tokens(reader.ids)
     shape = tokens.shape[1:]
     rows: list[tuple[str, int, float]] = []

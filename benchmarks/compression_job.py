@@ -31,7 +31,7 @@ from benchmarks.picture_workloads import DEMO_COMPRESSOR, demo_workload
 from components import schema
 from components.model.adapters import COMPRESSION
 from components.store.shards import encode_rows, shard_bytes
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
 from flows.compress import compress
 from flows.running.cluster import connect
 from flows.workers.compress_worker import CompressParams
@@ -50,7 +50,7 @@ def steady_rate(ends: Sequence[End], num_workers: int) -> float:
 def run_job(params: CompressParams, corpus: Path, output: Path) -> list[End]:
     """Run the flow; a file of the store keeps the time at which it was whole."""
     compress(params, str(corpus), DEMO_COMPRESSOR, output, None)
-    files = TokenStore.open(output).manifest.files
+    files = StoreReader.open(output).manifest.files
     return [((output / file.name).stat().st_mtime, file.rows) for file in files if file.rows]
 
 

@@ -32,7 +32,7 @@ from components.search.index import EmbeddingIndex
 from components.search.index_folder import PICTURES, open_vectors
 from components.search.late_interaction import maxsim
 from components.search.query import embed_texts
-from components.store.token_store import TokenStore, normalise
+from components.store.store_reader import StoreReader, normalise
 from fwd2bot.commands.corpus import CANDIDATES
 
 CURATED = Path("data/curated")
@@ -175,7 +175,7 @@ class Ranking(NamedTuple):
 def compare_rankings() -> list[Ranking]:
     """Rank by the cosine of the means, by MaxSim, and by MaxSim over the nearest by the mean."""
     params = load_params("evaluate", EvaluateParams)
-    question_set, store = read_question_set(CURATED, params.split), TokenStore.open(STORE)
+    question_set, store = read_question_set(CURATED, params.split), StoreReader.open(STORE)
     tokens = store.tokens(store.ids)
     base, cpu = find_base(COMPRESSOR, None), torch.device("cpu")
     model = load_compressor(COMPRESSOR, base, cpu, torch.float32, tokens.shape[1])

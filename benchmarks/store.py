@@ -23,15 +23,15 @@ import pyarrow.dataset as ds
 import typer
 
 from components.store import shards
-from components.store import store_work as work
+from components.store import unfinished_store as work
 from components.store.provenance import SCHEMA_VERSION, Provenance
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
 
 ONE_READ = """
 import sys, time
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
 start = time.perf_counter()
-TokenStore.open(sys.argv[1]).tokens([sys.argv[2]])
+StoreReader.open(sys.argv[1]).tokens([sys.argv[2]])
 print(time.perf_counter() - start)
 """
 
@@ -133,7 +133,7 @@ def cold_reads(store: Path, wanted: list[str]) -> Iterator[float]:
 
 def open_reads(store: Path, wanted: list[str]) -> Iterator[float]:
     """Time one picture each, from a reader that has served these files before."""
-    reader = TokenStore.open(store)
+    reader = StoreReader.open(store)
     reader.tokens(wanted)
     for image_id in wanted:
         start = time.perf_counter()
@@ -154,7 +154,7 @@ def stream(store: Path) -> float:
     """Time reading and decoding every token once."""
     forget(store)
     start = time.perf_counter()
-    for _ in TokenStore.open(store).iter_batches():
+    for _ in StoreReader.open(store).iter_batches():
         pass
     return time.perf_counter() - start
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from components.answering.one_question import answer_question, check_question
 from components.compression.stored_model import load_model_of
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
 from flows.running.stored_corpus import quiet_libraries
 
 
 def answer(
-    store: TokenStore,
+    store: StoreReader,
     compressor: Path,
     base: str | None,
     image_id: str,
@@ -40,7 +40,7 @@ def main(
 ) -> None:
     """Print the answer, as JSON if wanted with what was asked."""
     quiet_libraries()
-    opened = TokenStore.open(store)
+    opened = StoreReader.open(store)
     text = answer(opened, compressor, base, image_id, question, max_new_tokens)
     asked = {"image_id": image_id, "question": question, "answer": text}
     print(json.dumps(asked) if as_json else text)

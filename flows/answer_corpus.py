@@ -39,8 +39,8 @@ from components.methods.catalogue import code_of
 from components.methods.method_settings import FWD2BOT
 from components.store.manifest import MANIFEST, describe_file, publish, write_json
 from components.store.provenance import method_of
-from components.store.store_work import fingerprint, finished_shard, shard_name, work_folder
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
+from components.store.unfinished_store import fingerprint, finished_shard, shard_name, work_folder
 from flows.running.cluster import check_resources, connect
 from flows.running.progress import Progress
 from flows.running.stored_corpus import quiet_libraries
@@ -71,7 +71,7 @@ def answer_corpus(
     output, folder, compressor = output.resolve(), folder.resolve(), compressor.resolve()
 
     # the store is of this compressor, and an output that is there is of these inputs
-    store = TokenStore.open(folder)
+    store = StoreReader.open(folder)
     check_same_model(store.provenance, compressor)
     inputs = _inputs(params, questions, store, about)
     if output.exists():
@@ -215,7 +215,7 @@ def check_finished(output: Path, inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _inputs(
-    params: AnswerParams, questions: Path, store: TokenStore, about: About
+    params: AnswerParams, questions: Path, store: StoreReader, about: About
 ) -> dict[str, Any]:
     """Return everything that decides the answers."""
     return {

@@ -34,9 +34,9 @@ from components.model.adapters import GENERATION
 from components.model.segments import Segment, text_segment
 from components.params import load_params
 from components.store import codecs
-from components.store.absence import reason_not_stored
 from components.store.fit import MIN_PICTURES, fit_directions
-from components.store.token_store import TokenStore
+from components.store.not_stored import reason_not_stored
+from components.store.store_reader import StoreReader
 from flows.running.lifetime import die_with_parent
 
 FIXED: tuple[codecs.FixedCodec, ...] = (
@@ -108,7 +108,7 @@ def scores_of_codecs(curated: Path, compressor: Path, store: Path) -> dict[str, 
 
 def prepare(params: EvaluateParams, curated: Path, compressor: Path, store: Path) -> CodecInputs:
     """Read question set, store and compressor once. Raises ValueError: a store of another model."""
-    everything, reader = read_question_set(curated, params.split), TokenStore.open(store)
+    everything, reader = read_question_set(curated, params.split), StoreReader.open(store)
     check_same_model(reader.provenance, compressor)
 
     # Short answers and captions say enough of a codec.

@@ -40,12 +40,13 @@ from components.files.outputs import checked_place
 from components.files.storage import is_uri
 from components.methods.catalogue import code_of, method_class
 from components.params import load_params
-from components.store.absence import NOTE, reason_not_stored, write_reason
 from components.store.codecs import code_type
 from components.store.manifest import MANIFEST, Manifest, write_json
+from components.store.not_stored import NOTE, reason_not_stored, write_reason
 from components.store.provenance import Provenance, StoreError, differences
 from components.store.rejects import reject_counts
-from components.store.store_work import (
+from components.store.store_reader import StoreReader
+from components.store.unfinished_store import (
     ShardReport,
     fingerprint,
     finished_shard,
@@ -53,7 +54,6 @@ from components.store.store_work import (
     publish_store,
     work_folder,
 )
-from components.store.token_store import TokenStore
 from flows.running.allowed_roots import allowed_roots
 from flows.running.cluster import check_resources, connect, run_tasks
 from flows.running.lifetime import die_with_parent
@@ -169,7 +169,7 @@ def check_finished(
     params: CompressParams, provenance: Provenance, corpus: Corpus, states: FileStates, output: Path
 ) -> Manifest:
     """Return the manifest of a store that this run would write. Raises StoreError for another."""
-    store = TokenStore.open(output)
+    store = StoreReader.open(output)
     inputs = _inputs(params, provenance, corpus)
     differing = []
     for part in ("corpus", "settings"):

@@ -34,8 +34,8 @@ from components.files.outputs import json_with, new_file, new_folder
 from components.methods.checkpoint import CompressorConfig
 from components.methods.method_settings import FWD2BOT
 from components.params import load_params
-from components.store.absence import reason_not_stored
-from components.store.token_store import TokenStore
+from components.store.not_stored import reason_not_stored
+from components.store.store_reader import StoreReader
 from flows.running.cluster import connect
 from flows.running.lifetime import die_with_parent
 from flows.workers.evaluate_worker import EvaluationWorker, Task, pictures_to_caption
@@ -93,7 +93,7 @@ def check_inputs(question_set: QuestionSet, compressor: Path, store: Path) -> Co
     if reason_not_stored(store):
         return config
 
-    tokens = TokenStore.open(store)
+    tokens = StoreReader.open(store)
     check_same_model(tokens.provenance, compressor)
     image_ids = question_set.image_ids
     num_stored = sum(image_id in tokens for image_id in image_ids)

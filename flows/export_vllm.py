@@ -18,7 +18,7 @@ from components.answering.serving import (
 )
 from components.compression.stored_model import load_model_of
 from components.files.outputs import new_folder
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
 from flows.running.stored_corpus import quiet_libraries
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes as --max-lora-rank
@@ -42,7 +42,7 @@ only.
 
 def export_vllm(
     output: Path,
-    store: TokenStore,
+    store: StoreReader,
     compressor: Path,
     base: str | None,
     image_id: str,
@@ -58,7 +58,7 @@ def export_vllm(
 
 def write_export(
     aside: Path,
-    store: TokenStore,
+    store: StoreReader,
     compressor: Path,
     base: str | None,
     image_id: str,
@@ -112,7 +112,7 @@ def main(
 ) -> None:
     """Write the export, and say where."""
     quiet_libraries()
-    opened = TokenStore.open(store)
+    opened = StoreReader.open(store)
     export_vllm(output, opened, compressor, base, image_id, question, max_new_tokens)
     print(f"export_vllm: {output}; its README.md says how to serve it")
 

@@ -45,7 +45,7 @@ from components.search.index_manifest import (
 from components.search.query import Embedder
 from components.store.provenance import Provenance, StoreError, differences
 from components.store.shards import read_rows
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
 from flows.running.places import COMPRESSOR
 from flows.running.progress import Progress
 from flows.running.stored_corpus import embedder, quiet_libraries
@@ -74,7 +74,7 @@ def build(
 
     The compressor is loaded only for a method whose tokens it takes to be searched for.
     """
-    opened = [TokenStore.open(store) for store in stores]
+    opened = [StoreReader.open(store) for store in stores]
     check_provenance(opened[0].provenance, str(stores[0]), opened[1:])
     embed = embedder(opened[0].provenance, compressor, base)
 
@@ -93,7 +93,7 @@ def add(
 
     Raises StoreError, IndexFolderError.
     """
-    opened = [TokenStore.open(store) for store in stores]
+    opened = [StoreReader.open(store) for store in stores]
     with changing(folder, stores):
         manifest, pictures, embeddings = open_index(folder)
         provenance = Provenance.model_validate(manifest.provenance)
@@ -139,7 +139,7 @@ def extend(folder: Path, held: Held, new: Sequence[Source]) -> IndexManifest:
     return manifest
 
 
-def check_provenance(ours: Provenance, name: str, stores: Sequence[TokenStore]) -> None:
+def check_provenance(ours: Provenance, name: str, stores: Sequence[StoreReader]) -> None:
     """Raise StoreError, with both values, for a store of another model than ours."""
     for store in stores:
         if differing := differences(ours, store.provenance):
@@ -149,7 +149,7 @@ def check_provenance(ours: Provenance, name: str, stores: Sequence[TokenStore]) 
             )
 
 
-def sources_of(stores: Sequence[TokenStore], embed: Embedder) -> list[Source]:
+def sources_of(stores: Sequence[StoreReader], embed: Embedder) -> list[Source]:
     """List the files of stores, to be read when their turn comes."""
     sources = []
     for store in stores:
@@ -168,7 +168,7 @@ def read_pictures(path: Path) -> pa.Table:
         raise StoreError(f"{path}: is damaged: {error}; restore it or compress again") from None
 
 
-def read_embeddings(store: TokenStore, path: Path, embed: Embedder) -> np.ndarray:
+def read_embeddings(store: StoreReader, path: Path, embed: Embedder) -> np.ndarray:
     """Embed the pictures of one file of a store: (rows, dim) float32. Raises StoreError."""
     found = [embed(rows.summary_tokens) for rows in read_rows(path, store.provenance, store.fit)]
     return np.concatenate([np.empty((0, store.provenance.dim), np.float32), *found])

@@ -45,8 +45,8 @@ from components.model.loading import load_backbone
 from components.model.segments import text_segment
 from components.params import Params, load_params
 from components.pictures import PictureError, PictureLimits, decode_picture
-from components.store.absence import reason_not_stored
-from components.store.token_store import TokenStore
+from components.store.not_stored import reason_not_stored
+from components.store.store_reader import StoreReader
 from flows.running.lifetime import die_with_parent
 
 SHORT_ANSWER = "short_answer"
@@ -77,7 +77,7 @@ class Subject(NamedTuple):
 
     params: InspectParams
     question_set: QuestionSet
-    store: TokenStore
+    store: StoreReader
     drawn: Images  # by id, in the order in which they were drawn
     scored: list[str]  # picture ids, sorted
 
@@ -138,7 +138,7 @@ def prepare(params: InspectParams, curated: Path, compressor: Path, store: Path)
 
     Raises ValueError: a store of another model or of other pictures.
     """
-    question_set, tokens = read_question_set(curated, params.split), TokenStore.open(store)
+    question_set, tokens = read_question_set(curated, params.split), StoreReader.open(store)
     check_same_model(tokens.provenance, compressor)
     stored = [image_id for image_id in question_set.image_ids if image_id in tokens]
     if not stored:

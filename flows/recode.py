@@ -21,7 +21,8 @@ from components.store.provenance import Provenance, StoreError
 from components.store.recode import fit_codec, recode_shard, recoded_provenance, recoded_settings
 from components.store.rejects import read_rejects
 from components.store.shards import shard_bytes
-from components.store.store_work import (
+from components.store.store_reader import StoreReader
+from components.store.unfinished_store import (
     fingerprint,
     finish_shard,
     finished_shard,
@@ -31,7 +32,6 @@ from components.store.store_work import (
     publish_store,
     work_folder,
 )
-from components.store.token_store import TokenStore
 from flows.running.cluster import run_tasks
 
 ENTRIES = ("components.store.recode",)  # what it imports makes the shards
@@ -47,7 +47,7 @@ def recode(
 ) -> Manifest:
     """Write the store `output`. Raises StoreError: damaged or unfit store, or one in the way."""
     folder, output = folder.resolve(), new_store_place(output, [folder])
-    manifest = TokenStore.open(folder).manifest
+    manifest = StoreReader.open(folder).manifest
     if num_summary_tokens is None:
         num_summary_tokens = manifest.provenance.num_summary_tokens
     wanted = recoded_provenance(manifest.provenance, codec, num_summary_tokens, fit)
@@ -109,14 +109,14 @@ def find_fit(
 ) -> Fit:
     """Take the fit of another store, or fit codec `fitted` to this one. Raises StoreError."""
     if fit_of is not None and bytes_per_picture is None:
-        if (fit := TokenStore.open(fit_of).fit) is None:
+        if (fit := StoreReader.open(fit_of).fit) is None:
             raise StoreError(f"{fit_of}: is not in codec {FITTED}, so it has no fit")
         return fit
     if fit_of is not None or bytes_per_picture is None:
         raise StoreError(f"--codec {FITTED} needs either --bytes-per-picture or --fit-of")
 
     # The error of pictures that were held out says what the codec costs.
-    store = TokenStore.open(folder)
+    store = StoreReader.open(folder)
     kept = num_summary_tokens or store.provenance.num_summary_tokens
     fitting = fit_codec(store, kept, bytes_per_picture, fit_pictures)
     print(

@@ -45,8 +45,8 @@ from components.reporting.thumbnails import mean_file_bytes, read_thumbnails, to
 from components.search.index import EmbeddingIndex
 from components.search.query import embed_stored, embed_text
 from components.search.vectors import in_memory
-from components.store.absence import reason_not_stored
-from components.store.token_store import TokenStore
+from components.store.not_stored import reason_not_stored
+from components.store.store_reader import StoreReader
 from flows.running.lifetime import die_with_parent
 
 
@@ -83,7 +83,7 @@ def build_page(params: ReportParams, places: Places) -> str:
     inside = inspection_content(inspection, seen, params.max_thumbnail_side)
 
     # pictures of the inspection are shown once more, beside their captions
-    tokens = TokenStore.open(places.store)
+    tokens = StoreReader.open(places.store)
     shown_inside = [picture["image_id"] for picture in inside["captions"]]
     examples = draw_examples(params, places, inputs, tokens, shown_inside)
     file_bytes = mean_file_bytes(places.pictures)
@@ -96,7 +96,7 @@ def draw_examples(
     params: ReportParams,
     places: Places,
     inputs: Inputs,
-    tokens: TokenStore,
+    tokens: StoreReader,
     also_shown: Sequence[str],
 ) -> Examples:
     """Draw examples by the seed, and read their pictures and those that are `also_shown`."""
@@ -138,7 +138,11 @@ def reason_for_short_page(metrics: Mapping[str, Any], store: Path, compressor: P
 
 
 def search(
-    params: ReportParams, queries: Sequence[Query], tokens: TokenStore, compressor: Path, base: Path
+    params: ReportParams,
+    queries: Sequence[Query],
+    tokens: StoreReader,
+    compressor: Path,
+    base: Path,
 ) -> list[Found]:
     """Search the store for each query."""
     # vectors of different models cannot be compared

@@ -36,7 +36,7 @@ from components.search.corpus import (
 from components.search.filters import matching_rows
 from components.search.index import Hit
 from components.search.query import checked_text
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
 from flows.running.places import COMPRESSOR
 from flows.running.stored_corpus import embedder, quiet_libraries
 
@@ -90,7 +90,7 @@ def open_corpus(
     """Open an index if one is named, else embed a store. Raises StoreError, IndexFolderError."""
     if index is not None:
         return corpus_of_index(index)
-    opened = TokenStore.open(store)
+    opened = StoreReader.open(store)
     return corpus_of_store(opened, embedder(opened.provenance, compressor, base))
 
 

@@ -10,8 +10,7 @@ from components.compression.identity import check_same_model
 from components.search.corpus import Corpus, Wanted, corpus_of_store, search_texts
 from components.search.index import Hit
 from components.search.query import checked_text, embedder_of
-from components.store.token_store import TokenStore as StoreReader
-from components.store.token_store import UnknownImageError
+from components.store.store_reader import StoreReader, UnknownImageError
 from fwd2bot.compressor import Compressor
 
 __all__ = ["Hit", "TokenStore"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
 from tests.components.store.stores import PROVENANCE, random_rows, write_store
 
 EXAMPLES = re.findall(
@@ -26,7 +26,7 @@ def test_example_reads_the_ids_and_the_tokens(
 ) -> None:
     write_store(tmp_path / "store", PARTS)
     write_store(tmp_path / "store-int8", PARTS, PROVENANCE.model_copy(update={"codec": "int8"}))
-    ours = TokenStore.open(tmp_path / ("store-int8" if "store-int8" in example else "store"))
+    ours = StoreReader.open(tmp_path / ("store-int8" if "store-int8" in example else "store"))
     # Ray's workers have a folder of their own
     example = re.sub(r"(?<=[\"'])store", str(tmp_path / "store"), example)
     names: dict[str, Any] = {}

@@ -23,7 +23,7 @@ from components.files.atomic import sha256_of, write_whole
 from components.files.storage import is_uri, join
 from components.store.manifest import MANIFEST, write_json
 from components.store.rejects import UnreadablePictureError
-from components.store.store_work import shard_name
+from components.store.unfinished_store import shard_name
 
 CONTENT = "content_sha256"  # in the manifest's description of the corpus
 READERS = 8  # shards that are read at a time

@@ -15,7 +15,7 @@ from components.search.late_interaction import rerank
 from components.search.query import Embedder, embed_texts
 from components.search.vectors import in_memory
 from components.store.provenance import Provenance, StoreError, differences
-from components.store.token_store import TokenStore, UnknownImageError
+from components.store.store_reader import StoreReader, UnknownImageError
 
 
 class Corpus(NamedTuple):
@@ -31,7 +31,7 @@ class MaxSim(NamedTuple):
     """A second look that orders the nearest anew."""
 
     num_pictures: int
-    stores: list[TokenStore]
+    stores: list[StoreReader]
 
 
 class Wanted(NamedTuple):
@@ -49,7 +49,7 @@ class TextHits(NamedTuple):
     num_cut: list[int]
 
 
-def corpus_of_store(store: TokenStore, embed: Embedder) -> Corpus:
+def corpus_of_store(store: StoreReader, embed: Embedder) -> Corpus:
     """Read a store and embed its pictures, all into memory. Raises StoreError."""
     tables = [PICTURES.empty_table()]
     embeddings = [np.empty((0, store.provenance.dim), np.float32)]
@@ -116,7 +116,7 @@ def find(
 
 def open_maxsim(corpus: Corpus, num_pictures: int) -> MaxSim:
     """Open the stores that tokens are read from. Raises StoreError for one that was not indexed."""
-    stores = [TokenStore.open(folder) for folder in corpus.stores]
+    stores = [StoreReader.open(folder) for folder in corpus.stores]
     for store in stores:
         if differing := differences(corpus.provenance, store.provenance):
             raise StoreError(
@@ -126,7 +126,7 @@ def open_maxsim(corpus: Corpus, num_pictures: int) -> MaxSim:
     return MaxSim(num_pictures, stores)
 
 
-def tokens_of(stores: Sequence[TokenStore], image_ids: Sequence[str]) -> np.ndarray:
+def tokens_of(stores: Sequence[StoreReader], image_ids: Sequence[str]) -> np.ndarray:
     """Read tokens (pictures, summary tokens, dim) float32 from whichever store has each picture.
 
     Raises StoreError.

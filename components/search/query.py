@@ -17,7 +17,7 @@ from components.methods.method_settings import FWD2BOT
 from components.model.chat import encode_text
 from components.model.generation import left_pad
 from components.store.provenance import Provenance, method_of
-from components.store.token_store import normalise
+from components.store.store_reader import normalise
 
 TEXTS_PER_BATCH = 64
 PICTURES_PER_BATCH = 64

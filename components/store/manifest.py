@@ -13,7 +13,7 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.files.atomic import sha256_of, write_whole
-from components.store.absence import reason_not_stored
+from components.store.not_stored import reason_not_stored
 from components.store.provenance import Provenance, StoreError, check_schema_version
 
 MANIFEST = "_manifest.json"  # names that readers of Parquet folders leave out

@@ -17,7 +17,7 @@ from components.store.manifest import Manifest
 from components.store.provenance import Provenance, StoreError
 from components.store.rejects import Reject
 from components.store.shards import EncodedRows, concatenate, encode_rows, no_rows, read_rows
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
 
 HELD_OUT = 5  # every fifth picture of a sample measures the fit to the others
 
@@ -32,7 +32,7 @@ class Fitting(NamedTuple):
 
 
 def fit_codec(
-    store: TokenStore, num_summary_tokens: int, num_bytes: int, max_pictures: int
+    store: StoreReader, num_summary_tokens: int, num_bytes: int, max_pictures: int
 ) -> Fitting:
     """Fit codec `fitted`, `num_bytes` per picture, to at most `max_pictures` evenly from a store.
 

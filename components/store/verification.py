@@ -1,6 +1,6 @@
 """Verification of a store in all of its bytes: every fault is a line, none hides another.
 
-`TokenStore` refuses what it happens to read; here all is read. Files can be checked in any order
+`StoreReader` refuses what it happens to read; here all is read. Files can be checked in any order
 and at the same time.
 """
 
@@ -15,7 +15,7 @@ from components.store.manifest import Manifest, StoredShard, file_faults, order_
 from components.store.provenance import StoreError
 from components.store.rejects import read_rejects, reject_counts
 from components.store.shards import open_shard, read_rows
-from components.store.token_store import load_fit, shard_faults
+from components.store.store_reader import load_fit, shard_faults
 
 
 def folder_faults(folder: Path, manifest: Manifest) -> list[str]:

@@ -6,7 +6,7 @@ The indices depend on the seed and the step alone; the row, its picture and its 
 sample table.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from itertools import chain
 from pathlib import Path

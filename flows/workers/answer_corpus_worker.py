@@ -14,8 +14,8 @@ from components.answering.results import Asked, piece_bytes
 from components.compression.stored_model import load_model_of
 from components.model.adapters import GENERATION
 from components.params import Params
-from components.store.store_work import finish_shard
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
+from components.store.unfinished_store import finish_shard
 
 
 class AnswerParams(Params):
@@ -39,7 +39,7 @@ class QuestionAnswerer:
     def __init__(self, params: dict[str, Any], task: dict[str, Any]) -> None:
         self.params = AnswerParams.model_validate(params)
         torch.set_num_threads(self.params.cpus_per_worker)
-        self.work, self.store = Path(task["work"]), TokenStore.open(task["store"])
+        self.work, self.store = Path(task["work"]), StoreReader.open(task["store"])
         compressor, base = Path(task["compressor"]), task["base"]
         model = load_model_of(self.store.provenance, compressor, base)
         model.adapters.merge(GENERATION)

@@ -35,7 +35,7 @@ from components.pictures import PictureLimits
 from components.store.codecs import FixedCodec
 from components.store.provenance import Provenance
 from components.store.shards import encode_rows, shard_bytes
-from components.store.store_work import finish_shard, watch_path
+from components.store.unfinished_store import finish_shard, watch_path
 
 STARTS = "starts"  # in the work folder: a byte for every start of a worker in this run
 AHEAD = 2  # decoded batches of a shard that wait for the model

@@ -44,8 +44,8 @@ from components.model.loading import load_backbone
 from components.model.pooling import pool_pictures
 from components.model.segments import Segment, text_segment
 from components.pictures import PictureError, decode_picture
-from components.store.absence import dtype_wanted, reason_not_stored
-from components.store.token_store import TokenStore
+from components.store.not_stored import dtype_wanted, reason_not_stored
+from components.store.store_reader import StoreReader
 
 Task = dict[str, Any]  # {"system": one of SYSTEMS, "image_ids": [...], "texts": [...]}
 
@@ -60,7 +60,7 @@ class EvaluationWorker:
         self.base = find_base(self.compressor, None)
         self.question_set = read_question_set(self.curated, self.params.split)
         self.captioned = set(pictures_to_caption(self.params, self.question_set))
-        self.store = None if reason_not_stored(Path(store)) else TokenStore.open(store)
+        self.store = None if reason_not_stored(Path(store)) else StoreReader.open(store)
         dtype = self.store.provenance.compute["dtype"] if self.store else dtype_wanted(Path(store))
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.device = torch.device("cuda" if self.params.gpus_per_worker else "cpu")

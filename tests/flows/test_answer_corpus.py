@@ -14,8 +14,8 @@ import pytest
 from components.answering.decoding import DecodingParams
 from components.answering.results import Asked
 from components.compression.identity import provenance_of
-from components.store.store_work import partial_folder
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
+from components.store.unfinished_store import partial_folder
 from flows.answer import answer
 from flows.answer_corpus import answer_corpus
 from flows.workers.answer_corpus_worker import AnswerParams, QuestionAnswerer
@@ -92,7 +92,7 @@ def test_every_row_is_answered_as_one_question_is_or_rejected(
     assert [(row["image_id"], row["question"]) for row in answers] == [
         (row["image_id"], row["question"]) for row in asked[:8]
     ]
-    reader = TokenStore.open(store)
+    reader = StoreReader.open(store)
     for row in answers[:4]:
         assert row["answer"] == answer(
             reader, compressor, None, row["image_id"], row["question"], NEW_TOKENS
@@ -178,7 +178,7 @@ def test_every_picture_is_asked(store: Path, compressor: Path, here: None, tmp_p
         other, tmp_path / "questions.csv", output, store, compressor, None, "every_picture"
     )
     assert [(row["image_id"], row["question_id"]) for row in lines(output)] == [
-        (image_id, number) for image_id in TokenStore.open(store).ids for number in ("0", "1")
+        (image_id, number) for image_id in StoreReader.open(store).ids for number in ("0", "1")
     ]
 
 

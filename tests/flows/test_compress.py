@@ -22,10 +22,10 @@ from sklearn.datasets import load_sample_images
 
 from components.search.batches import Query
 from components.search.corpus import Wanted, search_like
-from components.store import store_work as work_module
+from components.store import unfinished_store as work_module
 from components.store.provenance import StoreError
 from components.store.rejects import read_rejects
-from components.store.token_store import TokenStore, UnknownImageError
+from components.store.store_reader import StoreReader, UnknownImageError
 from flows.answer import answer
 from flows.compress import compress
 from flows.search import open_corpus, search_queries
@@ -105,7 +105,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_folder_every_picture_is_kept_or_rejected_with_a_reason(store: Path) -> None:
-    reader = TokenStore.open(store)
+    reader = StoreReader.open(store)
     reader.verify()
     kept = [
         "china.jpg",
@@ -201,7 +201,7 @@ def test_parquet_corpus_gives_the_tokens_of_the_folder(
             update={"batch_size": found}
         ).settings()  # the finished store is left alone, whatever was found
     )
-    ours, theirs = TokenStore.open(tmp_path / "out"), TokenStore.open(store)
+    ours, theirs = StoreReader.open(tmp_path / "out"), StoreReader.open(store)
     assert ours.ids == sorted(names)
     np.testing.assert_allclose(
         ours.tokens(names), theirs.tokens(names), atol=2e-3
@@ -209,7 +209,7 @@ def test_parquet_corpus_gives_the_tokens_of_the_folder(
 
 
 def test_search_by_text_and_by_example(store: Path, compressor: Path) -> None:
-    reader, corpus = TokenStore.open(store), open_corpus(store, None)
+    reader, corpus = StoreReader.open(store), open_corpus(store, None)
     hits = search_queries(
         corpus, compressor, None, [Query("1", "a red circle")], Wanted(100, None, None)
     )[0]
@@ -229,7 +229,7 @@ def test_a_store_of_fewer_tokens_holds_the_first_ones_and_opens_too(
     compress(
         PARAMS.model_copy(update={"num_summary_tokens": 2}), str(photos), compressor, fewer, None
     )
-    whole, part = TokenStore.open(store), TokenStore.open(fewer)
+    whole, part = StoreReader.open(store), StoreReader.open(fewer)
     assert part.provenance.num_summary_tokens == 2
     ids = list(whole.ids)
     np.testing.assert_allclose(part.tokens(ids), whole.tokens(ids)[:, :2], rtol=2e-3, atol=2e-3)
@@ -248,7 +248,7 @@ def test_answer_needs_no_pictures(store: Path, photos: Path, compressor: Path) -
     hidden = photos.rename(photos.with_name("gone"))
     try:
         texts = {
-            answer(TokenStore.open(store), compressor, None, "china.jpg", "what colour?", 5)
+            answer(StoreReader.open(store), compressor, None, "china.jpg", "what colour?", 5)
             for _ in range(2)
         }
     finally:
@@ -257,7 +257,7 @@ def test_answer_needs_no_pictures(store: Path, photos: Path, compressor: Path) -
 
 
 def test_bad_questions_are_errors(store: Path, compressor: Path) -> None:
-    reader = TokenStore.open(store)
+    reader = StoreReader.open(store)
     with pytest.raises(UnknownImageError, match=r"china\.png.*china\.jpg"):
         answer(reader, compressor, None, "china.png", "what?", 5)
     with pytest.raises(ValueError, match="empty"):
@@ -308,7 +308,7 @@ def test_tars_whose_pictures_kill_the_decoder_cost_only_those(
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    store = TokenStore.open(tmp_path / "out")
+    store = StoreReader.open(tmp_path / "out")
     assert store.ids == ["a/30", "a/31", "a/32", "b/33", "b/34"]
     assert [reject[:2] for reject in read_rejects(tmp_path / "out/_rejects.json")] == [
         ("a/13", "kills_decoder")

@@ -17,7 +17,7 @@ from PIL import Image
 from ray.cluster_utils import Cluster
 from ruamel.yaml import YAML
 
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
 from tests.components.compression.models import write_models
 from tests.flows.test_compress import PARAMS, contents
 
@@ -128,7 +128,7 @@ def test_nothing_is_lost_or_stored_twice_whoever_is_killed(cluster: Cluster, pla
     assert undisturbed.wait(600) == 0
 
     assert contents(place / "out") == contents(place / "undisturbed")
-    store = TokenStore.open(place / "out")
+    store = StoreReader.open(place / "out")
     rejected = [
         reject["image_id"]
         for reject in json.loads((place / "out" / "_rejects.json").read_text())["rejects"]

@@ -24,7 +24,7 @@ from components.methods.fwd2bot import DoubleForward
 from components.model.chat import encode_prompt
 from components.pictures import PictureLimits, encode_png, pixel_sha256
 from components.store.shards import TokenRows
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
 from flows.evaluate import cost_inputs, evaluate
 from flows.workers.evaluate_worker import EvaluationWorker
 from tests.components.model.tiny import TEXTS, compressor, write_tiny_llava
@@ -284,7 +284,11 @@ def test_answers_are_those_of_the_stored_tokens_and_of_plain_transformers(
         (row["system"], row["question_id"]): row["answer"]
         for row in read_lines(output / "rows/answers.jsonl")
     }
-    store, backbone, questions = TokenStore.open(world.store), world.model.backbone, question_rows()
+    store, backbone, questions = (
+        StoreReader.open(world.store),
+        world.model.backbone,
+        question_rows(),
+    )
     for row in questions[::7]:
         if row["image_id"] == MISSING:
             continue
@@ -362,7 +366,7 @@ def test_a_store_of_other_pictures_is_refused(world: World, tmp_path: Path) -> N
 def test_average_pooling_keeps_as_many_tokens_as_a_store_of_the_first_ones(
     world: World, tmp_path: Path
 ) -> None:
-    compressor, whole = world.root / "models/compressor", TokenStore.open(world.store)
+    compressor, whole = world.root / "models/compressor", StoreReader.open(world.store)
     sizes = np.full(len(whole.ids), 48, np.int32)
     first = TokenRows(whole.ids, sizes, sizes, whole.tokens(whole.ids)[:, :1])
     write_store(tmp_path / "first", [first], provenance_of(compressor, "float16", "float32", 1))

@@ -15,7 +15,7 @@ from components.answering.serving import save_generation_adapter, save_language_
 from components.compression.identity import provenance_of
 from components.methods.checkpoint import load_compressor
 from components.model.chat import encode_prompt
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
 from flows.export_vllm import export_vllm
 from tests.components.compression.models import write_models
 from tests.components.model.families import save_family
@@ -31,16 +31,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def store(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
+def store(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> StoreReader:
     provenance = provenance_of(trained, "float16", "float32")
     rows = random_rows(["a.png", IMAGE_ID], seed=0, provenance=provenance)
-    return TokenStore.open(
+    return StoreReader.open(
         write_store(tmp_path_factory.mktemp("stores") / "store", [rows], provenance)
     )
 
 
 @pytest.fixture(scope="module")
-def exported(trained: Path, store: TokenStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(trained: Path, store: StoreReader, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exports") / "tiny"
     export_vllm(folder, store, trained, None, IMAGE_ID, QUESTION, NEW_TOKENS)
     return folder
@@ -48,7 +48,7 @@ def exported(trained: Path, store: TokenStore, tmp_path_factory: pytest.TempPath
 
 @torch.inference_mode()
 def test_plain_model_adapter_and_embeddings_give_the_logits_and_answers_of_the_generation_pass(
-    exported: Path, trained: Path, store: TokenStore
+    exported: Path, trained: Path, store: StoreReader
 ) -> None:
     request = json.loads((exported / "request.json").read_text())
     assert {**request, "prompt_embeds": None} == {
@@ -105,7 +105,7 @@ def test_files_are_what_a_server_of_language_models_reads(exported: Path) -> Non
 
 
 def test_the_same_export_has_the_same_bytes(
-    exported: Path, trained: Path, store: TokenStore, tmp_path: Path
+    exported: Path, trained: Path, store: StoreReader, tmp_path: Path
 ) -> None:
     export_vllm(tmp_path / "again", store, trained, None, IMAGE_ID, QUESTION, NEW_TOKENS)
     files = [path.relative_to(exported) for path in exported.rglob("*") if path.is_file()]
@@ -114,7 +114,7 @@ def test_the_same_export_has_the_same_bytes(
 
 
 def test_errors_leave_nothing_under_the_name(
-    trained: Path, store: TokenStore, exported: Path, tmp_path: Path
+    trained: Path, store: StoreReader, exported: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=r"c\.png.*nearest"):
         export_vllm(tmp_path / "out", store, trained, None, "c.png", QUESTION, NEW_TOKENS)

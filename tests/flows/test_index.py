@@ -20,7 +20,7 @@ from components.search.index_manifest import IndexFolderError
 from components.store.fit import fit_directions
 from components.store.provenance import StoreError
 from components.store.recode import recoded_provenance
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
 from flows.index import add, build
 from tests.components.store.stores import PROVENANCE, random_rows, write_store
 
@@ -36,7 +36,7 @@ def brute_force(stores: list[Path], query: np.ndarray) -> list[str]:
     """All ids, best first, from the tokens as they are stored."""
     scores = {}
     for folder in stores:
-        reader = TokenStore.open(folder)
+        reader = StoreReader.open(folder)
         for image_id in reader.ids:
             mean = reader.tokens([image_id])[0].astype(np.float64).mean(axis=0)
             scores[image_id] = float(mean @ query / np.linalg.norm(mean))
@@ -187,7 +187,7 @@ def test_folders_that_are_no_index_are_left_alone(tmp_path: Path) -> None:
         build([one], one, "exact", 1)
     with pytest.raises(IndexFolderError, match="holds no index that can be changed"):
         build([one], store(tmp_path / "two", 1), "exact", 1)
-    TokenStore.open(one).verify()
+    StoreReader.open(one).verify()
     build([one], tmp_path / "index", "exact", 1)
     path = tmp_path / "index" / "_manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))

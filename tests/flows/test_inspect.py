@@ -19,8 +19,8 @@ from components.inspection.inspection_files import numbers
 from components.inspection.norms import adapter_norms
 from components.model.adapters import GENERATION
 from components.model.chat import encode_prompt
-from components.store.absence import write_reason
-from components.store.token_store import TokenStore
+from components.store.not_stored import write_reason
+from components.store.store_reader import StoreReader
 from flows.inspect import PARTS, InspectParams, inspect, of_compressor, prepare
 from tests.components.methods.building import built
 from tests.components.model.tiny import COMPRESSOR, compressor
@@ -90,7 +90,7 @@ def test_the_same_again_is_the_same_bytes_and_another_seed_other_pictures(
 def said_from(world: World, image_id: str, question: str, kept: list[int], num_tokens: int) -> str:
     """Answer from some stored tokens by transformers' generate, on embeddings put together here."""
     model, backbone = world.model, world.model.backbone
-    tokens = torch.from_numpy(TokenStore.open(world.store).tokens([image_id])[0, kept])
+    tokens = torch.from_numpy(StoreReader.open(world.store).tokens([image_id])[0, kept])
     prompt = encode_prompt(backbone.chat, question, len(kept))
     first = prompt.index(backbone.image_token_id)
     words = backbone.embed(torch.tensor([prompt]))[0]
@@ -166,7 +166,7 @@ def test_attention_of_answers_is_that_on_the_stored_tokens(world: World, folder:
         content["answer_attention"]["found"]["pictures"][0],
     )
     model, backbone = world.model, world.model.backbone
-    tokens = torch.from_numpy(TokenStore.open(world.store).tokens([image_id]))
+    tokens = torch.from_numpy(StoreReader.open(world.store).tokens([image_id]))
     prompt = encode_prompt(backbone.chat, PARAMS.question, 4)
     new = model.answer(tokens, [prompt], 8)[0]
     assert [word for word in maps["words"] if word] == [

@@ -12,7 +12,7 @@ from components.methods.method_settings import WITH_QUERIES, ChosenMethod
 from components.search.batches import Query
 from components.search.corpus import MaxSim, Wanted
 from components.store.provenance import StoreError
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
 from flows.answer import answer
 from flows.compress import compress
 from flows.evaluate import evaluate
@@ -93,7 +93,7 @@ def test_a_method_goes_through_all_stages(name: str, world: World, tmp_path: Pat
     )
     if kind.why_not_stored:
         with pytest.raises(StoreError, match="nothing is stored here"):
-            answer(TokenStore.open(store), compressor, None, IMAGE_IDS[0], "what?", 3)
+            answer(StoreReader.open(store), compressor, None, IMAGE_IDS[0], "what?", 3)
         return
     assert manifest
     assert manifest.rows_kept == len(IMAGE_IDS)
@@ -120,8 +120,8 @@ def search_and_ask(name: str, compressor: Path, store: Path, index: Path) -> Non
             )
     if method_class(name).why_no_answers:
         with pytest.raises(ValueError, match="answer"):
-            answer(TokenStore.open(store), compressor, None, IMAGE_IDS[0], "what?", 3)
+            answer(StoreReader.open(store), compressor, None, IMAGE_IDS[0], "what?", 3)
     else:
         assert isinstance(
-            answer(TokenStore.open(store), compressor, None, IMAGE_IDS[0], "what?", 3), str
+            answer(StoreReader.open(store), compressor, None, IMAGE_IDS[0], "what?", 3), str
         )

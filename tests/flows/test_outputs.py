@@ -16,9 +16,9 @@ from components.files.written import LIST, OutputError
 from components.methods.fwd2bot import DoubleForward
 from components.params import load_params
 from components.search.index_manifest import IndexFolderError
-from components.store.absence import write_reason
+from components.store.not_stored import write_reason
 from components.store.provenance import StoreError
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
 from components.training.training_settings import TrainParams
 from flows import codecs, index, recode, sweep
 from flows.answer_corpus import answer_corpus
@@ -111,7 +111,13 @@ def run_analyse(inputs: Path, output: Path) -> None:
 
 def run_export(inputs: Path, output: Path) -> None:
     export_vllm(
-        output, TokenStore.open(a_store(inputs)), inputs / "compressor", None, "a", "what is it?", 1
+        output,
+        StoreReader.open(a_store(inputs)),
+        inputs / "compressor",
+        None,
+        "a",
+        "what is it?",
+        1,
     )
 
 

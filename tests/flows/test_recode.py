@@ -15,7 +15,7 @@ from components.store import codecs
 from components.store.provenance import StoreError, differences
 from components.store.quantisation import Quantised
 from components.store.rejects import Reject
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
 from flows.recode import find_fit, recode
 from tests.components.store.stores import PROVENANCE, random_rows, write_store
 
@@ -44,10 +44,10 @@ def test_recode_equals_a_store_that_was_written_so(
     manifest = recode(store, tmp_path / "new", codec, num_summary_tokens=2, num_workers=2)
     wanted = CAUSAL.model_copy(update={"codec": codec, "num_summary_tokens": 2})
     direct = [part._replace(summary_tokens=part.summary_tokens[:, :2]) for part in PARTS]
-    other = TokenStore.open(
+    other = StoreReader.open(
         write_store(tmp_path / "direct", direct, wanted, (Reject("x", "truncated", "half"),))
     )
-    found = TokenStore.open(tmp_path / "new")
+    found = StoreReader.open(tmp_path / "new")
     found.verify()
     assert found.provenance == other.provenance == wanted
     np.testing.assert_array_equal(found.tokens(["e", "a"]), other.tokens(["e", "a"]))
@@ -99,7 +99,7 @@ def test_recode_never_makes_a_fine_codec_of_a_coarse_one(
         recode(tmp_path / "coarse", tmp_path / "fine", "float16", None, 1)
     recode(tmp_path / "coarse", tmp_path / "short", "rotated2", 1, 1)
     coarse, short = (
-        TokenStore.open(tmp_path / name).tokens(["a", "e"]) for name in ("coarse", "short")
+        StoreReader.open(tmp_path / name).tokens(["a", "e"]) for name in ("coarse", "short")
     )
     np.testing.assert_allclose(short, coarse[:, :1], atol=1e-5)  # nothing more is lost
 
@@ -141,13 +141,13 @@ def test_recode_fits_a_codec_and_another_store_takes_it_over(
     fit = find_fit(store, 2, bytes_per_picture=24, fit_of=None, fit_pictures=50)
     recode(store, tmp_path / "one", "fitted", 2, 2, fit)
     recode(more, tmp_path / "two", "fitted", 2, 1, find_fit(more, 2, None, tmp_path / "one", 50))
-    one, two = TokenStore.open(tmp_path / "one"), TokenStore.open(tmp_path / "two")
+    one, two = StoreReader.open(tmp_path / "one"), StoreReader.open(tmp_path / "two")
     assert one.provenance == two.provenance
     assert (
         one.provenance.fit_sha256
         == hashlib.sha256((tmp_path / "one" / "_fit.safetensors").read_bytes()).hexdigest()
     )
-    tokens = TokenStore.open(store).tokens(one.ids)[:, :2]
+    tokens = StoreReader.open(store).tokens(one.ids)[:, :2]
     codes = codecs.encode(tokens, "fitted", fit).codes
     table = ds.dataset(tmp_path / "one", format="parquet").to_table()
     np.testing.assert_array_equal(
@@ -175,7 +175,7 @@ def test_equal_stores_are_fitted_to_equal_bytes_and_others_do_not_mix(
         for name in ("one", "again")
     ]
     assert contents[0] == contents[1]
-    one, other = TokenStore.open(tmp_path / "one"), TokenStore.open(tmp_path / "other")
+    one, other = StoreReader.open(tmp_path / "one"), StoreReader.open(tmp_path / "other")
     assert [line.split(":")[0] for line in differences(one.provenance, other.provenance)] == [
         "fit_sha256"
     ]
@@ -183,7 +183,7 @@ def test_equal_stores_are_fitted_to_equal_bytes_and_others_do_not_mix(
         (tmp_path / "other" / "_fit.safetensors").read_bytes()
     )
     with pytest.raises(StoreError, match=r"_fit\.safetensors"):
-        TokenStore.open(tmp_path / "one")
+        StoreReader.open(tmp_path / "one")
 
 
 def test_a_fitted_codec_needs_a_fit_and_whole_digits(

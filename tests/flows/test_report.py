@@ -33,9 +33,9 @@ from components.evaluation.systems import COMPRESSED, SYSTEMS
 from components.inspection.inspection_files import write_analysis
 from components.params import load_params
 from components.reporting.inputs import Places
-from components.store.absence import write_reason
+from components.store.not_stored import write_reason
 from components.store.provenance import StoreError
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
 from flows.evaluate import score
 from flows.report import ReportParams, report
 from tests.components.reporting.analyses import analysis
@@ -85,7 +85,7 @@ def write_evaluation(root: Path) -> None:
     """What `evaluate` writes: its own scores and files, of answers that are made up."""
     question_set, tokens = (
         read_question_set(root / "curated", "test"),
-        TokenStore.open(root / "store"),
+        StoreReader.open(root / "store"),
     )
     config = read_config(root / "models" / "compressor")
     rng = np.random.default_rng(0)
@@ -215,7 +215,7 @@ def test_picture_that_was_not_stored_counts_as_wrong_and_is_never_found(
         if element.tag == "img"
     ]
     assert set(hits) - {None} <= set(IMAGE_IDS)
-    assert MISSING not in TokenStore.open(world / "store")
+    assert MISSING not in StoreReader.open(world / "store")
 
 
 def test_same_inputs_give_the_same_bytes_in_another_process(world: Path, page: str) -> None:

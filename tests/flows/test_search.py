@@ -26,7 +26,7 @@ from components.search.corpus import (
 from components.search.index import Hit
 from components.search.query import QueryError
 from components.store.provenance import StoreError
-from components.store.token_store import TokenStore, normalise
+from components.store.store_reader import StoreReader, normalise
 from flows.index import build
 from flows.search import open_corpus
 from fwd2bot.commands import app
@@ -72,7 +72,7 @@ def test_a_store_and_its_index_find_the_same(folder: Path) -> None:
     assert store.pictures.equals(index.pictures)
     found = [search_like(corpus, "e", Wanted(3, None, None)) for corpus in (store, index)]
     assert found[0] == found[1]
-    query = normalise(TokenStore.open(folder / "store1").tokens(["e"]).mean(axis=1))[0]
+    query = normalise(StoreReader.open(folder / "store1").tokens(["e"]).mean(axis=1))[0]
     assert [hit.image_id for hit in found[0]] == [one for one in plain(store, query) if one != "e"][
         :3
     ]
@@ -106,7 +106,7 @@ def test_maxsim_orders_the_nearest_by_their_tokens(folder: Path) -> None:
 
 
 def test_tokens_of_a_picture_that_no_store_has(folder: Path) -> None:
-    first = TokenStore.open(folder / "store0")
+    first = StoreReader.open(folder / "store0")
     with pytest.raises(StoreError, match="'d' of the index is not in"):
         find(
             open_corpus(folder / "store1", None),

@@ -17,8 +17,8 @@ from components.store.manifest import describe_file, read_manifest
 from components.store.recode import fit_codec, recode_shard, recoded_provenance
 from components.store.rejects import Reject
 from components.store.shards import shard_bytes
-from components.store.store_work import finish_shard, place_fit, publish_store, work_folder
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
+from components.store.unfinished_store import finish_shard, place_fit, publish_store, work_folder
 from flows.verify import verify
 from tests.components.store.stores import PROVENANCE, random_rows, shard_of, write_store
 
@@ -152,7 +152,7 @@ def test_wrong_counts_are_found(store: Path) -> None:
 
 def test_a_damaged_fit_is_found(tmp_path: Path) -> None:
     rows = random_rows([f"{number:03d}" for number in range(40)], 0)
-    source = TokenStore.open(write_store(tmp_path / "source", [rows]))
+    source = StoreReader.open(write_store(tmp_path / "source", [rows]))
     fit = fit_codec(source, 3, 8, 40).fit
     wanted = recoded_provenance(source.provenance, "fitted", 3, fit)
     with work_folder(tmp_path / "store", "run") as work:

@@ -13,7 +13,7 @@ from components.compression.compressor import compress_prepared
 from components.methods.checkpoint import load_compressor
 from components.model.adapters import COMPRESSION
 from components.pictures import PictureError
-from components.store.token_store import TokenStore as StoreReader
+from components.store.store_reader import StoreReader
 from flows.answer import answer
 from fwd2bot import Compressor
 from tests.fwd2bot.conftest import IMAGE_IDS

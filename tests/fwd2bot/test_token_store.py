@@ -9,7 +9,7 @@ import pytest
 from components.search.batches import Query
 from components.search.corpus import Wanted
 from components.store.provenance import StoreError
-from components.store.token_store import TokenStore as StoreReader
+from components.store.store_reader import StoreReader
 from flows import search
 from flows.answer import answer
 from fwd2bot import TokenStore

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from components.store import shards
-from components.store import store_work as work
+from components.store import unfinished_store as work
 from components.store.fit import Fit, fit_bytes
 from components.store.provenance import SCHEMA_VERSION, Provenance
 from components.store.rejects import Reject

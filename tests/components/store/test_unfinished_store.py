@@ -6,7 +6,7 @@ import pytest
 
 from components.files.locks import BusyError
 from components.files.written import OutputError
-from components.store import store_work as work
+from components.store import unfinished_store as work
 from components.store.provenance import StoreError
 from components.store.rejects import Reject
 from tests.components.store.stores import PROVENANCE, random_rows, shard_of

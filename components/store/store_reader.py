@@ -39,7 +39,7 @@ class UnknownImageError(ValueError):
     """A picture id that is not in the store; the message names the nearest ids."""
 
 
-class TokenStore:
+class StoreReader:
     """The compressed pictures of one folder."""
 
     def __init__(self, folder: Path, manifest: Manifest, fit: Fit | None) -> None:
@@ -52,7 +52,7 @@ class TokenStore:
         self._footer = lru_cache(maxsize=FOOTERS)(self._read_footer)
 
     @classmethod
-    def open(cls, folder: Path | str) -> "TokenStore":
+    def open(cls, folder: Path | str) -> "StoreReader":
         """Open a finished store. Raises StoreError."""
         folder = Path(folder)
         manifest = read_manifest(folder)

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from components.store.absence import dtype_wanted, reason_not_stored, write_reason
+from components.store.not_stored import dtype_wanted, reason_not_stored, write_reason
 from components.store.provenance import StoreError
-from components.store.token_store import TokenStore
+from components.store.store_reader import StoreReader
 
 
 def test_a_reader_is_told_why_there_is_no_store(tmp_path: Path) -> None:
@@ -14,7 +14,7 @@ def test_a_reader_is_told_why_there_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(
         StoreError, match="nothing is stored here: its tokens depend on the question"
     ):
-        TokenStore.open(tmp_path / "store")
+        StoreReader.open(tmp_path / "store")
 
 
 def test_the_reason_may_be_written_again_but_never_over_a_store(tmp_path: Path) -> None:

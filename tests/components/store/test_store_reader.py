@@ -17,7 +17,7 @@ from components.store.manifest import MANIFEST
 from components.store.provenance import SCHEMA_VERSION, StoreError
 from components.store.rejects import Reject
 from components.store.shards import encode_rows, shard_bytes
-from components.store.token_store import TokenStore, UnknownImageError
+from components.store.store_reader import StoreReader, UnknownImageError
 from tests.components.store.stores import PROVENANCE, random_rows, shard_of, write_store
 
 PARTS = [
@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def test_store_reads_back_what_was_written(store: Path) -> None:
-    reader = TokenStore.open(store)
+    reader = StoreReader.open(store)
     assert reader.ids == IDS
     assert len(reader) == 8
     assert "c" in reader
@@ -59,7 +59,7 @@ def test_store_reads_back_what_was_written(store: Path) -> None:
 )
 @given(wanted=st.lists(st.sampled_from(range(len(IDS))), max_size=12))
 def test_tokens_any_ids_in_any_order(store: Path, wanted: list[int]) -> None:
-    found = TokenStore.open(store).tokens([IDS[row] for row in wanted])
+    found = StoreReader.open(store).tokens([IDS[row] for row in wanted])
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, TOKENS[wanted])
 
@@ -67,7 +67,7 @@ def test_tokens_any_ids_in_any_order(store: Path, wanted: list[int]) -> None:
 def test_embeddings_are_normalised_means(store: Path) -> None:
     means = TOKENS.astype(np.float64).mean(1)
     expected = means / np.sqrt((means**2).sum(1, keepdims=True))
-    np.testing.assert_allclose(TokenStore.open(store).embeddings(), expected, atol=1e-6)
+    np.testing.assert_allclose(StoreReader.open(store).embeddings(), expected, atol=1e-6)
 
 
 def test_store_opens_in_plain_pyarrow_and_pandas(store: Path) -> None:
@@ -115,7 +115,7 @@ def test_same_rows_give_the_same_bytes(tmp_path: Path, store: Path) -> None:
 
 def test_unknown_id_names_the_nearest(store: Path) -> None:
     with pytest.raises(UnknownImageError, match=r"'b/1\.jpg'.*'b/1\.png'"):
-        TokenStore.open(store).tokens(["b/1.jpg"])
+        StoreReader.open(store).tokens(["b/1.jpg"])
 
 
 def test_flipped_byte_in_a_page_is_caught_by_the_checksum(store: Path) -> None:
@@ -123,7 +123,7 @@ def test_flipped_byte_in_a_page_is_caught_by_the_checksum(store: Path) -> None:
     data = bytearray(path.read_bytes())
     data[pq.ParquetFile(path).metadata.row_group(0).column(3).data_page_offset + 60] ^= 1
     path.write_bytes(data)
-    reader = TokenStore.open(store)  # the tokens are not read yet
+    reader = StoreReader.open(store)  # the tokens are not read yet
     with pytest.raises(StoreError, match=r"part-00000.*CRC"):
         reader.tokens(["a"])
     with pytest.raises(StoreError, match=r"part-00000.*has changed"):
@@ -134,34 +134,34 @@ def test_truncated_file_is_refused(store: Path) -> None:
     path = store / "part-00002.parquet"
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(StoreError, match=r"part-00002\.parquet has \d+ bytes instead of \d+"):
-        TokenStore.open(store)
+        StoreReader.open(store)
 
 
 def test_same_size_garbage_is_refused(store: Path) -> None:
     path = store / "part-00002.parquet"
     path.write_bytes(b"x" * path.stat().st_size)
     with pytest.raises(StoreError, match=r"part-00002\.parquet: cannot be opened"):
-        TokenStore.open(store).tokens(["f"])
+        StoreReader.open(store).tokens(["f"])
 
 
 def test_missing_and_stray_files_are_refused_and_hidden_ones_ignored(store: Path) -> None:
     (store / "_notes").write_text("mine")
     (store / ".cache").write_text("mine")
-    TokenStore.open(store)
+    StoreReader.open(store)
     (store / "part-00001.parquet").unlink()
     (store / "README").write_text("mine")
     with pytest.raises(
         StoreError, match=r"part-00001\.parquet is missing; README is not in the manifest"
     ):
-        TokenStore.open(store)
+        StoreReader.open(store)
 
 
 def test_folder_without_manifest_is_no_store(store: Path, tmp_path: Path) -> None:
     (store / "_manifest.json").unlink()
     with pytest.raises(StoreError, match="no finished store"):
-        TokenStore.open(store)
+        StoreReader.open(store)
     with pytest.raises(StoreError, match="no such folder"):
-        TokenStore.open(tmp_path / "nowhere")
+        StoreReader.open(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("version", [1, SCHEMA_VERSION - 1, SCHEMA_VERSION + 1])
@@ -171,7 +171,7 @@ def test_manifest_of_another_schema_version_is_refused(store: Path, version: int
     path.write_text(path.read_text().replace(old, new))
     refusal = f"schema version {version}, this version reads {SCHEMA_VERSION}: compress .* again"
     with pytest.raises(StoreError, match=refusal):
-        TokenStore.open(store)
+        StoreReader.open(store)
 
 
 def test_file_of_another_model_is_refused_with_the_difference(store: Path) -> None:
@@ -191,7 +191,7 @@ def test_file_of_another_model_is_refused_with_the_difference(store: Path) -> No
         with pytest.raises(
             StoreError, match=f'model.compression_sha256: "{"c" * 64}" != "{"d" * 64}"'
         ):
-            read(TokenStore.open(store))
+            read(StoreReader.open(store))
 
 
 def test_an_id_twice_is_refused_when_it_is_written(tmp_path: Path) -> None:
@@ -212,12 +212,12 @@ def test_files_whose_ids_overlap_are_refused(store: Path) -> None:
         StoreError,
         match=r"part-00002.parquet begins with 'e', but part-00000.parquet ends with 'e'",
     ):
-        TokenStore.open(store)
+        StoreReader.open(store)
 
 
 def test_one_picture_touches_one_file(store: Path) -> None:
     (store / "part-00002.parquet").write_bytes(b"x" * (store / "part-00002.parquet").stat().st_size)
-    reader = TokenStore.open(store)
+    reader = StoreReader.open(store)
     np.testing.assert_array_equal(reader.tokens(["b/1.png"])[0], TOKENS[1])
     assert "d" in reader
     assert "aa" not in reader
@@ -228,7 +228,7 @@ def test_one_picture_touches_one_file(store: Path) -> None:
 def test_ids_longer_than_the_statistics_of_parquet_are_found(tmp_path: Path) -> None:
     ids = [f"{number}{'x' * 5000}" for number in range(6)]
     rows = random_rows(ids, 0)
-    reader = TokenStore.open(write_store(tmp_path / "store", [rows]))
+    reader = StoreReader.open(write_store(tmp_path / "store", [rows]))
     np.testing.assert_array_equal(reader.tokens([ids[5], ids[0]]), rows.summary_tokens[[5, 0]])
 
 
@@ -242,7 +242,7 @@ def test_every_id_is_found_and_no_other(
 ) -> None:
     ordered = sorted(ids)
     rows = [random_rows(part, 0) for part in (ordered[:cut], ordered[cut:])]
-    reader = TokenStore.open(write_store(tmp_path_factory.mktemp("stores") / "store", rows))
+    reader = StoreReader.open(write_store(tmp_path_factory.mktemp("stores") / "store", rows))
     expected = np.concatenate([part.summary_tokens for part in rows])
     np.testing.assert_array_equal(reader.tokens(ordered[::-1]), expected[::-1])
     assert reader.ids == ordered
@@ -269,4 +269,4 @@ def test_rows_in_another_codec_are_refused() -> None:
 def test_a_manifest_that_is_none_is_said_in_words(store: Path, text: str) -> None:
     (store / MANIFEST).write_text(text)
     with pytest.raises(StoreError, match="cannot be read"):
-        TokenStore.open(store)
+        StoreReader.open(store)
