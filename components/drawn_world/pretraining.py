@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase, ProcessorMixin
 
 from components.losses.autoregressive import IGNORE_INDEX
-from components.model.chat import IMAGE_PLACEHOLDER, ChatFormat, encode_conversation
+from components.model.chat import ChatFormat, encode_conversation
+from components.schema import IMAGE_PLACEHOLDER
 from components.training.packing import Block, Chat, PackedBatch, pack
 
 QuestionAnswer = tuple[str, str]

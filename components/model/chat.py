@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from components.losses.autoregressive import IGNORE_INDEX
+from components.schema import IMAGE_PLACEHOLDER
 
 Turn = Mapping[str, str]  # {"role": "user" or "assistant", "content": text}
-IMAGE_PLACEHOLDER = "<image>"
 STAND_IN = "\ue000{}\ue001"  # for the text of a turn; private-use characters
 VICUNA_V1_TEMPLATE = (
     "{% for message in messages %}"

@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from components.methods.method import Method
-from components.model.chat import IMAGE_PLACEHOLDER
+from components.schema import IMAGE_PLACEHOLDER
 from components.training.collate import TrainSample
 from components.training.distributed import world_size
 from components.training.sampler import StepSamples

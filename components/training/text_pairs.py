@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components import schema
-from components.model.chat import IMAGE_PLACEHOLDER, Turn
+from components.model.chat import Turn
+from components.schema import IMAGE_PLACEHOLDER
 from components.training.collate import TrainSample
 
 
