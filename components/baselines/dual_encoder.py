@@ -80,6 +80,8 @@ class DualEncoder(Method):
         self.encoder = parts.encoder.requires_grad_(False)
         self.frame, self.folder = parts.frame, parts.folder
         self.own_tokenizer, self.own_pictures = parts.tokenizer, parts.pictures
+
+        # weights that no vector depends on would get no gradient
         if chosen.tuning == "trained":
             for weight in read_weights(self.encoder).values():
                 weight.requires_grad_(True)
@@ -153,6 +155,8 @@ def build_dual_encoder(
     settings = DualEncoderParams.model_validate(chosen.settings)
     is_trained = chosen.tuning == "trained"
     changes: dict[str, Any] = {} if is_trained else {"logit_scale": "fixed"}
+
+    # a checkpoint is kept with its hash, and goes on from its own scale
     if settings.checkpoint is None:
         parts = new_parts(backbone, settings.small_clip, chosen.tuning, seed)
     else:
@@ -161,6 +165,7 @@ def build_dual_encoder(
         parts = load_parts(source, torch.float32 if is_trained else backbone.dtype)
         chosen = chosen.model_copy(update={"settings": chosen.settings | {"weights_sha256": found}})
         changes |= known_scale(parts.encoder, params.max_logit_scale)
+
     changes["num_summary_tokens"] = getattr(parts.encoder.config, "num_query_tokens", 1)
     return DualEncoder(backbone, parts, params.model_copy(update=changes), chosen)
 

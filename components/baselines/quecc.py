@@ -54,6 +54,8 @@ class QueCC(Reducer):
         width, cell = shape.channels, round(shape.side / num_tokens**0.5)
         check_heads("components/baselines/quecc.yaml", settings.num_heads, width)
         self.needs = Needs(layers=settings.layers)
+
+        # the question joins every patch, and the patches of a cell become its query
         norms = [nn.LayerNorm(width, NORM_EPSILON) for _ in range(2)]
         self.question = nn.Sequential(nn.Linear(shape.dim, width), norms[0])
         self.query = nn.Sequential(*perceptron(width, width), norms[1])

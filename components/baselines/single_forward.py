@@ -64,6 +64,8 @@ def build_single_forward(backbone: Backbone, params: CompressorParams, seed: int
             f"{SINGLE_FORWARD} needs adapters.sharing per_pass, not {params.adapters.sharing}"
         )
     adapters = attach_adapters(backbone, params.adapters, PASSES, seed, in_tower=True)
+
+    # queries of the tower start from its positions, those of the language model from words
     positions: torch.Tensor = tower.embeddings.position_embedding.weight
     vision_queries = SummaryQueries(params.num_summary_tokens, positions, [], seed)
     queries = summary_queries(backbone, params, seed)

@@ -48,6 +48,8 @@ class TokenPacker(Reducer):
         width = shape.channels
         check_heads("components/baselines/tokenpacker.yaml", settings.num_heads, width)
         self.needs = Needs(layers=settings.layers)
+
+        # the connector behind has its weights already; these start small
         to_query = nn.Linear(width, width, bias=False)
         self.query = nn.Sequential(to_query, nn.LayerNorm(width, NORM_EPSILON))
         self.read_cells = CellAttention(len(settings.layers), width, settings.num_heads)

@@ -45,6 +45,7 @@ class PatchMerging(Reducer):
         """Return tokens, (pictures, num_tokens, dim)."""
         assert reading.attention is not None
         assert reading.keys is not None
+        # in half precision many patches would have the same attention
         attention, keys = reading.attention.float(), reading.keys.float()
         kept = self.kept(attention, self.num_tokens - 1)
         merged = merge(reading.patches[0].float(), attention, keys, kept, self.num_neighbours)
