@@ -1,19 +1,14 @@
 """The model of a compressed corpus, for the jobs that search it and answer from it."""
 
 import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from transformers.utils import logging as transformers_logging
 
 from components.compression.stored_model import load_model_of
 from components.search.query import Embedder, embedder_of
 from components.store.provenance import Provenance
-from flows.running.endings import ending
-
-Result = TypeVar("Result")
 
 
 def quiet_libraries() -> None:
@@ -25,10 +20,3 @@ def quiet_libraries() -> None:
 def embedder(provenance: Provenance, compressor: Path, base: str | None) -> Embedder:
     """Return what embeds stored tokens; the model is loaded only for a method that needs it."""
     return embedder_of(provenance, partial(load_model_of, provenance, compressor, base))
-
-
-def run_job(name: str, job: Callable[[], Result]) -> Result:
-    """Return the result of `job`; an error ends the process with one line."""
-    quiet_libraries()
-    with ending(name):
-        return job()
