@@ -306,10 +306,8 @@ def _in_file(data: Any, loc: Sequence[int | str]) -> Place:
 
 def _known_keys(data: dict[str, Any], faults: Sequence[Fault]) -> dict[Place, list[str]]:
     """Return the keys that could stand in place of each unknown one: its known neighbours."""
-    places_by_type: dict[str, list[Place]] = {"extra_forbidden": [], "missing": []}
-    for fault in faults:
-        places_by_type.setdefault(fault["type"], []).append(fault["loc"])
-    unknown, missing = places_by_type["extra_forbidden"], places_by_type["missing"]
+    unknown = {fault["loc"] for fault in faults if fault["type"] == "extra_forbidden"}
+    missing = [fault["loc"] for fault in faults if fault["type"] == "missing"]
 
     known: dict[Place, list[str]] = {}
     for loc in unknown:

@@ -1,6 +1,6 @@
 """The manifest of an index folder: its sources and files; written last, by one rename.
 
-Readers open only files that it names, so that a killed build or addition leaves the index as it was.
+Readers open only files that it names: a killed build or addition leaves the index as it was.
 """
 
 import json

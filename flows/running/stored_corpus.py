@@ -1,34 +1,22 @@
 """The model of a compressed corpus, for the jobs that search it and answer from it."""
 
 import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from transformers.utils import logging as transformers_logging
 
 from components.compression.stored_model import load_model_of
 from components.search.query import Embedder, embedder_of
 from components.store.provenance import Provenance
-from flows.running.endings import ending
-
-Result = TypeVar("Result")
 
 
 def quiet_libraries() -> None:
-    """Keep what libraries say to each other from the terminal."""
+    """Keep progress bars and warnings of libraries from the terminal."""
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def embedder(provenance: Provenance, compressor: Path, base: str | None) -> Embedder:
-    """Return what embeds stored tokens; the model is loaded only for a method that needs it."""
+    """Return the function that embeds stored tokens; only some methods load the model for it."""
     return embedder_of(provenance, partial(load_model_of, provenance, compressor, base))
-
-
-def run_job(name: str, job: Callable[[], Result]) -> Result:
-    """Return the result of `job`; an error ends the process with one line."""
-    quiet_libraries()
-    with ending(name):
-        return job()
