@@ -358,4 +358,4 @@ def _hint(key: str, known: list[str]) -> str:
 
 def _join(*loc: int | str) -> str:
     """Write a place as a path of keys."""
-    return ".".join(str(part) for part in loc)
+    return ".".join(map(str, loc))

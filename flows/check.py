@@ -326,9 +326,12 @@ def longest(rows: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
         turns = [turn[schema.CONTENT] for turn in row[schema.CONVERSATION]]
         return sum(map(len, turns)) + len(row[schema.CAPTION] or "")
 
-    by_length = sorted(rows, key=length, reverse=True)
-    chats = [row for row in by_length if row[schema.CONVERSATION]]
-    pairs = [row for row in by_length if row[schema.CAPTION] and row[schema.IMAGE]]
+    chats, pairs = [], []
+    for row in sorted(rows, key=length, reverse=True):
+        if row[schema.CONVERSATION]:
+            chats.append(row)
+        if row[schema.CAPTION] and row[schema.IMAGE]:
+            pairs.append(row)
 
     # the first one is shown: it should have a picture
     with_picture = sorted(chats, key=lambda row: row[schema.IMAGE] is None)

@@ -80,7 +80,7 @@ def build(
 
     with changing(folder, stores):
         sources = sources_of(opened, embed)
-        if not sum(source.rows for source in sources):
+        if not any(source.rows for source in sources):
             raise IndexFolderError(f"{', '.join(map(str, stores))}: no picture to index")
         nothing = Held(opened[0].provenance, kind, num_candidates, (), PICTURES.empty_table(), None)
         return extend(folder, nothing, sources)

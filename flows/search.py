@@ -84,7 +84,7 @@ def main(
         hits = search_queries(corpus, compressor, base, asked, wanted)[0]
     else:
         hits = search_like(corpus, like, wanted)
-    print(json.dumps([hit._asdict() for hit in hits]) if as_json else show(hits))
+    print(json.dumps(list(map(Hit._asdict, hits))) if as_json else show(hits))
 
 
 def open_corpus(

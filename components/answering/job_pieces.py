@@ -43,27 +43,25 @@ def answer_piece(
 
     # many questions are asked about several pictures: each is encoded once
     encode = cache(partial(encode_prompt, backbone.chat, num_visual_tokens=tokens.shape[1]))
-    prompts = [encode(question.question) for question in questions]
 
     # a prompt that does not fit with its answer is rejected, the others are answered
     longest = backbone.max_positions - params.max_new_tokens
     outcomes: dict[int, Answer | Reject] = {}
-    for row, prompt in enumerate(prompts):
+    rows, prompts, pictures, keys = [], [], [], []
+    for row, question in enumerate(questions):
+        prompt = encode(question.question)
         if len(prompt) > longest:
-            outcomes[row] = _too_long(questions[row], len(prompt), longest)
+            outcomes[row] = _too_long(question, len(prompt), longest)
+            continue
+        rows.append(row)
+        prompts.append(prompt)
+        pictures.append(place_of[question.image_id])
+        keys.append((question.image_id, question.question_id))
 
-    fitting = [row for row in range(len(prompts)) if row not in outcomes]
-    if fitting:
-        asked = [questions[row] for row in fitting]
-        pictures = [place_of[question.image_id] for question in asked]
-        keys = [(question.image_id, question.question_id) for question in asked]
+    if rows:
         draws = row_draws(keys, params)
-        fitting_prompts = [prompts[row] for row in fitting]
-        new_ids = answer_prompts(
-            backbone, tokens, pictures, fitting_prompts, draws, params, batch_size
-        )
-
-        for row, ids in zip(fitting, new_ids, strict=True):
+        new_ids = answer_prompts(backbone, tokens, pictures, prompts, draws, params, batch_size)
+        for row, ids in zip(rows, new_ids, strict=True):
             text = backbone.tokenizer.decode(ids, skip_special_tokens=True)
             outcomes[row] = Answer(text.strip(), len(ids))
     return [outcomes[row] for row in range(len(questions))]

@@ -197,8 +197,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
             for group in range(file.metadata.num_row_groups):
                 for batch in read_batches(str(path), file, group, names):
-                    columns = [_values(column) for column in batch.columns]
-                    for values in zip(*columns, strict=True):
+                    for values in zip(*map(_values, batch.columns), strict=True):
                         yield dict(zip(batch.schema.names, values, strict=True))
     except TABLE_ERRORS as error:
         raise ValueError(f"{path}: is no Parquet file, or not a whole one: {error}") from None
@@ -207,7 +206,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 def _values(column: pa.Array) -> list[Any]:
     """Return Python values, bytes that are no UTF-8 as surrogates: Arrow does not check them."""
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return [_value(scalar) for scalar in column]
+        return list(map(_value, column))
     texts = column.cast(pa.large_binary()).to_pylist()
     return [None if text is None else text.decode("utf-8", "surrogateescape") for text in texts]
 

@@ -84,7 +84,7 @@ def answers_bytes(answers: pa.Table, suffix: str) -> bytes:
 
 def rejects_bytes(rejects: Iterable[Reject]) -> bytes:
     """Write the file of the rejects, sorted by row and picture."""
-    return json_lines(reject._asdict() for reject in sorted(rejects))
+    return json_lines(map(Reject._asdict, sorted(rejects)))
 
 
 def reject_counts(rejects: Iterable[Reject]) -> dict[str, int]:

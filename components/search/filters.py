@@ -5,6 +5,7 @@ is loaded DuckDB opens no other file.
 """
 
 import glob
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -179,10 +180,12 @@ def _fields(path: Path, row: Row) -> list[str | None]:
     for name, text in row.values.items():
         if text is None:
             raise FilterError(f"{place}: ends before the column {name}; mend the line")
+    fields = []
     for name, text in row.values.items():
         if not is_unicode(text or ""):
             raise FilterError(f"{place}: {name} is not UTF-8; mend the line")
-    return [text or None for text in row.values.values()]
+        fields.append(text or None)
+    return fields
 
 
 def _type_of(database: duckdb.DuckDBPyConnection, name: str) -> str:
@@ -214,9 +217,9 @@ def _check_names(path: Path, names: Sequence[str]) -> None:
         raise FilterError(
             f"--metadata {path}: has no column {schema.IMAGE_ID}, only {', '.join(names)}"
         )
-    lower = [name.lower() for name in names]
+    counts = Counter(map(str.lower, names))
     for name in names:
-        if lower.count(name.lower()) > 1:
+        if counts[name.lower()] > 1:
             raise FilterError(f"--metadata {path}: has several columns {name}; rename all but one")
 
 
