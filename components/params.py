@@ -147,6 +147,8 @@ def read_yaml(path: Path) -> Any:
     is beyond bounds.
     """
     text = _read_text(path)
+
+    # bounds, then keys, then values: a file that fails a check is not built
     try:
         _check_bounds(text, path)
         nodes = YAML(typ="safe", pure=True).compose(text)

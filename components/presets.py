@@ -96,7 +96,8 @@ def missing_values(
     """List the values of a preset that a parameter file does not have (any more)."""
     missing: list[Change] = []
     for key, after in preset.items():
-        here, before = f"{place}{key}", values.get(key)
+        here = f"{place}{key}"
+        before: Any = values.get(key)
         if _share_keys(before, after):
             missing += missing_values(before, after, f"{here}.")
         elif before != after:
@@ -108,11 +109,12 @@ def places(preset: Mapping[str, Any], values: Mapping[str, Any], place: str = ""
     """List the places of all values of a preset."""
     found: list[str] = []
     for key, after in preset.items():
-        before = values.get(key)
+        here = f"{place}{key}"
+        before: Any = values.get(key)
         if _share_keys(before, after):
-            found += places(after, before, f"{place}{key}.")
+            found += places(after, before, f"{here}.")
         else:
-            found.append(f"{place}{key}")
+            found.append(here)
     return found
 
 

@@ -209,6 +209,7 @@ def publish_answers(
 
 def check_finished(output: Path, inputs: dict[str, Any]) -> dict[str, Any]:
     """Return the manifest of finished answers of the same inputs. Raises ValueError for others."""
+    # inputs first, then the bytes: somebody may have edited the answers
     try:
         manifest: dict[str, Any] = json.loads(sidecar(output, "manifest.json").read_bytes())
         is_same = {name: manifest[name] for name in inputs} == inputs

@@ -148,7 +148,8 @@ def look_at_method(report: Report, params: TrainParams) -> ChosenMethod:
 def look_at_places(report: Report, path: Path) -> dict[str, str]:
     """Return the two folders that are named at the top of the file. Raises ParamsError."""
     values = read_sections(path)
-    found, problems = {}, []
+    found: dict[str, Any] = {}
+    problems = []
     for name in ("raw_data", "base_model"):
         found[name] = values.get(name)
         if not isinstance(found[name], str):
@@ -161,6 +162,7 @@ def look_at_places(report: Report, path: Path) -> dict[str, str]:
 
 def look_at_evaluation(report: Report, raw: Path) -> None:
     """Check that the evaluation data are where `curate` looks for them."""
+    # every missing file at once: they come from several downloads
     missing = []
     for split in EVALUATION_SPLITS:
         folder = raw / "evaluation" / split
@@ -172,6 +174,7 @@ def look_at_evaluation(report: Report, raw: Path) -> None:
         for name, *_ in TABLES:
             if not (folder / name).is_file():
                 missing.append(f"{folder / name}: no such file (docs/data.md)")
+
     if missing:
         raise ValueError("\n".join(missing))
     report.say("evaluation data are there")
@@ -217,11 +220,12 @@ def look_at_disk(report: Report, curated_bytes: int) -> None:
 
 
 def look_at_cluster(report: Report, sections: Mapping[str, Any]) -> None:
-    """Check that this machine has the CPUs and GPUs asked for, unless a cluster is named."""
+    """Check that this machine has the GPUs asked for, unless a cluster is named."""
     if os.environ.get("RAY_ADDRESS"):
         report.say(f"runs on the cluster at {os.environ['RAY_ADDRESS']}, which was not looked at")
         return
 
+    # Ray would wait for a missing GPU without end
     num_gpus = torch.cuda.device_count()
     report.say(f"{os.cpu_count()} CPUs, {num_gpus} GPUs")
     problems = []

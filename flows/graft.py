@@ -63,6 +63,7 @@ def load_language_model(model: str) -> tuple[nn.Module, nn.Module]:
         backbone = load_backbone(model, None, torch.float32, "sdpa", pad_to_square=True)
         return backbone.language_model, backbone.lm_head
 
+    # other architectures name their parts otherwise
     donor: Any = load_pretrained(AutoModelForCausalLM, folder, dtype=torch.float32)
     if not (hasattr(donor, "model") and hasattr(donor, "lm_head")):
         raise ValueError(

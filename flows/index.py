@@ -155,6 +155,8 @@ def sources_of(stores: Sequence[StoreReader], embed: Embedder) -> list[Source]:
     for store in stores:
         for file in store.manifest.files:
             path = store.folder / file.name
+
+            # no file is opened here, and embeddings of one at a time are in memory
             source = Source(
                 store=str(store.folder),
                 name=file.name,

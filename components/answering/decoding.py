@@ -27,7 +27,7 @@ class DecodingParams(Params):
 
 
 def chooser(draws: Tensor, params: DecodingParams) -> Choose:
-    """Return the choice of a batch's tokens; draws: (rows, max_new_tokens), from 0 to 1."""
+    """Return the function that chooses tokens; draws: (rows, max_new_tokens), from 0 to 1."""
     return lambda logits, rows, step: choose(logits, draws[rows, step], params)
 
 

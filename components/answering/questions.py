@@ -101,6 +101,7 @@ def _sort_out(
     questions: list[Question] = []
     rejects: list[Reject] = []
     seen: set[tuple[str, str]] = set()
+
     for number, row in enumerate(rows):
         try:
             question = _checked(number, row, image_ids, seen)

@@ -47,15 +47,24 @@ def index_file(folder: Path, source: Source) -> IndexedFile:
     """Write the embeddings of one file of a store, unless an earlier run has finished them."""
     # the name holds part of the SHA-256: a file that a kill has cut does not fit its name
     stem = f"vectors-{source.sha256[:16]}"
+    vectors = None
     for path in folder.glob(f"{stem}-*.npy"):
         digest = sha256_of(path)
         if path.stem == f"{stem}-{digest[:16]}":
-            finished = IndexFile(name=path.name, bytes=path.stat().st_size, sha256=digest)
-            return _indexed(source, finished)
+            vectors = IndexFile(name=path.name, bytes=path.stat().st_size, sha256=digest)
+            break
 
-    embeddings = np.ascontiguousarray(source.read_embeddings(), np.float32)
-    check_embeddings(embeddings, f"an embedding of {source.name}")
-    return _indexed(source, store_file(folder, stem, ".npy", lambda path: _save(path, embeddings)))
+    if vectors is None:
+        embeddings = np.ascontiguousarray(source.read_embeddings(), np.float32)
+        check_embeddings(embeddings, f"an embedding of {source.name}")
+        vectors = store_file(folder, stem, ".npy", partial(_save, embeddings=embeddings))
+    return IndexedFile(
+        store=source.store,
+        name=source.name,
+        sha256=source.sha256,
+        rows=source.rows,
+        vectors=vectors,
+    )
 
 
 def store_pictures(folder: Path, tables: Sequence[pa.Table]) -> tuple[IndexFile, pa.Table]:
@@ -114,16 +123,6 @@ def measure_recall(index: EmbeddingIndex) -> Recall | None:
         found_ids = {hit.image_id for hit in found_hits}
         shares.append(len(found_ids.intersection(nearest)) / len(nearest))
     return Recall(k=RECALL_AT, queries=len(rows), recall=float(np.mean(shares)))
-
-
-def _indexed(source: Source, vectors: IndexFile) -> IndexedFile:
-    return IndexedFile(
-        store=source.store,
-        name=source.name,
-        sha256=source.sha256,
-        rows=source.rows,
-        vectors=vectors,
-    )
 
 
 def _save(path: Path, embeddings: np.ndarray) -> None:

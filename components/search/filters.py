@@ -176,10 +176,12 @@ def _fields(path: Path, row: Row) -> list[str | None]:
     if isinstance(row.values, Fault):
         raise FilterError(f"--metadata {path}: {row.values.detail}; mend the line")
 
+    # a guess at a damaged row would filter wrongly without a word
     place = f"--metadata {path}: line {row.line}"
     for name, text in row.values.items():
         if text is None:
             raise FilterError(f"{place}: ends before the column {name}; mend the line")
+    # empty fields are NULL, as in Parquet
     fields = []
     for name, text in row.values.items():
         if not is_unicode(text or ""):

@@ -57,6 +57,7 @@ class EmbeddingIndex:
             )
         check_embeddings(queries, "the query")
 
+        # candidates of all queries together, but scores query by query
         queries = np.ascontiguousarray(queries, np.float32)
         candidates = self._candidates(queries, k, among)
         pairs = zip(queries, candidates, strict=True)
