@@ -18,10 +18,10 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
 DEFAULT_PATH = Path("params.yaml")
-# Blocks at the top of the file that hold for every section without one of its own.
+# Blocks at the top of the file, for every section that has none of its own.
 SHARED = ("pictures", "bootstrap")
-# Bounds of a parameter file: beyond them it is a mistake, or made to keep whoever reads it busy.
-# nodes: keys and values, those behind aliases anew each time
+# Bounds of a parameter file: beyond them it is a mistake, or an attack on the reader.
+# nodes: keys and values, counted again behind each alias
 MAX_BYTES, MAX_DEPTH, MAX_NODES = 1 << 20, 32, 100_000
 STRING_TAG, MERGE_TAG = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 YAML_FAULTS = (
@@ -80,7 +80,7 @@ def load_params(section: str, schema: type[Schema], path: Path | str = DEFAULT_P
 def parse_section(
     sections: Mapping[str, Any], section: str, schema: type[Schema], file: str
 ) -> Schema:
-    """Check one of the sections of a parameter file against its schema.
+    """Check one section of a parameter file against its schema.
 
     A block of `SHARED` that the section lacks comes from the top of the file. Raises ParamsError,
     which names the file.
@@ -106,8 +106,8 @@ def _validated(
     try:  # JSON mode: strict, yet a YAML list may fill a tuple
         return schema.model_validate_json(_as_json(values, file))
     except ValidationError as error:
-        lines = _explain_all(error, values, place)
-        raise ParamsError("\n".join(f"{file}: {line}" for line in lines)) from None
+        lines = [f"{file}: {line}" for line in _explain_all(error, values, place)]
+        raise ParamsError("\n".join(lines)) from None
 
 
 def _with_shared(
@@ -127,6 +127,7 @@ def _with_shared(
 
 
 def _as_json(values: Any, place: str) -> str:
+    """Write values as JSON, dates as text. Raises ParamsError."""
     try:
         return json.dumps(values, default=_date_as_text)
     except (TypeError, ValueError) as error:  # bytes, or a number of thousands of digits
@@ -146,11 +147,14 @@ def read_yaml(path: Path) -> Any:
     is beyond bounds.
     """
     text = _read_text(path)
+
+    # bounds, then keys, then values: a file that fails a check is not built
     try:
         _check_bounds(text, path)
-        faults = _key_faults(YAML(typ="safe", pure=True).compose(text), ())
+        nodes = YAML(typ="safe", pure=True).compose(text)
+        faults = [f"{path}: {fault}" for fault in _key_faults(nodes, ())]
         if faults:
-            raise ParamsError("\n".join(f"{path}: {fault}" for fault in faults))
+            raise ParamsError("\n".join(faults))
         return YAML(typ="safe", pure=True).load(text)
     except ParamsError:
         raise
@@ -188,7 +192,7 @@ def _read_text(path: Path) -> str:
 
 
 def _check_bounds(text: str, path: Path) -> None:
-    """Check the size of a YAML text, event by event: nothing is built before it is known.
+    """Check the size of a YAML text, event by event, before anything is built of it.
 
     Raises ParamsError, with the line, for deep nesting, an alias inside its own anchor, and aliases
     of aliases.
@@ -202,7 +206,7 @@ def _check_bounds(text: str, path: Path) -> None:
 
         # An alias counts as often as it is written.
         if isinstance(event, AliasEvent):
-            if any(anchor == name for name, _ in opened):
+            if anchor in [name for name, _ in opened]:
                 raise ParamsError(
                     f"{path}: line {line}: *{anchor} stands inside of what it names; "
                     "write the values"
@@ -229,7 +233,7 @@ def _check_bounds(text: str, path: Path) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    """Say on one line what the YAML library spreads over several: fault and place."""
+    """Return fault and place on one line; the YAML library spreads them over several."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -243,7 +247,7 @@ def _key_faults(node: Node | None, loc: tuple[str, ...]) -> list[str]:
         for index, item in enumerate(node.value):
             found += _key_faults(item, (*loc, str(index)))
 
-    # The library's own error has no path of keys.
+    # The YAML library also finds these, but names no path of keys.
     if isinstance(node, MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
@@ -265,11 +269,10 @@ def _key_faults(node: Node | None, loc: tuple[str, ...]) -> list[str]:
 def _explain_all(
     error: ValidationError, values: dict[str, Any], place: Callable[[Place], str]
 ) -> list[str]:
-    """Return a line for each fault of some values, `place.in.the.file: what is wrong`."""
-    faults: list[Fault] = [
-        {**fault, "loc": _in_file(values, fault["loc"])}
-        for fault in error.errors(include_url=False)
-    ]
+    """Return a line for each fault of the values, `place.in.the.file: what is wrong`."""
+    faults: list[Fault] = []
+    for fault in error.errors(include_url=False):
+        faults.append({**fault, "loc": _in_file(values, fault["loc"])})
     known = _known_keys(values, faults)
     return [f"{place(fault['loc'])}: {_explain(fault, known)}" for fault in faults]
 
@@ -290,7 +293,7 @@ def _place(section: str, written: Any, loc: Place) -> str:
 def _in_file(data: Any, loc: Sequence[int | str]) -> Place:
     """Return a place as the file has it, from pydantic's.
 
-    Pydantic also names which kind of mapping it took one for, by the mapping's own `format`.
+    Pydantic's also has the tag of a union, the value of the mapping's own `format`: it is no key.
     """
     found: list[int | str] = []
     for key in loc:
@@ -304,18 +307,17 @@ def _in_file(data: Any, loc: Sequence[int | str]) -> Place:
 
 
 def _known_keys(data: dict[str, Any], faults: Sequence[Fault]) -> dict[Place, list[str]]:
-    """Return the keys that could stand in place of each unknown one.
-
-    They are the neighbours in the file that are known, and those that are missing.
-    """
-    # A misspelt key leaves a missing one beside it, which is the likeliest.
+    """Return the keys that could stand in place of each unknown one: its known neighbours."""
     unknown = {fault["loc"] for fault in faults if fault["type"] == "extra_forbidden"}
     missing = [fault["loc"] for fault in faults if fault["type"] == "missing"]
+
     known: dict[Place, list[str]] = {}
     for loc in unknown:
         parent = data
         for key in loc[:-1]:
             parent = parent[key]  # a key of a mapping or a position in a list
+
+        # A misspelt key leaves a missing one beside it, which is the likeliest.
         absent = [str(other[-1]) for other in missing if other[:-1] == loc[:-1]]
         present = [str(key) for key in parent if (*loc[:-1], key) not in unknown]
         known[loc] = absent + present
@@ -358,4 +360,4 @@ def _hint(key: str, known: list[str]) -> str:
 
 def _join(*loc: int | str) -> str:
     """Write a place as a path of keys."""
-    return ".".join(str(part) for part in loc)
+    return ".".join(map(str, loc))

@@ -1,8 +1,8 @@
-"""Presets: values for another model or cluster, which hold what differs from `params.yaml`.
+"""Presets: the values of `params.yaml` that differ for another model or cluster.
 
 A preset is a YAML file of the same shape as `params.yaml`. Two keys are its own: `extends` names
-another preset, of which it changes some values; `baselines` holds values of the compared methods,
-by name, which stand in `components/baselines/NAME.yaml`.
+another preset, some values of which it changes; `baselines` holds values of the compared methods,
+by name, for `components/baselines/NAME.yaml`.
 """
 
 import difflib
@@ -35,9 +35,9 @@ def find_preset(name: str, folder: Path) -> Path:
 
 
 def read_preset(name: str, folder: Path) -> dict[str, Any]:
-    """Return the values of a preset, with those of the presets it extends.
+    """Return the values of a preset, together with the presets it extends.
 
-    Raises ParamsError: there is no such preset, or its file is none.
+    Raises ParamsError: there is no such preset, or its file holds no sections.
     """
     preset = read_sections(find_preset(name, folder))
     extended = preset.pop(EXTENDS, None)
@@ -59,7 +59,7 @@ def load_preset(section: str, schema: type[Schema], name: str, root: Path) -> Sc
 
 
 def _joined(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two presets; the second one's values count where both have one."""
+    """Merge two presets; the second one wins."""
     joined = dict(values)
     for key, value in more.items():
         is_in_both = isinstance(value, Mapping) and isinstance(joined.get(key), Mapping)
@@ -70,9 +70,9 @@ def _joined(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any
 def lay_over(
     values: MutableMapping[str, Any], preset: Mapping[str, Any], place: str = ""
 ) -> list[Change]:
-    """Put the values of a preset in place of others, key by key, and return what that changed.
+    """Put the values of a preset in place of others, key by key, and return the changes.
 
-    A mapping that shares no key with the one it meets takes its place as a whole, as the sources
+    A mapping that shares no key with the one it replaces takes its place as a whole, as the sources
     of `curate` do. Raises ParamsError for a key that the values do not have.
     """
     changes: list[Change] = []
@@ -80,8 +80,8 @@ def lay_over(
         here = f"{place}{key}"
         if key not in values:
             raise ParamsError(f"{here}: the preset sets a key that the parameter file lacks")
-        before = values[key]
 
+        before = values[key]
         if _share_keys(before, after):
             changes += lay_over(before, after, f"{here}.")
         elif before != after:
@@ -109,11 +109,12 @@ def places(preset: Mapping[str, Any], values: Mapping[str, Any], place: str = ""
     """List the places of all values of a preset."""
     found: list[str] = []
     for key, after in preset.items():
+        here = f"{place}{key}"
         before: Any = values.get(key)
         if _share_keys(before, after):
-            found += places(after, before, f"{place}{key}.")
+            found += places(after, before, f"{here}.")
         else:
-            found.append(f"{place}{key}")
+            found.append(here)
     return found
 
 

@@ -47,7 +47,7 @@ from flows.running.stored_corpus import quiet_libraries
 from flows.workers.answer_corpus_worker import AnswerParams, QuestionAnswerer
 
 LIBRARIES = ("peft", "torch", "transformers")
-ENTRIES = ("flows.workers.answer_corpus_worker",)  # all code that makes the answers
+ENTRIES = ("flows.workers.answer_corpus_worker",)  # imports all code that makes the answers
 
 
 def answer_corpus(
@@ -70,7 +70,7 @@ def answer_corpus(
     check_place(output, [questions, folder, compressor, *([base] if base else [])])
     output, folder, compressor = output.resolve(), folder.resolve(), compressor.resolve()
 
-    # the store is of this compressor, and an output that is there is of these inputs
+    # the store must be of this compressor, and an output that is there, of these inputs
     store = StoreReader.open(folder)
     check_same_model(store.provenance, compressor)
     inputs = _inputs(params, questions, store, about)
@@ -91,8 +91,12 @@ def answer_corpus(
     # finished pieces of a killed run count only for the same inputs and the same code
     code = code_of(ENTRIES, method_of(store.provenance) or FWD2BOT)
     with work_folder(output, fingerprint({**inputs, "code": code})) as work:
-        places = {"work": work, "store": folder, "compressor": compressor}
-        task = {**{name: str(place) for name, place in places.items()}, "base": base}
+        task = {
+            "work": str(work),
+            "store": str(folder),
+            "compressor": str(compressor),
+            "base": base,
+        }
         answer_pieces(params, task, pieces, work)
         return publish_answers(work, output, len(pieces), inputs, rejects)
 
@@ -100,7 +104,7 @@ def answer_corpus(
 def check_place(output: Path, inputs: Sequence[Path | str]) -> None:
     """Raise OutputError when the answers, or files beside them, would replace other files.
 
-    Answers that are there already are not touched; what they are is looked at later.
+    Answers that are there already are left alone; `check_finished` looks into them.
     """
     ours = {"": lambda _: True, "rejects.jsonl": is_rejects, "manifest.json": is_manifest}
     for name, is_ours in ours.items():
@@ -112,13 +116,14 @@ def check_place(output: Path, inputs: Sequence[Path | str]) -> None:
 def answer_pieces(
     params: AnswerParams, task: dict[str, Any], pieces: Sequence[list[Asked]], work: Path
 ) -> None:
-    """Finish every piece; those that an earlier run finished are only checked."""
+    """Finish every piece; pieces of an earlier run are only checked."""
     todo = unfinished(work, len(pieces))
     total, left = sum(map(len, pieces)), sum(len(pieces[number]) for number in todo)
     print(
         f"answer_corpus: {total} questions, {total - left} of them answered by an earlier run",
         flush=True,
     )
+
     if todo:
         progress, done = Progress("answer_corpus", "questions", left), 0
         for number in run_workers(params, task, pieces, todo):
@@ -144,6 +149,8 @@ def run_workers(
     """Give the numbers of the pieces as the workers finish them, in any order."""
     connect()
     num_workers = min(params.num_workers, len(todo))
+
+    # said at once: Ray would wait for the machine without end
     try:
         check_resources(num_workers, params.cpus_per_worker, params.gpus_per_worker)
     except ValueError:
@@ -153,6 +160,7 @@ def run_workers(
             "--gpus-per-worker, or set RAY_ADDRESS"
         ) from None
 
+    # one block per piece, so that each is handed out by itself
     rows = [{"piece": json.dumps([number, pieces[number]])} for number in todo]
     finished = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         QuestionAnswerer,  # type: ignore[arg-type]  # Ray's signature knows functions only
@@ -169,11 +177,13 @@ def publish_answers(
     work: Path, output: Path, num_pieces: int, inputs: dict[str, Any], rejects: Sequence[Reject]
 ) -> dict[str, Any]:
     """Publish rejects, manifest and answers, each by a rename; returns the manifest."""
+    # hours may have passed since the first look
     check_place(output, [])
     if output.exists():
         raise OutputError(
             f"{output}: appeared while the questions were answered; move it and run again"
         )
+
     pieces = [work / "shards" / shard_name(number) for number in range(num_pieces)]
     answers, unanswered = merge_pieces(pieces)
     rejects = [*rejects, *unanswered]
@@ -198,7 +208,8 @@ def publish_answers(
 
 
 def check_finished(output: Path, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return the manifest of answers that are what this run would write. Raises ValueError."""
+    """Return the manifest of finished answers of the same inputs. Raises ValueError for others."""
+    # inputs first, then the bytes: somebody may have edited the answers
     try:
         manifest: dict[str, Any] = json.loads(sidecar(output, "manifest.json").read_bytes())
         is_same = {name: manifest[name] for name in inputs} == inputs
@@ -206,6 +217,7 @@ def check_finished(output: Path, inputs: dict[str, Any]) -> dict[str, Any]:
         is_whole = found == manifest["answers"]
     except (OSError, ValueError, KeyError):
         is_same = is_whole = False
+
     if not (is_same and is_whole):
         raise ValueError(
             f"{output}: exists, and holds something else than this run would write; "
@@ -234,6 +246,7 @@ def _inputs(
 
 
 def _examples(rejects: Sequence[Reject]) -> str:
+    """Return the counts of rejects by reason, and the first three."""
     shown = [f"row {reject.row}: {reject.reason}: {reject.detail}" for reject in rejects[:3]]
     return "; ".join([str(reject_counts(rejects)), *shown])
 

@@ -1,11 +1,10 @@
-"""Job `check`: would the pipeline run? Every problem at once, before anything is paid for.
+"""Job `check`: every problem that would stop the pipeline, before anything is paid for.
 
     fwd2bot check
 
-Looks at params.yaml as it is: every section, the raw data (some rows of each source are decoded),
-the base model, free disk and memory; shows one sample as the model sees it, and runs one forward
-and backward pass on the longest of the rows. Nothing is written. Ends with exit status 1 when
-something is wrong.
+Checks every section of params.yaml, the raw data (some rows of each source are decoded), the base
+model, free disk and memory; shows one sample as the model sees it, and runs one forward and
+backward pass on the longest rows. Nothing is written. A problem gives exit status 1.
 """
 
 import os
@@ -61,7 +60,7 @@ SPARE_MEMORY = 1.3  # times the weights, to load a model
 
 
 class Report:
-    """What was found: facts are printed as they come, problems are kept for the end."""
+    """Findings: facts are printed as they come, problems are kept for the end."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
@@ -70,25 +69,29 @@ class Report:
         print(f"check: {line}", flush=True)
 
     def attempt(self, look: Callable[..., Any], *arguments: Any) -> Any:
-        """What `look` gives; what it raises for the user to mend is one problem per line."""
+        """Return the result of `look`; each line of an error is a problem, and the result None."""
         try:
             return look(self, *arguments)
         except (ValueError, OSError) as error:
-            # A fault of a shared block is met by every section that reads it.
-            self.problems += [line for line in str(error).splitlines() if line not in self.problems]
+            # every section that reads a shared block meets its faults: each is kept once
+            known = set(self.problems)
+            self.problems += [line for line in str(error).splitlines() if line not in known]
             return None
 
 
 def check(path: Path, num_rows: int) -> list[str]:
-    """All problems of a parameter file and of what it names; the rest is printed."""
+    """Return all problems of a parameter file and of the data it names; facts are printed."""
+    # the file
     report = Report()
     report.attempt(look_at_presets, path)
-    params = {
-        name: report.attempt(look_at_section, path, name, model) for name, model in SCHEMAS.items()
-    }
+    params = {}
+    for name, model in SCHEMAS.items():
+        params[name] = report.attempt(look_at_section, path, name, model)
     places = report.attempt(look_at_places, path) or {}
     curate, train = params["curate"], params["train"]
     method = train and report.attempt(look_at_method, train)
+
+    # the data, as far as the file says where they are
     rows: list[Candidate] = []
     curated_bytes = 0
     if curate and "raw_data" in places:
@@ -100,7 +103,10 @@ def check(path: Path, num_rows: int) -> list[str]:
                 rows += preview.accepted
                 curated_bytes += preview.curated_bytes
         report.attempt(look_at_disk, curated_bytes)
-    report.attempt(look_at_cluster, {name: params[name] for name in GPU_STAGES if params[name]})
+
+    # the machine, and a step on it
+    gpu_stages = {name: params[name] for name in GPU_STAGES if params[name]}
+    report.attempt(look_at_cluster, gpu_stages)
     if "base_model" in places:
         is_there = report.attempt(look_at_base, places["base_model"])
         if is_there and method and rows:
@@ -109,16 +115,17 @@ def check(path: Path, num_rows: int) -> list[str]:
 
 
 def look_at_presets(report: Report, path: Path) -> None:
-    """Say which preset the file has, what that sets, and which of its values are others now."""
+    """Print the preset that the file has, its places, and the values that were changed since."""
     values = read_sections(path)
     for file in sorted(PRESETS.glob("*.yaml")):
         preset = read_preset(file.stem, PRESETS)
         preset.pop(BASELINES, None)
         changed = missing_values(values, preset)
         set_here = places(preset, values)
-        if 2 * len(changed) > len(set_here):
-            continue  # another one, or none
 
+        # most values of another preset are not in the file
+        if 2 * len(changed) > len(set_here):
+            continue
         report.say(f"preset {file.stem} sets {', '.join(set_here)}")
         for change in changed:
             report.say(f"  {change.place} is {change.before}, in the preset {change.after}")
@@ -139,17 +146,23 @@ def look_at_method(report: Report, params: TrainParams) -> ChosenMethod:
 
 
 def look_at_places(report: Report, path: Path) -> dict[str, str]:
-    """Read the two folders that are named at the top of the file."""
+    """Return the two folders that are named at the top of the file. Raises ParamsError."""
     values = read_sections(path)
-    missing = [name for name in ("raw_data", "base_model") if not isinstance(values.get(name), str)]
-    if missing:
-        raise ParamsError("\n".join(f"{path}: {name}: the key is missing" for name in missing))
-    report.say(f"raw data in {values['raw_data']}, base model in {values['base_model']}")
-    return {name: values[name] for name in ("raw_data", "base_model")}
+    found: dict[str, Any] = {}
+    problems = []
+    for name in ("raw_data", "base_model"):
+        found[name] = values.get(name)
+        if not isinstance(found[name], str):
+            problems.append(f"{path}: {name}: the key is missing")
+    if problems:
+        raise ParamsError("\n".join(problems))
+    report.say(f"raw data in {found['raw_data']}, base model in {found['base_model']}")
+    return found
 
 
 def look_at_evaluation(report: Report, raw: Path) -> None:
     """Check that the evaluation data are where `curate` looks for them."""
+    # every missing file at once: they come from several downloads
     missing = []
     for split in EVALUATION_SPLITS:
         folder = raw / "evaluation" / split
@@ -158,11 +171,10 @@ def look_at_evaluation(report: Report, raw: Path) -> None:
                 f"{folder / PICTURES}: no such folder; `curate` needs evaluation pictures "
                 "(docs/data.md)"
             )
-        missing += [
-            f"{folder / name}: no such file (docs/data.md)"
-            for name, *_ in TABLES
-            if not (folder / name).is_file()
-        ]
+        for name, *_ in TABLES:
+            if not (folder / name).is_file():
+                missing.append(f"{folder / name}: no such file (docs/data.md)")
+
     if missing:
         raise ValueError("\n".join(missing))
     report.say("evaluation data are there")
@@ -181,6 +193,8 @@ def look_at_source(
     report.say(f"  of the first {found} rows {found - lost} are kept")
     for detail in preview.details:
         report.say(f"  {detail}")
+
+    # `curate` would stop for the same reasons, after hours
     if not found:
         raise ValueError(f"curate.sources.{name}: the first file has no rows")
     if lost > params.max_reject_fraction * found:
@@ -193,7 +207,7 @@ def look_at_source(
 
 
 def look_at_disk(report: Report, curated_bytes: int) -> None:
-    """Check that the curated pictures fit on the disk, with those that are being written."""
+    """Check that the curated pictures fit on the disk, also while they are being written."""
     needed, free = COPIES_ON_DISK * curated_bytes / 1e9, shutil.disk_usage(".").free / 1e9
     report.say(
         f"disk: about {needed:.1f} GB for curated pictures while they are written, "
@@ -206,20 +220,24 @@ def look_at_disk(report: Report, curated_bytes: int) -> None:
 
 
 def look_at_cluster(report: Report, sections: Mapping[str, Any]) -> None:
-    """Check that this machine has the CPUs and GPUs asked for, unless a cluster is named."""
+    """Check that this machine has the GPUs asked for, unless a cluster is named."""
     if os.environ.get("RAY_ADDRESS"):
         report.say(f"runs on the cluster at {os.environ['RAY_ADDRESS']}, which was not looked at")
         return
-    report.say(f"{os.cpu_count()} CPUs, {torch.cuda.device_count()} GPUs")
-    short = [
-        f"{name}: {params.num_workers} workers with a GPU each, this machine has "
-        f"{torch.cuda.device_count()}; lower {name}.num_workers, set {name}.gpus_per_worker to 0, "
-        "or name a cluster in RAY_ADDRESS"
-        for name, params in sections.items()
-        if params.num_workers * params.gpus_per_worker > torch.cuda.device_count()
-    ]
-    if short:
-        raise ValueError("\n".join(short))
+
+    # Ray would wait for a missing GPU without end
+    num_gpus = torch.cuda.device_count()
+    report.say(f"{os.cpu_count()} CPUs, {num_gpus} GPUs")
+    problems = []
+    for name, params in sections.items():
+        if params.num_workers * params.gpus_per_worker > num_gpus:
+            problems.append(
+                f"{name}: {params.num_workers} workers with a GPU each, this machine has "
+                f"{num_gpus}; lower {name}.num_workers, set {name}.gpus_per_worker to 0, "
+                "or name a cluster in RAY_ADDRESS"
+            )
+    if problems:
+        raise ValueError("\n".join(problems))
 
 
 def look_at_base(report: Report, base: str) -> bool:
@@ -233,6 +251,8 @@ def look_at_base(report: Report, base: str) -> bool:
             f"base_model: there is no folder {base}; "
             f"fetch one with `hf download … --local-dir {base}`"
         )
+
+    # memory: a model that does not fit ends the process without a word
     family = family_of(base, folder)
     needed = SPARE_MEMORY * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     free = psutil.virtual_memory().available
@@ -245,6 +265,7 @@ def look_at_base(report: Report, base: str) -> bool:
             f"base_model: {base} needs {needed / 1e9:.0f} GB of memory to be loaded, "
             f"{free / 1e9:.0f} GB are free; run the check on a machine like those that train"
         )
+
     check_base_model(base, None)
     report.say("  all weights are there")
     return True
@@ -268,6 +289,8 @@ def look_at_batch(
     if chats:
         for line in show_sample(model, samples[0], params.texts).splitlines():
             report.say(line)
+
+    # methods without training have no step; some are trained on texts alone
     if not trained_parameters(model):
         return report.say(f"train.method: {method.name} learns nothing")
     if model.learns_from_texts:
@@ -282,10 +305,10 @@ def look_at_batch(
     budgets = Budgets(model.budgets(params.nested_budgets), params.seed, 0)
     split = SPLITS[model.reads_questions]
     batch = collate(samples, groups, model, budgets, params.texts, split).to(device)
+
     start = time.perf_counter()
-    losses = {
-        name: float(value) for name, value in backward_step(model, [batch], params.taught).items()
-    }
+    step = backward_step(model, [batch], params.taught)
+    losses = {name: float(value) for name, value in step.items()}
     norm = float(gradient_norm(trained_parameters(model).values()))
     seconds = time.perf_counter() - start
     report.say(
@@ -307,10 +330,14 @@ def longest(rows: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
         turns = [turn[schema.CONTENT] for turn in row[schema.CONVERSATION]]
         return sum(map(len, turns)) + len(row[schema.CAPTION] or "")
 
-    by_length = sorted(rows, key=length, reverse=True)
-    chats = [row for row in by_length if row[schema.CONVERSATION]]
-    pairs = [row for row in by_length if row[schema.CAPTION] and row[schema.IMAGE]]
-    # the one that is shown has one
+    chats, pairs = [], []
+    for row in sorted(rows, key=length, reverse=True):
+        if row[schema.CONVERSATION]:
+            chats.append(row)
+        if row[schema.CAPTION] and row[schema.IMAGE]:
+            pairs.append(row)
+
+    # the first one is shown: it should have a picture
     with_picture = sorted(chats, key=lambda row: row[schema.IMAGE] is None)
     return with_picture[:BATCH_ROWS], pairs[:BATCH_ROWS]
 
@@ -323,7 +350,7 @@ def to_sample(row: Candidate, params: TrainParams) -> TrainSample:
 
 
 def main(params: Path, rows: int) -> None:
-    """Print what is found; a problem ends the process with status 1."""
+    """Print all findings; a problem ends the process with status 1."""
     quiet_libraries()
     read_sections(params)  # raises here, once, when there is no such file
     problems = check(params, rows)

@@ -21,8 +21,8 @@ from components.files.outputs import new_folder
 from components.store.store_reader import StoreReader
 from flows.running.stored_corpus import quiet_libraries
 
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes as --max-lora-rank
-NAME, BASE_NAME = "fwd2bot", "language-model"  # that the server is asked for
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # allowed as vLLM's --max-lora-rank
+NAME, BASE_NAME = "fwd2bot", "language-model"  # of the models, in requests to the server
 README = """\
 # Answers from stored tokens with vLLM
 
@@ -72,6 +72,8 @@ def write_export(
     backbone = model.backbone
     save_language_model(backbone, aside / "language_model")
     has_adapter = save_generation_adapter(model, aside / "adapter", store.provenance.base)
+
+    # the server is told of an adapter, and how much room it takes
     lora = ""
     if has_adapter:
         rank = lora_rank(compressor, model.params.adapters.rank)
@@ -83,7 +85,7 @@ def write_export(
     request = completion_request(NAME if has_adapter else BASE_NAME, embeds, max_tokens)
     (aside / "request.json").write_text(json.dumps(request, indent=1) + "\n")
 
-    # the commands that serve the one and send the other
+    # the commands that serve the model and send the request
     readme = README.format(
         base_name=BASE_NAME,
         dtype=str(backbone.dtype).removeprefix("torch."),
@@ -94,11 +96,11 @@ def write_export(
 
 
 def lora_rank(compressor: Path, rank: int) -> int:
-    """Return the lowest rank of vLLM's that an adapter fits. Raises ValueError."""
-    allowed = [highest for highest in LORA_RANKS if highest >= rank]
-    if not allowed:
-        raise ValueError(f"{compressor}: rank {rank} is above vLLM's highest, {LORA_RANKS[-1]}")
-    return allowed[0]
+    """Return the lowest of vLLM's ranks that holds an adapter. Raises ValueError."""
+    for allowed in LORA_RANKS:
+        if allowed >= rank:
+            return allowed
+    raise ValueError(f"{compressor}: rank {rank} is above vLLM's highest, {LORA_RANKS[-1]}")
 
 
 def main(

@@ -4,9 +4,9 @@
 
 Table 13 of the paper trains from the bare language model (Vicuna) instead of the instruction-tuned
 LLaVA around it: graft it, and make OUTPUT the `base_model`. BASE and LANGUAGE_MODEL are folders or
-hub ids; of a LLaVA as LANGUAGE_MODEL the one inside is taken. Vision tower, connector, processor
-and chat template are those of BASE, and so are the embeddings of tokens that LANGUAGE_MODEL does
-not have, such as the image placeholder.
+hub ids; a LLaVA as LANGUAGE_MODEL gives the language model inside. Vision tower, connector,
+processor and chat template come from BASE, and so do the embeddings of tokens that LANGUAGE_MODEL
+does not have, such as the image placeholder.
 """
 
 import shutil
@@ -25,7 +25,7 @@ from components.model.pretrained import load_pretrained, save_model
 from flows.running.lifetime import die_with_parent
 from flows.running.stored_corpus import quiet_libraries
 
-# settings of a decoder that no shape of a weight gives away
+# settings of a decoder that do not show in the shapes of its weights
 DECODER_SETTINGS = (
     "model_type",
     "hidden_act",
@@ -46,16 +46,14 @@ def graft(base: str, language_model: str, output: Path) -> Path:
         backbone = load_backbone(base, None, torch.float32, "sdpa", pad_to_square=True)
         replace_language_model(backbone, *load_language_model(language_model))
         save_model(backbone.vlm, partial)
-        for path in backbone.source.folder.iterdir():  # tokenizer, image processor, chat template
-            is_told = path.suffix in (".json", ".jinja", ".model") and not is_index(path)
-            if is_told and not (partial / path.name).exists():
+
+        # tokenizer, image processor and chat template; not the index of the base's shards
+        for path in backbone.source.folder.iterdir():
+            is_setting = path.suffix in (".json", ".jinja", ".model")
+            is_index = path.name.endswith(".index.json")
+            if is_setting and not is_index and not (partial / path.name).exists():
                 shutil.copy(path, partial)
     return output
-
-
-def is_index(path: Path) -> bool:
-    """Return whether a file says in which shard each weight is."""
-    return path.name.endswith(".index.json")
 
 
 def load_language_model(model: str) -> tuple[nn.Module, nn.Module]:
@@ -64,6 +62,8 @@ def load_language_model(model: str) -> tuple[nn.Module, nn.Module]:
     if set(architectures_of(folder)) & set(LlavaBackbone.architectures):
         backbone = load_backbone(model, None, torch.float32, "sdpa", pad_to_square=True)
         return backbone.language_model, backbone.lm_head
+
+    # other architectures name their parts otherwise
     donor: Any = load_pretrained(AutoModelForCausalLM, folder, dtype=torch.float32)
     if not (hasattr(donor, "model") and hasattr(donor, "lm_head")):
         raise ValueError(
@@ -74,7 +74,7 @@ def load_language_model(model: str) -> tuple[nn.Module, nn.Module]:
 
 
 def check_alike(own: Any, given: Any) -> None:
-    """Raise ValueError when two decoders compute something else of the same weights."""
+    """Raise ValueError when two decoders differ in a setting, and so in results."""
     for name in DECODER_SETTINGS:
         found, wanted = getattr(given, name, None), getattr(own, name, None)
         if found != wanted:
@@ -91,18 +91,21 @@ def replace_language_model(backbone: Backbone, decoder: nn.Module, head: nn.Modu
     parts = {"model": (backbone.language_model, decoder), "lm_head": (backbone.lm_head, head)}
     for part, (target, donor) in parts.items():
         own, given = target.state_dict(), donor.state_dict()
+
+        # the same names: else a weight of the base would stay
         if own.keys() != given.keys():
             odd = sorted(own.keys() ^ given.keys())[0]
             raise ValueError(
                 f"{part}.{odd} is in one of the two models only; "
                 "graft a language model of the same class"
             )
+
         for name, tensor in own.items():
             copy_rows(f"{part}.{name}", given[name], tensor)
 
 
 def copy_rows(name: str, source: Tensor, target: Tensor) -> None:
-    """Copy a weight; of embeddings and head the donor may have fewer rows."""
+    """Copy a weight; embeddings and head of the donor may have fewer rows."""
     is_table = name in ("model.embed_tokens.weight", "lm_head.weight")
     rows = len(source) if is_table and len(source) <= len(target) else len(target)
     if source.shape != target[:rows].shape:

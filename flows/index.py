@@ -52,7 +52,7 @@ from flows.running.stored_corpus import embedder, quiet_libraries
 
 
 class Held(NamedTuple):
-    """Contents of an index before files are added."""
+    """Content of an index before files are added."""
 
     provenance: Provenance
     kind: Kind
@@ -72,7 +72,7 @@ def build(
 ) -> IndexManifest:
     """Make the index `folder`, or make it anew. Raises StoreError, IndexFolderError.
 
-    The compressor is loaded only for a method whose tokens it takes to be searched for.
+    The compressor is loaded only for a method that needs the model to embed stored tokens.
     """
     opened = [StoreReader.open(store) for store in stores]
     check_provenance(opened[0].provenance, str(stores[0]), opened[1:])
@@ -80,7 +80,7 @@ def build(
 
     with changing(folder, stores):
         sources = sources_of(opened, embed)
-        if not sum(source.rows for source in sources):
+        if not any(source.rows for source in sources):
             raise IndexFolderError(f"{', '.join(map(str, stores))}: no picture to index")
         nothing = Held(opened[0].provenance, kind, num_candidates, (), PICTURES.empty_table(), None)
         return extend(folder, nothing, sources)
@@ -112,7 +112,7 @@ def add(
 
 
 def extend(folder: Path, held: Held, new: Sequence[Source]) -> IndexManifest:
-    """Write what `held` lacks of the new files; the index changes with its manifest, at the end."""
+    """Add new files to the content `held`; the index changes with its manifest, at the end."""
     new_pictures = [source.read_pictures() for source in new]
     pictures_file, pictures = store_pictures(folder, [held.pictures, *new_pictures])
     sources = (*held.sources, *index_files(folder, new))
@@ -140,7 +140,7 @@ def extend(folder: Path, held: Held, new: Sequence[Source]) -> IndexManifest:
 
 
 def check_provenance(ours: Provenance, name: str, stores: Sequence[StoreReader]) -> None:
-    """Raise StoreError, with both values, for a store of another model than ours."""
+    """Raise StoreError, with both values, for a store of another provenance than ours."""
     for store in stores:
         if differing := differences(ours, store.provenance):
             raise StoreError(
@@ -150,13 +150,22 @@ def check_provenance(ours: Provenance, name: str, stores: Sequence[StoreReader])
 
 
 def sources_of(stores: Sequence[StoreReader], embed: Embedder) -> list[Source]:
-    """List the files of stores, to be read when their turn comes."""
+    """List the files of stores; each is read when its turn comes."""
     sources = []
     for store in stores:
         for file in store.manifest.files:
             path = store.folder / file.name
-            read = (partial(read_pictures, path), partial(read_embeddings, store, path, embed))
-            sources.append(Source(str(store.folder), file.name, file.sha256, file.rows, *read))
+
+            # no file is opened here, and embeddings of one at a time are in memory
+            source = Source(
+                store=str(store.folder),
+                name=file.name,
+                sha256=file.sha256,
+                rows=file.rows,
+                read_pictures=partial(read_pictures, path),
+                read_embeddings=partial(read_embeddings, store, path, embed),
+            )
+            sources.append(source)
     return sources
 
 
@@ -175,7 +184,7 @@ def read_embeddings(store: StoreReader, path: Path, embed: Embedder) -> np.ndarr
 
 
 def index_files(folder: Path, sources: Sequence[Source]) -> list[IndexedFile]:
-    """Write the embeddings of files, one after another, and say how far it is."""
+    """Write the embeddings of files, one after another, and print progress."""
     total = sum(source.rows for source in sources)
     indexed, done = [], 0
     progress = Progress("index", "pictures", total)

@@ -1,9 +1,9 @@
-"""Job `plan`: costs of a corpus to compress, keep, search and ask, before anything is paid for.
+"""Job `plan`: costs to compress, keep, search and ask a corpus, before anything is paid for.
 
     fwd2bot plan --images 1e9 --num-summary-tokens 16 --gpus 64 --tflops 400 --price 3.50
 
-Operations are counted from the model's shapes; `--tflops` is what one GPU reaches at them, as
-`benchmarks/` measure it.
+Operations are counted from the model's shapes; `--tflops` is the measured speed of one GPU
+(`benchmarks/`).
 """
 
 import json
@@ -29,6 +29,7 @@ def read_config(model: str) -> Any:
             f"--model {model}: is neither one of {', '.join(SHAPES)} nor a folder with a "
             "config.json"
         )
+
     config = read_model_config(Path(model))
     if config.model_type != "llava":
         raise ValueError(
@@ -39,6 +40,7 @@ def read_config(model: str) -> Any:
 
 def describe(plan: Plan, corpus: Corpus, machines: Machines) -> str:
     """Return the plan in words and numbers."""
+    # compute, once and per question
     rates = (
         f"{machines.num_gpus} GPUs at {machines.flops / 1e12:g} TFLOP/s "
         f"and {machines.price:.2f} an hour"
@@ -55,9 +57,13 @@ def describe(plan: Plan, corpus: Corpus, machines: Machines) -> str:
             plan.question_each_with_picture,
         ),
         "",
-        f"{plan.num_files:,} files of {corpus.rows_per_shard:,} pictures; "
-        "tokens on the disk, before zstd:",
     ]
+
+    # storage, for each codec and each kind of index
+    lines.append(
+        f"{plan.num_files:,} files of {corpus.rows_per_shard:,} pictures; "
+        "tokens on the disk, before zstd:"
+    )
     for codec, size in plan.stored_bytes.items():
         lines.append(f"  {codec:<42}{in_bytes(size):>12}")
     lines.append(f"{'an index of them':<44}{'in memory':>12}{'on the disk':>14}")
@@ -97,6 +103,7 @@ def main(
         images, num_summary_tokens, PROMPT_TOKENS, question_tokens, answer_tokens, rows_per_shard
     )
     machines = Machines(gpus, tflops * 1e12, price)
+
     config = read_config(model)
     dim = config.text_config.hidden_size
     sizes: dict[str, int] = {codec: picture_bytes(codec, 1, dim) for codec in CODECS}
@@ -105,6 +112,7 @@ def main(
 
 
 def _as_dict(plan: Plan) -> dict[str, Any]:
+    """Return the plan as JSON takes it: named tuples would become lists."""
     values = plan._asdict()
     for name, value in values.items():
         if isinstance(value, Effort):

@@ -1,7 +1,7 @@
 """Job `preset`: write the values of a preset into params.yaml, whose comments stay.
 
-python -m flows.preset                  # the presets there are
-python -m flows.preset llava-1.5-7b
+fwd2bot preset                  list the presets
+fwd2bot preset llava-1.5-7b
 """
 
 import io
@@ -31,9 +31,12 @@ def apply_preset(name: str, params: Path, settings: Path = SETTINGS) -> list[Cha
     for method, values in baselines.items():
         changed.append(_laid_over(settings / f"{method}.yaml", values, f"{method}: "))
 
-    for file, text, _ in changed:
+    # every file fits: now they are written
+    all_changes: list[Change] = []
+    for file, text, changes in changed:
         write_whole(file, partial(Path.write_text, data=text, encoding="utf-8"))
-    return [change for _, _, changes in changed for change in changes]
+        all_changes += changes
+    return all_changes
 
 
 def _laid_over(file: Path, preset: Mapping[str, Any], owner: str) -> tuple[Path, str, list[Change]]:
@@ -41,6 +44,8 @@ def _laid_over(file: Path, preset: Mapping[str, Any], owner: str) -> tuple[Path,
     if not file.is_file():
         raise ParamsError(f"{file}: there is no such file; the preset has values for it")
     read_sections(file)  # bounds and faults in our own words
+
+    # comments, quotes and long lines stay
     yaml = YAML()
     yaml.width = 4096
     yaml.preserve_quotes = True

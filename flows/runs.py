@@ -2,9 +2,9 @@
 
     fwd2bot runs list                          below the current folder: where, how far, how large
     fwd2bot runs list /mnt/stores              below another folder
-    fwd2bot runs discard .cache/train/NAME …   remove what is named, and nothing else
+    fwd2bot runs discard .cache/train/NAME …   remove the named folders, and nothing else
 
-A run goes on with the work of its own name. It never removes that of another run: this command
+A run goes on with the work of its own name. It never removes the work of another run: this command
 does.
 """
 
@@ -26,6 +26,7 @@ def list_works(root: Path) -> None:
 
 def discard_works(folders: Sequence[Path]) -> None:
     """Remove folders of unfinished work for good."""
+    # all names are checked before the first folder is removed
     for folder in folders:
         if not is_work(folder):
             sys.exit(
@@ -42,7 +43,7 @@ def discard_works(folders: Sequence[Path]) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove one. Raises BusyError while a run is at work beside it."""
+    """Remove one folder. Raises BusyError while a run is at work beside it."""
     with hold(folder.parent):
         discard(folder)
         leave(folder.parent)

@@ -58,13 +58,15 @@ def main(
     base: str | None,
     as_json: bool,
 ) -> None:
-    """Print the best pictures, or write those of many queries into a file."""
+    """Print the best pictures, or write the hits of many queries into a file."""
     quiet_libraries()
     check_options(text, like, queries, output, where, metadata)
 
+    # many queries: the place of the output is checked before anything is read
     if queries is not None and output is not None:
-        read = [queries, metadata, index, None if index else store, compressor, base]
-        with new_file(output, is_results, [place for place in read if place is not None]) as path:
+        read = [queries, metadata, index or store, compressor, base]
+        inputs = [place for place in read if place is not None]
+        with new_file(output, is_results, inputs) as path:
             asked = read_queries(queries)
             corpus = open_corpus(store, index, compressor, base)
             check_apart(output, corpus.stores)
@@ -74,6 +76,7 @@ def main(
         say(f"{output} holds the hits of {len(asked)} queries")
         return
 
+    # one query, or one picture: the text is checked before a corpus is opened, which takes its time
     asked = [Query("1", checked_text(text or ""))] if like is None else []
     corpus = open_corpus(store, index, compressor, base)
     wanted = open_wanted(corpus, k, where, metadata, maxsim)
@@ -81,7 +84,7 @@ def main(
         hits = search_queries(corpus, compressor, base, asked, wanted)[0]
     else:
         hits = search_like(corpus, like, wanted)
-    print(json.dumps([hit._asdict() for hit in hits]) if as_json else show(hits))
+    print(json.dumps(list(map(Hit._asdict, hits))) if as_json else show(hits))
 
 
 def open_corpus(
@@ -97,7 +100,7 @@ def open_corpus(
 def open_wanted(
     corpus: Corpus, k: int, where: str | None, metadata: Path | None, maxsim: int | None
 ) -> Wanted:
-    """Look up what the options ask for in a corpus. Raises FilterError, StoreError."""
+    """Look up the options of a search in a corpus. Raises FilterError, StoreError."""
     among = None if where is None else matching_rows(corpus.pictures, metadata, where)
     return Wanted(k, among, None if maxsim is None else open_maxsim(corpus, maxsim))
 
@@ -105,7 +108,7 @@ def open_wanted(
 def search_queries(
     corpus: Corpus, compressor: Path, base: str | None, queries: Sequence[Query], wanted: Wanted
 ) -> list[list[Hit]]:
-    """Find the pictures nearest to each query, and say how far it is. Raises ValueError."""
+    """Find the pictures nearest to each query, and print progress. Raises ValueError."""
     model = load_model_of(corpus.provenance, compressor, base)
     hits: list[list[Hit]] = []
     for start in range(0, len(queries), QUERIES_AT_ONCE):
@@ -114,6 +117,7 @@ def search_queries(
         found = search_texts(corpus, model, texts, wanted)
         hits += found.hits
 
+        # a cut query was searched by its beginning alone
         for query, num_cut in zip(chunk, found.num_cut, strict=True):
             if num_cut:
                 say(
@@ -134,7 +138,7 @@ def show(hits: list[Hit]) -> str:
 
 
 def say(line: str) -> None:
-    """Tell people on stderr; results alone go to the standard output."""
+    """Print to stderr: stdout gets nothing but results."""
     print(f"search: {line}", file=sys.stderr, flush=True)
 
 
@@ -147,7 +151,7 @@ def check_options(
     metadata: Path | None,
 ) -> None:
     """Raise ValueError for options that do not go together."""
-    if sum(option is not None for option in (text, like, queries)) != 1:
+    if (text, like, queries).count(None) != 2:
         raise ValueError("give either words to search for, --like IMAGE_ID, or --queries FILE")
     if (queries is None) != (output is None):
         raise ValueError("--queries FILE and --output FILE go together")

@@ -20,7 +20,7 @@ from components.pictures import PILLOW_MAX_PIXELS, PictureError, PictureLimits, 
 from components.search.query import embed_stored, embed_text
 from components.store.provenance import Provenance
 
-# As wide as decoding is safe; a corpus has narrower ones in params.yaml.
+# the widest that are safe to decode; params.yaml has narrower ones for a corpus
 LIMITS = PictureLimits(
     formats=("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"),
     max_pixels=PILLOW_MAX_PIXELS,
@@ -57,7 +57,7 @@ class Compressor:
         Raises ValueError: no compressor, or a base model other than the one it was trained on.
         """
         path = Path(path)
-        read_config(path)  # says what to do where there is none
+        read_config(path)  # its error says how to get a compressor
         base = find_base(path, base)
         return cls(load_compressor(path, base, best_device(), getattr(torch, dtype)))
 
@@ -89,6 +89,8 @@ class Compressor:
         """
         if self.model.why_not_stored:
             raise ValueError(self.model.why_not_stored)
+
+        # no more than a batch of decoded pictures is in memory
         pictures = iter([images] if isinstance(images, Picture) else images)
         parts = [np.empty((0, self.num_summary_tokens, self.dim), np.float32)]
         while batch := [as_rgb(picture) for picture in islice(pictures, batch_size)]:
@@ -105,7 +107,8 @@ class Compressor:
     def embed_text(self, text: str) -> np.ndarray:
         """Embed a text to search with: float32 (dim,), of length 1.
 
-        What does not fit the model is left out at the end. Raises ValueError for an empty text.
+        Tokens at the end that do not fit the model are left out. Raises ValueError for an empty
+        text.
         """
         return embed_text(self.model, text)[0]
 
@@ -131,6 +134,7 @@ def as_rgb(picture: Picture) -> Image.Image:
     if isinstance(picture, Image.Image):
         if picture.mode == "RGB":
             return picture
+
         # the same rules for grey, palettes and transparency: read it as if from a file
         buffer = io.BytesIO()
         picture.save(buffer, "TIFF")

@@ -33,9 +33,9 @@ class TokenStore:
     ) -> "TokenStore":
         """Open the folder that `fwd2bot compress` or `fwd2bot recode` wrote.
 
-        Args: compressor: the folder of the one that wrote it, which is loaded when a text is
-        searched or a question asked; otherwise it is looked for as models/* in the folders above
-        the store. base: folder or hub id of its base model; otherwise the one that it names.
+        Args: compressor: folder of the compressor that wrote it, loaded when a text is searched or
+        a question asked; if not given, it is looked for as models/* in the folders above the store.
+        base: folder or hub id of its base model; if not given, the one that the compressor names.
 
         Raises StoreError when the store is damaged or unfinished.
         """
@@ -80,9 +80,8 @@ class TokenStore:
         Raises ValueError for an empty text.
         """
         wanted = Wanted(k, among=None, maxsim=None)
-        return search_texts(self._corpus, self.compressor.model, [checked_text(text)], wanted).hits[
-            0
-        ]
+        found = search_texts(self._corpus, self.compressor.model, [checked_text(text)], wanted)
+        return found.hits[0]
 
     def ask(self, image_id: str, question: str, max_new_tokens: int = 32) -> str:
         """Answer a question about a picture, greedily.
@@ -103,11 +102,12 @@ def find_compressor(reader: StoreReader) -> Path:
 
     Raises ValueError when there is none.
     """
+    # the nearest folder first
     for folder in reader.folder.resolve().parents:
         for config in sorted(folder.glob("models/*/config.json")):
             try:
                 check_same_model(reader.provenance, config.parent)
-            except (ValueError, OSError):  # another compressor, or none at all
+            except (ValueError, OSError):  # another compressor, or another model
                 continue
             return config.parent
     raise ValueError(

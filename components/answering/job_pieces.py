@@ -1,4 +1,4 @@
-"""Pieces of a job, each of questions about neighbouring pictures, and the answers to one piece."""
+"""Pieces of an answering job: questions about neighbouring pictures, answered together."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
@@ -17,7 +17,7 @@ from components.model.chat import encode_prompt
 def plan_pieces(
     questions: Sequence[Question], picture_order: Mapping[str, int], rows_per_piece: int
 ) -> Iterator[list[Asked]]:
-    """Cut questions into pieces by count: pictures in the order of the store, each in one place."""
+    """Cut questions into pieces by count, sorted by the order of their pictures in the store."""
     asked = [Asked(place, question) for place, question in enumerate(questions)]
     asked.sort(key=lambda item: (picture_order[item.question.image_id], item.place))
     for start in range(0, len(asked), rows_per_piece):
@@ -35,6 +35,7 @@ def answer_piece(
 
     read_tokens: picture ids -> (pictures, summary tokens, dim), as the reader of a store does.
     """
+    # each picture is read once, however many questions are about it
     place_of: dict[str, int] = {}
     for question in questions:
         place_of.setdefault(question.image_id, len(place_of))
@@ -42,25 +43,25 @@ def answer_piece(
 
     # many questions are asked about several pictures: each is encoded once
     encode = cache(partial(encode_prompt, backbone.chat, num_visual_tokens=tokens.shape[1]))
-    prompts = [encode(question.question) for question in questions]
 
     # a prompt that does not fit with its answer is rejected, the others are answered
     longest = backbone.max_positions - params.max_new_tokens
     outcomes: dict[int, Answer | Reject] = {}
-    for row, prompt in enumerate(prompts):
+    rows, prompts, pictures, keys = [], [], [], []
+    for row, question in enumerate(questions):
+        prompt = encode(question.question)
         if len(prompt) > longest:
-            outcomes[row] = _too_long(questions[row], len(prompt), longest)
+            outcomes[row] = _too_long(question, len(prompt), longest)
+            continue
+        rows.append(row)
+        prompts.append(prompt)
+        pictures.append(place_of[question.image_id])
+        keys.append((question.image_id, question.question_id))
 
-    fitting = [row for row in range(len(prompts)) if row not in outcomes]
-    if fitting:
-        asked = [questions[row] for row in fitting]
-        pictures = [place_of[question.image_id] for question in asked]
-        draws = row_draws([(item.image_id, item.question_id) for item in asked], params)
-        fitting_prompts = [prompts[row] for row in fitting]
-        new_ids = answer_prompts(
-            backbone, tokens, pictures, fitting_prompts, draws, params, batch_size
-        )
-        for row, ids in zip(fitting, new_ids, strict=True):
+    if rows:
+        draws = row_draws(keys, params)
+        new_ids = answer_prompts(backbone, tokens, pictures, prompts, draws, params, batch_size)
+        for row, ids in zip(rows, new_ids, strict=True):
             text = backbone.tokenizer.decode(ids, skip_special_tokens=True)
             outcomes[row] = Answer(text.strip(), len(ids))
     return [outcomes[row] for row in range(len(questions))]

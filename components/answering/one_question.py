@@ -25,7 +25,7 @@ def answer_question(
 
 
 def check_question(question: str) -> None:
-    """Raise ValueError for a question without words, or of bytes that are no text."""
+    """Raise ValueError for an empty question, or one that is not Unicode text."""
     try:
         question.encode()
     except UnicodeEncodeError:

@@ -1,8 +1,8 @@
-"""Prompts about stored pictures, answered in batches; what they have in common is read once.
+"""Prompts about stored pictures, answered in batches; their common beginning is read once.
 
 All prompts of a job begin alike: the chat before the picture, the picture, and perhaps the first
-words of the question. What comes before the picture is read once, what follows up to where the
-prompts part once per picture, and the rest once per prompt.
+words of the question. The part before the picture is read once; the part from the picture to where
+the prompts differ, once per picture; the rest, once per prompt.
 """
 
 from collections.abc import Sequence
@@ -28,31 +28,36 @@ def answer_prompts(
     params: DecodingParams,
     batch_size: int,
 ) -> list[list[int]]:
-    """New token ids of the answer to each prompt, without the end token.
+    """Return the new token ids of the answer to each prompt, without the end token.
 
-    summary_tokens: (pictures, summary tokens, dim); pictures: which of them each prompt is about;
-    prompts: ids with their placeholders; draws: (prompts, max_new_tokens); batch_size: prompts. The
-    cache of all pictures is held. The adapter of the generation pass must be merged.
+    summary_tokens: (pictures, summary tokens, dim); pictures: the picture of each prompt, by its
+    place; prompts: ids with their placeholders; draws: (prompts, max_new_tokens); batch_size:
+    prompts. The cache of all pictures is held. The adapter of the generation pass must be merged.
     """
+    # the common beginning, once per picture
     summary_tokens = summary_tokens.to(backbone.device)
     shared = 0 if has_windows(backbone) else shared_length(prompts, backbone.image_token_id)
-    start = (
-        read_pictures(backbone, summary_tokens, prompts[0][:shared])
-        if shared
-        else nothing_read(backbone)
-    )
+    start = nothing_read(backbone)
+    if shared:
+        start = read_pictures(backbone, summary_tokens, prompts[0][:shared])
+
+    # like lengths together, so that little is padded
     answers: list[list[int]] = [[] for _ in prompts]
-    # so that little is padded
     order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), row))
-    for rows in (order[first : first + batch_size] for first in range(0, len(order), batch_size)):
-        ids, mask = left_pad([prompts[row][shared:] for row in rows], backbone.device)
+    for first in range(0, len(order), batch_size):
+        rows = order[first : first + batch_size]
+        rests = [prompts[row][shared:] for row in rows]
+        ids, mask = left_pad(rests, backbone.device)
         places = torch.tensor([pictures[row] for row in rows], device=backbone.device)
+
+        # the rest of each prompt goes on from the cache of its picture
         if shared:
             read, embeddings = select(start, places), backbone.embed(ids)
         else:
             read = nothing_read(backbone, len(rows))
             embeddings = backbone.embed_chat(ids, summary_tokens[places])
         hidden, read = read_on(backbone, read, text_segment(embeddings, mask), num_kept=1)
+
         choose = chooser(draws[rows].to(backbone.device), params)
         found = write_answers(backbone, read, hidden[:, 0], params.max_new_tokens, choose)
         for row, tokens in zip(rows, found, strict=True):
@@ -61,9 +66,9 @@ def answer_prompts(
 
 
 def has_windows(backbone: Backbone) -> bool:
-    """Return whether a layer sees only so many tokens back.
+    """Return whether a layer attends to a sliding window.
 
-    Padding behind the shared beginning would count among these.
+    Padding behind the common beginning would take up room in the window.
     """
     return any(nothing_read(backbone).cache.is_sliding)
 
@@ -71,22 +76,30 @@ def has_windows(backbone: Backbone) -> bool:
 def shared_length(prompts: Sequence[Sequence[int]], image_token_id: int) -> int:
     """Count the tokens that all prompts begin with; each has at least one more.
 
-    0 if the picture comes later.
+    Returns 0 if the picture comes later.
     """
-    alike = sum(
-        1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False))
-    )
+    alike = 0
+    for tokens in zip(*prompts, strict=False):
+        if len(set(tokens)) > 1:
+            break
+        alike += 1
+
     shared = min(alike, min(map(len, prompts)) - 1)
-    return 0 if any(image_token_id in prompt[shared:] for prompt in prompts) else shared
+    if any(image_token_id in prompt[shared:] for prompt in prompts):
+        return 0
+    return shared
 
 
 def read_pictures(backbone: Backbone, summary_tokens: Tensor, ids: Sequence[int]) -> Read:
     """Read the beginning of all prompts, `ids`, with each picture at the placeholders."""
+    # up to the picture, once for all
     lead = list(takewhile(lambda token: token != backbone.image_token_id, ids))
     read = nothing_read(backbone)
     if lead:
         embeddings = backbone.embed(torch.tensor([lead], device=backbone.device))
         _, read = read_on(backbone, read, text_segment(embeddings))
+
+    # from the picture on, with a copy of that cache for each picture
     num_pictures = len(summary_tokens)
     rest = torch.tensor([ids[len(lead) :]], device=backbone.device).expand(num_pictures, -1)
     every = torch.zeros(num_pictures, dtype=torch.long, device=backbone.device)

@@ -28,9 +28,9 @@ REASONS = (
     "duplicate_question",  # picture and question id have been there before
     "too_long",  # question and answer do not fit the language model
 )
-# of a line that cannot be read; else not_a_record
+# reasons of lines that cannot be read; all other lines are not_a_record
 FAULTS = {"not_json": "not_json", "not_utf8": "invalid_unicode"}
-# the one that a question names, or all in the order of the store
+# the picture that a question names, or all pictures in the order of the store
 About = Literal["own_picture", "every_picture"]
 
 
@@ -76,7 +76,9 @@ def ask_every_picture(
     Raises ValueError as `read_questions` does.
     """
     # checked as if all were about one picture without a name
-    rows = (row if isinstance(row, _Fault) else {**row, schema.IMAGE_ID: ""} for row in _rows(path))
+    rows: list[Row] = []
+    for row in _rows(path):
+        rows.append(row if isinstance(row, _Fault) else {**row, schema.IMAGE_ID: ""})
     questions, rejects = _sort_out(rows, {""})
 
     asked = []
@@ -85,7 +87,7 @@ def ask_every_picture(
     return asked, rejects
 
 
-# readers, by what the questions of a file are about
+# readers, by the pictures that the questions of a file are about
 ASK: Mapping[About, Callable[[Path, Collection[str]], tuple[list[Question], list[Reject]]]] = {
     "own_picture": read_questions,
     "every_picture": ask_every_picture,
@@ -99,10 +101,12 @@ def _sort_out(
     questions: list[Question] = []
     rejects: list[Reject] = []
     seen: set[tuple[str, str]] = set()
+
     for number, row in enumerate(rows):
         try:
             question = _checked(number, row, image_ids, seen)
         except _Fault as fault:
+            # the ids help to find the row, as far as they can be read
             values = {} if isinstance(row, _Fault) else row
             question_id, image_id = values.get(schema.QUESTION_ID), values.get(schema.IMAGE_ID)
             question_id = question_id if isinstance(question_id, str) else ""
@@ -121,6 +125,7 @@ def _checked(
     if isinstance(row, _Fault):
         raise row
     image_id, question = _text(row, schema.IMAGE_ID), _text(row, schema.QUESTION)
+    # a question without an id is known by its row
     has_id = row.get(schema.QUESTION_ID) is not None
     question_id = _text(row, schema.QUESTION_ID) if has_id else str(number)
 
@@ -142,6 +147,8 @@ def _text(row: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str):
         found = f"{str(value)[:100]}, a {type(value).__name__}"
         raise _Fault("not_text", f"{name} is {found}; write it as text")
+
+    # lone surrogates, of JSON escapes or of bytes that are no UTF-8
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -150,7 +157,7 @@ def _text(row: Mapping[str, Any], name: str) -> str:
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    """Read the rows of a file; what cannot be decoded in a text becomes lone surrogates."""
+    """Read the rows of a file; bytes that are no UTF-8 become lone surrogates."""
     read = {".jsonl": _json_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}.get(path.suffix)
     if read is None:
         raise ValueError(f"{path}: questions come as {', '.join(SUFFIXES)}")
@@ -188,25 +195,25 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
             names = [name for name in COLUMNS if name in known]
             check_names(str(path), known, names)
             _check_columns(path, known)
+
             for group in range(file.metadata.num_row_groups):
                 for batch in read_batches(str(path), file, group, names):
-                    columns = [_values(column) for column in batch.columns]
-                    for values in zip(*columns, strict=True):
+                    for values in zip(*map(_values, batch.columns), strict=True):
                         yield dict(zip(batch.schema.names, values, strict=True))
     except TABLE_ERRORS as error:
         raise ValueError(f"{path}: is no Parquet file, or not a whole one: {error}") from None
 
 
 def _values(column: pa.Array) -> list[Any]:
-    """Return Python values; Arrow does not check that text is UTF-8 before it is read."""
+    """Return Python values, bytes that are no UTF-8 as surrogates: Arrow does not check them."""
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return [_value(scalar) for scalar in column]
+        return list(map(_value, column))
     texts = column.cast(pa.large_binary()).to_pylist()
     return [None if text is None else text.decode("utf-8", "surrogateescape") for text in texts]
 
 
 def _value(scalar: pa.Scalar) -> Any:
-    """Return a Python value, or the type of one that Python cannot hold: it is no text either."""
+    """Return a Python value, or the type of one that Python cannot hold, which is no text."""
     try:
         return scalar.as_py()
     except (ValueError, OverflowError):

@@ -19,7 +19,7 @@ from components.answering.questions import REASONS, Question, Reject
 from components.files.outputs import json_with
 
 SUFFIXES = (".jsonl", ".parquet")
-MAX_LINE_BYTES = 1 << 24  # of a reject; a longer first line is none
+MAX_LINE_BYTES = 1 << 24  # longer than any line of a reject
 ANSWERS = pa.schema(
     [
         pa.field("question_id", pa.string(), nullable=False),
@@ -29,11 +29,15 @@ ANSWERS = pa.schema(
         pa.field("new_tokens", pa.int32(), nullable=False),
     ]
 )
-# a piece has also the place among all questions and the row of the file; an answer or a reason
+# a piece also has the place among all questions and the row of the file; an answer or a reason
 PIECE = pa.schema(
-    [("place", pa.int64()), ("row", pa.int64())]
-    + [(field.name, field.type) for field in ANSWERS]
-    + [("reason", pa.string()), ("detail", pa.string())]
+    [
+        ("place", pa.int64()),
+        ("row", pa.int64()),
+        *zip(ANSWERS.names, ANSWERS.types, strict=True),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
 )
 
 
@@ -53,7 +57,14 @@ class Answer(NamedTuple):
 
 def piece_bytes(asked: Sequence[Asked], outcomes: Sequence[Answer | Reject]) -> bytes:
     """Write the finished piece as Parquet; the same rows give the same bytes."""
-    rows = [_piece_row(*pair) for pair in zip(asked, outcomes, strict=True)]
+    rows = []
+    for (place, question), outcome in zip(asked, outcomes, strict=True):
+        row = {"place": place, **question._asdict()}
+        if isinstance(outcome, Reject):
+            row |= {"reason": outcome.reason, "detail": outcome.detail}
+        else:
+            row |= {"answer": outcome.text, "new_tokens": outcome.new_tokens}
+        rows.append(row)
     return _parquet(pa.Table.from_pylist(rows, PIECE))
 
 
@@ -73,7 +84,7 @@ def answers_bytes(answers: pa.Table, suffix: str) -> bytes:
 
 def rejects_bytes(rejects: Iterable[Reject]) -> bytes:
     """Write the file of the rejects, sorted by row and picture."""
-    return json_lines(reject._asdict() for reject in sorted(rejects))
+    return json_lines(map(Reject._asdict, sorted(rejects)))
 
 
 def reject_counts(rejects: Iterable[Reject]) -> dict[str, int]:
@@ -104,13 +115,6 @@ def is_rejects(path: Path) -> bool:
 
 
 is_manifest = json_with("questions", "store", "settings", "answers", "rejects")
-
-
-def _piece_row(asked: Asked, outcome: Answer | Reject) -> dict[str, Any]:
-    row = {"place": asked.place, **asked.question._asdict()}
-    if isinstance(outcome, Reject):
-        return {**row, "reason": outcome.reason, "detail": outcome.detail}
-    return {**row, "answer": outcome.text, "new_tokens": outcome.new_tokens}
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -1,10 +1,8 @@
-"""Forms of a compressor that an inference server takes.
+"""A compressor for an inference server: a language model, a LoRA adapter, prompt embeddings.
 
-A plain language model, a LoRA adapter, and prompt embeddings.
-
-vLLM reads embeddings in place of a prompt for language models alone. So the language model leaves
-the vision-language model, with its own weights, and the adapter of the generation pass is named
-after it. What stands in the chat for a picture, the stored tokens, comes with each request.
+vLLM reads embeddings in place of a prompt for language models alone. So the language model is saved
+without the vision side, and the adapter of the generation pass under its names of weights. The
+stored tokens, which stand in the chat for a picture, come with each request.
 """
 
 import base64
@@ -33,14 +31,14 @@ from components.model.chat import encode_prompt
 from components.model.generation import end_token_ids
 from components.model.pretrained import NO_CODE, save_model
 
-# decoders that stand alone as they stand in the vision-language model
+# decoders with the same weights alone and inside the vision-language model
 LANGUAGE_MODELS = (LlamaModel, MistralModel, Qwen2Model)
 
 
 def save_language_model(backbone: Backbone, folder: Path) -> None:
     """Save the language model without adapters as a Hugging Face folder, with its tokenizer.
 
-    Raises ValueError for one that cannot stand alone.
+    Raises ValueError for a language model that cannot stand alone.
     """
     decoder: Any = backbone.language_model
     if not isinstance(decoder, LANGUAGE_MODELS):
@@ -51,16 +49,19 @@ def save_language_model(backbone: Backbone, folder: Path) -> None:
         )
 
     # the weights under the names of a model that stands alone
-    tensors = {
-        f"model.{name.replace('.base_layer.', '.')}": tensor
-        for name, tensor in decoder.state_dict().items()
-        if ".lora_" not in name
-    }
-    tensors |= {f"lm_head.{name}": tensor for name, tensor in backbone.lm_head.state_dict().items()}
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in decoder.state_dict().items():
+        if ".lora_" not in name:
+            tensors[f"model.{name.replace('.base_layer.', '.')}"] = tensor
+    for name, tensor in backbone.lm_head.state_dict().items():
+        tensors[f"lm_head.{name}"] = tensor
+
+    # no weights are made: it takes these tensors over
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(decoder.config, dtype=backbone.dtype, **NO_CODE)
     model.load_state_dict(tensors, assign=True)
 
+    # the server stops where this project does
     tokenizer = backbone.tokenizer
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
@@ -74,18 +75,20 @@ def save_language_model(backbone: Backbone, folder: Path) -> None:
 def save_generation_adapter(model: Method, folder: Path, base: str) -> bool:
     """Save the adapter of the generation pass in PEFT's layout, for the language model `base`.
 
-    Returns False, and writes nothing, if the pass has none because the layers themselves were
+    Returns False, and writes nothing, if the pass has no adapter, since the layers themselves were
     trained.
     """
-    params, adapter = model.params.adapters, model.params.adapters.adapter_of[GENERATION]
+    params = model.params.adapters
+    adapter = params.adapter_of[GENERATION]
     if adapter is None:
         return False
-    inside, alone = (f"base_model.model.{name}." for name in (model.backbone.decoder_name, "model"))
-    tensors = {
-        name.replace(inside, alone): tensor
-        for name, tensor in adapter_tensors(model, adapter).items()
-        if name.startswith(inside)
-    }
+
+    # the names of its weights in a language model that stands alone
+    inside = f"base_model.model.{model.backbone.decoder_name}."
+    tensors = {}
+    for name, tensor in adapter_tensors(model, adapter).items():
+        if name.startswith(inside):
+            tensors[name.replace(inside, "base_model.model.model.")] = tensor
 
     config = LoraConfig(
         r=params.rank,
@@ -96,8 +99,9 @@ def save_generation_adapter(model: Method, folder: Path, base: str) -> bool:
         base_model_name_or_path=base,
     )
     config.save_pretrained(str(folder))
+
+    # PEFT writes a set in any order; the export has the same bytes each time
     path = folder / "adapter_config.json"
-    # PEFT writes a set in any order
     content = {**json.loads(path.read_text()), "target_modules": sorted(params.targets)}
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
     save_tensors(tensors, folder / ADAPTER_FILE)
@@ -119,7 +123,7 @@ def prompt_embeds(backbone: Backbone, summary_tokens: np.ndarray, question: str)
 def completion_request(model_name: str, embeds: Tensor, max_new_tokens: int) -> dict[str, Any]:
     """Return a greedy request to `/v1/completions` of a vLLM server; model_name: as served."""
     stream = io.BytesIO()
-    torch.save(embeds.clone(), stream)  # without what the tensor is a view of
+    torch.save(embeds.clone(), stream)  # a view would be saved with all it is a view of
     return {
         "model": model_name,
         "prompt_embeds": base64.b64encode(stream.getvalue()).decode(),

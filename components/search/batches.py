@@ -1,4 +1,4 @@
-"""Many queries from a file, and what they found as one table: a row per hit."""
+"""Files of many queries in, one table of their hits out: a row per hit."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,8 @@ from components.search.index import Hit
 from components.search.query import QueryError, checked_text
 
 OUTPUTS = (".parquet", ".jsonl")
-TABLES = (".csv", ".tsv", ".json", ".parquet", ".xlsx")  # whose lines are no queries
+# formats whose lines are no queries
+TABLES = (".csv", ".tsv", ".json", ".parquet", ".xlsx")
 MAX_ROW_BYTES = 1 << 20  # of a hit; a query and an id are shorter
 RESULTS = pa.schema(
     [
@@ -31,7 +32,7 @@ RESULTS = pa.schema(
 
 
 class Query(NamedTuple):
-    """What to look for, and under which name."""
+    """A text to search for, and its id."""
 
     query_id: str
     text: str
@@ -52,12 +53,15 @@ def read_queries(path: Path) -> list[Query]:
                 queries.append(_checked(query))
             except ValueError as error:
                 raise QueryError(f"{path}, line {number}: {error}") from None
+
+            # hits are told apart by the id of their query
             earlier = line_of_id.setdefault(queries[-1].query_id, number)
             if earlier != number:
                 twice = f"the query_id {queries[-1].query_id!r} is that of line {earlier}"
                 raise QueryError(f"{path}, line {number}: {twice}; give every query one of its own")
     except (OSError, ValueError) as error:
         raise QueryError(str(error)) from None
+
     if not queries:
         raise QueryError(f"{path}: holds no query")
     return queries
@@ -80,7 +84,7 @@ def check_output(path: Path) -> None:
 
 
 def is_results(path: Path) -> bool:
-    """Return whether a file is what a search has written, in either format."""
+    """Return whether a file is a table of hits, in either format."""
     try:
         if path.suffix == ".parquet":
             return bool(pq.read_schema(path).equals(RESULTS))
@@ -102,15 +106,17 @@ def write_results(path: Path, table: pa.Table, suffix: str) -> None:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Query | Fault]]:
-    """Read the queries as they stand there, with the numbers of their lines."""
+    """Read the queries of a file, unchecked, with the numbers of their lines."""
     suffix = path.suffix.lower()
     if suffix in TABLES:
         raise ValueError(f"{path}: queries come as text, one a line, or as .jsonl; write them so")
+
     if suffix == ".jsonl":
         for number, value in read_json_lines(str(path)):
             yield number, value if isinstance(value, Fault) else _from_json(value, number)
     else:
         for number, content in read_lines(str(path)):
+            # a file of an old Macintosh would be one long query
             if not isinstance(content, Fault) and b"\r" in content.strip():
                 content = Fault(
                     "not_a_record", "a carriage return inside the line; lines end with line feeds"
@@ -138,6 +144,7 @@ def _from_json(row: Any, number: int) -> Query | Fault:
     if near := near_name(row, ["query_id"]):
         return Fault("not_a_record", near)
 
+    # whole numbers are ids too, in digits
     query_id = row.get("query_id")
     if query_id is None or (isinstance(query_id, int) and not isinstance(query_id, bool)):
         query_id = str(number if query_id is None else query_id)

@@ -1,10 +1,10 @@
 """Codes of one bit per number of an embedding (RaBitQ, arXiv 2405.12497).
 
-A quick look at them names candidates, which are then scored exactly.
+They name candidates quickly, which are then scored exactly.
 
 Embeddings are centred, turned by a Hadamard rotation, so that no few channels decide, and kept as
-their signs with two factors per row: at the width of a 7B, 0.5 of 16 KB. FAISS's faster form of the
-same (`RaBitQfs`) sums in 16 bits, which overflow from about 3000 numbers on: there it finds
+their signs with two factors per row: at the width of a 7B, 0.5 KB instead of 16. FAISS's faster
+form (`RaBitQfs`) sums in 16 bits, which overflow from about 3000 numbers on: there it finds
 everything but the nearest.
 """
 
@@ -16,9 +16,9 @@ import numpy as np
 
 from components.search.vectors import Vectors
 
-FACTORY = "HR,RaBitQ"  # FAISS's name of the above
+FACTORY = "HR,RaBitQ"  # FAISS's name of Hadamard rotation and codes
 QUERY_BITS = 8  # per number of a query
-TRAIN_ROWS = 10_000  # of which the centre is the mean
+TRAIN_ROWS = 10_000  # the centre is their mean
 
 
 class Codes:
@@ -60,11 +60,14 @@ class Codes:
         """
         count = min(max(k, self.num_candidates), len(self))
         if count == 0:
-            return [np.empty(0, np.int64) for _ in queries]
-        return [rows[rows >= 0] for rows in self._index.search(queries, count)[1]]
+            return [np.empty(0, np.int64)] * len(queries)
+
+        # FAISS fills up with -1 when it finds fewer
+        _, found = self._index.search(queries, count)
+        return [rows[rows >= 0] for rows in found]
 
 
 def training_rows(vectors: Vectors) -> np.ndarray:
-    """Return TRAIN_ROWS rows evenly spread over all, or all there are: (rows, dim)."""
+    """Return TRAIN_ROWS evenly spread rows, or all if there are fewer: (rows, dim)."""
     count = min(TRAIN_ROWS, len(vectors))
     return vectors.take(np.linspace(0, len(vectors) - 1, count).astype(np.int64))

@@ -1,6 +1,7 @@
 """Search of a corpus: the nearest pictures by embedding, and their order by MaxSim if wanted."""
 
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ class Corpus(NamedTuple):
 
 
 class MaxSim(NamedTuple):
-    """A second look that orders the nearest anew."""
+    """Reranking of the nearest pictures, by the tokens in their stores."""
 
     num_pictures: int
     stores: list[StoreReader]
@@ -86,6 +87,7 @@ def search_like(corpus: Corpus, image_id: str, wanted: Wanted) -> list[Hit]:
     image_ids = corpus.embeddings.image_ids
     if image_id not in image_ids:
         raise UnknownImageError(f"--like {image_id}: no such picture among {len(corpus.pictures)}")
+
     embedding = corpus.embeddings.vectors.take(np.array([image_ids.index(image_id)]))
     tokens = None if wanted.maxsim is None else tokens_of(wanted.maxsim.stores, [image_id])
 
@@ -104,6 +106,7 @@ def find(
     if wanted.maxsim is None or query_tokens is None:
         return corpus.embeddings.search_batch(embeddings, wanted.k, wanted.among)
 
+    # tokens are read for the nearest pictures only: each takes a read of its store
     num_pictures = max(wanted.k, wanted.maxsim.num_pictures)
     nearest = corpus.embeddings.search_batch(embeddings, num_pictures, wanted.among)
     reranked = []
@@ -134,10 +137,11 @@ def tokens_of(stores: Sequence[StoreReader], image_ids: Sequence[str]) -> np.nda
     first = stores[0].provenance
     found = np.empty((len(image_ids), first.num_summary_tokens, first.dim), np.float32)
     is_missing = np.ones(len(image_ids), dtype=bool)
+
+    # one read per store, whatever the order of the pictures
     for store in stores:
         is_here = np.array([image_id in store for image_id in image_ids])
-        places = np.flatnonzero(is_here).tolist()
-        found[is_here] = store.tokens([image_ids[place] for place in places])
+        found[is_here] = store.tokens(list(compress(image_ids, is_here)))
         is_missing &= ~is_here
 
     if is_missing.any():

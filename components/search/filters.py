@@ -5,6 +5,7 @@ is loaded DuckDB opens no other file.
 """
 
 import glob
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -22,11 +23,11 @@ from components.files.storage import is_unicode, printable
 ROW = "index_row"
 SUFFIXES = (".parquet", ".csv")
 ROWS_AT_ONCE = 65_536  # of a CSV file, as Python objects
-# What the texts of a CSV column may all stand for, the first that fits.
+# Types of a CSV column, the first that all its texts fit.
 TYPES = ("BIGINT", "DOUBLE", "BOOLEAN", "DATE", "TIMESTAMP")
-# What numbers look like. DuckDB takes more for one: it rounds 0.5 to a whole number, and reads 0x10
-# and 1_000. With leading zeros they are no numbers, and whole ones that a DOUBLE may not tell apart
-# stay texts.
+# Texts that are numbers. DuckDB accepts more: it rounds 0.5 to a whole number, and reads 0x10 and
+# 1_000. Here, digits with leading zeros are no numbers, and whole numbers that a DOUBLE may not
+# tell apart stay texts.
 NUMBERS = {
     "BIGINT": r"^[-+]?(0|[1-9][0-9]*)$",
     "DOUBLE": r"^[-+]?((0|[1-9][0-9]{0,14})(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$",
@@ -34,7 +35,7 @@ NUMBERS = {
 
 
 class FilterError(ValueError):
-    """A table or condition that says nothing about the pictures; the message says what would."""
+    """A table or condition that cannot filter the pictures; the message says how to mend it."""
 
 
 def matching_rows(pictures: pa.Table, metadata: Path | None, condition: str) -> np.ndarray:
@@ -48,8 +49,11 @@ def matching_rows(pictures: pa.Table, metadata: Path | None, condition: str) -> 
         raise FilterError(f"--where {printable(condition)!r}: is not valid Unicode text")
     with duckdb.connect() as database:
         _load(database, pictures, metadata)
-        # from here on nothing else can be opened
+
+        # from here on DuckDB opens no file, whatever the condition says
         database.execute("SET enable_external_access = false; SET lock_configuration = true")
+
+        # line breaks, so that a comment in the condition ends before the bracket
         query = f"SELECT {ROW} FROM pictures WHERE (\n{condition}\n) ORDER BY {ROW}"
         try:
             if len(database.extract_statements(query)) != 1:
@@ -59,6 +63,8 @@ def matching_rows(pictures: pa.Table, metadata: Path | None, condition: str) -> 
             raise FilterError(
                 f"--where {condition!r}: {_reason(error)}; {_columns(database)}"
             ) from None
+
+        # no hits would look like a corpus without such pictures; a typing error is likelier
         if not len(rows):
             raise FilterError(
                 f"--where {condition!r}: matches none of {len(pictures)} pictures; "
@@ -80,6 +86,8 @@ def _load(database: duckdb.DuckDBPyConnection, pictures: pa.Table, metadata: Pat
             f"CREATE TABLE pictures AS SELECT numbered.*{names} "
             "FROM numbered LEFT JOIN metadata USING (image_id)"
         )
+
+        # ids of another kind, such as file names, would give NULL everywhere
         shared = "FROM numbered SEMI JOIN metadata USING (image_id) LIMIT 1"
         if not database.execute(shared).fetchall():
             raise FilterError(
@@ -98,6 +106,7 @@ def _read_metadata(database: duckdb.DuckDBPyConnection, path: Path) -> list[str]
         raise FilterError(f"--metadata {path}: is neither {' nor '.join(SUFFIXES)}")
     if not path.is_file():
         raise FilterError(f"--metadata {path}: there is no such file")
+
     try:
         _load_csv(database, path) if path.suffix == ".csv" else _load_parquet(database, path)
         columns = [row[0] for row in database.execute("DESCRIBE metadata").fetchall()]
@@ -114,6 +123,8 @@ def _read_metadata(database: duckdb.DuckDBPyConnection, path: Path) -> list[str]
             f"--metadata {path}: has several rows for {schema.IMAGE_ID} {found[0][0]!r}; "
             "keep one of them"
         )
+
+    # sizes of pictures come from the store
     ours = {schema.IMAGE_ID, schema.WIDTH, schema.HEIGHT, ROW}
     return [name for name in columns if name.lower() not in ours]
 
@@ -129,7 +140,7 @@ def _load_csv(database: duckdb.DuckDBPyConnection, path: Path) -> None:
     names: list[str] = []
 
     def choose(header: Sequence[str]) -> Sequence[str]:
-        names.extend(name for name in header if name)
+        names.extend(filter(None, header))
         _check_names(path, names)
         return names
 
@@ -138,8 +149,8 @@ def _load_csv(database: duckdb.DuckDBPyConnection, path: Path) -> None:
         batches = []
         while found := list(islice(rows, ROWS_AT_ONCE)):
             fields = [_fields(path, row) for row in found]
-            columns = list(map(list, zip(*fields, strict=True)))
-            batches.append(pa.table(columns, _texts(names)))
+            by_column = list(map(list, zip(*fields, strict=True)))
+            batches.append(pa.table(by_column, _texts(names)))
     except FilterError:
         raise
     except ValueError as error:
@@ -147,11 +158,12 @@ def _load_csv(database: duckdb.DuckDBPyConnection, path: Path) -> None:
 
     # every field is text so far: a column gets the first type that all of its texts fit
     database.register("texts", pa.concat_tables([_texts(names).empty_table(), *batches]))
-    kinds = {name: _type_of(database, name) for name in names if name != schema.IMAGE_ID}
-    casts = (f"CAST({_quoted(name)} AS {kind}) AS {_quoted(name)}" for name, kind in kinds.items())
-    database.execute(
-        f"CREATE TABLE metadata AS SELECT {', '.join([schema.IMAGE_ID, *casts])} FROM texts"
-    )
+    columns = [schema.IMAGE_ID]
+    for name in names:
+        if name != schema.IMAGE_ID:
+            quoted = _quoted(name)
+            columns.append(f"CAST({quoted} AS {_type_of(database, name)}) AS {quoted}")
+    database.execute(f"CREATE TABLE metadata AS SELECT {', '.join(columns)} FROM texts")
     database.unregister("texts")
 
 
@@ -160,19 +172,27 @@ def _texts(names: Sequence[str]) -> pa.Schema:
 
 
 def _fields(path: Path, row: Row) -> list[str | None]:
-    """Return the fields of a row, which are not guessed. Raises FilterError."""
+    """Return the fields of a row, None for empty ones. Raises FilterError for a damaged row."""
     if isinstance(row.values, Fault):
         raise FilterError(f"--metadata {path}: {row.values.detail}; mend the line")
+
+    # a guess at a damaged row would filter wrongly without a word
     place = f"--metadata {path}: line {row.line}"
-    if missing := [name for name, text in row.values.items() if text is None]:
-        raise FilterError(f"{place}: ends before the column {missing[0]}; mend the line")
-    if broken := [name for name, text in row.values.items() if not is_unicode(text or "")]:
-        raise FilterError(f"{place}: {broken[0]} is not UTF-8; mend the line")
-    return [text or None for text in row.values.values()]
+    for name, text in row.values.items():
+        if text is None:
+            raise FilterError(f"{place}: ends before the column {name}; mend the line")
+    # empty fields are NULL, as in Parquet
+    fields = []
+    for name, text in row.values.items():
+        if not is_unicode(text or ""):
+            raise FilterError(f"{place}: {name} is not UTF-8; mend the line")
+        fields.append(text or None)
+    return fields
 
 
 def _type_of(database: duckdb.DuckDBPyConnection, name: str) -> str:
     """Return the first of TYPES that every text of a column fits, else VARCHAR."""
+    # one expression per type, true if it fits all texts
     column = _quoted(name)
     fits = []
     for kind in TYPES:
@@ -182,11 +202,15 @@ def _type_of(database: duckdb.DuckDBPyConnection, name: str) -> str:
         if kind == "DOUBLE":  # the cast makes 1e400 infinite
             fit += f" AND coalesce(bool_and(isfinite(TRY_CAST({column} AS DOUBLE))), true)"
         fits.append(fit)
+
+    # all types in one pass over the column
     found = database.execute(f"SELECT count({column}) > 0, {', '.join(fits)} FROM texts").fetchone()
     assert found is not None
     has_text, *is_fit = found
-    fitting = [kind for kind, fit in zip(TYPES, is_fit, strict=True) if has_text and fit]
-    return fitting[0] if fitting else "VARCHAR"
+    for kind, fit in zip(TYPES, is_fit, strict=True):
+        if has_text and fit:
+            return kind
+    return "VARCHAR"
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:
@@ -195,16 +219,19 @@ def _check_names(path: Path, names: Sequence[str]) -> None:
         raise FilterError(
             f"--metadata {path}: has no column {schema.IMAGE_ID}, only {', '.join(names)}"
         )
-    lower = [name.lower() for name in names]
-    if twice := [name for name in names if lower.count(name.lower()) > 1]:
-        raise FilterError(f"--metadata {path}: has several columns {twice[0]}; rename all but one")
+    counts = Counter(map(str.lower, names))
+    for name in names:
+        if counts[name.lower()] > 1:
+            raise FilterError(f"--metadata {path}: has several columns {name}; rename all but one")
 
 
 def _columns(database: duckdb.DuckDBPyConnection) -> str:
-    found = database.execute("DESCRIBE pictures").fetchall()
-    return "the columns are " + ", ".join(
-        f"{name} {kind}" for name, kind, *_ in found if name != ROW
-    )
+    """List the columns that a condition can name, for the message of an error."""
+    columns = []
+    for name, kind, *_ in database.execute("DESCRIBE pictures").fetchall():
+        if name != ROW:
+            columns.append(f"{name} {kind}")
+    return "the columns are " + ", ".join(columns)
 
 
 def _quoted(name: str) -> str:
@@ -212,4 +239,5 @@ def _quoted(name: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), "cannot be read")
+    """Return the first line of a message that says something."""
+    return next(filter(str.strip, str(error).splitlines()), "cannot be read")

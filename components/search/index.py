@@ -1,8 +1,9 @@
 """Search by cosine similarity: inner products of L2-normalised embeddings.
 
-All are compared, or candidates that codes name. Each candidate is scored from its float32 embedding
-by a sum over its row: a score does not depend on the batch or the kind of index, and equal scores
-are ordered by picture id.
+All pictures are compared, or candidates that codes name. Each candidate is scored from its float32
+embedding by a sum over its row: a score does not depend on the batch or the kind of index, and
+equal scores are ordered by picture id.
+
 FAISS answers a NaN query with ids -1 and a score of -3.4e38 and no error; here a bad query is an
 error.
 """
@@ -24,7 +25,7 @@ class Hit(NamedTuple):
 
 
 class EmbeddingIndex:
-    """Picture ids and their embeddings, and perhaps codes of these, which make it approximate."""
+    """Picture ids and embeddings; codes of the embeddings, if any, make search approximate."""
 
     def __init__(
         self, image_ids: Sequence[str], vectors: Vectors, codes: Codes | None = None
@@ -43,9 +44,9 @@ class EmbeddingIndex:
     ) -> list[list[Hit]]:
         """Find the `k` nearest pictures for each of `queries` (batch, dim), or all if fewer.
 
-        The best come first, equal scores by id. `among`: sorted row numbers; all of them, and no
-        others, are compared, whatever the kind of index. Raises ValueError: k below 1, or a query
-        of another dimension, not finite or not of length 1.
+        The best come first, equal scores by id. `among`: sorted row numbers; all these pictures,
+        and no others, are compared, whatever the kind of index. Raises ValueError: k below 1, or a
+        query of another dimension, not finite or not of length 1.
         """
         if k < 1:
             raise ValueError(f"k is {k}; ask for at least one picture")
@@ -56,6 +57,7 @@ class EmbeddingIndex:
             )
         check_embeddings(queries, "the query")
 
+        # candidates of all queries together, but scores query by query
         queries = np.ascontiguousarray(queries, np.float32)
         candidates = self._candidates(queries, k, among)
         pairs = zip(queries, candidates, strict=True)
@@ -64,6 +66,7 @@ class EmbeddingIndex:
     def _candidates(
         self, queries: np.ndarray, k: int, among: np.ndarray | None
     ) -> list[np.ndarray]:
+        """Return the rows to score for each query: those that codes name, or the exact nearest."""
         if self.codes is not None and among is None:
             return self.codes.find(queries, k)
         return self.vectors.nearest(queries, k, among)

@@ -51,6 +51,7 @@ def open_index(folder: Path) -> StoredIndex:
     """Open a finished index; embeddings stay on disk until searched. Raises IndexFolderError."""
     manifest = read_manifest(folder)
     check_files(folder, manifest)
+
     pictures = pq.read_table(folder / manifest.pictures.name, schema=PICTURES)
     codes = None
     if manifest.codes is not None:
@@ -90,16 +91,19 @@ def verify_index(folder: Path) -> IndexManifest:
 
 @contextmanager
 def changing(folder: Path, stores: Iterable[Path] = ()) -> Iterator[None]:
-    """Hold the folder, made if there is none, for one process; a killed one frees it.
+    """Hold the folder, made if there is none, for one process; a kill frees it.
 
-    Raises BusyError: somebody else is at it; OutputError: it lies in one of the `stores`;
+    Raises BusyError: another process changes it; OutputError: it lies in one of the `stores`;
     IndexFolderError: it holds other things than an index.
     """
     real = checked_place(folder, stores)
     with only_writer(real):
         real.mkdir(exist_ok=True)
+        names = {path.name for path in real.iterdir()}
+
+        # runs remove files here: never other people's
         try:
-            others = sorted({path.name for path in real.iterdir()} - files_of(real))
+            others = sorted(names - files_of(real))
         except IndexFolderError as error:
             raise IndexFolderError(
                 f"{folder}: holds no index that can be changed; choose another: {error}"

@@ -1,11 +1,11 @@
-"""The manifest of an index folder: its sources and its files; written last, by one rename.
+"""The manifest of an index folder: its sources and files; written last, by one rename.
 
-Readers look at nothing that it does not name, so that a build or an addition that is killed leaves
-the index as it was.
+Readers open only files that it names: a killed build or addition leaves the index as it was.
 """
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +16,9 @@ from components.files.atomic import put_in_place, sha256_of, write_whole
 SCHEMA_VERSION = 1
 MANIFEST = "_manifest.json"
 ASIDE = ".manifest.partial"
-# names of files that a run has begun to write: what it leaves when it is killed
+# names of files that a run begins to write, so that the next one knows them after a kill
 BEGUN = "_begun.jsonl"
-OLD_LOCK = "_lock"  # of versions before; today's lies beside the folder
+OLD_LOCK = "_lock"  # of earlier versions; the lock lies beside the folder now
 Kind = Literal["exact", "approximate"]
 
 
@@ -41,7 +41,7 @@ class IndexFile(_Frozen):
 class IndexedFile(_Frozen):
     """A file of a store, and its embeddings."""
 
-    store: str  # folder as it was named when it was indexed; where `--maxsim` looks for the tokens
+    store: str  # folder, as named at indexing; `--maxsim` reads the tokens there
     name: str
     sha256: str
     rows: int
@@ -57,7 +57,7 @@ class Recall(_Frozen):
 
 
 class IndexManifest(_Frozen):
-    """What an index holds."""
+    """The content of an index."""
 
     schema_version: int
     provenance: dict[str, Any]  # of all stores it was built from
@@ -70,23 +70,24 @@ class IndexManifest(_Frozen):
 
     @property
     def dim(self) -> int:
-        """Numbers of an embedding."""
+        """The length of an embedding."""
         return int(self.provenance["dim"])
 
     @property
     def files(self) -> list[IndexFile]:
         """Every file but the manifest."""
+        vectors = [source.vectors for source in self.sources]
         codes = [] if self.codes is None else [self.codes]
-        return [*(source.vectors for source in self.sources), self.pictures, *codes]
+        return [*vectors, self.pictures, *codes]
 
     @property
     def num_rows(self) -> int:
-        """Pictures."""
+        """The number of pictures."""
         return sum(source.rows for source in self.sources)
 
 
 def read_manifest(folder: Path) -> IndexManifest:
-    """Raises IndexFolderError when there is none, or none that this version reads."""
+    """Read the manifest. Raises IndexFolderError: there is none that this version reads."""
     path = folder / MANIFEST
     try:
         found = json.loads(path.read_bytes())
@@ -97,12 +98,15 @@ def read_manifest(folder: Path) -> IndexManifest:
         ) from None
     except (ValueError, RecursionError) as error:
         raise IndexFolderError(f"{path}: cannot be read: {error}; build the index again") from None
+
+    # before anything else: another version may have other fields
     version = found.get("schema_version") if isinstance(found, dict) else None
     if version != SCHEMA_VERSION:
         raise IndexFolderError(
             f"{path}: has schema version {version}, this version reads {SCHEMA_VERSION}; "
             "build the index again"
         )
+
     try:
         return IndexManifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
@@ -110,14 +114,16 @@ def read_manifest(folder: Path) -> IndexManifest:
 
 
 def write_manifest(folder: Path, manifest: IndexManifest) -> None:
-    """Make `manifest` that of the folder, then remove files of earlier and killed runs."""
+    """Put the manifest into the folder, then remove files of earlier and killed runs."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
     earlier = files_of(folder)
     note_begun(folder, ASIDE)
-    write_whole(
-        folder / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"), folder / ASIDE
-    )
-    for name in earlier - {file.name for file in manifest.files} - {MANIFEST, BEGUN, OLD_LOCK}:
+    write = partial(Path.write_text, data=text, encoding="utf-8")
+    write_whole(folder / MANIFEST, write, folder / ASIDE)
+
+    # the new manifest counts now; BEGUN goes last, so that a kill here leaves its names
+    in_use = {file.name for file in manifest.files}
+    for name in earlier - in_use - {MANIFEST, BEGUN, OLD_LOCK}:
         (folder / name).unlink(missing_ok=True)
     (folder / BEGUN).unlink(missing_ok=True)
 
@@ -125,31 +131,33 @@ def write_manifest(folder: Path, manifest: IndexManifest) -> None:
 def files_of(folder: Path) -> set[str]:
     """Return the names of all files that runs have written into a folder, there or not.
 
-    Raises IndexFolderError when its manifest is not that of an index.
+    Raises IndexFolderError for a manifest of something else than an index.
     """
     names = {MANIFEST, BEGUN, OLD_LOCK}
     if (folder / MANIFEST).exists():
         names |= {file.name for file in read_manifest(folder).files}
     if (folder / BEGUN).is_file():
+        # the last line is empty, or was cut by a kill
         lines = (folder / BEGUN).read_text(encoding="utf-8", errors="replace").split("\n")
         for line in lines[:-1]:
-            names.update(_begun(line))
-    return {name for name in names if is_file_name(name)}
+            names.update(_name_in(line))
+    return set(filter(is_file_name, names))
 
 
 def is_file_name(name: str) -> bool:
-    """Return whether a name is that of a file in the folder, and of none elsewhere."""
+    """Return whether a name leads to a file in the folder itself, nowhere else."""
     return "/" not in name and name not in ("", ".", "..") and "\0" not in name
 
 
 def note_begun(folder: Path, name: str) -> None:
-    """Note, before it is there, that a file is about to be."""
+    """Note the name of a file before it is written."""
     with (folder / BEGUN).open("a", encoding="utf-8") as stream:
-        stream.write("\n" + json.dumps(name) + "\n")  # what a kill has cut ends here
+        # the first line break ends a line that a kill has cut
+        stream.write("\n" + json.dumps(name) + "\n")
 
 
-def _begun(line: str) -> list[str]:
-    """Return the name in a line; one that a kill has cut names a file that was not begun."""
+def _name_in(line: str) -> list[str]:
+    """Return the name in a line of BEGUN, or none: a cut line names a file that was not begun."""
     try:
         name = json.loads(line)
     except (ValueError, RecursionError):
@@ -171,6 +179,7 @@ def check_files(folder: Path, manifest: IndexManifest) -> None:
                 f"{path}: has {path.stat().st_size} bytes instead of {file.bytes}; build it again"
             )
 
+    # the embeddings are too many to read at each start
     check_bytes(folder, manifest.pictures)
     if manifest.codes is not None:
         check_bytes(folder, manifest.codes)
@@ -186,9 +195,11 @@ def check_bytes(folder: Path, file: IndexFile) -> None:
 
 def store_file(folder: Path, stem: str, suffix: str, write: Callable[[Path], object]) -> IndexFile:
     """Write a file of the index, whole or not at all, with part of its SHA-256 in its name."""
+    # noted first: the next run removes what a kill leaves
     temporary = folder / f".{stem}{suffix}.partial"
     note_begun(folder, temporary.name)
     write(temporary)
+
     digest = sha256_of(temporary)
     path = folder / f"{stem}-{digest[:16]}{suffix}"
     note_begun(folder, path.name)

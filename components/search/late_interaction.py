@@ -14,7 +14,7 @@ def maxsim(query_tokens: np.ndarray, picture_tokens: np.ndarray) -> np.ndarray:
     """Sum the largest cosines of the query's tokens with tokens of a picture: (pictures,) float32.
 
     Args: query_tokens (query tokens, dim); picture_tokens (pictures, summary tokens, dim). A token
-    without a direction is like nothing: cosine 0.
+    of length 0 has cosine 0 with all.
     """
     # (pictures, summary tokens, query tokens)
     similarities = _directions(picture_tokens) @ _directions(query_tokens).T
@@ -25,7 +25,7 @@ def maxsim(query_tokens: np.ndarray, picture_tokens: np.ndarray) -> np.ndarray:
 def rerank(
     image_ids: Sequence[str], picture_tokens: np.ndarray, query_tokens: np.ndarray, k: int
 ) -> list[Hit]:
-    """Return the `k` best of some pictures by MaxSim, equal scores by id; shapes as above."""
+    """Return the `k` best pictures by MaxSim, equal scores by id; shapes as in `maxsim`."""
     scores = maxsim(query_tokens, picture_tokens)
     hits = [Hit(image_id, float(score)) for image_id, score in zip(image_ids, scores, strict=True)]
     return sorted(hits, key=lambda hit: (-hit.score, hit.image_id))[:k]

@@ -31,7 +31,7 @@ class QueryError(ValueError):
 
 
 class EmbeddedTexts(NamedTuple):
-    """Texts as the model sees them."""
+    """Summary tokens and embeddings of texts."""
 
     # (texts, summary_tokens, dim) float32; no tokens if the method makes none of texts
     summary_tokens: np.ndarray
@@ -40,9 +40,9 @@ class EmbeddedTexts(NamedTuple):
 
 
 def embed_text(model: Method, text: str) -> tuple[np.ndarray, int]:
-    """Return the embedding of a text (dim,) float32, L2-normalised, and how many tokens were cut.
+    """Return the embedding of a text (dim,) float32, L2-normalised, and the number of cut tokens.
 
-    Tokens are cut that do not fit the model. Raises QueryError.
+    Tokens that do not fit the model are cut. Raises QueryError.
     """
     found = embed_texts(model, [text])
     return found.embeddings[0], found.num_cut[0]
@@ -58,8 +58,11 @@ def embed_texts(model: Method, texts: Sequence[str]) -> EmbeddedTexts:
     room = max_text_tokens(model)
     tokens: list[np.ndarray] = [np.empty(0)] * len(texts)
     embeddings: list[np.ndarray] = [np.empty(0)] * len(texts)
+
+    # like lengths, so that little is padded; every text gets back to its own place
     for rows in _batches_of_like_length(ids):
-        found, vectors = read_texts(model, [ids[row][:room] for row in rows])
+        batch = [ids[row][:room] for row in rows]
+        found, vectors = read_texts(model, batch)
         for row, summary_tokens, vector in zip(rows, found, vectors, strict=True):
             if not np.isfinite(vector).all():
                 raise QueryError(
@@ -76,7 +79,7 @@ def embed_texts(model: Method, texts: Sequence[str]) -> EmbeddedTexts:
 def read_texts(model: Method, ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     """Read texts once: summary tokens (texts, summary tokens, dim), embeddings (texts, dim).
 
-    Both are float32. A method whose embedding is not their mean gives no tokens, (texts, 0, dim).
+    Both are float32. A method whose embedding is not the mean gives no tokens: (texts, 0, dim).
     """
     inputs = left_pad(ids, model.device)
     if not model.embeds_by_mean:
@@ -87,7 +90,7 @@ def read_texts(model: Method, ids: Sequence[Sequence[int]]) -> tuple[np.ndarray,
 
 
 def embedder_of(provenance: Provenance, load_model: Callable[[], Method]) -> Embedder:
-    """Return what embeds the tokens of a store; only some methods need the model for it."""
+    """Return the function that embeds stored tokens; only some methods need the model."""
     if method_class(method_of(provenance) or FWD2BOT).embeds_by_mean:
         return mean_embeddings
     return partial(embed_stored, load_model())

@@ -14,7 +14,7 @@ ROUNDING = 1e-5  # how far FAISS's score may be from a sum by rows; rows that ne
 
 
 class Vectors:
-    """L2-normalised rows (len(self), dim) float32; row numbers go on from part to part."""
+    """L2-normalised rows (len(self), dim) float32, numbered from the first part to the last."""
 
     def __init__(self, parts: Sequence[np.ndarray], dim: int) -> None:
         """Take `parts` (rows, dim) float32, C-contiguous; nothing is copied or read yet."""
@@ -46,8 +46,8 @@ class Vectors:
     ) -> list[np.ndarray]:
         """Find the rows that may be the k best of each of `queries` (queries, dim).
 
-        All are compared, or those `among` sorted row numbers. These are at least the k best, and
-        whatever ties with the k-th.
+        All rows are compared, or the sorted row numbers `among`. The result holds at least the k
+        best, and every row that ties with the k-th.
         """
         found: list[list[np.ndarray]] = [[np.empty(0, np.int64)] for _ in queries]
         for rows, part in self._blocks(among):
@@ -56,7 +56,7 @@ class Vectors:
         return [np.concatenate(rows) for rows in found]
 
     def _gather(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Return places in `rows` and the vectors there, so few that they stay in the cache."""
+        """Return places in `rows` and the vectors there, so few that the CPU's cache holds them."""
         part_of_row = np.searchsorted(self._starts, rows, side="right") - 1
         for part in np.unique(part_of_row):
             places = np.flatnonzero(part_of_row == part)
@@ -65,7 +65,8 @@ class Vectors:
                 yield some, self.parts[part][rows[some] - self._starts[part]]
 
     def _blocks(self, among: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Return row numbers and vectors of each part, those that are `among`; no empty ones."""
+        """Return row numbers and vectors of each part, restricted to `among`; no empty parts."""
+        # there is one start more than parts
         for start, part in zip(self._starts, self.parts, strict=False):
             rows = np.arange(start, start + len(part))
             if among is not None:
@@ -95,9 +96,9 @@ def check_embeddings(vectors: np.ndarray, name: str) -> None:
 def _nearest_of_part(part: np.ndarray, queries: np.ndarray, k: int) -> list[np.ndarray]:
     """Find the places in `part` of the k ≤ len(part) nearest to each query.
 
-    Those that tie with the k-th, or may for FAISS's rounding, are among them.
+    Places that tie with the k-th, up to FAISS's rounding, are among them.
     """
-    # one more than k shows whether there are ties
+    # one more than k shows whether there are ties; twice as many are fetched until all are in
     count = min(k + 1, len(part))
     while True:
         scores, places = faiss.knn(queries, part, count, metric=faiss.METRIC_INNER_PRODUCT)

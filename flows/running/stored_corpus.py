@@ -12,11 +12,11 @@ from components.store.provenance import Provenance
 
 
 def quiet_libraries() -> None:
-    """Keep what libraries say to each other from the terminal."""
+    """Keep progress bars and warnings of libraries from the terminal."""
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def embedder(provenance: Provenance, compressor: Path, base: str | None) -> Embedder:
-    """Return what embeds stored tokens; the model is loaded only for a method that needs it."""
+    """Return the function that embeds stored tokens; only some methods load the model for it."""
     return embedder_of(provenance, partial(load_model_of, provenance, compressor, base))

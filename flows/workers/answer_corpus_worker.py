@@ -29,7 +29,7 @@ class AnswerParams(Params):
     gpus_per_worker: int = Field(ge=0, le=1)
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides the answers; the number of workers does not."""
+        """Return the settings that decide the answers: all but the number of workers."""
         return self.model_dump(mode="json", exclude={"num_workers"})
 
 
@@ -40,6 +40,7 @@ class QuestionAnswerer:
         self.params = AnswerParams.model_validate(params)
         torch.set_num_threads(self.params.cpus_per_worker)
         self.work, self.store = Path(task["work"]), StoreReader.open(task["store"])
+
         compressor, base = Path(task["compressor"]), task["base"]
         model = load_model_of(self.store.provenance, compressor, base)
         model.adapters.merge(GENERATION)
@@ -53,8 +54,10 @@ class QuestionAnswerer:
         number, rows = json.loads(row["piece"])
         asked = [Asked(place, Question(*question)) for place, question in rows]
         questions = [question for _, question in asked]
+
         decoding, batch_size = self.params.decoding, self.params.batch_size
         outcomes = answer_piece(self.backbone, self.store.tokens, questions, decoding, batch_size)
+
         image_ids = [question.image_id for question in questions]
         finish_shard(self.work, number, piece_bytes(asked, outcomes), image_ids, [])
         return {"number": str(number)}

@@ -10,5 +10,5 @@ COMMANDS = {"answer": "ask", "answer_corpus": "answer-corpus", "export_vllm": "e
 
 
 def run(flow: str) -> None:
-    """Run the command of a flow: `python -m flows.X …` is `fwd2bot X …`."""
+    """Run the command of a flow: `python -m flows.X …` does what `fwd2bot X …` does."""
     app([COMMANDS.get(flow, flow), *sys.argv[1:]], prog_name="fwd2bot")

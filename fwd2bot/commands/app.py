@@ -1,4 +1,4 @@
-"""The command `fwd2bot`, and how what is declared here reaches a flow.
+"""The command `fwd2bot`, and the way from a declared command to its flow.
 
 A declaration names the arguments of a command and nothing else, so that `--help` and completion
 import neither torch nor Ray. docs/decisions/0039.
@@ -41,8 +41,10 @@ def forwards(
     def fill_in(declared: Callable[Arguments, None]) -> Callable[Arguments, None]:
         @wraps(declared)
         def command(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+            # with the declared defaults: functions of flows/ have none
             given = signature(declared).bind(*args, **kwargs)
             given.apply_defaults()
+
             with ending(flow):
                 getattr(import_module(f"flows.{flow}"), function)(**given.arguments)
 

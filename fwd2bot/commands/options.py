@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have: the same name, help and bounds in each."""
+"""Arguments and options that several commands share, with help and bounds."""
 
 from pathlib import Path
 from typing import Annotated

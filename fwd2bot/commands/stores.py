@@ -1,4 +1,4 @@
-"""Commands about what is stored: what it costs, in how many bytes, and whether it is whole."""
+"""Commands about stores: their costs, their size, and their check."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Commands around runs: check them, repeat them over settings, and remove what they left."""
+"""Commands around runs: check, presets, grafts, sweeps, and unfinished work."""
 
 from pathlib import Path
 from typing import Annotated
