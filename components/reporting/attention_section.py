@@ -77,7 +77,7 @@ def heat_map(label: str, weights: np.ndarray, side: int) -> HeatMap:
 
 def word_grid(maps: Row) -> WordGrid:
     """Return the grid of an answer: its steps down, summary tokens across."""
-    steps, words = np.array(maps["steps"]), [word.strip() for word in maps["words"]]
+    steps, words = np.array(maps["steps"]), list(map(str.strip, maps["words"]))
     num_tokens = steps.shape[1]
     width = min(COLUMN * num_tokens, LONGEST_GRID)
     return WordGrid(words, num_tokens, heat_uri(steps, float(steps.max())), width)
@@ -112,7 +112,7 @@ def portraits(inspection: Row, seen: Sequence[Image.Image], max_side: int) -> li
 
 
 def of_picture(inspection: Row, name: str, index: int) -> Row | None:
-    """Return what a part of the inspection has about one of the drawn pictures."""
+    """Return the maps of one drawn picture in a part of the inspection, if it has any."""
     found = inspection[f"{name}_attention"]["found"]
     return found and {"side": found.get("side"), **found["pictures"][index]}
 
@@ -146,7 +146,6 @@ def attention_charts(inspection: Row) -> list[Chart]:
     queries = mean_over_pictures(inspection, "query")
     base = mean_over_pictures(inspection, "base")
     answers = mean_over_pictures(inspection, "answer")
-    charts = []
 
     # two readers of the picture, where the compressor has both
     shares, reached = {}, {}
@@ -154,6 +153,8 @@ def attention_charts(inspection: Row) -> list[Chart]:
         if weights is not None:
             shares[reader] = numbered(weights.sum(1))
             reached[reader] = numbered(spread(weights))
+
+    charts = []
     if shares:
         charts.append(line_chart("Share on the picture", shares, SHARE, SIZE))
         charts.append(line_chart("Image tokens reached", reached, NUMBERS, SIZE))
@@ -175,10 +176,11 @@ def mean_over_pictures(inspection: Row, name: str) -> np.ndarray | None:
 
 def spread(weights: np.ndarray) -> np.ndarray:
     """Return for (layers, tokens) the number of equal shares that have the same entropy."""
+    # exp of the entropy; 0 log 0 is 0
     shares = weights / weights.sum(1, keepdims=True)
     return np.exp(-(shares * np.log(np.maximum(shares, 1e-12))).sum(1))
 
 
 def numbered(values: np.ndarray) -> Points:
-    """Return points over the numbers from 1: those of layers, or of summary tokens."""
+    """Return points over the numbers of layers or of summary tokens, from 1."""
     return list(enumerate(values.tolist(), 1))

@@ -1,5 +1,5 @@
-"""What the compressor has become: norms of adapters, captions from the first tokens, answers
-without some of them.
+"""The trained compressor from inside: norms of its adapters, captions from its first tokens, and
+answers without some of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -76,13 +76,15 @@ def inspection_content(
 
 
 def norm_chart(norms: Row) -> Chart:
-    """Draw a curve over the decoder layers for each adapter."""
-    curves = {adapter: list(enumerate(values, 1)) for adapter, values in norms["layers"].items()}
+    """Draw a curve over the decoder layers, from 1, for each adapter."""
+    curves = {}
+    for adapter, values in norms["layers"].items():
+        curves[adapter] = list(enumerate(values, 1))
     return line_chart("All linear layers", curves, NUMBERS, NORM_SIZE)
 
 
 def kind_charts(norms: Row) -> list[Chart]:
-    """Draw the same for each kind of linear layer."""
+    """Draw the curves of the adapters for each kind of linear layer."""
     # by kind of layer instead of by adapter; an adapter may lack a kind
     curves: dict[str, dict[str, Points]] = {}
     for adapter, kinds in norms["linears"].items():
@@ -97,7 +99,9 @@ def prefix_charts(rows: Sequence[Row]) -> list[Chart]:
     charts = []
     for key, label in CAPTION_SCORES.items():
         if key in rows[0]["scores"]:
-            scores = {row["num_tokens"]: to_score(row["scores"][key]) for row in rows}
+            scores = {}
+            for row in rows:
+                scores[row["num_tokens"]] = to_score(row["scores"][key])
             charts.append(prefix_chart(label, scores))
     return charts
 
@@ -129,14 +133,13 @@ def captions_by_budget(pictures: Sequence[Row], found: Mapping[str, Any]) -> lis
     for index, picture in enumerate(pictures):
         # a row of the prefixes is a number of tokens, with a caption of every picture
         captions = [(row["num_tokens"], row["captions"][index]) for row in found["prefixes"]]
-        rows.append(
-            {
-                "image_id": picture["image_id"],
-                "reference": picture["references"][0] if picture["references"] else None,
-                "captions": captions,
-                "base": base["pictures"][index]["caption"] if base else None,
-            }
-        )
+        row = {
+            "image_id": picture["image_id"],
+            "reference": picture["references"][0] if picture["references"] else None,
+            "captions": captions,
+            "base": base["pictures"][index]["caption"] if base else None,
+        }
+        rows.append(row)
     return rows
 
 
@@ -176,6 +179,7 @@ def gap_chart(masks: Row) -> Chart:
         gap = group["difference"]
         axes.hlines(y, gap["low"], gap["high"], color=COLOURS[COMPRESSED], alpha=0.45)
         draw_marker(axes, COMPRESSED, gap["difference"], y)
+
         lane = axes.axhspan(y - 0.5, y + 0.5, color=COLOURS["card"])
         without = percent(group["accuracy"]["accuracy"])
         add_tip(lane, f"{points(gap['difference'])} points: {without}")

@@ -14,6 +14,7 @@ from components.reporting.metric_tables import (
     COMPRESSED,
     UNCOMPRESSED,
     VALUES,
+    value_of,
 )
 from components.reporting.published import Published, PublishedTable
 from components.reporting.seeds import Estimate, estimate
@@ -37,11 +38,14 @@ RETRIEVAL: Columns = {
     "retrieval.image_to_text.recall_at_1": "R@1, picture to text",
     "retrieval.image_to_text.recall_at_10": "R@10, picture to text",
 }
+UNDERSTANDING: Columns = {key: label for key, (label, _) in BENCHMARKS.items()}
+CAPTIONING: Columns = {f"captioning.{key}": label for key, label in CAPTION_SCORES.items()}
+COMPOSITIONALITY: Columns = {f"compositionality.{key}": plain(key) for key in SUBSETS}
 TABLES: dict[str, tuple[tuple[int, ...], Columns]] = {  # title -> tables of the paper, columns
-    "Understanding": ((1,), {key: label for key, (label, _) in BENCHMARKS.items()}),
-    "Captioning": ((2, 11), {f"captioning.{key}": label for key, label in CAPTION_SCORES.items()}),
+    "Understanding": ((1,), UNDERSTANDING),
+    "Captioning": ((2, 11), CAPTIONING),
     "Retrieval": ((3, 9), RETRIEVAL),
-    "Compositionality": ((4, 10), {f"compositionality.{key}": plain(key) for key in SUBSETS}),
+    "Compositionality": ((4, 10), COMPOSITIONALITY),
 }
 
 
@@ -88,15 +92,19 @@ class Group(NamedTuple):
 
     def reach(self, key: str) -> tuple[float, float]:
         """Return the lowest and the highest end of the runs' own intervals."""
-        scores = [run.scores[key] for run in self.runs if key in run.scores]
-        return min(score.low for score in scores), max(score.high for score in scores)
+        lows, highs = [], []
+        for run in self.runs:
+            if score := run.scores.get(key):
+                lows.append(score.low)
+                highs.append(score.high)
+        return min(lows), max(highs)
 
 
 Cell = tuple[Estimate, tuple[float, float]]  # a mean over seeds, and how far the runs reach
 
 
 class MethodTable(NamedTuple):
-    """Ours above, the paper's below."""
+    """The scores of our runs, and below them the paper's tables of the same kind."""
 
     title: str
     columns: list[str]
@@ -125,6 +133,7 @@ def reference_runs(seed: int, metrics: Mapping[str, Any]) -> list[MethodRun]:
     """Return rows of the base model with all image tokens and without, if they were asked too."""
     rows = []
     for system, name in NAMES.items():
+        # runs of methods that give no answers may leave these systems out
         if system in metrics:
             # nothing of a picture is stored for them
             costs = _costs(metrics, system) | {"bytes_per_picture": None}
@@ -151,8 +160,10 @@ def flat_scores(system: Mapping[str, Any]) -> dict[str, Interval]:
                 _, way, k = column.split(".")
                 found[column] = _recall(entry[way], k)
         elif key in ("captioning", "compositionality"):
-            found |= {f"{key}.{name}": _interval(score) for name, score in entry.items()}
-        elif any(name in entry for name in VALUES):
+            for name, score in entry.items():
+                found[f"{key}.{name}"] = _interval(score)
+        # what is left has a score of its own, or one below it for each kind of question
+        elif not set(VALUES).isdisjoint(entry):
             found[key] = _interval(entry)
     return found
 
@@ -177,9 +188,12 @@ def method_tables(groups: Sequence[Group], published: Published) -> list[MethodT
     """Return our scores and, apart from them, what the paper prints."""
     tables = []
     for title, (numbers, columns) in TABLES.items():
-        # a method that was not asked any of this has no row
-        scored = [group for group in groups if not columns.keys().isdisjoint(group.scores)]
-        rows = [(group, _cells(group, columns)) for group in scored]
+        rows = []
+        for group in groups:
+            # a method that was not asked any of this has no row
+            if not columns.keys().isdisjoint(group.scores):
+                rows.append((group, _cells(group, columns)))
+
         printed = [table for table in published.tables if table.table in numbers]
         tables.append(MethodTable(title, list(columns.values()), rows, printed))
     return tables
@@ -190,7 +204,8 @@ def method_cost_rows(groups: Sequence[Group]) -> list[tuple[Group, list[Estimate
     rows = []
     for group in groups:
         if group.first.method not in NAMES:
-            rows.append((group, [_seconds(group, stage) for stage in STAGES]))
+            seconds = [_seconds(group, stage) for stage in STAGES]
+            rows.append((group, seconds))
     return rows
 
 
@@ -221,8 +236,7 @@ def _costs(metrics: Mapping[str, Any], system: str) -> dict[str, Any]:
 
 
 def _interval(entry: Mapping[str, float]) -> Interval:
-    value = next(entry[name] for name in VALUES if name in entry)
-    return Interval(value=value, low=entry["low"], high=entry["high"])
+    return Interval(value=value_of(entry), low=entry["low"], high=entry["high"])
 
 
 def _recall(entry: Mapping[str, float], k: str) -> Interval:

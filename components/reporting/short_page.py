@@ -1,6 +1,5 @@
 """The short page: scores of a compressor that stores nothing, or that cannot be asked."""
 
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,8 +21,12 @@ def short_content(
         ("Composition", own(tables.composition_rows(metrics))),
     ]
 
-    scores = itertools.chain.from_iterable(rows for _, rows in groups)
-    num_pictures = max((score.total for _, score in scores), default=0)
+    # not every score is over all pictures
+    num_pictures = 0
+    for _, scores in groups:
+        for _, score in scores:
+            num_pictures = max(num_pictures, score.total)
+
     return {
         "method": metrics["method"],
         "why": why,
