@@ -105,6 +105,7 @@ def draw_examples(
     seed = params.seed
     boxes = outcome_boxes(inputs.answers, seed, params.examples_per_box)
     descriptions = draw_descriptions(inputs.captions, seed, params.descriptions)
+
     # texts that the settings name have no picture of their own
     queries = [Query(text, None) for text in params.queries]
     queries += draw_queries(inputs.captions, tokens.ids, seed, params.drawn_queries)
@@ -131,6 +132,7 @@ def reason_for_short_page(metrics: Mapping[str, Any], store: Path, compressor: P
     if left_out := set(SYSTEMS) - metrics.keys():
         names = ", ".join(sorted(left_out))
         return f"Its base model was not asked: evaluate.references has no {names}."
+
     # only a compressor whose tokens are stored and answer questions fills all sections
     if why := reason_not_stored(store):
         return why

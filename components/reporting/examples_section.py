@@ -137,6 +137,7 @@ def draw_queries(
 ) -> list[Query]:
     """Draw a reference caption of each of `count` stored pictures."""
     rows = by_system(captions, schema.IMAGE_ID)
+
     # a seed for every picture: its caption does not depend on which others are drawn
     queries = []
     for image_id in sample(rows.keys() & set(stored), f"{seed} queries", count):

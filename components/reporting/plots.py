@@ -232,7 +232,8 @@ def recall_chart(title: str, rows: Sequence[RecallRow]) -> Chart:
 @page_style
 def size_chart(sizes: Mapping[str, tuple[float, str]]) -> Chart:
     """Draw bytes as bars: label -> (bytes, name of a colour)."""
-    axes = bar_axes(list(sizes), 460, left=136, right=74)    for y, (size, colour) in enumerate(sizes.values()):
+    axes = bar_axes(list(sizes), 460, left=136, right=74)
+    for y, (size, colour) in enumerate(sizes.values()):
         axes.barh(y, size, 0.62, color=COLOURS[colour])
         write_value(axes, size, y, data_size(size))
 
