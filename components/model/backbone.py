@@ -36,7 +36,7 @@ class Source(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """A frozen vision-language model, taken apart into what the two passes need.
+    """A frozen vision-language model, taken apart into the parts that the two passes need.
 
     A family is a subclass, listed in `families.FAMILIES` (steps: docs/models.md). It has to say:
 
@@ -174,7 +174,7 @@ class Backbone(nn.Module):
 
     @cached_property
     def settings_sha256(self) -> str:
-        """Hash of what else changes answers: configuration, tokenizer and chat template."""
+        """Hash of the settings that change answers: configuration, tokenizer and chat template."""
         return settings_sha256(self.source.folder)
 
     @cached_property
@@ -206,14 +206,13 @@ class Backbone(nn.Module):
     def train_connector(self) -> None:
         """Make the connector trainable, in float32."""
         connector = self.connector.float().requires_grad_(True)
-        connector.register_forward_pre_hook(
-            lambda _, inputs: tuple(as_float(part) for part in inputs)
-        )
+        connector.register_forward_pre_hook(lambda _, inputs: tuple(map(as_float, inputs)))
 
     def squared(self, images: Sequence[Image.Image]) -> list[Image.Image]:
         """Return the pictures, padded to squares of the mean colour if that is wanted (§3.1)."""
         if not self.pad_to_square:
             return list(images)
+
         red, green, blue = (int(channel * 255) for channel in self.image_processor.image_mean)
         return [pad_to_square(image, (red, green, blue)) for image in images]
 
@@ -248,6 +247,7 @@ class Backbone(nn.Module):
         is_placeholder = input_ids == self.image_token_id
         num_placeholders = int(is_placeholder.sum())
         num_visual = 0 if visual_tokens is None else visual_tokens.shape[:-1].numel()
+
         # masked_scatter would take too many tokens in silence.
         if num_placeholders != num_visual:
             raise ValueError(
@@ -270,6 +270,8 @@ class Backbone(nn.Module):
         chat = text_segment(self.embed_chat(input_ids, visual_tokens), mask)
         if pictures is None:
             return chat
+
+        # Embeddings are in place; the positions and the mark of a picture's tokens are not yet.
         return insert(chat, input_ids == self.image_token_id, pictures)
 
     def arguments(self, inputs: Segment, mask: Tensor | None = None) -> dict[str, Any]:
@@ -315,6 +317,7 @@ def weights_sha256(folder: Path) -> str:
     for path in sorted(folder.glob("*.safetensors")):
         with whole_safetensors(path), safe_open(path, "pt") as tensors:
             names = list(tensors.keys())
+
         if twice := sorted(files.keys() & set(names)):
             other = files[twice[0]].name
             raise ValueError(
@@ -328,6 +331,8 @@ def weights_sha256(folder: Path) -> str:
     for name in sorted(files):
         with safe_open(files[name], "pt") as tensors:
             tensor = tensors.get_tensor(name)
+
+        # A tensor of another type or shape is another one, even with the same bytes.
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -28,7 +28,7 @@ class Qwen25VLBackbone(Backbone):
 
     @property
     def connector(self) -> nn.Module:
-        """Between vision tower and language model."""
+        """The module between vision tower and language model."""
         return self.vlm.model.visual.merger
 
     def picture_positions(self, pictures: PreparedPictures) -> list[Tensor]:
