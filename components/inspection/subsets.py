@@ -12,6 +12,8 @@ def prefix_lengths(wanted: Sequence[int], num_summary_tokens: int) -> list[int]:
     """
     if num_summary_tokens == 1:
         raise AbsentError("a single summary token has no shorter beginning")
+
+    # All tokens come last, to compare the others with.
     fewer = sorted({length for length in wanted if length < num_summary_tokens})
     return [*fewer, num_summary_tokens]
 
@@ -26,6 +28,7 @@ def token_groups(num_summary_tokens: int, group_size: int) -> list[list[int]]:
             f"without a group of {group_size} nothing is left of {num_summary_tokens} summary "
             f"token{'s' if num_summary_tokens != 1 else ''}"
         )
+
     tokens = list(range(num_summary_tokens))
     starts = range(0, num_summary_tokens, group_size)
     return [tokens[start : start + group_size] for start in starts]
