@@ -51,7 +51,7 @@ from flows.running.lifetime import die_with_parent
 
 
 class ReportParams(Params):
-    """How much is shown; what is shown is drawn by the seed."""
+    """Amounts of content; the content itself is drawn by the seed."""
 
     seed: int
     pictures: PictureLimits
@@ -101,7 +101,7 @@ def draw_examples(
     tokens: StoreReader,
     also_shown: Sequence[str],
 ) -> Examples:
-    """Draw examples by the seed, and read their pictures and those that are `also_shown`."""
+    """Draw examples by the seed, and read their pictures and the ones `also_shown` elsewhere."""
     seed = params.seed
     boxes = outcome_boxes(inputs.answers, seed, params.examples_per_box)
     descriptions = draw_descriptions(inputs.captions, seed, params.descriptions)

@@ -69,7 +69,7 @@ def activation_bytes(shape: ModelShape, chunk: Step, number: int) -> int:
 
 def pass_bytes(shape: ModelShape, size: Pass, number: int) -> int:
     """Count the bytes that one pass of the language model saves."""
-    # The last layer goes on at the kept places only.
+    # The last layer saves queries, attention and MLP at the kept places only.
     tokens, kept = size.rows * size.tokens, size.rows * size.kept
     incoming, rest = layer_bytes(shape, number)
     layers = (shape.num_layers - 1) * tokens * (incoming + rest) + tokens * incoming + kept * rest

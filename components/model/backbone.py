@@ -1,8 +1,8 @@
 """The frozen base model: one small interface over transformers' vision-language models.
 
-`Backbone` is the interface, and at the same time the build that most models share. A family of
-models (`families/`, one file each) is a subclass that says where it differs. The vision side, the
-token embeddings and the LM head stay as they are; what is trained hangs beside them (`adapters`,
+`Backbone` is the interface, and also the build that most models share. A family of models
+(`families/`, one file each) is a subclass that says where it differs. The vision side, the token
+embeddings and the LM head stay as they are; the trained parts hang beside them (`adapters`,
 `summary_queries`).
 """
 
@@ -51,7 +51,7 @@ class Backbone(nn.Module):
     - `set_up`, `unread_modules`, `preprocessing`: when it needs a file more, leaves out parts of
       its vision side, or has settings of a picture beside those of the image processor.
 
-    All below these is the same for every family.
+    The members below these are the same for every family.
     """
 
     architectures: ClassVar[tuple[str, ...]]
@@ -77,7 +77,7 @@ class Backbone(nn.Module):
     # For a family to override.
 
     def set_up(self) -> None:
-        """Do what is needed once, after loading. Raises ValueError for an unsupported variant."""
+        """Prepare the loaded model, once. Raises ValueError for an unsupported variant."""
 
     def prepare(self, images: Sequence[Image.Image]) -> PreparedPictures:
         """Preprocess RGB pictures of any size, on the CPU."""
@@ -264,7 +264,7 @@ class Backbone(nn.Module):
     def chat_segment(self, input_ids: Tensor, mask: Tensor, pictures: Segment | None) -> Segment:
         """Embed chats, ids and mask (rows, tokens), each with its picture at the placeholders.
 
-        Positions and mutual attention of image tokens are those that the model itself gives them.
+        Image tokens get the positions and the mutual attention that the model itself gives them.
         """
         visual_tokens = None if pictures is None else pictures.embeddings[pictures.mask.bool()]
         chat = text_segment(self.embed_chat(input_ids, visual_tokens), mask)

@@ -1,8 +1,7 @@
 """Reading with a KV cache: a common beginning of many rows is read once, and each row goes on.
 
-A beginning that only others go on from needs no more of the last layer than keys and values; a
-prompt needs its last token, too. The rest of that layer is left out; `last_layer.py` does the same
-without a cache.
+A beginning needs no more of the last layer than keys and values, a prompt its last token, too. The
+rest of that layer is left out; `last_layer.py` does the same without a cache.
 """
 
 import copy

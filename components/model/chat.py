@@ -57,7 +57,7 @@ class ChatFormat(NamedTuple):
         return encode(before)["input_ids"], encode(after)["input_ids"]
 
     def picture(self, num_visual_tokens: int) -> str:
-        """Return the text that stands in a chat for a picture of so many tokens."""
+        """Return the text that stands in a chat for a picture of `num_visual_tokens`."""
         return (self.markup.image_token * num_visual_tokens).join(self.markup.frame)
 
     def end_at(self, text: str) -> str | None:

@@ -26,7 +26,7 @@ def base_answer(
 ) -> list[list[int]]:
     """Answer prompts about a picture each with the base model: new ids, without the end token.
 
-    The ids are those that transformers' `generate` gives for each prompt alone.
+    Token for token as transformers' `generate` answers each prompt alone.
     """
     ids, mask = left_pad(input_ids, backbone.device)
     return decode(backbone, backbone.chat_segment(ids, mask, pictures), max_new_tokens)

@@ -95,7 +95,7 @@ def check_model_folder(folder: Path) -> None:
 
 
 def _settings_in(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the keys and values of a configuration, and of those inside it."""
+    """Yield the keys and values of a configuration and of the configurations inside it."""
     for key, value in config.items():
         yield key, value
         if isinstance(value, dict):
@@ -103,7 +103,7 @@ def _settings_in(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def check_settings_files(folder: Path) -> None:
-    """Check that files of settings and tokenizer are what their names say. Raises ValueError."""
+    """Check the files of settings and tokenizer by their names. Raises ValueError."""
     if not (folder / CONFIG_FILE).exists():
         raise ValueError(
             f"{folder}: holds no {CONFIG_FILE}; "
@@ -195,7 +195,7 @@ def weight_files(folder: Path) -> dict[Path, set[str]]:
 
 
 def no_weights(folder: Path) -> str:
-    """Say what to do about a folder without safetensors that could be loaded."""
+    """Return the message about a folder without safetensors that could be loaded."""
     others = sorted(folder.glob("*.safetensors"))
     if others:
         return (

@@ -82,7 +82,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_image_processor(folder: Path) -> Any:
-    """Load what prepares pictures for a model, computed with Pillow. Raises ValueError."""
+    """Load the image processor of a model, computed with Pillow. Raises ValueError."""
     with transformers_errors(folder, "image processor"):
         return AutoImageProcessor.from_pretrained(folder, backend="pil", **NO_CODE)
 
@@ -146,7 +146,7 @@ def is_no_report(record: logging.LogRecord) -> bool:
 def check_report(folder: Path, report: dict[str, Any]) -> None:
     """Check that no weight is missing, misshapen or left over; tied weights may be missing.
 
-    `report`: what `from_pretrained` returns as its loading info. Raises ValueError with the names.
+    `report`: the loading info of `from_pretrained`. Raises ValueError with the names.
     """
     # A misshapen weight is among the missing ones, too; it is named once.
     shapes = {}

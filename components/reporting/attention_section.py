@@ -60,7 +60,7 @@ class Portrait(NamedTuple):
 
 
 def heat_uri(weights: np.ndarray, highest: float) -> str:
-    """Return (rows, columns) as so many pixels: the more opaque, the nearer to `highest`."""
+    """Return weights (rows, columns) as a PNG of one pixel each, opaque near `highest`."""
     pixels = np.empty((*weights.shape, 4), np.uint8)
     pixels[..., :3] = HEAT
     pixels[..., 3] = np.round(255 * STRONGEST * weights / (highest or 1.0))
@@ -87,9 +87,9 @@ def portraits(inspection: Row, seen: Sequence[Image.Image], max_side: int) -> li
     """Return every drawn picture; `seen` are these pictures as the model reads them, or none."""
     drawn = []
     for index, row in enumerate(inspection["pictures"]):
-        queries = of_picture(inspection, "query", index)
-        base = of_picture(inspection, "base", index)
-        answer = of_picture(inspection, "answer", index)
+        queries = maps_of_picture(inspection, "query", index)
+        base = maps_of_picture(inspection, "base", index)
+        answer = maps_of_picture(inspection, "answer", index)
 
         # heat has the colour, so the picture below it has none
         colour, grey = None, None
@@ -111,7 +111,7 @@ def portraits(inspection: Row, seen: Sequence[Image.Image], max_side: int) -> li
     return drawn
 
 
-def of_picture(inspection: Row, name: str, index: int) -> Row | None:
+def maps_of_picture(inspection: Row, name: str, index: int) -> Row | None:
     """Return the maps of one drawn picture in a part of the inspection, if it has any."""
     found = inspection[f"{name}_attention"]["found"]
     return found and {"side": found.get("side"), **found["pictures"][index]}
@@ -131,7 +131,7 @@ def numbered_maps(label: str, maps: Row | None, key: str) -> list[HeatMap]:
 
 
 def layer_maps(base: Row | None, queries: Row | None) -> list[LayerMaps]:
-    """Return the maps of every layer, as far as there are any."""
+    """Return the maps of every layer; a system without maps has None."""
     of_base = numbered_maps("layer", base, "layers")
     of_queries = numbered_maps("layer", queries, "layers")
     pairs = itertools.zip_longest(of_base, of_queries)
@@ -167,7 +167,7 @@ def attention_charts(inspection: Row) -> list[Chart]:
 
 
 def mean_over_pictures(inspection: Row, name: str) -> np.ndarray | None:
-    """Return weights (layers, tokens) of a part, or None where there is nothing."""
+    """Return the mean weights (layers, tokens) of a part, or None if the compressor lacks it."""
     found = inspection[f"{name}_attention"]["found"]
     if not found or not found["pictures"]:
         return None

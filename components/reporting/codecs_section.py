@@ -1,4 +1,4 @@
-"""What stored tokens are worth in fewer bytes: a table, and charts with the Pareto front."""
+"""Scores of stored tokens in fewer bytes: a table, and charts with the Pareto front."""
 
 from collections.abc import Sequence
 

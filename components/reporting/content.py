@@ -89,7 +89,7 @@ def page_content(
 
 
 def system_names(costs: Mapping[str, tables.CostRow]) -> dict[str, str]:
-    """Name systems by what the language model reads in the place of the picture."""
+    """Name systems by the tokens that the language model reads in place of the picture."""
     return {
         tables.COMPRESSED: f"{costs[tables.COMPRESSED].visual_tokens} summary tokens",
         tables.UNCOMPRESSED: f"all {costs[tables.UNCOMPRESSED].visual_tokens} image tokens",
@@ -149,7 +149,7 @@ def kept_bytes_chart(costs: Mapping[str, tables.CostRow], file_bytes: float) -> 
 
 
 def methods_content(runs: Sequence[methods.MethodRun]) -> dict[str, Any]:
-    """Return the comparison with other methods, and what the paper prints."""
+    """Return the comparison with other methods, and the numbers that the paper prints."""
     # the runs of this project are shown beside the paper's numbers, never among them
     groups, published = methods.group_runs(runs), read_published()
 
@@ -165,7 +165,7 @@ def methods_content(runs: Sequence[methods.MethodRun]) -> dict[str, Any]:
 
 
 def training_content(training: Curves, base: Curves) -> dict[str, Any]:
-    """Return the curves of training, and those of the base model where it has any."""
+    """Return the curves of training, and of the base model's training if they were logged."""
     losses = training_charts(training, LOSSES, plots.NUMBERS)
     validation = training_charts(training, VALIDATION, plots.SHARES)
 
@@ -199,5 +199,8 @@ def training_charts(
 
 
 def best_step(scores: Sequence[tuple[float, float]]) -> int | None:
-    """Return the step of the best validation, whose weights were kept: the first of equal ones."""
+    """Return the step with the best validation score, whose weights were kept.
+
+    The first of several equal ones; None without validation.
+    """
     return int(max(scores, key=lambda point: point[1])[0]) if scores else None

@@ -38,14 +38,14 @@ def read_seen(folder: Path, limits: PictureLimits) -> list[Image.Image]:
 
 
 def read_inspection(folder: Path) -> Row:
-    """Read what the stage wrote. Raises ValueError that names the file."""
+    """Read the analysis that the stage wrote. Raises ValueError that names the file."""
     return read_json(folder / "inspection.json")
 
 
 def inspection_content(
     inspection: Row, seen: Sequence[Image.Image], max_side: int
 ) -> dict[str, Any]:
-    """Return what the template shows; a part that the compressor lacks is empty, with its reason.
+    """Return the section of the page; a part that the compressor lacks is empty, with its reason.
 
     `seen`: the drawn pictures as the model reads them; none where attention cannot be drawn over
     them.
@@ -58,6 +58,7 @@ def inspection_content(
             absent[name] = inspection[name]["reason"]
 
     norms, prefixes, masks = found["norms"], found["prefixes"], found["masks"]
+
     return {
         "absent": absent,
         "num_tokens": inspection["num_summary_tokens"],
@@ -167,7 +168,7 @@ def gap_rows(masks: Row) -> list[tuple[str, Score, str, str]]:
 
 @page_style
 def gap_chart(masks: Row) -> Chart:
-    """Draw the change of accuracy without each group; zero is what all tokens reach."""
+    """Draw the change of accuracy without each group; zero is the accuracy with all tokens."""
     groups = masks["groups"]
     names = [group_name(group["tokens"]) for group in groups]
     axes = bar_axes(names, 460, left=96, right=14, bottom=20)

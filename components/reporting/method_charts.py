@@ -1,8 +1,8 @@
-"""Scores of all methods against what they cost. Filled: can be stored; hollow: cannot.
+"""Scores of all methods against their costs. Filled marks: can be stored; hollow: cannot.
 
 Methods are told apart by a number in their mark, so that nothing depends on colours. Marks that
 would hide each other stand beside each other. Methods that score next to nothing are named below
-the chart: so many beside each other would stand far from their costs.
+the chart: there are many, and beside each other they would stand far from their costs.
 """
 
 import math
@@ -145,7 +145,7 @@ def estimate_text(group: Group, key: str) -> str:
 
 
 def draw_mark(axes: Axes, x: float, y: float, entry: LegendEntry) -> None:
-    """Draw a numbered disc, filled if what the method makes can be stored."""
+    """Draw a numbered disc, filled if the tokens of the method can be stored."""
     colour = COLOURS["compressed" if entry.is_own else "uncompressed"]
 
     # the number is readable on both
@@ -178,7 +178,7 @@ def is_free(place: Place, taken: Sequence[Place]) -> bool:
 
 
 def sparse(values: Iterable[float]) -> list[float]:
-    """Return the different costs, without those whose ticks would run into a smaller one's."""
+    """Return the different costs, less the ones whose ticks would overlap a smaller cost's."""
     kept: list[float] = []
     for value in sorted(set(values)):
         if not kept or value > 1.25 * kept[-1]:

@@ -58,7 +58,7 @@ class Interval(Params):
 
 
 class MethodRun(Params):
-    """One method with so many tokens and one seed."""
+    """One method with one number of tokens and one seed."""
 
     run: str  # its name in the sweep
     seed: int
@@ -75,7 +75,7 @@ class MethodRun(Params):
 
 
 class Group(NamedTuple):
-    """The runs of one method with so many tokens, one for each seed, and their means."""
+    """The runs of one method with one number of tokens, one for each seed, and their means."""
 
     name: str
     runs: Sequence[MethodRun]
@@ -152,7 +152,7 @@ def reference_runs(seed: int, metrics: Mapping[str, Any]) -> list[MethodRun]:
 
 
 def flat_scores(system: Mapping[str, Any]) -> dict[str, Interval]:
-    """Return the scores of a system under dotted keys, without those by kind of question."""
+    """Return the scores of a system under dotted keys, without scores by kind of question."""
     found: dict[str, Interval] = {}
     for key, entry in system.items():
         if key == "retrieval":
@@ -185,7 +185,7 @@ def group_runs(runs: Iterable[MethodRun]) -> list[Group]:
 
 
 def method_tables(groups: Sequence[Group], published: Published) -> list[MethodTable]:
-    """Return our scores and, apart from them, what the paper prints."""
+    """Return our scores and, apart from them, the scores that the paper prints."""
     tables = []
     for title, (numbers, columns) in TABLES.items():
         rows = []
@@ -200,7 +200,7 @@ def method_tables(groups: Sequence[Group], published: Published) -> list[MethodT
 
 
 def method_cost_rows(groups: Sequence[Group]) -> list[tuple[Group, list[Estimate | None]]]:
-    """Return the methods of runs with the seconds of STAGES, as far as they are known."""
+    """Return the trained methods with the seconds of STAGES; None for a stage that did not run."""
     rows = []
     for group in groups:
         if group.first.method not in NAMES:

@@ -1,4 +1,4 @@
-"""Origin of the numbers, by what the artifacts say of themselves."""
+"""Origin of the numbers: model, settings and versions, as the artifacts record them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -71,7 +71,7 @@ SHARES = Values((0.0, 1.0), percent, whole_percent)
 
 
 class Chart(NamedTuple):
-    """A drawing with what stands around it."""
+    """A drawing with the texts around it."""
 
     title: str
     svg: Markup

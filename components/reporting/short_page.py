@@ -12,13 +12,13 @@ from components.reporting.wording import data_size, operations, plain
 def short_content(
     metrics: Mapping[str, Any], compressor: Mapping[str, Any], why: str
 ) -> dict[str, Any]:
-    """Return what the template shows; `why` is the reason that there is no full page."""
+    """Return the content of the short page; `why` is the reason that there is no full one."""
     # a section each, empty where nothing was asked
     groups = [
-        ("Answers", own(tables.score_rows(metrics))),
-        ("Captions", own(tables.caption_rows(metrics))),
+        ("Answers", own_scores(tables.score_rows(metrics))),
+        ("Captions", own_scores(tables.caption_rows(metrics))),
         ("Search", recalls(metrics)),
-        ("Composition", own(tables.composition_rows(metrics))),
+        ("Composition", own_scores(tables.composition_rows(metrics))),
     ]
 
     # not every score is over all pictures
@@ -41,7 +41,7 @@ def short_content(
     }
 
 
-def own(rows: list[tables.ScoreRow]) -> list[tuple[str, Score]]:
+def own_scores(rows: list[tables.ScoreRow]) -> list[tuple[str, Score]]:
     """Return the compressor's scores."""
     return [(row.label, row.scores[COMPRESSED]) for row in rows if COMPRESSED in row.scores]
 

@@ -14,7 +14,7 @@ from components.model.prepared import PreparedPictures
 
 
 class Qwen25VLBackbone(Backbone):
-    """Patches of all pictures stand in one row; the grid of each says which are its own."""
+    """Patches of all pictures stand in one row; the grid of a picture says how many are its own."""
 
     architectures: ClassVar[tuple[str, ...]] = ("Qwen2_5_VLForConditionalGeneration",)
     markup: ClassVar[Markup] = Markup(
