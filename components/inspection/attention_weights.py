@@ -100,6 +100,7 @@ def query_attention(model: Method, picture: PreparedPictures) -> Tensor:
         raise AbsentError(
             f"{model.chosen.name} has no summary queries that the language model reads"
         )
+
     read = model.backbone.encode_images(picture)
     with watch(model.backbone.language_model, model.num_summary_tokens) as seen:
         model.compress_images(read)

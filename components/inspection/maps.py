@@ -61,6 +61,7 @@ def base_maps(
     Raises AbsentError without a grid of image tokens.
     """
     side, pictures = grid_side(backbone), []
+
     for image in images:
         answer = answer_from_picture(backbone, image, question, max_new_tokens)
         caption = backbone.tokenizer.decode(answer.tokens, skip_special_tokens=True).strip()

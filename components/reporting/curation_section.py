@@ -90,7 +90,8 @@ def table_checks(expectations: Mapping[str, Any]) -> list[TableCheck]:
 def describe_rule(config: Mapping[str, Any]) -> str:
     """Return the columns of a rule and its description, or its name with its arguments."""
     kwargs = config["kwargs"]
-    columns = " and ".join(plain(str(kwargs[key])) for key in COLUMNS if key in kwargs)
+    names = [plain(str(kwargs[key])) for key in COLUMNS if key in kwargs]
+    columns = " and ".join(names)
     if config.get("description"):
         return f"{columns}: {config['description']}"
 

@@ -176,6 +176,7 @@ def _description(image_id: str, rows: Mapping[str, Row]) -> Description:
 
 
 def _example(question_id: str, rows: Mapping[str, Row]) -> Example:
+    # in the order in which the page shows systems, whatever the order of the file
     answers = {}
     for system in SYSTEMS:
         if system in rows:

@@ -133,21 +133,23 @@ def reference_runs(seed: int, metrics: Mapping[str, Any]) -> list[MethodRun]:
     """Return rows of the base model with all image tokens and without, if they were asked too."""
     rows = []
     for system, name in NAMES.items():
-        # runs of methods that give no answers may leave these systems out
-        if system in metrics:
-            # nothing of a picture is stored for them
-            costs = _costs(metrics, system) | {"bytes_per_picture": None}
-            row = MethodRun(
-                run=name,
-                seed=seed,
-                method=system,
-                tuning="none",
-                is_stored=False,
-                scores=flat_scores(metrics[system]),
-                seconds={},
-                **costs,
-            )
-            rows.append(row)
+        # the settings of an evaluation say which of them it asks
+        if system not in metrics:
+            continue
+
+        # nothing of a picture is stored for them
+        costs = _costs(metrics, system) | {"bytes_per_picture": None}
+        row = MethodRun(
+            run=name,
+            seed=seed,
+            method=system,
+            tuning="none",
+            is_stored=False,
+            scores=flat_scores(metrics[system]),
+            seconds={},
+            **costs,
+        )
+        rows.append(row)
     return rows
 
 

@@ -151,6 +151,7 @@ def recall_rows(recalls: Mapping[str, float], gallery: float, wanted: float) -> 
 
 def chance_recall(k: int, gallery: float, wanted: float) -> float:
     """Return the probability that `k` different draws hit at least one of the wanted."""
+    # one minus the probability that every draw misses
     miss = 1.0
     for drawn in range(min(k, int(gallery))):
         miss *= max(0.0, (gallery - wanted - drawn) / (gallery - drawn))
