@@ -51,7 +51,7 @@ from flows.running.lifetime import die_with_parent
 
 
 class ReportParams(Params):
-    """How much is shown; what is shown is drawn by the seed."""
+    """Amounts of content; the content itself is drawn by the seed."""
 
     seed: int
     pictures: PictureLimits
@@ -78,6 +78,7 @@ def build_page(params: ReportParams, places: Places) -> str:
     if why := reason_for_short_page(inputs.metrics, places.store, places.compressor):
         return render(short_content(inputs.metrics, inputs.compressor, why), "short")
 
+    # the section of `inspect` is made apart, and says which pictures it shows
     seen = read_seen(places.inspection, params.pictures)
     inspection = read_inspection(places.inspection)
     inside = inspection_content(inspection, seen, params.max_thumbnail_side)
@@ -86,6 +87,7 @@ def build_page(params: ReportParams, places: Places) -> str:
     tokens = StoreReader.open(places.store)
     shown_inside = [picture["image_id"] for picture in inside["captions"]]
     examples = draw_examples(params, places, inputs, tokens, shown_inside)
+
     file_bytes = mean_file_bytes(places.pictures)
     manifest = tokens.manifest.model_dump()
     content = page_content(inputs, manifest, examples, file_bytes, params.seed)
@@ -99,10 +101,12 @@ def draw_examples(
     tokens: StoreReader,
     also_shown: Sequence[str],
 ) -> Examples:
-    """Draw examples by the seed, and read their pictures and those that are `also_shown`."""
+    """Draw examples by the seed, and read their pictures and the ones `also_shown` elsewhere."""
     seed = params.seed
     boxes = outcome_boxes(inputs.answers, seed, params.examples_per_box)
     descriptions = draw_descriptions(inputs.captions, seed, params.descriptions)
+
+    # texts that the settings name have no picture of their own
     queries = [Query(text, None) for text in params.queries]
     queries += draw_queries(inputs.captions, tokens.ids, seed, params.drawn_queries)
     searched = search(params, queries, tokens, places.compressor, places.base)
@@ -115,16 +119,12 @@ def draw_examples(
     for result in searched:
         shown.update(image_id for image_id, _ in result.hits)
     shown.update(description.image_id for description in descriptions)
+    pictures = read_thumbnails(places.pictures, shown, params.pictures, params.max_thumbnail_side)
 
-    return Examples(
-        boxes=boxes,
-        descriptions=descriptions,
-        searched=searched,
-        pictures=read_thumbnails(
-            places.pictures, shown, params.pictures, params.max_thumbnail_side
-        ),
-        strips={image_id: token_strip(tokens.tokens([image_id])[0]) for image_id in opened},
-    )
+    strips = {}
+    for image_id in opened:
+        strips[image_id] = token_strip(tokens.tokens([image_id])[0])
+    return Examples(boxes, descriptions, searched, pictures, strips)
 
 
 def reason_for_short_page(metrics: Mapping[str, Any], store: Path, compressor: Path) -> str | None:
@@ -132,9 +132,11 @@ def reason_for_short_page(metrics: Mapping[str, Any], store: Path, compressor: P
     if left_out := set(SYSTEMS) - metrics.keys():
         names = ", ".join(sorted(left_out))
         return f"Its base model was not asked: evaluate.references has no {names}."
-    return (
-        reason_not_stored(store) or method_class(read_config(compressor).method.name).why_no_answers
-    )
+
+    # only a compressor whose tokens are stored and answer questions fills all sections
+    if why := reason_not_stored(store):
+        return why
+    return method_class(read_config(compressor).method.name).why_no_answers
 
 
 def search(
@@ -147,6 +149,7 @@ def search(
     """Search the store for each query."""
     # vectors of different models cannot be compared
     check_same_model(tokens.provenance, compressor)
+
     torch.set_num_threads(params.num_threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, tokens.provenance.compute["dtype"])
@@ -165,7 +168,7 @@ def search(
 
 
 def main(page: Path, **places: Path) -> None:
-    """Write all that was found as one HTML page; `places` has the fields of `Places`."""
+    """Write the results of a run as one HTML page; `places` has the fields of `Places`."""
     die_with_parent()
     report(load_params("report", ReportParams), Places(**places), page)
 

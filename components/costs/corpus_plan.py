@@ -77,6 +77,7 @@ def make_plan(
     num_tokens = corpus.num_summary_tokens * num_pictures
     stored = {codec: size * num_tokens for codec, size in token_bytes.items()}
     vectors, codes = FLOAT32_BYTES * shape.dim * num_pictures, code_bytes(shape.dim) * num_pictures
+
     return Plan(
         flops_per_picture=compression,
         flops_per_question=with_tokens,

@@ -87,6 +87,8 @@ def method_costs(model: Method, size: ModelSize, picture: PreparedPictures) -> M
     per_picture, is_stored = counted_flops(model, picture), not model.why_not_stored
     if model.why_no_answers:
         return MethodCosts(per_picture, None, 0, 0, is_stored)
+
+    # Three points of the formula say all of it.
     start = model.question_flops(size.language_model, 0, 0)
     per_prompt_token = model.question_flops(size.language_model, 1, 0) - start
     per_new_token = model.question_flops(size.language_model, 0, 1) - start
@@ -123,21 +125,26 @@ def cost_table(size: ModelSize, load: Workload, method: MethodCosts) -> dict[str
     }
 
     # Only the systems that were asked.
-    bytes_per_picture: dict[str, int | None] = {}
-    flops_per_question: dict[str, int | None] = {}
+    table: dict[str, dict[str, int | None]] = {
+        "visual_tokens": {},
+        "bytes_per_picture": {},
+        "flops_per_picture": {},
+        "flops_per_question": {},
+    }
     for system in load.answer_tokens:
+        table["visual_tokens"][system] = visual[system]
+        table["flops_per_picture"][system] = flops_per_picture[system]
+
         is_kept = system != "compressed" or method.is_stored
         stored = stored_bytes(visual[system], load.dim)
-        bytes_per_picture[system] = stored if is_kept else None
+        table["bytes_per_picture"][system] = stored if is_kept else None
+
         flops = question_flops(system, size, load, method, visual[system])
-        flops_per_question[system] = None if flops is None else round(flops)
+        table["flops_per_question"][system] = None if flops is None else round(flops)
 
     return {
         "parameters": size._asdict(),
-        "visual_tokens": {system: visual[system] for system in load.answer_tokens},
-        "bytes_per_picture": bytes_per_picture,
-        "flops_per_picture": {system: flops_per_picture[system] for system in load.answer_tokens},
-        "flops_per_question": flops_per_question,
+        **table,
         "question_tokens": rounded(load.question_tokens),
         "answer_tokens": rounded(load.answer_tokens),
     }
@@ -156,10 +163,14 @@ def question_flops(
     `num_tokens`: visual tokens that the system reads.
     """
     question, answer = load.question_tokens[system], load.answer_tokens[system]
+
+    # Systems without a compressor cost what the paper's formulas say.
     if system == "uncompressed":
         return picture_question_flops(size, num_tokens, question, answer)
     if system != "compressed":
         return stored_question_flops(size, num_tokens, question, answer)
+
+    # A method may do work of its own for each question.
     if method.per_question is None:
         return None
     reading = method.per_question + method.per_prompt_token * question

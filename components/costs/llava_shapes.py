@@ -19,7 +19,7 @@ SEVEN_B, THIRTEEN_B = SIZES = (Size("7B", 4096, 11008, 32, 32), Size("13B", 5120
 
 
 def llava_config(size: Size) -> LlavaConfig:
-    """Return the configuration of the published checkpoint, as far as sizes go."""
+    """Return the configuration of the published checkpoint, sizes only."""
     vision = CLIPVisionConfig(
         hidden_size=1024,
         intermediate_size=4096,

@@ -96,6 +96,7 @@ def model_shape(config: Any, adapters: AdapterParams | None) -> ModelShape:
     for name, (inputs, outputs) in sizes.items():
         rank = adapters.rank if adapters and name in adapters.targets else 0
         linears.append(Linear(name, inputs, outputs, rank))
+
     return ModelShape(
         linears=tuple(linears),
         num_layers=text.num_hidden_layers,
@@ -113,8 +114,11 @@ def tower_flops(config: Any) -> int:
     vision = config.vision_config
     patches = (vision.image_size // vision.patch_size) ** 2
     tokens, width = patches + 1, vision.hidden_size
+
+    # The layers that are read may be counted from the end.
     num_states = vision.num_hidden_layers + 1
     num_layers = max(layer % num_states for layer in read_layers(config))
+
     convolution = 2 * patches * vision.num_channels * vision.patch_size**2 * width
     weights = 4 * width**2 + 2 * width * vision.intermediate_size
     attention = 4 * tokens**2 * width
@@ -143,8 +147,11 @@ def backward_flops(shape: ModelShape, size: Pass, wants_input: bool) -> int:
     for number in range(shape.num_layers):
         is_last = number == shape.num_layers - 1
         for linear, tokens in tokens_by_linear(shape, size, is_last):
+            # The gradient of the first layer's input is asked for only if something there learns.
             is_asked = wants_input or number > 0 or linear.name not in FIRST
             total += linear.backward(tokens, is_asked)
+
+        # Both products of attention have two inputs that want a gradient.
         total += 2 * attention_flops(shape, size, is_last)
     return total
 
@@ -159,11 +166,12 @@ def layer_flops(shape: ModelShape, size: Pass, is_last: bool) -> int:
 
 def tokens_by_linear(shape: ModelShape, size: Pass, is_last: bool) -> list[tuple[Linear, int]]:
     """Return the linear parts of a layer with the number of tokens that each reads."""
-    kept = KEPT if is_last else ()
-    return [
-        (linear, size.rows * (size.kept if linear.name in kept else size.tokens))
-        for linear in shape.linears
-    ]
+    narrow = KEPT if is_last else ()
+    parts = []
+    for linear in shape.linears:
+        tokens = size.kept if linear.name in narrow else size.tokens
+        parts.append((linear, size.rows * tokens))
+    return parts
 
 
 def attention_flops(shape: ModelShape, size: Pass, is_last: bool) -> int:
@@ -193,6 +201,7 @@ def step_flops(shape: ModelShape, chunks: Sequence[Step], checkpointing: bool) -
         total += chunk_flops(shape, chunk, checkpointing)
         if len(chunks) > 1 and chunk.captions.rows:
             total += reading_flops(shape, chunk)
+
         num_pairs += chunk.num_pairs * chunk.num_budgets
         num_texts += chunk.captions.rows
 
@@ -213,7 +222,9 @@ def vision_flops(shape: ModelShape, chunk: Step) -> int:
 
 def chunk_flops(shape: ModelShape, chunk: Step, checkpointing: bool) -> int:
     """Count the operations of both losses of a chunk and their gradient, without similarities."""
+    # The head is frozen: its output, and the gradient of its input.
     total = vision_flops(shape, chunk) + 4 * chunk.num_answer_tokens * shape.dim * shape.vocab_size
+
     for size in (chunk.pictures, chunk.captions, chunk.conversations):
         # With checkpointing Hugging Face lets the embeddings ask for a gradient, needed or not.
         wants_input = checkpointing or size is not chunk.conversations or chunk.pictures.rows > 0

@@ -35,6 +35,7 @@ def worker_memory(
     """
     # Frozen weights: embeddings and head, decoder, vision tower and connector.
     shape = model_shape(config, adapters)
+
     decoder = shape.num_layers * shape.layer_weights // num_shards
     if num_shards > 1:
         decoder += GATHERED_LAYERS * shape.layer_weights
@@ -48,6 +49,7 @@ def worker_memory(
     ranks = sum(linear.rank * (linear.inputs + linear.outputs) for linear in shape.linears)
     trained = len(adapters.names) * shape.num_layers * ranks * (1 + OPTIMIZER_NUMBERS)
     positions = min(chunk.num_answer_tokens, POSITIONS_PER_CHUNK)
+
     return Memory(
         base_weights=base * number,
         trained=trained * FLOAT32,
@@ -67,7 +69,7 @@ def activation_bytes(shape: ModelShape, chunk: Step, number: int) -> int:
 
 def pass_bytes(shape: ModelShape, size: Pass, number: int) -> int:
     """Count the bytes that one pass of the language model saves."""
-    # The last layer goes on at the kept places only.
+    # The last layer saves queries, attention and MLP at the kept places only.
     tokens, kept = size.rows * size.tokens, size.rows * size.kept
     incoming, rest = layer_bytes(shape, number)
     layers = (shape.num_layers - 1) * tokens * (incoming + rest) + tokens * incoming + kept * rest
@@ -88,8 +90,9 @@ def layer_bytes(shape: ModelShape, number: int) -> tuple[int, int]:
     the norms in float32.
     """
     # An input is kept for the adapters only: frozen weights do not need it.
-    width = {linear.name: linear for linear in shape.linears}
-    rank = {linear.name: linear.rank for linear in shape.linears}
+    linears, rank = {}, {}
+    for linear in shape.linears:
+        linears[linear.name], rank[linear.name] = linear, linear.rank
     reads_attention = any(rank[name] for name in FIRST)
     reads_mlp = bool(rank["gate_proj"] or rank["up_proj"])
     reads_down = bool(rank["down_proj"])
@@ -98,11 +101,11 @@ def layer_bytes(shape: ModelShape, number: int) -> tuple[int, int]:
 
     # Keys and values need every token, also in the last layer.
     other_ranks = sum(rank.values()) - kept_ranks
-    numbers = reads_attention * shape.dim + 2 * width["k_proj"].outputs + other_ranks
+    numbers = reads_attention * shape.dim + 2 * linears["k_proj"].outputs + other_ranks
     incoming = norm + numbers * number
 
     # Queries, attention and MLP need the places at which the layer goes on.
-    middle = (3 + reads_down) * width["down_proj"].inputs
-    numbers = 2 * width["q_proj"].outputs + middle + reads_mlp * shape.dim + kept_ranks
+    middle = (3 + reads_down) * linears["down_proj"].inputs
+    numbers = 2 * linears["q_proj"].outputs + middle + reads_mlp * shape.dim + kept_ranks
     rest = norm + numbers * number + shape.num_heads * FLOAT32
     return incoming, rest

@@ -43,7 +43,7 @@ def watch(language_model: Any, num_positions: int) -> Iterator[Seen]:
             f"load it with attention {KERNEL!r}"
         )
 
-    # The models' kernel stays the one that computes; the weights are worked out beside it.
+    # Attention of other modules, such as the vision tower, passes by.
     numbers = {layer.self_attn: number for number, layer in enumerate(language_model.layers)}
     seen: Seen = [[] for _ in numbers]
     attend = ALL_ATTENTION_FUNCTIONS[KERNEL]
@@ -56,6 +56,7 @@ def watch(language_model: Any, num_positions: int) -> Iterator[Seen]:
             seen[numbers[module]].append(weights.mean(1))
         return attend(module, query, key, value, mask, **settings)
 
+    # The models' kernel stays the one that computes; the weights are worked out beside it.
     ALL_ATTENTION_FUNCTIONS[KERNEL] = attend_and_note
     try:
         yield seen
@@ -82,6 +83,8 @@ def attention_weights(
         every = torch.ones(positions, keys, dtype=torch.bool, device=key.device)
         mask = every.tril(keys - positions)
     mask = mask[..., -num_positions:, :keys]
+
+    # A mask of bool says who is seen; any other is added.
     scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
     return scores.softmax(-1)
 
@@ -97,12 +100,15 @@ def query_attention(model: Method, picture: PreparedPictures) -> Tensor:
         raise AbsentError(
             f"{model.chosen.name} has no summary queries that the language model reads"
         )
+
     read = model.backbone.encode_images(picture)
-    # the place of the picture in what the compression pass reads
-    first = len(model.bos_ids) + len(model.backbone.chat.frame_ids[0])
     with watch(model.backbone.language_model, model.num_summary_tokens) as seen:
         model.compress_images(read)
-    return torch.stack([weights[0] for (weights,) in seen])[..., first : first + read.lengths[0]]
+
+    # The pass reads BOS and the text before the picture, then the picture itself.
+    first = len(model.bos_ids) + len(model.backbone.chat.frame_ids[0])
+    layers = torch.stack([weights[0] for (weights,) in seen])
+    return layers[..., first : first + read.lengths[0]]
 
 
 def answer_attention(
@@ -121,8 +127,11 @@ def answer_attention(
     # Each step sees one token more; only the visual ones count.
     layers = []
     for steps in seen:
-        padded = [over_all_tokens(step, len(prompt) + n) for n, step in enumerate(steps)]
-        layers.append(torch.stack([step[0, 0, places] for step in padded]))
+        rows = []
+        for number, step in enumerate(steps):
+            row = over_all_tokens(step, len(prompt) + number)[0, 0]
+            rows.append(row[places])
+        layers.append(torch.stack(rows))
     return AnswerAttention(tokens, torch.stack(layers))
 
 

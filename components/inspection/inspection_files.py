@@ -32,5 +32,7 @@ def write_analysis(
     (folder / "pictures").mkdir(parents=True)
     for number, picture in enumerate(pictures):
         (folder / picture_file(number)).write_bytes(encode_png(picture))
+
+    # Keys in one order, whatever order the parts were computed in.
     text = json.dumps(content, sort_keys=True)
     (folder / ANALYSIS).write_text(text + "\n", encoding="utf-8")

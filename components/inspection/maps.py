@@ -42,10 +42,11 @@ def generation_maps(
     """
     if model.why_no_answers:
         raise AbsentError(model.why_no_answers)
+
     prompt = encode_prompt(model.backbone.chat, question, tokens.shape[1])
     pictures = []
     for row in tokens.to(model.backbone.device):
-        answer = of_stored(model, row, prompt, max_new_tokens)
+        answer = answer_from_tokens(model, row, prompt, max_new_tokens)
         words = words_of(model.backbone.tokenizer, answer.tokens, answer.weights.shape[1])
         layers, steps = numbers(answer.weights.mean(1)), numbers(answer.weights.mean(0))
         pictures.append({"layers": layers, "steps": steps, "words": words})
@@ -60,18 +61,19 @@ def base_maps(
     Raises AbsentError without a grid of image tokens.
     """
     side, pictures = grid_side(backbone), []
+
     for image in images:
-        answer = of_picture(backbone, image, question, max_new_tokens)
+        answer = answer_from_picture(backbone, image, question, max_new_tokens)
         caption = backbone.tokenizer.decode(answer.tokens, skip_special_tokens=True).strip()
         layers = numbers(on_grid(answer.weights, side).mean(1))
         pictures.append({"layers": layers, "caption": caption})
     return {"side": side, "pictures": pictures}
 
 
-def of_stored(
+def answer_from_tokens(
     model: Method, tokens: Tensor, prompt: list[int], max_new_tokens: int
 ) -> AnswerAttention:
-    """Return the attention of an answer from stored tokens (summary tokens, dim) on them."""
+    """Answer from stored tokens (summary tokens, dim), with the attention on them."""
     backbone = model.backbone
     return answer_attention(
         backbone.language_model,
@@ -82,10 +84,10 @@ def of_stored(
 
 
 @torch.inference_mode()
-def of_picture(
+def answer_from_picture(
     backbone: Backbone, image: Image.Image, question: str, max_new_tokens: int
 ) -> AnswerAttention:
-    """Return the attention of the base model's answer about a picture on all its image tokens."""
+    """Answer from a picture with the base model, with the attention on all its image tokens."""
     read = backbone.encode_images(backbone.prepare([image]))
     prompt = encode_prompt(backbone.chat, question, read.lengths[0])
     return answer_attention(
@@ -97,7 +99,7 @@ def of_picture(
 
 
 def words_of(tokenizer: Any, tokens: Sequence[int], num_steps: int) -> list[str]:
-    """Return the text of each step's token, and nothing where the answer ends."""
+    """Return the text of each step's token, and an empty one where the answer ends."""
     return [tokenizer.decode([token]) for token in tokens] + [""] * (num_steps - len(tokens))
 
 

@@ -6,6 +6,7 @@ A')), whose factors are as small as the rank.
 
 import math
 from collections.abc import Iterable
+from itertools import starmap
 from typing import Any
 
 import torch
@@ -22,8 +23,8 @@ Norms = dict[str, dict[str, list[float]]]
 def adapter_norms(decoder_layers: nn.ModuleList) -> dict[str, Any]:
     """Return {"layers": adapter -> norm in each decoder layer, "linears": by kind of linear layer}.
 
-    A decoder layer's norm is that of its linear layers' updates as one vector.
-    Raises AbsentError for a language model without adapters.
+    A decoder layer's norm takes the updates of its linear layers as one vector. Raises AbsentError
+    for a language model without adapters.
     """
     norms = linear_norms(decoder_layers)
     if not norms:
@@ -31,12 +32,14 @@ def adapter_norms(decoder_layers: nn.ModuleList) -> dict[str, Any]:
             "its language model has no adapters: it is the base model, or its own weights were "
             "trained"
         )
+
+    # The square of a layer's norm is the sum of the squares of its linear layers' norms.
     layers: dict[str, list[float]] = {}
     linears: Norms = {}
     for adapter, kinds in norms.items():
         by_layer = zip(*kinds.values(), strict=True)
-        layers[adapter] = rounded(math.hypot(*of_layer) for of_layer in by_layer)
-        linears[adapter] = {kind: rounded(of_kind) for kind, of_kind in kinds.items()}
+        layers[adapter] = rounded(starmap(math.hypot, by_layer))
+        linears[adapter] = {kind: rounded(values) for kind, values in kinds.items()}
     return {"layers": layers, "linears": linears}
 
 
@@ -50,17 +53,21 @@ def linear_norms(decoder_layers: nn.ModuleList) -> Norms:
     norms: Norms = {}
     for number, layer in enumerate(decoder_layers):
         for name, linear in layer.named_modules():
-            for adapter in linear.lora_A if isinstance(linear, LoraLayer) else ():
-                kind = name.rpartition(".")[2]
-                of_adapter = norms.setdefault(adapter, {})
-                of_kind = of_adapter.setdefault(kind, [0.0] * len(decoder_layers))
-                of_kind[number] = update_norm(linear, adapter)
+            if not isinstance(linear, LoraLayer):
+                continue
+
+            # Layers without an adapter of this kind keep their zeros.
+            kind = name.rpartition(".")[2]
+            for adapter in linear.lora_A:
+                kinds = norms.setdefault(adapter, {})
+                by_layer = kinds.setdefault(kind, [0.0] * len(decoder_layers))
+                by_layer[number] = update_norm(linear, adapter)
     return norms
 
 
 @torch.no_grad()
 def update_norm(linear: Any, adapter: str) -> float:
     """Compute |(alpha / rank) B A| of an adapter in one of PEFT's LoRA layers."""
-    a, b = (matrices[adapter].weight.double() for matrices in (linear.lora_A, linear.lora_B))
+    a, b = linear.lora_A[adapter].weight.double(), linear.lora_B[adapter].weight.double()
     squared = float(((b.T @ b) * (a @ a.T)).sum())
     return linear.scaling[adapter] * math.sqrt(max(squared, 0.0))

@@ -6,12 +6,14 @@ from components.inspection.parts import AbsentError
 
 
 def prefix_lengths(wanted: Sequence[int], num_summary_tokens: int) -> list[int]:
-    """Return the numbers of first tokens to try: fewer than all, as `wanted`, and all.
+    """Return the numbers of first tokens to try: the `wanted` below the total, and the total.
 
-    Raises AbsentError where there is nothing to leave out.
+    Raises AbsentError for a single token, which has no beginning.
     """
     if num_summary_tokens == 1:
         raise AbsentError("a single summary token has no shorter beginning")
+
+    # All tokens come last, to compare the others with.
     fewer = sorted({length for length in wanted if length < num_summary_tokens})
     return [*fewer, num_summary_tokens]
 
@@ -19,13 +21,14 @@ def prefix_lengths(wanted: Sequence[int], num_summary_tokens: int) -> list[int]:
 def token_groups(num_summary_tokens: int, group_size: int) -> list[list[int]]:
     """Cut all tokens into groups of neighbours, the last of which may be smaller.
 
-    Raises AbsentError where a group is all that there is.
+    Raises AbsentError if one group holds all tokens.
     """
     if num_summary_tokens <= group_size:
         raise AbsentError(
             f"without a group of {group_size} nothing is left of {num_summary_tokens} summary "
             f"token{'s' if num_summary_tokens != 1 else ''}"
         )
+
     tokens = list(range(num_summary_tokens))
     starts = range(0, num_summary_tokens, group_size)
     return [tokens[start : start + group_size] for start in starts]

@@ -11,7 +11,7 @@ from components.model.prepared import PreparedPictures
 
 
 def grid_side(backbone: Backbone) -> int:
-    """Return the image tokens per row, and rows.
+    """Return the number of image tokens along each side of a picture.
 
     Raises AbsentError for families that cut pictures in other ways.
     """
@@ -20,6 +20,7 @@ def grid_side(backbone: Backbone) -> int:
             f"the image tokens of {backbone.source.name} are tiles, or mixtures of patches, "
             "and not one grid over the picture"
         )
+
     vision = backbone.vlm.config.vision_config
     return vision.image_size // vision.patch_size
 
@@ -32,9 +33,9 @@ def on_grid(weights: Tensor, side: int) -> Tensor:
 def as_read(backbone: Backbone, picture: PreparedPictures) -> Image.Image:
     """Return the picture under the grid: padded, resized or cropped, as the tower gets it."""
     processor, pixels = backbone.image_processor, picture.tensors["pixel_values"][0]
-    mean, std = (
-        torch.tensor(values)[:, None, None]
-        for values in (processor.image_mean, processor.image_std)
-    )
+
+    # The inverse of the normalisation, channel by channel.
+    mean = torch.tensor(processor.image_mean)[:, None, None]
+    std = torch.tensor(processor.image_std)[:, None, None]
     levels = ((pixels * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())

@@ -59,7 +59,7 @@ class AdapterParams(Params):
 class AdapterSwitch:
     """Choose the pass for which the language model is adapted.
 
-    Outside a `with switch.use(...)` block it is adapted for none.
+    Outside of a `with switch.use(...)` block the language model runs without adapters.
     """
 
     def __init__(self, model: nn.Module, adapter_of: Mapping[str, str | None]) -> None:
@@ -84,11 +84,9 @@ class AdapterSwitch:
         adapter is merged into it.
         """
         if name not in self.adapter_of and not (name is None and self.base_is_left):
-            others = (
-                " or None for the base model"
-                if self.base_is_left
-                else "; an adapter is merged into the weights"
-            )
+            others = "; an adapter is merged into the weights"
+            if self.base_is_left:
+                others = " or None for the base model"
             raise ValueError(
                 f"there is no pass {name!r}; use one of {', '.join(self.adapter_of)}{others}"
             )
@@ -111,6 +109,8 @@ class AdapterSwitch:
         adapter = self.adapter_of.get(name)
         if adapter is None:
             return
+
+        # What was trained for another adapter does not fit the new weights.
         self.model, self.layers = self.model.merge_and_unload(adapter_names=[adapter]), []
         self.adapter_of = {other: None for other, own in self.adapter_of.items() if own == adapter}
         self.base_is_left = False
@@ -217,5 +217,5 @@ def lora_config(params: AdapterParams, decoder: str, num_tower_layers: int) -> L
         r=params.rank,
         lora_alpha=params.alpha,
         lora_dropout=params.dropout,
-        target_modules="|".join(f"({pattern})" for pattern in patterns),
+        target_modules="|".join(map("({})".format, patterns)),
     )

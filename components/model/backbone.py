@@ -1,8 +1,8 @@
 """The frozen base model: one small interface over transformers' vision-language models.
 
-`Backbone` is the interface, and at the same time the build that most models share. A family of
-models (`families/`, one file each) is a subclass that says where it differs. The vision side, the
-token embeddings and the LM head stay as they are; what is trained hangs beside them (`adapters`,
+`Backbone` is the interface, and also the build that most models share. A family of models
+(`families/`, one file each) is a subclass that says where it differs. The vision side, the token
+embeddings and the LM head stay as they are; the trained parts hang beside them (`adapters`,
 `summary_queries`).
 """
 
@@ -36,7 +36,7 @@ class Source(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """A frozen vision-language model, taken apart into what the two passes need.
+    """A frozen vision-language model, taken apart into the parts that the two passes need.
 
     A family is a subclass, listed in `families.FAMILIES` (steps: docs/models.md). It has to say:
 
@@ -51,7 +51,7 @@ class Backbone(nn.Module):
     - `set_up`, `unread_modules`, `preprocessing`: when it needs a file more, leaves out parts of
       its vision side, or has settings of a picture beside those of the image processor.
 
-    All below these is the same for every family.
+    The members below these are the same for every family.
     """
 
     architectures: ClassVar[tuple[str, ...]]
@@ -77,7 +77,7 @@ class Backbone(nn.Module):
     # For a family to override.
 
     def set_up(self) -> None:
-        """Do what is needed once, after loading. Raises ValueError for an unsupported variant."""
+        """Prepare the loaded model, once. Raises ValueError for an unsupported variant."""
 
     def prepare(self, images: Sequence[Image.Image]) -> PreparedPictures:
         """Preprocess RGB pictures of any size, on the CPU."""
@@ -174,7 +174,7 @@ class Backbone(nn.Module):
 
     @cached_property
     def settings_sha256(self) -> str:
-        """Hash of what else changes answers: configuration, tokenizer and chat template."""
+        """Hash of the settings that change answers: configuration, tokenizer and chat template."""
         return settings_sha256(self.source.folder)
 
     @cached_property
@@ -206,14 +206,13 @@ class Backbone(nn.Module):
     def train_connector(self) -> None:
         """Make the connector trainable, in float32."""
         connector = self.connector.float().requires_grad_(True)
-        connector.register_forward_pre_hook(
-            lambda _, inputs: tuple(as_float(part) for part in inputs)
-        )
+        connector.register_forward_pre_hook(lambda _, inputs: tuple(map(as_float, inputs)))
 
     def squared(self, images: Sequence[Image.Image]) -> list[Image.Image]:
         """Return the pictures, padded to squares of the mean colour if that is wanted (§3.1)."""
         if not self.pad_to_square:
             return list(images)
+
         red, green, blue = (int(channel * 255) for channel in self.image_processor.image_mean)
         return [pad_to_square(image, (red, green, blue)) for image in images]
 
@@ -248,6 +247,7 @@ class Backbone(nn.Module):
         is_placeholder = input_ids == self.image_token_id
         num_placeholders = int(is_placeholder.sum())
         num_visual = 0 if visual_tokens is None else visual_tokens.shape[:-1].numel()
+
         # masked_scatter would take too many tokens in silence.
         if num_placeholders != num_visual:
             raise ValueError(
@@ -264,12 +264,14 @@ class Backbone(nn.Module):
     def chat_segment(self, input_ids: Tensor, mask: Tensor, pictures: Segment | None) -> Segment:
         """Embed chats, ids and mask (rows, tokens), each with its picture at the placeholders.
 
-        Positions and mutual attention of image tokens are those that the model itself gives them.
+        Image tokens get the positions and the mutual attention that the model itself gives them.
         """
         visual_tokens = None if pictures is None else pictures.embeddings[pictures.mask.bool()]
         chat = text_segment(self.embed_chat(input_ids, visual_tokens), mask)
         if pictures is None:
             return chat
+
+        # Embeddings are in place; the positions and the mark of a picture's tokens are not yet.
         return insert(chat, input_ids == self.image_token_id, pictures)
 
     def arguments(self, inputs: Segment, mask: Tensor | None = None) -> dict[str, Any]:
@@ -315,6 +317,7 @@ def weights_sha256(folder: Path) -> str:
     for path in sorted(folder.glob("*.safetensors")):
         with whole_safetensors(path), safe_open(path, "pt") as tensors:
             names = list(tensors.keys())
+
         if twice := sorted(files.keys() & set(names)):
             other = files[twice[0]].name
             raise ValueError(
@@ -328,6 +331,8 @@ def weights_sha256(folder: Path) -> str:
     for name in sorted(files):
         with safe_open(files[name], "pt") as tensors:
             tensor = tensors.get_tensor(name)
+
+        # A tensor of another type or shape is another one, even with the same bytes.
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

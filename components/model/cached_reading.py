@@ -1,7 +1,7 @@
-"""Reading with a KV cache: what many rows begin with is read once, and each row goes on from there.
+"""Reading with a KV cache: a common beginning of many rows is read once, and each row goes on.
 
-Of the last layer a stretch that is only gone on from needs keys and values, and a prompt its last
-token besides. The rest of that layer is left out; `last_layer.py` does the same without a cache.
+A beginning needs no more of the last layer than keys and values, a prompt its last token, too. The
+rest of that layer is left out; `last_layer.py` does the same without a cache.
 """
 
 import copy
@@ -16,7 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from components.model.backbone import Backbone
-from components.model.last_layer import last_layer_computes, rotate
+from components.model.last_layer import last_layer_computes, rotate, split_heads
 from components.model.segments import Segment
 
 
@@ -43,9 +43,11 @@ def nothing_read(
 
 def select(read: Read, rows: Tensor) -> Read:
     """Return the state of `rows`, in any order and number of times; `read` itself stays usable."""
+    # Shallow copies: picking rows replaces the tensors of a layer, and changes none of them.
     cache = copy.copy(read.cache)
     cache.layers = [copy.copy(layer) for layer in cache.layers]
     cache.batch_select_indices(rows)
+
     return read._replace(
         cache=cache, mask=read.mask[rows], next_positions=read.next_positions[:, rows]
     )
@@ -94,19 +96,17 @@ def _narrow_layer(
     normed = layer.input_layernorm(hidden)
 
     # Keys and values of every token: what is read later attends to them.
-    key, value = (
-        projection(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-        for projection in (attention.k_proj, attention.v_proj)
-    )
-    key, value = past_key_values.update(
-        rotate(key, *position_embeddings), value, attention.layer_idx
-    )
+    cosines, sines = position_embeddings
+    key = rotate(split_heads(attention.k_proj(normed), attention.head_dim), cosines, sines)
+    value = split_heads(attention.v_proj(normed), attention.head_dim)
+    key, value = past_key_values.update(key, value, attention.layer_idx)
     if not num_kept:
         return kept
 
     # The query of the last token alone: its hidden state predicts the next one.
-    query = attention.q_proj(normed[:, -1:]).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-    query = rotate(query, *(angles[:, -1:] for angles in position_embeddings))
+    query = split_heads(attention.q_proj(normed[:, -1:]), attention.head_dim)
+    query = rotate(query, cosines[:, -1:], sines[:, -1:])
+
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(
         attention.config._attn_implementation, eager_attention_forward
     )

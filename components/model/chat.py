@@ -44,7 +44,7 @@ class Markup(NamedTuple):
 
 
 class ChatFormat(NamedTuple):
-    """A model's way to write a chat: tokenizer, with the chat template, and family's markup."""
+    """A model's way to write a chat: tokenizer with chat template, and the family's markup."""
 
     tokenizer: Any  # PreTrainedTokenizerBase
     markup: Markup = Markup()
@@ -57,13 +57,15 @@ class ChatFormat(NamedTuple):
         return encode(before)["input_ids"], encode(after)["input_ids"]
 
     def picture(self, num_visual_tokens: int) -> str:
-        """Return the text that stands in a chat for a picture of so many tokens."""
+        """Return the text that stands in a chat for a picture of `num_visual_tokens`."""
         return (self.markup.image_token * num_visual_tokens).join(self.markup.frame)
 
     def end_at(self, text: str) -> str | None:
         """Return the end token with which the text behind an answer starts, if it does."""
-        ends = (self.tokenizer.eos_token, *self.markup.end_tokens)
-        return next((token for token in ends if text.lstrip().startswith(token)), None)
+        for token in (self.tokenizer.eos_token, *self.markup.end_tokens):
+            if text.lstrip().startswith(token):
+                return token
+        return None
 
 
 class Piece(NamedTuple):
@@ -116,6 +118,7 @@ def encode_prompt(
     if isinstance(question, str):
         content = IMAGE_PLACEHOLDER + question if num_visual_tokens else question
         question = [{"role": "user", "content": content}]
+
     pieces = render(chat, question, num_visual_tokens, add_generation_prompt=True)
     return tokenize(chat.tokenizer, pieces, add_special_tokens=True)[0]
 
@@ -162,16 +165,18 @@ def render(
         if index == picture_turn:
             content.insert(0, {"type": "image"})
         messages.append({"role": turn["role"], "content": content})
+
     rendered = chat.tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=add_generation_prompt
     )
 
-    # template, turn number, template, turn number, …
+    # The parts alternate: template, turn number, template, turn number, …
     lead, *parts = re.split(STAND_IN.format(r"(\d+)"), str(rendered))
     lead = lead.replace(chat.markup.template_image, chat.picture(num_visual_tokens))
     pieces = [Piece(lead, "template")]
     for number, following in zip(map(int, parts[::2]), parts[1::2], strict=True):
         author = turns[number]["role"]
+        # A model that never reads an end token never writes one.
         if author == "assistant" and not chat.end_at(following):
             following = chat.tokenizer.eos_token + following.lstrip(" ")
         pieces += [Piece(texts[number], author), Piece(following, "template")]
@@ -180,7 +185,8 @@ def render(
 
 def placeholder_turn(turns: Sequence[Turn]) -> int:
     """Return the index of the first user turn. Raises ValueError if it holds no placeholder."""
-    first = next((index for index, turn in enumerate(turns) if turn["role"] == "user"), None)
+    roles = [turn["role"] for turn in turns]
+    first = roles.index("user") if "user" in roles else None
     if first is None or IMAGE_PLACEHOLDER not in turns[first]["content"]:
         raise ValueError(
             f"the first user turn has no {IMAGE_PLACEHOLDER}; put it where the picture belongs, "
@@ -198,6 +204,8 @@ def answer_spans(pieces: Sequence[Piece], chat: ChatFormat) -> Iterator[Span]:
     for index, piece in enumerate(pieces):
         if piece.author != "assistant":
             continue
+
+        # The template's pieces stand around every answer.
         before, after = pieces[index - 1].text, pieces[index + 1].text
         start = stops[index - 1] - (len(before) - len(before.rstrip(" ")))
         end = chat.end_at(after) or ""
@@ -225,7 +233,8 @@ def tokenize(
             return_offsets_mapping=True,
         )
         input_ids += encoding["input_ids"]
-        spans += [Span(start + first, start + last) for first, last in encoding["offset_mapping"]]
+        for first, last in encoding["offset_mapping"]:
+            spans.append(Span(start + first, start + last))
     return input_ids, spans
 
 
@@ -239,6 +248,7 @@ def special_name_cuts(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Piece
     position = 0
     for piece in pieces:
         if piece.author != "template":
-            cuts += [position + match.start() + 1 for match in pattern.finditer(piece.text)]
+            for match in pattern.finditer(piece.text):
+                cuts.append(position + match.start() + 1)
         position += len(piece.text)
     return cuts

@@ -26,8 +26,7 @@ def base_answer(
 ) -> list[list[int]]:
     """Answer prompts about a picture each with the base model: new ids, without the end token.
 
-    Returns new token ids without the end token: token for token what `generate` of transformers
-    gives for each prompt alone.
+    Token for token as transformers' `generate` answers each prompt alone.
     """
     ids, mask = left_pad(input_ids, backbone.device)
     return decode(backbone, backbone.chat_segment(ids, mask, pictures), max_new_tokens)
@@ -57,14 +56,17 @@ def write_answers(
     """
     end_ids = torch.tensor(end_token_ids(backbone), device=backbone.device)
     written = torch.full((len(hidden), max_new_tokens), -1, device=backbone.device)
-    # which prompt each row of the batch is
+
+    # Which prompt each row of the batch is: rows are taken out as they end.
     rows = torch.arange(len(hidden), device=backbone.device)
     is_open = torch.ones_like(rows, dtype=torch.bool)
+
     for step in range(max_new_tokens):
         tokens = choose(backbone.lm_head(hidden), rows, step)
         is_open &= ~torch.isin(tokens, end_ids)
         written[rows, step] = torch.where(is_open, tokens, -1)
 
+        # The last tokens are not read: nothing follows them.
         num_open = int(is_open.sum())
         if num_open == 0 or step == max_new_tokens - 1:
             break
@@ -78,7 +80,8 @@ def write_answers(
         new = text_segment(backbone.embed(tokens[:, None]))
         hidden, read = read_on(backbone, read, new, num_kept=1)
         hidden = hidden[:, 0]
-    return [[token for token in row if token >= 0] for row in written.tolist()]
+
+    return [row[row >= 0].tolist() for row in written.cpu()]
 
 
 def likeliest(logits: Tensor, rows: Tensor, step: int) -> Tensor:
@@ -92,8 +95,11 @@ def left_pad(input_ids: Sequence[Sequence[int]], device: torch.device) -> tuple[
     The filler is id 0, which is masked and not an image placeholder in any supported model.
     """
     width = max(map(len, input_ids))
-    ids = [[0] * (width - len(row)) + list(row) for row in input_ids]
-    mask = [[0] * (width - len(row)) + [1] * len(row) for row in input_ids]
+    ids, mask = [], []
+    for row in input_ids:
+        filler = [0] * (width - len(row))
+        ids.append([*filler, *row])
+        mask.append(filler + [1] * len(row))
     return torch.tensor(ids, dtype=torch.long, device=device), torch.tensor(mask, device=device)
 
 

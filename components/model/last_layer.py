@@ -92,6 +92,8 @@ def narrow_layer(
     mixed, _weights = attend(
         attention, query, key, value, mask, dropout=dropout, scaling=attention.scaling
     )
+
+    # Both residual connections, at the kept places.
     kept = kept + attention.o_proj(mixed.flatten(2))
     return kept + layer.mlp(layer.post_attention_layernorm(kept))
 

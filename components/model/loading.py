@@ -3,7 +3,6 @@
 Weights come from safetensors only, all of them, and no code is ever fetched or run (`pretrained`).
 """
 
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,6 +82,8 @@ def load_without_weights(model: str, revision: str | None, pad_to_square: bool) 
     source = find_source(model, revision)
     family = family_of(model, source.folder)
     config = read_model_config(source.folder)
+
+    # Eager attention asks no library for kernels.
     with torch.device("meta"), transformers_errors(source.folder, "config.json"):
         vlm = AutoModelForImageTextToText.from_config(
             config, attn_implementation="eager", **NO_CODE
@@ -113,9 +114,12 @@ def family_of(model: str, folder: Path) -> type[Backbone]:
             "convert it with the script convert_llava_weights_to_hf.py of the transformers "
             "repository"
         )
-    known = ", ".join(chain.from_iterable(family.architectures for family in FAMILIES))
+    known: list[str] = []
+    for family in FAMILIES:
+        known += family.architectures
     raise ValueError(
-        f"{model} is a {' / '.join(architectures) or 'nameless class'}; supported: {known}. "
+        f"{model} is a {' / '.join(architectures) or 'nameless class'}; "
+        f"supported: {', '.join(known)}. "
         "For another one add a file to components/model/families (docs/models.md)"
     )
 
@@ -129,6 +133,7 @@ def _build_backbone(
             f"{source.folder / CONFIG_FILE}: architectures names a {family.architectures[0]}, but "
             f"model_type makes a {type(vlm).__name__} of it; fetch the model again"
         )
+
     image_processor = load_image_processor(source.folder)
     chat = load_chat(source.name, source.folder, family, vlm.config)
     return family(vlm, chat, image_processor, source, pad_to_square)
@@ -159,6 +164,7 @@ def load_chat(model: str, folder: Path, family: type[Backbone], config: Any) -> 
             f"{model}: the tokenizer's {image_token} is not the model's image token; "
             "use the model's own tokenizer"
         )
+
     chat = ChatFormat(tokenizer, family.markup)
     check_chat_template(folder, chat)
     return chat
@@ -168,7 +174,9 @@ def check_chat_template(folder: Path, chat: ChatFormat) -> None:
     """Check that a template can be rendered and writes the question once. Raises ValueError."""
     with transformers_errors(folder, "chat template"):
         pieces = render(chat, [{"role": "user", "content": "a"}], 0, add_generation_prompt=True)
-    if [piece.author for piece in pieces].count("user") != 1:
+
+    authors = [piece.author for piece in pieces]
+    if authors.count("user") != 1:
         raise ValueError(
             f"{folder}: its chat template does not write the question once; "
             "take the template that the model was published with (chat_template.jinja)"

@@ -20,9 +20,12 @@ def lora_forward(layer: Any, inputs: Tensor) -> Tensor:
     LoRA (no bias of its own, no DoRA).
     """
     output = layer.base_layer(inputs)
+
     for name in layer.active_adapters:
+        # In the vision tower there is only the adapter of the first pass.
         if name not in layer.lora_A:
             continue
+
         a = layer.lora_A[name].weight.to(inputs.dtype)
         b = layer.lora_B[name].weight.to(inputs.dtype)
         hidden = F.linear(layer.lora_dropout[name](inputs), a)  # (…, rank)

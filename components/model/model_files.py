@@ -59,6 +59,7 @@ def check_model_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise ValueError(f"{folder}: there is no such folder; say where the model is")
     check_settings_files(folder)
+
     if (folder / "adapter_config.json").exists():
         raise ValueError(
             f"{folder}: holds an adapter (adapter_config.json) beside or in place of a model, "
@@ -94,7 +95,7 @@ def check_model_folder(folder: Path) -> None:
 
 
 def _settings_in(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the keys and values of a configuration, and of those inside it."""
+    """Yield the keys and values of a configuration and of the configurations inside it."""
     for key, value in config.items():
         yield key, value
         if isinstance(value, dict):
@@ -102,12 +103,13 @@ def _settings_in(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def check_settings_files(folder: Path) -> None:
-    """Check that files of settings and tokenizer are what their names say. Raises ValueError."""
+    """Check the files of settings and tokenizer by their names. Raises ValueError."""
     if not (folder / CONFIG_FILE).exists():
         raise ValueError(
             f"{folder}: holds no {CONFIG_FILE}; "
             "is it a model's folder, and is the download complete?"
         )
+
     # InstructBLIP keeps a second tokenizer in a folder of its own.
     for part in (folder, folder / "qformer_tokenizer"):
         for name in JSON_FILES:
@@ -116,6 +118,7 @@ def check_settings_files(folder: Path) -> None:
         for name in TEXT_FILES:
             if is_listed(part / name):
                 read_text(part / name)
+
         if is_listed(part / SENTENCEPIECE):
             check_plain(part / SENTENCEPIECE)
 
@@ -136,6 +139,7 @@ def check_weights(folder: Path) -> int:
                 f"{path}: does not hold {away[0]} (and {len(away) - 1} others), "
                 f"which {INDEX_FILE} places there; fetch the model again"
             )
+
         for name, kind in types.items():
             if kind not in FLOATS and not COUNTERS.search(name):
                 raise ValueError(
@@ -172,6 +176,7 @@ def weight_files(folder: Path) -> dict[Path, set[str]]:
     index = read_json(folder / INDEX_FILE).get("weight_map")
     if not isinstance(index, dict) or not index:
         raise ValueError(f"{folder / INDEX_FILE}: has no weight_map; {FETCH}")
+
     files: dict[Path, set[str]] = {}
     for tensor, name in index.items():
         if not isinstance(name, str) or Path(name).name != name:
@@ -190,13 +195,15 @@ def weight_files(folder: Path) -> dict[Path, set[str]]:
 
 
 def no_weights(folder: Path) -> str:
-    """Say what to do about a folder without safetensors that could be loaded."""
-    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    """Return the message about a folder without safetensors that could be loaded."""
+    others = sorted(folder.glob("*.safetensors"))
     if others:
         return (
-            f"{folder}: holds {others[0]} but neither {WEIGHTS_FILE} nor {INDEX_FILE}; "
+            f"{folder}: holds {others[0].name} but neither {WEIGHTS_FILE} nor {INDEX_FILE}; "
             "fetch the model again"
         )
+
+    # Opening a pickle runs the code in it.
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
     if pickles:
         return (

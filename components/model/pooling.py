@@ -22,11 +22,14 @@ def average_pool(image_embeddings: Tensor, num_tokens: int) -> Tensor:
             f"cannot average {num_image_tokens} image tokens into {num_tokens}; "
             "compress to fewer tokens"
         )
+
+    # Neighbours on the picture are alike, and a grid keeps them together.
     channels_first = image_embeddings.transpose(1, 2)
     side, pooled_side = math.isqrt(num_image_tokens), math.isqrt(num_tokens)
     if side**2 == num_image_tokens and pooled_side**2 == num_tokens:
         grid = channels_first.unflatten(2, (side, side))
         return functional.adaptive_avg_pool2d(grid, pooled_side).flatten(2).transpose(1, 2)
+
     return functional.adaptive_avg_pool1d(channels_first, num_tokens).transpose(1, 2)
 
 

@@ -23,11 +23,10 @@ class PreparedPictures:
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "PreparedPictures":
         """Move to a device; floating-point numbers also to a type, if one is given."""
-        tensors = {
-            name: tensor.to(device, dtype if tensor.is_floating_point() else None)
-            for name, tensor in self.tensors.items()
-        }
-        return PreparedPictures(self.count, tensors)
+        moved = {}
+        for name, tensor in self.tensors.items():
+            moved[name] = tensor.to(device, dtype if tensor.is_floating_point() else None)
+        return PreparedPictures(self.count, moved)
 
 
 NO_PICTURES = PreparedPictures(0, {})
@@ -38,6 +37,7 @@ def merge(parts: Sequence[PreparedPictures]) -> PreparedPictures:
     parts = [part for part in parts if len(part)]
     if not parts:
         return NO_PICTURES
+
     tensors = {}
     for name in parts[0].tensors:
         tensors[name] = cat_padded([part.tensors[name] for part in parts])
@@ -48,7 +48,8 @@ def cat_padded(tensors: Sequence[Tensor]) -> Tensor:
     """Concatenate rows whose other sizes may differ: zeros behind the smaller ones."""
     shapes = [tensor.shape[1:] for tensor in tensors]
     sizes = list(map(max, zip(*shapes, strict=True)))
-    return torch.cat([pad(tensor, missing(tensor, sizes)) for tensor in tensors])
+    padded = [pad(tensor, missing(tensor, sizes)) for tensor in tensors]
+    return torch.cat(padded)
 
 
 def missing(tensor: Tensor, sizes: Sequence[int]) -> list[int]:

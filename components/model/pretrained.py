@@ -8,6 +8,7 @@ process. Both are errors here.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def outline_of(kind: Any, folder: Path) -> Any:
 def _load_checked(kind: Any, folder: Path, **how: Any) -> Any:
     """Load a model, and check its files before and transformers' report after it."""
     check_model_folder(folder)
+
     with transformers_errors(folder, "model"), without_report():
         model, report = kind.from_pretrained(
             folder,
@@ -55,6 +57,7 @@ def _load_checked(kind: Any, folder: Path, **how: Any) -> Any:
             **NO_CODE,
             **how,
         )
+
     check_report(folder, report)
     return model
 
@@ -79,7 +82,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_image_processor(folder: Path) -> Any:
-    """Load what prepares pictures for a model, computed with Pillow. Raises ValueError."""
+    """Load the image processor of a model, computed with Pillow. Raises ValueError."""
     with transformers_errors(folder, "image processor"):
         return AutoImageProcessor.from_pretrained(folder, backend="pil", **NO_CODE)
 
@@ -143,23 +146,24 @@ def is_no_report(record: logging.LogRecord) -> bool:
 def check_report(folder: Path, report: dict[str, Any]) -> None:
     """Check that no weight is missing, misshapen or left over; tied weights may be missing.
 
-    `report`: what `from_pretrained` returns as its loading info. Raises ValueError with the names.
+    `report`: the loading info of `from_pretrained`. Raises ValueError with the names.
     """
     # A misshapen weight is among the missing ones, too; it is named once.
-    shapes = {
-        name: f"{name} {tuple(found)} for {tuple(own)}"
-        for name, found, own in report["mismatched_keys"]
-    }
-    unexpected = sorted(name for name in report["unexpected_keys"] if not COUNTERS.search(name))
+    shapes = {}
+    for name, stored, own in report["mismatched_keys"]:
+        shapes[name] = f"{name} {tuple(stored)} for {tuple(own)}"
     found = {
         "missing, and would be random": sorted(set(report["missing_keys"]) - shapes.keys()),
-        "of another shape than config.json says": [shapes[name] for name in sorted(shapes)],
-        "not of this model": unexpected,
+        "of another shape than config.json says": sorted(shapes.values()),
+        "not of this model": sorted(filterfalse(COUNTERS.search, report["unexpected_keys"])),
         "not read": sorted(report["error_msgs"]),
     }
 
     # All kinds of faults at once: mending one does not lead to the next.
-    faults = [f"{len(names)} {what} ({some_of(names)})" for what, names in found.items() if names]
+    faults = []
+    for what, names in found.items():
+        if names:
+            faults.append(f"{len(names)} {what} ({some_of(names)})")
     if faults:
         raise ValueError(
             f"{folder}: weights do not fit the model: {'; '.join(faults)}; "
@@ -170,11 +174,10 @@ def check_report(folder: Path, report: dict[str, Any]) -> None:
 @torch.no_grad()
 def check_finite(folder: Path, model: Any) -> None:
     """Check that no weight holds infinities or NaN. Raises ValueError with the names."""
-    odd = [
-        name
-        for name, weight in model.named_parameters()
-        if weight.numel() and not is_finite(weight)
-    ]
+    odd = []
+    for name, weight in model.named_parameters():
+        if weight.numel() and not is_finite(weight):
+            odd.append(name)
     if odd:
         raise ValueError(
             f"{folder}: {len(odd)} weights hold values that are not finite ({some_of(odd)}); "
@@ -184,4 +187,6 @@ def check_finite(folder: Path, model: Any) -> None:
 
 def is_finite(weight: torch.Tensor) -> bool:
     """Return whether all values are finite, without making a copy of them."""
-    return all(bool(torch.isfinite(end)) for end in torch.aminmax(weight))
+    # NaN anywhere makes both of them NaN.
+    lowest, highest = torch.aminmax(weight)
+    return bool(lowest.isfinite() and highest.isfinite())

@@ -1,4 +1,4 @@
-"""Stretches of what the language model reads, and how they are put together.
+"""Segments: stretches of the language model's input, and how they are put together.
 
 A picture is not always a run of ordinary tokens: pictures of a batch may have different numbers of
 them, may count their positions along rows and columns, and may see each other both ways. A segment
@@ -90,11 +90,12 @@ def join(segments: Sequence[Segment]) -> Segment:
     num_axes = max(len(segment.positions) for segment in segments)
     start = segments[0].mask.new_zeros(segments[0].num_rows)
 
-    # Of fewer axes, all are the same: text counts alike along each.
+    # Text has one axis; next to pictures it counts alike along all of theirs.
     positions = []
     for segment in segments:
         positions.append((segment.positions + start[:, None]).expand(num_axes, -1, -1))
         start = start + extent(segment)
+
     embeddings, masks, _, is_picture = zip(*segments, strict=True)
     return Segment(
         torch.cat(embeddings, dim=1),
@@ -140,6 +141,7 @@ def stack(segments: Sequence[Segment]) -> Segment:
     """Stack the rows of segments, padded on the right to the longest."""
     if len(segments) == 1:
         return segments[0]
+
     width = max(segment.mask.shape[1] for segment in segments)
     wide = [widen(segment, width) for segment in segments]
     embeddings, masks, positions, is_picture = zip(*wide, strict=True)
@@ -152,4 +154,5 @@ def widen(segment: Segment, width: int) -> Segment:
     """Pad on the right, up to `width` tokens."""
     more = width - segment.mask.shape[1]
     embeddings = torch.nn.functional.pad(segment.embeddings, (0, 0, 0, more))
-    return Segment(embeddings, *(torch.nn.functional.pad(part, (0, more)) for part in segment[1:]))
+    others = [torch.nn.functional.pad(part, (0, more)) for part in segment[1:]]
+    return Segment(embeddings, *others)

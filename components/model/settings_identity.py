@@ -76,12 +76,14 @@ def settings_sha256(folder: Path) -> str:
 
 
 def settings_of(folder: Path) -> Tree:
-    """Read what decides answers beside the weights from the files that transformers reads."""
+    """Read the settings that decide answers from the files that transformers reads."""
     generation = json_of(folder / "generation_config.json")
+
     # Newer releases keep the settings of the image processor in the file of the processor.
     old = json_of(folder / "preprocessor_config.json")
     new = json_of(folder / "processor_config.json").get("image_processor", {})
     left_out = OF_THE_FILE | OF_PROCESSORS
+
     return {
         "config": canonical(read_json(folder / CONFIG_FILE), OF_THE_FILE),
         "image_processor": [canonical(old, left_out), canonical(new, left_out)],
@@ -96,8 +98,12 @@ def tokenizer_of(folder: Path) -> Tree:
     left_out = OF_THE_FILE | OF_BATCHES
     parts = {name: canonical(json_of(folder / name), left_out) for name in TOKENIZER_FILES}
     parts["tokenizer_config.json"].pop("chat_template", None)  # has a place of its own
-    words = {} if parts["tokenizer.json"] else {name: bytes_sha256(folder / name) for name in WORDS}
-    return parts | words
+
+    # tokenizer.json says all that the older files say.
+    if not parts["tokenizer.json"]:
+        for name in WORDS:
+            parts[name] = bytes_sha256(folder / name)
+    return parts
 
 
 def chat_template_of(folder: Path) -> Any:
@@ -112,11 +118,16 @@ def chat_template_of(folder: Path) -> Any:
 def canonical(value: Any, left_out: set[str]) -> Any:
     """Return a JSON value without some keys, at any depth, with whole floats as integers."""
     if isinstance(value, Mapping):
-        return {
-            key: canonical(inner, left_out) for key, inner in value.items() if key not in left_out
-        }
+        kept = {}
+        for key, inner in value.items():
+            if key not in left_out:
+                kept[key] = canonical(inner, left_out)
+        return kept
+
     if isinstance(value, list):
         return [canonical(inner, left_out) for inner in value]
+
+    # JSON writers differ in whether 1.0 keeps its point.
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -19,6 +19,7 @@ class SummaryQueries(nn.Module):
         """
         super().__init__()
         table = embedding_table.detach().float()
+
         if word_ids:
             step = len(word_ids)
             words = [word_ids[at * step // num_summary_tokens] for at in range(num_summary_tokens)]

@@ -60,7 +60,7 @@ class Portrait(NamedTuple):
 
 
 def heat_uri(weights: np.ndarray, highest: float) -> str:
-    """Return (rows, columns) as so many pixels: the more opaque, the nearer to `highest`."""
+    """Return weights (rows, columns) as a PNG of one pixel each, opaque near `highest`."""
     pixels = np.empty((*weights.shape, 4), np.uint8)
     pixels[..., :3] = HEAT
     pixels[..., 3] = np.round(255 * STRONGEST * weights / (highest or 1.0))
@@ -77,7 +77,7 @@ def heat_map(label: str, weights: np.ndarray, side: int) -> HeatMap:
 
 def word_grid(maps: Row) -> WordGrid:
     """Return the grid of an answer: its steps down, summary tokens across."""
-    steps, words = np.array(maps["steps"]), [word.strip() for word in maps["words"]]
+    steps, words = np.array(maps["steps"]), list(map(str.strip, maps["words"]))
     num_tokens = steps.shape[1]
     width = min(COLUMN * num_tokens, LONGEST_GRID)
     return WordGrid(words, num_tokens, heat_uri(steps, float(steps.max())), width)
@@ -87,9 +87,9 @@ def portraits(inspection: Row, seen: Sequence[Image.Image], max_side: int) -> li
     """Return every drawn picture; `seen` are these pictures as the model reads them, or none."""
     drawn = []
     for index, row in enumerate(inspection["pictures"]):
-        queries = of_picture(inspection, "query", index)
-        base = of_picture(inspection, "base", index)
-        answer = of_picture(inspection, "answer", index)
+        queries = maps_of_picture(inspection, "query", index)
+        base = maps_of_picture(inspection, "base", index)
+        answer = maps_of_picture(inspection, "answer", index)
 
         # heat has the colour, so the picture below it has none
         colour, grey = None, None
@@ -111,8 +111,8 @@ def portraits(inspection: Row, seen: Sequence[Image.Image], max_side: int) -> li
     return drawn
 
 
-def of_picture(inspection: Row, name: str, index: int) -> Row | None:
-    """Return what a part of the inspection has about one of the drawn pictures."""
+def maps_of_picture(inspection: Row, name: str, index: int) -> Row | None:
+    """Return the maps of one drawn picture in a part of the inspection, if it has any."""
     found = inspection[f"{name}_attention"]["found"]
     return found and {"side": found.get("side"), **found["pictures"][index]}
 
@@ -131,7 +131,7 @@ def numbered_maps(label: str, maps: Row | None, key: str) -> list[HeatMap]:
 
 
 def layer_maps(base: Row | None, queries: Row | None) -> list[LayerMaps]:
-    """Return the maps of every layer, as far as there are any."""
+    """Return the maps of every layer; a system without maps has None."""
     of_base = numbered_maps("layer", base, "layers")
     of_queries = numbered_maps("layer", queries, "layers")
     pairs = itertools.zip_longest(of_base, of_queries)
@@ -146,7 +146,6 @@ def attention_charts(inspection: Row) -> list[Chart]:
     queries = mean_over_pictures(inspection, "query")
     base = mean_over_pictures(inspection, "base")
     answers = mean_over_pictures(inspection, "answer")
-    charts = []
 
     # two readers of the picture, where the compressor has both
     shares, reached = {}, {}
@@ -154,6 +153,8 @@ def attention_charts(inspection: Row) -> list[Chart]:
         if weights is not None:
             shares[reader] = numbered(weights.sum(1))
             reached[reader] = numbered(spread(weights))
+
+    charts = []
     if shares:
         charts.append(line_chart("Share on the picture", shares, SHARE, SIZE))
         charts.append(line_chart("Image tokens reached", reached, NUMBERS, SIZE))
@@ -166,7 +167,7 @@ def attention_charts(inspection: Row) -> list[Chart]:
 
 
 def mean_over_pictures(inspection: Row, name: str) -> np.ndarray | None:
-    """Return weights (layers, tokens) of a part, or None where there is nothing."""
+    """Return the mean weights (layers, tokens) of a part, or None if the compressor lacks it."""
     found = inspection[f"{name}_attention"]["found"]
     if not found or not found["pictures"]:
         return None
@@ -175,10 +176,11 @@ def mean_over_pictures(inspection: Row, name: str) -> np.ndarray | None:
 
 def spread(weights: np.ndarray) -> np.ndarray:
     """Return for (layers, tokens) the number of equal shares that have the same entropy."""
+    # exp of the entropy; 0 log 0 is 0
     shares = weights / weights.sum(1, keepdims=True)
     return np.exp(-(shares * np.log(np.maximum(shares, 1e-12))).sum(1))
 
 
 def numbered(values: np.ndarray) -> Points:
-    """Return points over the numbers from 1: those of layers, or of summary tokens."""
+    """Return points over the numbers of layers or of summary tokens, from 1."""
     return list(enumerate(values.tolist(), 1))

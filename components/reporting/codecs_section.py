@@ -1,4 +1,4 @@
-"""What stored tokens are worth in fewer bytes: a table, and charts with the Pareto front."""
+"""Scores of stored tokens in fewer bytes: a table, and charts with the Pareto front."""
 
 from collections.abc import Sequence
 
@@ -21,6 +21,7 @@ SCORES = {
 
 def pareto_front(codecs: Sequence[Row], score: str) -> list[Row]:
     """Return the codecs that no other beats in bytes and `score` at once, by bytes."""
+    # from the smallest on, a codec must score higher than all before it
     front: list[Row] = []
     for row in sorted(codecs, key=lambda row: (row[BYTES], -row[score])):
         if not front or row[score] > front[-1][score]:
@@ -32,6 +33,7 @@ def pareto_front(codecs: Sequence[Row], score: str) -> list[Row]:
 def codec_chart(score: str, codecs: Sequence[Row]) -> Chart:
     """Draw one of SCORES against bytes per picture; the front is filled and joined."""
     axes = new_axes(320, 210, left=44, bottom=40)
+
     front = pareto_front(codecs, score)
     draw_baseline(axes, [(row[BYTES], row[score]) for row in front])
     for row in codecs:
@@ -44,6 +46,7 @@ def codec_chart(score: str, codecs: Sequence[Row]) -> Chart:
     axes.set_xlabel("bytes per picture")
     axes.margins(x=0.06, y=0.08)
 
+    # so many decimals that ticks read differently
     low, high = axes.get_ylim()
     decimals = 1 if high - low > SMALL_RANGE else 2
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND))

@@ -56,6 +56,7 @@ def page_content(
     metrics, provenance = inputs.metrics, manifest["provenance"]
     costs = tables.cost_rows(metrics["costs"])
     names = system_names(costs)
+
     return {
         # the head of the page
         "systems": tables.SYSTEMS,
@@ -88,7 +89,7 @@ def page_content(
 
 
 def system_names(costs: Mapping[str, tables.CostRow]) -> dict[str, str]:
-    """Name systems by what the language model reads in the place of the picture."""
+    """Name systems by the tokens that the language model reads in place of the picture."""
     return {
         tables.COMPRESSED: f"{costs[tables.COMPRESSED].visual_tokens} summary tokens",
         tables.UNCOMPRESSED: f"all {costs[tables.UNCOMPRESSED].visual_tokens} image tokens",
@@ -98,7 +99,7 @@ def system_names(costs: Mapping[str, tables.CostRow]) -> dict[str, str]:
 
 
 def missing_counts(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, int]]:
-    """Return what systems could not be asked, of those with anything missing."""
+    """Return the counts of missing questions, for systems that could not be asked all of them."""
     missing = {}
     for system in tables.SYSTEMS:
         if any(metrics[system]["missing"].values()):
@@ -109,6 +110,7 @@ def missing_counts(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, int]]:
 def score_content(metrics: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """Return tables and charts of the systems side by side."""
     rows, visual_tokens = tables.score_rows(metrics), metrics["costs"]["visual_tokens"]
+
     return {
         "headline": tables.headline(rows),
         "scores": rows,
@@ -138,7 +140,7 @@ def search_content(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def kept_bytes_chart(costs: Mapping[str, tables.CostRow], file_bytes: float) -> plots.Chart:
-    """Draw what can be kept of a picture."""
+    """Draw the bytes of a picture as a file, as image tokens and as summary tokens."""
     sizes = {"the picture as PNG": (file_bytes, "line")}
     for system, noun in ((tables.UNCOMPRESSED, "image"), (tables.COMPRESSED, "summary")):
         row = costs[system]
@@ -147,9 +149,10 @@ def kept_bytes_chart(costs: Mapping[str, tables.CostRow], file_bytes: float) -> 
 
 
 def methods_content(runs: Sequence[methods.MethodRun]) -> dict[str, Any]:
-    """Return the comparison with other methods, and what the paper prints."""
+    """Return the comparison with other methods, and the numbers that the paper prints."""
     # the runs of this project are shown beside the paper's numbers, never among them
     groups, published = methods.group_runs(runs), read_published()
+
     return {
         "num_method_runs": len(runs),
         "method_legend": method_charts.method_legend(groups),
@@ -162,7 +165,7 @@ def methods_content(runs: Sequence[methods.MethodRun]) -> dict[str, Any]:
 
 
 def training_content(training: Curves, base: Curves) -> dict[str, Any]:
-    """Return the curves of training, and those of the base model where it has any."""
+    """Return the curves of training, and of the base model's training if they were logged."""
     losses = training_charts(training, LOSSES, plots.NUMBERS)
     validation = training_charts(training, VALIDATION, plots.SHARES)
 
@@ -170,6 +173,7 @@ def training_content(training: Curves, base: Curves) -> dict[str, Any]:
     base_charts = []
     for kind, points in base.items():
         base_charts.append(plots.line_chart(plain(kind), {kind: points}, plots.SHARES, SMALL))
+
     return {
         "training_charts": losses + validation,
         "best_step": best_step(training.get("validation/score", [])),
@@ -183,12 +187,20 @@ def training_charts(
     """Draw a chart for every title whose curves were all logged."""
     charts = []
     for title, names in wanted.items():
-        if all(curves.get(metric) for metric in names):
-            logged = {name: curves[metric] for metric, name in names.items()}
+        logged = {}
+        for metric, name in names.items():
+            if points := curves.get(metric):
+                logged[name] = points
+
+        # a run may leave out a loss, or stop before the first validation
+        if len(logged) == len(names):
             charts.append(plots.line_chart(title, logged, values, LARGE))
     return charts
 
 
 def best_step(scores: Sequence[tuple[float, float]]) -> int | None:
-    """Return the step of the best validation, whose weights were kept: the first of equal ones."""
+    """Return the step with the best validation score, whose weights were kept.
+
+    The first of several equal ones; None without validation.
+    """
     return int(max(scores, key=lambda point: point[1])[0]) if scores else None

@@ -52,6 +52,7 @@ def reject_rows(
     sources: Mapping[str, Any], rejects: Iterable[Mapping[str, str]]
 ) -> list[ReasonRow]:
     """Return reasons, most frequent first, each with its first rejected row."""
+    # one row is enough to show what a reason means
     first: dict[str, Mapping[str, str]] = {}
     for reject in rejects:
         first.setdefault(reject[schema.REASON], reject)
@@ -74,12 +75,14 @@ def table_checks(expectations: Mapping[str, Any]) -> list[TableCheck]:
     for table, result in expectations.items():
         num_rows, rules, notes = 0, [], []
         for outcome in result["results"]:
-            config = outcome["expectation_config"]
             # a rule about pairs or groups counts fewer things than there are rows
             num_rows = max(num_rows, int(outcome["result"].get("element_count", 0)))
+
+            config = outcome["expectation_config"]
             rules.append((describe_rule(config), bool(outcome["success"])))
             if config.get("notes"):
                 notes.append(config["notes"])
+
         checks.append(TableCheck(plain(table), num_rows, rules, notes))
     return checks
 
@@ -87,7 +90,8 @@ def table_checks(expectations: Mapping[str, Any]) -> list[TableCheck]:
 def describe_rule(config: Mapping[str, Any]) -> str:
     """Return the columns of a rule and its description, or its name with its arguments."""
     kwargs = config["kwargs"]
-    columns = " and ".join(plain(str(kwargs[key])) for key in COLUMNS if key in kwargs)
+    names = [plain(str(kwargs[key])) for key in COLUMNS if key in kwargs]
+    columns = " and ".join(names)
     if config.get("description"):
         return f"{columns}: {config['description']}"
 
@@ -97,6 +101,7 @@ def describe_rule(config: Mapping[str, Any]) -> str:
     for key, value in sorted(kwargs.items()):
         if key not in (*COLUMNS, "batch_id"):
             arguments.append(f"{plain(key)} {value}")
+
     return f"{columns}: {plain(name)}" + (f" ({', '.join(arguments)})" if arguments else "")
 
 

@@ -84,14 +84,16 @@ BOXES = {
 
 def outcome_boxes(answers: Iterable[Row], seed: int, per_box: int) -> list[Box]:
     """Put every question into a box of BOXES, and draw `per_box` examples from each."""
-    examples: dict[str, list[Example]] = {name: [] for name in BOXES.values()}
+    examples: dict[str, list[Example]] = defaultdict(list)
     for example in to_examples(answers):
-        of_compressed, of_base = example.answers[COMPRESSED], example.answers[UNCOMPRESSED]
-        examples[BOXES[of_compressed.is_right, of_base.is_right]].append(example)
+        compressed, base = example.answers[COMPRESSED], example.answers[UNCOMPRESSED]
+        examples[BOXES[compressed.is_right, base.is_right]].append(example)
 
+    # an empty box is shown too
     boxes = []
-    for name, found in examples.items():
-        boxes.append(Box(name, len(found), draw(found, f"{seed} {name}", per_box)))
+    for name in BOXES.values():
+        drawn = draw(examples[name], f"{seed} {name}", per_box)
+        boxes.append(Box(name, len(examples[name]), drawn))
     return boxes
 
 
@@ -112,15 +114,15 @@ def by_system(rows: Iterable[Row], key: str) -> dict[str, dict[str, Row]]:
 def draw(examples: Sequence[Example], seed: str, count: int) -> list[Example]:
     """Draw in random order, but no benchmark a second time before every other had a turn."""
     shuffled = random.Random(seed).sample(examples, len(examples))
-    turns: Counter[str] = Counter()  # by benchmark
-    numbered = []
+
+    num_turns: Counter[str] = Counter()  # by benchmark
+    turns = {}  # by question
     for example in shuffled:
-        numbered.append((turns[example.benchmark], example))
-        turns[example.benchmark] += 1
+        turns[example.question_id] = num_turns[example.benchmark]
+        num_turns[example.benchmark] += 1
 
     # first turns before second ones, each in random order
-    numbered.sort(key=lambda pair: pair[0])
-    return [example for _, example in numbered[:count]]
+    return sorted(shuffled, key=lambda example: turns[example.question_id])[:count]
 
 
 def draw_descriptions(captions: Sequence[Row], seed: int, count: int) -> list[Description]:
@@ -135,6 +137,8 @@ def draw_queries(
 ) -> list[Query]:
     """Draw a reference caption of each of `count` stored pictures."""
     rows = by_system(captions, schema.IMAGE_ID)
+
+    # a seed for every picture: its caption does not depend on which others are drawn
     queries = []
     for image_id in sample(rows.keys() & set(stored), f"{seed} queries", count):
         references = rows[image_id][COMPRESSED]["references"]
@@ -155,7 +159,7 @@ def found(query: Query, ranking: Sequence[tuple[str, float]], count: int) -> Fou
 
 
 def compare(text: str, other: str) -> list[Word]:
-    """Return the words of `text`, marking those that a shortest edit of `other` puts in."""
+    """Return the words of `text`, with the words marked that a shortest edit of `other` adds."""
     words, others = text.split(), other.split()
 
     # places in `words` that both have
@@ -172,6 +176,7 @@ def _description(image_id: str, rows: Mapping[str, Row]) -> Description:
 
 
 def _example(question_id: str, rows: Mapping[str, Row]) -> Example:
+    # in the order in which the page shows systems, whatever the order of the file
     answers = {}
     for system in SYSTEMS:
         if system in rows:

@@ -77,7 +77,8 @@ def read_json(path: Path) -> Row:
 
 def read_lines(path: Path) -> list[Row]:
     """Read one JSON object per line; only a line feed ends a line, whatever a text contains."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return list(map(json.loads, filter(None, lines)))
 
 
 def read_training(folder: Path) -> Curves:
@@ -85,11 +86,13 @@ def read_training(folder: Path) -> Curves:
     root = folder / "plots" / "metrics"
     curves = {}
     for path in sorted(root.rglob("*.tsv")):
+        # a loss that overflowed cannot be drawn
         points = []
         for row in read_table(path):
             value = float(row[path.stem])
             if math.isfinite(value):
                 points.append((float(row["step"]), value))
+
         curves[path.relative_to(root).with_suffix("").as_posix()] = points
     return curves
 

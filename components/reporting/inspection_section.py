@@ -1,5 +1,5 @@
-"""What the compressor has become: norms of adapters, captions from the first tokens, answers
-without some of them.
+"""The trained compressor from inside: norms of its adapters, captions from its first tokens, and
+answers without some of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,14 +38,14 @@ def read_seen(folder: Path, limits: PictureLimits) -> list[Image.Image]:
 
 
 def read_inspection(folder: Path) -> Row:
-    """Read what the stage wrote. Raises ValueError that names the file."""
+    """Read the analysis that the stage wrote. Raises ValueError that names the file."""
     return read_json(folder / "inspection.json")
 
 
 def inspection_content(
     inspection: Row, seen: Sequence[Image.Image], max_side: int
 ) -> dict[str, Any]:
-    """Return what the template shows; a part that the compressor lacks is empty, with its reason.
+    """Return the section of the page; a part that the compressor lacks is empty, with its reason.
 
     `seen`: the drawn pictures as the model reads them; none where attention cannot be drawn over
     them.
@@ -58,6 +58,7 @@ def inspection_content(
             absent[name] = inspection[name]["reason"]
 
     norms, prefixes, masks = found["norms"], found["prefixes"], found["masks"]
+
     return {
         "absent": absent,
         "num_tokens": inspection["num_summary_tokens"],
@@ -76,13 +77,15 @@ def inspection_content(
 
 
 def norm_chart(norms: Row) -> Chart:
-    """Draw a curve over the decoder layers for each adapter."""
-    curves = {adapter: list(enumerate(values, 1)) for adapter, values in norms["layers"].items()}
+    """Draw a curve over the decoder layers, from 1, for each adapter."""
+    curves = {}
+    for adapter, values in norms["layers"].items():
+        curves[adapter] = list(enumerate(values, 1))
     return line_chart("All linear layers", curves, NUMBERS, NORM_SIZE)
 
 
 def kind_charts(norms: Row) -> list[Chart]:
-    """Draw the same for each kind of linear layer."""
+    """Draw the curves of the adapters for each kind of linear layer."""
     # by kind of layer instead of by adapter; an adapter may lack a kind
     curves: dict[str, dict[str, Points]] = {}
     for adapter, kinds in norms["linears"].items():
@@ -97,7 +100,9 @@ def prefix_charts(rows: Sequence[Row]) -> list[Chart]:
     charts = []
     for key, label in CAPTION_SCORES.items():
         if key in rows[0]["scores"]:
-            scores = {row["num_tokens"]: to_score(row["scores"][key]) for row in rows}
+            scores = {}
+            for row in rows:
+                scores[row["num_tokens"]] = to_score(row["scores"][key])
             charts.append(prefix_chart(label, scores))
     return charts
 
@@ -129,14 +134,13 @@ def captions_by_budget(pictures: Sequence[Row], found: Mapping[str, Any]) -> lis
     for index, picture in enumerate(pictures):
         # a row of the prefixes is a number of tokens, with a caption of every picture
         captions = [(row["num_tokens"], row["captions"][index]) for row in found["prefixes"]]
-        rows.append(
-            {
-                "image_id": picture["image_id"],
-                "reference": picture["references"][0] if picture["references"] else None,
-                "captions": captions,
-                "base": base["pictures"][index]["caption"] if base else None,
-            }
-        )
+        row = {
+            "image_id": picture["image_id"],
+            "reference": picture["references"][0] if picture["references"] else None,
+            "captions": captions,
+            "base": base["pictures"][index]["caption"] if base else None,
+        }
+        rows.append(row)
     return rows
 
 
@@ -164,7 +168,7 @@ def gap_rows(masks: Row) -> list[tuple[str, Score, str, str]]:
 
 @page_style
 def gap_chart(masks: Row) -> Chart:
-    """Draw the change of accuracy without each group; zero is what all tokens reach."""
+    """Draw the change of accuracy without each group; zero is the accuracy with all tokens."""
     groups = masks["groups"]
     names = [group_name(group["tokens"]) for group in groups]
     axes = bar_axes(names, 460, left=96, right=14, bottom=20)
@@ -176,6 +180,7 @@ def gap_chart(masks: Row) -> Chart:
         gap = group["difference"]
         axes.hlines(y, gap["low"], gap["high"], color=COLOURS[COMPRESSED], alpha=0.45)
         draw_marker(axes, COMPRESSED, gap["difference"], y)
+
         lane = axes.axhspan(y - 0.5, y + 0.5, color=COLOURS["card"])
         without = percent(group["accuracy"]["accuracy"])
         add_tip(lane, f"{points(gap['difference'])} points: {without}")

@@ -1,8 +1,8 @@
-"""Scores of all methods against what they cost. Filled: can be stored; hollow: cannot.
+"""Scores of all methods against their costs. Filled marks: can be stored; hollow: cannot.
 
 Methods are told apart by a number in their mark, so that nothing depends on colours. Marks that
 would hide each other stand beside each other. Methods that score next to nothing are named below
-the chart: so many beside each other would stand far from their costs.
+the chart: there are many, and beside each other they would stand far from their costs.
 """
 
 import math
@@ -77,8 +77,11 @@ def method_charts(groups: Sequence[Group]) -> list[Chart]:
     charts = []
     for title, key, cost in CHARTS:
         floor, shown, below = None, [], set()
-        scored = [group for group in groups if key in group.scores]
-        for group in scored:
+        for group in groups:
+            if key not in group.scores:
+                continue
+
+            # a line without a picture, marks, and numbers of methods too low for a mark
             value, mean = cost.value(group), group.scores[key].mean
             if group.first.method == BLIND:
                 floor = mean
@@ -110,7 +113,7 @@ def method_chart(
     percent_axis(axes)
 
     # ticks before marks, which need to know where they stand
-    values = [value for _, value in shown]
+    drawn, values = zip(*shown, strict=True)
     axes.set_xscale("log", base=2)
     room = max(1.05, (max(values) / min(values)) ** 0.125)
     axes.set_xlim(min(values) / room, max(values) * room)
@@ -118,6 +121,7 @@ def method_chart(
     axes.set_xticks(ticks, map(cost.text, ticks))
     axes.set_xticks([], minor=True)
     axes.set_xlabel(cost.label)
+
     if floor is not None:
         low, high = axes.get_xlim()
         draw_baseline(axes, [(low, floor), (high, floor)])
@@ -127,7 +131,7 @@ def method_chart(
     free = side_by_side(axes.transData.transform(wanted).tolist())
     places = axes.transData.inverted().transform(free).tolist()
 
-    for (group, _), (x, y) in zip(shown, places, strict=True):
+    for group, (x, y) in zip(drawn, places, strict=True):
         axes.vlines(x, *group.reach(key), color=COLOURS["faint"], linewidth=1, alpha=0.6)
         draw_mark(axes, x, y, legend[group.label])
         add_point_tip(axes, x, y, f"{group.name}: {estimate_text(group, key)}")
@@ -141,7 +145,7 @@ def estimate_text(group: Group, key: str) -> str:
 
 
 def draw_mark(axes: Axes, x: float, y: float, entry: LegendEntry) -> None:
-    """Draw a numbered disc, filled if what the method makes can be stored."""
+    """Draw a numbered disc, filled if the tokens of the method can be stored."""
     colour = COLOURS["compressed" if entry.is_own else "uncompressed"]
 
     # the number is readable on both
@@ -155,7 +159,8 @@ def side_by_side(wanted: Iterable[Sequence[float]]) -> list[Place]:
     """Return places near the wanted ones, moved along x until no mark hides another."""
     taken: list[Place] = []
     for x, y in wanted:
-        taken.append(next((place for place in nearby(x, y) if is_free(place, taken)), (x, y)))
+        free = filter(lambda place: is_free(place, taken), nearby(x, y))
+        taken.append(next(free, (x, y)))
     return taken
 
 
@@ -173,7 +178,7 @@ def is_free(place: Place, taken: Sequence[Place]) -> bool:
 
 
 def sparse(values: Iterable[float]) -> list[float]:
-    """Return the different costs, without those whose ticks would run into a smaller one's."""
+    """Return the different costs, less the ones whose ticks would overlap a smaller cost's."""
     kept: list[float] = []
     for value in sorted(set(values)):
         if not kept or value > 1.25 * kept[-1]:

@@ -14,6 +14,7 @@ from components.reporting.metric_tables import (
     COMPRESSED,
     UNCOMPRESSED,
     VALUES,
+    value_of,
 )
 from components.reporting.published import Published, PublishedTable
 from components.reporting.seeds import Estimate, estimate
@@ -37,11 +38,14 @@ RETRIEVAL: Columns = {
     "retrieval.image_to_text.recall_at_1": "R@1, picture to text",
     "retrieval.image_to_text.recall_at_10": "R@10, picture to text",
 }
+UNDERSTANDING: Columns = {key: label for key, (label, _) in BENCHMARKS.items()}
+CAPTIONING: Columns = {f"captioning.{key}": label for key, label in CAPTION_SCORES.items()}
+COMPOSITIONALITY: Columns = {f"compositionality.{key}": plain(key) for key in SUBSETS}
 TABLES: dict[str, tuple[tuple[int, ...], Columns]] = {  # title -> tables of the paper, columns
-    "Understanding": ((1,), {key: label for key, (label, _) in BENCHMARKS.items()}),
-    "Captioning": ((2, 11), {f"captioning.{key}": label for key, label in CAPTION_SCORES.items()}),
+    "Understanding": ((1,), UNDERSTANDING),
+    "Captioning": ((2, 11), CAPTIONING),
     "Retrieval": ((3, 9), RETRIEVAL),
-    "Compositionality": ((4, 10), {f"compositionality.{key}": plain(key) for key in SUBSETS}),
+    "Compositionality": ((4, 10), COMPOSITIONALITY),
 }
 
 
@@ -54,7 +58,7 @@ class Interval(Params):
 
 
 class MethodRun(Params):
-    """One method with so many tokens and one seed."""
+    """One method with one number of tokens and one seed."""
 
     run: str  # its name in the sweep
     seed: int
@@ -71,7 +75,7 @@ class MethodRun(Params):
 
 
 class Group(NamedTuple):
-    """The runs of one method with so many tokens, one for each seed, and their means."""
+    """The runs of one method with one number of tokens, one for each seed, and their means."""
 
     name: str
     runs: Sequence[MethodRun]
@@ -88,15 +92,19 @@ class Group(NamedTuple):
 
     def reach(self, key: str) -> tuple[float, float]:
         """Return the lowest and the highest end of the runs' own intervals."""
-        scores = [run.scores[key] for run in self.runs if key in run.scores]
-        return min(score.low for score in scores), max(score.high for score in scores)
+        lows, highs = [], []
+        for run in self.runs:
+            if score := run.scores.get(key):
+                lows.append(score.low)
+                highs.append(score.high)
+        return min(lows), max(highs)
 
 
 Cell = tuple[Estimate, tuple[float, float]]  # a mean over seeds, and how far the runs reach
 
 
 class MethodTable(NamedTuple):
-    """Ours above, the paper's below."""
+    """The scores of our runs, and below them the paper's tables of the same kind."""
 
     title: str
     columns: list[str]
@@ -125,25 +133,28 @@ def reference_runs(seed: int, metrics: Mapping[str, Any]) -> list[MethodRun]:
     """Return rows of the base model with all image tokens and without, if they were asked too."""
     rows = []
     for system, name in NAMES.items():
-        if system in metrics:
-            # nothing of a picture is stored for them
-            costs = _costs(metrics, system) | {"bytes_per_picture": None}
-            row = MethodRun(
-                run=name,
-                seed=seed,
-                method=system,
-                tuning="none",
-                is_stored=False,
-                scores=flat_scores(metrics[system]),
-                seconds={},
-                **costs,
-            )
-            rows.append(row)
+        # the settings of an evaluation say which of them it asks
+        if system not in metrics:
+            continue
+
+        # nothing of a picture is stored for them
+        costs = _costs(metrics, system) | {"bytes_per_picture": None}
+        row = MethodRun(
+            run=name,
+            seed=seed,
+            method=system,
+            tuning="none",
+            is_stored=False,
+            scores=flat_scores(metrics[system]),
+            seconds={},
+            **costs,
+        )
+        rows.append(row)
     return rows
 
 
 def flat_scores(system: Mapping[str, Any]) -> dict[str, Interval]:
-    """Return the scores of a system under dotted keys, without those by kind of question."""
+    """Return the scores of a system under dotted keys, without scores by kind of question."""
     found: dict[str, Interval] = {}
     for key, entry in system.items():
         if key == "retrieval":
@@ -151,8 +162,10 @@ def flat_scores(system: Mapping[str, Any]) -> dict[str, Interval]:
                 _, way, k = column.split(".")
                 found[column] = _recall(entry[way], k)
         elif key in ("captioning", "compositionality"):
-            found |= {f"{key}.{name}": _interval(score) for name, score in entry.items()}
-        elif any(name in entry for name in VALUES):
+            for name, score in entry.items():
+                found[f"{key}.{name}"] = _interval(score)
+        # what is left has a score of its own, or one below it for each kind of question
+        elif not set(VALUES).isdisjoint(entry):
             found[key] = _interval(entry)
     return found
 
@@ -174,23 +187,27 @@ def group_runs(runs: Iterable[MethodRun]) -> list[Group]:
 
 
 def method_tables(groups: Sequence[Group], published: Published) -> list[MethodTable]:
-    """Return our scores and, apart from them, what the paper prints."""
+    """Return our scores and, apart from them, the scores that the paper prints."""
     tables = []
     for title, (numbers, columns) in TABLES.items():
-        # a method that was not asked any of this has no row
-        scored = [group for group in groups if not columns.keys().isdisjoint(group.scores)]
-        rows = [(group, _cells(group, columns)) for group in scored]
+        rows = []
+        for group in groups:
+            # a method that was not asked any of this has no row
+            if not columns.keys().isdisjoint(group.scores):
+                rows.append((group, _cells(group, columns)))
+
         printed = [table for table in published.tables if table.table in numbers]
         tables.append(MethodTable(title, list(columns.values()), rows, printed))
     return tables
 
 
 def method_cost_rows(groups: Sequence[Group]) -> list[tuple[Group, list[Estimate | None]]]:
-    """Return the methods of runs with the seconds of STAGES, as far as they are known."""
+    """Return the trained methods with the seconds of STAGES; None for a stage that did not run."""
     rows = []
     for group in groups:
         if group.first.method not in NAMES:
-            rows.append((group, [_seconds(group, stage) for stage in STAGES]))
+            seconds = [_seconds(group, stage) for stage in STAGES]
+            rows.append((group, seconds))
     return rows
 
 
@@ -221,8 +238,7 @@ def _costs(metrics: Mapping[str, Any], system: str) -> dict[str, Any]:
 
 
 def _interval(entry: Mapping[str, float]) -> Interval:
-    value = next(entry[name] for name in VALUES if name in entry)
-    return Interval(value=value, low=entry["low"], high=entry["high"])
+    return Interval(value=value_of(entry), low=entry["low"], high=entry["high"])
 
 
 def _recall(entry: Mapping[str, float], k: str) -> Interval:

@@ -80,13 +80,17 @@ def scores_of(metrics: Mapping[str, Any], *keys: str) -> dict[str, Score]:
 
 def to_score(entry: Mapping[str, float]) -> Score:
     """Read {"accuracy" (or another of VALUES), "low", "high", "count"}."""
-    value = next(entry[name] for name in VALUES if name in entry)
-    return Score(value, entry["low"], entry["high"], int(entry["count"]))
+    return Score(value_of(entry), entry["low"], entry["high"], int(entry["count"]))
+
+
+def value_of(entry: Mapping[str, float]) -> float:
+    """Return the value of an entry, under whichever of VALUES it has."""
+    return next(entry[name] for name in VALUES if name in entry)
 
 
 def headline(rows: Iterable[ScoreRow]) -> Headline:
     """Return the headline. Raises ValueError if both systems were asked no common benchmark."""
-    both = [row for row in rows if COMPRESSED in row.scores and UNCOMPRESSED in row.scores]
+    both = [row for row in rows if row.scores.keys() >= {COMPRESSED, UNCOMPRESSED}]
     if not both:
         raise ValueError(
             "no benchmark was asked of both the compressor and its base; there is nothing to report"
@@ -134,17 +138,20 @@ def recall_rows(recalls: Mapping[str, float], gallery: float, wanted: float) -> 
     """Return recall in one direction: of `gallery` things, `wanted` are right on average."""
     rows = []
     for key, value in recalls.items():
-        # beside each recall_at_k are recall_at_k_low and recall_at_k_high
+        # the ends of an interval stand beside it, as recall_at_k_low and recall_at_k_high
         k = key.removeprefix("recall_at_")
-        if k.isdecimal():
-            low, high = recalls[f"{key}_low"], recalls[f"{key}_high"]
-            score = Score(value, low, high, int(recalls["count"]))
-            rows.append(RecallRow(int(k), score, chance_recall(int(k), gallery, wanted)))
+        if not k.isdecimal():
+            continue
+
+        low, high = recalls[f"{key}_low"], recalls[f"{key}_high"]
+        score = Score(value, low, high, int(recalls["count"]))
+        rows.append(RecallRow(int(k), score, chance_recall(int(k), gallery, wanted)))
     return sorted(rows)
 
 
 def chance_recall(k: int, gallery: float, wanted: float) -> float:
     """Return the probability that `k` different draws hit at least one of the wanted."""
+    # one minus the probability that every draw misses
     miss = 1.0
     for drawn in range(min(k, int(gallery))):
         miss *= max(0.0, (gallery - wanted - drawn) / (gallery - drawn))

@@ -1,4 +1,4 @@
-"""Origin of the numbers, by what the artifacts say of themselves."""
+"""Origin of the numbers: model, settings and versions, as the artifacts record them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,6 +9,7 @@ Entries = list[tuple[str, str]]  # (name, value)
 def origin_groups(compressor: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Entries]:
     """Return groups of entries, from the compressor's config.json and the manifest of the store."""
     store = manifest["provenance"]
+
     return {
         "Model": [("base model", compressor["base_model"]), *leaves(store["model"])],
         "Compressor": list(leaves(compressor["compressor"])),

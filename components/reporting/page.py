@@ -66,14 +66,18 @@ def build_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+    # the wording of numbers is the same in templates and charts
     environment.filters |= {name: getattr(wording, name) for name in FILTERS}
     return environment
 
 
 def readable(value: Any) -> Any:
     """Return text whose invisible characters are written as their escapes."""
+    # markup was built here, out of text that was made readable
     if isinstance(value, Markup) or not isinstance(value, str) or value.isprintable():
         return value
+
     return "".join(map(visible, value))
 
 

@@ -71,7 +71,7 @@ SHARES = Values((0.0, 1.0), percent, whole_percent)
 
 
 class Chart(NamedTuple):
-    """A drawing with what stands around it."""
+    """A drawing with the texts around it."""
 
     title: str
     svg: Markup
@@ -87,9 +87,13 @@ def line_chart(
     """Draw one or two named curves, none of them empty; `size` is width and height."""
     width, height = size
     axes = new_axes(width, height)
+
+    # the last value of each curve has a dot, and stands beside the title
+    last = []
     for colour, points in zip(LINE_COLOURS, curves.values(), strict=False):
         axes.plot(*zip(*points, strict=True), color=colour)
         axes.plot(*points[-1], "o", color=colour, markersize=6)
+        last.append(values.text(points[-1][1]))
 
     # few round numbers on both axes
     axes.xaxis.set_major_locator(MaxNLocator(round(width / 60), steps=ROUND, integer=True))
@@ -106,9 +110,8 @@ def line_chart(
         start_at_zero_if_near(axes)
     add_step_tips(axes, curves, values)
 
-    last = " · ".join(values.text(points[-1][1]) for points in curves.values())
     names = tuple(curves) if len(curves) > 1 else ()
-    return Chart(title, inline_svg(axes, title), last, names)
+    return Chart(title, inline_svg(axes, title), " · ".join(last), names)
 
 
 def start_at_zero_if_near(axes: Axes) -> None:
@@ -164,9 +167,9 @@ def token_chart(row: ScoreRow, visual_tokens: Mapping[str, int], names: Mapping[
     percent_axis(axes)
 
     # the logarithm of tokens + 1, so that no token and many fit one axis
-    places = {system: math.log2(1 + visual_tokens[system]) for system in row.scores}
-    untrained = []
+    places, untrained = {}, []
     for system, score in row.scores.items():
+        places[system] = math.log2(1 + visual_tokens[system])
         if system != COMPRESSED:
             untrained.append((places[system], score.value))
     if untrained:

@@ -11,7 +11,10 @@ Cell = str | int | float | None
 
 
 class PublishedTable(Params):
-    """One table of the paper; a row is a method, what `given` names, a number for every column."""
+    """One table of the paper.
+
+    A row has the name of the method, the size that `given` names, and a number for every column.
+    """
 
     table: int
     title: str
@@ -30,9 +33,10 @@ class Published(Params):
 
 def read_published() -> Published:
     """Read published.yaml. Raises ValueError for a row that has not a cell for every column."""
-    published = Published.model_validate(
-        YAML(typ="safe", pure=True).load(PATH.read_text(encoding="utf-8")), strict=False
-    )
+    content = YAML(typ="safe", pure=True).load(PATH.read_text(encoding="utf-8"))
+    published = Published.model_validate(content, strict=False)
+
+    # a missing number would move all that follow into the wrong column
     for table in published.tables:
         for row in table.rows:
             if len(row) != 2 + len(table.columns):
@@ -47,7 +51,8 @@ def published_markdown(published: Published) -> str:
 
 
 def _table_markdown(source: str, table: PublishedTable) -> str:
-    head = ["method", *([table.given] if table.given else []), *table.columns]
+    given = [table.given] if table.given else []
+    head = ["method", *given, *table.columns]
     lines = [f"{source}, Table {table.table}: {table.title}; published, not measured here.", ""]
 
     # a table of Markdown; what the paper leaves out is a dash

@@ -1,6 +1,5 @@
 """The short page: scores of a compressor that stores nothing, or that cannot be asked."""
 
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,17 +12,21 @@ from components.reporting.wording import data_size, operations, plain
 def short_content(
     metrics: Mapping[str, Any], compressor: Mapping[str, Any], why: str
 ) -> dict[str, Any]:
-    """Return what the template shows; `why` is the reason that there is no full page."""
+    """Return the content of the short page; `why` is the reason that there is no full one."""
     # a section each, empty where nothing was asked
     groups = [
-        ("Answers", own(tables.score_rows(metrics))),
-        ("Captions", own(tables.caption_rows(metrics))),
+        ("Answers", own_scores(tables.score_rows(metrics))),
+        ("Captions", own_scores(tables.caption_rows(metrics))),
         ("Search", recalls(metrics)),
-        ("Composition", own(tables.composition_rows(metrics))),
+        ("Composition", own_scores(tables.composition_rows(metrics))),
     ]
 
-    scores = itertools.chain.from_iterable(rows for _, rows in groups)
-    num_pictures = max((score.total for _, score in scores), default=0)
+    # not every score is over all pictures
+    num_pictures = 0
+    for _, scores in groups:
+        for _, score in scores:
+            num_pictures = max(num_pictures, score.total)
+
     return {
         "method": metrics["method"],
         "why": why,
@@ -38,7 +41,7 @@ def short_content(
     }
 
 
-def own(rows: list[tables.ScoreRow]) -> list[tuple[str, Score]]:
+def own_scores(rows: list[tables.ScoreRow]) -> list[tuple[str, Score]]:
     """Return the compressor's scores."""
     return [(row.label, row.scores[COMPRESSED]) for row in rows if COMPRESSED in row.scores]
 

@@ -20,7 +20,7 @@ STRIP_QUANTILE = 0.98  # of the magnitudes; larger ones get the full colour
 
 
 class Thumbnail(NamedTuple):
-    """A picture that needs no file; size in pixels."""
+    """A small picture as a data URI; size in pixels."""
 
     uri: str
     width: int
@@ -41,6 +41,7 @@ def read_thumbnails(
     columns, wanted = [schema.IMAGE_ID, schema.IMAGE], [(schema.IMAGE_ID, "in", sorted(image_ids))]
     found = {}
     for row in pq.read_table(folder, columns=columns, filters=wanted).to_pylist():
+        # one bad picture does not cost the page
         with suppress(PictureError):
             picture = decode_picture(row[schema.IMAGE], limits)
             found[row[schema.IMAGE_ID]] = thumbnail(picture, max_side)
@@ -57,8 +58,10 @@ def thumbnail(image: Image.Image, max_side: int) -> Thumbnail:
 
 def token_strip(tokens: np.ndarray) -> Thumbnail:
     """Return stored tokens (k, dim) as k rows of dim pixels: orange below zero, violet above."""
+    # a few outliers would leave all others pale
     scale = float(np.quantile(np.abs(tokens), STRIP_QUANTILE)) or 1.0
     place = 1 + np.clip(np.nan_to_num(tokens.astype(np.float64)) / scale, -1, 1)  # 0 … 2
+
     channels = [np.interp(place, [0, 1, 2], STRIP_COLOURS[:, channel]) for channel in range(3)]
     pixels = np.stack(channels, axis=-1).round().astype(np.uint8)  # (k, dim, 3)
     return thumbnail(Image.fromarray(pixels), max(pixels.shape[:2]))

@@ -35,6 +35,7 @@ class Gemma3Backbone(Backbone):
         distance = (positions[..., None] - positions[..., None, :]).abs()
         is_near = distance < self.language_model.config.sliding_window
         in_picture = is_picture[..., None] & is_picture[..., None, :]
+
         return {
             "full_attention": sees | in_picture,
             "sliding_attention": (sees & is_near) | in_picture,

@@ -50,6 +50,7 @@ class Idefics3Backbone(Backbone):
             return_tensors="pt",
         )
         tensors = {name: output[name] for name in TENSORS}
+
         # The processor lists pictures by chat, of which each has one here.
         for name in ("rows", "cols"):
             tensors[name] = torch.tensor(output[name]).flatten()
@@ -82,6 +83,8 @@ def tile_names(num_rows: int, num_columns: int) -> list[str]:
     for row, column in product(range(num_rows), range(num_columns)):
         line_break = "\n" if row and not column else ""
         names.append(f"{line_break}{EDGE}<row_{row + 1}_col_{column + 1}>")
+
+    # The whole picture comes last, and alone where there are no tiles.
     names.append(f"\n\n{EDGE}<global-img>" if names else f"{EDGE}<global-img>")
     names[0] = names[0].removeprefix(EDGE)
     return names

@@ -44,6 +44,7 @@ class InstructBlipBackbone(Backbone):
                 f"{self.source.name}: its language model is an encoder-decoder; "
                 "use an InstructBLIP of Vicuna"
             )
+
         tokenizer = load_tokenizer(self.source.folder / "qformer_tokenizer")
         self.instruction = tokenizer(INSTRUCTION, return_tensors="pt")
 

@@ -51,7 +51,7 @@ class LlavaBackbone(Backbone):
         return list(self.connector(self.vision_features(pictures)))
 
     def vision_features(self, pictures: PreparedPictures) -> Tensor:
-        """Run the vision tower up to what the connector reads.
+        """Run the vision tower up to the features that the connector reads.
 
         Returns (pictures, image tokens, vision dim), side by side if it reads several layers.
         """
@@ -60,7 +60,7 @@ class LlavaBackbone(Backbone):
         return torch.cat(features, dim=-1)
 
     def vision_states(self, pictures: PreparedPictures) -> tuple[Tensor, ...]:
-        """Run the vision tower and return its hidden states, up to those that are read.
+        """Run the vision tower and return its hidden states, up to the highest that is read.
 
         (pictures, class token and patches, vision dim) each.
         """
@@ -84,7 +84,7 @@ class LlavaBackbone(Backbone):
     def connect(self, vision_features: Tensor) -> Segment:
         """Run the connector on vision features (pictures, image tokens, vision dim).
 
-        Returns what the language model reads, as `encode_images` does.
+        Returns the input of the language model, as `encode_images` does.
         """
         return picture_segment(list(self.connect_patches(vision_features)))
 

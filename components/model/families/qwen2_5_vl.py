@@ -14,7 +14,7 @@ from components.model.prepared import PreparedPictures
 
 
 class Qwen25VLBackbone(Backbone):
-    """Patches of all pictures stand in one row; the grid of each says which are its own."""
+    """Patches of all pictures stand in one row; the grid of a picture says how many are its own."""
 
     architectures: ClassVar[tuple[str, ...]] = ("Qwen2_5_VLForConditionalGeneration",)
     markup: ClassVar[Markup] = Markup(
@@ -28,7 +28,7 @@ class Qwen25VLBackbone(Backbone):
 
     @property
     def connector(self) -> nn.Module:
-        """Between vision tower and language model."""
+        """The module between vision tower and language model."""
         return self.vlm.model.visual.merger
 
     def picture_positions(self, pictures: PreparedPictures) -> list[Tensor]:

@@ -11,10 +11,10 @@ from PIL import Image
 from components.inspection.attention_weights import query_attention
 from components.inspection.inspection_files import picture_file, write_analysis
 from components.inspection.maps import (
+    answer_from_tokens,
     base_maps,
     compression_maps,
     generation_maps,
-    of_stored,
     seen_pictures,
 )
 from components.inspection.parts import AbsentError, part
@@ -42,7 +42,7 @@ def test_generation_maps_have_a_word_for_every_step(model: DoubleForward) -> Non
     found = generation_maps(model, tokens, "what is it?", 6)["pictures"]
     prompt = encode_prompt(model.backbone.chat, "what is it?", 4)
     for row, maps in zip(tokens, found, strict=True):
-        said = of_stored(model, row, prompt, 6)
+        said = answer_from_tokens(model, row, prompt, 6)
         assert len(maps["words"]) == len(maps["steps"]) == said.weights.shape[1]
         assert [word for word in maps["words"] if word] == [
             model.backbone.tokenizer.decode([t]) for t in said.tokens
