@@ -58,8 +58,12 @@ def files(root: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(place)
+
+        # `os.walk` enters what is left in the list, in its order.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield Path(folder, name)
 
 
 def _fail(error: OSError) -> None:
@@ -110,5 +114,6 @@ def _remember(
         known.pop(str(path), None)
         if max(state[1:3]) < now - SETTLED_NS and _state(path) == state:
             known[str(path)] = (state, sha256)
+
     rows = [(path, *state, sha256) for path, (state, sha256) in known.items()]
     write_whole(memory, lambda aside: aside.write_text(json.dumps(rows), encoding="utf-8"))

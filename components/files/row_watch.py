@@ -25,8 +25,11 @@ class RowWatch:
         path.parent.mkdir(parents=True, exist_ok=True)
         before = path.read_bytes() if path.exists() else b""
         self.path, self.offset = path, len(before)
-        starts = range(0, len(before), RECORD)
-        self.deaths = Counter(int.from_bytes(before[at : at + RECORD]) for at in starts)
+
+        # The file outlives only processes that were killed: each left the number of its row.
+        self.deaths: Counter[int] = Counter()
+        for at in range(0, len(before), RECORD):
+            self.deaths[int.from_bytes(before[at : at + RECORD])] += 1
         if self.deaths.total() >= MAX_ATTEMPTS:
             raise RuntimeError(
                 f"{path.name}: {MAX_ATTEMPTS} processes ended while they worked on it; "
