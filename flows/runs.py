@@ -4,7 +4,7 @@
     fwd2bot runs list /mnt/stores              below another folder
     fwd2bot runs discard .cache/train/NAME …   remove what is named, and nothing else
 
-A run goes on with the work of its own name. It never removes that of another run: this command
+A run goes on with the work of its own name, and never removes the work of another run: this command
 does.
 """
 
@@ -26,6 +26,7 @@ def list_works(root: Path) -> None:
 
 def discard_works(folders: Sequence[Path]) -> None:
     """Remove folders of unfinished work for good."""
+    # All or none: a name that is misspelt stops the command before anything is gone.
     for folder in folders:
         if not is_work(folder):
             sys.exit(
@@ -33,6 +34,7 @@ def discard_works(folders: Sequence[Path]) -> None:
                 "nothing was removed"
             )
 
+    # A folder may be named twice.
     for folder in dict.fromkeys(map(Path.resolve, folders)):
         try:
             remove(folder)
@@ -42,7 +44,7 @@ def discard_works(folders: Sequence[Path]) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove one. Raises BusyError while a run is at work beside it."""
+    """Remove a folder of unfinished work. Raises BusyError while a run is at work beside it."""
     with hold(folder.parent):
         discard(folder)
         leave(folder.parent)

@@ -18,5 +18,5 @@ def quiet_libraries() -> None:
 
 
 def embedder(provenance: Provenance, compressor: Path, base: str | None) -> Embedder:
-    """Return what embeds stored tokens; the model is loaded only for a method that needs it."""
+    """Return an embedder of stored tokens; the model is loaded only if the method needs it."""
     return embedder_of(provenance, partial(load_model_of, provenance, compressor, base))
