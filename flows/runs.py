@@ -1,4 +1,4 @@
-"""Job `runs`: list the unfinished work of all commands, and remove what is named.
+"""Job `runs`: list the unfinished work of all commands, and remove the folders that are named.
 
     fwd2bot runs list                          below the current folder: where, how far, how large
     fwd2bot runs list /mnt/stores              below another folder

@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Numbers of rows by what became of them."""
+    """Numbers of rows by source, and by reject reason or repair."""
 
     ends: Counter[tuple[str, str | None]]  # rows of (source, reason; None: kept)
     repairs: Counter[tuple[str, str]]  # kept rows of (source, repair)
@@ -60,7 +60,7 @@ def count_decided(database: DuckDBPyConnection) -> Counts:
 
 
 def count_outcomes(outcomes: Iterable[Outcome]) -> Counts:
-    """Count rows that are at hand."""
+    """Count the rows of evaluation files."""
     counts = Counts(Counter(), Counter())
     for outcome in outcomes:
         counts.ends[outcome.source, outcome.reason] += 1
@@ -126,7 +126,7 @@ def check_reject_fractions(report: Mapping[str, Mapping[str, Any]], max_fraction
 
 
 def write_rejects(database: DuckDBPyConnection, outcomes: Iterable[Outcome], path: Path) -> None:
-    """Write the rejected rows: those of the database in input order, then those at hand."""
+    """Write the rejected rows: training rows and pictures in input order, then `outcomes`."""
     at_hand = (outcome[:4] for outcome in outcomes if outcome.reason is not None)
     rows = chain(stream_rows(database, REJECTS), at_hand)
     named = (dict(zip(schema.REJECTS.names, row, strict=True)) for row in rows)

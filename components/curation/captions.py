@@ -94,6 +94,7 @@ def read_row_group(
                     num_read += 1
         return
     except TABLE_ERRORS as error:
+        # What can be read in a minute is not lost.
         if is_storage_fault(error):
             raise
         fault = message(error)
@@ -196,10 +197,12 @@ def check_columns(place: str, present: Sequence[str], columns: Mapping[str, str]
     for column in columns.values():
         if list(present).count(column) > 1:
             faults.append(f"several columns {column!r}; rename all but one")
+
         if column not in present:
             close = difflib.get_close_matches(column, present, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             faults.append(f"no column {column!r}{hint}")
+
     if faults:
         names = ", ".join(map(repr, present)) or "none"
         raise ValueError(f"{place}: {', '.join(faults)} (its columns: {names})")

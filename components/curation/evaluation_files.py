@@ -71,6 +71,8 @@ def write_benchmarks(
     """
     outcomes: list[Outcome] = []
     rows_in: dict[str, int] = {}
+
+    # always in the same order, by which the rejects are written
     for split in sorted(pictures):
         for name, table, final, read in TABLES:
             source = f"evaluation/{split}/{table}"
@@ -212,7 +214,9 @@ def _check_all(
     rows: list[Row] = []
     outcomes: list[Outcome] = []
     seen: set[str] = set()
+
     for name, record in entries:
+        # An id that was seen is taken, even if its row was rejected.
         entry_id, clean = printable(name), TextCleaner(limits)
         try:
             if entry_id in seen:

@@ -119,7 +119,7 @@ def decode_work(text: str) -> Work:
 def count_rows_in(
     work: Sequence[Work], found: Mapping[int, int], sources: Iterable[str]
 ) -> dict[str, int]:
-    """Return the input rows per source as listed; of a tar or Arrow file, what its task `found`."""
+    """Return the input rows per source as listed; tars and Arrow files count as `found` by task."""
     counts: Counter[str] = Counter(dict.fromkeys(sources, 0))
     for piece in work:
         num_rows = piece.num_rows
@@ -147,7 +147,7 @@ def check_work(
             row = check_row(raw_row) if watch.begin(number) else refuse_row(raw_row, KILLER)
             watch.end()
 
-            # The facts are without the picture: one process reads those of all pieces.
+            # Facts leave out the picture: one process reads the facts of all pieces.
             position = accepted.add(row) if row[schema.REASON] is None else None
             fact: dict[str, Any] = {TASK: work.task, NUMBER: number, POSITION: position}
             for name in FACTS.names:

@@ -73,6 +73,7 @@ def pair_row(source: str, root: str | None, entry: Entry, params: CandidateParam
         row[schema.CAPTION], is_repaired = check_caption(record[CAPTION], params.text)
         check_quality(row[schema.CAPTION], params.captions)
 
+        # A picture is the bytes in the row, or a name below the root.
         image = record[IMAGE]
         if image is None or image in ("", b""):
             raise Rejected(Reason.IMAGE_MISSING, f"{entry.place}: no picture")

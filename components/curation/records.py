@@ -150,7 +150,7 @@ def rejected_line(fault: Fault) -> Rejected:
 
 
 class TextWindow:
-    """The part of a text file that is being parsed; what was used is forgotten."""
+    """The part of a text file that is being parsed; parsed text is dropped."""
 
     def __init__(self, place: str, file: TextIOWrapper) -> None:
         self.place, self.file = place, file
@@ -158,7 +158,7 @@ class TextWindow:
         self.is_at_end = False
 
     def read_more(self) -> bool:
-        """Forget what was used and read on, more if much is unused; return False at the end."""
+        """Drop parsed text and read on, more if much is left; return False at the end."""
         self.bytes_before += _num_bytes(self.text[: self.at])
         rest = self.text[self.at :]
 
@@ -219,7 +219,7 @@ def _read_array(place: str) -> Iterator[Entry]:
 
 
 def _next_value(window: TextWindow, parser: StrictJson) -> Any:
-    """Return a value of the array; read on as long as the end of what was read may cut it."""
+    """Return the next value of the array; read on while the end of the window may cut it."""
     while True:
         try:
             value, end = parser.decoder.raw_decode(window.text, window.at)

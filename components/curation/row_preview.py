@@ -66,7 +66,7 @@ def preview_source(
 
 
 def count_rows(source: Source, piece: Piece) -> int:
-    """Count the rows of a piece; of a tar that is damaged, those before the damage."""
+    """Count the rows of a piece; in a damaged tar, only the rows before the damage."""
     if piece.num_rows is not None:
         return piece.num_rows
     if piece.kind == "tar":

@@ -122,7 +122,7 @@ def list_pieces(
 
 
 def pieces_of_file(source: Source, place: str) -> Iterator[Piece]:
-    """Yield a file as it can be read: Parquet by row groups, any other as a whole."""
+    """Yield the parts of a file that can be read alone: row groups of Parquet, else all of it."""
     if place.endswith(".parquet"):
         yield from _row_groups(source, place)
     elif place.endswith(".arrow"):

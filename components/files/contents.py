@@ -1,4 +1,4 @@
-"""Contents of files as a hash, which `touch`, a checkout, a stash or a copy leave as it is."""
+"""Hashes of the contents of files: the same after `touch`, a checkout, a stash or a copy."""
 
 import hashlib
 import json
@@ -51,6 +51,7 @@ def files(root: Path) -> Iterator[Path]:
     if not root.is_dir():
         yield root
         return
+
     seen: set[Path] = set()  # a link may lead upwards
     for folder, folders, names in os.walk(root, onerror=_fail, followlinks=True):
         place = Path(folder).resolve()

@@ -110,7 +110,7 @@ def _walk_folder(
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]] | None:
-    """Return what a folder holds, by name; None when it may not be read."""
+    """Return the entries of a folder, sorted by name; None when it may not be read."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)

@@ -1,4 +1,4 @@
-"""Listings of all files below a place, with what tells whether they have changed."""
+"""Listings of all files below a place, with sizes and times that tell of changes."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath

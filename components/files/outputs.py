@@ -88,6 +88,8 @@ def new_file(
         aside = output.with_name(f".{uuid4().hex}.partial")  # a name of any length has one
         try:
             yield aside
+
+            # Somebody may have put a file there since.
             check_file(output, is_ours)
             put_in_place(aside, output)
         finally:

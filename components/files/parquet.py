@@ -122,7 +122,7 @@ def _check_array(array: pa.Array) -> None:
             _check_array(field)
         return
 
-    # the texts of a dictionary as bytes, as those of a plain column below
+    # the texts of a dictionary as bytes, like the texts of a plain column below
     if pa.types.is_dictionary(array.type) and array.type.value_type in PLAIN:
         array.validate()
         array = pa.DictionaryArray.from_arrays(

@@ -36,7 +36,7 @@ class Chunk(NamedTuple):
 
     column: bytes  # the first name of its path
     start: int  # byte
-    has_dictionary: bool  # or values that repeat parts of those before
+    has_dictionary: bool  # or values that repeat parts of the values before
     packed: int  # bytes, with the headers of the pages
     unpacked: int  # bytes; a promise
 
@@ -49,7 +49,7 @@ class Group(NamedTuple):
 
 
 def read_footer(file: IO[bytes]) -> tuple[int, list[Group]]:
-    """Return where the footer is, and what it says of row groups. Raises DamagedFileError."""
+    """Return the position of the footer, and its row groups. Raises DamagedFileError."""
     size = file.seek(0, 2)
     file.seek(size - 8)
     footer = size - 8 - int.from_bytes(file.read(4), "little")

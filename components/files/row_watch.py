@@ -19,7 +19,7 @@ BETWEEN_ROWS = 2 ** (8 * RECORD) - 1
 
 
 class RowWatch:
-    """A note of the row that is being checked, for those who come after; gone when all are done."""
+    """A file with the number of the row at work, for the next attempt; removed when all is done."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ class RowWatch:
         return self.deaths[number] < MAX_DEATHS
 
     def end(self) -> None:
-        """Note that the row is checked: what happens from here on is not its fault."""
+        """Note that the row is checked: it is not to blame for a later end of the process."""
         self._note(BETWEEN_ROWS)
 
     def __exit__(

@@ -48,7 +48,7 @@ def name_of(place: str) -> str:
 
 
 def open_file(place: str) -> IO[bytes]:
-    """Open a file to read from, at any position; a file of size 0 is empty, whatever a read gives.
+    """Open a file to read from, at any position; a file of size 0 is taken to be empty.
 
     Raises OSError: IsADirectoryError also for pipes and devices, errno EIO when a bucket stops
     answering.
@@ -73,7 +73,7 @@ def open_file(place: str) -> IO[bytes]:
 
 
 def read_file(place: str, max_bytes: int) -> bytes:
-    """Return a whole file, as long as it was when it was opened.
+    """Return the bytes that a file had when it was opened.
 
     Raises FileTooLargeError, and OSError: IsADirectoryError also for pipes and devices.
     """

@@ -25,7 +25,7 @@ TarReason = Literal[
     "unreadable_shard",  # one sample that stands for the lost rest of the shard
     "empty_shard",  # one sample that stands for an archive of nothing
     "unsafe_key",
-    # a picture whose name goes on behind the first dot: its key would be that of others
+    # a picture whose name goes on behind the first dot: its key could be another picture's, too
     "dotted_name",
     "duplicate_member",
     "non_contiguous_key",

@@ -51,7 +51,7 @@ def hold(place: Path) -> Iterator[None]:
 
 
 def open_work(place: Path, name: str) -> Path:
-    """Return the folder of the run `name`, new or as it left it; list what other runs left."""
+    """Return the folder of the run `name`, which may hold earlier work; list other runs' work."""
     folder = place / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).write_text(SAYS, encoding="utf-8")
@@ -79,7 +79,7 @@ def leave(place: Path) -> None:
 
 
 def works_in(place: Path) -> list[Work]:
-    """Return what runs left in a place, by name."""
+    """Return the work that runs left in a place, sorted by name."""
     works = []
     for marker in sorted(place.glob(f"*/{MARKER}")):
         if is_work(marker.parent):
@@ -122,7 +122,7 @@ def discard(folder: Path) -> None:
 
 
 def remove_discarded(place: Path) -> None:
-    """Remove what was being discarded when a run was killed."""
+    """Remove folders that `discard` had renamed when its process was killed."""
     for trash in place.glob(f".*.{TRASH}"):
         shutil.rmtree(trash, ignore_errors=True)
 

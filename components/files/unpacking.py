@@ -1,4 +1,4 @@
-"""Unpacking of gzip, bzip2 and xz, told by their first bytes; any other file is read as it is.
+"""Unpacking of gzip, bzip2 and xz, told by their first bytes; any other file is read unchanged.
 
 A file may consist of several compressed streams, as `cat a.tar.gz b.tar.gz` makes it: they are read
 on. Zeros behind a stream are padding; other bytes behind it are an error, where Python's bz2 and
@@ -25,7 +25,7 @@ FREE_EXPANSION = 1 << 28  # bytes that any file may unpack to
 
 
 class DamagedFileError(ValueError):
-    """Bytes are not what their format says: cut, changed, or followed by something else."""
+    """A file breaks its format: it is cut, changed, or followed by something else."""
 
 
 class _Decompressor(Protocol):
@@ -73,7 +73,7 @@ class _Gzip:
 
     @staticmethod
     def _unpack_bytewise(decompressor: "zlib._Decompress", data: bytes, max_length: int) -> bytes:
-        """Return what is in front of the byte at which `decompressor` fails."""
+        """Return the content in front of the byte at which `decompressor` fails."""
         found = b""
         with suppress(zlib.error):
             for at in range(len(data)):

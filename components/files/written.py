@@ -39,7 +39,7 @@ class Written(NamedTuple):
         return is_growing or self.files.get(name) == size
 
     def held(self, found: Mapping[str, int]) -> dict[str, int]:
-        """Return those of the files `found` that the list holds."""
+        """Return the files among `found` that the list holds."""
         return {name: size for name, size in found.items() if self.holds(name, size)}
 
 
@@ -54,6 +54,7 @@ def read_list(folder: Path, growing: Sequence[str] = ()) -> Written | None:
             return None
         found: Any = json.loads(path.read_bytes())
         program, job = found["written_by"].split(" ")
+
         files = {name: int(size) for name, size in found["files"].items()}
         believed = tuple(pattern for pattern in map(str, found["growing"]) if pattern in growing)
     except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError):
@@ -94,6 +95,7 @@ def files_in(folder: Path) -> dict[str, int]:
         if not names and not folders and Path(place) != folder:
             found[f"{Path(place).relative_to(folder).as_posix()}/"] = 0
 
+    # The list cannot hold its own size.
     for name in (LIST, LIST_ASIDE):
         found.pop(name, None)
     return dict(sorted(found.items()))

@@ -1,4 +1,4 @@
-"""Causes: what made a command fail, and the way out, in words.
+"""Causes of a command's failure, and the way out, in words.
 
 Ray wraps what a worker raised in layers of text and ends them with hints about itself, so the cause
 is looked for there; Ray is not imported for that.
@@ -100,7 +100,7 @@ def describe(cause: Cause) -> str:
 
 
 def cause_of(error: BaseException) -> Cause:
-    """Return what made a command fail; of an error that Ray passed on, what our code raised."""
+    """Return the cause of an error; if Ray passed it on, the error that our code raised."""
     # Ray Train: its errors hold the errors of its workers
     inner = getattr(error, "controller_failure", None)
     if isinstance(inner, BaseException):

@@ -182,7 +182,7 @@ def _find_raylet() -> psutil.Process | None:
 
 
 def _watch_raylet(raylet: psutil.Process | None) -> None:
-    """Say what happened before Ray ends this process without a word, seconds after its raylet."""
+    """End this process with a message when its raylet is gone; Ray would end it without one."""
     while raylet and ray.is_initialized():
         if not raylet.is_running() or raylet.status() == psutil.STATUS_ZOMBIE:
             # It may be a proper end, at which the raylet stops first.

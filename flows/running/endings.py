@@ -62,7 +62,7 @@ def ending(job: str) -> Iterator[None]:
 
 
 def lost(what: str) -> NoReturn:
-    """End this process from any thread, since what it cannot work without is gone."""
+    """End this process from any thread, since something is gone that it cannot work without."""
     line = f"{what} was lost, for its memory or by hand; {AGAIN}"
     print(f"{': '.join([*_running[-1:], line])}", file=sys.stderr, flush=True)
     os._exit(1)

@@ -12,7 +12,7 @@ from components.store.provenance import Provenance
 
 
 def quiet_libraries() -> None:
-    """Keep what libraries say to each other from the terminal."""
+    """Keep progress bars and deprecation warnings of libraries off the terminal."""
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)
 
