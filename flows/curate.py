@@ -77,6 +77,7 @@ def curate(params: CurateParams, raw: Path, output: Path) -> None:
 
     A run that was killed goes on where it was: the rows that were checked are not checked again.
     """
+    # Staging lies beside the output, and outlives a run that is killed.
     raw, output = raw.resolve(), checked_place(output, [raw])
     place = output.with_name(f"{output.name}.staging")
     with new_folder("curate", output, [raw, place]) as partial:
@@ -101,7 +102,7 @@ def write_curated(params: CurateParams, raw: Path, staging: Path, partial: Path)
         shards = list(plan_shards(database, staging, params.rows_per_shard))
         write_shards(shards, staging, partial, params.num_workers)
 
-        # what is asked and said about the evaluation pictures that were kept
+        # questions and captions of the evaluation pictures that were kept
         pictures = kept_pictures(database)
         outcomes, listed = write_benchmarks(raw, partial, pictures, rules.text)
 
@@ -123,7 +124,7 @@ def with_allowed_roots(params: CurateParams) -> CurateParams:
 
 @contextmanager
 def open_staging(place: Path, key: str) -> Iterator[Path]:
-    """Yield the staging folder of runs with this fingerprint; those of others are listed, and stay.
+    """Yield the staging folder of runs with this fingerprint; list other runs' folders.
 
     Raises BusyError when another run is at work.
     """
@@ -140,8 +141,10 @@ def remove_staging(staging: Path) -> None:
 
 def check_rows(work: Sequence[Work], raw: Path, staging: Path, params: CurateParams) -> None:
     """Check every row on the cluster; pieces that an earlier run finished are left as they are."""
-    # what was killed with the last run is not to blame
+    # Rows at work when the last run was killed are not to blame for that.
     shutil.rmtree(staging / "running", ignore_errors=True)
+
+    # The facts of a piece are written last.
     todo = [piece for piece in work if not facts_path(staging, piece.task).exists()]
     if len(todo) < len(work):
         num_done = len(work) - len(todo)
@@ -150,7 +153,7 @@ def check_rows(work: Sequence[Work], raw: Path, staging: Path, params: CuratePar
     def check(piece: str) -> int:
         return check_work(decode_work(piece), raw, staging, params.sources, params.candidates)
 
-    numbers = cluster.run_tasks(check, [encode_work(piece) for piece in todo], params.num_workers)
+    numbers = cluster.run_tasks(check, list(map(encode_work, todo)), params.num_workers)
     show_progress(numbers, "checked", len(todo))
 
 
@@ -176,6 +179,7 @@ def validate(params: CurateParams, database: DuckDBPyConnection, curated: Path) 
     # takes seconds to import, and workers import this file
     from components.curation import data_checks, expectations
 
+    # Results are written before anything is raised: they show what is wrong.
     pictures, text = params.candidates.pictures, params.candidates.text
     suites = expectations.curated_suites(
         database, curated, pictures, text, params.max_answer_fraction, params.expectation_rows
@@ -183,9 +187,8 @@ def validate(params: CurateParams, database: DuckDBPyConnection, curated: Path) 
     failed = data_checks.validate(suites, curated / "expectations")
     if failed:
         page = curated / "expectations" / "data_docs" / "index.html"
-        raise ValueError(
-            "\n".join(["curated data break these expectations:", *failed, f"details: {page}"])
-        )
+        lines = ["curated data break these expectations:", *failed, f"details: {page}"]
+        raise ValueError("\n".join(lines))
 
 
 def main(raw: Path, output: Path) -> None:

@@ -1,10 +1,10 @@
-"""Job `runs`: list the unfinished work of all commands, and remove what is named.
+"""Job `runs`: list the unfinished work of all commands, and remove the folders that are named.
 
     fwd2bot runs list                          below the current folder: where, how far, how large
     fwd2bot runs list /mnt/stores              below another folder
     fwd2bot runs discard .cache/train/NAME …   remove the named folders, and nothing else
 
-A run goes on with the work of its own name. It never removes the work of another run: this command
+A run goes on with the work of its own name, and never removes the work of another run: this command
 does.
 """
 
@@ -26,7 +26,7 @@ def list_works(root: Path) -> None:
 
 def discard_works(folders: Sequence[Path]) -> None:
     """Remove folders of unfinished work for good."""
-    # all names are checked before the first folder is removed
+    # All or none: a name that is misspelt stops the command before anything is gone.
     for folder in folders:
         if not is_work(folder):
             sys.exit(
@@ -34,6 +34,7 @@ def discard_works(folders: Sequence[Path]) -> None:
                 "nothing was removed"
             )
 
+    # A folder may be named twice.
     for folder in dict.fromkeys(map(Path.resolve, folders)):
         try:
             remove(folder)
@@ -43,7 +44,7 @@ def discard_works(folders: Sequence[Path]) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove one folder. Raises BusyError while a run is at work beside it."""
+    """Remove a folder of unfinished work. Raises BusyError while a run is at work beside it."""
     with hold(folder.parent):
         discard(folder)
         leave(folder.parent)

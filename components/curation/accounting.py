@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Numbers of rows by what became of them."""
+    """Numbers of rows by source, and by reject reason or repair."""
 
     ends: Counter[tuple[str, str | None]]  # rows of (source, reason; None: kept)
     repairs: Counter[tuple[str, str]]  # kept rows of (source, repair)
@@ -60,12 +60,14 @@ def count_decided(database: DuckDBPyConnection) -> Counts:
 
 
 def count_outcomes(outcomes: Iterable[Outcome]) -> Counts:
-    """Count rows that are at hand."""
+    """Count the rows of evaluation files."""
     counts = Counts(Counter(), Counter())
     for outcome in outcomes:
         counts.ends[outcome.source, outcome.reason] += 1
+        # Repairs count only for rows that are kept.
         if outcome.reason is None:
-            counts.repairs.update((outcome.source, repair) for repair in outcome.repairs)
+            for repair in outcome.repairs:
+                counts.repairs[outcome.source, repair] += 1
     return counts
 
 
@@ -110,9 +112,11 @@ def check_reject_fractions(report: Mapping[str, Mapping[str, Any]], max_fraction
     for source, counts in report.items():
         lost = counts["rows_in"] - counts["rows_kept"]
         if lost > max_fraction * counts["rows_in"]:
+            # The commonest reason tells most.
             by_count = sorted(counts["rejects"].items(), key=lambda item: (-item[1], item[0]))
             reasons = ", ".join(f"{reason} {count}" for reason, count in by_count)
             faults.append(f"{source}: {lost} of {counts['rows_in']} rows rejected ({reasons})")
+
     if faults:
         faults.append(
             f"more than {max_fraction:.1%} of a source is lost: see rejects.parquet in the "
@@ -122,7 +126,7 @@ def check_reject_fractions(report: Mapping[str, Mapping[str, Any]], max_fraction
 
 
 def write_rejects(database: DuckDBPyConnection, outcomes: Iterable[Outcome], path: Path) -> None:
-    """Write the rejected rows, in input order, those at hand last."""
+    """Write the rejected rows: training rows and pictures in input order, then `outcomes`."""
     at_hand = (outcome[:4] for outcome in outcomes if outcome.reason is not None)
     rows = chain(stream_rows(database, REJECTS), at_hand)
     named = (dict(zip(schema.REJECTS.names, row, strict=True)) for row in rows)

@@ -55,7 +55,7 @@ Candidate = dict[str, Any]
 
 
 class RawRow(NamedTuple):
-    """A row as it was read; nothing of it was checked or decoded."""
+    """A row as it was read, neither checked nor decoded."""
 
     sample_id: str
     source: str
@@ -97,11 +97,13 @@ def add_picture(row: Candidate, data: bytes, name: str, params: CandidateParams)
         picture = decode_with_repairs(data, params.pictures)
     except PictureError as error:
         raise rejected_picture(error) from None
+
     row[schema.IMAGE] = encode_png(picture.image)
     row[schema.IMAGE_SHA256] = pixel_sha256(picture.image)
     row[schema.WIDTH], row[schema.HEIGHT] = picture.image.size
     row[NEAR_HASH] = perceptual_hash(picture.image, params.near_duplicates)
 
+    # A name with another format is no reason to lose a picture.
     row[REPAIRS] += [Repair(repair).value for repair in picture.repairs]
     promised = FORMATS.get(PurePosixPath(name).suffix[1:].lower())
     if promised is not None and promised != picture.format:

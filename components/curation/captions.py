@@ -55,6 +55,7 @@ def read_delimited(place: str, columns: Mapping[str, str]) -> Iterator[Entry]:
         check_columns(place, header, columns)
         return list(dict.fromkeys(columns.values()))
 
+    # Only captions go over several lines.
     single_line = [column for field, column in columns.items() if field != CAPTION]
     for number, row in enumerate(read_table(place, choose, single_line), start=1):
         if isinstance(row.values, Fault):
@@ -93,6 +94,7 @@ def read_row_group(
                     num_read += 1
         return
     except TABLE_ERRORS as error:
+        # What can be read in a minute is not lost.
         if is_storage_fault(error):
             raise
         fault = message(error)
@@ -116,7 +118,7 @@ def read_stream(place: str, columns: Mapping[str, str]) -> Iterator[Entry]:
             file.seek(0)
             is_with_footer = file.read(len(ARROW_FILE)) == ARROW_FILE
             file.seek(0)
-            if is_with_footer:
+            if is_with_footer:  # whose batches are read by number
                 yield from _read_arrow_file(place, file, columns)
                 return
 
@@ -157,9 +159,12 @@ def read_karpathy(place: str, splits: Sequence[str]) -> Iterator[Entry]:
 
 def karpathy_splits(place: str) -> set[str]:
     """Return the splits that a file of Karpathy's has pictures of."""
-    images = list_in(place, read_object(place), "images")
-    found = [image.get("split") for image in images if isinstance(image, dict)]
-    return {split for split in KARPATHY_SPLITS if split in found}
+    found = set()
+    for image in list_in(place, read_object(place), "images"):
+        split = image.get("split") if isinstance(image, dict) else None
+        if split in KARPATHY_SPLITS:
+            found.add(split)
+    return found
 
 
 def read_flickr30k(place: str) -> Iterator[Entry]:
@@ -171,6 +176,7 @@ def read_flickr30k(place: str) -> Iterator[Entry]:
             continue
         if not content.strip():
             continue
+
         # Lines of another system would be one long line.
         if b"\r" in content.strip():
             why = "a carriage return inside the line; lines end with line feeds"
@@ -191,10 +197,12 @@ def check_columns(place: str, present: Sequence[str], columns: Mapping[str, str]
     for column in columns.values():
         if list(present).count(column) > 1:
             faults.append(f"several columns {column!r}; rename all but one")
+
         if column not in present:
             close = difflib.get_close_matches(column, present, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             faults.append(f"no column {column!r}{hint}")
+
     if faults:
         names = ", ".join(map(repr, present)) or "none"
         raise ValueError(f"{place}: {', '.join(faults)} (its columns: {names})")
@@ -239,6 +247,7 @@ def _sentences(where: str, number: int, image: Mapping[str, Any]) -> Iterator[En
         yield _rejected(where, Reason.BAD_RECORD, f"{where}: filename is {shown(filename)}")
         return
 
+    # COCO's pictures lie in a folder per split, Flickr30k's in one.
     folder = image.get("filepath")
     reference = f"{folder}/{filename}" if isinstance(folder, str) else filename
     key = id_text(image.get("cocoid", image.get("imgid", number)))
@@ -254,6 +263,7 @@ def _batch_entries(
     """Yield the rows of a batch one by one: a dictionary may hold one value for all of them."""
     check_batch(batch)
     arrays = {field: batch[column] for field, column in columns.items()}
+
     for number in range(len(batch)):
         place = f"{name}:{start + number}"
         try:
@@ -261,6 +271,7 @@ def _batch_entries(
         except VALUE_ERRORS as error:
             yield _rejected(place, Reason.BAD_RECORD, f"{place}: {message(error)}")
             continue
+
         if isinstance(value[IMAGE], dict):  # Hugging Face's pictures: {"bytes", "path"}
             value[IMAGE] = value[IMAGE].get("bytes") or value[IMAGE].get("path")
         yield Entry(place, value)

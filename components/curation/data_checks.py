@@ -54,12 +54,17 @@ def critical_failures(results: Mapping[str, Any]) -> list[str]:
 
 
 def _run(context: Any, suite: Suite) -> dict[str, Any]:
+    # the data, which are given to the run itself
     source = context.data_sources.add_or_update_pandas(suite.table)
     batch = source.add_dataframe_asset(suite.table).add_batch_definition_whole_dataframe("whole")
+
+    # the rules, bound to the data
     expectations = gx.ExpectationSuite(name=suite.table, expectations=list(suite.expectations))
     stored = context.suites.add(expectations)
     definition = gx.ValidationDefinition(name=suite.table, data=batch, suite=stored)
     definitions = [context.validation_definitions.add(definition)]
+
+    # a checkpoint, whose results the Data Docs show
     checkpoint = context.checkpoints.add(
         gx.Checkpoint(name=suite.table, validation_definitions=definitions, result_format="SUMMARY")
     )
@@ -72,8 +77,10 @@ def _describe(table: str, outcome: dict[str, Any]) -> str:
     config, result = outcome["expectation_config"], outcome["result"]
     rule = config.get("description") or config["type"].removeprefix("expect_").replace("_", " ")
     columns = [value for key, value in config["kwargs"].items() if key.startswith("column")]
+
+    # Rules of single rows have counts and examples, rules of a column have a value.
     if "unexpected_count" in result:
-        examples = ", ".join(str(value) for value in result["partial_unexpected_list"][:3])
+        examples = ", ".join(map(str, result["partial_unexpected_list"][:3]))
         counts = f"{result['unexpected_count']} of {result['element_count']}"
         fact = f"{counts} rows do not, for example {examples}"
     else:
@@ -82,7 +89,7 @@ def _describe(table: str, outcome: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a result without what changes from run to run."""
+    """Return a result without the fields that change from run to run."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if key not in DROPPED_FIELDS}
     return [_plain(item) for item in value] if isinstance(value, list) else value

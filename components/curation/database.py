@@ -15,6 +15,7 @@ def open_database(path: Path, memory_limit: str, num_threads: int) -> DuckDBPyCo
     """Open a new database with `memory_limit` ("2GB"); what does not fit lies beside `path`."""
     path.unlink(missing_ok=True)
     database = duckdb.connect(path)
+
     settings = {
         "memory_limit": memory_limit,
         "threads": num_threads,

@@ -240,11 +240,13 @@ def rows_of_tasks(database: DuckDBPyConnection) -> dict[int, int]:
 
 
 def _role_table(sources: Mapping[str, Source]) -> pa.Table:
-    """Return what the rules have to know about the rows of every source."""
+    """Return a table of the sources: the claim and the kind of the rows of each."""
     rows = []
     for split, role in ((schema.TEST, TEST), (schema.VALIDATION, VALIDATION)):
         kinds = {"one_caption": False, "is_pair": False}
         rows.append({"source": pictures_source(split), "role": role, "split": split, **kinds})
+
+    # The split of training rows is drawn when all else is decided.
     for name, source in sources.items():
         one_caption, is_pair = source.format in ONE_CAPTION_FORMATS, source.format != "llava"
         kinds = {"one_caption": one_caption, "is_pair": is_pair}
@@ -259,7 +261,7 @@ def _reject_near_leaks(database: DuckDBPyConnection, params: NearDuplicateParams
 
 
 def _represent_pictures(database: DuckDBPyConnection) -> None:
-    """Find what stands for every training picture that is nearly the same as an earlier one."""
+    """Find an earlier picture to stand for every training picture that is nearly the same."""
     database.execute("CREATE TABLE represented (number BIGINT, representative BIGINT)")
     found = representatives(stream_rows(database, TRAINING_PAIRS))
     while part := list(islice(found, ROWS_AT_ONCE)):
@@ -275,16 +277,19 @@ def _reject_repeats(database: DuckDBPyConnection, max_rows_per_caption: int | No
     conversation is a duplicate; among caption pairs with one caption per picture the same picture
     is one.
     """
+    # rows that are the same in all they have
     detail = "'an earlier row has the same id, picture and text'"
     key = f"{PICTURE_TEXT} || sample_id"
     _reject_repeats_of(database, Reason.DUPLICATE_ID, detail, "true", key, 1)
 
+    # rows of one source that differ by their id alone
     detail = "'same picture and text as ' || earlier.sample_id"
     key = f"{PICTURE_TEXT} || source"
     _reject_repeats_of(database, Reason.DUPLICATE_SAMPLE, detail, "true", key, 1)
 
     database.execute(DUPLICATE_PICTURES)
 
+    # texts that a web site puts under all its pictures
     if max_rows_per_caption is not None:
         limit = max_rows_per_caption
         detail = f"'{limit} earlier rows have the same caption'"

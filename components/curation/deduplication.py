@@ -67,6 +67,8 @@ def perceptual_hash(image: Image.Image, params: NearDuplicateParams) -> str | No
     """Return the hash of an RGB picture, hexadecimal; None for a flat one, which would be noise."""
     if float(np.asarray(image.convert("L")).std()) < params.min_contrast:
         return None
+
+    # the lowest frequencies of each channel, against their median
     side = PIXELS_PER_FREQUENCY * params.hash_size
     pixels = np.asarray(image.resize((side, side), Image.Resampling.LANCZOS))  # (side, side, 3)
     frequencies = scipy.fftpack.dct(scipy.fftpack.dct(pixels, axis=0), axis=1)
@@ -80,11 +82,14 @@ def pair_near_hashes(database: DuckDBPyConnection, num_digits: int, max_distance
     Of `hashes` (number, near_hash), `one` < `other` are numbers; `near_hash` has `num_digits`
     hexadecimal digits and is in the table once.
     """
+    # bands of about equal width
     database.execute("CREATE TABLE found (one BIGINT, other BIGINT, distance BIGINT)")
     edges = [num_digits * band // (max_distance + 1) for band in range(max_distance + 2)]
     for low, high in pairwise(edges):
         band = {"first": low + 1, "width": high - low, "max_distance": max_distance}
         database.execute(PAIRS_OF_BAND, band)
+
+    # A pair that agrees on several bands was found several times.
     database.execute("CREATE TABLE near AS SELECT DISTINCT * FROM found")
     database.execute("DROP TABLE found")
 
@@ -98,7 +103,8 @@ def representatives(pairs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int
     """
     represented: set[int] = set()
     for other, group in groupby(pairs, key=lambda pair: pair[0]):
-        nearest = next((one for _, one in group if one not in represented), None)
-        if nearest is not None:
-            represented.add(other)
-            yield other, nearest
+        for _, one in group:
+            if one not in represented:
+                represented.add(other)
+                yield other, one
+                break

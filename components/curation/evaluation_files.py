@@ -71,6 +71,8 @@ def write_benchmarks(
     """
     outcomes: list[Outcome] = []
     rows_in: dict[str, int] = {}
+
+    # always in the same order, by which the rejects are written
     for split in sorted(pictures):
         for name, table, final, read in TABLES:
             source = f"evaluation/{split}/{table}"
@@ -87,13 +89,18 @@ def check_files(raw: Path, splits: Iterable[str]) -> None:
 
     Rows take hours, this seconds.
     """
+    # All that is missing is named at once.
     folders = [raw / "evaluation" / split for split in splits]
-    names = (QUESTIONS, CAPTIONS, COMPOSITIONALITY)
-    places = [folder / name for folder, name in product(folders, names)]
-    if missing := [str(place) for place in places if not place.is_file()]:
+    missing = []
+    for folder, name in product(folders, (QUESTIONS, CAPTIONS, COMPOSITIONALITY)):
+        if not (folder / name).is_file():
+            missing.append(str(folder / name))
+    if missing:
         raise ValueError(
             f"{', '.join(missing)}: no such file; docs/data.md says what stands in one for no rows"
         )
+
+    # A look at the first question; the other files are one document each.
     for folder in folders:
         next(read_entries(str(folder / QUESTIONS)), None)
         read_object(str(folder / CAPTIONS))
@@ -119,7 +126,9 @@ def question_rows(
             schema.GROUP: None if group is None else _identifier(group),
         }
 
-    entries = [(_entry_id(entry, "question_id"), entry.value) for entry in read_entries(str(path))]
+    entries = []
+    for entry in read_entries(str(path)):
+        entries.append((_entry_id(entry, "question_id"), entry.value))
     return _check_all(entries, source, check, limits)
 
 
@@ -145,9 +154,11 @@ def caption_rows(
         entries.append((name, annotation))
     checked, outcomes = _check_all(entries, source, check, limits)
 
+    # A picture has several captions, which stand in any order in the file.
     captions: dict[str, list[str]] = {}
     for row in checked:
         captions.setdefault(row[schema.IMAGE_ID], []).append(row[schema.CAPTION])
+
     rows = []
     for image_id, found in sorted(captions.items()):
         rows.append({schema.IMAGE_ID: image_id, schema.SPLIT: split, schema.CAPTIONS: found})
@@ -168,6 +179,7 @@ def compositionality_rows(
             schema.NEGATIVE_CAPTION: clean.text(record["negative_caption"]),
         }
 
+    # A key is unique within its subset only.
     entries = []
     for subset, rows in read_subsets(path).items():
         for key, row in rows.items():
@@ -185,6 +197,8 @@ def read_subsets(path: Path) -> dict[str, dict[str, Any]]:
                 f"{path}: the subset {shown(subset)} is a {type(rows).__name__}, "
                 "not an object with a key for every row"
             )
+
+        # SugarCrepe's own files hold one subset each, without its name.
         if "filename" in rows and not isinstance(rows["filename"], dict):
             raise ValueError(
                 f"{path}: {shown(subset)} is a row, where a subset belongs; "
@@ -200,7 +214,9 @@ def _check_all(
     rows: list[Row] = []
     outcomes: list[Outcome] = []
     seen: set[str] = set()
+
     for name, record in entries:
+        # An id that was seen is taken, even if its row was rejected.
         entry_id, clean = printable(name), TextCleaner(limits)
         try:
             if entry_id in seen:

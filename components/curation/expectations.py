@@ -120,7 +120,7 @@ def samples_suite(
 
 
 def coverage(frame: pd.DataFrame, num_rows: int) -> str:
-    """Say how much of a table was checked, and what that tells about the rest.
+    """Describe in a sentence how much of a table was checked, and the bound on the rest.
 
     By the rule of three: 0.95 ≈ 1 - e^-3.
     """

@@ -24,8 +24,8 @@ def fingerprint(
 ) -> str:
     """Return the SHA-256 of params, code, and names, sizes and times of all files that are read.
 
-    Of the code its contents count, of the files not: to read terabytes once more would take as long
-    as checking them. Raises ValueError when a source has no files.
+    The contents of the code count. Those of the files do not: to read terabytes once more would
+    take as long as checking them. Raises ValueError when a source has no files.
     """
     settings = {name: source.model_dump() for name, source in sources.items()}
     digest = hashlib.sha256(json.dumps([settings, params.model_dump(), rows_per_task]).encode())
@@ -36,17 +36,20 @@ def fingerprint(
 
 def _code() -> Iterator[str]:
     yield code_sha256([CODE])
-    yield from (sys.version, *(version(name) for name in LIBRARIES))
+    yield sys.version
+    yield from map(version, LIBRARIES)
 
 
 def _files(raw: Path, sources: Mapping[str, Source], allowed_roots: Sequence[str]) -> Iterator[str]:
     """Yield all files; places are as in the params: a raw folder that was moved is the same."""
-    folders = {pictures_source(split) for split in EVALUATION_SPLITS}
+    folders = set(map(pictures_source, EVALUATION_SPLITS))
     for source in sources.values():
         for place in matching_files(join(str(raw), source.files)):
             yield json.dumps([source.files, *state_of(place)])
         if not isinstance(source, WebdatasetSource) and source.pictures is not None:
             folders.add(source.pictures)
+
+    # Several sources may have their pictures in one folder.
     for folder in sorted(folders):
         yield folder
         yield from map(json.dumps, list_files(join(str(raw), folder), allowed_roots))

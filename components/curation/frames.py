@@ -4,7 +4,7 @@ What holds between rows is counted over all of them, on the disk; what holds for
 that are drawn.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -45,20 +45,27 @@ def files_frame(curated: Path) -> pd.DataFrame:
 def samples_frame(database: DuckDBPyConnection, curated: Path, max_rows: int) -> pd.DataFrame:
     """Return a row per sample with the facts of `expectations.samples_suite`; `max_rows` at most.
 
-    Of more, some are drawn by hash.
+    Where there are more, some are drawn by the hash of their id.
     """
     columns = ", ".join(name for name in schema.SAMPLES.names if name != schema.IMAGE)
     query = f"SELECT {columns} FROM {ALL} ORDER BY md5(sample_id) LIMIT {max_rows}"
     table = _query(database, query, curated)
     frame = table.drop_columns([schema.CONVERSATION]).to_pandas()
 
+    # facts about the turns
     conversations = table[schema.CONVERSATION].to_pylist()
+    first, later, odd_turns = [], [], []
+    for turns in conversations:
+        counts = [turn[schema.CONTENT].count(schema.IMAGE_PLACEHOLDER) for turn in turns]
+        first.append(sum(counts[:1]))
+        later.append(sum(counts[1:]))
+        odd_turns.append(len(turns) % 2)
+    frame["placeholders"], frame["later_placeholders"] = first, later
+
+    # facts about the turns together with the picture or the caption
     has_turns = pd.Series(list(map(bool, conversations)), dtype=bool)
-    counts = [_count_placeholders(turns) for turns in conversations]
-    frame["placeholders"] = [first for first, _ in counts]
-    frame["later_placeholders"] = [later for _, later in counts]
     frame["expected_placeholders"] = (has_turns & frame[schema.IMAGE_SHA256].notna()).astype(int)
-    frame["odd_turns"] = [len(turns) % 2 for turns in conversations]
+    frame["odd_turns"] = odd_turns
     frame["has_target"] = has_turns | frame[schema.CAPTION].notna()
     frame["caption_characters"] = frame[schema.CAPTION].str.len()
     return frame
@@ -114,6 +121,7 @@ def answers_frame(curated: Path) -> pd.DataFrame:
     splits = table[schema.SPLIT].to_pandas()
     frame = pd.DataFrame({schema.SPLIT: splits, "answer": first.to_pandas()})
 
+    # Shares are of the answers of one split.
     counts = frame.value_counts([schema.SPLIT, "answer"], sort=False).sort_index()
     counts = counts.rename("count").reset_index()
     counts["fraction"] = counts["count"] / counts.groupby(schema.SPLIT)["count"].transform("sum")
@@ -145,12 +153,6 @@ def pictures_by_split(images: pd.DataFrame) -> dict[str, set[str]]:
     return found
 
 
-def _count_placeholders(turns: Sequence[Mapping[str, str]]) -> tuple[int, int]:
-    """Count placeholders of pictures in the first turn, and in all others."""
-    counts = [turn[schema.CONTENT].count(schema.IMAGE_PLACEHOLDER) for turn in turns]
-    return sum(counts[:1]), sum(counts[1:])
-
-
 def _query(database: DuckDBPyConnection, query: str, curated: Path) -> pa.Table:
     """Run a query over the files of samples."""
     files = literal_paths(sorted((curated / "samples").rglob("*.parquet")))
@@ -158,7 +160,7 @@ def _query(database: DuckDBPyConnection, query: str, curated: Path) -> pa.Table:
 
 
 def _dataset(folder: Path) -> ds.Dataset:
-    return ds.dataset(sorted(str(path) for path in folder.rglob("*.parquet")), format="parquet")
+    return ds.dataset(sorted(map(str, folder.rglob("*.parquet"))), format="parquet")
 
 
 def _has_picture(frame: pd.DataFrame, pictures: Mapping[str, set[str]]) -> list[bool]:

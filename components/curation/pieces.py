@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from components import schema
 from components.curation.candidates import (
@@ -84,6 +84,7 @@ def list_work(
     for name, source in sources.items():
         for piece in list_pieces(source, raw, staging, name, rows_per_task):
             work.append(Work(len(work), name, piece.num_rows, piece))
+
     for split in EVALUATION_SPLITS:
         for names in _list_pictures(raw, split, rows_per_task, allowed_roots):
             work.append(Work(len(work), pictures_source(split), len(names), None, tuple(names)))
@@ -118,10 +119,11 @@ def decode_work(text: str) -> Work:
 def count_rows_in(
     work: Sequence[Work], found: Mapping[int, int], sources: Iterable[str]
 ) -> dict[str, int]:
-    """Return the input rows per source as listed; of a tar or Arrow file, what its task `found`."""
+    """Return the input rows per source as listed; tars and Arrow files count as `found` by task."""
     counts: Counter[str] = Counter(dict.fromkeys(sources, 0))
     for piece in work:
         num_rows = piece.num_rows
+        # A task without rows is not among those that were found.
         counts[piece.source] += found.get(piece.task, 0) if num_rows is None else num_rows
     return dict(counts)
 
@@ -141,12 +143,17 @@ def check_work(
         TableWriter(staging_file, CANDIDATES, "none", ROWS_PER_GROUP) as accepted,
     ):
         for number, raw_row in enumerate(_rows(work, raw, sources, params)):
+            # A row at which several processes ended is not decoded again.
             row = check_row(raw_row) if watch.begin(number) else refuse_row(raw_row, KILLER)
             watch.end()
 
+            # Facts leave out the picture: one process reads the facts of all pieces.
             position = accepted.add(row) if row[schema.REASON] is None else None
-            place = {TASK: work.task, NUMBER: number, POSITION: position}
-            facts.add(place | {name: row[name] for name in FACTS.names if name not in place})
+            fact: dict[str, Any] = {TASK: work.task, NUMBER: number, POSITION: position}
+            for name in FACTS.names:
+                if name not in fact:
+                    fact[name] = row[name]
+            facts.add(fact)
     return facts.num_rows
 
 
@@ -180,6 +187,7 @@ def piece_rows(
         for sample in read_shard(piece.place, params.max_file_bytes):
             yield caption_row(name, sample, params)
         return
+
     root = None if source.pictures is None else join(str(raw), source.pictures)
     for entry in read_piece(piece, source):
         if isinstance(source, LlavaSource):

@@ -37,19 +37,22 @@ def check_quality(caption: str, params: CaptionQuality) -> None:
     if len(words) < params.min_words:
         raise Rejected(Reason.LOW_QUALITY, f"{len(words)} words")
 
-    characters = [character for character in caption if not character.isspace()]
+    # Letters with their accents, of any alphabet; tables, prices and file names have few.
+    characters = "".join(caption.split())
     letters = [character for character in characters if unicodedata.category(character)[0] in "LM"]
     if len(letters) < params.min_letter_share * len(characters):
         what = f"{len(letters)} of {len(characters)} characters are letters"
         raise Rejected(Reason.LOW_QUALITY, what)
 
+    # Lists of search words repeat themselves.
     if len(words) >= FEW_WORDS:
         word, count = Counter(words).most_common(1)[0]
         if count > params.max_word_share * len(words):
             raise Rejected(Reason.LOW_QUALITY, f"{count} of {len(words)} words are {word[:40]!r}")
 
     if params.scripts:
-        known = sum(script_of(letter) in (*params.scripts, "COMBINING") for letter in letters)
+        allowed = (*params.scripts, "COMBINING")  # accents are of any alphabet
+        known = sum(script_of(letter) in allowed for letter in letters)
         if known < params.min_script_share * len(letters):
             what = f"{known} of {len(letters)} letters are {' or '.join(params.scripts)}"
             raise Rejected(Reason.OTHER_SCRIPT, what)

@@ -37,7 +37,7 @@ OTHER_MODALITIES = (
 OTHER_PICTURES = re.compile(
     r"images?|img|imgs|pictures?|photos?|(image|img|picture)_?(path|file|name|url)s?", re.IGNORECASE
 )
-EMPTY: tuple[object, ...] = ("", [], {}, False)  # values that say nothing
+EMPTY: tuple[object, ...] = (None, "", [], {}, False)  # values that say nothing
 
 
 def instruct_row(source: str, root: str, entry: Entry, params: CandidateParams) -> RawRow:
@@ -45,6 +45,8 @@ def instruct_row(source: str, root: str, entry: Entry, params: CandidateParams) 
 
     def fill(row: Candidate) -> None:
         record = _check_record(entry)
+
+        # Texts are checked first: that is cheap, decoding is not.
         reference = _single_reference(record)
         turns, is_repaired = check_conversation(
             record.get("conversations"), reference is not None, params.text
@@ -53,6 +55,7 @@ def instruct_row(source: str, root: str, entry: Entry, params: CandidateParams) 
         if reference is not None:
             row[schema.CAPTION] = caption_of(turns, params.caption_prompts, params.text)
             _add_file(row, root, reference, params)
+
         hash_text(row, is_repaired)
         _note_id(row, record.get(ID))
 
@@ -70,9 +73,11 @@ def pair_row(source: str, root: str | None, entry: Entry, params: CandidateParam
         row[schema.CAPTION], is_repaired = check_caption(record[CAPTION], params.text)
         check_quality(row[schema.CAPTION], params.captions)
 
+        # A picture is the bytes in the row, or a name below the root.
         image = record[IMAGE]
         if image is None or image in ("", b""):
             raise Rejected(Reason.IMAGE_MISSING, f"{entry.place}: no picture")
+
         if root is None:
             add_picture(row, _check_bytes(image, entry.place, params), "", params)
         elif isinstance(image, str):
@@ -109,6 +114,7 @@ def caption_row(source: str, sample: ShardSample, params: CandidateParams) -> Ra
         if len(extensions) > 1:
             what = f"{', '.join(extensions)} in the sample {sample.key}"
             raise Rejected(Reason.MULTIPLE_IMAGES, what)
+
         extension = extensions[0]
         add_picture(row, sample.members[extension], f"{sample.key}.{extension}", params)
         hash_text(row, is_repaired)
@@ -165,10 +171,11 @@ def _single_reference(record: dict[str, Any]) -> str | None:
         raise Rejected(Reason.MULTIPLE_IMAGES, f"{len(names)} pictures")
 
     # Questions about a video, or about a picture under another key, are none about text alone.
-    filled = [key for key in record if record[key] is not None and record[key] not in EMPTY]
+    filled = [key for key, value in record.items() if value not in EMPTY]
     if other := [key for key in OTHER_MODALITIES if key in filled]:
         what = f"the record has {other[0]!r}; only pictures can be read"
         raise Rejected(Reason.OTHER_MODALITY, what)
+
     if not names or names[0] is None or names[0] == "":
         if other := [key for key in filled if OTHER_PICTURES.fullmatch(key)]:
             what = f"the picture is named by {other[0]!r}; the key is 'image'"

@@ -10,7 +10,7 @@ from components.pictures import PictureError
 
 
 class Reason(StrEnum):
-    """Reasons why a row was rejected; those of pictures are from components/pictures.py."""
+    """Reasons why a row was rejected; reasons of pictures are from components/pictures.py."""
 
     # picture bytes
     EMPTY_FILE = "empty_file"
@@ -53,7 +53,7 @@ class Reason(StrEnum):
     EMPTY_SHARD = "empty_shard"  # one row that stands for an archive without samples
     MISSING_CAPTION = "missing_caption"
     UNSAFE_KEY = "unsafe_key"
-    # of a picture of an archive: its key, up to the first dot, would be that of others
+    # of a picture of an archive: its key, up to the first dot, could be another picture's, too
     DOTTED_NAME = "dotted_name"
     DUPLICATE_MEMBER = "duplicate_member"
     NON_CONTIGUOUS_KEY = "non_contiguous_key"
@@ -69,7 +69,7 @@ class Reason(StrEnum):
 
 
 class Repair(StrEnum):
-    """Repairs of a row that is kept; those of pictures are from components/pictures.py."""
+    """Repairs of a row that is kept; repairs of pictures are from components/pictures.py."""
 
     EXIF_ROTATED = "exif_rotated"
     EXIF_UNREADABLE = "exif_unreadable"

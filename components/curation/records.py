@@ -37,7 +37,13 @@ def read_entries(place: str) -> Iterator[Entry]:
 
 def encode_entries(entries: Sequence[Entry]) -> str:
     """Write entries as JSON text, for another process; `decode_entries` gives them back."""
-    return json.dumps([[e.place, *_encode_value(e.value)] for e in entries])
+    rows = []
+    for place, value in entries:
+        if isinstance(value, Rejected):
+            rows.append((place, value.detail, value.reason.value))
+        else:
+            rows.append((place, value, None))
+    return json.dumps(rows)
 
 
 def decode_entries(text: str) -> list[Entry]:
@@ -61,6 +67,7 @@ def read_object(place: str) -> dict[str, Any]:
         document = parser.decode(text)
         if fault := parser.take_fault():
             raise ValueError(fault.detail)
+    # Both are classes of ValueError, and tell where the file breaks.
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{place}: is not UTF-8 at byte {error.start}; fetch the file again"
@@ -89,10 +96,11 @@ class PictureNames:
     """The pictures of a COCO document by ids, numbers in one place and text in another."""
 
     def __init__(self, place: str, document: Mapping[str, Any]) -> None:
-        images = [image for image in list_in(place, document, "images") if isinstance(image, dict)]
         self.names: dict[str, Any] = {}
         self.repeated: set[str] = set()  # which one is meant nobody knows
-        for image in images:
+        for image in list_in(place, document, "images"):
+            if not isinstance(image, dict):
+                continue
             image_id = id_text(image.get("id"))
             name = image.get("file_name")
             if image_id is not None and self.names.setdefault(image_id, name) != name:
@@ -107,6 +115,7 @@ class PictureNames:
             raise Rejected(Reason.IMAGE_MISSING, f"`images` has no picture with {named}")
         if image_id in self.repeated:
             raise Rejected(Reason.BAD_RECORD, f"`images` has several pictures with {named}")
+
         name = self.names[image_id]
         if not isinstance(name, str) or not name:
             what = f"the picture with {named} has no file_name in `images`"
@@ -141,7 +150,7 @@ def rejected_line(fault: Fault) -> Rejected:
 
 
 class TextWindow:
-    """The part of a text file that is being parsed; what was used is forgotten."""
+    """The part of a text file that is being parsed; parsed text is dropped."""
 
     def __init__(self, place: str, file: TextIOWrapper) -> None:
         self.place, self.file = place, file
@@ -149,9 +158,11 @@ class TextWindow:
         self.is_at_end = False
 
     def read_more(self) -> bool:
-        """Forget what was used and read on, more if much is unused; return False at the end."""
+        """Drop parsed text and read on, more if much is left; return False at the end."""
         self.bytes_before += _num_bytes(self.text[: self.at])
         rest = self.text[self.at :]
+
+        # A long value is parsed again from its beginning: reading as much as there is bounds that.
         try:
             more = self.file.read(max(CHUNK, len(rest)))
         except UnicodeDecodeError as error:
@@ -159,6 +170,7 @@ class TextWindow:
             raise ValueError(
                 f"{self.place}: is not UTF-8 near byte {byte}; fetch the file again"
             ) from None
+
         self.text, self.at, self.is_at_end = rest + more, 0, not more
         return bool(more)
 
@@ -194,18 +206,20 @@ def _read_array(place: str) -> Iterator[Entry]:
                     raise window.broken(window.at, "Expecting ',' delimiter")
                 window.at += 1
                 window.next_character()
+
             value = _next_value(window, parser)
             fault = parser.take_fault()
             yield Entry(f"{name}:{index}", rejected_line(fault) if fault else value)
             index += 1
 
+        # Behind the array nothing may follow.
         window.at += 1
         if window.next_character():
             raise window.broken(window.at, "Extra data")
 
 
 def _next_value(window: TextWindow, parser: StrictJson) -> Any:
-    """Return a value of the array; read on as long as the end of what was read may cut it."""
+    """Return the next value of the array; read on while the end of the window may cut it."""
     while True:
         try:
             value, end = parser.decoder.raw_decode(window.text, window.at)
@@ -233,10 +247,6 @@ def _read_lines(place: str) -> Iterator[Entry]:
     name = name_of(place)
     for number, value in read_json_lines(place):
         yield Entry(f"{name}:{number}", rejected_line(value) if isinstance(value, Fault) else value)
-
-
-def _encode_value(value: Any) -> tuple[Any, str | None]:
-    return (value.detail, value.reason.value) if isinstance(value, Rejected) else (value, None)
 
 
 def _num_bytes(text: str) -> int:

@@ -36,6 +36,7 @@ def read_picture_file(
     name them (OCR-VQA): where there is no such file, one with the same name and another picture
     extension counts.
     """
+    # The name in the record is tried first, and is the one that a message names.
     missing = None
     for name in (reference, *_siblings(reference)):
         try:
@@ -87,6 +88,7 @@ def _read_object(root: str, reference: str, max_file_bytes: int) -> bytes:
     parts = PurePosixPath(reference).parts
     if ".." in parts or reference.startswith("/") or is_uri(reference):
         raise Rejected(Reason.PATH_ESCAPES_ROOT, reference)
+
     try:
         return read_file(f"{root.rstrip('/')}/{reference}", max_file_bytes)
     except FileNotFoundError:

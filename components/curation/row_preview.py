@@ -34,12 +34,14 @@ class Preview(NamedTuple):
     @property
     def rejects(self) -> dict[str, int]:
         """Numbers of rows by reason, the commonest first."""
-        reasons = Counter(row[schema.REASON] for row in self.rows if row[schema.REASON] is not None)
+        reasons = Counter(row[schema.REASON] for row in self.rows)
+        del reasons[None]  # accepted rows
         return dict(reasons.most_common())
 
     @property
     def details(self) -> list[str]:
         """Faults in words: one example per reason."""
+        # the first row of a reason is its example
         found: dict[str, str] = {}
         for row in self.rows:
             found.setdefault(row[schema.REASON], f"{row[schema.SAMPLE_ID]}: {row[schema.DETAIL]}")
@@ -50,6 +52,7 @@ def preview_source(
     name: str, source: Source, raw: Path, params: CandidateParams, num_rows: int
 ) -> Preview:
     """Look at the first rows of a source. Raises ValueError for no files, or a broken first one."""
+    # the first rows of the first file, no more than are asked for
     places = matching_files(join(str(raw), source.files))
     pieces = list(pieces_of_file(source, places[0]))
     rows = chain.from_iterable(piece_rows(name, source, piece, raw, params) for piece in pieces)
@@ -63,7 +66,7 @@ def preview_source(
 
 
 def count_rows(source: Source, piece: Piece) -> int:
-    """Count the rows of a piece; of a tar that is damaged, those before the damage."""
+    """Count the rows of a piece; in a damaged tar, only the rows before the damage."""
     if piece.num_rows is not None:
         return piece.num_rows
     if piece.kind == "tar":

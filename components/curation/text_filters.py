@@ -58,6 +58,8 @@ def clean_text(text: object, line_end: str = " ") -> tuple[str, bool]:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise Rejected(Reason.BAD_ENCODING, f"lone surrogate at character {error.start}") from None
+
+    # A new line of another system is no fault of a text.
     text = text.replace("\r\n", "\n")
     cleaned = CONTROLS.sub("", SPACES.sub(" ", LINE_ENDS.sub(line_end, text)))
     return cleaned.strip(), cleaned != text
@@ -74,12 +76,14 @@ def check_conversation(
     if not isinstance(turns, list) or not turns:
         raise Rejected(Reason.BAD_CONVERSATION, "no turns")
     _check_order(turns)
+
     checked, any_repaired = [], False
     for index, turn in enumerate(turns):
         clean, is_repaired = _check_turn(turn, index, limits)
         checked.append(clean)
         any_repaired |= is_repaired
 
+    # on clean text, in which no control character hides a placeholder
     texts = [turn[schema.CONTENT] for turn in checked]
     for text in texts:
         _check_modality(text)
@@ -114,6 +118,7 @@ def _check_order(turns: list[Any]) -> None:
     for index, turn in enumerate(turns):
         if not isinstance(turn, dict) or "value" not in turn:
             raise Rejected(Reason.BAD_CONVERSATION, f"turn {index} has no value")
+
         speaker, expected = turn.get("from"), SPEAKERS[index % 2]
         if speaker not in SPEAKERS:
             what = f"turn {index} is from {shown(speaker)}; only human and gpt are read"
@@ -121,6 +126,7 @@ def _check_order(turns: list[Any]) -> None:
         if speaker != expected:
             what = f"turn {index} is from {speaker!r}, not from {expected!r}"
             raise Rejected(Reason.BAD_CONVERSATION, what)
+
     if len(turns) % 2:
         what = f"{len(turns)} turns: the last question has no answer"
         raise Rejected(Reason.BAD_CONVERSATION, what)

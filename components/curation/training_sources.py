@@ -110,9 +110,11 @@ def list_pieces(
     places = matching_files(join(str(raw), source.files))
     if isinstance(source, KarpathySource):
         _check_splits(source, places)
+
     for number, place in enumerate(places):
         for piece in pieces_of_file(source, place):
             if piece.kind == "text":
+                # A text can only be read from its beginning: its rows are cut into files.
                 folder = staging / "rows" / name / f"{number:05d}"
                 yield from write_pieces(read_piece(piece, source), folder, rows_per_task)
             else:
@@ -120,7 +122,7 @@ def list_pieces(
 
 
 def pieces_of_file(source: Source, place: str) -> Iterator[Piece]:
-    """Yield a file as it can be read: Parquet by row groups, any other as a whole."""
+    """Yield the parts of a file that can be read alone: row groups of Parquet, else all of it."""
     if place.endswith(".parquet"):
         yield from _row_groups(source, place)
     elif place.endswith(".arrow"):
@@ -153,6 +155,7 @@ def read_rows(source: Source, place: str) -> Iterator[Entry]:
             return captions.read_karpathy(place, source.splits)
         case Flickr30kSource():
             return captions.read_flickr30k(place)
+
     if not isinstance(source, TableSource):
         raise AssertionError(f"{source.format} has no rows of text")
     if place.endswith(".jsonl"):
@@ -173,7 +176,9 @@ def write_pieces(entries: Iterator[Entry], folder: Path, rows_per_task: int) -> 
 
 def _check_splits(source: KarpathySource, places: Sequence[str]) -> None:
     """Raise ValueError for a split that none of the files has a picture of."""
-    there = set[str]().union(*(captions.karpathy_splits(place) for place in places))
+    there: set[str] = set()
+    for place in places:
+        there |= captions.karpathy_splits(place)
     if missing := [split for split in source.splits if split not in there]:
         found = ", ".join(sorted(there)) or "none"
         raise ValueError(
@@ -184,6 +189,8 @@ def _check_splits(source: KarpathySource, places: Sequence[str]) -> None:
 
 def _row_groups(source: Source, place: str) -> Iterator[Piece]:
     assert isinstance(source, TableSource)
+
+    # Only the footer is read here.
     try:
         with open_parquet(place) as table:
             metadata, names = table.metadata, table.schema_arrow.names
@@ -191,6 +198,8 @@ def _row_groups(source: Source, place: str) -> Iterator[Piece]:
         raise ValueError(
             f"{place}: is no Parquet file, or not a whole one ({error}); fetch the file again"
         ) from None
+
+    # A column that is missing fails the stage now, not hours later.
     captions.check_columns(place, names, _columns(source))
     check_names(place, names, list(_columns(source).values()))
     for group in range(metadata.num_row_groups):

@@ -87,9 +87,11 @@ class TableWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # the rows that are left; a table without any is written, too
         if error is None and (self.rows or not self.num_rows):
             self._flush()
         self.writer.close()
+
         if error is None:
             put_in_place(self.partial, self.path)
         else:
@@ -106,7 +108,7 @@ def staging_path(folder: Path, task: int) -> Path:
 
 
 def facts_path(folder: Path, task: int) -> Path:
-    """Return the path of the facts about the rows of a piece; it is there when that is done."""
+    """Return the path of the facts about the rows of a piece; the file appears when it is done."""
     return folder / "facts" / f"task-{task:06d}.parquet"
 
 
@@ -122,6 +124,7 @@ def plan_shards(database: DuckDBPyConnection, staging: Path, rows_per_shard: int
             # An empty split is one empty file, so that its schema can be read.
             if number > 0 and not part:
                 break
+
             path = f"{folder}/{split}/part-{number:05d}.parquet"
             write_rows(part, PLAN, staging / "plan" / path)
             yield path
@@ -165,6 +168,7 @@ def _staged_rows(rows: Iterable[tuple[int, int]], staging: Path) -> Iterator[pa.
     """Yield the rows (task, position), in order: a table per run of rows in one row group."""
     for task, run in groupby(rows, key=lambda row: row[0]):
         with pq.ParquetFile(staging_path(staging, task), page_checksum_verification=True) as file:
+            # one row group in memory at a time
             for group, part in groupby(run, key=lambda row: row[1] // ROWS_PER_GROUP):
                 positions = [position % ROWS_PER_GROUP for _, position in part]
                 yield file.read_row_group(group).take(positions)

@@ -1,1 +1,1 @@
-"""Files, wherever they lie: those of others are never trusted, ours appear whole."""
+"""Files on disks and in buckets: foreign files are never trusted, ours appear whole."""

@@ -59,7 +59,7 @@ def _with_packages(module: str) -> list[str]:
 
 
 def _source(module: str, root: Path) -> Path | None:
-    """Return the file of a module of this project; None for anything else, as a function in one."""
+    """Return the file of a module of this project; None for libraries, functions and classes."""
     if module.split(".")[0] not in PACKAGES:
         return None
     place = root.joinpath(*module.split("."))
@@ -68,12 +68,14 @@ def _source(module: str, root: Path) -> Path | None:
 
 
 def _imports(module: str, path: Path) -> Iterator[str]:
-    """Yield what could be a module among what a file imports: of `from a import b`, a and a.b."""
+    """Yield the names that a file imports and that may be modules: `from a import b`: a, a.b."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            for alias in node.names:
+                yield alias.name
         if isinstance(node, ast.ImportFrom):
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            for alias in node.names:
+                yield f"{base}.{alias.name}"

@@ -1,4 +1,4 @@
-"""Contents of files as a hash, which `touch`, a checkout, a stash or a copy leave as it is."""
+"""Hashes of the contents of files: the same after `touch`, a checkout, a stash or a copy."""
 
 import hashlib
 import json
@@ -51,6 +51,7 @@ def files(root: Path) -> Iterator[Path]:
     if not root.is_dir():
         yield root
         return
+
     seen: set[Path] = set()  # a link may lead upwards
     for folder, folders, names in os.walk(root, onerror=_fail, followlinks=True):
         place = Path(folder).resolve()
@@ -58,8 +59,12 @@ def files(root: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(place)
+
+        # `os.walk` enters what is left in the list, in its order.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield Path(folder, name)
 
 
 def _fail(error: OSError) -> None:
@@ -110,5 +115,6 @@ def _remember(
         known.pop(str(path), None)
         if max(state[1:3]) < now - SETTLED_NS and _state(path) == state:
             known[str(path)] = (state, sha256)
+
     rows = [(path, *state, sha256) for path, (state, sha256) in known.items()]
     write_whole(memory, lambda aside: aside.write_text(json.dumps(rows), encoding="utf-8"))

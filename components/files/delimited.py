@@ -55,19 +55,22 @@ def read_table(
             what = f"line {line}: {len(fields)} fields, more than the {len(header)} of the header"
             yield Row(line, Fault("not_a_record", what))
         else:
+            # Columns that are missing at the end of a record have no text.
             padded = [*fields, *[None] * (len(header) - len(fields))]
             yield Row(line, {name: padded[index] for name, index in columns})
 
 
 def near_name(present: Collection[str], wanted: Iterable[str]) -> str | None:
-    """Say that a name is one of `wanted` but for its case and blanks around it; None if none is.
+    """Return a hint at a name that differs from a wanted one by case and outer blanks alone.
 
     A column that may be left out would be left out without a word.
     """
     for name in wanted:
-        close = [other for other in present if other.strip(BLANKS).casefold() == name.casefold()]
-        if close and name not in present:
-            return f"has {close[0]!r} and no {name!r}; write {name!r}"
+        if name in present:
+            continue
+        for other in present:
+            if other.strip(BLANKS).casefold() == name.casefold():
+                return f"has {other!r} and no {name!r}; write {name!r}"
     return None
 
 
@@ -88,8 +91,10 @@ class Records:
         line = next((line for line in self._following() if line.content), None)
         if line is None:
             return []
+
         try:
             text = _decoded(line)
+            # The whole file would be one line.
             if "\r" in text:
                 what = "lines end with a carriage return alone; write line feeds"
                 raise Fault("not_a_record", what)
@@ -123,6 +128,7 @@ class Records:
         if not self.has_quotes or '"' not in text:
             return text.split(self.delimiter)
 
+        # A quote may hold line breaks: the record goes on until its last quote is closed.
         record, size = QuotedRecord(number, self.delimiter), len(text)
         taken: list[Line] = []  # behind the first
         try:
@@ -140,6 +146,7 @@ class Records:
                 record.check_lines(num_columns, one_line)
             return record.fields
         except Fault:
+            # Only the first line is at fault: those behind it are records of their own.
             self.again.extendleft(reversed(taken))
             raise
 
@@ -157,8 +164,10 @@ class QuotedRecord:
         """Read a line; return whether the record ends with it. Raises Fault."""
         if self.quoted is not None:
             self.quoted.append("\n")
+
         at = 0
         while True:
+            # one field per turn, and the delimiter behind it
             if self.quoted is None and text.startswith('"', at):
                 self.quoted, at = [], at + 1
             at = self._plain(text, at) if self.quoted is None else self._inside(text, at)
@@ -172,7 +181,9 @@ class QuotedRecord:
 
     def check_lines(self, num_columns: int | None, one_line: Collection[int]) -> None:
         """Raise Fault if a record of several lines shows that a quote was left open."""
-        is_broken = any("\n" in self.fields[at] for at in one_line if at < len(self.fields))
+        is_broken = False
+        for at in one_line:
+            is_broken |= at < len(self.fields) and "\n" in self.fields[at]
         if self.has_stray_quotes or len(self.fields) != num_columns or is_broken:
             what = f"line {self.line}: a quote is opened and not closed in this record"
             raise Fault("not_a_record", what)
@@ -191,6 +202,8 @@ class QuotedRecord:
         Return where its quote closes, behind the line if it does not.
         """
         assert self.quoted is not None
+
+        # A doubled quote is one, and closes nothing.
         while (end := text.find('"', at)) >= 0 and text.startswith('""', end):
             self.quoted.append(text[at : end + 1])
             at = end + 2

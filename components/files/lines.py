@@ -53,6 +53,8 @@ def read_lines(place: str) -> Iterator[Line]:
         number = 0
         while line := file.readline(MAX_LINE_BYTES + 1):
             number += 1
+
+            # Only the beginning of a file tells what kind it is.
             if number == 1:
                 refuse_other_files(place, line)
                 line = line.removeprefix(BYTE_ORDER_MARK)

@@ -32,8 +32,8 @@ class Found(NamedTuple):
 def real_place(root: str, name: str, allowed_roots: Sequence[str]) -> str:
     """Return where `name` below `root` really lies: below it or, by links, an allowed root.
 
-    A name that climbs by `..`, or is absolute, stays below the root whatever is allowed. To be
-    opened as it is: another look at the links may find others. Raises OutsideRootsError, and
+    A name that climbs by `..`, or is absolute, stays below the root whatever is allowed. Open the
+    returned path, not `name`: its links may have changed by then. Raises OutsideRootsError, and
     OSError for links to nowhere or in circles.
     """
     real = os.path.realpath(os.path.join(root, name))
@@ -46,7 +46,7 @@ def real_place(root: str, name: str, allowed_roots: Sequence[str]) -> str:
 
 
 def lies_in(real: str, roots: Sequence[str]) -> bool:
-    """Return whether a real path is that of one of `roots`, which may be links, or below it."""
+    """Return whether a real path is one of `roots`, which may be links, or lies below one."""
     return any(PurePosixPath(real).is_relative_to(os.path.realpath(root)) for root in roots)
 
 
@@ -63,6 +63,7 @@ def walk(
     links: deque[Found] = deque()
     yield from _walk_folder("", os.path.realpath(root), entered, links, leave_out)
 
+    # Links come last: a folder below the root goes by its own name.
     while links:
         link = links.popleft()
         real = os.path.realpath(link.path)
@@ -85,6 +86,7 @@ def _walk_folder(
             yield folder._replace(obstacle="read_before")
             continue
         entered.add(folder.path)
+
         entries = _entries(folder.path)
         if entries is None:
             yield folder._replace(obstacle="unreadable")
@@ -108,7 +110,7 @@ def _walk_folder(
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]] | None:
-    """Return what a folder holds, by name; None when it may not be read."""
+    """Return the entries of a folder, sorted by name; None when it may not be read."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)

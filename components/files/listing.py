@@ -1,4 +1,4 @@
-"""Listings of all files below a place, with what tells whether they have changed."""
+"""Listings of all files below a place, with sizes and times that tell of changes."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
@@ -10,7 +10,7 @@ from components.files.storage import FileState, file_system, is_uri, state_of_pa
 
 
 def list_files(root: str, allowed_roots: Sequence[str]) -> Iterator[FileState]:
-    """Yield all files below `root`, always in the same order; of a link, what it leads to.
+    """Yield all files below `root`, always in the same order; a link as the file it leads to.
 
     Folders that are not entered (links out of the root and of `allowed_roots`, links to what is
     read anyway, folders that may not be read) come as files without content, so that whoever reads
@@ -18,12 +18,10 @@ def list_files(root: str, allowed_roots: Sequence[str]) -> Iterator[FileState]:
     """
     if not is_uri(root):
         for found in walk(root, allowed_roots, leave_out=lambda name: False):
-            is_entered = found.obstacle is None
-            yield (
-                state_of_path(found.path, found.name)
-                if is_entered
-                else FileState(found.name, 0, "")
-            )
+            if found.obstacle is None:
+                yield state_of_path(found.path, found.name)
+            else:
+                yield FileState(found.name, 0, "")
         return
 
     system, path = file_system(root)

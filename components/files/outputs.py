@@ -76,10 +76,10 @@ def new_folder(job: str, output: Path, apart_from: Iterable[Path | str] = ()) ->
 def new_file(
     output: Path, is_ours: Callable[[Path], bool], apart_from: Iterable[Path | str] = ()
 ) -> Iterator[Path]:
-    """Yield a path to write a file at, which becomes `output`, in place of one that `is_ours`.
+    """Yield a path to write a file at, which becomes `output` in place of an earlier result.
 
-    An empty file is replaced, too, and a link, which is not followed. Raises OutputError and
-    BusyError as `new_folder`.
+    `is_ours`: whether a file is such a result. An empty file is replaced, too, and a link, which
+    is not followed. Raises OutputError and BusyError as `new_folder`.
     """
     check_apart(output, apart_from)
     output = output.parent.resolve() / output.name
@@ -88,6 +88,8 @@ def new_file(
         aside = output.with_name(f".{uuid4().hex}.partial")  # a name of any length has one
         try:
             yield aside
+
+            # Somebody may have put a file there since.
             check_file(output, is_ours)
             put_in_place(aside, output)
         finally:
@@ -110,6 +112,7 @@ def growing_folder(
     output = checked_place(output, apart_from)
     growing = Written(job, {}, tuple(patterns))
     with only_writer(output):
+        # A folder of an older version gets the list that it lacks.
         if output.exists() and read_list(output) is None and is_older(output):
             write_list(output, growing)
         check_folder(output, job, growing.growing)
@@ -123,9 +126,7 @@ def growing_folder(
             yield
         finally:
             # From now on a file of another size is somebody else's.
-            found = files_in(output)
-            ours = {name: size for name, size in found.items() if growing.holds(name, size)}
-            write_list(output, Written(job, ours))
+            write_list(output, Written(job, growing.held(files_in(output))))
 
 
 @contextmanager
@@ -146,10 +147,12 @@ def only_writer(output: Path) -> Iterator[None]:
 def checked_place(output: Path, apart_from: Iterable[Path | str] = ()) -> Path:
     """Return the path at which a folder is really written, behind links. Raises OutputError."""
     check_apart(output, apart_from)
+
     if output.is_symlink() and not output.exists():
         raise OutputError(
             f"{output}: is a link to {os.readlink(output)}, which does not exist; remove the link"
         )
+
     real = output.resolve()
     if real.name.endswith(PARTIAL):
         raise OutputError(
@@ -165,7 +168,7 @@ def checked_place(output: Path, apart_from: Iterable[Path | str] = ()) -> Path:
 
 
 def check_replaceable(output: Path) -> None:
-    """Raise OutputError for a folder that no rename can put another in the place of."""
+    """Raise OutputError for a mount point, which no rename can replace."""
     if output.is_mount():
         raise OutputError(
             f"{output}: is a mount point, and the output appears by a rename; choose a folder in it"
@@ -178,6 +181,8 @@ def check_apart(output: Path, others: Iterable[Path | str]) -> None:
     for other in others:
         if is_uri(str(other)):
             continue
+
+        # the place itself, then the folders above either of the two
         its, *above_its = _identities(Path(other))
         if ours & its:
             raise OutputError(
@@ -201,6 +206,7 @@ def check_file(path: Path, is_ours: Callable[[Path], bool]) -> None:
         )
     if not path.exists():
         return
+
     if not path.is_file():
         raise OutputError(f"{path}: is no file; choose another name")
     if path.stat().st_size and not is_ours(path):
@@ -275,6 +281,7 @@ def _end_replacing(output: Path) -> None:
         os.rename(old, output)
         return
 
+    # Only listed files go; a folder that is not empty then holds something of somebody else.
     remove_written(old)
     if left := files_in(old):
         raise OutputError(
@@ -294,6 +301,8 @@ def _identities(path: Path) -> list[set[object]]:
         real = path.resolve()
     except (OSError, RuntimeError):
         raise OutputError(f"{path}: is a link into itself; remove it") from None
+
+    # A folder that is mounted twice has two paths, but one inode.
     found: list[set[object]] = []
     for place in (real, *real.parents):
         found.append({place})

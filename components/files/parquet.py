@@ -79,6 +79,7 @@ def read_batches(
     ):
         found += len(batch)
         yield batch
+
     if found != row_group.num_rows:
         raise DamagedFileError(
             f"row group {group} holds {found} rows, and its footer says {row_group.num_rows}"
@@ -97,8 +98,10 @@ def check_names(place: str, present: Sequence[str], wanted: Sequence[str]) -> No
 def scalar_value(scalar: Any) -> Any:
     """Return a value for Python; what is not UTF-8 in a text becomes lone surrogates."""
     if isinstance(scalar, pa.StructScalar) and scalar.is_valid:
-        names = [field.name for field in scalar.type]
-        return {name: scalar_value(scalar[at]) for at, name in enumerate(names)}
+        values = {}
+        for at, field in enumerate(scalar.type):
+            values[field.name] = scalar_value(scalar[at])
+        return values
     try:
         return scalar.as_py()
     except UnicodeDecodeError:
@@ -118,6 +121,8 @@ def _check_array(array: pa.Array) -> None:
         for field in array.flatten():
             _check_array(field)
         return
+
+    # the texts of a dictionary as bytes, like the texts of a plain column below
     if pa.types.is_dictionary(array.type) and array.type.value_type in PLAIN:
         array.validate()
         array = pa.DictionaryArray.from_arrays(
@@ -127,7 +132,7 @@ def _check_array(array: pa.Array) -> None:
 
 
 def _page_sizes(place: str, file: IO[bytes], chunk: Chunk) -> Pages:
-    """Return what a column unpacks to, by its page headers or, where they cost much, the footer."""
+    """Return the unpacked bytes of a column, by page headers or, where these cost much, footer."""
     if is_uri(place) and chunk.unpacked <= TRUSTED_EXPANSION * chunk.packed:
         return Pages(chunk.unpacked, chunk.unpacked if chunk.has_dictionary else 0)
     return read_page_sizes(file, chunk)

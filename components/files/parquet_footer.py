@@ -27,7 +27,7 @@ class Pages(NamedTuple):
     """The bytes that the pages of a column of a row group unpack to."""
 
     total: int
-    # each row may be all of it; also of what is packed by what it shares with the row before
+    # each row may be all of it; a page of values that share parts with the row before counts too
     dictionary: int
 
 
@@ -36,7 +36,7 @@ class Chunk(NamedTuple):
 
     column: bytes  # the first name of its path
     start: int  # byte
-    has_dictionary: bool  # or values that repeat parts of those before
+    has_dictionary: bool  # or values that repeat parts of the values before
     packed: int  # bytes, with the headers of the pages
     unpacked: int  # bytes; a promise
 
@@ -49,7 +49,7 @@ class Group(NamedTuple):
 
 
 def read_footer(file: IO[bytes]) -> tuple[int, list[Group]]:
-    """Return where the footer is, and what it says of row groups. Raises DamagedFileError."""
+    """Return the position of the footer, and its row groups. Raises DamagedFileError."""
     size = file.seek(0, 2)
     file.seek(size - 8)
     footer = size - 8 - int.from_bytes(file.read(4), "little")
@@ -60,6 +60,8 @@ def read_footer(file: IO[bytes]) -> tuple[int, list[Group]]:
 def check_whole(file: IO[bytes], num_rows: int) -> None:
     """Raise DamagedFileError unless the footer tells of all bytes of a file and of all its rows."""
     footer, groups = read_footer(file)
+
+    # all rows, in row groups of a size that can be
     rows = [group.num_rows for group in groups]
     if max(rows, default=0) > MAX_GROUP_ROWS:
         raise DamagedFileError(f"a row group promises {max(rows)} rows, more than {MAX_GROUP_ROWS}")
@@ -68,6 +70,7 @@ def check_whole(file: IO[bytes], num_rows: int) -> None:
             f"its footer promises {num_rows} rows, and its row groups hold {sum(rows)}"
         )
 
+    # all bytes: every column lies between the mark at the beginning and the footer
     end = len(MAGIC)
     for group in groups:
         for chunk in group.chunks:
@@ -89,13 +92,15 @@ def read_page_sizes(file: IO[bytes], chunk: Chunk) -> Pages:
     at, end = chunk.start, chunk.start + chunk.packed
     total = dictionary = 0
     while at < end:
+        # the header of a page: its kind, and its bytes unpacked and packed
         file.seek(at)
         header = _Thrift(file.read(min(HEADER_BYTES, end - at)))
         found = header.struct()
-        kind, unpacked, packed = (found.get(number, -1) for number in (1, 2, 3))
+        kind, unpacked, packed = found.get(1, -1), found.get(2, -1), found.get(3, -1)
         are_numbers = all(isinstance(value, int) for value in (kind, unpacked, packed))
         if not are_numbers or min(unpacked, packed) < 0:
             raise DamagedFileError("the header of a page is damaged")
+
         at += header.at + packed
         if at > end:
             raise DamagedFileError("a page goes on behind the end of its column")
@@ -125,7 +130,8 @@ def _parse_footer(data: bytes) -> list[Group]:
 def _chunk(column: dict[int, Any]) -> Chunk:
     # Some writers note 0 where there is no dictionary, and -1 where there are no values.
     dictionary, data = column.get(11, 0), column[9]
-    start = min((at for at in (dictionary, data) if at > 0), default=0)
+    offsets = [at for at in (dictionary, data) if at > 0]
+    start = min(offsets, default=0)
     has_dictionary = dictionary > 0 or DELTA_BYTE_ARRAY in column.get(2, [])
     return Chunk(column[3][0], start, has_dictionary, column[7], column[6])
 
@@ -172,6 +178,8 @@ class _Thrift:
         fields: dict[int, Any] = {}
         number = 0
         while (head := self._byte()) != STOP:
+            # The number counts on from the field before, or is written out; a truth value is in
+            # the kind itself.
             number = number + (head >> 4) if head >> 4 else self._signed()
             kind = head & 15
             fields[number] = kind == TRUE if kind in (TRUE, FALSE) else self._value(kind, depth)
@@ -189,6 +197,7 @@ class _Thrift:
         if kind == STRUCT and depth:
             return self._struct(depth - 1)
         if kind in (LIST, SET) and depth:
+            # Long lists write their length behind the byte of the kind.
             head = self._byte()
             number = head >> 4 if head >> 4 < 15 else self._varint()
             return [self._value(head & 15, depth - 1) for _ in range(number)]

@@ -19,14 +19,17 @@ BETWEEN_ROWS = 2 ** (8 * RECORD) - 1
 
 
 class RowWatch:
-    """A note of the row that is being checked, for those who come after; gone when all are done."""
+    """A file with the number of the row at work, for the next attempt; removed when all is done."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         before = path.read_bytes() if path.exists() else b""
         self.path, self.offset = path, len(before)
-        starts = range(0, len(before), RECORD)
-        self.deaths = Counter(int.from_bytes(before[at : at + RECORD]) for at in starts)
+
+        # The file outlives only processes that were killed: each left the number of its row.
+        self.deaths: Counter[int] = Counter()
+        for at in range(0, len(before), RECORD):
+            self.deaths[int.from_bytes(before[at : at + RECORD])] += 1
         if self.deaths.total() >= MAX_ATTEMPTS:
             raise RuntimeError(
                 f"{path.name}: {MAX_ATTEMPTS} processes ended while they worked on it; "
@@ -44,7 +47,7 @@ class RowWatch:
         return self.deaths[number] < MAX_DEATHS
 
     def end(self) -> None:
-        """Note that the row is checked: what happens from here on is not its fault."""
+        """Note that the row is checked: it is not to blame for a later end of the process."""
         self._note(BETWEEN_ROWS)
 
     def __exit__(

@@ -28,7 +28,7 @@ PICTURE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 
 
 class FileTooLargeError(ValueError):
-    """A file of more bytes than are read."""
+    """A file has more bytes than may be read."""
 
 
 def is_uri(place: str) -> bool:
@@ -48,14 +48,15 @@ def name_of(place: str) -> str:
 
 
 def open_file(place: str) -> IO[bytes]:
-    """Open a file to read from, at any position; empty if that is its size, whatever a read gives.
+    """Open a file to read from, at any position; a file of size 0 is taken to be empty.
 
-    Raises OSError: IsADirectoryError also for pipes and devices; one of a bucket that stops to
-    answer has errno EIO.
+    Raises OSError: IsADirectoryError also for pipes and devices, errno EIO when a bucket stops
+    answering.
     """
     if is_uri(place):
         return BufferedReader(_RemoteFile(place), REMOTE_BUFFER)
     _check_regular(os.stat(place))  # opening some devices does something
+
     # What was a file may be a pipe by now: opening that would wait for a writer.
     file = os.fdopen(os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
     try:
@@ -64,6 +65,7 @@ def open_file(place: str) -> IO[bytes]:
     except OSError:
         file.close()
         raise
+
     if status.st_size == 0:  # such as /proc/kmsg, which never ends
         file.close()
         return BytesIO()
@@ -71,10 +73,11 @@ def open_file(place: str) -> IO[bytes]:
 
 
 def read_file(place: str, max_bytes: int) -> bytes:
-    """Return a whole file, as long as it was when it was opened.
+    """Return the bytes that a file had when it was opened.
 
     Raises FileTooLargeError, and OSError: IsADirectoryError also for pipes and devices.
     """
+    # `open_file` checks the same of a path.
     if is_uri(place):
         system, path = file_system(place)
         info = system.get_file_info(path)
@@ -82,6 +85,7 @@ def read_file(place: str, max_bytes: int) -> bytes:
             raise FileNotFoundError(errno.ENOENT, "there is no such file")
         if not info.is_file:
             raise IsADirectoryError(errno.EISDIR, NO_FILE)
+
     with open_file(place) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -139,7 +143,7 @@ def matching_files(place: str) -> list[str]:
 
 
 class FileState(NamedTuple):
-    """A file; another size or time means other content."""
+    """The state of a file: another size or time means other content."""
 
     name: str  # relative to a folder
     num_bytes: int
@@ -161,7 +165,7 @@ def message(error: Exception) -> str:
 
 
 def state_of_path(path: str, name: str) -> FileState:
-    """Return the state of a file of a disk, under a name; of a link, of what it leads to.
+    """Return the state of a file of a disk, called `name`; a link has the state of its target.
 
     A link that leads nowhere, or to itself, is a file without content.
     """
@@ -175,20 +179,26 @@ def state_of_path(path: str, name: str) -> FileState:
 
 
 def names_in(folder: str) -> list[str]:
-    """Return the files directly in a folder; also links to nowhere: who opens them says so."""
+    """Return the names of the files directly in a folder, links to nowhere included."""
     if not is_uri(folder):
-        paths = [path for path in Path(folder).glob("*") if not os.path.isdir(path)]
-        return [path.name for path in paths if path.is_symlink() or path.is_file()]
+        names = []
+        for path in Path(folder).glob("*"):
+            # Pipes and devices are no files.
+            if not os.path.isdir(path) and (path.is_symlink() or path.is_file()):
+                names.append(path.name)
+        return names
+
     system, path = file_system(folder)
     infos = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
     return [info.base_name for info in infos if info.is_file]
 
 
 def file_system(uri: str) -> tuple[fs.FileSystem, str]:
-    """Return what opens a URI, and its path there; one connection for all files of a bucket."""
+    """Return the file system of a URI, and the path in it; all files of a bucket share one."""
     scheme, _, rest = uri.partition("://")
     if scheme not in BUCKET_SCHEMES or "?" in rest:
         return connection(uri)
+
     # names in a bucket are plain text, a URI would have to quote them
     bucket, _, key = rest.partition("/")
     system, root = connection(f"{scheme}://{bucket}")

@@ -1,4 +1,4 @@
-"""Strict JSON: what Python's parser lets pass though it is no JSON, or is ambiguous, is a fault."""
+"""Strict JSON: values that only Python's parser accepts, and repeated keys, are faults."""
 
 import json
 import re
@@ -28,7 +28,7 @@ class StrictJson:
         return self.decoder.decode(text)
 
     def take_fault(self) -> Fault | None:
-        """Return what was wrong since the last call."""
+        """Return the first fault since the last call, if any."""
         faults, self.faults = self.faults, []
         return Fault("not_json", faults[0]) if faults else None
 
@@ -56,6 +56,8 @@ def json_value(data: bytes) -> Any:
         value = parser.decode(text)
     except (ValueError, RecursionError) as error:
         raise Fault("not_json", str(error) or type(error).__name__) from None
+
+    # The parser goes on behind faults of its own: a value is there, and not to be trusted.
     if fault := parser.take_fault():
         raise fault
     return value

@@ -59,6 +59,7 @@ class TarArchive:
 
     def next_member(self) -> Member | None:
         """Return the member that the next headers describe; None at the proper end of the file."""
+        # The content of the last member may not have been asked for.
         self.reader.skip(self.num_unread + self.padding)
         self.num_unread = self.padding = 0
         header = self._next_header()
@@ -106,6 +107,7 @@ class TarArchive:
                 raise DamagedFileError("the archive has no end mark: it was cut or is damaged")
             is_after_zeros = True
 
+        # A block that is no header means another thing at each place of a file.
         try:
             return self._parse_header(block)
         except tarfile.TarError:
@@ -141,6 +143,8 @@ class TarArchive:
         """Return the member of a header, and stand before its content."""
         name = _name_of(header, long_name, records)
         kind = _kind_of(header, name, records)
+
+        # The map of the holes of a sparse file may go on over several blocks.
         while self.has_map:
             block = self.reader.read(BLOCK)
             if len(block) < BLOCK:
@@ -191,9 +195,11 @@ def _parse_records(content: bytes) -> dict[bytes, bytes]:
     at = 0
     num_bytes = len(content.rstrip(b"\0"))
     while at < num_bytes:
+        # the length, which says where the record ends
         blank = content.find(b" ", at, at + 20)
         length = content[at:blank] if blank > 0 else b""
         end = at + int(length) if length.isdigit() else 0
+
         key, is_record, value = content[blank + 1 : end - 1].partition(b"=")
         if not (blank < end <= len(content) and is_record and content[end - 1 : end] == b"\n"):
             raise DamagedFileError("a header of records (PAX) is damaged")

@@ -25,7 +25,7 @@ TarReason = Literal[
     "unreadable_shard",  # one sample that stands for the lost rest of the shard
     "empty_shard",  # one sample that stands for an archive of nothing
     "unsafe_key",
-    # a picture whose name goes on behind the first dot: its key would be that of others
+    # a picture whose name goes on behind the first dot: its key could be another picture's, too
     "dotted_name",
     "duplicate_member",
     "non_contiguous_key",
@@ -88,6 +88,7 @@ def read_keys(place: str) -> Iterator[str]:
         archive = TarArchive(file)
         while (member := archive.next_member()) is not None:
             key = split_member_name(member.name)[0]
+            # The members of a sample follow one another.
             if member.kind != "folder" and not is_hidden(member.name) and key != last:
                 yield key
                 last = key
@@ -121,16 +122,20 @@ class _Samples:
         """Read a member into its sample; yield the sample before it, if that is complete."""
         if member.kind == "folder" or is_hidden(member.name):
             return
+
+        # Another key begins another sample.
         key, extension = split_member_name(member.name)
         if key != self.key:
             yield from self.finish()
             self.key, self.sample = key, _start_sample(key, self.seen)
 
+        # No sample may lose a picture to a dot in its name: it becomes a reject of its own.
         if "." in extension and extension.rpartition(".")[2] in PICTURE_EXTENSIONS:
             self.num_dotted += 1
             self.num_found += 1
             yield _dotted_picture(member.name, key)
             return
+
         self.num_plain += "." not in extension
         _add_member(self.sample, archive, member, extension, self.max_member_bytes)
 
@@ -147,8 +152,11 @@ def _start_sample(key: str, seen: set[bytes]) -> ShardSample:
     shown = printable(key)
     sample = ShardSample(shown)
     num_bytes, parts = len(shown.encode()), PurePosixPath(key).parts
+
     # of a fixed size: a shard may have millions of keys
     digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=16).digest()
+
+    # A key becomes an id: it must be short, printable, and there once.
     if num_bytes > MAX_KEY_BYTES:
         sample.key = shown[:SHOWN_KEY_CHARACTERS]
         detail = f"{sample.key!r}…: {num_bytes} bytes, more than {MAX_KEY_BYTES}"
@@ -157,6 +165,7 @@ def _start_sample(key: str, seen: set[bytes]) -> ShardSample:
         sample.problem = Problem("non_contiguous_key", f"{shown!r} came earlier in the shard")
     elif not key or key.startswith("/") or ".." in parts or not key.isprintable():
         sample.problem = Problem("unsafe_key", f"{shown!r}")
+
     seen.add(digest)
     return sample
 
@@ -186,4 +195,5 @@ def _add_member(
     # anything else, pickles above all, is never read
     elif extension in (*PICTURE_EXTENSIONS, *TEXT_EXTENSIONS):
         sample.members[extension] = archive.read_content()
+
     sample.problem = sample.problem or problem

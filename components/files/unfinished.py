@@ -51,13 +51,17 @@ def hold(place: Path) -> Iterator[None]:
 
 
 def open_work(place: Path, name: str) -> Path:
-    """Return the folder of the run `name`, new or as it left it; list what other runs left."""
+    """Return the folder of the run `name`, which may hold earlier work; list other runs' work."""
     folder = place / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).write_text(SAYS, encoding="utf-8")
     remove_discarded(place)
 
-    lines = [f"  {describe(work)}" for work in works_in(place) if work.folder != folder]
+    # Nothing of another run is removed: its owner may want to go on.
+    lines = []
+    for work in works_in(place):
+        if work.folder != folder:
+            lines.append(f"  {describe(work)}")
     if lines:
         lines.insert(0, f"{place}: unfinished work of other runs is kept:")
         lines.append("  python -m flows.runs discard FOLDER removes it")
@@ -68,24 +72,29 @@ def open_work(place: Path, name: str) -> Path:
 def leave(place: Path) -> None:
     """Remove a place of unfinished work if nothing but its lock, which we hold, is left in it."""
     lock = place / LOCK
-    if [path.name for path in place.iterdir()] == [LOCK] and lock.stat().st_size == 0:
+    if os.listdir(place) == [LOCK] and lock.stat().st_size == 0:
         lock.unlink()
         with suppress(OSError):  # somebody has just put a file there
             place.rmdir()
 
 
 def works_in(place: Path) -> list[Work]:
-    """Return what runs left in a place, by name."""
-    folders = [marker.parent for marker in sorted(place.glob(f"*/{MARKER}"))]
-    return [_look_at(folder) for folder in folders if is_work(folder)]
+    """Return the work that runs left in a place, sorted by name."""
+    works = []
+    for marker in sorted(place.glob(f"*/{MARKER}")):
+        if is_work(marker.parent):
+            works.append(_measure(marker.parent))
+    return works
 
 
 def find_works(root: Path) -> Iterator[Work]:
-    """Yield all unfinished work below a folder, in hidden folders too, as that of a training."""
+    """Yield all unfinished work below a folder, in hidden folders too, where trainings keep it."""
     for folder, folders, names in os.walk(root):
         if MARKER in names and is_work(Path(folder)):
-            yield _look_at(Path(folder))
+            yield _measure(Path(folder))
             folders.clear()
+
+        # Caches and environments have many files and no work of ours.
         is_cache = Path(folder).parts[-2:] == DVC_CACHE
         folders[:] = sorted(name for name in folders if name not in NOT_ENTERED and not is_cache)
 
@@ -105,7 +114,7 @@ def describe(work: Work) -> str:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder; a kill in the middle leaves none of that name with half its files."""
+    """Remove a folder; a kill in the middle leaves no folder of its name with half the files."""
     trash = folder.with_name(f".{folder.name}.{TRASH}")
     shutil.rmtree(trash, ignore_errors=True)
     folder.rename(trash)
@@ -113,12 +122,13 @@ def discard(folder: Path) -> None:
 
 
 def remove_discarded(place: Path) -> None:
-    """Remove what was being discarded when a run was killed."""
+    """Remove folders that `discard` had renamed when its process was killed."""
     for trash in place.glob(f".*.{TRASH}"):
         shutil.rmtree(trash, ignore_errors=True)
 
 
-def _look_at(folder: Path) -> Work:
+def _measure(folder: Path) -> Work:
+    """Return the work in a folder, with its progress, size and last change."""
     num_bytes, changed = 0, folder.stat().st_mtime
     for path in folder.rglob("*"):
         with suppress(FileNotFoundError):  # a run may be at work here

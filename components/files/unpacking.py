@@ -1,4 +1,4 @@
-"""Unpacking of gzip, bzip2 and xz, told by their first bytes; any other file is read as it is.
+"""Unpacking of gzip, bzip2 and xz, told by their first bytes; any other file is read unchanged.
 
 A file may consist of several compressed streams, as `cat a.tar.gz b.tar.gz` makes it: they are read
 on. Zeros behind a stream are padding; other bytes behind it are an error, where Python's bz2 and
@@ -25,7 +25,7 @@ FREE_EXPANSION = 1 << 28  # bytes that any file may unpack to
 
 
 class DamagedFileError(ValueError):
-    """Bytes are not what their format says: cut, changed, or followed by something else."""
+    """A file breaks its format: it is cut, changed, or followed by something else."""
 
 
 class _Decompressor(Protocol):
@@ -62,15 +62,18 @@ class _Gzip:
     def decompress(self, data: bytes, max_length: int = -1) -> bytes:
         if self.error is not None:
             raise self.error
+
+        # The copy unpacks once more what is lost with an error.
         before, data = self.inner.copy(), self.inner.unconsumed_tail + data
         try:
             return self.inner.decompress(data, max_length)
         except zlib.error as error:
             self.error = error
-            return self._up_to_the_fault(before, data, max_length)
+            return self._unpack_bytewise(before, data, max_length)
 
     @staticmethod
-    def _up_to_the_fault(decompressor: "zlib._Decompress", data: bytes, max_length: int) -> bytes:
+    def _unpack_bytewise(decompressor: "zlib._Decompress", data: bytes, max_length: int) -> bytes:
+        """Return the content in front of the byte at which `decompressor` fails."""
         found = b""
         with suppress(zlib.error):
             for at in range(len(data)):
@@ -199,7 +202,11 @@ class UnpackingReader:
 
 
 def _decompressor_for(start: bytes) -> _Decompressor | None:
-    """Return what unpacks a stream, by its first bytes; None for anything else."""
+    """Return a decompressor for a stream, by its first bytes; None for anything else."""
+    # A text may begin with these three letters, too.
     if start.startswith(b"BZh") and start[4:10] not in BZIP2_BLOCKS:
         return None
-    return next((make() for magic, make in MAGIC.items() if start.startswith(magic)), None)
+    for magic, make in MAGIC.items():
+        if start.startswith(magic):
+            return make()
+    return None

@@ -38,6 +38,10 @@ class Written(NamedTuple):
         is_growing = any(fnmatchcase(name, pattern) for pattern in self.growing)
         return is_growing or self.files.get(name) == size
 
+    def held(self, found: Mapping[str, int]) -> dict[str, int]:
+        """Return the files among `found` that the list holds."""
+        return {name: size for name, size in found.items() if self.holds(name, size)}
+
 
 def read_list(folder: Path, growing: Sequence[str] = ()) -> Written | None:
     """Return the list of a folder; None where there is none, or one that is not ours.
@@ -50,6 +54,7 @@ def read_list(folder: Path, growing: Sequence[str] = ()) -> Written | None:
             return None
         found: Any = json.loads(path.read_bytes())
         program, job = found["written_by"].split(" ")
+
         files = {name: int(size) for name, size in found["files"].items()}
         believed = tuple(pattern for pattern in map(str, found["growing"]) if pattern in growing)
     except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError):
@@ -90,6 +95,7 @@ def files_in(folder: Path) -> dict[str, int]:
         if not names and not folders and Path(place) != folder:
             found[f"{Path(place).relative_to(folder).as_posix()}/"] = 0
 
+    # The list cannot hold its own size.
     for name in (LIST, LIST_ASIDE):
         found.pop(name, None)
     return dict(sorted(found.items()))
@@ -118,11 +124,12 @@ def check_folder(folder: Path, job: str, growing: Sequence[str] = ()) -> None:
             )
         return
 
+    # Files of this job may be replaced; a file that has changed may hold somebody's work.
     if written.job != job:
         raise OutputError(
             f"{folder}: holds what {written.job} wrote; choose another folder, or remove it"
         )
-    if foreign := [name for name, size in found.items() if not written.holds(name, size)]:
+    if foreign := found.keys() - written.held(found).keys():
         raise OutputError(
             f"{folder}: holds {name_some(foreign)}, which {job} did not write or which has changed "
             "since; move that, or choose another folder"
@@ -135,14 +142,14 @@ def remove_written(folder: Path, growing: Sequence[str] = ()) -> None:
     if written is None:
         return
 
-    names = [name for name, size in files_in(folder).items() if written.holds(name, size)]
     parents: set[Path] = set()
-    for name in names:
+    for name in written.held(files_in(folder)):
         if not name.endswith("/"):
             (folder / name).unlink()
         # the name of an empty folder ends in a slash: it is the parent of what would follow
         parents.update(Path(f"{name}x").parents)
 
+    # the innermost folders first: they empty the ones above them
     for parent in sorted(parents - {Path()}, key=lambda path: len(path.parts), reverse=True):
         with suppress(OSError):  # somebody has put something into it just now
             (folder / parent).rmdir()

@@ -10,7 +10,7 @@ def allowed_roots(named: Sequence[str]) -> tuple[str, ...]:
     """Return absolute paths of the named folders (`~` is home) and of the cache of this repository.
 
     With `cache.type symlink` DVC leaves links into its cache where the files of its outputs were.
-    Raises ValueError that names what is no folder: a root that is misspelt would make a reject of
+    Raises ValueError that names a root which is no folder: a misspelt one would make a reject of
     every picture.
     """
     roots = []
@@ -22,11 +22,12 @@ def allowed_roots(named: Sequence[str]) -> tuple[str, ...]:
                 "correct it in params.yaml, or leave it out"
             )
         roots.append(path)
+
     return (*roots, *dvc_cache())
 
 
 def dvc_cache() -> tuple[str, ...]:
-    """Return the cache of the DVC repository one is in, wherever it lies; none outside of one."""
+    """Return the cache of the DVC repository around the current folder; none outside of one."""
     from dvc.config import Config  # takes a third of a second to import, and workers import flows
 
     config = Config.from_cwd()

@@ -1,4 +1,4 @@
-"""Causes: what made a command fail, and the way out, in words.
+"""Causes of a command's failure, and the way out, in words.
 
 Ray wraps what a worker raised in layers of text and ends them with hints about itself, so the cause
 is looked for there; Ray is not imported for that.
@@ -36,7 +36,7 @@ WAYS_OUT = {
     errno.ELOOP: "a link leads to itself; remove it",
     errno.ENOMEM: MEMORY,
 }
-# What Ray says of itself, by the name of its error; what it says of our code is looked for below.
+# Errors of Ray itself; errors of our code that it passes on are looked for in its text.
 LOST_NODES = {
     "NodeDiedError",
     "LocalRayletDiedError",
@@ -100,8 +100,8 @@ def describe(cause: Cause) -> str:
 
 
 def cause_of(error: BaseException) -> Cause:
-    """Return what made a command fail; of an error that Ray passed on, what our code raised."""
-    # errors of Ray Train hold the errors of its workers
+    """Return the cause of an error; if Ray passed it on, the error that our code raised."""
+    # Ray Train: its errors hold the errors of its workers
     inner = getattr(error, "controller_failure", None)
     if isinstance(inner, BaseException):
         return cause_of(inner)
@@ -111,8 +111,11 @@ def cause_of(error: BaseException) -> Cause:
         found = [cause_of(failures[rank]) for rank in sorted(failures)]
         return next((cause for cause in found if not is_bug(cause)), found[0])
 
+    # Ray Core and Data: the error of a worker is in the text
     if any(base.__module__.partition(".")[0] == "ray" for base in type(error).__mro__):
         return cause_in(str(error)) or Cause(_name(type(error)), str(error))
+
+    # Errors of others that the user can mend count as ValueError.
     if isinstance(error, subprocess.CalledProcessError):
         command = error.cmd if isinstance(error.cmd, str) else " ".join(map(str, error.cmd))
         message = f"`{command}` ended with {error.returncode}; what it printed says why"
@@ -129,6 +132,8 @@ def cause_in(text: str) -> Cause | None:
         cause = _last_error(block)
         if cause and cause.kind not in WRAPPERS:
             causes.append(cause)
+
+    # A full disk makes other errors follow.
     full = [cause for cause in causes if _is_full(cause.message)]
     return next(reversed(full or causes), None)
 
@@ -150,6 +155,7 @@ def is_bug(cause: Cause) -> bool:
 
 def _last_error(block: str) -> Cause | None:
     """Return the error of one traceback; inside may stand another, of a worker of a worker."""
+    # The name of the error stands behind the last frame and the lines of code below it.
     frames = list(FRAME.finditer(block))
     lines = (block[frames[-1].end() :] if frames else block).lstrip("\n").splitlines()
     while lines and BEFORE_THE_ERROR.match(lines[0]):
@@ -158,6 +164,7 @@ def _last_error(block: str) -> Cause | None:
     if not match:
         return None
 
+    # Any text may have this form.
     name, message = match.group(1), match.group(2) or ""
     is_builtin = isinstance(getattr(builtins, name, None), type)
     is_error = "." in name or is_builtin or name.endswith(("Error", "Exception"))
@@ -169,6 +176,7 @@ def _system_message(message: str) -> str:
     match = ERRNO.match(message)
     if not match:
         return message
+
     number, reason, place = int(match.group(1)), match.group(2), match.group(3)
     told = f"{place}: {reason[:1].lower()}{reason[1:]}" if place else reason
     return f"{told}; {WAYS_OUT[number]}" if number in WAYS_OUT else told
@@ -183,6 +191,8 @@ def _full_place(message: str) -> str:
     """Return the path that a message names, else the full one of the places of this command."""
     if named := QUOTED.search(message):
         return named.group(1) or named.group(2)
+
+    # The message of a library may name none: then a place of this command with hardly any room.
     for word in (*sys.argv[:0:-1], tempfile.gettempdir(), os.curdir):  # outputs stand last
         place = Path(os.path.abspath(word))
         existing = next(path for path in (place, *place.parents) if path.exists())
@@ -194,7 +204,7 @@ def _full_place(message: str) -> str:
 
 
 def _exit_type(message: str) -> str:
-    """Return what Ray knows of the end of a worker, without its guesses."""
+    """Return how a worker ended, as far as Ray knows, without its guesses."""
     found = re.search(r"Worker exit type: (\w+)", message)
     return found.group(1) if found else _first_line(message)
 
@@ -204,7 +214,7 @@ def _first_line(message: str) -> str:
 
 
 def _schema_faults(error: Any) -> str:
-    """Return what does not fit a schema, as pydantic found it, one fault each."""
+    """Return the faults that pydantic found, each with its place, as one line."""
     faults = []
     for fault in error.errors(include_url=False):
         place = ".".join(map(str, fault["loc"]))

@@ -47,6 +47,7 @@ def connect(log_to_driver: bool = True) -> None:
             target=_watch_raylet, args=(_find_raylet(),), name="watch-raylet", daemon=True
         )
         watch.start()
+
     use_plain_ray_data()
 
 
@@ -57,6 +58,7 @@ def check_resources(num_workers: int, cpus_per_worker: int, gpus_per_worker: int
     """
     if os.environ.get("RAY_ADDRESS"):
         return
+
     resources = ray.cluster_resources()
     for name, per_worker in (("CPU", cpus_per_worker), ("GPU", gpus_per_worker)):
         wanted, found = num_workers * per_worker, int(resources.get(name, 0))
@@ -73,6 +75,7 @@ def check_address(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdecimal() or not host:  # "auto" and the like, which Ray looks up
         return
+
     try:
         socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
     except (OSError, OverflowError) as error:
@@ -84,11 +87,15 @@ def check_address(address: str) -> None:
 
 def check_temporary_folder(folder: str) -> None:
     """Raise ValueError when Ray cannot keep its sockets below this folder."""
-    if len(os.fsencode(os.path.join(os.path.abspath(folder), SOCKET))) > MAX_SOCKET_PATH:
+    # The kernel refuses sockets with longer paths.
+    longest = os.path.join(os.path.abspath(folder), SOCKET)
+    if len(os.fsencode(longest)) > MAX_SOCKET_PATH:
         raise ValueError(
             f"{folder}: the paths of Ray's sockets below it get longer than {MAX_SOCKET_PATH} "
             "bytes; set RAY_TMPDIR to a folder of yours with a short path"
         )
+
+    # Ray makes the folders that are missing.
     places = (Path(folder, "ray"), Path(folder), *Path(folder).parents)
     existing = next(path for path in places if path.exists())
     if not os.access(existing, os.W_OK | os.X_OK):
@@ -106,6 +113,7 @@ def run_tasks(task: Callable[[str], int], pieces: Sequence[str], num_workers: in
     def run(row: dict[str, str]) -> dict[str, int]:
         return {"number": task(row["piece"])}
 
+    # A block per piece: each is a task of its own, and starts when a worker is free.
     connect()
     rows = [{"piece": piece} for piece in pieces]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
@@ -121,6 +129,7 @@ def use_plain_ray_data() -> None:
     """
     # it warns of bars that are not wanted
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -162,6 +171,8 @@ def _find_raylet() -> psutil.Process | None:
     """Return the process through which this one talks to Ray, if it can be seen from here."""
     here = ray.get_runtime_context().get_node_id()
     sockets = {node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here}
+
+    # A raylet has the name of its socket among its arguments; other nodes may run here, too.
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             words = process.cmdline() if process.name() == "raylet" else []
@@ -171,9 +182,10 @@ def _find_raylet() -> psutil.Process | None:
 
 
 def _watch_raylet(raylet: psutil.Process | None) -> None:
-    """Say what happened before Ray ends this process without a word, seconds after its raylet."""
+    """End this process with a message when its raylet is gone; Ray would end it without one."""
     while raylet and ray.is_initialized():
         if not raylet.is_running() or raylet.status() == psutil.STATUS_ZOMBIE:
+            # It may be a proper end, at which the raylet stops first.
             time.sleep(SECONDS_TO_END)
             if ray.is_initialized():
                 lost("Ray's node of this machine")

@@ -62,7 +62,7 @@ def ending(job: str) -> Iterator[None]:
 
 
 def lost(what: str) -> NoReturn:
-    """End this process from any thread, since what it cannot work without is gone."""
+    """End this process from any thread, since something is gone that it cannot work without."""
     line = f"{what} was lost, for its memory or by hand; {AGAIN}"
     print(f"{': '.join([*_running[-1:], line])}", file=sys.stderr, flush=True)
     os._exit(1)
@@ -75,6 +75,7 @@ def _sigterm_raises() -> Iterator[None]:
         yield
         return
 
+    # An exception, where the default would end the process at once.
     def unwind(*_: object) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; what follows is the way out
         raise Terminated
@@ -83,6 +84,7 @@ def _sigterm_raises() -> Iterator[None]:
     try:
         yield
     finally:
+        # Somebody may have taken the signal since.
         if signal.getsignal(signal.SIGTERM) == unwind:
             signal.signal(signal.SIGTERM, before)
 
@@ -102,6 +104,7 @@ def _open_streams() -> None:
     A file of ours would get the number of a closed stream, and what is printed.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
+        # the number, for what writes to it directly
         try:
             os.fstat(number)
         except OSError:
@@ -110,6 +113,7 @@ def _open_streams() -> None:
                 os.dup2(opened, number)
                 os.close(opened)
 
+        # the stream of Python, which is None if its number was closed at the start
         stream = getattr(sys, name)
         if stream is None:
             mode = "r" if number == 0 else "w"
@@ -124,6 +128,8 @@ def _nobody_reads() -> bool:
         number = sys.stdout.fileno()
     except (OSError, ValueError):
         return False
+
+    # A pipe without a reader is in error.
     asked = select.poll()
     asked.register(number, 0)  # errors are told in any case
     is_closed = any(event & select.POLLERR for _, event in asked.poll(0))

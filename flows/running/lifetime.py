@@ -28,6 +28,8 @@ def die_with_parent() -> None:
     """Have this process and its children killed with the DVC that started it; call it first."""
     if "DVC_STAGE" not in os.environ:
         return
+
+    # DVC may have ended before this process looks.
     ancestors = watched_ancestors(psutil.Process().parents())
     if not ancestors:
         sys.exit("the dvc process that started this stage is already gone: run `dvc repro` again")
@@ -36,7 +38,7 @@ def die_with_parent() -> None:
 
 
 def killed_with_parent() -> None:
-    """Have the kernel (Linux) kill a process with the one that starts it; for `preexec_fn`."""
+    """Have the kernel (Linux) kill this process with its parent; for `preexec_fn`, too."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -77,6 +79,8 @@ def _is_python(words: set[str]) -> bool:
 def _watch(ancestors: Sequence[psutil.Process]) -> None:
     while all(_is_alive(ancestor) for ancestor in ancestors):
         time.sleep(POLL_SECONDS)
+
+    # Nothing may write outputs any longer: neither the children nor this process.
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             child.kill()

@@ -31,7 +31,8 @@ class MetricFiles:
         self.lives = self._start_over()
 
     def follow(self, history: Sequence[HistoryRow]) -> None:
-        """Write the new rows; start over when those shown before are no longer the first."""
+        """Write the new rows; start over when the history no longer begins with the old ones."""
+        # Training has gone back to a checkpoint: rows behind it are not true any more.
         if list(history[: len(self.shown)]) != self.shown:
             self.shown, self.lives = [], self._start_over()
 
@@ -44,6 +45,7 @@ class MetricFiles:
             print(describe(row, self.run.num_steps), flush=True)
         self.shown = list(history)
 
+        # A sign of trouble stays in the history: it is told once.
         for finding in findings(history, self.run):
             if finding.name not in self.warned:
                 self.warned.add(finding.name)
@@ -55,19 +57,23 @@ class MetricFiles:
 
     def _start_over(self) -> list[Live]:
         """Empty both folders."""
-        return [
-            Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
-            for folder in self.folders
-        ]
+        lives = []
+        for folder in map(str, self.folders):
+            # files alone: no experiments, no reports and no figures of the machine
+            live = Live(folder, save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
+            lives.append(live)
+        return lives
 
 
 def describe(row: HistoryRow, num_steps: int) -> str:
     """Write one line for the log: losses and pace, or everything from a validation."""
+    # A step has many metrics; a line has room for its losses.
     is_validation = not row.timings
     values = []
     for name, value in row.metrics.items():
         if is_validation or name.endswith("loss"):
             values.append(f"{name.split('/')[-1].replace('_', ' ')} {value:.4g}")
+
     line = f"train: step {row.step}/{num_steps}: {', '.join(values)}"
     if is_validation:
         return line

@@ -1,4 +1,4 @@
-"""Places that the jobs on a compressed corpus read when none are named: what `dvc repro` writes."""
+"""Default places of the jobs on a compressed corpus: outputs of `dvc repro`."""
 
 from pathlib import Path
 

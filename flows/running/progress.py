@@ -21,6 +21,8 @@ class Progress:
         now = self.clock()
         if now - self.shown < SECONDS_BETWEEN_LINES and done < self.total:
             return
+
+        # A first piece that takes no time must not divide by zero.
         spent = max(now - self.started, 1e-9)
         left = spent * (self.total - done) / max(done, 1)
         print(
