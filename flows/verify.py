@@ -20,7 +20,7 @@ from flows.running.progress import Progress
 
 def verify(folder: Path, manifest: Manifest, num_threads: int) -> Iterator[str]:
     """Yield every fault as it is found, and print progress."""
-    # Faults of the folder cost no reading, so they come first.
+    # Faults of the folder need little reading, so they come first.
     yield from folder_faults(folder, manifest)
 
     # Without its fit a store of codec `fitted` is still hashed, but not decoded.
