@@ -18,12 +18,7 @@ import torch
 from components import schema
 from components.compression.identity import check_same_model, find_base
 from components.evaluation import publication, scorecard
-from components.evaluation.asking import (
-    Record,
-    answer_questions,
-    embed_images,
-    embed_texts,
-)
+from components.evaluation.asking import Record, answer_questions, embed_images, embed_texts
 from components.evaluation.evaluation_settings import EvaluateParams
 from components.evaluation.question_set import QuestionSet, Row, read_question_set
 from components.evaluation.systems import COMPRESSED, compressed_system
@@ -87,16 +82,18 @@ def are_scores(path: Path) -> bool:
     if not json_with("codecs")(path):
         return False
     rows = json.loads(path.read_bytes())["codecs"]
-    return isinstance(rows, list) and all(
-        isinstance(row, dict) and "bytes_per_picture" in row for row in rows
-    )
+    if not isinstance(rows, list):
+        return False
+    return all(isinstance(row, dict) and "bytes_per_picture" in row for row in rows)
 
 
 def scores_of_codecs(curated: Path, compressor: Path, store: Path) -> dict[str, Any]:
-    """Return what is published: a row for each codec, or why there is none."""
+    """Return the content of the output: a row for each codec, or why there is none."""
     if why := reason_not_stored(store):
         return {"codecs": [], "not_stored": why}
     inputs = prepare(load_params("evaluate", EvaluateParams), curated, compressor, store)
+
+    # Each codec is shown when it is scored, since all of them take long.
     rows = []
     for name, num_bytes, decoded in all_codecs(inputs.tokens):
         row = score(inputs, name, num_bytes, decoded)
@@ -117,7 +114,7 @@ def prepare(params: EvaluateParams, curated: Path, compressor: Path, store: Path
         questions[image_id] = [row for row in rows if row[schema.BENCHMARK] == SHORT_ANSWER]
     question_set = QuestionSet(questions, everything.captions, {})
 
-    # The compressor as the store was made with it.
+    # The weights have the number type that the store was made with.
     torch.set_num_threads(params.cpus_per_worker)
     device = torch.device("cuda" if params.gpus_per_worker else "cpu")
     dtype = getattr(torch, reader.provenance.compute["dtype"])
@@ -138,11 +135,12 @@ def prepare(params: EvaluateParams, curated: Path, compressor: Path, store: Path
 def all_codecs(tokens: np.ndarray) -> Iterator[tuple[str, int, np.ndarray]]:
     """Yield name, bytes of a picture, and `tokens` (pictures, summary_tokens, dim) decoded.
 
-    Without `fitted` where half of the pictures are too few to fit to.
+    `fitted` is left out where half of the pictures are too few to fit to.
     """
     for codec in FIXED:
         decoded = codecs.decode(codecs.encode(tokens, codec), codec, tokens.shape[-1])
         yield codec, codecs.picture_bytes(codec, *tokens.shape[1:]), decoded
+
     if len(tokens) >= 2 * MIN_PICTURES:
         for num_bytes in FITTED_BYTES:
             yield codecs.FITTED, num_bytes, cross_fitted(tokens, num_bytes)
@@ -151,10 +149,13 @@ def all_codecs(tokens: np.ndarray) -> Iterator[tuple[str, int, np.ndarray]]:
 def cross_fitted(tokens: np.ndarray, num_bytes: int) -> np.ndarray:
     """Code (pictures, summary_tokens, dim) by `fitted` and back, each half by the other's fit."""
     decoded, is_odd = np.empty_like(tokens), np.arange(len(tokens)) % 2 == 1
+
+    # A fit would flatter the pictures it was made of, so each half gets the fit of the other.
     for half in (is_odd, ~is_odd):
         fit = fit_directions(tokens[~half].reshape(np.count_nonzero(~half), -1), num_bytes)
         stored = codecs.encode(tokens[half], codecs.FITTED, fit)
         decoded[half] = codecs.decode(stored, codecs.FITTED, tokens.shape[-1], fit)
+
     return decoded
 
 
@@ -164,6 +165,7 @@ def score(inputs: CodecInputs, name: str, num_bytes: int, decoded: np.ndarray) -
     visuals = text_segment(torch.from_numpy(decoded).to(model.device))
     error = float(np.linalg.norm(decoded - inputs.tokens) / np.linalg.norm(inputs.tokens))
 
+    # Retrieval in both directions, by the rules of `evaluate`.
     embedded = embed_images(COMPRESSED, model, inputs.image_ids, visuals.embeddings)
     recalls = scorecard.retrieval_metrics(
         inputs.question_set,
@@ -186,6 +188,7 @@ def short_answer_accuracy(inputs: CodecInputs, visuals: Segment) -> float | None
     params = inputs.params
     system = compressed_system(inputs.model, inputs.image_ids, visuals)
     records = answer_questions(system, inputs.question_set, params.prompts)
+
     outputs = {(record.system, record.record, record.key): record for record in records}
     answers = scorecard.answer_rows(inputs.question_set, outputs)
     metrics = scorecard.system_metrics(COMPRESSED, answers, [], [], params.bootstrap)

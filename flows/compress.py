@@ -107,6 +107,7 @@ def compress(
     inputs = {"files": corpus.files, "times": states.times, "code": code_of(ENTRIES, method)}
     run = fingerprint({**_inputs(params, provenance, corpus), **inputs})
     with work_folder(output, run) as work:
+        # Pictures may have changed since a killed run read them, so its states count.
         states = note_states(work, states)
         task = Task(
             kind=corpus.kind,
@@ -134,7 +135,7 @@ def compress(
 
 
 def stored_provenance(params: CompressParams, compressor: Path) -> Provenance:
-    """Return the provenance of the store; from here on it says how many tokens a picture has."""
+    """Return the provenance of the store, with the number of tokens that a picture has in it."""
     return provenance_of(compressor, params.codec, params.dtype, params.num_summary_tokens)
 
 
@@ -152,6 +153,8 @@ def with_batch_size(params: CompressParams, task: Task, shards: list[Shard]) -> 
     """Fill in the batch size; one that was found holds for the whole run, also after a kill."""
     if params.batch_size is not None or not shards:
         return params
+
+    # The size is measured on a worker, since this process may have no GPU.
     note = task.work / BATCH_SIZE
     if not note.is_file():
         connect()
@@ -160,6 +163,7 @@ def with_batch_size(params: CompressParams, task: Task, shards: list[Shard]) -> 
         )
         found = ray.get(worker.remote(params, task, json.dumps(shards[0]._asdict())))
         write_json(note, {"batch_size": found}, task.work)
+
     found = json.loads(note.read_bytes())["batch_size"]
     print(f"compress: {found} pictures a pass", flush=True)
     return params.model_copy(update={"batch_size": found})
@@ -171,6 +175,7 @@ def check_finished(
     """Return the manifest of a store that this run would write. Raises StoreError for another."""
     store = StoreReader.open(output)
     inputs = _inputs(params, provenance, corpus)
+
     differing = []
     for part in ("corpus", "settings"):
         found = getattr(store.manifest, part)
@@ -198,12 +203,14 @@ def has_same_content(
     """Return whether the pictures are those of the store; untouched ones are not read."""
     if is_remembered(output, states):
         return True
+
     print(
         "compress: reads the pictures, to compare them with those that the store was made of",
         flush=True,
     )
     shards = list(plan_shards(corpus, params.rows_per_shard))
     found = read_content(corpus, shards, params.max_picture_bytes, params.allowed_roots)
+
     if found != manifest.corpus.get(CONTENT):
         return False
     remember(output, states)
@@ -212,16 +219,22 @@ def has_same_content(
 
 def compress_shards(params: CompressParams, task: Task, shards: list[Shard]) -> list[ShardReport]:
     """Finish every shard; those that an earlier run finished are only checked."""
-    noted = [str(shard.number) for shard in shards if noted_shard(task.work, shard.number)]
+    # Bytes are hashed by the workers: a run may have thousands of finished shards.
+    noted = []
+    for shard in shards:
+        if noted_shard(task.work, shard.number):
+            noted.append(str(shard.number))
     whole = set(run_tasks(partial(check_shard, task.work), noted, params.num_workers))
     todo = [shard for shard in shards if shard.number not in whole]
+
     print(
         f"compress: {len(shards)} files to write, {len(shards) - len(todo)} of them whole from an "
         "earlier run",
         flush=True,
     )
     if todo:
-        show_progress(run_workers(params, task, todo), {shard.number: shard.size for shard in todo})
+        sizes = {shard.number: shard.size for shard in todo}
+        show_progress(run_workers(params, task, todo), sizes)
 
     # The workers may be on other machines: are their files here?
     reports, missing = [], []
@@ -230,6 +243,7 @@ def compress_shards(params: CompressParams, task: Task, shards: list[Shard]) -> 
             reports.append(report)
         else:
             missing.append(shard.number)
+
     if missing:
         raise StoreError(
             f"{task.work}: files {missing} are missing; do all machines of the cluster share this "
@@ -272,10 +286,7 @@ def run_workers(
 
 
 def show_progress(finished: Iterable[dict[str, int]], sizes: dict[int, int]) -> None:
-    """Print pictures done, pace, rejects and time left.
-
-    `sizes` are the shares of the shards in the work.
-    """
+    """Print pictures done, pace, rejects and time left; `sizes`: of the shards, by number."""
     total, done, pictures, rejects = sum(sizes.values()), 0, 0, 0
     progress = Progress("compress", "pictures", total)
     for shard in finished:
@@ -292,10 +303,11 @@ def check_rejects(corpus: Corpus, reports: list[ShardReport], max_fraction: floa
     Raises ValueError, by reason and with examples, when too many or all of them cannot be
     compressed.
     """
-    rejects = list(corpus.rejects)
+    rejects, rows_kept = list(corpus.rejects), 0
     for report in reports:
         rejects += report.rejects
-    rows_in = len(rejects) + sum(report.file.rows for report in reports)
+        rows_kept += report.file.rows
+    rows_in = len(rejects) + rows_kept
     assert num_listed(corpus) in (None, rows_in), "a picture was lost or counted twice"
 
     # A few rejects say more than their counts.
@@ -304,6 +316,7 @@ def check_rejects(corpus: Corpus, reports: list[ShardReport], max_fraction: floa
             f"compress: reject {reject.image_id!r}: {reject.reason}: {reject.detail}",
             file=sys.stderr,
         )
+
     if len(rejects) == rows_in or len(rejects) > max_fraction * rows_in:
         raise ValueError(
             f"{corpus.root}: {len(rejects)} of {rows_in} pictures cannot be compressed "
@@ -314,7 +327,7 @@ def check_rejects(corpus: Corpus, reports: list[ShardReport], max_fraction: floa
 
 
 def _inputs(params: CompressParams, provenance: Provenance, corpus: Corpus) -> dict[str, Any]:
-    """Collect what a finished store is compared by."""
+    """Collect the provenance, corpus and settings by which stores are compared."""
     return {
         "provenance": provenance.model_dump(mode="json"),
         "corpus": corpus_identity(corpus),

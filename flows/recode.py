@@ -46,6 +46,7 @@ def recode(
     fit: Fit | None = None,
 ) -> Manifest:
     """Write the store `output`. Raises StoreError: damaged or unfit store, or one in the way."""
+    # The old manifest decides what the new store can be.
     folder, output = folder.resolve(), new_store_place(output, [folder])
     manifest = StoreReader.open(folder).manifest
     if num_summary_tokens is None:
@@ -66,15 +67,18 @@ def recode(
         recode_files(folder, manifest, wanted, work, num_workers)
 
         # Tasks on other machines wrote the files: are they here, and whole?
-        reports = [finished_shard(work, number) for number in range(len(manifest.files))]
-        whole = [report for report in reports if report is not None]
-        if len(whole) < len(reports):
+        reports = []
+        for number in range(len(manifest.files)):
+            if report := finished_shard(work, number):
+                reports.append(report)
+        if len(reports) < len(manifest.files):
             raise StoreError(
                 f"{work}: not all files are whole; do all machines of the cluster share this "
                 "folder?"
             )
+
         rejects = read_rejects(folder / REJECTS)
-        return publish_store(work, output, wanted, manifest.corpus, settings, whole, rejects)
+        return publish_store(work, output, wanted, manifest.corpus, settings, reports, rejects)
 
 
 def recode_files(
@@ -85,6 +89,7 @@ def recode_files(
     provenance, files = manifest.provenance, manifest.files
 
     def run(piece: str) -> int:
+        # A fit can be large, so tasks read it from the shared folder.
         path = folder / files[int(piece)].name
         fit = read_fit(fit_path(work).read_bytes()) if wanted.codec == FITTED else None
         rows, rejects = recode_shard(path, provenance, wanted, fit)
@@ -93,7 +98,10 @@ def recode_files(
         return len(rows.image_ids)
 
     # A run that was killed goes on from the files that it finished.
-    todo = [str(number) for number in range(len(files)) if finished_shard(work, number) is None]
+    todo = []
+    for number in range(len(files)):
+        if finished_shard(work, number) is None:
+            todo.append(str(number))
     num_earlier = len(files) - len(todo)
     print(f"recode: {len(files)} files, {num_earlier} of them from an earlier run", flush=True)
     for done, _ in enumerate(run_tasks(run, todo, num_workers), start=1):
@@ -108,6 +116,7 @@ def find_fit(
     fit_pictures: int,
 ) -> Fit:
     """Take the fit of another store, or fit codec `fitted` to this one. Raises StoreError."""
+    # Stores with one fit can be read together.
     if fit_of is not None and bytes_per_picture is None:
         if (fit := StoreReader.open(fit_of).fit) is None:
             raise StoreError(f"{fit_of}: is not in codec {FITTED}, so it has no fit")
@@ -142,7 +151,7 @@ def main(
     if codec not in (*CODECS, FITTED):
         sys.exit(f"recode: --codec {codec}: this version knows {', '.join((*CODECS, FITTED))}")
 
-    # before a fit, which takes its time
+    # The place is checked before a fit, which takes its time.
     new_store_place(output, [store, *([fit_of] if fit_of else [])])
     fit = None
     if codec == FITTED:

@@ -20,14 +20,16 @@ from flows.running.progress import Progress
 
 def verify(folder: Path, manifest: Manifest, num_threads: int) -> Iterator[str]:
     """Yield every fault as it is found, and print progress."""
+    # Faults of the folder need little reading, so they come first.
     yield from folder_faults(folder, manifest)
 
-    # Every file is read by one of the threads.
+    # Without its fit a store of codec `fitted` is still hashed, but not decoded.
     fit = intact_fit(folder, manifest)
 
     def check(file: StoredShard) -> tuple[int, list[str]]:
         return file.bytes, file_content_faults(folder / file.name, file, manifest, fit)
 
+    # `map` keeps the order of the files, so that two runs print the same lines.
     total, done = sum(file.bytes for file in manifest.files), 0
     progress = Progress("verify", "MB", total)
     with ThreadPoolExecutor(num_threads) as pool:
@@ -40,6 +42,7 @@ def verify(folder: Path, manifest: Manifest, num_threads: int) -> Iterator[str]:
 def main(store: Path, num_threads: int) -> None:
     """Read every byte of a store; a line for each fault."""
     manifest = read_manifest(store)
+
     num_faults = 0
     for fault in verify(store, manifest, num_threads):
         print(f"verify: {store}: {' '.join(fault.split())}", file=sys.stderr)

@@ -30,6 +30,8 @@ def largest_gain(rate: Callable[[int], float]) -> int:
             found = rate(2 * best)
         except torch.OutOfMemoryError:
             return best
+
+        # A gain this small is within the noise, and larger batches need more memory.
         if found < GAIN * best_rate:
             return best
         best, best_rate = 2 * best, found

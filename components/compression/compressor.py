@@ -21,12 +21,16 @@ def compress_batches(model: Method, batches: Iterable[Batch]) -> tuple[TokenRows
     """Compress the batches of a shard; rejects are the pictures that could not be decoded."""
     parts = [no_rows(model.num_summary_tokens, model.dim)]
     rejects: list[Reject] = []
+
     for batch in batches:
         rejects += batch.rejects
+
+        # All pictures of a batch may be rejects.
         if batch.image_ids:
             summary_tokens = compress_prepared(model, batch.pictures)
             widths, heights = np.array([batch.widths, batch.heights], np.int32)
             parts.append(TokenRows(batch.image_ids, widths, heights, summary_tokens))
+
     return concatenate(parts), rejects
 
 

@@ -66,6 +66,8 @@ def build_corpus(
     Ids of more than `schema.MAX_ID_BYTES` are rejects.
     """
     rejects = list(rejects)
+
+    # The reject of a long id shows people its beginning.
     is_long = pc.greater(pc.binary_length(entries[schema.IMAGE_ID]), schema.MAX_ID_BYTES)
     for entry in entries.filter(is_long).to_pylist():
         where = f"in {entry[FILE][:200]}, row {entry[ROW]}"
@@ -79,6 +81,7 @@ def build_corpus(
     for entry in ordered.filter(is_repeated).to_pylist():
         detail = f"again in {entry[FILE]}, row {entry[ROW]}"
         rejects.append(Reject(entry[schema.IMAGE_ID], "duplicate_id", detail))
+
     kept = ordered.filter(pc.invert(is_repeated))
     return Corpus(kind, root, kept, sorted(rejects), dict(sorted(skipped.items())), sorted(files))
 
@@ -87,8 +90,11 @@ def plan_shards(corpus: Corpus, rows_per_shard: int) -> Iterator[Shard]:
     """Cut the corpus into shards of `rows_per_shard` pictures, the last shorter, or one per tar."""
     sizes = {file.name: file.num_bytes for file in corpus.files}
     step = 1 if corpus.kind == "tars" else rows_per_shard
+
     for number, start in enumerate(range(0, corpus.entries.num_rows, step)):
         columns = corpus.entries.slice(start, step).to_pydict()
+
+        # Nobody knows yet how many pictures a tar holds, so its bytes stand for them.
         size = max(1, sizes[columns[FILE][0]]) if corpus.kind == "tars" else len(columns[FILE])
         yield Shard(number, columns[schema.IMAGE_ID], columns[FILE], columns[ROW], size)
 
@@ -109,22 +115,27 @@ def corpus_identity(corpus: Corpus) -> dict[str, Any]:
 def _listing(corpus: Corpus) -> Iterator[str]:
     """Write JSON of the files and of the columns of the entries.
 
-    It comes batch by batch: a list may have ten million rows.
+    The text comes in pieces: a list may have ten million rows.
     """
-    yield f"[{json.dumps([(file.name, file.num_bytes) for file in corpus.files])}, {{"
+    files = [(file.name, file.num_bytes) for file in corpus.files]
+    yield f"[{json.dumps(files)}, {{"
+
     for number, name in enumerate(ENTRIES.names):
         yield f"{', ' if number else ''}{json.dumps(name)}: ["
         start = 0
+
+        # The brackets of each batch are cut off, so that all batches make one JSON list.
         for batch in corpus.entries.select([name]).to_batches(ROWS_AT_ONCE):
             values = json.dumps(batch[name].to_pylist())[1:-1]
             yield f", {values}" if start else values
             start += len(batch)
         yield "]"
+
     yield "}]"
 
 
 def _repeats(ids: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Mark each of the sorted ids that is equal to the one before."""
+    """Mark the sorted ids that are equal to the id before."""
     again = pc.equal(ids.slice(1), ids.slice(0, max(len(ids) - 1, 0)))
     first = [pa.array([False] * min(len(ids), 1), pa.bool_())]
     return pa.chunked_array([*first, *again.chunks], pa.bool_())

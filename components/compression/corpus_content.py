@@ -2,7 +2,7 @@
 
 Names and sizes are not enough: a picture of the same size, with an older time, behind a list, is
 another picture. The workers hash the bytes that they read, and the manifest holds the hash of all;
-it is the same on every machine. To run again into a finished store compares it: at once if the
+it is the same on every machine. A run into a finished store compares this hash: at once if the
 files have the states that were noted beside the store when it was made (times of change and inodes,
 which no program can set back), else by reading the pictures.
 """
@@ -58,7 +58,11 @@ def has_note(work: Path, shard: int) -> bool:
 
 def noted_content(work: Path, shards: Sequence[Shard]) -> str:
     """Join the notes of all shards to the hash of the corpus."""
-    return _joined(json.loads(_note(work, shard.number).read_bytes())[CONTENT] for shard in shards)
+    hashes = []
+    for shard in shards:
+        note = json.loads(_note(work, shard.number).read_bytes())
+        hashes.append(note[CONTENT])
+    return _joined(hashes)
 
 
 def read_content(
@@ -101,11 +105,11 @@ def remember(output: Path, states: FileStates) -> None:
     """Note beside a store which states its corpus had; the note only saves time."""
     if states.exact is None:
         return
-    content = {"manifest_sha256": sha256_of(output / MANIFEST), "states_sha256": states.exact}
-    with suppress(OSError):  # a folder that only the store may be written to
-        write_whole(
-            _beside(output), lambda aside: aside.write_text(json.dumps(content), encoding="utf-8")
-        )
+    text = json.dumps(_state_note(output, states))
+
+    # Some folders allow nothing but the store to be written.
+    with suppress(OSError):
+        write_whole(_beside(output), lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 def is_remembered(output: Path, states: FileStates) -> bool:
@@ -116,7 +120,12 @@ def is_remembered(output: Path, states: FileStates) -> bool:
         noted = json.loads(_beside(output).read_bytes())
     except (OSError, ValueError):
         return False
-    return noted == {"manifest_sha256": sha256_of(output / MANIFEST), "states_sha256": states.exact}
+    return noted == _state_note(output, states)
+
+
+def _state_note(output: Path, states: FileStates) -> dict[str, str | None]:
+    """Return the content of the note beside a store."""
+    return {"manifest_sha256": sha256_of(output / MANIFEST), "states_sha256": states.exact}
 
 
 def _beside(output: Path) -> Path:
@@ -124,7 +133,7 @@ def _beside(output: Path) -> Path:
 
 
 def _file_names(corpus: Corpus) -> Iterator[str]:
-    """Yield the files of the corpus and, for a list, the places."""
+    """Yield the names of the files of the corpus; for a list, also the places that it names."""
     for file in corpus.files:
         yield file.name
     if corpus.kind == "list":
@@ -143,7 +152,10 @@ def _look(place: str) -> tuple[int, ...]:
 
 def _read_shard(corpus: Corpus, max_bytes: int, allowed_roots: Sequence[str], shard: Shard) -> str:
     pictures = read_pictures(corpus.kind, corpus.root, shard, max_bytes, allowed_roots)
-    return _hash_of(picture_digest(picture.image_id, _load(picture)) for picture in pictures)
+
+    # One picture at a time is in memory.
+    digests = (picture_digest(picture.image_id, _load(picture)) for picture in pictures)
+    return _hash_of(digests)
 
 
 def _load(picture: Picture) -> bytes | UnreadablePictureError:

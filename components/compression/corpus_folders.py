@@ -38,7 +38,9 @@ def list_folder(root: str, suffixes: Sequence[str], allowed_roots: Sequence[str]
     """
     entries, rejects, files = [], [], []
     skipped: Counter[str] = Counter()
+
     for file, reject in _files(root, allowed_roots, suffixes, skipped):
+        # An id is UTF-8, and so is all that names the picture to people.
         name = printable(file.name)
         files.append(file._replace(name=name))
         if name != file.name:
@@ -47,6 +49,7 @@ def list_folder(root: str, suffixes: Sequence[str], allowed_roots: Sequence[str]
             rejects.append(reject)
         else:
             entries.append({schema.IMAGE_ID: name, FILE: name, ROW: 0})
+
     table = pa.Table.from_pylist(entries, ENTRIES)
     return build_corpus("folder", root, table, rejects, dict(skipped), files)
 
@@ -55,6 +58,7 @@ def _files(
     root: str, allowed_roots: Sequence[str], suffixes: Sequence[str], skipped: Counter[str]
 ) -> Iterator[Listed]:
     """Yield the pictures by their names; other files are counted in `skipped`."""
+    # A bucket has no links, so nothing leads out of it.
     if is_uri(root):
         for file in list_files(root, ()):
             if _is_picture(file.name, suffixes, skipped):
@@ -86,19 +90,21 @@ def _is_picture(name: str, suffixes: Sequence[str], skipped: Counter[str]) -> bo
 
 
 def _reject(root: str, found: Found, allowed_roots: Sequence[str]) -> Reject | None:
-    """Reject a file or a folder that cannot be read; what only reading tells is left to that."""
+    """Return a reject for a file or a folder that a look at its name and its links rules out."""
     if found.obstacle == "unreadable":
         return Reject(found.name, "unreadable", "a folder that may not be listed")
     if found.obstacle == "outside":
         return Reject(found.name, "path_escapes_root", OUTSIDE)
     if not found.is_link:
         return None
+
+    # Links are followed now, so that one that leads out is a reject before any worker starts.
     try:
         real_place(root, found.name, allowed_roots)
     except OutsideRootsError:
         return Reject(found.name, "path_escapes_root", OUTSIDE)
     except FileNotFoundError:
-        return None  # may come back: reading tells
+        return None  # the file may come back: the workers reject it if not
     except OSError as error:
         return Reject(found.name, "image_missing", f"a link that leads nowhere: {message(error)}")
     return None

@@ -21,7 +21,7 @@ from components.files.storage import is_unicode, name_of, printable, state_of
 from components.files.strict_json import read_json_lines
 from components.store.rejects import CorpusReason, Reject
 
-# of a Fault; else bad_record
+# reasons for the kinds of Fault; bad_record for all others
 REASONS: dict[str, CorpusReason] = {"not_json": "bad_json", "not_utf8": "bad_encoding"}
 COLUMNS = (schema.IMAGE_ID, schema.IMAGE)
 LISTED = pa.schema([(schema.IMAGE_ID, pa.string()), (schema.IMAGE, pa.string()), (ROW, pa.int64())])
@@ -30,6 +30,7 @@ LISTED = pa.schema([(schema.IMAGE_ID, pa.string()), (schema.IMAGE, pa.string()),
 def list_pictures(root: str, places: Sequence[str]) -> Corpus:
     """List the rows of lists of places. Raises ValueError for a file that is no such list."""
     entries, rejects = [ENTRIES.empty_table()], []
+
     for place in places:
         lines = _Lines(place)
         if PurePosixPath(place).suffix.lower() in DELIMITERS:
@@ -38,6 +39,7 @@ def list_pictures(root: str, places: Sequence[str]) -> Corpus:
             _read_json(place, lines)
         entries.append(lines.entries())
         rejects += lines.rejects
+
     states = [state_of(place) for place in places]
     return build_corpus("list", root, pa.concat_tables(entries), rejects, {}, states)
 
@@ -56,13 +58,17 @@ class _Lines:
     def note_columns(self, names: Iterable[str]) -> None:
         """Take the names of the columns, or of the keys of one object."""
         is_first = not self.present
-        self.present.update(dict.fromkeys(name for name in names if is_first or name in COLUMNS))
+        for name in names:
+            if is_first or name in COLUMNS:
+                self.present[name] = None
 
     def add(self, line: int, values: Mapping[str, Any] | Fault) -> None:
-        """Take a line: its id and place as text, or a reject."""
+        """Take a line as a picture, with its id and place as text, or as a reject."""
         if isinstance(values, Fault):
             self.reject(line, REASONS.get(values.kind, "bad_record"), values.detail)
             return
+
+        # Numbers are a common id in JSON; bool counts as int in Python only.
         image_id, image = values.get(schema.IMAGE_ID), values.get(schema.IMAGE)
         if isinstance(image_id, int) and not isinstance(image_id, bool):
             image_id = str(image_id)
@@ -99,8 +105,8 @@ class _Lines:
         self._flush()
         if schema.IMAGE not in self.present:
             what = f"has no column {schema.IMAGE}; its columns: {list(self.present)}"
-            reasons = "".join(f"; {reject.detail}" for reject in self.rejects[:1])
-            raise ValueError(f"{self.place}: {what}{reasons}")
+            reason = f"; {self.rejects[0].detail}" if self.rejects else ""
+            raise ValueError(f"{self.place}: {what}{reason}")
 
         # Without a column of ids the place is the id.
         table = pa.Table.from_batches(self.batches, LISTED)
@@ -125,7 +131,7 @@ class _Lines:
     def _flush(self) -> None:
         """Turn the lines that wait, as Python objects, into Arrow's columns."""
         columns = list(zip(*self.waiting, strict=True)) or [(), (), ()]
-        arrays = [pa.array(*pair) for pair in zip(columns, LISTED.types, strict=True)]
+        arrays = list(map(pa.array, columns, LISTED.types))
         self.batches.append(pa.RecordBatch.from_arrays(arrays, schema=LISTED))
         self.waiting = []
 

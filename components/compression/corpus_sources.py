@@ -60,10 +60,12 @@ def list_corpus(place: str, suffixes: Sequence[str], allowed_roots: Sequence[str
             f"{place}: holds {' and '.join(kinds)}; give each kind a folder of its own"
         )
 
+    # Tables, lists or tars in a folder are the corpus; then pictures may not lie beside them.
     for kind, files in found.items():
         return LISTED[kind](root, files)._replace(skipped=_passed_over(pictures, files))
     if pictures and pictures.files:
         return pictures
+
     skipped = f"; it holds {pictures.skipped}" if pictures and pictures.skipped else ""
     raise ValueError(
         f"{place}: holds no pictures ({', '.join(suffixes)}) and none of {_known_suffixes()}"
@@ -81,12 +83,15 @@ def list_tars(root: str, places: Sequence[str]) -> Corpus:
                 f"{root}: the name of {printable(name)} is no UTF-8, and ids begin with it; "
                 "rename it"
             )
-    folders = [f"{_stem(name)}/" for name in names]  # what the ids of their pictures begin with
+
+    # The ids of a tar's pictures begin with its name.
+    folders = [f"{_stem(name)}/" for name in names]
     if len(set(folders)) < len(folders):
         raise ValueError(
             f"{root}: two tars have one name but for the suffix, so that ids would be equal; "
             "rename one"
         )
+
     entries = pa.Table.from_arrays([folders, names, [0] * len(names)], schema=ENTRIES)
     return build_corpus("tars", root, entries, [], {}, states)
 
@@ -103,9 +108,9 @@ def read_pictures(
 ) -> Iterator[Picture]:
     """Read the pictures of a shard in the order of their files and rows.
 
-    None of more than `max_bytes` is loaded. Links of a folder are looked at again: they may lead
-    elsewhere than when they were listed. Raises OSError when the disk or the network fails: what
-    can be read in a minute is no reject.
+    No picture of more than `max_bytes` is loaded. Links of a folder are looked at again: they may
+    lead elsewhere than when they were listed. Raises OSError when the disk or the network fails: a
+    picture that can be read a minute later is no reject.
     """
     if kind == "tars":
         yield from _read_tar(join(root, shard.files[0]), max_bytes)
@@ -135,7 +140,8 @@ def _look(
 ) -> tuple[str, list[str], Corpus | None]:
     """Find the root of a place, its files that are no pictures, and its pictures in a folder."""
     # A file may have a name with wild cards: then it is meant itself.
-    has_wild_cards = any(mark in name_of(place) for mark in "*?")
+    name = name_of(place)
+    has_wild_cards = "*" in name or "?" in name
     if has_wild_cards and (is_uri(place) or not os.path.lexists(place)):
         return posixpath.dirname(place) or ".", matching_files(place), None
 
@@ -146,15 +152,19 @@ def _look(
     if not is_uri(place) and not Path(place).is_dir():
         raise ValueError(f"{place}: is neither a folder nor one of {_known_suffixes()}")
 
-    names = sorted(name for name in names_in(place) if not name.startswith((".", "_")))
-    pictures = list_folder(place, suffixes, allowed_roots)
-    return place, [join(place, name) for name in names], pictures
+    # Names that Parquet readers leave out are no part of a corpus either.
+    files = []
+    for name in sorted(names_in(place)):
+        if not name.startswith((".", "_")):
+            files.append(join(place, name))
+    return place, files, list_folder(place, suffixes, allowed_roots)
 
 
 def _passed_over(folder: Corpus | None, read: Sequence[str]) -> dict[str, int]:
     """Count the files of a folder, at any depth, that are not among the `read`, by suffix."""
     left = Counter(folder.skipped if folder else {})
-    left.subtract(PurePosixPath(name_of(place)).suffix.lower() for place in read)
+    for place in read:
+        left[PurePosixPath(name_of(place)).suffix.lower()] -= 1
     return dict(sorted((+left).items()))
 
 
@@ -178,7 +188,7 @@ def _read_within(root: str, name: str, max_bytes: int, allowed_roots: Sequence[s
 
 
 def _read_or_refuse(read: Callable[[], bytes]) -> bytes:
-    """Read a picture; what another try would not mend becomes UnreadablePictureError."""
+    """Read a picture; a failure that would last becomes UnreadablePictureError."""
     try:
         return read()
     except OutsideRootsError:
@@ -194,6 +204,7 @@ def _read_or_refuse(read: Callable[[], bytes]) -> bytes:
     except (OSError, ValueError) as error:
         if is_storage_fault(error):
             raise
+
         detail = getattr(error, "strerror", None) or str(error)
         raise UnreadablePictureError("unreadable", detail) from None
 
@@ -202,13 +213,14 @@ def _read_tar(place: str, max_bytes: int) -> Iterator[Picture]:
     """Read the samples of a tar; the id is the tar's name without its suffix, and the key."""
     name = name_of(place)
     for sample in read_shard(place, max_bytes):
+        # A problem of the tar as a whole has the tar's name for a key.
         is_about_the_tar = sample.problem is not None and sample.key == name
         image_id = name if is_about_the_tar else f"{_stem(name)}/{sample.key}"
         yield Picture(image_id, partial(_picture_of, sample))
 
 
 def _stem(name: str) -> str:
-    suffix = next(suffix for suffix in SUFFIXES["tars"] if name.lower().endswith(suffix))
+    suffix = next(filter(name.lower().endswith, SUFFIXES["tars"]))
     return name[: -len(suffix)]
 
 
@@ -218,6 +230,8 @@ def _picture_of(sample: ShardSample) -> bytes:
         if sample.problem.reason == "file_too_large":
             raise UnreadablePictureError("too_many_bytes", sample.problem.detail)
         raise UnreadablePictureError(sample.problem.reason, sample.problem.detail)
+
+    # A sample is one id, so it is one picture; captions and other members are left alone.
     found = sorted(sample.members.keys() & PICTURE_EXTENSIONS)
     if not found:
         raise UnreadablePictureError("image_missing", f"no picture in the sample {sample.key}")

@@ -19,11 +19,13 @@ BAD_ID = f"the id is null, empty, no UTF-8 or longer than {schema.MAX_ID_BYTES} 
 def list_parquet(root: str, places: Sequence[str]) -> Corpus:
     """List the rows of Parquet files; ids become text. Raises ValueError for other columns."""
     entries, rejects = [ENTRIES.empty_table()], []
+
     for place in places:
         ids, name = _read_ids(place), name_of(place)
         files, rows = [name] * len(ids), list(range(len(ids)))
         table = pa.Table.from_arrays([ids, files, rows], schema=ENTRIES)
 
+        # A row without a usable id is named by its number in the file.
         is_bad = pc.fill_null(pc.equal(ids, ""), True)
         for row in table.filter(is_bad)[ROW].to_pylist():
             rejects.append(Reject(f"{name}#{row}", "bad_id", BAD_ID))
@@ -43,6 +45,7 @@ def read_parquet(place: str, wanted: dict[int, str], max_bytes: int) -> Iterator
         start = 0
         for group in range(table.metadata.num_row_groups):
             stop = start + table.metadata.row_group(group).num_rows
+
             if any(start <= row < stop for row in wanted):
                 yield from _read_row_group(place, table, group, start, wanted, max_bytes)
             start = stop
@@ -69,7 +72,9 @@ def _read_ids(place: str) -> pa.ChunkedArray:
 
 def _check_columns(place: str, found: pa.Schema) -> None:
     """Raise ValueError for a column that is missing or of a type that would be a guess."""
-    if missing := [name for name in (schema.IMAGE_ID, schema.IMAGE) if name not in found.names]:
+    columns = (schema.IMAGE_ID, schema.IMAGE)
+    missing = [name for name in columns if name not in found.names]
+    if missing:
         raise ValueError(
             f"{place}: has no column {' and '.join(missing)}; its columns: {found.names}"
         )
@@ -85,6 +90,7 @@ def _check_columns(place: str, found: pa.Schema) -> None:
             "numbers"
         )
 
+    # Paths to pictures, for example, are text: a list may hold them, a table may not.
     kind = found.field(schema.IMAGE).type
     if _bytes_of(kind) is None:
         raise ValueError(
@@ -117,9 +123,9 @@ def _text_or_none(value: bytes | None) -> str | None:
 
 
 def _bytes_of(kind: pa.DataType) -> Sequence[str] | None:
-    """Find the bytes in a column of this type: the path of fields to them, None if there are none.
+    """Find the path of fields to the bytes in a column of this type; None if it has no bytes.
 
-    That is the column itself, or the field `bytes` that Hugging Face datasets write.
+    The bytes are the column itself, or the field `bytes` that Hugging Face datasets write.
     """
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return []
@@ -144,6 +150,7 @@ def _read_row_group(
             column = batch[schema.IMAGE]
             for field in _bytes_of(column.type) or []:
                 column = pc.struct_field(column, field)
+
             for value in column:
                 if row in wanted:
                     yield Picture(wanted[row], partial(_load, value, max_bytes))

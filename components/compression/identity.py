@@ -16,12 +16,7 @@ from components.model.backbone import weights_sha256
 from components.model.loading import check_base_model
 from components.model.settings_identity import settings_sha256
 from components.store.codecs import Codec
-from components.store.provenance import (
-    SCHEMA_VERSION,
-    Provenance,
-    StoreError,
-    differences,
-)
+from components.store.provenance import SCHEMA_VERSION, Provenance, StoreError, differences
 
 LIBRARIES = ("numpy", "peft", "pillow", "pyarrow", "torch", "transformers")
 BASE = "base"  # key of the base model's settings
@@ -42,7 +37,7 @@ def read_config(compressor: Path) -> CompressorConfig:
 def provenance_of(
     compressor: Path, codec: Codec, dtype: str, num_summary_tokens: int | None = None
 ) -> Provenance:
-    """Return the provenance of what a compressor writes, without loading the model.
+    """Return the provenance of the tokens that a compressor writes, without loading the model.
 
     `num_summary_tokens`: the first of the compressor's; all if not given. The hash of the base
     weights is the one that the compressor was trained on; `load_compressor` refuses any other.
@@ -51,7 +46,7 @@ def provenance_of(
     config = read_config(compressor)
     check_trained_files(compressor, config)
 
-    # Whatever decides the tokens beside the pictures; stores have these keys.
+    # Everything but the pictures that decides the tokens; existing stores have these keys.
     model = {"base_weights_sha256": config.base_weights_sha256}
     for part, value in sorted(config.settings_sha256.items()):
         model[f"{part}_settings_sha256"] = value
@@ -88,6 +83,8 @@ def find_base(compressor: Path, base: str | None) -> str:
     """
     if base is not None:
         return base
+
+    # A compressor lies beside its base model, so that both can be moved together.
     name = read_config(compressor).base_model
     beside = compressor.resolve().parent / name
     if beside.is_dir():
@@ -101,12 +98,14 @@ def find_base(compressor: Path, base: str | None) -> str:
 
 
 def check_base(compressor: Path, base: str) -> None:
-    """Raise ValueError when a base model in a folder is not that of the compressor, or not whole.
+    """Raise ValueError when the base model in a folder is damaged or not the compressor's.
 
-    So it is known before any worker starts.
+    The check comes before any worker starts.
     """
+    # A hub id is checked when the model is loaded.
     if not Path(base).is_dir():
         return
+
     config = read_config(compressor)
     check_base_model(base, None)
     found = weights_sha256(Path(base))
@@ -118,11 +117,8 @@ def check_base(compressor: Path, base: str) -> None:
 
     # Settings of a method's own parts are compared when it is loaded.
     own = {part: value for part, value in config.settings_sha256.items() if part == BASE}
-    expect_settings(
-        base,
-        {BASE: settings_sha256(Path(base))},
-        config.model_copy(update={"settings_sha256": own}),
-    )
+    only_base = config.model_copy(update={"settings_sha256": own})
+    expect_settings(base, {BASE: settings_sha256(Path(base))}, only_base)
 
 
 def check_same_model(store: Provenance, compressor: Path) -> None:

@@ -34,7 +34,7 @@ class Batch(NamedTuple):
     heights: list[int]
     pictures: PreparedPictures  # of image_ids
     rejects: list[Reject]
-    # of every picture, rejects too, in order: components/compression/corpus_content.py
+    # hashes of all pictures, rejects too, in order: components/compression/corpus_content.py
     digests: list[bytes]
 
 
@@ -69,6 +69,7 @@ def decode_batches(
             prepared: list[Prepared] = []
             rejects: list[Reject] = []
             digests: list[bytes] = []
+
             for number, (image_id, data) in islice(numbered, batch_size):
                 item, digest = _decode(number, image_id, data, prepare, limits, rows)
                 digests.append(digest)
@@ -76,6 +77,7 @@ def decode_batches(
                     rejects.append(item)
                 else:
                     prepared.append(item)
+
             if not digests:
                 return
 
@@ -92,7 +94,7 @@ def decode_batches(
 def _fetch(
     pictures: Iterable[Picture], threads: ThreadPoolExecutor
 ) -> Iterator[tuple[str, Future[bytes]]]:
-    """Yield ids and bytes in order, FETCHES of them ahead."""
+    """Yield ids and bytes in order, FETCHES pictures ahead."""
     pending: deque[tuple[str, Future[bytes]]] = deque()
     for picture in pictures:
         if len(pending) == FETCHES:
@@ -109,7 +111,7 @@ def _decode(
     limits: PictureLimits,
     rows: RowWatch,
 ) -> tuple[Prepared | Reject, bytes]:
-    """Decode a picture or reject it; also return the digest of what it was."""
+    """Decode a picture or reject it; also return the digest of its bytes."""
     try:
         content = data.result()
     except UnreadablePictureError as error:
@@ -119,6 +121,7 @@ def _decode(
     # The note of the row outlives this process: a picture that ends it is known by that.
     if not rows.begin(number):
         return Reject(image_id, "kills_decoder", KILLER), digest
+
     try:
         image = decode_picture(content, limits)
         prepared = Prepared(image_id, image.width, image.height, prepare([image]))

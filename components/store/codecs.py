@@ -43,7 +43,7 @@ CHANNELS_PER_BYTE = 8
 def encode_checked(
     summary_tokens: np.ndarray, codec: Codec, fit: Fit | None = None
 ) -> tuple[Quantised, list[Fault | None]]:
-    """Encode `summary_tokens` float32 (batch, summary_tokens, dim), and find rows that cannot be.
+    """Encode `summary_tokens` float32 (batch, summary_tokens, dim), and find rows that do not fit.
 
     The fault of a row is None where `codec` can hold it. `non_finite`: a NaN, an infinity or a
     value outside the range of the stored type. `zero_norm`: the mean of the stored tokens is
@@ -59,7 +59,7 @@ def encode_checked(
         stored = encode(finite, codec, fit)
         decoded = decode(stored, codec, dim, fit)
 
-    # What readers get decides, not what was given.
+    # The decoded numbers decide, since readers get them and not the given ones.
     is_finite &= np.isfinite(decoded).all(axis=(1, 2))
     means = np.where(is_finite[:, None, None], decoded, 0.0).mean(axis=1)  # (batch, dim)
     faults: list[Fault | None] = [None] * len(summary_tokens)
@@ -72,6 +72,7 @@ def encode(summary_tokens: np.ndarray, codec: Codec, fit: Fit | None = None) -> 
     """Encode finite `summary_tokens` float32 (batch, summary_tokens, dim)."""
     _check(codec, fit)
     dim = summary_tokens.shape[-1]
+
     match codec:
         case "float32" | "float16":  # rounded to the nearest, ties to even
             return _unscaled(np.ascontiguousarray(summary_tokens, FLOATS[codec]))
@@ -90,6 +91,7 @@ def decode(stored: Quantised, codec: Codec, dim: int, fit: Fit | None = None) ->
     _check(codec, fit)
     if stored.codes.dtype != _stored_type(codec):
         raise ValueError(f"codec {codec} cannot decode values of type {stored.codes.dtype}")
+
     match codec:
         case "float32" | "float16":
             return stored.codes.astype(np.float32)
@@ -119,6 +121,8 @@ def code_type(
     ValueError for a shape that the codec or the fit is not for.
     """
     _check(codec, fit)
+
+    # A fit codes all tokens of a picture together.
     if fit is not None:
         if len(fit.mean) != num_summary_tokens * dim:
             raise ValueError(
@@ -126,8 +130,11 @@ def code_type(
                 f"{num_summary_tokens} × {dim}"
             )
         return pa.uint8(), (1, fit.num_bytes)
+
     if codec in FLOATS or codec == "int8":
         return pa.from_numpy_dtype(_stored_type(codec)), (num_summary_tokens, dim)
+
+    # Packed codes of a token end with a whole byte.
     if dim % CHANNELS_PER_BYTE:
         raise ValueError(
             f"codec {codec} needs a dim that is a multiple of {CHANNELS_PER_BYTE}, not {dim}; take "

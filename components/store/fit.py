@@ -9,6 +9,7 @@ there are pictures, or bits.
 """
 
 import heapq
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -75,13 +76,16 @@ def allot_bits(variances: np.ndarray, total: int) -> np.ndarray:
     """
     bits = np.zeros(len(variances), np.int64)
     gains = -np.diff(gaussian_errors())  # of the first, second, … bit
-    heap = [(-variance * gains[0], index) for index, variance in enumerate(variances)]
+
+    # Each further bit gains less than the one before it, so taking the largest gain is optimal.
+    heap = list(zip(-variances * gains[0], range(len(variances)), strict=True))
     heapq.heapify(heap)
     for _ in range(min(total, MAX_BITS * len(variances))):
         _, index = heapq.heappop(heap)
         bits[index] += 1
         if bits[index] < MAX_BITS:
             heapq.heappush(heap, (-variances[index] * gains[bits[index]], index))
+
     return bits
 
 
@@ -101,11 +105,15 @@ def quantise_fitted(vectors: np.ndarray, fit: Fit) -> np.ndarray:
     found = (vectors - fit.mean) @ fit.directions.T / fit.deviations  # (pictures, directions)
     digits = []
     for bits, start, end in _runs(fit.bits):
+        # The boundary between two levels is their midpoint.
         levels = gaussian_levels(bits)
         codes = np.searchsorted((levels[1:] + levels[:-1]) / 2, found[:, start:end])
+
+        # Codes are kept as single bits, since those of a run need not end with a byte.
         codes = codes.astype(np.uint8)[..., None]
         part = np.unpackbits(codes, axis=-1, bitorder="little", count=bits)
         digits.append(part.reshape(len(vectors), -1))
+
     return np.packbits(np.concatenate(digits, axis=1), axis=1, bitorder="little")
 
 
@@ -113,13 +121,15 @@ def restore_fitted(codes: np.ndarray, fit: Fit) -> np.ndarray:
     """Restore float32 (pictures, numbers) from `quantise_fitted`."""
     digits = np.unpackbits(codes, axis=-1, bitorder="little")
     found = np.empty((len(codes), len(fit.bits)), np.float32)
-    offset = 0
+
+    offset = 0  # in bits
     for bits, start, end in _runs(fit.bits):
         width = bits * (end - start)
         part = digits[:, offset : offset + width].reshape(len(codes), end - start, bits)
         numbers = np.packbits(part, axis=-1, bitorder="little")[..., 0]
         found[:, start:end] = gaussian_levels(bits)[numbers]
         offset += width
+
     return found * fit.deviations @ fit.directions + fit.mean
 
 
@@ -142,6 +152,7 @@ def _principal_directions(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     `centred` is (pictures, numbers). The smaller of the two matrices of products is taken apart:
     numbers × numbers, or pictures × pictures.
     """
+    # Mixtures of pictures, divided by the roots of their eigenvalues, have length 1.
     if centred.shape[0] < centred.shape[1]:
         squares, mixtures = np.linalg.eigh(centred @ centred.T)
         keep = _large(squares)
@@ -162,7 +173,8 @@ def _large(squares: np.ndarray) -> np.ndarray:
     return order[squares[order] > max(SMALL * squares.max(initial=0.0), np.finfo(np.float64).tiny)]
 
 
-def _runs(bits: np.ndarray) -> list[tuple[int, int, int]]:
-    """List (bits, first, end) of each run of directions with equal bits."""
+def _runs(bits: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """Yield (bits, first, end) of each run of directions with equal bits."""
     edges = [0, *(np.flatnonzero(np.diff(bits.astype(np.int64))) + 1).tolist(), len(bits)]
-    return [(int(bits[start]), start, end) for start, end in pairwise(edges)]
+    for start, end in pairwise(edges):
+        yield int(bits[start]), start, end

@@ -78,6 +78,7 @@ def build_manifest(
     files = sorted(files, key=lambda file: file.name)
     if faults := order_faults(files):
         raise StoreError("; ".join(faults))
+
     return Manifest(
         provenance=provenance,
         corpus=corpus,
@@ -119,6 +120,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"{path}: cannot be read: {error!r}; run `flows.compress` again") from None
+
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
@@ -148,16 +150,18 @@ def file_faults(folder: Path, manifest: Manifest) -> list[str]:
     Other names that begin with `.` or `_` are ignored, as Parquet readers do.
     """
     listed = {file.name: file.bytes for file in all_files(manifest)}
-    present = {
-        path.name: path.stat().st_size
-        for path in folder.iterdir()
-        if path.name in listed or not path.name.startswith((".", "_"))
-    }
+    present: dict[str, int] = {}
+    for path in folder.iterdir():
+        if path.name in listed or not path.name.startswith((".", "_")):
+            present[path.name] = path.stat().st_size
+
+    # Names come first: a file under a wrong name is one missing and one too many.
     faults = [f"{name} is missing" for name in sorted(listed.keys() - present.keys())]
     faults += [f"{name} is not in the manifest" for name in sorted(present.keys() - listed.keys())]
     for name in sorted(listed.keys() & present.keys()):
         if present[name] != listed[name]:
             faults.append(f"{name} has {present[name]} bytes instead of {listed[name]}")
+
     return faults
 
 
@@ -168,6 +172,7 @@ def order_faults(files: Sequence[StoredShard]) -> list[str]:
     """
     faults, last, name = [], None, ""
     for file in files:
+        # A file whose rows are all rejects has no ids.
         if file.first_id is None or file.last_id is None:
             continue
         if last is not None and file.first_id <= last:
@@ -175,6 +180,7 @@ def order_faults(files: Sequence[StoredShard]) -> list[str]:
                 f"{file.name} begins with {file.first_id!r}, but {name} ends with {last!r}"
             )
         last, name = file.last_id, file.name
+
     return faults
 
 

@@ -17,17 +17,21 @@ def write_reason(folder: Path, method: str, why: str, dtype: str) -> None:
     text = json.dumps({"method": method, "why": why, "dtype": dtype}, indent=1) + "\n"
     with only_writer(folder):
         folder.mkdir(exist_ok=True)
-        if others := sorted({path.name for path in folder.iterdir()} - {NOTE}):
+
+        # A reason must not stand beside a store: readers would believe it and not the store.
+        names = {path.name for path in folder.iterdir()}
+        if others := sorted(names - {NOTE}):
             raise FileExistsError(
                 f"{folder}: holds a store or other things ({', '.join(others[:3])}), and {method} "
                 "stores nothing; remove it, or choose another folder"
             )
+
         with new_file(folder / NOTE, json_with("method", "why", "dtype")) as path:
             path.write_text(text, encoding="utf-8")
 
 
 def dtype_wanted(folder: Path) -> str:
-    """Return the type in which the method should be computed when it is asked instead."""
+    """Return the number type for a method that runs on the pictures, since nothing is stored."""
     return str(json.loads((folder / NOTE).read_text(encoding="utf-8"))["dtype"])
 
 

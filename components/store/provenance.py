@@ -60,6 +60,8 @@ def from_metadata(metadata: Mapping[bytes, bytes] | None, name: str) -> Provenan
             f"{name}: has no provenance; it is not a file of summary tokens written by "
             "`flows.compress`"
         )
+
+    # The version decides before the contents do: another one may have other keys.
     try:
         check_schema_version(json.loads(metadata[METADATA_KEY])["schema_version"], name)
         return Provenance.model_validate_json(metadata[METADATA_KEY])

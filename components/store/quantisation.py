@@ -5,7 +5,7 @@ codes on them. Two ways out: a scale per small group, or a random rotation, afte
 of a vector are close to normally distributed with one variance, so that one table of codes, the
 best for that distribution (Lloyd 1957/1982, Max 1960), fits every picture of every model and
 nothing has to be fitted. A rotation keeps the error of the whole vector small, a scale per group
-that of every group: where three channels hold nearly all of a vector's length and the others
+the error of every group: where three channels hold nearly all of a vector's length and the others
 matter, take groups.
 """
 
@@ -57,7 +57,7 @@ def restore_evenly(quantised: Quantised, bits: int, dim: int) -> np.ndarray:
 def quantise_rotated(vectors: np.ndarray, bits: int) -> Quantised:
     """Rotate `vectors` float32 (…, dim) and round to the nearest of 2^bits levels.
 
-    The one scale per vector is that of the least squared error.
+    A vector has one scale, the one with the least squared error.
     """
     # Divided by the largest number, squares neither over- nor underflow.
     largest = np.abs(vectors).max(axis=-1, keepdims=True)
@@ -83,11 +83,14 @@ def restore_rotated(quantised: Quantised, bits: int) -> np.ndarray:
 @lru_cache
 def gaussian_levels(bits: int) -> np.ndarray:
     """Find the levels float32 (2^bits,) of least squared error for a standard normal number."""
-    # The best density of many levels is that of a normal distribution of three times the variance.
+    # Many levels are best spread like a normal distribution of three times the variance.
     levels = np.sqrt(3) * ndtri((np.arange(2**bits) + 0.5) / 2**bits)
+
+    # Lloyd's step: a level becomes the mean of the numbers that it is the nearest level to.
     for _ in range(LLOYD_ITERATIONS):
         shares, sums = gaussian_parts(levels)
         levels = sums / shares
+
     return levels.astype(np.float32)
 
 
@@ -129,11 +132,12 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
 
 
 def unpack(packed: np.ndarray, bits: int) -> np.ndarray:
-    """Unpack the codes that `pack` was given."""
+    """Undo `pack`: uint8 codes (…, n) from (…, n · bits / 8)."""
     # The bytes of eight codes make one 64-bit word, from which shifts take them all at once.
     eights = packed.reshape(*packed.shape[:-1], packed.shape[-1] // bits, bits)
     words = np.zeros((*eights.shape[:-1], 8), np.uint8)
     words[..., :bits] = eights
+
     shifts = np.arange(0, BYTE * bits, bits, dtype=np.uint64)
     codes = (words.view("<u8") >> shifts).astype(np.uint8) & np.uint8(2**bits - 1)
     return codes.reshape(*packed.shape[:-1], packed.shape[-1] * BYTE // bits)
@@ -161,12 +165,16 @@ def _hadamard(channels: np.ndarray) -> np.ndarray:
     dim, num_vectors = channels.shape
     block = dim & -dim
     transformed = np.empty_like(channels)
+
+    # A part that stays in the cache goes through all log2(block) rounds of sums and differences.
     for start in range(0, num_vectors, CACHED_VECTORS):
         part = channels[:, start : start + CACHED_VECTORS]
+
         half = 1
         while half < block:
             low, high = part.reshape(dim // (2 * half), 2, half, -1).swapaxes(0, 1)
             part = np.stack([low + high, low - high], axis=1).reshape(part.shape)
             half *= 2
         transformed[:, start : start + CACHED_VECTORS] = part / np.float32(np.sqrt(block))
+
     return transformed

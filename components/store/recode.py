@@ -40,12 +40,15 @@ def fit_codec(
     """
     if store.provenance.codec not in FLOATS:
         raise _coarse(store.provenance)
+
+    # Ids often come in groups, so the sample is spread over the whole store.
     sample = store.ids[:: -(-len(store) // max_pictures) or 1]
     tokens = store.tokens(sample)[:, :num_summary_tokens].reshape(len(sample), -1)
 
     is_held_out = np.arange(len(sample)) % HELD_OUT == HELD_OUT - 1
     fit = fit_directions(tokens[~is_held_out], num_bytes)
 
+    # The error on the pictures of the fit itself would be too low.
     others = tokens[is_held_out]
     restored = restore_fitted(quantise_fitted(others, fit), fit)
     error = np.linalg.norm(restored - others) / np.linalg.norm(others)
@@ -67,6 +70,7 @@ def recoded_provenance(
             "can be left out; compress the pictures again with compress.num_summary_tokens, if the "
             "model can make fewer"
         )
+
     # Digits that are lost cannot be had back by another codec.
     if provenance.codec not in FLOATS and (codec != provenance.codec or codec == FITTED):
         raise _coarse(provenance)
@@ -78,7 +82,7 @@ def recoded_provenance(
 
 
 def has_prefixes(provenance: Provenance) -> bool:
-    """Return whether the first tokens are those of a model that makes no more.
+    """Return whether the first k tokens equal the tokens of a pass with k queries.
 
     Only Fwd2Bot under a causal mask has such tokens.
     """
@@ -91,7 +95,7 @@ def has_prefixes(provenance: Provenance) -> bool:
 
 
 def recoded_settings(manifest: Manifest, wanted: Provenance) -> dict[str, Any]:
-    """Return the settings of the new manifest: those of the old one, and what changes."""
+    """Return the old manifest's settings with the changed ones and the origin of the tokens."""
     old = manifest.provenance
     came_from = {"codec": old.codec, "num_summary_tokens": old.num_summary_tokens}
     changed = {"codec": wanted.codec, "num_summary_tokens": wanted.num_summary_tokens}

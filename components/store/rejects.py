@@ -10,7 +10,7 @@ from components.pictures import PictureReason
 from components.store.codecs import Fault
 
 CorpusReason = Literal[
-    "bad_encoding",  # of a line of a list, as the next two
+    "bad_encoding",  # in a line of a list, like bad_id and bad_json
     "bad_id",
     "bad_json",
     "bad_record",

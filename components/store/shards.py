@@ -71,6 +71,7 @@ def encode_rows(
         else:
             rejects.append(Reject(image_id, fault, f"the summary tokens do not fit {codec}"))
 
+    # Readers find an id by bisection, so the rows of a file are sorted by id.
     kept.sort(key=rows.image_ids.__getitem__)
     order = np.array(kept, np.int64)
     image_ids = [rows.image_ids[row] for row in kept]
@@ -85,7 +86,7 @@ def shard_bytes(
 
     Raises ValueError for ids that do not rise.
     """
-    if any(left >= right for left, right in pairwise(rows.image_ids)):
+    if not are_rising(rows.image_ids):
         raise ValueError("the rows of a file are sorted by picture id, and none occurs twice")
 
     # Scales are a column only where the codec has some.
@@ -99,6 +100,8 @@ def shard_bytes(
         if name in target.names:
             columns[name] = _list_column(values, target.field(name).type)
 
+    # The leaf is named, since the column's own name would be ignored.
+    split = {TOKENS_LEAF: "BYTE_STREAM_SPLIT"} if provenance.codec == "float32" else None
     sink = io.BytesIO()
     pq.write_table(
         pa.Table.from_pydict(columns, target.with_metadata(to_metadata(provenance))),
@@ -107,12 +110,15 @@ def shard_bytes(
         compression="zstd",
         use_dictionary=False,
         write_statistics=[schema.IMAGE_ID],  # the others help nobody and make the footer long
-        column_encoding={TOKENS_LEAF: "BYTE_STREAM_SPLIT"}
-        if provenance.codec == "float32"
-        else None,
+        column_encoding=split,
         write_page_checksum=True,
     )
     return sink.getvalue()
+
+
+def are_rising(image_ids: Sequence[str]) -> bool:
+    """Return whether ids are sorted and none occurs twice."""
+    return all(left < right for left, right in pairwise(image_ids))
 
 
 def token_schema(provenance: Provenance, fit: Fit | None = None) -> pa.Schema:
@@ -136,6 +142,8 @@ def open_shard(
         raise StoreError(
             f"{path}: cannot be opened: {error}; restore it or compress again"
         ) from None
+
+    # A footer that is passed in was checked when the file was first read.
     if footer is None:
         provenance = from_metadata(shard.schema_arrow.metadata, str(path))
         if not shard.schema_arrow.equals(token_schema(provenance, fit), check_metadata=False):
@@ -143,6 +151,7 @@ def open_shard(
                 f"{path}: has the columns {shard.schema_arrow.names} of other types than its "
                 "provenance says"
             )
+
     return shard
 
 
@@ -178,10 +187,12 @@ def find_rows(
     """
     try:
         with open_shard(path, fit, footer) as shard:
-            for number in sorted({_row_group(shard, image_id) for image_id in wanted}):
+            groups = {_row_group(shard, image_id) for image_id in wanted}
+            for number in sorted(groups):
                 # Threads would cost a picture more than they save.
                 group = shard.read_row_group(number, use_threads=False).combine_chunks()
                 (batch,) = group.to_batches()
+
                 ids = batch[schema.IMAGE_ID].to_pylist()
                 rows = [row for row, image_id in enumerate(ids) if image_id in wanted]
                 yield _token_rows(batch, provenance, fit, np.array(rows, np.int64))
@@ -200,6 +211,7 @@ def _first_id(shard: pq.ParquetFile, group: int) -> str:
     statistics = shard.metadata.row_group(group).column(0).statistics
     if statistics is not None and statistics.has_min_max:
         return statistics.min
+
     # Ids of 4 KiB and more have no statistics.
     return shard.read_row_group(group, columns=[schema.IMAGE_ID])[schema.IMAGE_ID][0].as_py()
 
@@ -214,6 +226,8 @@ def _token_rows(
     """Decode some rows of a batch."""
     codec, dim = provenance.codec, provenance.dim
     _, shape = codecs.code_type(codec, provenance.num_summary_tokens, dim, fit)
+
+    # Rows are picked before they are decoded: few of a row group may be wanted.
     codes = _lists(batch[schema.SUMMARY_TOKENS]).reshape(-1, *shape)[rows]
     num_scales = codecs.num_scales(codec, dim)
     if num_scales:

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property, lru_cache
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,14 @@ from components.store.manifest import (
     read_manifest,
 )
 from components.store.provenance import Provenance, StoreError, differences, from_metadata
-from components.store.shards import TokenRows, find_rows, open_shard, read_ids, read_rows
+from components.store.shards import (
+    TokenRows,
+    are_rising,
+    find_rows,
+    open_shard,
+    read_ids,
+    read_rows,
+)
 
 FOOTERS = 256  # of files that are kept in memory
 
@@ -66,7 +73,7 @@ class StoreReader:
 
     @cached_property
     def ids(self) -> list[str]:
-        """List all picture ids, sorted: the order of all that is read of the whole store."""
+        """List all picture ids, sorted: the order of `iter_batches` and `embeddings`."""
         return list(chain.from_iterable(map(self._ids, self._files)))
 
     def __len__(self) -> int:
@@ -76,6 +83,7 @@ class StoreReader:
         file = self._file_of(image_id)
         if file is None:
             return False
+
         ids = self._ids(file)
         row = bisect_left(ids, image_id)
         return row < len(ids) and ids[row] == image_id
@@ -100,6 +108,7 @@ class StoreReader:
                 found[positions[image_id]] = tokens
         if missing:
             raise self._unknown(min(missing, key=positions.__getitem__))
+
         return found
 
     def iter_batches(self) -> Iterator[TokenRows]:
@@ -149,8 +158,7 @@ class StoreReader:
         """Read the ids of a file. Raises StoreError unless they are the manifest's, in order."""
         self._footer(file)
         ids = read_ids(self.folder / file.name, self.fit)
-        are_in_order = all(left < right for left, right in pairwise(ids))
-        if not are_in_order or (ids[0], ids[-1]) != (file.first_id, file.last_id):
+        if not are_rising(ids) or (ids[0], ids[-1]) != (file.first_id, file.last_id):
             raise StoreError(
                 f"{self.folder / file.name}: its picture ids are not in order, or not those of the "
                 "manifest; restore it or compress again"
@@ -166,6 +174,7 @@ class StoreReader:
             return shard.metadata
 
     def _unknown(self, image_id: str) -> UnknownImageError:
+        # The nearest ids are looked for in one file: a store may have ten million.
         number = min(bisect_left(self._last_ids, image_id), len(self._files) - 1)
         candidates = self._ids(self._files[number]) if self._files else []
         near = difflib.get_close_matches(image_id, candidates, n=3, cutoff=0.0)
@@ -179,6 +188,8 @@ def load_fit(folder: Path, manifest: Manifest) -> Fit | None:
     """Read the fit of a store in codec `fitted`. Raises StoreError for none or another one."""
     if manifest.provenance.fit_sha256 is None:
         return None
+
+    # A missing file has the hash of no bytes, which no fit has.
     path = folder / FIT
     data = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(data).hexdigest() != manifest.provenance.fit_sha256:

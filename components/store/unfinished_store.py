@@ -45,7 +45,7 @@ _ASIDE, _SHARDS, _DONE, _RUNNING = "aside", "shards", "done", "running"
 
 
 class ShardReport(NamedTuple):
-    """A finished shard: its file and what it could not take."""
+    """A finished shard: its file, and the pictures that are not in it."""
 
     file: StoredShard
     rejects: list[Reject]
@@ -83,7 +83,9 @@ def work_folder(output: Path, name: str) -> Iterator[Path]:
     parent = partial_folder(output)
     with only_writer(output):
         check_runs(parent)
-        with hold(parent):  # so that nobody discards it meanwhile
+
+        # Held, so that nobody discards the folder meanwhile.
+        with hold(parent):
             work = open_work(parent, name)
             for part in (_ASIDE, _SHARDS, _DONE):
                 (work / part).mkdir(exist_ok=True)
@@ -95,8 +97,13 @@ def check_runs(parent: Path) -> None:
     """Raise OutputError for a folder in the way that holds anything but runs."""
     if parent.is_symlink() or (parent.exists() and not parent.is_dir()):
         raise OutputError(f"{parent}: is in the way of unfinished work; move it")
-    entries = sorted(parent.iterdir()) if parent.exists() else []
-    foreign = [entry.name for entry in entries if entry.name != LOCK and not _is_run(entry)]
+    if not parent.exists():
+        return
+
+    foreign = []
+    for entry in sorted(parent.iterdir()):
+        if entry.name != LOCK and not _is_run(entry):
+            foreign.append(entry.name)
     if foreign:
         raise OutputError(
             f"{parent}: holds {', '.join(foreign[:3])}, which is no unfinished work; move it"
@@ -111,9 +118,10 @@ def partial_folder(output: Path) -> Path:
 def finish_shard(
     work: Path, shard: int, data: bytes, image_ids: Sequence[str], rejects: list[Reject]
 ) -> ShardReport:
-    """Put the bytes of a shard with these ids in their place, then the note that says so."""
+    """Write the bytes of a shard into its file, then the note by which it counts as finished."""
     path = work / _SHARDS / shard_name(shard)
     publish(path, data, work / _ASIDE)
+
     first_id, last_id = (image_ids[0], image_ids[-1]) if image_ids else (None, None)
     described = describe_file(path, len(image_ids)).model_dump()
     report = ShardReport(StoredShard(**described, first_id=first_id, last_id=last_id), rejects)
@@ -168,11 +176,12 @@ def publish_store(
 ) -> Manifest:
     """Make the finished shards the store `output`.
 
-    `rejects` are those of no shard. Raises StoreError for shards whose ids overlap.
+    `rejects`: pictures that are in no shard. Raises StoreError for shards whose ids overlap.
     """
     folder, aside = work / _SHARDS, work / _ASIDE
-    rejects = list(rejects)
+    files, rejects = [], list(rejects)
     for report in reports:
+        files.append(report.file)
         rejects += report.rejects
     write_json(folder / REJECTS, rejects_json(rejects), aside)
 
@@ -180,7 +189,7 @@ def publish_store(
         provenance,
         corpus,
         settings,
-        [report.file for report in reports],
+        files,
         describe_file(folder / REJECTS, len(rejects)),
         reject_counts(rejects),
         describe_file(fit_path(work), 0) if fit_path(work).exists() else None,

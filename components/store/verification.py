@@ -39,6 +39,8 @@ def file_content_faults(
     if not path.is_file() or path.stat().st_size != file.bytes:
         return []
     faults = [] if sha256_of(path) == file.sha256 else [f"{file.name} has another SHA-256"]
+
+    # Without its fit, a file of codec `fitted` cannot be decoded.
     if fit is None and manifest.fit is not None:
         return faults
 
@@ -46,11 +48,13 @@ def file_content_faults(
     try:
         with open_shard(path, fit) as shard:
             in_footer = shard_faults(shard, file, manifest.provenance)
-        if in_footer:
-            return [*faults, *(f"{file.name} {fault}" for fault in in_footer)]
-        return [*faults, *_row_faults(path, file, manifest, fit)]
+        for fault in in_footer:
+            faults.append(f"{file.name} {fault}")
+        if not in_footer:
+            faults += _row_faults(path, file, manifest, fit)
     except StoreError as error:
-        return [*faults, str(error)]
+        faults.append(str(error))
+    return faults
 
 
 def intact_fit(folder: Path, manifest: Manifest) -> Fit | None:
@@ -72,6 +76,8 @@ def _row_faults(path: Path, file: StoredShard, manifest: Manifest, fit: Fit | No
         if left >= right:
             order = "twice" if left == right else f"behind {left!r}"
             faults.append(f"{file.name} has the picture id {right!r} {order}")
+
+    # The reader trusts the manifest's ends to choose a file.
     ends = (ids[0], ids[-1]) if ids else (None, None)
     expected = (file.first_id, file.last_id)
     if ends != expected:
@@ -88,6 +94,7 @@ def _count_faults(manifest: Manifest) -> list[str]:
         ("corpus.rows", manifest.corpus.get("rows"), "rows_in", manifest.rows_in),
         ("rejects.rows", manifest.rejects.rows, "rows_rejected", rejected),
     ]
+
     faults = []
     for name, claimed, other, count in claims:
         if claimed != count:
@@ -98,9 +105,12 @@ def _count_faults(manifest: Manifest) -> list[str]:
 def _reject_faults(path: Path, manifest: Manifest) -> list[str]:
     if not path.is_file():
         return []
+
     faults = []
     if sha256_of(path) != manifest.rejects.sha256:
         faults.append(f"{path.name} has another SHA-256")
+
+    # A damaged list may be of any shape.
     try:
         counts = reject_counts(read_rejects(path))
     except (ValueError, KeyError, TypeError) as error:

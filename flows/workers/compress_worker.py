@@ -39,7 +39,7 @@ from components.store.unfinished_store import finish_shard, watch_path
 
 STARTS = "starts"  # in the work folder: a byte for every start of a worker in this run
 AHEAD = 2  # decoded batches of a shard that wait for the model
-PROBE_PICTURES = 8  # the one that is most for the model stands for all
+PROBE_PICTURES = 8  # of which the largest input of the model is timed
 
 
 class CompressParams(Params):
@@ -126,6 +126,7 @@ class ImageCompressor:
 
 def count_start(work: Path, num_workers: int, max_restarts: int) -> None:
     """Note that a worker of this run starts. Raises ValueError when they have died too often."""
+    # Appending a byte is safe while several workers start at once.
     with (work / STARTS).open("ab") as starts:
         starts.write(b".")
     if (work / STARTS).stat().st_size > num_workers * (1 + max_restarts):
@@ -143,6 +144,8 @@ def decode_shard(params: CompressParams, task: Task, shard: str) -> Iterator[Bat
     pictures = read_pictures(
         task.kind, task.root, planned, params.max_picture_bytes, params.allowed_roots
     )
+
+    # Every worker of a run cuts its shards into batches of one size.
     prepare, batch_size = preparer(task.compressor, task.base), params.batch_size
     assert batch_size, "the run finds the batch size before it starts"
     yield from decode_batches(
@@ -152,7 +155,7 @@ def decode_shard(params: CompressParams, task: Task, shard: str) -> Iterator[Bat
 
 @lru_cache(maxsize=1)  # a worker process decodes many shards
 def preparer(compressor: Path, base: str) -> Prepare:
-    """Load what turns pictures into the model's input; it knows no weights."""
+    """Load the preparation of pictures for the model; it needs no weights."""
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(1)
     return load_preparer(compressor, base).prepare
@@ -164,9 +167,12 @@ def load_model(params: CompressParams, task: Task) -> Method:
     torch.set_num_threads(params.cpus_per_worker)
     device = torch.device("cuda" if params.gpus_per_worker else "cpu")
     dtype = getattr(torch, params.dtype)
+
     model = load_compressor(
         task.compressor, task.base, device, dtype, task.provenance.num_summary_tokens
     )
+
+    # Merged, the adapter costs no time in the pass.
     model.adapters.merge(COMPRESSION)
     return model
 
@@ -178,10 +184,13 @@ def probe_batch_size(params: CompressParams, task: Task, shard: str) -> int:
     pictures = read_pictures(
         task.kind, task.root, planned, params.max_picture_bytes, params.allowed_roots
     )
+
+    # Batches of one picture, so that the largest can be told.
     watch = watch_path(task.work, planned.number)
     batches = decode_batches(pictures, model.prepare, params.pictures, 1, watch)
     decoded = (batch.pictures for batch in batches if batch.image_ids)
     samples = list(islice(decoded, PROBE_PICTURES))
+
     if not samples:
         raise ValueError(
             "no picture of the first file could be decoded; set compress.batch_size in params.yaml"
