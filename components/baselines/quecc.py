@@ -1,8 +1,8 @@
 """QueCC (arXiv 2411.03312, §4.2): visual tokens for one question, read from the patches.
 
 The language model reads the question alone; its state at the last word is added to every patch,
-and patches of a cell become one query, which reads the cell. Only what all tokens are made of could
-be stored.
+and patches of a cell become one query, which reads the cell. Only the patches, of which all tokens
+are made, could be stored.
 """
 
 from collections.abc import Sequence
@@ -76,8 +76,11 @@ class QueCC(Reducer):
 
         patches: (rows, patches, layers · channels).
         """
+        # the base model may be in half precision, these weights are not
         dtype = self.pool.weight.dtype
         patches, questions = patches.to(dtype), questions.to(dtype)
+
+        # the question in every patch of the first layer; a query is pooled from a cell of them
         asked = patches[..., : self.shape.channels] + self.question(questions)[:, None]
         grid = self.query(asked).transpose(1, 2).unflatten(2, (self.shape.side, self.shape.side))
         queries = self.pool(grid).flatten(2).transpose(1, 2)

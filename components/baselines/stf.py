@@ -51,10 +51,12 @@ class SpatialTokenFusion(Reducer):
         self.needs = Needs(layers=settings.layers)
         self.token_scale = settings.token_scale
 
+        # both MLPs start anew, the base model's connector is not used
         channels, patches_per_cell = shape.channels, shape.side**2 // num_tokens
         of_all_layers, of_a_cell = len(settings.layers) * channels, patches_per_cell * channels
         self.fusion = mlp(of_all_layers, settings.fusion_width * channels, channels)
         self.projector = mlp(of_a_cell, settings.projector_width * channels, shape.dim)
+
         for layer in (*self.fusion, *self.projector):
             if isinstance(layer, nn.Linear):
                 INITIALIZATIONS[settings.initialization](layer)

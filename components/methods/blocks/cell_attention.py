@@ -25,6 +25,7 @@ class CellAttention(nn.Module):
 
         queries: (pictures, cells, width); patches: (pictures, patches, layers · width).
         """
+        # every cell is a row of its own, with one query
         num_cells = queries.shape[1]
         keys = cells(self.key(patches), num_cells).flatten(0, 1)
         values = cells(self.value(patches), num_cells).flatten(0, 1)

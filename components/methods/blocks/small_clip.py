@@ -31,6 +31,7 @@ def build_small_clip(backbone: Backbone, sizes: SmallClipParams, seed: int) -> C
 
     Raises ValueError for other families.
     """
+    # pictures and tokens come as the base model's processor and tokenizer make them
     llava, tokenizer = llava_of(backbone, "dual_encoder without a checkpoint"), backbone.tokenizer
     image_size = llava.vlm.config.vision_config.image_size
     text_config = layers(sizes.text_hidden_size, sizes.text_num_layers, sizes) | {
