@@ -166,7 +166,7 @@ def build_dual_encoder(
         found = check_weights(source, settings.weights_sha256)
         parts = load_parts(source, torch.float32 if is_trained else backbone.dtype)
         chosen = chosen.model_copy(update={"settings": chosen.settings | {"weights_sha256": found}})
-        changes |= known_scale(parts.encoder, params.max_logit_scale)
+        changes |= learned_scale(parts.encoder, params.max_logit_scale)
 
     # BLIP-2 makes a vector of each query, all others make one
     changes["num_summary_tokens"] = getattr(parts.encoder.config, "num_query_tokens", 1)
@@ -184,7 +184,7 @@ def new_parts(backbone: Backbone, sizes: SmallClipParams, tuning: str, seed: int
     return Parts(build_small_clip(backbone, sizes, seed), frame, backbone.tokenizer, None, None)
 
 
-def known_scale(encoder: Any, largest: float) -> dict[str, float]:
+def learned_scale(encoder: Any, largest: float) -> dict[str, float]:
     """Return the scale that a checkpoint has learned, to go on from; BLIP's keep none."""
     if not hasattr(encoder, "logit_scale"):
         return {}

@@ -12,12 +12,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from components.methods.blocks.cell_attention import NORM_EPSILON, CellAttention, perceptron
+from components.methods.blocks.cell_attention import NORM_EPSILON, CellAttention
 from components.methods.blocks.token_reduction import (
     Connect,
     Reduced,
     Reducer,
     check_heads,
+    mlp,
     reducing_method,
     square_counts,
 )
@@ -56,9 +57,10 @@ class QueCC(Reducer):
         self.needs = Needs(layers=settings.layers)
 
         # the question joins every patch, and the patches of a cell become its query
-        norms = [nn.LayerNorm(width, NORM_EPSILON) for _ in range(2)]
-        self.question = nn.Sequential(nn.Linear(shape.dim, width), norms[0])
-        self.query = nn.Sequential(*perceptron(width, width), norms[1])
+        question_norm = nn.LayerNorm(width, NORM_EPSILON)
+        self.question = nn.Sequential(nn.Linear(shape.dim, width), question_norm)
+        query_norm = nn.LayerNorm(width, NORM_EPSILON)
+        self.query = nn.Sequential(*mlp(width, width, width), query_norm)
         self.pool = nn.Conv2d(width, width, cell, stride=cell, groups=width)
         self.read_cells = CellAttention(len(settings.layers), width, settings.num_heads)
 

@@ -17,6 +17,7 @@ from components.methods.blocks.token_reduction import (
     Connect,
     Reducer,
     cells,
+    mlp,
     reducing_method,
     square_counts,
 )
@@ -80,11 +81,6 @@ def end_to_end(patches: Tensor, num_cells: int) -> Tensor:
     linear layer behind it is a convolution with stride.
     """
     return cells(patches, num_cells).transpose(2, 3).flatten(2)
-
-
-def mlp(in_features: int, hidden: int, out_features: int) -> nn.Sequential:
-    """Build an MLP of two layers with GELU."""
-    return nn.Sequential(nn.Linear(in_features, hidden), nn.GELU(), nn.Linear(hidden, out_features))
 
 
 def xavier(layer: nn.Linear) -> None:

@@ -155,9 +155,9 @@ def load_compressor(
         report: Any = set_peft_model_state_dict(model.adapters.model, tensors, adapter_name=adapter)
         expect(f"{file}: weights that are not the model's", report.unexpected_keys, [])
     if own := model.own_tensors():
-        put_in(model, folder / config.own_file, own)
+        load_into(model, folder / config.own_file, own)
     if trained := base_tensors(model):
-        put_in(model, folder / BASE_FILE, trained)
+        load_into(model, folder / BASE_FILE, trained)
 
     if num_summary_tokens is not None:
         model.keep_first(num_summary_tokens)
@@ -281,7 +281,7 @@ def shape_of(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | str:
     return tuple(tensors[name].shape) if name in tensors else "missing"
 
 
-def put_in(model: Method, path: Path, like: Mapping[str, Tensor]) -> None:
+def load_into(model: Method, path: Path, like: Mapping[str, Tensor]) -> None:
     """Load the tensors of a file, shaped like `like`, into a model. Raises ValueError."""
     left = model.load_state_dict(load_tensors(path, like), strict=False).unexpected_keys
     expect(f"{path}: weights that are not the model's", left, [])

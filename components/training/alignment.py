@@ -47,7 +47,7 @@ def backward_alignment(
     model.zero_grad(set_to_none=True)
 
     # the number of hidden tokens of all workers, by which the sum is divided
-    masked = [hide(chunk, masked_share) for chunk in chunks]
+    masked = [hide_tokens(chunk, masked_share) for chunk in chunks]
     counts = torch.stack([part.is_hidden.sum() for part in masked])
     num_hidden = sum_over_workers(counts.sum()).clamp(min=1)
 
@@ -66,7 +66,7 @@ def backward_alignment(
     return dict(zip(("loss", "alignment_loss"), averaged, strict=True))
 
 
-def hide(chunk: TrainBatch, masked_share: float) -> Masked:
+def hide_tokens(chunk: TrainBatch, masked_share: float) -> Masked:
     """Choose tokens of the captions of a chunk at random, each for itself."""
     rows = len(chunk.caption_pictures)  # hard negatives come behind them
     input_ids, mask = chunk.caption_ids[:rows], chunk.caption_mask[:rows]

@@ -181,6 +181,11 @@ def check_heads(file: str, num_heads: int, width: int) -> None:
         )
 
 
+def mlp(in_features: int, hidden: int, out_features: int) -> nn.Sequential:
+    """Build an MLP of two layers with GELU."""
+    return nn.Sequential(nn.Linear(in_features, hidden), nn.GELU(), nn.Linear(hidden, out_features))
+
+
 def cells(patches: Tensor, num_cells: int) -> Tensor:
     """Cut patches (pictures, side², channels) into square cells.
 
