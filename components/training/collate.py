@@ -247,7 +247,7 @@ def encode_sample(
                 num_shared = place + 1
         prefix = ids[:num_shared]
 
-    # the prefix counts once; a question that no longer fits is left out as a whole
+    # the prefix counts once, whatever the number of questions
     blocks: list[Block] = []
     num_tokens = start = len(prefix)
     for ids, labels in questions:

@@ -96,7 +96,7 @@ def cache_gradients(model: Method, parts: Sequence[Pairs], weight: float) -> Ten
     if not parts:
         return model.log_logit_scale.new_zeros(())
 
-    # chunks of each side -> the side
+    # each side in one piece, since the loss compares every pair with every other
     all_pairs = Pairs(*map(torch.cat, zip(*parts, strict=True)))
     loss = global_contrastive_loss(model, all_pairs)
     (weight * loss).backward()

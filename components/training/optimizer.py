@@ -123,7 +123,7 @@ def learning_rate_at(step: int, num_steps: int, params: OptimizerParams) -> floa
     if step < num_warmup_steps:
         return params.learning_rate * (step + 1) / num_warmup_steps
 
-    # 0 while the rate is constant, so that the cosine is 1
+    # the share is 0 while the rate is constant, which makes the cosine 1
     num_decay_steps = min(math.ceil(params.decay_share * num_steps), num_steps - num_warmup_steps)
     share_done = max(0, step - (num_steps - num_decay_steps)) / num_decay_steps
     return params.learning_rate * 0.5 * (1 + math.cos(math.pi * share_done))

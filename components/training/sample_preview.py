@@ -19,7 +19,6 @@ def show_sample(model: Method, sample: TrainSample, texts: TextParams) -> str:
     num_visual = ids.count(backbone.image_token_id)
     num_learned = sum(label != IGNORE_INDEX for label in labels)
 
-    # sizes first, then what is read, in full
     lines = [
         f"sample {sample.sample_id}: {len(ids)} tokens, {num_visual} of them for the picture, "
         f"{num_learned} learned"
