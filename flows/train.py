@@ -69,9 +69,11 @@ def train(
     state: Path,
 ) -> None:
     """Run the training to its end. SystemExit with a message when it was stopped or diverged."""
-    # a worker may run in another folder
+    # an absolute path, because a worker may run in another folder
     base = str(Path(base).resolve()) if Path(base).is_dir() else base
     inputs: list[Path | str] = [curated, base, state]
+
+    # the compressor appears at the end; metrics and timings grow from the first row on
     with (
         hold(state),
         new_folder("train", output, [*inputs, metrics, timings]) as partial,
@@ -86,6 +88,7 @@ def train(
         connect(log_to_driver=False)
         check_resources(params.num_workers, params.cpus_per_worker, params.gpus_per_worker)
 
+        # an absolute path too
         cache = params.feature_cache and str(Path(params.feature_cache).resolve())
         settings = {**params.model_dump(), "feature_cache": cache}
         trainer = TorchTrainer(
@@ -110,6 +113,7 @@ def train(
             ),
         )
 
+        # the compressor leaves the run folder only when training has ended well
         files = MetricFiles(metrics, timings, params.run_settings)
         outcome, step = watch(trainer, run, files)
         if outcome is not Outcome.FINISHED:
@@ -123,9 +127,12 @@ def prepare_run(
 ) -> Path:
     """Open the folder of this run, new or interrupted, and copy the samples for random access."""
     run = open_work(state, run_name(params, method, curated, base, state, ENTRIES))
+
+    # traces of an earlier process: an old request to stop would end this one at once
     for stale in (HISTORY, NOTES, STOP):
         (run / stale).unlink(missing_ok=True)
     forget_damaged_checkpoints(run)
+
     if not (run / SAMPLES).exists():
         shards = sorted((curated / "samples" / schema.TRAIN).glob("*.parquet"))
         write_sample_file(shards, run / SAMPLES)

@@ -1,8 +1,8 @@
 """Dual encoders: pictures and texts have an encoder each (CLIP, arXiv 2103.00020).
 
-With a checkpoint they are Table 3's and 4's: as they come, or fine-tuned as a whole. Without one a
-small CLIP starts from nothing, with the tokenizer and the preprocessing of the base model. The loss
-is CLIP's, symmetric and with a learned temperature; captions that are wrong by a word
+With a checkpoint they are rows of Tables 3 and 4: as they come, or fine-tuned as a whole. Without
+one a small CLIP starts from nothing, with the tokenizer and the preprocessing of the base model.
+The loss is CLIP's, symmetric and with a learned temperature; captions that are wrong by a word
 (`texts.hard_negatives`) make it NegCLIP's (arXiv 2210.01936, §4). The base model's weights are not
 read.
 """
@@ -100,9 +100,11 @@ class DualEncoder(Method):
         """Return all weights and the logit scale if they were trained, otherwise nothing."""
         if self.chosen.tuning == "none":
             return {}
-        weights = {f"encoder.{name}": weight for name, weight in self.encoder.state_dict().items()}
-        tensors = {**weights, "log_logit_scale": self.log_logit_scale}
-        return {name: tensor.detach() for name, tensor in tensors.items()}
+
+        tensors: dict[str, Tensor] = {}
+        for name, weight in self.encoder.state_dict().items():
+            tensors[f"encoder.{name}"] = weight.detach()
+        return tensors | {"log_logit_scale": self.log_logit_scale.detach()}
 
     def prepare(self, images: Sequence[Image.Image]) -> PreparedPictures:
         """Preprocess pictures for the checkpoint or, without one, as for the base model."""
@@ -164,8 +166,9 @@ def build_dual_encoder(
         found = check_weights(source, settings.weights_sha256)
         parts = load_parts(source, torch.float32 if is_trained else backbone.dtype)
         chosen = chosen.model_copy(update={"settings": chosen.settings | {"weights_sha256": found}})
-        changes |= known_scale(parts.encoder, params.max_logit_scale)
+        changes |= learned_scale(parts.encoder, params.max_logit_scale)
 
+    # BLIP-2 makes a vector of each query, all others make one
     changes["num_summary_tokens"] = getattr(parts.encoder.config, "num_query_tokens", 1)
     return DualEncoder(backbone, parts, params.model_copy(update=changes), chosen)
 
@@ -181,7 +184,7 @@ def new_parts(backbone: Backbone, sizes: SmallClipParams, tuning: str, seed: int
     return Parts(build_small_clip(backbone, sizes, seed), frame, backbone.tokenizer, None, None)
 
 
-def known_scale(encoder: Any, largest: float) -> dict[str, float]:
+def learned_scale(encoder: Any, largest: float) -> dict[str, float]:
     """Return the scale that a checkpoint has learned, to go on from; BLIP's keep none."""
     if not hasattr(encoder, "logit_scale"):
         return {}
@@ -211,6 +214,7 @@ def find_checkpoint(backbone: Backbone, name: str, revision: str | None) -> Sour
 
     Raises ValueError when its name can be neither.
     """
+    # a folder goes first, so that a checkpoint needs no network
     beside = backbone.source.folder.parent / name
     if beside.is_dir():
         return Source(beside, name, revision)

@@ -1,7 +1,7 @@
 """E5-V (arXiv 2407.12580, §3.2): an embedder that is taught by pairs of texts alone.
 
-That texts and pictures lie close together before the word is said has to carry what it learns over
-to pictures.
+What it learns can carry over to pictures, because texts and pictures lie close together just before
+the word is said.
 """
 
 from components.methods.blocks.lvlm_embedder import LvlmEmbedder, embedding_method

@@ -29,11 +29,11 @@ from components.params import Params
 class FastVParams(Params):
     """Settings of FastV."""
 
-    layer: int = Field(ge=1)  # K: so many layers of the language model read all of them
+    layer: int = Field(ge=1)  # K: so many layers of the language model read all image tokens
 
 
 class AllTokens(Reducer):
-    """Keep all that the connector makes; `num_tokens` get past the first layers."""
+    """Keep all tokens of the connector; `num_tokens` of them get past the first layers."""
 
     Settings = FastVParams
     uses_connector = True
@@ -85,9 +85,12 @@ class FastV(Reduced):
         if encoded is None:
             return super().answer(encoded, input_ids, max_new_tokens)
         self.check_ready()
+
+        # all patches take part in the first layers, whatever the question
         ids, mask = left_pad(input_ids, self.backbone.device)
         chats = text_segment(self.backbone.embed_chat(ids, encoded), mask)
         is_image = ids == self.backbone.image_token_id
+
         language_model = self.backbone.language_model
         reader = DroppingReader(language_model, self.layer, is_image, self.num_summary_tokens)
         with self.adapters.use(GENERATION):
@@ -174,11 +177,13 @@ class DroppingReader:
 
         It is the mean over heads, (rows, tokens).
         """
+        # sdpa keeps no weights: compute them again, for the last query alone
         layer, attention = self.ranking, self.ranking.self_attn
         rotations = self.language_model.rotary_emb(before[:, -1:], position_ids=positions[:, -1:])
         query = attention.q_proj(layer.input_layernorm(before[:, -1:]))
         query = rotate(query.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2), *rotations)
 
+        # the layer has left the keys of all tokens in the cache
         keys = cache.layers[attention.layer_idx].keys
         assert keys is not None
         keys = keys.repeat_interleave(attention.num_key_value_groups, dim=1)
@@ -191,6 +196,7 @@ def kept_places(attended: Tensor, is_image: Tensor, num_kept: int) -> Tensor:
 
     Both arguments are (rows, tokens), the places (rows, kept) in order.
     """
+    # rows have equally many image tokens, so that places are a rectangle
     rows = len(is_image)
     images = is_image.nonzero()[:, 1].view(rows, -1)
     best = attended.gather(1, images).topk(num_kept, dim=1).indices

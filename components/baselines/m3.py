@@ -55,6 +55,7 @@ class MatryoshkaPooling(Reducer):
         Raises ValueError for one that is no number of cells, or that the finest cannot be pooled
         to.
         """
+        # a conversation's scale is pooled from the finest, so cells must lie in cells
         finest = max(settings.scales)
         allowed = [count for count in square_counts(shape) if finest**0.5 % count**0.5 == 0]
         if not set(settings.scales) <= set(allowed):
@@ -79,7 +80,7 @@ class MatryoshkaPooled(Reduced):
     reducer: MatryoshkaPooling
 
     def compress_for_training(self, pictures: PreparedPictures) -> Tensor:
-        """Return the tokens of the finest scale, whose means are those of the others."""
+        """Return the tokens of the finest scale; means of them are the tokens of any other."""
         return self.reducer.pooled(self.reading(pictures), max(self.reducer.scales))
 
     def budgets(self, wanted: tuple[int, ...]) -> tuple[int, ...]:

@@ -57,6 +57,7 @@ class MatryoshkaQueries(Reducer):
         self.token_scale = settings.token_scale
         check_heads("components/baselines/mqt.yaml", settings.num_heads, width)
 
+        # fixed positions: a grid of queries over the grid of patches
         positions = grid_positions(round(count**0.5), width)
         of_patches = resized(positions, shape.side)
         self.register_buffer("query_positions", positions.flatten(0, 1), persistent=False)
@@ -71,7 +72,7 @@ class MatryoshkaQueries(Reducer):
 
     @staticmethod
     def counts(shape: TowerShape, settings: Any) -> Sequence[int]:
-        """Return all numbers up to that of the queries. Raises ValueError if it is no square."""
+        """Return 1 to the number of queries. Raises ValueError if that number is no square."""
         if round(settings.num_queries**0.5) ** 2 != settings.num_queries:
             raise ValueError(
                 f"components/baselines/mqt.yaml: num_queries: {settings.num_queries} is no square "
@@ -85,10 +86,12 @@ class MatryoshkaQueries(Reducer):
 
     def first(self, count: int, reading: Reading) -> Tensor:
         """Return what the first queries read: (pictures, count, dim)."""
+        # the picture is in the values alone
         patches = reading.patches[0].to(self.queries.dtype)
         queries = self.query_norm(self.queries[:count] + self.query_positions[:count])
         queries = queries.expand(len(patches), -1, -1)
         keys = self.key_norm(self.key_positions).expand(len(patches), -1, -1)
+
         read, _ = self.attention(queries, keys, self.value_norm(patches), need_weights=False)
         return (self.token_scale * (read @ self.projection)).to(reading.patches[0].dtype)
 
@@ -103,7 +106,7 @@ class MatryoshkaQueried(Reduced):
         return self.reducer.first(len(self.reducer.queries), self.reading(pictures))
 
     def budgets(self, wanted: tuple[int, ...]) -> tuple[int, ...]:
-        """Return 1, the even numbers up to that of the queries, and this one."""
+        """Return 1, the even numbers below the number of queries, and that number."""
         most = len(self.reducer.queries)
         return tuple(sorted({1, *range(2, most, 2), most}))
 
@@ -125,9 +128,12 @@ def grid_positions(side: int, width: int) -> Tensor:
             f"mqt: positions on a grid take a multiple of 4 channels, and the vision tower has "
             f"{width}"
         )
+
+    # a geometric row of frequencies, the same along both axes
     frequencies = LONGEST_PERIOD ** -(torch.arange(width // 4) / (width // 4))
     angles = torch.arange(side)[:, None] * frequencies
     along = torch.cat([angles.sin(), angles.cos()], dim=1)  # (side, width / 2)
+
     return torch.cat([along[:, None].expand(-1, side, -1), along[None].expand(side, -1, -1)], dim=2)
 
 

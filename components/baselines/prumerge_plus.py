@@ -37,6 +37,7 @@ class PruMergePlus(PatchMerging):
 
     def kept(self, attention: Tensor, count: int) -> Tensor:
         """Return patches by falling attention, then the grid in raster order: (pictures, count)."""
+        # the grid's patches are out of the ranking
         grid = self.grid.expand(len(attention), -1)
         elsewhere = attention.scatter(1, grid, -1.0)  # attention is never below 0
         return torch.cat([highest(elsewhere, count - len(self.grid)), grid], dim=1)

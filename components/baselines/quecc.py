@@ -1,8 +1,8 @@
 """QueCC (arXiv 2411.03312, §4.2): visual tokens for one question, read from the patches.
 
 The language model reads the question alone; its state at the last word is added to every patch,
-and patches of a cell become one query, which reads the cell. Only what all tokens are made of could
-be stored.
+and patches of a cell become one query, which reads the cell. Only the patches, of which all tokens
+are made, could be stored.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from components.methods.blocks.cell_attention import NORM_EPSILON, CellAttention, perceptron
+from components.methods.blocks.cell_attention import NORM_EPSILON, CellAttention
 from components.methods.blocks.token_reduction import (
     Connect,
     Reduced,
     Reducer,
     check_heads,
+    mlp,
     reducing_method,
     square_counts,
 )
@@ -56,9 +57,10 @@ class QueCC(Reducer):
         self.needs = Needs(layers=settings.layers)
 
         # the question joins every patch, and the patches of a cell become its query
-        norms = [nn.LayerNorm(width, NORM_EPSILON) for _ in range(2)]
-        self.question = nn.Sequential(nn.Linear(shape.dim, width), norms[0])
-        self.query = nn.Sequential(*perceptron(width, width), norms[1])
+        question_norm = nn.LayerNorm(width, NORM_EPSILON)
+        self.question = nn.Sequential(nn.Linear(shape.dim, width), question_norm)
+        query_norm = nn.LayerNorm(width, NORM_EPSILON)
+        self.query = nn.Sequential(*mlp(width, width, width), query_norm)
         self.pool = nn.Conv2d(width, width, cell, stride=cell, groups=width)
         self.read_cells = CellAttention(len(settings.layers), width, settings.num_heads)
 
@@ -76,8 +78,11 @@ class QueCC(Reducer):
 
         patches: (rows, patches, layers · channels).
         """
+        # the base model may be in half precision, these weights are not
         dtype = self.pool.weight.dtype
         patches, questions = patches.to(dtype), questions.to(dtype)
+
+        # the question in every patch of the first layer; a query is pooled from a cell of them
         asked = patches[..., : self.shape.channels] + self.question(questions)[:, None]
         grid = self.query(asked).transpose(1, 2).unflatten(2, (self.shape.side, self.shape.side))
         queries = self.pool(grid).flatten(2).transpose(1, 2)

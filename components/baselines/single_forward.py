@@ -1,8 +1,8 @@
 """One pass instead of two (Fwd2Bot, arXiv 2503.21757, Table 7): the vision tower compresses.
 
 The tower reads queries of its own behind the patches, under the compression adapter, and the
-connector takes what it makes of them to where the language model reads image tokens. Texts and
-losses are Fwd2Bot's.
+connector takes their states to where the language model reads image tokens. Texts and losses are
+Fwd2Bot's.
 """
 
 import torch

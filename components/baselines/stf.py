@@ -17,6 +17,7 @@ from components.methods.blocks.token_reduction import (
     Connect,
     Reducer,
     cells,
+    mlp,
     reducing_method,
     square_counts,
 )
@@ -51,10 +52,12 @@ class SpatialTokenFusion(Reducer):
         self.needs = Needs(layers=settings.layers)
         self.token_scale = settings.token_scale
 
+        # both MLPs start anew, the base model's connector is not used
         channels, patches_per_cell = shape.channels, shape.side**2 // num_tokens
         of_all_layers, of_a_cell = len(settings.layers) * channels, patches_per_cell * channels
         self.fusion = mlp(of_all_layers, settings.fusion_width * channels, channels)
         self.projector = mlp(of_a_cell, settings.projector_width * channels, shape.dim)
+
         for layer in (*self.fusion, *self.projector):
             if isinstance(layer, nn.Linear):
                 INITIALIZATIONS[settings.initialization](layer)
@@ -78,11 +81,6 @@ def end_to_end(patches: Tensor, num_cells: int) -> Tensor:
     linear layer behind it is a convolution with stride.
     """
     return cells(patches, num_cells).transpose(2, 3).flatten(2)
-
-
-def mlp(in_features: int, hidden: int, out_features: int) -> nn.Sequential:
-    """Build an MLP of two layers with GELU."""
-    return nn.Sequential(nn.Linear(in_features, hidden), nn.GELU(), nn.Linear(hidden, out_features))
 
 
 def xavier(layer: nn.Linear) -> None:

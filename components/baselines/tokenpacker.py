@@ -73,6 +73,7 @@ def down_sampled(patches: Tensor, num_tokens: int) -> Tensor:
     Both grids are in raster order. This reads the middle of each cell: one patch, or the mean of
     four.
     """
+    # interpolation wants (pictures, channels, rows, columns)
     side, per_side = round(patches.shape[1] ** 0.5), round(num_tokens**0.5)
     grid = patches.transpose(1, 2).unflatten(2, (side, side))
     smaller = F.interpolate(grid, size=(per_side, per_side), mode="bilinear")

@@ -48,14 +48,14 @@ class MethodParams(Params):
 
     @field_validator("name")
     @classmethod
-    def _is_there(cls, name: str) -> str:
+    def _method_exists(cls, name: str) -> str:
         places = [place_of(known) for known in method_names()]
         if name not in places:
             raise ValueError(f"{name!r} is no method; take one of {', '.join(places)}")
         return name
 
     @model_validator(mode="after")
-    def _leaves_alone_what_is_not_trained(self) -> Self:
+    def _untrained_method_has_no_tuning(self) -> Self:
         if self.module.num_stages == 0 and self.tuning != "none":
             raise ValueError(
                 f"method.name: {self.short_name} trains nothing; set method.tuning to none"
@@ -65,6 +65,7 @@ class MethodParams(Params):
 
 def choose_method(params: MethodParams) -> ChosenMethod:
     """Read the settings of the method to train. Raises ParamsError, which names their file."""
+    # beside the module, so that a compared method brings its own file
     settings = load_whole(COMPONENTS / f"{params.name}.yaml", params.module.settings)
     return ChosenMethod(
         name=params.short_name, tuning=params.tuning, settings=settings.model_dump(mode="json")

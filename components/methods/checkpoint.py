@@ -50,7 +50,7 @@ tags: [fwd2bot, visual-token-compression, image-text-retrieval]
 ---
 # A compressor for {config.base_model}
 
-{config.says}
+{config.abilities}
 
 ```python
 model = load_compressor(folder, base_model, device, dtype)  # components/methods/checkpoint.py
@@ -80,10 +80,12 @@ class CompressorConfig(Params):
     versions: dict[str, str]  # library -> version that trained it
 
     @property
-    def says(self) -> str:
+    def abilities(self) -> str:
         """The abilities of the compressor, for the model card."""
         name, count = self.method.name, self.compressor.num_summary_tokens
         vectors = f"{count} vectors of {self.dim} numbers"
+
+        # a method without an ability has a sentence on why
         stored = method_class(name).why_not_stored or "They are stored and searched."
         answers = method_class(name).why_no_answers or ANSWERS
         return f"It makes {vectors} of a picture (docs/methods.md, {name}). {stored} {answers}"
@@ -153,9 +155,9 @@ def load_compressor(
         report: Any = set_peft_model_state_dict(model.adapters.model, tensors, adapter_name=adapter)
         expect(f"{file}: weights that are not the model's", report.unexpected_keys, [])
     if own := model.own_tensors():
-        put_in(model, folder / config.own_file, own)
+        load_into(model, folder / config.own_file, own)
     if trained := base_tensors(model):
-        put_in(model, folder / BASE_FILE, trained)
+        load_into(model, folder / BASE_FILE, trained)
 
     if num_summary_tokens is not None:
         model.keep_first(num_summary_tokens)
@@ -178,6 +180,8 @@ def check_trained_files(folder: Path, config: CompressorConfig) -> None:
     """
     if config.method.name not in WITH_QUERIES:
         return
+
+    # without adapters the decoder itself was trained
     adapters = [f"{name}/{ADAPTER_FILE}" for name in config.compressor.adapters.names]
     for name in (QUERIES_FILE, *(adapters or [BASE_FILE])):
         if not (folder / name).is_file():
@@ -191,7 +195,9 @@ def load_config(folder: Path) -> CompressorConfig:
     path = folder / CONFIG_FILE
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file; is this a compressor?")
+
     try:
+        # by way of JSON, whose lists become tuples
         return CompressorConfig.model_validate_json(json.dumps(read_json(path)))
     except ValidationError as error:
         first = error.errors()[0]
@@ -228,11 +234,11 @@ def adapter_tensors(model: Method, adapter: str) -> dict[str, Tensor]:
 
 def base_tensors(model: Method) -> dict[str, Tensor]:
     """Return the trained weights of the base model by their names; as a rule there are none."""
-    return {
-        name: weight.detach()
-        for name, weight in model.backbone.named_parameters(prefix="backbone")
-        if weight.requires_grad and ".lora_" not in name
-    }
+    tensors: dict[str, Tensor] = {}
+    for name, weight in model.backbone.named_parameters(prefix="backbone"):
+        if weight.requires_grad and ".lora_" not in name:
+            tensors[name] = weight.detach()
+    return tensors
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -256,7 +262,7 @@ def load_tensors(path: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
         others = f" (and {len(differing) - 1} more tensors)" if len(differing) > 1 else ""
         expect(f"{path}: shape of {name}{others}", found, expected)
 
-    # values
+    # values: a NaN would spoil every answer without an error
     odd = []
     for name, tensor in sorted(tensors.items()):
         has_kind = tensor.is_floating_point() == like[name].is_floating_point()
@@ -275,7 +281,7 @@ def shape_of(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | str:
     return tuple(tensors[name].shape) if name in tensors else "missing"
 
 
-def put_in(model: Method, path: Path, like: Mapping[str, Tensor]) -> None:
+def load_into(model: Method, path: Path, like: Mapping[str, Tensor]) -> None:
     """Load the tensors of a file, shaped like `like`, into a model. Raises ValueError."""
     left = model.load_state_dict(load_tensors(path, like), strict=False).unexpected_keys
     expect(f"{path}: weights that are not the model's", left, [])

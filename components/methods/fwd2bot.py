@@ -43,10 +43,13 @@ class DoubleForward(Method):
     ) -> None:
         super().__init__(backbone, adapters, params)
         self.queries = queries
+
+        # the prompt: frozen words, or vectors that start from these
         ids = torch.tensor(encode_text(backbone.tokenizer, params.prompt), dtype=torch.long)
         self.register_buffer("prompt_ids", ids, persistent=False)
         is_learned = params.prompt_embeddings == "learned"
         self.prompt_embeddings = self._learned_prompt() if is_learned else None
+
         if params.connector == "trained":
             backbone.train_connector()
         self.to(backbone.device)
@@ -73,7 +76,7 @@ class DoubleForward(Method):
         return self.params.attention == "causal"
 
     def keep_first(self, num_summary_tokens: int) -> None:
-        """Drop the other queries, for good. Raises ValueError when the first depend on them."""
+        """Keep the first queries only. Raises ValueError when they depend on the others."""
         if num_summary_tokens < self.num_summary_tokens and not self.gives_prefixes:
             raise ValueError(
                 "of these summary tokens none can be left out, since each depends on all: only a "
@@ -99,12 +102,12 @@ class DoubleForward(Method):
         trained to read there. Padding in the content is masked and takes no position, so it has no
         effect.
         """
-        # the prompt is frozen words, or learned from there
         rows = content[0].num_rows
         prompt = self.backbone.embed(self.prompt_ids)
         if self.prompt_embeddings is not None:
             prompt = self.prompt_embeddings.to(prompt.dtype)
 
+        # the queries come last: under a causal mask they see all the rest
         queries = self.queries(rows).to(prompt.dtype)
         end = [text_segment(prompt.expand(rows, -1, -1)), text_segment(queries)]
         inputs = join([self.bos(rows), *content, *end])
@@ -129,10 +132,13 @@ class DoubleForward(Method):
         caption, (batch, caption tokens, dim): those of the positions before its tokens. Captions
         are ids and a mask, (batch, caption tokens).
         """
+        # the mean tells nothing of the word, and lies where the model expects embeddings
         hidden_word = self.backbone.embedding_table.mean(0)
         caption = torch.where(is_hidden[..., None], hidden_word, self.backbone.embed(input_ids))
         content = [*self.backbone.framed(pictures), text_segment(caption, attention_mask)]
         inputs = join([self.bos(len(caption)), *content])
+
+        # a place earlier than the caption's, since hidden states predict the next token
         return self.read_to_compress(inputs, last_places(caption, inputs.mask) - 1)
 
     @property

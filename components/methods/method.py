@@ -61,10 +61,13 @@ class Method(nn.Module):
         self.params = params
         self.backbone = backbone
         self.adapters = adapters
+
+        # learned as a logarithm, as in CLIP; the autoregressive loss gives it no gradient
         is_learned = params.logit_scale == "learned" and CONTRASTIVE in self.losses
         self.log_logit_scale = nn.Parameter(
             torch.tensor(math.log(params.initial_logit_scale)), requires_grad=is_learned
         )
+
         bos = backbone.tokenizer.bos_token_id  # not every tokenizer has one
         ids = torch.tensor([] if bos is None else [bos], dtype=torch.long)
         self.register_buffer("bos_ids", ids, persistent=False)
@@ -238,6 +241,7 @@ class Method(nn.Module):
         With `places` (rows, kept) only those there come back. `mask`, in place of the segment's, is
         (rows, tokens), or (rows, 1, tokens, tokens), True = attends.
         """
+        # without a cache: nothing is generated from here
         language_model = self.backbone.language_model
         arguments = self.backbone.arguments(inputs, mask) | {"use_cache": False}
         if places is None:
@@ -261,11 +265,13 @@ class Method(nn.Module):
         (batch, tokens), any padding. Packed rows come with a mask (batch, 1, tokens, tokens), True
         = attends, and with their positions.
         """
+        # a packed row has a mask of its own shape, which no segment holds
         is_packed = attention_mask.ndim > 2
         embeddings = self.backbone.embed_chat(input_ids, visual_tokens)
         chat = text_segment(embeddings, None if is_packed else attention_mask)
         if positions is not None:
             chat = chat._replace(positions=positions[None])
+
         with self.adapters.use(GENERATION):
             return self.read(chat, attention_mask, places)
 
@@ -279,10 +285,13 @@ class Method(nn.Module):
         (prompts, tokens, width); None if no prompt has one. The model must be in evaluation mode.
         """
         self.check_ready()
+
+        # generation starts at the right end of every row
         ids, mask = left_pad(input_ids, self.backbone.device)
         if encoded is not None:
             encoded = self.tokens_for_questions(encoded, ids, self.is_question(ids, mask))
         chats = text_segment(self.backbone.embed_chat(ids, encoded), mask)
+
         with self.adapters.use(GENERATION):
             return decode(self.backbone, chats, max_new_tokens)
 

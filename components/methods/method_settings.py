@@ -7,7 +7,7 @@ from pydantic import Field
 from components.model.adapters import AdapterParams
 from components.params import Params
 
-# its paper's method, and what Table 7 compares that with
+# the paper's method, and the single pass that Table 7 compares it with
 FWD2BOT, SINGLE_FORWARD = "fwd2bot", "single_forward"
 WITH_QUERIES = (FWD2BOT, SINGLE_FORWARD)  # are saved with summary queries
 
@@ -21,7 +21,7 @@ class CompressorParams(Params):
 
     num_summary_tokens: int = Field(ge=1)  # k', vectors stored per picture
     prompt: str  # read between the picture and the summary queries; may be empty
-    # those of the words, or learned ones that start there
+    # embeddings of the words, or learned vectors that start there
     prompt_embeddings: Literal["frozen", "learned"]
     # words whose embeddings the summary queries start from; empty: random ones
     initial_queries: str

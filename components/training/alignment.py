@@ -39,18 +39,19 @@ class Masked(NamedTuple):
 def backward_alignment(
     model: DoubleForward, chunks: Sequence[TrainBatch], masked_share: float
 ) -> dict[str, Tensor]:
-    """Leave the global gradient in `.grad` of all that takes part; return the global loss.
+    """Leave the global gradient in `.grad` of what takes part; return the global loss.
 
     The loss is the mean over the hidden tokens of all workers, whatever the chunks. Which tokens
-    are hidden follows from PyTorch's random numbers, which are those of the step.
+    are hidden follows from PyTorch's random numbers, which the step has seeded.
     """
     model.zero_grad(set_to_none=True)
 
     # the number of hidden tokens of all workers, by which the sum is divided
-    masked = [hide(chunk, masked_share) for chunk in chunks]
+    masked = [hide_tokens(chunk, masked_share) for chunk in chunks]
     counts = torch.stack([part.is_hidden.sum() for part in masked])
     num_hidden = sum_over_workers(counts.sum()).clamp(min=1)
 
+    # one graph at a time
     total = model.log_logit_scale.new_zeros(())
     for chunk, part in zip(chunks, masked, strict=True):
         if len(chunk.caption_pictures):
@@ -65,7 +66,7 @@ def backward_alignment(
     return dict(zip(("loss", "alignment_loss"), averaged, strict=True))
 
 
-def hide(chunk: TrainBatch, masked_share: float) -> Masked:
+def hide_tokens(chunk: TrainBatch, masked_share: float) -> Masked:
     """Choose tokens of the captions of a chunk at random, each for itself."""
     rows = len(chunk.caption_pictures)  # hard negatives come behind them
     input_ids, mask = chunk.caption_ids[:rows], chunk.caption_mask[:rows]

@@ -6,7 +6,6 @@ pictures      --prepare, each once---------------> pixels of the vision tower
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -117,10 +116,9 @@ class TrainBatch(NamedTuple):
     def to(self, device: torch.device) -> "TrainBatch":
         """Return the same batch on another device."""
         parts = self._asdict()
-        budgets = parts.pop("budgets")
-        return TrainBatch(
-            **{name: part.to(device) for name, part in parts.items()}, budgets=budgets
-        )
+        for name in parts.keys() - {"budgets"}:
+            parts[name] = parts[name].to(device)
+        return TrainBatch(**parts)
 
 
 def as_one_row(sample: TrainSample) -> list[TrainSample]:
@@ -164,24 +162,40 @@ def collate(
     row_of = {index: row for row, index in enumerate([*pictures, *features])}
 
     # autoregressive group: each conversation reads its own number of summary tokens
-    num_read = {index: budgets.of_conversation(index) for index in groups.autoregressive}
-    indices: list[int] = []  # of the sample of each chat
     chats: list[Chat] = []
+    read_by: list[tuple[int, int]] = []  # sample and number of summary tokens of each chat
     for index in groups.autoregressive:
+        num_read = budgets.of_conversation(index)
         for sample in split(samples[index]):
-            indices.append(index)
-            chats.append(encode_sample(sample, chat, image_token_id, num_read[index], texts))
+            chats.append(encode_sample(sample, chat, image_token_id, num_read, texts))
+            read_by.append((index, num_read))
     rows = lay_out(chats, texts)
     predicting, targets = answer_positions(rows.labels)
-    in_order = [indices[number] for number in rows.order]
-    with_picture = [index for index in in_order if index in row_of]
+
+    # packing may have moved the chats: pictures follow them into the order of the rows
+    conversation_pictures: list[int] = []
+    conversation_budgets: list[int] = []
+    for number in rows.order:
+        index, num_read = read_by[number]
+        if index in row_of:
+            conversation_pictures.append(row_of[index])
+            conversation_budgets.append(num_read)
 
     # contrastive group: captions, the hard negatives behind them, texts in place of pictures
-    pairs = [samples[index] for index in groups.contrastive]
-    captions = [sample.caption for sample in pairs]
+    captions: list[str | None] = []
+    hard_negatives: list[str | None] = []
+    premises: list[str] = []
+    caption_pictures: list[int] = []
+    for index in groups.contrastive:
+        sample = samples[index]
+        captions.append(sample.caption)
+        hard_negatives.append(sample.hard_negative)
+        if sample.premise is not None:
+            premises.append(sample.premise)
+        if index in row_of:
+            caption_pictures.append(row_of[index])
     if texts.hard_negatives:
-        captions += [sample.hard_negative for sample in pairs]
-    premises = [sample.premise for sample in pairs if sample.premise is not None]
+        captions += hard_negatives
     caption_ids, caption_mask = encode_texts(tokenizer, captions, texts.max_caption_tokens)
     premise_ids, premise_mask = encode_texts(tokenizer, premises, texts.max_caption_tokens)
 
@@ -193,11 +207,11 @@ def collate(
         conversation_positions=rows.position_ids,
         predicting=predicting,
         targets=targets,
-        conversation_pictures=_integers([row_of[index] for index in with_picture]),
-        conversation_budgets=_integers([num_read[index] for index in with_picture]),
+        conversation_pictures=_integers(conversation_pictures),
+        conversation_budgets=_integers(conversation_budgets),
         caption_ids=caption_ids,
         caption_mask=caption_mask,
-        caption_pictures=_integers([row_of[i] for i in groups.contrastive if i in row_of]),
+        caption_pictures=_integers(caption_pictures),
         premise_ids=premise_ids,
         premise_mask=premise_mask,
         budgets=budgets.sizes,
@@ -227,10 +241,13 @@ def encode_sample(
     ]
     prefix: list[int] = []
     if questions:
-        ids = questions[0][0]
-        places = [place for place, token in enumerate(ids) if token == image_token_id]
-        prefix = ids[: max(places, default=0) + 1]
+        ids, num_shared = questions[0][0], 1
+        for place, token in enumerate(ids):
+            if token == image_token_id:
+                num_shared = place + 1
+        prefix = ids[:num_shared]
 
+    # the prefix counts once, whatever the number of questions
     blocks: list[Block] = []
     num_tokens = start = len(prefix)
     for ids, labels in questions:
@@ -244,7 +261,10 @@ def lay_out(chats: Sequence[Chat], texts: TextParams) -> PackedBatch:
     """Put chats into padded rows: packed, or one a row under an ordinary causal mask."""
     if texts.turns == "apart" or texts.max_row_tokens is not None:
         return pack(chats, PADDING_ID, texts.max_row_tokens)
-    blocks = list(chain.from_iterable(chat.blocks for chat in chats))
+
+    blocks: list[Block] = []
+    for chat in chats:
+        blocks += chat.blocks
     input_ids, mask = pad([block.input_ids for block in blocks], PADDING_ID)
     labels, _ = pad([block.labels for block in blocks], IGNORE_INDEX)
     return PackedBatch(input_ids, labels, position_ids(mask), mask, range(len(blocks)))
@@ -281,7 +301,8 @@ def encode_texts(
 
     None is an empty text.
     """
-    return pad([encode_text(tokenizer, text or "")[:max_tokens] for text in texts], PADDING_ID)
+    rows = [encode_text(tokenizer, text or "")[:max_tokens] for text in texts]
+    return pad(rows, PADDING_ID)
 
 
 def answer_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -300,11 +321,11 @@ def answer_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> tuple[Tensor, Tensor]:
     """Fill rows up on the right: values and mask, (rows, longest) int64 each."""
-    lengths = _integers([len(row) for row in rows])
-    values = torch.full((len(rows), max(map(len, rows), default=0)), value)
+    lengths = list(map(len, rows))
+    values = torch.full((len(rows), max(lengths, default=0)), value)
     for number, row in enumerate(rows):
         values[number, : len(row)] = _integers(row)
-    mask = torch.arange(values.shape[1]) < lengths[:, None]
+    mask = torch.arange(values.shape[1]) < _integers(lengths)[:, None]
     return values, mask.long()
 
 

@@ -35,6 +35,7 @@ class FeatureCache:
     """The vision features of pictures under one backbone, by the SHA-256 of their pixels."""
 
     def __init__(self, folder: Path, backbone: LlavaBackbone) -> None:
+        # everything that the features depend on; a change of any starts a folder of its own
         config = backbone.vlm.config
         parts = [
             backbone.weights_sha256,
@@ -107,7 +108,9 @@ class FeatureCache:
     ) -> None:
         if all(self.path(pictures[place]).exists() for place in places):
             return
-        prepared = self.backbone.prepare([open_picture(place) for place in places])
+
+        pictures_read = [open_picture(place) for place in places]
+        prepared = self.backbone.prepare(pictures_read)
         batch = self.backbone.vision_features(prepared).cpu()
         for place, features in zip(places, batch, strict=True):
             self.write(pictures[place], features)

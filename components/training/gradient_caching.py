@@ -64,9 +64,9 @@ def backward_in_chunks(
     num_answer_tokens = count_answer_tokens(chunks)
 
     # first reading: the contrastive loss over all pairs, and its gradient at each embedding
-    cached = [
-        embed_without_graph(model, chunk) if len(chunk.caption_ids) else None for chunk in chunks
-    ]
+    cached: list[CachedPairs | None] = []
+    for chunk in chunks:
+        cached.append(embed_without_graph(model, chunk) if len(chunk.caption_ids) else None)
     pairs = [part.pairs for part in cached if part]
     contrastive = cache_gradients(model, pairs, params.contrastive_weight)
 
@@ -83,7 +83,9 @@ def embed_without_graph(model: Method, chunk: TrainBatch) -> CachedPairs:
     """Read a chunk for the first time; its pairs become leaves."""
     before = RandomState.now()
     pairs = embed_pairs(model, chunk, summary_tokens_of(model, chunk))
-    return CachedPairs(Pairs(*(side.requires_grad_() for side in pairs)), before)
+    for side in pairs:
+        side.requires_grad_()
+    return CachedPairs(pairs, before)
 
 
 def cache_gradients(model: Method, parts: Sequence[Pairs], weight: float) -> Tensor:
@@ -93,6 +95,8 @@ def cache_gradients(model: Method, parts: Sequence[Pairs], weight: float) -> Ten
     """
     if not parts:
         return model.log_logit_scale.new_zeros(())
+
+    # each side in one piece, since the loss compares every pair with every other
     all_pairs = Pairs(*map(torch.cat, zip(*parts, strict=True)))
     loss = global_contrastive_loss(model, all_pairs)
     (weight * loss).backward()

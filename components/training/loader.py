@@ -19,6 +19,7 @@ def load_ahead(
         ThreadPoolExecutor(num_threads, "decode") as decoders,
         ThreadPoolExecutor(1, "batch") as ahead,
     ):
+        # holds one batch at most, and none when there are no steps
         waiting = [ahead.submit(load, step, decoders) for step in steps[:1]]
         for step in steps:
             batch = waiting.pop().result()

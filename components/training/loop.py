@@ -119,10 +119,12 @@ def after_interval(
     done = state.progress.next_step
     is_last = done == loop.num_steps
     is_urgent = False
+
     if done % loop.log_every_steps == 0 or is_last:
         state.progress = with_row(state.progress, stopwatch.timings())
         callbacks.publish(state.progress.history)
         is_urgent = callbacks.is_loss_announced()
+
     if done % loop.validate_every_steps == 0 or is_last:
         keep_score(state, callbacks.validate())
         callbacks.publish(state.progress.history)

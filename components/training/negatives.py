@@ -7,7 +7,7 @@ has two words of a group they change places; where it has one, another of the gr
 
 import re
 from collections.abc import Sequence
-from itertools import chain, combinations
+from itertools import combinations
 
 import numpy as np
 
@@ -17,9 +17,12 @@ def hard_negative(
 ) -> str | None:
     """Make a caption false with nearly the same words; None if it has no word of any group."""
     words = re.split(r"(\W+)", caption)  # words and the stretches between them, in turns
-    changes = list(chain.from_iterable(changes_within(words, group) for group in groups))
+    changes: list[list[tuple[int, str]]] = []
+    for group in groups:
+        changes += changes_within(words, group)
     if not changes:
         return None
+
     for place, word in changes[int(rng.integers(len(changes)))]:
         words[place] = word
     return "".join(words)
@@ -29,6 +32,8 @@ def changes_within(words: Sequence[str], group: Sequence[str]) -> list[list[tupl
     """List every swap of two different words of the group, else every replacement of one."""
     places = [place for place, word in enumerate(words) if word.lower() in group]
     changes: list[list[tuple[int, str]]] = []  # each: which word to write at which places
+
+    # a swap keeps all words of the caption, the harder negative
     for a, b in combinations(places, 2):
         if words[a].lower() != words[b].lower():
             changes.append([(a, words[b]), (b, words[a])])
@@ -36,5 +41,7 @@ def changes_within(words: Sequence[str], group: Sequence[str]) -> list[list[tupl
         return changes
 
     for place in places:
-        changes += [[(place, other)] for other in group if other != words[place].lower()]
+        for other in group:
+            if other != words[place].lower():
+                changes.append([(place, other)])
     return changes

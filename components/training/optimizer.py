@@ -7,7 +7,6 @@ of vectors, scales and biases are AdamW's.
 
 import math
 from collections.abc import Iterable, Mapping
-from itertools import chain
 from typing import Any, Literal, Protocol
 
 import torch
@@ -61,7 +60,10 @@ class CombinedOptimizer:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        return list(chain.from_iterable(each.param_groups for each in self.optimizers.values()))
+        groups: list[dict[str, Any]] = []
+        for optimizer in self.optimizers.values():
+            groups += optimizer.param_groups
+        return groups
 
     def step(self) -> None:
         for optimizer in self.optimizers.values():
@@ -120,6 +122,8 @@ def learning_rate_at(step: int, num_steps: int, params: OptimizerParams) -> floa
     num_warmup_steps = math.ceil(params.warmup_share * num_steps)
     if step < num_warmup_steps:
         return params.learning_rate * (step + 1) / num_warmup_steps
+
+    # the share is 0 while the rate is constant, which makes the cosine 1
     num_decay_steps = min(math.ceil(params.decay_share * num_steps), num_steps - num_warmup_steps)
     share_done = max(0, step - (num_steps - num_decay_steps)) / num_decay_steps
     return params.learning_rate * 0.5 * (1 + math.cos(math.pi * share_done))

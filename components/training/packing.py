@@ -61,6 +61,7 @@ def pack(chats: Sequence[Chat], pad_id: int, row_tokens: int | None) -> PackedBa
     else:
         rows = fill_rows(lengths, row_tokens)
 
+    # rows of padding, as wide as the fullest one needs
     width = 0
     for row in rows:
         width = max(width, sum(lengths[index] for index in row))
@@ -98,7 +99,8 @@ def fill_rows(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
     rows: list[list[int]] = []
     room: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        row = next((row for row, free in enumerate(room) if free >= lengths[index]), len(rows))
+        with_room = (row for row, free in enumerate(room) if free >= lengths[index])
+        row = next(with_room, len(rows))
         if row == len(rows):
             rows.append([])
             room.append(row_tokens)

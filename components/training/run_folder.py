@@ -45,10 +45,12 @@ def forget_damaged_checkpoints(run: Path) -> None:
     """
     (run / CHECKPOINTS).unlink(missing_ok=True)
     remove_discarded(run)
+
     for folder in sorted(run.glob("step-*")):
         if not is_intact(folder):
             print(f"train: checkpoint {folder.name} is damaged and left out", flush=True)
             discard(folder)
+
     if newest := last_checkpoint(run):
         print(f"train: going on from checkpoint {newest.name} of an interrupted run", flush=True)
 

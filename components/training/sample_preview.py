@@ -18,6 +18,7 @@ def show_sample(model: Method, sample: TrainSample, texts: TextParams) -> str:
     ids, labels = encode_chat(sample, sample.conversation, backbone.chat, model.num_summary_tokens)
     num_visual = ids.count(backbone.image_token_id)
     num_learned = sum(label != IGNORE_INDEX for label in labels)
+
     lines = [
         f"sample {sample.sample_id}: {len(ids)} tokens, {num_visual} of them for the picture, "
         f"{num_learned} learned"

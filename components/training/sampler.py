@@ -35,7 +35,10 @@ class StepSamples(NamedTuple):
 
     def shard(self, rank: int, world_size: int) -> "StepSamples":
         """Return the contiguous slice of one worker; `world_size` divides both group sizes."""
-        return StepSamples(*(_slice(group, rank, world_size) for group in self))
+        return StepSamples(
+            _slice(self.autoregressive, rank, world_size),
+            _slice(self.contrastive, rank, world_size),
+        )
 
     def chunks(self, num_pictures: int) -> list["StepSamples"]:
         """Return parts of at most that many samples; the whole if it is no larger."""
@@ -60,8 +63,12 @@ class StepSamples(NamedTuple):
         for index in self.autoregressive:
             (beside[part_of[index]] if index in part_of else rest).append(index)
 
-        chunks = [StepSamples(tuple(c), p) for c, p in zip(beside, pairs, strict=True)]
-        return chunks + [StepSamples(part, ()) for part in _parts(tuple(rest), num_pictures)]
+        chunks: list[StepSamples] = []
+        for conversations, part in zip(beside, pairs, strict=True):
+            chunks.append(StepSamples(tuple(conversations), part))
+        for part in _parts(tuple(rest), num_pictures):
+            chunks.append(StepSamples(part, ()))
+        return chunks
 
 
 def even_chunks(
@@ -74,6 +81,8 @@ def even_chunks(
     slices = [step.shard(worker, world_size) for worker in range(world_size)]
     if all(len(part.chunks(num_pictures)) == 1 for part in slices):
         return [slices[rank]]
+
+    # a worker with fewer parts than the others fills up with empty ones
     parts = [part.split(num_pictures) for part in slices]
     num_missing = max(map(len, parts)) - len(parts[rank])
     return parts[rank] + [StepSamples((), ())] * num_missing
@@ -104,8 +113,9 @@ class GroupedSampler:
 
         # three pools; without samples that have a caption only, the paired ones fill up
         paired = conversation & caption
+        others = conversation & ~paired
         fillers = caption & ~paired if (caption & ~paired).any() else paired
-        self.pools = [np.flatnonzero(flags) for flags in (paired, conversation & ~paired, fillers)]
+        self.pools = list(map(np.flatnonzero, (paired, others, fillers)))
         self.autoregressive_batch_size = autoregressive_batch_size
         self.contrastive_batch_size = contrastive_batch_size
 
@@ -123,18 +133,18 @@ class GroupedSampler:
     def samples(self, step: int) -> StepSamples:
         """Return the samples of one step, counted from 0, over all workers."""
         window, place = divmod(step, self.window_steps)
-        paired, others, fillers = (steps[place] for steps in self._window(window))
+        paired, others, fillers = self._window(window)[place]
         shared = paired[: self.contrastive_batch_size]
         return StepSamples(_interleave(paired, others), _interleave(shared, fillers))
 
-    def _draw_window(self, window: int) -> list[list[list[int]]]:
-        """Draw, for each pool, the samples of each step of a window."""
+    def _draw_window(self, window: int) -> list[tuple[list[int], ...]]:
+        """Draw, for each step of a window, its samples from each pool."""
         # the step of rank 0 gets the shortest texts
         ranks = np.random.default_rng([self.seed, WINDOW, window]).permutation(self.window_steps)
-        return [
-            self._deal(pool, taken, window, ranks)
-            for pool, taken in enumerate(self._taken_before())
-        ]
+        by_pool: list[list[list[int]]] = []
+        for pool, taken in enumerate(self._taken_before()):
+            by_pool.append(self._deal(pool, taken, window, ranks))
+        return list(zip(*by_pool, strict=True))
 
     def _taken_before(self) -> list[Callable[[int], int]]:
         """Return, for each pool, a function that counts its samples used before a step."""
@@ -153,9 +163,10 @@ class GroupedSampler:
     ) -> list[list[int]]:
         """Deal the samples of a pool to the steps of a window, the shortest to rank 0."""
         # the stretch of the pool's stream that the window uses, and each step's share of it
-        steps = range(window * self.window_steps, (window + 1) * self.window_steps)
-        sizes = np.array([taken(step + 1) - taken(step) for step in steps])
-        stream = np.array(self._take(pool, taken(steps[0]), taken(steps[-1] + 1)), dtype=int)
+        first = window * self.window_steps
+        bounds = [taken(step) for step in range(first, first + self.window_steps + 1)]
+        sizes = np.diff(bounds)
+        stream = np.array(self._take(pool, bounds[0], bounds[-1]), dtype=int)
 
         # consecutive parts by length, as large as the steps of rank 0, 1, … need
         by_length = np.argsort(self.lengths[stream], kind="stable")
@@ -189,9 +200,12 @@ def _interleave(paired: Sequence[int], others: Sequence[int]) -> tuple[int, ...]
 
     So each worker's slice has its share of the paired in both groups.
     """
-    total, rest = len(paired) + len(others), iter(others)
-    places = {index * total // len(paired): sample for index, sample in enumerate(paired)}
-    return tuple(places[at] if at in places else next(rest) for at in range(total))
+    total = len(paired) + len(others)
+    merged = list(others)
+    # from the front on: what comes in later moves nobody who is already in place
+    for index, sample in enumerate(paired):
+        merged.insert(index * total // len(paired), sample)
+    return tuple(merged)
 
 
 def _parts(group: tuple[int, ...], size: int) -> list[tuple[int, ...]]:

@@ -54,8 +54,8 @@ class SampleTable:
     @property
     def has_caption(self) -> np.ndarray:
         """Flag the samples with a caption and its picture: (rows,) bool."""
-        image, caption = (pc.is_valid(self.table[name]) for name in (schema.IMAGE, schema.CAPTION))
-        return pc.and_(image, caption).to_numpy()
+        has_image = pc.is_valid(self.table[schema.IMAGE])
+        return pc.and_(has_image, pc.is_valid(self.table[schema.CAPTION])).to_numpy()
 
     @property
     def has_other_text(self) -> np.ndarray:
@@ -97,7 +97,8 @@ class SampleTable:
 
     def encoded_sample(self, index: int, cache: FeatureCache) -> TrainSample:
         """Return one row with the vision features of its picture, which the cache must have."""
-        sample, pixel_sha256 = self.texts(index), self._value(schema.IMAGE_SHA256, index)
+        sample = self.texts(index)
+        pixel_sha256 = self._value(schema.IMAGE_SHA256, index)
         return sample if pixel_sha256 is None else sample._replace(image=cache.read(pixel_sha256))
 
     def picture(self, index: int, limits: PictureLimits) -> Image.Image:
@@ -118,10 +119,12 @@ class SampleTable:
 
 
 def _text_lengths(batch: pa.RecordBatch) -> np.ndarray:
+    # characters of each turn, summed by the row that the turn belongs to
     conversations = batch[schema.CONVERSATION]
     turns = pc.struct_field(pc.list_flatten(conversations), schema.CONTENT)
     characters = pc.utf8_length(turns).to_numpy()
     rows = pc.list_parent_indices(conversations).to_numpy()
     lengths = np.bincount(rows, weights=characters, minlength=batch.num_rows).astype(np.int64)
+
     captions = pc.fill_null(pc.utf8_length(batch[schema.CAPTION]), 0).to_numpy()
     return np.where(lengths > 0, lengths, captions)

@@ -3,7 +3,7 @@
 Each worker keeps a part of every frozen layer; a layer is gathered when it is read, forwards or
 backwards, and let go of afterwards. What is trained stays whole on every worker, and its gradients
 travel as they always do (`average_gradients`), so that the weights, the checkpoints and the losses
-are those of unsharded training.
+are the same as without sharding.
 
 To gather a layer takes all workers. They must therefore read the model equally often and in the
 same order: equally many chunks, each with a conversation about a picture, if need be a placeholder

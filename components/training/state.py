@@ -86,13 +86,15 @@ def load_weights(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, T
     expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if expected != found:
-        differing = {name for name, _ in expected.items() ^ found.items()}
+        differing = dict(expected.items() ^ found.items())
         first = min(differing)
         raise ValueError(
             f"checkpoint of another model: {first} is {found.get(first)}, expected "
             f"{expected.get(first)} ({len(differing)} tensors differ); remove the state folder to "
             "start over"
         )
+
+    # copied, not replaced: the optimizer holds the same tensors
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
@@ -116,6 +118,7 @@ def is_intact(folder: Path) -> bool:
     Raises OSError when it cannot be read: a disk that fails for a moment proves nothing.
     """
     try:
+        # a checkpoint that was cut off has no checksums yet
         checksums = json.loads((folder / CHECKSUMS_FILE).read_text(encoding="utf-8"))
         return bool(checksums) and all(
             sha256_of(folder / name) == value for name, value in checksums.items()

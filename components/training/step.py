@@ -70,10 +70,12 @@ def update_weights(
     metrics = dict(losses)
     trained = trained_parameters(model)
     for part in (*model.adapters.names, *model.parts):
-        if of_part := [p for name, p in trained.items() if part in name.split(".")]:
+        of_part = [p for name, p in trained.items() if part in name.split(".")]
+        if of_part:
             metrics[f"gradient_norm_{part}"] = gradient_norm(of_part)
     metrics["gradient_norm"] = clip_gradients(trained.values(), max_gradient_norm)
 
+    # one number that is not finite would stay in the weights and in the optimizer's means
     is_finite = torch.isfinite(metrics["gradient_norm"] + metrics["loss"])
     if is_finite:
         for group in optimizer.param_groups:

@@ -8,7 +8,6 @@ sample table.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +63,9 @@ def training_steps(
         chunks = even_chunks(sampler.samples(step), rank(), world_size(), params.samples_per_chunk)
 
         # a row that is in two chunks is decoded once
-        indices = dict.fromkeys(chain.from_iterable(groups.members for groups in chunks))
+        indices: dict[int, None] = {}
+        for groups in chunks:
+            indices |= dict.fromkeys(groups.members)
         samples = dict(zip(indices, decoders.map(read, indices), strict=True))
 
         budgets = Budgets(budget_sizes, params.seed, step)
@@ -97,10 +98,10 @@ def sample_reader(
         raise ValueError(
             f"train.feature_cache is for fwd2bot on a LLaVA-1.5 ({name}); set it to null"
         )
-    cache, row_of = (
-        FeatureCache(Path(params.feature_cache), model.backbone),
-        table.first_of_pictures,
-    )
+
+    # every picture once, by the first row that has it
+    cache = FeatureCache(Path(params.feature_cache), model.backbone)
+    row_of = table.first_of_pictures
     rows = list(row_of.values())
     cache.fill(list(row_of), lambda place: table.picture(rows[place], params.pictures), report)
     return lambda index: table.encoded_sample(index, cache)

@@ -26,6 +26,7 @@ def as_text_pair(sample: TrainSample) -> TrainSample:
 
 def other_text(conversation: Sequence[Turn], caption: str | None) -> str:
     """Join questions and answers to one text, without those whose answer is the caption."""
+    # the caption is the other side of the pair: its own question would give it away
     texts = []
     for question, answer in zip(conversation[::2], conversation[1::2], strict=True):
         if answer[schema.CONTENT] != caption:

@@ -168,6 +168,7 @@ class TrainParams(CompressorParams):
 
     @model_validator(mode="after")
     def _workers_share_alike(self) -> Self:
+        # each worker's slice of a step is as large as any other's
         for name in ("autoregressive_batch_size", "contrastive_batch_size"):
             if getattr(self, name) % self.num_workers:
                 raise ValueError(

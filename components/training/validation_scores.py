@@ -78,15 +78,14 @@ def load_validation_set(
             f"{len(rows)} questions ({SHORT_ANSWER}) about them; training needs at least 2 and 1 "
             "to tell which weights are best"
         )
-    place = {image_id: position for position, image_id in enumerate(image_ids)}
-    return ValidationSet(
-        pictures=[decode_picture(data[image_id], limits) for image_id in image_ids],
-        captions=[captions[image_id] for image_id in image_ids],
-        questions=[
-            Question(place[row[schema.IMAGE_ID]], row[schema.QUESTION], row[schema.ANSWERS])
-            for row in spread(rows, params.num_questions)
-        ],
-    )
+
+    pictures = [decode_picture(data[image_id], limits) for image_id in image_ids]
+    first_captions = [captions[image_id] for image_id in image_ids]
+    questions: list[Question] = []
+    for row in spread(rows, params.num_questions):
+        picture = image_ids.index(row[schema.IMAGE_ID])
+        questions.append(Question(picture, row[schema.QUESTION], row[schema.ANSWERS]))
+    return ValidationSet(pictures, first_captions, questions)
 
 
 @torch.no_grad()
@@ -150,7 +149,8 @@ def answered_rightly(
     """Mark greedy answers that are accepted ones, up to case and a final period."""
     tokenizer, chat, num_placeholders = model.tokenizer, model.chat, model.num_placeholders
     prompts = [encode_prompt(chat, question.text, num_placeholders) for question in questions]
-    visual_tokens = summary_tokens[[question.picture for question in questions]].to(model.device)
+    pictures = [question.picture for question in questions]
+    visual_tokens = summary_tokens[pictures].to(model.device)
     answers = model.answer(visual_tokens, prompts, max_new_tokens)
 
     is_right = []
@@ -180,9 +180,17 @@ def by_batches(
     Batch i is computed by worker i modulo their number.
     """
     starts = range(0, len(items), batch_size)
-    mine = [function(items[start : start + batch_size]) for start in starts[rank() :: world_size()]]
-    parts = gather_objects(mine)
-    return [parts[index % world_size()][index // world_size()] for index in range(len(starts))]
+    mine: list[Result] = []
+    for start in starts[rank() :: world_size()]:
+        mine.append(function(items[start : start + batch_size]))
+
+    # back into the order of the batches
+    by_worker = gather_objects(mine)
+    results: list[Result] = []
+    for index in range(len(starts)):
+        turn, worker = divmod(index, world_size())
+        results.append(by_worker[worker][turn])
+    return results
 
 
 def spread(items: Sequence[Item], limit: int) -> list[Item]:

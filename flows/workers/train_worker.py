@@ -55,6 +55,8 @@ def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
     run, curated = config["run"], config["curated"]
     is_first = ray.train.get_context().get_world_rank() == 0
     torch.set_num_threads(params.threads_per_worker)
+
+    # without anything to learn, the method as it comes is the result
     method = ChosenMethod.model_validate(config["method"])
     model = load_model(params, method, config["base"])
     trained = trained_parameters(model)
@@ -100,6 +102,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, str | int]:
         params.seed,
         callbacks,
     )
+
     if outcome is Outcome.FINISHED and is_first:
         export_best(model, state, run)
     return {"outcome": outcome.value, "step": state.progress.next_step}
@@ -112,6 +115,8 @@ def load_model(params: TrainParams, method: ChosenMethod, base: str) -> Method:
         base, options.revision, options.torch_dtype, options.attention, options.pad_to_square
     )
     model = build_method(backbone.to(get_device()), params.compressor, method, params.seed)
+
+    # both change the decoder layers, so the adapters must be in them already
     if params.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     if params.parallelism == "fsdp":
@@ -121,6 +126,7 @@ def load_model(params: TrainParams, method: ChosenMethod, base: str) -> Method:
 
 def scores_of(model: Method, data: ValidationSet, params: TrainParams) -> dict[str, float]:
     """Validate, and measure whether the adapters have parted."""
+    # workers read different batches, so no layer may wait to be gathered by all
     validation = params.validation
     with whole_decoder(model):
         metrics = validate(
@@ -173,6 +179,7 @@ def flops_of(model: Method, chunks: Sequence[TrainBatch], checkpointing: bool) -
         return 0
     if model.chosen.name != FWD2BOT:
         return 0
+
     shape = model_shape(model.backbone.vlm.config, model.params.adapters)
     image_tokens = model.backbone.num_image_tokens
     sizes = [chunk_shape(model, chunk, image_tokens) for chunk in chunks]
@@ -181,6 +188,7 @@ def flops_of(model: Method, chunks: Sequence[TrainBatch], checkpointing: bool) -
 
 def chunk_shape(model: DoubleForward, chunk: TrainBatch, num_image_tokens: int) -> Step:
     """Collect the sizes of a chunk that decide what it costs."""
+    # BOS, prompt and queries are read with every picture and caption
     kept = model.num_summary_tokens
     others = 1 + model.prompt_ids.numel() + kept
     return Step(
@@ -205,6 +213,7 @@ def export_untrained(
     data = load_validation_set(curated, params.validation, params.pictures)
     scores = scores_of(model, data, params)
     metrics = {f"validation/{name}": value for name, value in scores.items()}
+
     if is_first:
         write_history([HistoryRow(step=0, metrics=metrics, timings={})], run / HISTORY)
         export(model, run, {}, metrics)
@@ -214,6 +223,8 @@ def export_untrained(
 def export_best(model: Method, state: TrainingState, run: Path) -> None:
     """Write the compressor with the best weights into the run folder."""
     load_weights(state.parameters, state.best)
+
+    # the card shows the scores of these weights: the row of the validation that chose them
     progress = state.progress
     figures: dict[str, float] = {}
     for row in progress.history:
@@ -221,6 +232,7 @@ def export_best(model: Method, state: TrainingState, run: Path) -> None:
         if is_validation and row.step == progress.best_step:
             figures |= row.metrics
     figures.pop("validation/best_score", None)
+
     steps = {
         "training steps": progress.next_step,
         "step of these weights": progress.best_step or 0,
@@ -232,11 +244,15 @@ def export(
     model: Method, run: Path, steps: Mapping[str, int], figures: Mapping[str, float]
 ) -> None:
     """Write the compressor and its model card into the run folder, whole or not at all."""
+    # model card: steps, then scores
+    metrics: dict[str, float | str] = dict(steps)
+    for name, value in figures.items():
+        metrics[name] = f"{value:.4f}"
+
+    # beside the result, which it then replaces
     aside = run / "export"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
-    save_compressor(
-        model, aside, {**steps, **{name: f"{value:.4f}" for name, value in figures.items()}}
-    )
+    save_compressor(model, aside, metrics)
     shutil.rmtree(run / RESULT, ignore_errors=True)
     aside.rename(run / RESULT)

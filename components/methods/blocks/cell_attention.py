@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from components.methods.blocks.token_reduction import cells
+from components.methods.blocks.token_reduction import cells, mlp
 
 NORM_EPSILON = 1e-6  # of the layer norms
 
@@ -16,8 +16,9 @@ class CellAttention(nn.Module):
         # A bias of the norm of the keys would add the same to all scores of a query, which the
         # softmax takes away.
         key_norm = nn.LayerNorm(width, NORM_EPSILON, bias=False)
-        self.key = nn.Sequential(*perceptron(channels, width), key_norm)
-        self.value = nn.Sequential(*perceptron(channels, width), nn.LayerNorm(width, NORM_EPSILON))
+        self.key = nn.Sequential(*mlp(channels, width, width), key_norm)
+        value_norm = nn.LayerNorm(width, NORM_EPSILON)
+        self.value = nn.Sequential(*mlp(channels, width, width), value_norm)
         self.attention = nn.MultiheadAttention(width, num_heads, batch_first=True)
 
     def forward(self, queries: Tensor, patches: Tensor) -> Tensor:
@@ -25,14 +26,10 @@ class CellAttention(nn.Module):
 
         queries: (pictures, cells, width); patches: (pictures, patches, layers · width).
         """
+        # every cell is a row of its own, with one query
         num_cells = queries.shape[1]
         keys = cells(self.key(patches), num_cells).flatten(0, 1)
         values = cells(self.value(patches), num_cells).flatten(0, 1)
         asked = queries.flatten(0, 1)[:, None]
         read, _ = self.attention(asked, keys, values, need_weights=False)
         return read.view_as(queries)
-
-
-def perceptron(channels: int, width: int) -> nn.Sequential:
-    """Build a perceptron of two layers with GELU: (…, channels) -> (…, width)."""
-    return nn.Sequential(nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width))

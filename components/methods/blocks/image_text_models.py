@@ -1,9 +1,9 @@
 """Image-text models: an encoder for pictures and one for texts, by transformers' classes.
 
 CLIP (arXiv 2103.00020; OpenCLIP's weights too, where they were converted), SigLIP (2303.15343),
-BLIP (2201.12086) and BLIP-2 (2301.12597). They differ in what they make of pixels and of token ids;
-BLIP-2 makes a vector of each of its queries, of which its paper compares the best and a store of
-means compares the mean (MaxSim finds the best again).
+BLIP (2201.12086) and BLIP-2 (2301.12597). They differ in how they read pixels and token ids. BLIP-2
+makes one vector for each of its queries: its paper compares the best of them, a store of means
+compares their mean, and MaxSim finds the best again.
 """
 
 import re
@@ -59,7 +59,7 @@ def clip_texts(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 def siglip_texts(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Embed texts at the last token, without a mask: it was trained to read what fills them up."""
+    """Embed texts at the last token, without a mask: the model was trained with the filler."""
     return model.get_text_features(input_ids).pooler_output
 
 
@@ -74,6 +74,7 @@ def blip_texts(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
 
 def blip_2_pictures(model: Any, pixels: Tensor) -> Tensor:
     """Embed pictures once for each query, L2-normalised."""
+    # the Q-Former reads the patches with its queries (BLIP-2, §3.1)
     patches = model.vision_model(pixel_values=pixels).last_hidden_state
     queries = model.query_tokens.expand(len(patches), -1, -1)
     states = model.qformer(query_embeds=queries, encoder_hidden_states=patches).last_hidden_state
@@ -199,9 +200,9 @@ class TextFrame(NamedTuple):
     max_tokens: int
 
     def rows(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Frame plain texts, ids and mask (texts, tokens): the same, filled up on the right.
+        """Put the frame around texts: ids and mask (texts, tokens), padded on the right.
 
-        The plain ones are padded on either side. Texts that are too long lose their end.
+        The arguments are without it, padded on either side. Texts that are too long lose their end.
         """
         # cut what is too long, and frame it
         before, after = input_ids.new_tensor(self.before), input_ids.new_tensor(self.after)
@@ -226,7 +227,10 @@ class TextFrame(NamedTuple):
 def frame_of(tokenizer: Any, model: Any) -> TextFrame:
     """Find the tokens that a tokenizer itself puts around a text for a model."""
     plain, framed = encode_text(tokenizer, "a"), tokenizer("a")["input_ids"]
+
+    # the tokenizer's own output with and without the frame shows where the text starts
     first = next(at for at in range(len(framed)) if framed[at : at + len(plain)] == plain)
+
     kind = encoder_kind(model)
     longest = getattr(model.config, kind.text_config).max_position_embeddings
     return TextFrame(

@@ -39,6 +39,7 @@ def text_last_words(
         embedded = backbone.embed(torch.tensor([ids], device=backbone.device))
         return text_segment(embedded.expand(len(input_ids), -1, -1))
 
+    # the chat is the same around every text; only the text has padding
     before, behind = encode_prompt_around(backbone.chat, TEXT_IN_ONE_WORD)
     text = text_segment(backbone.embed(input_ids), attention_mask)
     return last_state(model, adapter, join([repeated(before), text, repeated(behind)]))

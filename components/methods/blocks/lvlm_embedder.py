@@ -76,6 +76,7 @@ def build_embedder(
     seed: int,
 ) -> LvlmEmbedder:
     """Build an untrained embedder on a base model, in place, with its one token and temperature."""
+    # one vector a picture, compared at a fixed temperature, whatever the params say
     scale = 1 / EmbedderParams.model_validate(chosen.settings).temperature
     changes = {
         "num_summary_tokens": 1,
@@ -83,6 +84,7 @@ def build_embedder(
         "initial_logit_scale": scale,
         "max_logit_scale": max(scale, params.max_logit_scale),
     }
+
     if chosen.tuning == "none":
         adapters = AdapterSwitch(backbone.vlm, {COMPRESSION: None})
     else:

@@ -72,9 +72,11 @@ def merge(
     patches, keys: (pictures, patches, channels); attention: (pictures, patches); kept: positions,
     (pictures, kept). The result is (pictures, kept + 1, channels).
     """
+    # both sums as one product: a row of 0 and 1 for each token, times the attention
     is_neighbour = nearest(keys, kept, num_neighbours)
     is_pruned = torch.ones_like(attention).scatter(1, kept, 0.0)
     sums = (torch.cat([is_neighbour, is_pruned[:, None]], dim=1) * attention[:, None]) @ patches
+
     unmerged = patches.gather(1, kept[..., None].expand(-1, -1, patches.shape[2]))
     return sums + F.pad(unmerged, (0, 0, 0, 1))  # the last token has no patch of its own
 
@@ -85,8 +87,10 @@ def nearest(keys: Tensor, kept: Tensor, num_neighbours: int) -> Tensor:
     The result is 1.0 or 0.0, (pictures, kept, patches). A patch is no neighbour of itself; other
     kept ones may be.
     """
+    # cosines of each kept patch to all; -inf to itself
     directions = F.normalize(keys, dim=-1)
     own = directions.gather(1, kept[..., None].expand(-1, -1, keys.shape[2]))
     similarity = (own @ directions.transpose(1, 2)).scatter(2, kept[..., None], -torch.inf)
+
     neighbours = similarity.topk(num_neighbours, dim=2).indices
     return torch.zeros_like(similarity).scatter(2, neighbours, 1.0)

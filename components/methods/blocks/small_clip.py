@@ -31,16 +31,17 @@ def build_small_clip(backbone: Backbone, sizes: SmallClipParams, seed: int) -> C
 
     Raises ValueError for other families.
     """
+    # pictures and tokens come as the base model's processor and tokenizer make them
     llava, tokenizer = llava_of(backbone, "dual_encoder without a checkpoint"), backbone.tokenizer
     image_size = llava.vlm.config.vision_config.image_size
-    text_config = layers(sizes.text_hidden_size, sizes.text_num_layers, sizes) | {
+    text_config = layer_sizes(sizes.text_hidden_size, sizes.text_num_layers, sizes) | {
         "vocab_size": len(tokenizer),
         "max_position_embeddings": sizes.max_text_tokens,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    vision_config = layers(sizes.vision_hidden_size, sizes.vision_num_layers, sizes) | {
+    vision_config = layer_sizes(sizes.vision_hidden_size, sizes.vision_num_layers, sizes) | {
         "image_size": image_size,
         "patch_size": sizes.patch_size,
     }
@@ -61,7 +62,7 @@ def build_small_clip(backbone: Backbone, sizes: SmallClipParams, seed: int) -> C
     return encoder
 
 
-def layers(hidden_size: int, count: int, sizes: SmallClipParams) -> dict[str, int]:
+def layer_sizes(hidden_size: int, count: int, sizes: SmallClipParams) -> dict[str, int]:
     """Name the sizes of an encoder's layers as transformers' configs do."""
     return {
         "hidden_size": hidden_size,

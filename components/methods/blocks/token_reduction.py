@@ -1,8 +1,8 @@
 """Token reduction: a reducer makes image tokens fewer before LLaVA's language model reads them.
 
-A reducer is a module from what the vision tower says to visual tokens. It is trained as its paper
-does: first alone, then with the connector and the language model (an adapter here), by the
-autoregressive loss. Retrieval is that of Tables 9 and 10: the language model reads the tokens and
+A reducer is a module that makes visual tokens of the vision tower's states. It is trained as in its
+paper: first alone, then with the connector and the language model (an adapter here), by the
+autoregressive loss. Retrieval works as in Tables 9 and 10: the language model reads the tokens and
 sums them up in one word (arXiv 2407.12580).
 """
 
@@ -97,12 +97,12 @@ class Reduced(Method):
         self.params = self.params.model_copy(update={"num_summary_tokens": num_tokens})
 
     def embed_pictures(self, summary_tokens: Tensor) -> Tensor:
-        """Return what the language model is about to say of the tokens in one word."""
+        """Embed pictures by the one word that the language model is about to say of them."""
         tokens = summary_tokens.to(self.backbone.device, self.backbone.dtype)
         return picture_last_words(self, GENERATION, picture_segment(list(tokens)))
 
     def embed_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return what it is about to say of a text in one word."""
+        """Embed texts by the one word that the language model is about to say of them."""
         return text_last_words(self, GENERATION, input_ids, attention_mask)
 
     @property
@@ -137,6 +137,7 @@ def build_reduced(
     Its number of tokens, also in the `params` of the result, is the nearest to the wanted one that
     the reducer allows. Raises ValueError when the base model does not fit.
     """
+    # an algorithm may not allow the wanted number of tokens
     llava = llava_of(backbone, chosen.name)
     shape = tower_shape(llava)
     settings = reducer.Settings.model_validate(chosen.settings, strict=False)  # lists as tuples
@@ -148,6 +149,7 @@ def build_reduced(
         module = reducer(shape, count, settings, llava.connect_patches)
     check_needs(llava, module.needs)
 
+    # what is trained: the reducer, an adapter, and the connector if the reducer goes through it
     if chosen.tuning == "none":
         adapters = AdapterSwitch(backbone.vlm, {GENERATION: None})
         module.requires_grad_(False)
@@ -179,12 +181,18 @@ def check_heads(file: str, num_heads: int, width: int) -> None:
         )
 
 
+def mlp(in_features: int, hidden: int, out_features: int) -> nn.Sequential:
+    """Build an MLP of two layers with GELU."""
+    return nn.Sequential(nn.Linear(in_features, hidden), nn.GELU(), nn.Linear(hidden, out_features))
+
+
 def cells(patches: Tensor, num_cells: int) -> Tensor:
     """Cut patches (pictures, side², channels) into square cells.
 
     The result is (pictures, num_cells, patches of a cell, channels); cells, and patches in them,
     are in raster order.
     """
+    # (rows of cells, rows in a cell, columns of cells, columns in a cell)
     side, per_side = round(patches.shape[1] ** 0.5), round(num_cells**0.5)
     grid = patches.unflatten(1, (per_side, side // per_side, per_side, side // per_side))
     return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)

@@ -15,7 +15,7 @@ class Needs(NamedTuple):
 
     # hidden states, numbered as transformers does, -1 the last; none: the connector's
     layers: tuple[int, ...] = ()
-    # that of the class token, and the keys, in the block behind the connector's layer
+    # attention of the class token, and keys, in the block behind the connector's layer
     attention: bool = False
 
 
@@ -30,7 +30,7 @@ class Reading(NamedTuple):
 
 
 class TowerShape(NamedTuple):
-    """The sizes that decide those of a reducer."""
+    """Sizes of a base model, from which a reducer takes its own."""
 
     side: int  # patches along each side of a picture
     channels: int  # of a patch
@@ -87,6 +87,8 @@ def check_needs(backbone: LlavaBackbone, needs: Needs) -> None:
 def read_tower(backbone: LlavaBackbone, pictures: PreparedPictures, needs: Needs) -> Reading:
     """Run the tower once, for needs that `check_needs` has found good."""
     states = backbone.vision_states(pictures)
+
+    # patches alone, without the class token in front
     first = int(backbone.has_class_token)
     layers = needs.layers or (backbone.read_layer,)
     patches = tuple(states[layer][:, first:] for layer in layers)
@@ -112,11 +114,11 @@ def class_attention(backbone: LlavaBackbone, states: tuple[Tensor, ...]) -> tupl
 
 def matrix_weights(module: nn.Module) -> int:
     """Count the weights of linear and convolution layers, without biases and adapters."""
-    return sum(
-        part.weight.numel()
-        for name, part in module.named_modules()
-        if isinstance(part, nn.Linear | nn.Conv2d) and "lora_" not in name
-    )
+    count = 0
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Linear | nn.Conv2d) and "lora_" not in name:
+            count += part.weight.numel()
+    return count
 
 
 def vision_weights(backbone: Backbone) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 from components.methods.fwd2bot import DoubleForward
 from components.model.adapters import COMPRESSION
 from components.model.segments import text_segment
-from components.training.alignment import alignment_loss_sum, backward_alignment, hide
+from components.training.alignment import alignment_loss_sum, backward_alignment, hide_tokens
 from components.training.budgets import all_tokens
 from components.training.collate import TrainBatch, collate
 from components.training.optimizer import build_optimizer, trained_parameters
@@ -54,7 +54,7 @@ def test_loss_is_that_of_a_row_read_for_itself(llava_folder: Path, attention: st
     model = build(llava_folder, attention)
     (chunk,) = chunks_of(model, 100)
     torch.manual_seed(0)
-    masked = hide(chunk, 0.5)
+    masked = hide_tokens(chunk, 0.5)
     assert 0 < masked.is_hidden.sum() < chunk.caption_mask.sum()
     found = alignment_loss_sum(model, chunk, masked)
 
