@@ -35,6 +35,8 @@ def question_metrics(questions: Questions, params: BootstrapParams) -> dict[str,
     """Score all question benchmarks of one system."""
     rows_of = _grouped(questions, attrgetter("benchmark"))
     found: dict[str, Any] = {}
+
+    # In the order of the scorers, so that the keys do not depend on the data.
     for name, score in _SCORERS.items():
         if name in rows_of:
             found |= score(name, rows_of[name], params)
@@ -123,7 +125,8 @@ _SCORERS = dict.fromkeys(FREE_TEXT, _free_text) | {
 
 
 def _accuracy(rows: Questions, params: BootstrapParams) -> dict[str, float]:
-    return as_json(mean_estimate([row.score for row in rows], _pictures(rows), params), "accuracy")
+    scores = [row.score for row in rows]
+    return as_json(mean_estimate(scores, _pictures(rows), params), "accuracy")
 
 
 def _group_accuracy(rows: Questions, params: BootstrapParams) -> dict[str, float]:
@@ -135,7 +138,8 @@ def _mean_f1(rows: Questions, params: BootstrapParams) -> dict[str, float]:
     """Return the unweighted mean over kinds of the F1 of "yes"."""
     kinds, kind_of_row = np.unique([row.kind for row in rows], return_inverse=True)
     is_kind = np.eye(len(kinds), dtype=bool)[kind_of_row]  # (questions, kinds)
-    # three counts of each kind, so that a resample sums them all at once
+
+    # Three counts of each kind, so that a resample sums them all at once.
     columns = (is_kind[:, :, None] * confusion_counts(rows)[:, None, :]).reshape(len(rows), -1)
 
     def mean_over_kinds(sums: np.ndarray) -> np.ndarray:
