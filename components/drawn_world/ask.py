@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
+from operator import attrgetter
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Question:
 def ask_short_answers(scene: Scene, rng: np.random.Generator) -> list[Question]:
     """VQA style: ask for a colour, a shape, a count and a position, where the scene allows it."""
     questions = [ask(scene, rng) for ask in (ask_colour, ask_shape, ask_count, ask_position)]
-    return [question for question in questions if question is not None]
+    return list(filter(None, questions))
 
 
 def ask_colour(scene: Scene, rng: np.random.Generator) -> Question | None:
@@ -79,7 +80,8 @@ def ask_existence(
     of a colour and a shape that the scene does contain, apart (adversarial).
     """
     present = {sprite.pair for sprite in scene.sprites}
-    colours, shapes = {c for c, _ in present}, {s for _, s in present}
+    colours = {sprite.colour for sprite in scene.sprites}
+    shapes = {sprite.shape for sprite in scene.sprites}
     absent = [pair for pair in _askable_pairs(scene) if pair not in present]
     candidates = {
         "random": absent,
@@ -87,7 +89,7 @@ def ask_existence(
         "adversarial": [(c, s) for c, s in absent if c in colours and s in shapes],
     }
 
-    # as many yes as no
+    # As many yes as no.
     questions = []
     for kind, pairs in candidates.items():
         if pairs:
@@ -102,8 +104,9 @@ def ask_relations(scene: Scene, rng: np.random.Generator) -> list[Question]:
     """MME: ask for a true relation of two sprites and its opposite, in one group."""
     if len(scene.sprites) < 2:
         return []
-    first, second = (scene.sprites[i] for i in rng.permutation(len(scene.sprites))[:2])
+    first, second = draw_two(scene, rng)
     true = str(rng.choice(list(relation(first, second))))
+
     questions = []
     for name, answer in ((true, "yes"), (OPPOSITES[true], "no")):
         text = f"is the {first.name} {name} the {second.name}?"
@@ -116,9 +119,12 @@ def ask_multiple_choice(scene: Scene, rng: np.random.Generator) -> list[Question
     stem = ask_colour(scene, rng) or ask_shape(scene, rng)
     if stem is None:
         return []
-    values = COLOURS if stem.kind == "colour" else SHAPES
-    wrong = [value for value in values if value != stem.answer]
-    options = [stem.answer, *(wrong[i] for i in rng.permutation(len(wrong))[:3])]
+
+    # Three wrong options; then the order, so that the right letter is drawn evenly.
+    wrong = list(COLOURS if stem.kind == "colour" else SHAPES)
+    wrong.remove(stem.answer)
+    others = [wrong[i] for i in rng.permutation(len(wrong))[:3]]
+    options = [stem.answer, *others]
     options = [options[i] for i in rng.permutation(4)]
     return [_multiple_choice(stem, options[turn:] + options[:turn]) for turn in range(4)]
 
@@ -132,13 +138,19 @@ def ask_unanswerable(scene: Scene, rng: np.random.Generator) -> list[Question]:
     """VizWiz: ask about something the picture does not show."""
     shown_shapes = {sprite.shape for sprite in scene.sprites}
     shown_colours = {sprite.colour for sprite in scene.sprites}
-    shapes = [shape for shape in SHAPES if shape not in shown_shapes]
-    colours = [colour for colour in COLOURS if colour not in shown_colours]
 
-    # about as often for a colour, a shape and a word
-    texts = [f"what shape is the {colour} object?" for colour in colours]
-    texts += [f"what colour is the {shape}?" for shape in shapes] * 2
-    texts += [WORD_QUESTION] * (2 if scene.word is None else 0)
+    about_shapes, about_colours = [], []
+    for colour in COLOURS:
+        if colour not in shown_colours:
+            about_shapes.append(f"what shape is the {colour} object?")
+    for shape in SHAPES:
+        if shape not in shown_shapes:
+            about_colours.append(f"what colour is the {shape}?")
+
+    # About as often for a colour, a shape and a word.
+    texts = about_shapes + 2 * about_colours
+    if scene.word is None:
+        texts += 2 * [WORD_QUESTION]
     text = texts[int(rng.integers(0, len(texts)))]
     return [Question("unanswerable", "absent", text, UNANSWERABLE)]
 
@@ -149,6 +161,12 @@ def popular_pairs(scenes: Iterable[Scene], count: int) -> list[tuple[str, str]]:
     for scene in scenes:
         frequency.update(sprite.pair for sprite in scene.sprites)
     return sorted(frequency, key=lambda pair: (-frequency[pair], pair))[:count]
+
+
+def draw_two(scene: Scene, rng: np.random.Generator) -> tuple[Sprite, Sprite]:
+    """Draw two different sprites."""
+    first, second = rng.permutation(len(scene.sprites))[:2]
+    return scene.sprites[first], scene.sprites[second]
 
 
 def _existence(kind: str, pair: tuple[str, str], answer: str) -> Question:
@@ -171,8 +189,10 @@ def _askable_pairs(scene: Scene) -> list[tuple[str, str]]:
 
 
 def _unique(scene: Scene, attribute: str) -> list[Sprite]:
-    values = [getattr(sprite, attribute) for sprite in scene.sprites]
-    return [sprite for sprite in scene.sprites if values.count(getattr(sprite, attribute)) == 1]
+    """Return the sprites that share this attribute with no other."""
+    value_of = attrgetter(attribute)
+    counts = Counter(map(value_of, scene.sprites))
+    return [sprite for sprite in scene.sprites if counts[value_of(sprite)] == 1]
 
 
 def _pick(rng: np.random.Generator, sprites: list[Sprite]) -> Sprite | None:

@@ -82,6 +82,11 @@ class Scene:
     texture: str
     texture_seed: int
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the sprites, in their order."""
+        return [sprite.name for sprite in self.sprites]
+
 
 def scene_rng(seed: int, stream: str, index: int) -> np.random.Generator:
     """Return the generator of scene `index` of `stream`, independent of every other scene's."""
@@ -93,14 +98,14 @@ def draw_scene(rng: np.random.Generator, params: WorldParams, allow_held_out: bo
 
     Held-out pairs appear only where allowed.
     """
-    # the cells that a word leaves free
+    # The cells that a word leaves free.
     word = _draw_word(rng) if rng.random() < params.word_fraction else None
     free = list(product(range(GRID), range(GRID)))
     if word:
         for offset in range(len(word.text)):
             free.remove((word.row, word.column + offset))
 
-    # sprites in raster order
+    # Sprites in raster order.
     count = int(rng.integers(params.min_objects, params.max_objects + 1))
     cells = sorted(free[i] for i in rng.choice(len(free), size=count, replace=False))
     pairs = _draw_pairs(rng, count, allow_held_out)
@@ -133,6 +138,8 @@ def cell_labels(scene: Scene) -> np.ndarray:
     """Label each cell: (cells, attributes) int64, from 1 as in CELL_ATTRIBUTES, 0 for nothing."""
     labels = np.zeros((GRID, GRID, len(CELL_ATTRIBUTES)), dtype=np.int64)
     labels[..., -2:] = np.moveaxis(np.indices((GRID, GRID)), 0, -1) + 1  # row, column
+
+    # A cell holds a sprite or a letter, never both.
     for sprite in scene.sprites:
         labels[sprite.row, sprite.column, :3] = (
             COLOURS.index(sprite.colour) + 1,
