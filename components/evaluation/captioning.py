@@ -62,7 +62,6 @@ def rouge_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -
     """Return the ROUGE-L of every picture; an empty caption scores 0."""
     rouge, scores = Rouge(), []
     for caption, row in zip(captions, references, strict=True):
-        # pycocoevalcap divides by the number of words.
         scores.append(float(rouge.calc_score([caption], row)) if caption else 0.0)
     return scores
 

@@ -35,8 +35,6 @@ def question_metrics(questions: Questions, params: BootstrapParams) -> dict[str,
     """Score all question benchmarks of one system."""
     rows_of = _grouped(questions, attrgetter("benchmark"))
     found: dict[str, Any] = {}
-
-    # In the order of the scorers, so that the keys do not depend on the data.
     for name, score in _SCORERS.items():
         if name in rows_of:
             found |= score(name, rows_of[name], params)
