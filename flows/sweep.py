@@ -67,7 +67,7 @@ class Experiment(Params):
 
 
 def read_sweep(path: Path, smoke: bool) -> tuple[Sweep, str]:
-    """Read a sweep, and what its experiments' names begin with.
+    """Read a sweep, and the prefix of its experiments' names.
 
     Raises ValueError naming what is wrong with the file.
     """

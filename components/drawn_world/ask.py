@@ -9,7 +9,15 @@ from operator import attrgetter
 import numpy as np
 
 from components.drawn_world.describe import NUMBERS, indefinite
-from components.drawn_world.world import COLOURS, HELD_OUT_PAIRS, SHAPES, Scene, Sprite, relation
+from components.drawn_world.world import (
+    COLOURS,
+    HELD_OUT_PAIRS,
+    SEEN_PAIRS,
+    SHAPES,
+    Scene,
+    Sprite,
+    relation,
+)
 
 CAPTION_PROMPT = "describe the picture."
 WORD_QUESTION = "what word is written?"
@@ -82,7 +90,11 @@ def ask_existence(
     present = {sprite.pair for sprite in scene.sprites}
     colours = {sprite.colour for sprite in scene.sprites}
     shapes = {sprite.shape for sprite in scene.sprites}
-    absent = [pair for pair in _askable_pairs(scene) if pair not in present]
+
+    # Held-out pairs only if the scene shows one: training must never name them.
+    is_seen = present.isdisjoint(HELD_OUT_PAIRS)
+    askable = SEEN_PAIRS if is_seen else product(COLOURS, SHAPES)
+    absent = [pair for pair in askable if pair not in present]
     candidates = {
         "random": absent,
         "popular": [pair for pair in popular if pair not in present],
@@ -178,14 +190,6 @@ def _multiple_choice(stem: Question, options: list[str]) -> Question:
     text = " ".join([stem.text, *lettered])
     answer = LETTERS[options.index(stem.answer)]
     return Question("multiple_choice", stem.kind, text, answer, choices=tuple(options), group=0)
-
-
-def _askable_pairs(scene: Scene) -> list[tuple[str, str]]:
-    """List all pairs, held-out ones only if the scene shows one: training must never name them."""
-    pairs = list(product(COLOURS, SHAPES))
-    if any(sprite.pair in HELD_OUT_PAIRS for sprite in scene.sprites):
-        return pairs
-    return [pair for pair in pairs if pair not in HELD_OUT_PAIRS]
 
 
 def _unique(scene: Scene, attribute: str) -> list[Sprite]:

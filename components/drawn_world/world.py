@@ -23,6 +23,7 @@ WORDS = ("ant", "bee", "cat", "dog", "elk", "fox", "hen", "jay", "owl", "pig", "
 # pairs that only test scenes contain: a model that answers about them has learnt colour and shape,
 # not pairs
 HELD_OUT_PAIRS = (("purple", "star"), ("green", "triangle"), ("orange", "circle"))
+SEEN_PAIRS = [pair for pair in product(COLOURS, SHAPES) if pair not in HELD_OUT_PAIRS]
 # one random stream per purpose, so that no scene of one serves another
 STREAMS = {"instruct": 0, "captions": 1, "validation": 2, "test": 3, "pretrain": 4, "tower": 5}
 LETTERS = tuple(sorted(set("".join(WORDS))))
@@ -126,8 +127,8 @@ def _draw_pairs(
     rng: np.random.Generator, count: int, allow_held_out: bool
 ) -> list[tuple[str, str]]:
     """Draw `count` different pairs; if held-out ones are allowed, half of the scenes have one."""
-    seen = [pair for pair in product(COLOURS, SHAPES) if pair not in HELD_OUT_PAIRS]
-    pairs = [seen[i] for i in rng.choice(len(seen), size=count, replace=False)]
+    chosen = rng.choice(len(SEEN_PAIRS), size=count, replace=False)
+    pairs = [SEEN_PAIRS[i] for i in chosen]
     if allow_held_out and rng.random() < 0.5:
         held_out = HELD_OUT_PAIRS[int(rng.integers(0, len(HELD_OUT_PAIRS)))]
         pairs[int(rng.integers(0, count))] = held_out

@@ -38,7 +38,7 @@ TIME, SIZE, LENGTH, COST = "time", "size", "length", "cost"
 #   TEXT     key = the caption, embedding
 #   IMAGE    key = picture id, embedding
 #   TIME     first = seconds, second = records
-#   SIZE     key = what, first = how many
+#   SIZE     key = a field of ModelSize, first = its value
 #   LENGTH   key = picture id, first = its image tokens
 #   COST     key = a field of MethodCosts, first = its value
 RECORDS = pa.schema(

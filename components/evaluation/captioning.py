@@ -67,9 +67,9 @@ def rouge_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -
 
 
 def bleu_counts(captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    """Count what BLEU is made of, (pictures, 10).
+    """Count words and n-grams for BLEU, (pictures, 10).
 
-    Caption length, closest reference length, n-grams (1 … 4), matched n-grams (1 … 4).
+    Columns: caption length, closest reference length, n-grams (1 … 4), matched n-grams (1 … 4).
     """
     # The scorer counts pictures one by one; its own sum over them cannot be resampled.
     scorer = BleuScorer(n=_NUM_GRAMS)

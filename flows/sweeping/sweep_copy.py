@@ -122,7 +122,7 @@ class SweepCopy(NamedTuple):
 
 
 def follow(process: subprocess.Popen[str], log: Path) -> None:
-    """Pass on what a process prints, and keep it with the seconds since its start."""
+    """Print the output of a process, and log it with the seconds since its start."""
     start = time.monotonic()
     with log.open("a", encoding="utf-8") as kept:
         kept.write(f"{0:9.1f} {ATTEMPT}\n")

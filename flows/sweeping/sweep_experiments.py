@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 
 
 def git(*arguments: str, folder: Path | None = None) -> str:
-    """Return what git prints. Raises subprocess.CalledProcessError."""
+    """Return the output of git. Raises subprocess.CalledProcessError."""
     return subprocess.run(
         ["git", *arguments], cwd=folder, check=True, stdout=subprocess.PIPE, text=True
     ).stdout.strip()

@@ -200,7 +200,10 @@ def model_size(backbone: Backbone) -> ModelSize:
 
 def size_records(system: str, size: ModelSize) -> list[Record]:
     """Return a model's size as SIZE records."""
-    return [Record(system, SIZE, key, None, float(count)) for key, count in size._asdict().items()]
+    records = []
+    for field, count in size._asdict().items():
+        records.append(Record(system, SIZE, field, None, float(count)))
+    return records
 
 
 def pictures_to_caption(params: EvaluateParams, question_set: QuestionSet) -> list[str]:
