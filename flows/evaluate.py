@@ -93,6 +93,7 @@ def check_inputs(question_set: QuestionSet, compressor: Path, store: Path) -> Co
     if reason_not_stored(store):
         return config
 
+    # A store of other pictures would count everything as wrong, hours later.
     tokens = StoreReader.open(store)
     check_same_model(tokens.provenance, compressor)
     image_ids = question_set.image_ids
@@ -104,8 +105,10 @@ def check_inputs(question_set: QuestionSet, compressor: Path, store: Path) -> Co
         )
     print(f"evaluate: {num_stored} of {len(image_ids)} pictures are stored", flush=True)
 
+    # The store may hold the first tokens only.
     changes = {"num_summary_tokens": tokens.provenance.num_summary_tokens}
-    return config.model_copy(update={"compressor": config.compressor.model_copy(update=changes)})
+    shortened = config.compressor.model_copy(update=changes)
+    return config.model_copy(update={"compressor": shortened})
 
 
 def plan_tasks(
@@ -137,13 +140,20 @@ def run_tasks(
     The tasks alone decide what is batched with what.
     """
     connect()
-    places = {"curated": curated, "compressor": compressor, "store": store}
-    paths = {name: str(path.resolve()) for name, path in places.items()}
+    # Absolute paths: a worker need not run in this folder.
+    arguments = {
+        "params": params.model_dump(),
+        "curated": str(curated.resolve()),
+        "compressor": str(compressor.resolve()),
+        "store": str(store.resolve()),
+    }
+
+    # A block per task, each to whichever worker is free.
     tables = (
         ray.data.from_items(list(tasks), override_num_blocks=len(tasks))
         .map_batches(
             EvaluationWorker,
-            fn_constructor_kwargs={"params": params.model_dump(), **paths},
+            fn_constructor_kwargs=arguments,
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=params.num_workers),
@@ -159,15 +169,17 @@ def with_progress(tables: Iterable[pa.Table], num_tasks: int) -> Iterator[Record
     """Yield the records of all tables; prints a line with the rate for every few tasks."""
     start, num_done, num_records = time.perf_counter(), 0, 0
     for table in tables:
-        records = [Record(**row) for row in table.to_pylist()]
-        num_records += len(records)
-        num_done += sum(record.record == TIME for record in records)
+        rows = table.to_pylist()
+        num_records += len(rows)
+        # Every portion ends with one TIME record.
+        num_done += table["record"].to_pylist().count(TIME)
         rate = num_records / (time.perf_counter() - start)
         print(
             f"evaluate: {num_done} of {num_tasks} portions, {num_records} records, {rate:.0f}/s",
             flush=True,
         )
-        yield from records
+        for row in rows:
+            yield Record(**row)
 
 
 def score(
@@ -182,20 +194,18 @@ def score(
 
     # One scored row per question, caption and pair, of every system.
     answers = scorecard.answer_rows(question_set, outputs)
-    captions = scorecard.caption_rows(
-        question_set, pictures_to_caption(params, question_set), outputs
-    )
+    captioned = pictures_to_caption(params, question_set)
+    captions = scorecard.caption_rows(question_set, captioned, outputs)
     pairs = scorecard.pair_rows(question_set, outputs, embeddings)
 
     # Scores of every system; only the compressor has embeddings to retrieve by.
-    systems = (COMPRESSED, *params.references)
-    metrics: dict[str, Any] = {
-        system: scorecard.system_metrics(system, answers, captions, pairs, params.bootstrap)
-        for system in systems
-    }
+    systems, bootstrap = (COMPRESSED, *params.references), params.bootstrap
+    metrics: dict[str, Any] = {}
+    for system in systems:
+        metrics[system] = scorecard.system_metrics(system, answers, captions, pairs, bootstrap)
     if question_set.captions and embeddings.images:
         metrics[COMPRESSED]["retrieval"] = scorecard.retrieval_metrics(
-            question_set, embeddings, params.captions_per_picture, params.bootstrap
+            question_set, embeddings, params.captions_per_picture, bootstrap
         )
 
     # Bytes and operations, beside what was compared.
@@ -212,31 +222,32 @@ def score(
 
 def vectors(records: Sequence[Record], kind: str) -> dict[str, np.ndarray]:
     """Return the embeddings among the records of a kind, by their keys."""
-    return {
-        record.key: np.array(record.embedding, np.float32)
-        for record in records
-        if record.record == kind
-    }
+    found = {}
+    for record in records:
+        if record.record == kind:
+            found[record.key] = np.array(record.embedding, np.float32)
+    return found
 
 
 def cost_inputs(
     systems: Sequence[str], config: CompressorConfig, records: Sequence[Record]
 ) -> tuple[ModelSize, Workload, MethodCosts]:
     """Return the size of the base model, mean lengths of what is read, and the method's costs."""
-    numbers = {
-        (record.record, record.key): record.first or 0
-        for record in records
-        if record.record in (SIZE, COST)
-    }
-    size = ModelSize(*(int(numbers[SIZE, field]) for field in ModelSize._fields))
+    # Image tokens are counted where a system reads all of them.
+    known = UNCOMPRESSED if UNCOMPRESSED in systems else COMPRESSED
+    numbers: dict[tuple[str, str], float] = {}
+    lengths: list[float] = []
+    for record in records:
+        if record.record in (SIZE, COST):
+            numbers[record.record, record.key] = record.first or 0
+        elif (record.system, record.record) == (known, LENGTH):
+            lengths.append(record.first or 0)
+    weights = [int(numbers[SIZE, field]) for field in ModelSize._fields]
+    size = ModelSize(*weights)
 
-    # Mean lengths: of prompts, of answers, and of pictures where a system reads all image tokens.
+    # Mean lengths of prompts, of answers and of pictures.
     question_tokens = mean_lengths(systems, records, "first")
     answer_tokens = mean_lengths(systems, records, "second")
-    known = UNCOMPRESSED if UNCOMPRESSED in systems else COMPRESSED
-    lengths = [
-        record.first or 0 for record in records if (record.system, record.record) == (known, LENGTH)
-    ]
     if not lengths:
         raise ValueError(
             "none of the pictures that are asked about can be opened, so that nothing can be "
@@ -244,9 +255,10 @@ def cost_inputs(
         )
     image_tokens, kept = round(float(np.mean(lengths))), config.compressor.num_summary_tokens
 
+    # A cost that was not recorded stays None: the method has no such step.
     costs = {field: numbers.get((COST, field)) for field in MethodCosts._fields}
     method = MethodCosts(**costs)._replace(is_stored=bool(costs["is_stored"]))  # type: ignore[arg-type]  # one by one
-    # by the paper's formula; the counter sees what is not computed for nothing
+    # By the paper's formula; the counter sees what is not computed for nothing.
     if config.method.name == FWD2BOT:
         method = method._replace(per_picture=compression_flops(size, image_tokens, kept))
     return size, Workload(image_tokens, kept, config.dim, question_tokens, answer_tokens), method

@@ -2,10 +2,9 @@
 
     python -m flows.inspect data/curated models/compressor data/compressed/test data/inspection
 
-The norms of its adapters; what its summary queries attend to, what its answers attend to, and what
-those of its base model do; captions from the first of the stored tokens only; and short answers
-without some of them. Each is a part of inspection.json of its own, which holds what was `found`, or
-the `reason` why this compressor has no such thing.
+Norms of the adapters; attention of the summary queries, of the answers, and of the base model's
+answers; captions from the first stored tokens only; short answers without some of the tokens. Each
+is a part of inspection.json, with what was `found`, or the `reason` why this compressor has none.
 """
 
 import random
@@ -111,6 +110,7 @@ def analyse(
         "question": params.question,
         "seed": params.seed,
     }
+    # Without stored tokens there is nothing to look at; the file says so.
     if why := reason_not_stored(store):
         return about | {name: {"found": None, "reason": why} for name in PARTS}, []
 
@@ -122,10 +122,12 @@ def analyse(
     parts["base_attention"] = part(
         lambda: base_maps(backbone, images, params.question, params.max_caption_tokens)
     )
+
     for name, found in parts.items():
         outcome = "done" if found["reason"] is None else found["reason"]
         print(f"inspect: {name}: {outcome}", flush=True)
 
+    # References stand beside the captions that are shown.
     about["num_summary_tokens"] = subject.num_tokens
     for image_id in subject.drawn:
         references = subject.question_set.captions.get(image_id, [])
@@ -145,6 +147,8 @@ def prepare(params: InspectParams, curated: Path, compressor: Path, store: Path)
         raise ValueError(
             f"{store}: holds no picture of the split {params.split!r}; compress its pictures first"
         )
+
+    # Two draws of their own: changing one number leaves the other pictures as they were.
     scored = sorted(draw(stored, f"{params.seed} scored", params.scored_pictures))
     drawn = draw(stored, f"{params.seed} drawn", params.drawn_pictures)
     opened = open_pictures(params, curated / "images" / params.split, drawn)
@@ -164,6 +168,7 @@ def open_pictures(params: InspectParams, folder: Path, image_ids: Sequence[str])
     columns, wanted = [schema.IMAGE_ID, schema.IMAGE], [(schema.IMAGE_ID, "in", list(image_ids))]
     rows = pq.read_table(folder, columns=columns, filters=wanted).to_pylist() if image_ids else []
     files = {row[schema.IMAGE_ID]: row[schema.IMAGE] for row in rows}
+
     opened: Images = {}
     for image_id in image_ids:
         try:
@@ -182,7 +187,7 @@ def load_subject(subject: Subject, compressor: Path, device: torch.device) -> Me
 
 
 def load_base(subject: Subject, compressor: Path, device: torch.device) -> Backbone:
-    """Load its base model by itself: nothing in it was trained."""
+    """Load the compressor's base model alone, untrained by the project."""
     config, base = read_config(compressor), find_base(compressor, None)
     check_base(compressor, base)
     backbone = load_backbone(
@@ -193,6 +198,7 @@ def load_base(subject: Subject, compressor: Path, device: torch.device) -> Backb
 
 def of_compressor(subject: Subject, model: Method) -> dict[str, Any]:
     """Return all parts that need the compressor."""
+    # Each part is a function, so that one that this method lacks leaves the others alone.
     params, images = subject.params, list(subject.drawn.values())
     stored = torch.from_numpy(subject.store.tokens(list(subject.drawn)))
     return {
@@ -207,11 +213,12 @@ def of_compressor(subject: Subject, model: Method) -> dict[str, Any]:
 
 
 def captions_of_prefixes(subject: Subject, model: Method) -> list[dict[str, Any]]:
-    """Caption from the first tokens only, for every number of them: drawn pictures and scores."""
+    """Caption drawn and scored pictures from the first tokens, for every number of tokens."""
     references = subject.question_set.captions
     scored = [image_id for image_id in subject.scored if image_id in references]
     rows = []
     for length in prefix_lengths(subject.params.prefixes, subject.num_tokens):
+        # Both sets in one call, so that they share batches.
         found = captions(subject, model, [*subject.drawn, *scored], length)
         of_drawn, of_scored = found[: len(subject.drawn)], found[len(subject.drawn) :]
 
@@ -233,7 +240,7 @@ def captions(subject: Subject, model: Method, image_ids: Sequence[str], length: 
 
 
 def answers_without_groups(subject: Subject, model: Method) -> dict[str, Any]:
-    """Score short answers from all stored tokens, and without each group; the same questions."""
+    """Score the same short answers from all stored tokens, and without each group of them."""
     groups = token_groups(subject.num_tokens, subject.params.group_size)
     rows: list[Row] = []
     for image_id in subject.scored:
@@ -242,6 +249,7 @@ def answers_without_groups(subject: Subject, model: Method) -> dict[str, Any]:
     if not rows:
         raise AbsentError("no short answer is asked about the pictures")
 
+    # The difference is paired by question, which makes its interval narrow.
     image_ids, bootstrap = [row[schema.IMAGE_ID] for row in rows], subject.params.bootstrap
     of_all = question_scores(subject, model, rows, range(subject.num_tokens))
     found = []
@@ -265,10 +273,11 @@ def question_scores(
     image_ids = [row[schema.IMAGE_ID] for row in rows]
     max_new_tokens = subject.params.max_answer_tokens
     answers = answer_from_stored(subject, system, image_ids, prompts, max_new_tokens)
-    scores = [
-        answer_score(SHORT_ANSWER, answer, row[schema.ANSWERS], row[schema.CHOICES])
-        for row, answer in zip(rows, answers, strict=True)
-    ]
+
+    scores = []
+    for row, answer in zip(rows, answers, strict=True):
+        references, choices = row[schema.ANSWERS], row[schema.CHOICES]
+        scores.append(answer_score(SHORT_ANSWER, answer, references, choices))
     return np.array(scores)
 
 

@@ -87,6 +87,7 @@ class PretrainParams(Params):
 def pretrain(params: PretrainParams, curated: Path, output: Path) -> None:
     """Train and write the model folder whole or not at all. Raises OutputError before it trains."""
     with hold(STATE), new_folder("pretrain", output, [curated, STATE]) as partial:
+        # A run of the same name is an interrupted one with the same result.
         run = open_work(STATE.resolve(), pretraining_name(params, curated, STATE))
         checkpoint = train_in(run, params, curated)
         with checkpoint.as_directory() as name:
@@ -94,11 +95,12 @@ def pretrain(params: PretrainParams, curated: Path, output: Path) -> None:
             shutil.copytree(folder / "model", partial, dirs_exist_ok=True)
             curve = json.loads((folder / "curve.json").read_text())
             write_curve(curve, partial / "pretraining.tsv")
+    # Only once the model folder stands in its place.
     discard(run)
 
 
 def pretraining_name(params: PretrainParams, curated: Path, state: Path) -> str:
-    """Name everything that decides the result; times and places do not count."""
+    """Return a name from a hash of all that decides the result; times and places do not count."""
     inputs = contents_sha256([curated / name for name in VALIDATION], state / HASHES)
     parts = [
         params.model_dump(mode="json"),
@@ -112,6 +114,7 @@ def pretraining_name(params: PretrainParams, curated: Path, state: Path) -> str:
 def train_in(run: Path, params: PretrainParams, curated: Path) -> Checkpoint:
     """Train a run, new or interrupted, by Ray Train; return its last checkpoint."""
     connect()
+    # One worker: the demo's model is small, and its numbers should not depend on the machine.
     trainer = TorchTrainer(
         pretrain_worker,
         train_loop_config={"params": params.model_dump(), "curated": str(curated.resolve())},
@@ -145,11 +148,13 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     """Run the loop of the only worker."""
     params = PretrainParams.model_validate(config["params"])
     torch.set_num_threads(params.num_threads)
+
+    # Untrained, or from the last checkpoint.
     run = start(params)
     encoder = Encoder(run.processor, run.model.config.image_seq_length)
     restore(run)
 
-    # the head start of the vision tower, which is frozen afterwards
+    # The head start of the vision tower, which is frozen afterwards.
     if run.step == 0:
         num_classes = [len(names) + 1 for names in CELL_ATTRIBUTES]
         batches = tower_batches(params, encoder)
@@ -163,6 +168,8 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     started, first_step = time.monotonic(), run.step
     while run.step < params.num_steps:
         loss = train_step(params, run, draw_batch(params, encoder, run.step))
+
+        # The rate of this process: steps before an interruption do not count.
         if run.step % LOG_EVERY == 0:
             seconds = (time.monotonic() - started) / (run.step - first_step)
             minutes_left = seconds * (params.num_steps - run.step) / 60
@@ -171,6 +178,8 @@ def pretrain_worker(config: dict[str, Any]) -> None:
                 f"{params.batch_size / seconds:.0f} pictures/s {minutes_left:.0f} min left",
                 flush=True,
             )
+
+        # A checkpoint holds the curve up to its own step.
         if run.step % params.validate_every == 0 or run.step == params.num_steps:
             scores = validate(run.model, encoder, validation)
             run.curve.append({"pictures": run.step * params.batch_size} | scores)
@@ -188,6 +197,8 @@ def start(params: PretrainParams) -> Run:
     optimizer = torch.optim.AdamW(
         trained, params.learning_rate, betas=(0.9, 0.95), weight_decay=params.weight_decay
     )
+
+    # Warm-up, a constant rate, and a decay to a fiftieth.
     stable = params.num_steps - params.num_warmup_steps - params.num_decay_steps
     schedule = get_wsd_schedule(
         optimizer,
@@ -215,9 +226,9 @@ def train_step(params: PretrainParams, run: Run, batch: PretrainBatch) -> float:
 def draw_batch(params: PretrainParams, encoder: Encoder, step: int) -> PretrainBatch:
     """Draw a training batch, each row as a function of the seed and its index in the stream."""
     indices = range(step * params.batch_size, (step + 1) * params.batch_size)
-    rows = [
-        lesson_row(params.seed, params.lessons, index, params.blind_fraction) for index in indices
-    ]
+    rows = []
+    for index in indices:
+        rows.append(lesson_row(params.seed, params.lessons, index, params.blind_fraction))
     pictures, turns, shown = zip(*rows, strict=True)
     return encoder.batch(pictures, turns, shown)
 
@@ -241,12 +252,12 @@ def validation_rows(params: PretrainParams, curated: Path) -> list[Row]:
     pictures_of, questions_of = (curated / name for name in VALIDATION)
     images = pq.read_table(pictures_of).to_pylist()[: params.validation_pictures]
 
-    # questions with their first answer, and the kind that each counts for
+    # Questions with their first answer, and the kind that each counts for.
     pairs, kinds = defaultdict(list), defaultdict(list)
     for row in pq.read_table(questions_of).to_pylist():
-        pairs[row[schema.IMAGE_ID]].append((row[schema.QUESTION], row[schema.ANSWERS][0]))
-        is_short = row[schema.BENCHMARK] == "short_answer"
-        kinds[row[schema.IMAGE_ID]].append(row[schema.KIND] if is_short else row[schema.BENCHMARK])
+        image_id, is_short = row[schema.IMAGE_ID], row[schema.BENCHMARK] == "short_answer"
+        pairs[image_id].append((row[schema.QUESTION], row[schema.ANSWERS][0]))
+        kinds[image_id].append(row[schema.KIND] if is_short else row[schema.BENCHMARK])
 
     rows = []
     for row in images:
@@ -264,6 +275,8 @@ def validate(
     for first in range(0, len(rows), VALIDATION_BATCH):
         pictures, pairs, kinds = zip(*rows[first : first + VALIDATION_BATCH], strict=True)
         answered = answered_right(model, encoder.batch(pictures, pairs, [True] * len(pictures)))
+
+        # One entry per question, below its kind.
         for row_kinds, row_rights in zip(kinds, answered, strict=True):
             for kind, right in zip(row_kinds, row_rights, strict=True):
                 rights[kind].append(right)
@@ -284,6 +297,8 @@ def restore(run: Run) -> None:
                 f"{folder}: this checkpoint is damaged ({error}); remove it to go on from one "
                 "before"
             ) from error
+
+    # The schedule too: its rate depends on the steps done.
     run.model.load_state_dict(state["model"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.schedule.load_state_dict(state["schedule"])
@@ -305,6 +320,8 @@ def save(run: Run) -> None:
         }
         torch.save(state, folder / "state.pt")
         (folder / "curve.json").write_text(json.dumps(run.curve))
+
+        # Ray copies the folder before it returns.
         checkpoint, name = Checkpoint.from_directory(folder), CHECKPOINT.format(step=run.step)
         ray.train.report({"step": run.step}, checkpoint=checkpoint, checkpoint_dir_name=name)
 

@@ -49,11 +49,9 @@ def scenes(params: ScenesParams, output: Path) -> None:
         faults += write_caption_tars(params, partial / "captions")
         formats.write_json(partial / "broken.json", [asdict(fault) for fault in faults])
 
-        evaluation = partial / "evaluation"
-        write_evaluation(
-            params, "validation", params.num_validation_pictures, evaluation / "validation"
-        )
-        write_evaluation(params, "test", params.num_test_pictures, evaluation / "test")
+        counts = {"validation": params.num_validation_pictures, "test": params.num_test_pictures}
+        for split, count in counts.items():
+            write_evaluation(params, split, count, partial / "evaluation" / split)
 
 
 def draw_stream(
@@ -62,6 +60,7 @@ def draw_stream(
     """Yield scene and generator, for every index of the stream."""
     for index in range(count):
         rng = scene_rng(params.seed, stream, index)
+        # The caller draws on from the same generator.
         yield draw_scene(rng, params.world, allow_held_out=stream == "test"), rng
         if (index + 1) % 2000 == 0 or index + 1 == count:
             print(f"scenes: {stream}: {index + 1} of {count} drawn", flush=True)
@@ -74,18 +73,20 @@ def write_instruct(params: ScenesParams, folder: Path) -> list[Fault]:
     for index, (scene, rng) in enumerate(drawn):
         name = f"pictures/{index:09d}.jpg"
         (folder / name).write_bytes(formats.jpeg_bytes(draw_picture(scene)))
+
+        # The placeholder stands on either side of the first question, as in the published file.
         turns = picture_turns(
             scene, rng, params.caption_fraction, params.min_questions, params.max_questions
         )
         placeholder_last = rng.random() < params.placeholder_last_fraction
         rows.append(formats.llava_record(f"{index:09d}", turns, name, placeholder_last))
 
-    # the same random stream goes on behind the pictures
+    # The same random stream goes on behind the pictures.
     for index in range(params.num_text_only):
         rng = scene_rng(params.seed, "instruct", params.num_instruct_pictures + index)
         rows.append(formats.llava_record(f"text-{index:06d}", text_only_turns(rng), None))
 
-    # escaped, since a lone surrogate among the faults has no UTF-8 form
+    # Escaped, since a lone surrogate among the faults has no UTF-8 form.
     broken, faults = broken_instruct_rows(folder / "pictures", rows, params.seed)
     text = json.dumps(rows + broken, indent=1) + "\n"
     (folder / "instruct.json").write_text(text, encoding="utf-8")
@@ -95,12 +96,15 @@ def write_instruct(params: ScenesParams, folder: Path) -> list[Fault]:
 def write_caption_tars(params: ScenesParams, folder: Path) -> list[Fault]:
     """Write CC3M: tars of `pairs_per_tar` captioned pictures, the last with the broken samples."""
     folder.mkdir()
+
+    # One of a scene's five captions for each picture, as on the web.
     pairs = []
     for index, (scene, rng) in enumerate(draw_stream(params, "captions", params.num_caption_pairs)):
         texts = captions(scene, rng)
         caption = texts[int(rng.integers(0, len(texts)))]
         pairs.append((f"{index:09d}", formats.jpeg_bytes(draw_picture(scene)), caption))
 
+    # Broken samples are made from the last healthy ones, and stand behind them.
     broken, faults = broken_caption_members(pairs[-20:], params.seed)
     for number, start in enumerate(range(0, len(pairs), params.pairs_per_tar)):
         members: list[tuple[str, bytes]] = []
@@ -116,6 +120,7 @@ def write_caption_tars(params: ScenesParams, folder: Path) -> list[Fault]:
 def write_evaluation(params: ScenesParams, split: str, count: int, folder: Path) -> None:
     """Write questions, five captions per picture and caption pairs about `count` new pictures."""
     (folder / "pictures").mkdir(parents=True)
+    # All scenes first: which pairs are popular depends on the whole split.
     drawn = list(draw_stream(params, split, count))
     popular = ask.popular_pairs((scene for scene, _ in drawn), count=8)
 
@@ -125,6 +130,8 @@ def write_evaluation(params: ScenesParams, split: str, count: int, folder: Path)
     for index, (scene, rng) in enumerate(drawn):
         name = f"pictures/{index:09d}.jpg"
         (folder / name).write_bytes(formats.jpeg_bytes(draw_picture(scene)))
+
+        # Questions, captions and pairs draw in this order from the generator of the scene.
         asked = evaluation_questions(scene, rng, popular)
         questions += question_rows(f"{split}-{index:06d}", name, asked)
         texts[name] = captions(scene, rng)

@@ -67,12 +67,13 @@ class Experiment(Params):
 
 
 def read_sweep(path: Path, smoke: bool) -> tuple[Sweep, str]:
-    """Read a sweep, and what its experiments' names begin with.
+    """Read a sweep, and the prefix of its experiments' names.
 
     Raises ValueError naming what is wrong with the file.
     """
     sweep = Sweep.model_validate(read_yaml(path), strict=False)  # lists as tuples
-    unknown = {*sweep.without_chance, *(sweep.smoke.runs if sweep.smoke else ())} - set(sweep.runs)
+    smoke_runs = sweep.smoke.runs if sweep.smoke else ()
+    unknown = {*sweep.without_chance, *smoke_runs} - set(sweep.runs)
     if unknown:
         raise ValueError(f"{path}: {', '.join(sorted(unknown))}: named, but not in `runs`")
     if not smoke:
@@ -98,6 +99,8 @@ def experiments(sweep: Sweep, name: str) -> Iterator[Experiment]:
         for run, changes in sweep.runs.items():
             if run in sweep.without_chance and seed != sweep.seeds[0]:
                 continue
+
+            # An experiment is a git ref, and few characters may stand in its name.
             slug = re.sub(r"[^a-z0-9]+", "-", run.lower().replace("+", " plus")).strip("-")
             overrides = {**sweep.params, **(changes or {}), SEED: seed}
             yield Experiment(name=f"{name}-{slug}-{seed}", run=run, seed=seed, overrides=overrides)
@@ -113,7 +116,8 @@ def run_arguments(experiment: Experiment, stage: str) -> list[str]:
 
 def ended(planned: Sequence[Experiment], rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return {name: commit} of the planned experiments that have ended with their values."""
-    return finished({it.name: it.overrides for it in planned}, rows)
+    wanted = {experiment.name: experiment.overrides for experiment in planned}
+    return finished(wanted, rows)
 
 
 def scores(
@@ -126,6 +130,7 @@ def scores(
     table: dict[str, dict[str, list[Any]]] = {}
     for run in sweep.runs:
         table[run] = {column: [] for column in sweep.metrics}
+
     for experiment in experiments(sweep, name):
         for column, key in sweep.metrics.items():
             value = value_at(found.get(experiment.name, {}), key)
@@ -145,6 +150,8 @@ def interval(values: Sequence[float]) -> str:
         return "yes" if all(values) else "no"
     if len(set(values)) == 1 and isinstance(values[0], int):
         return quantity(values[0])
+
+    # Scores have three decimals; seconds, bytes and operations are long enough without.
     mean, half = estimate(values)
     written = "{:.3f}".format if abs(mean) < 10 else quantity
     return written(mean) if half is None or mean >= 1e6 else f"{written(mean)} ± {written(half)}"
@@ -160,7 +167,8 @@ def as_markdown(table: Mapping[str, Mapping[str, Sequence[float]]], columns: Seq
     lines = ["| run | seeds | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for run, by_column in table.items():
         num_seeds = max(map(len, by_column.values()), default=0)
-        cells = [run, str(num_seeds), *(interval(by_column[column]) for column in columns)]
+        cells = [run, str(num_seeds)]
+        cells += [interval(by_column[column]) for column in columns]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -170,9 +178,11 @@ def timed(
 ) -> dict[str, dict[str, Any]]:
     """Add the `seconds` of each stage to metrics.
 
-    Where there is no log any more, the seconds of the data file.
+    Without a log they come from the data file that is there.
     """
-    known = {(row.run, row.seed): row.seconds for row in read_runs(data)} if data else {}
+    rows = read_runs(data) if data else []
+    known = {(row.run, row.seed): row.seconds for row in rows}
+
     with_seconds: dict[str, dict[str, Any]] = {}
     for experiment in planned:
         name = experiment.name
@@ -185,12 +195,17 @@ def timed(
 def data_rows(
     planned: Sequence[Experiment], found: Mapping[str, Mapping[str, Any]]
 ) -> list[MethodRun]:
-    """Return what is kept of runs of methods, in the order of the file, seeds of a run together."""
+    """Return the rows of the data file, in the order of the sweep, seeds of a run together."""
+    runs = [experiment.run for experiment in planned]
+    order = sorted(planned, key=lambda it: (runs.index(it.run), it.seed))
+
+    # The systems beside the methods are the same in all runs: the first gives them.
     references: list[MethodRun] = []
-    rows, runs = [], [it.run for it in planned]
-    ended_ones = [it for it in planned if it.name in found]
-    for experiment in sorted(ended_ones, key=lambda it: (runs.index(it.run), it.seed)):
-        metrics = found[experiment.name]
+    rows = []
+    for experiment in order:
+        metrics = found.get(experiment.name)
+        if metrics is None:
+            continue
         rows.append(method_run(experiment.run, experiment.seed, metrics, metrics["seconds"]))
         references = references or reference_runs(experiment.seed, metrics)
     return [*references, *rows]
@@ -198,6 +213,7 @@ def data_rows(
 
 def publish(sweep: Sweep, name: str, data: Path | None) -> None:
     """Print the table, and write the data file whole."""
+    # Metrics come from the commits of the experiments; nothing needs to be checked out.
     planned = list(experiments(sweep, name))
     commits = ended(planned, experiment_rows())
     metrics = {key: metrics_of(commit) for key, commit in commits.items()}
@@ -233,12 +249,16 @@ def run_missing(path: Path, smoke: bool, data: Path | None) -> None:
     """Run the experiments that are not there yet, one after another, and print the table."""
     check_data(data)
     sweep, name = read_sweep(path, smoke)
+
+    # Two sweeps at a time would share the copy of the repository.
     with only_sweep():
         planned = list(experiments(sweep, name))
         done = ended(planned, experiment_rows())
         missing = [it for it in planned if it.name not in done]
         print(f"sweep: {len(done)} of {len(planned)} experiments are there already", flush=True)
         failed = run_all(missing, sweep.stage) if missing else []
+
+    # The table first: it is worth having in spite of failures.
     publish(sweep, name, data)
     if failed:
         names = ", ".join(failed)
@@ -249,11 +269,13 @@ def run_all(missing: Sequence[Experiment], stage: str) -> list[str]:
     """Run experiments in a copy of the repository; returns the names of those that failed."""
     copy, start, failed = SweepCopy.prepare(), time.monotonic(), []
     for index, experiment in enumerate(missing):
+        # An estimate from the runs so far; the first has none.
         left = ""
         if index:
             each = (time.monotonic() - start) / index / 60
             left = f", about {each * (len(missing) - index):.0f} minutes left"
         print(f"sweep: {index + 1} of {len(missing)}: {experiment.name}{left}", flush=True)
+
         if not copy.run(experiment.name, run_arguments(experiment, stage)):
             failed.append(experiment.name)
             print(f"sweep: {experiment.name} failed; on with the next", flush=True)

@@ -4,11 +4,20 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
+from operator import attrgetter
 
 import numpy as np
 
 from components.drawn_world.describe import NUMBERS, indefinite
-from components.drawn_world.world import COLOURS, HELD_OUT_PAIRS, SHAPES, Scene, Sprite, relation
+from components.drawn_world.world import (
+    COLOURS,
+    HELD_OUT_PAIRS,
+    SEEN_PAIRS,
+    SHAPES,
+    Scene,
+    Sprite,
+    relation,
+)
 
 CAPTION_PROMPT = "describe the picture."
 WORD_QUESTION = "what word is written?"
@@ -33,7 +42,7 @@ class Question:
 def ask_short_answers(scene: Scene, rng: np.random.Generator) -> list[Question]:
     """VQA style: ask for a colour, a shape, a count and a position, where the scene allows it."""
     questions = [ask(scene, rng) for ask in (ask_colour, ask_shape, ask_count, ask_position)]
-    return [question for question in questions if question is not None]
+    return list(filter(None, questions))
 
 
 def ask_colour(scene: Scene, rng: np.random.Generator) -> Question | None:
@@ -79,15 +88,20 @@ def ask_existence(
     of a colour and a shape that the scene does contain, apart (adversarial).
     """
     present = {sprite.pair for sprite in scene.sprites}
-    colours, shapes = {c for c, _ in present}, {s for _, s in present}
-    absent = [pair for pair in _askable_pairs(scene) if pair not in present]
+    colours = {sprite.colour for sprite in scene.sprites}
+    shapes = {sprite.shape for sprite in scene.sprites}
+
+    # Held-out pairs only if the scene shows one: training must never name them.
+    is_seen = present.isdisjoint(HELD_OUT_PAIRS)
+    askable = SEEN_PAIRS if is_seen else product(COLOURS, SHAPES)
+    absent = [pair for pair in askable if pair not in present]
     candidates = {
         "random": absent,
         "popular": [pair for pair in popular if pair not in present],
         "adversarial": [(c, s) for c, s in absent if c in colours and s in shapes],
     }
 
-    # as many yes as no
+    # As many yes as no.
     questions = []
     for kind, pairs in candidates.items():
         if pairs:
@@ -102,8 +116,9 @@ def ask_relations(scene: Scene, rng: np.random.Generator) -> list[Question]:
     """MME: ask for a true relation of two sprites and its opposite, in one group."""
     if len(scene.sprites) < 2:
         return []
-    first, second = (scene.sprites[i] for i in rng.permutation(len(scene.sprites))[:2])
+    first, second = draw_two(scene, rng)
     true = str(rng.choice(list(relation(first, second))))
+
     questions = []
     for name, answer in ((true, "yes"), (OPPOSITES[true], "no")):
         text = f"is the {first.name} {name} the {second.name}?"
@@ -116,9 +131,12 @@ def ask_multiple_choice(scene: Scene, rng: np.random.Generator) -> list[Question
     stem = ask_colour(scene, rng) or ask_shape(scene, rng)
     if stem is None:
         return []
-    values = COLOURS if stem.kind == "colour" else SHAPES
-    wrong = [value for value in values if value != stem.answer]
-    options = [stem.answer, *(wrong[i] for i in rng.permutation(len(wrong))[:3])]
+
+    # Three wrong options; then the order, so that the right letter is drawn evenly.
+    wrong = list(COLOURS if stem.kind == "colour" else SHAPES)
+    wrong.remove(stem.answer)
+    others = [wrong[i] for i in rng.permutation(len(wrong))[:3]]
+    options = [stem.answer, *others]
     options = [options[i] for i in rng.permutation(4)]
     return [_multiple_choice(stem, options[turn:] + options[:turn]) for turn in range(4)]
 
@@ -132,13 +150,19 @@ def ask_unanswerable(scene: Scene, rng: np.random.Generator) -> list[Question]:
     """VizWiz: ask about something the picture does not show."""
     shown_shapes = {sprite.shape for sprite in scene.sprites}
     shown_colours = {sprite.colour for sprite in scene.sprites}
-    shapes = [shape for shape in SHAPES if shape not in shown_shapes]
-    colours = [colour for colour in COLOURS if colour not in shown_colours]
 
-    # about as often for a colour, a shape and a word
-    texts = [f"what shape is the {colour} object?" for colour in colours]
-    texts += [f"what colour is the {shape}?" for shape in shapes] * 2
-    texts += [WORD_QUESTION] * (2 if scene.word is None else 0)
+    about_shapes, about_colours = [], []
+    for colour in COLOURS:
+        if colour not in shown_colours:
+            about_shapes.append(f"what shape is the {colour} object?")
+    for shape in SHAPES:
+        if shape not in shown_shapes:
+            about_colours.append(f"what colour is the {shape}?")
+
+    # About as often for a colour, a shape and a word.
+    texts = about_shapes + 2 * about_colours
+    if scene.word is None:
+        texts += 2 * [WORD_QUESTION]
     text = texts[int(rng.integers(0, len(texts)))]
     return [Question("unanswerable", "absent", text, UNANSWERABLE)]
 
@@ -149,6 +173,12 @@ def popular_pairs(scenes: Iterable[Scene], count: int) -> list[tuple[str, str]]:
     for scene in scenes:
         frequency.update(sprite.pair for sprite in scene.sprites)
     return sorted(frequency, key=lambda pair: (-frequency[pair], pair))[:count]
+
+
+def draw_two(scene: Scene, rng: np.random.Generator) -> tuple[Sprite, Sprite]:
+    """Draw two different sprites."""
+    first, second = rng.permutation(len(scene.sprites))[:2]
+    return scene.sprites[first], scene.sprites[second]
 
 
 def _existence(kind: str, pair: tuple[str, str], answer: str) -> Question:
@@ -162,17 +192,11 @@ def _multiple_choice(stem: Question, options: list[str]) -> Question:
     return Question("multiple_choice", stem.kind, text, answer, choices=tuple(options), group=0)
 
 
-def _askable_pairs(scene: Scene) -> list[tuple[str, str]]:
-    """List all pairs, held-out ones only if the scene shows one: training must never name them."""
-    pairs = list(product(COLOURS, SHAPES))
-    if any(sprite.pair in HELD_OUT_PAIRS for sprite in scene.sprites):
-        return pairs
-    return [pair for pair in pairs if pair not in HELD_OUT_PAIRS]
-
-
 def _unique(scene: Scene, attribute: str) -> list[Sprite]:
-    values = [getattr(sprite, attribute) for sprite in scene.sprites]
-    return [sprite for sprite in scene.sprites if values.count(getattr(sprite, attribute)) == 1]
+    """Return the sprites that share this attribute with no other."""
+    value_of = attrgetter(attribute)
+    counts = Counter(map(value_of, scene.sprites))
+    return [sprite for sprite in scene.sprites if counts[value_of(sprite)] == 1]
 
 
 def _pick(rng: np.random.Generator, sprites: list[Sprite]) -> Sprite | None:

@@ -49,24 +49,24 @@ def broken_instruct_rows(
     donors = [row for row in healthy_rows if "image" in row]
     rows, faults = [], []
 
-    # damaged picture files
+    # Damaged picture files.
     for fault, damage, ending, expected in PICTURE_FAULTS:
         donor = donors[int(rng.integers(0, len(donors)))]
         name = f"broken-{fault}.{ending}"
         healthy = (pictures_dir.parent / donor["image"]).read_bytes()
         (pictures_dir / name).write_bytes(damage(healthy))
-        # another wording: a repaired copy of a picture with the same text would be a duplicate
+        # Another wording: a repaired copy of a picture with the same text would be a duplicate.
         rows.append(_reworded(donor, f"broken-{fault}", image=f"{pictures_dir.name}/{name}"))
         faults.append(Fault(f"broken-{fault}", "instruct", fault, expected))
 
-    # rows that do not fit the format
+    # Rows that do not fit the format.
     for fault, change, expected in ROW_FAULTS:
         donor = copy.deepcopy(donors[int(rng.integers(0, len(donors)))])
         row = change(_reworded(donor, f"broken-{fault}", image=donor["image"]))
         rows.append(row)
         faults.append(Fault(row["id"], "instruct", fault, expected))
 
-    # rows that come twice
+    # Rows that come twice.
     for fault, expected, row in _repetitions(donors[int(rng.integers(0, len(donors)))]):
         rows.append(row)
         faults.append(Fault(row["id"], "instruct", fault, expected))
@@ -82,16 +82,17 @@ def broken_caption_members(
     """
     rng = np.random.default_rng((seed, 101))
     first = int(rng.integers(0, len(healthy)))
+
     members, faults = [], []
     for index, (fault, build, expected) in enumerate(CAPTION_FAULTS):
         _, picture, caption = healthy[(first + index) % len(healthy)]
         key = f"broken-{fault}" if fault != "key_escapes_root" else f"../broken-{fault}"
-        members += [(f"{key}.{extension}", data) for extension, data in build(picture, caption)]
+        for extension, data in build(picture, caption):
+            members.append((f"{key}.{extension}", data))
         faults.append(Fault(key, "captions", fault, expected))
 
-    # a key that comes back after others
-    again = [(name, data) for name, data in members if name.startswith("broken-json_member.")]
-    members += again
+    # A key that comes back after others.
+    members += [member for member in members if member[0].startswith("broken-json_member.")]
     faults.append(Fault("broken-json_member", "captions", "key_comes_back", "non_contiguous_key"))
     return members, faults
 
@@ -152,8 +153,10 @@ def _half_transparent(data: bytes) -> bytes:
 def _huge(_: bytes) -> bytes:
     """Make a PNG of a few bytes whose header declares 400 million pixels."""
     header = struct.pack(">IIBBBBB", HUGE_SIDE, HUGE_SIDE, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_png_chunk(kind, body) for kind, body in chunks)
+    png = b"\x89PNG\r\n\x1a\n"
+    for kind, body in ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")):
+        png += _png_chunk(kind, body)
+    return png
 
 
 def _png_chunk(kind: bytes, body: bytes) -> bytes:

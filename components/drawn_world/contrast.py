@@ -10,7 +10,7 @@ from itertools import product
 
 import numpy as np
 
-from components.drawn_world.ask import OPPOSITES
+from components.drawn_world.ask import OPPOSITES, draw_two
 from components.drawn_world.describe import indefinite, joined
 from components.drawn_world.world import COLOURS, SHAPES, Scene, Sprite, relation
 
@@ -28,6 +28,8 @@ def contrast_pairs(scene: Scene, rng: np.random.Generator) -> dict[str, Pair]:
         "add_object": _add_object,
         "add_attribute": _add_size,
     }
+
+    # Each maker draws in turn, so that the order of the subsets is part of the result.
     pairs: dict[str, Pair] = {}
     for subset, make in makers.items():
         pair = make(scene, rng)
@@ -52,7 +54,7 @@ def _replace(
     scene: Scene, rng: np.random.Generator, options: Callable[[Sprite], list[str]]
 ) -> Pair | None:
     """Put one of `options` that the scene does not contain in the place of a random sprite."""
-    names = [sprite.name for sprite in scene.sprites]
+    names = scene.names
     place = int(rng.integers(0, len(names)))
     absent = [name for name in options(scene.sprites[place]) if name not in names]
     if not absent:
@@ -62,7 +64,7 @@ def _replace(
 
 
 def _replace_relation(scene: Scene, rng: np.random.Generator) -> Pair:
-    first, second = _two(scene, rng)
+    first, second = draw_two(scene, rng)
     true = str(rng.choice(list(relation(first, second))))
     names = indefinite(first.name), indefinite(second.name)
     return f"{names[0]} {true} {names[1]}", f"{names[0]} {OPPOSITES[true]} {names[1]}"
@@ -70,7 +72,7 @@ def _replace_relation(scene: Scene, rng: np.random.Generator) -> Pair:
 
 def _swap_shapes(scene: Scene, rng: np.random.Generator) -> Pair:
     """Exchange two objects in a true relation."""
-    first, second = _two(scene, rng)
+    first, second = draw_two(scene, rng)
     true = str(rng.choice(list(relation(first, second))))
     names = indefinite(first.name), indefinite(second.name)
     return f"{names[0]} {true} {names[1]}", f"{names[1]} {true} {names[0]}"
@@ -78,30 +80,28 @@ def _swap_shapes(scene: Scene, rng: np.random.Generator) -> Pair:
 
 def _swap_colours(scene: Scene, rng: np.random.Generator) -> Pair | None:
     """Exchange the colours of two sprites, unless the scene has both results anyway."""
-    first, second = _two(scene, rng)
+    first, second = draw_two(scene, rng)
     swapped = [f"{second.colour} {first.shape}", f"{first.colour} {second.shape}"]
+
+    # Equal colours or shapes leave the caption true.
     if first.colour == second.colour or first.shape == second.shape:
         return None
-    if {*swapped} <= {sprite.name for sprite in scene.sprites}:
+    if {*swapped} <= {*scene.names}:
         return None
     return _named([first.name, second.name]), _named(swapped)
 
 
 def _add_object(scene: Scene, rng: np.random.Generator) -> Pair:
-    names = [sprite.name for sprite in scene.sprites]
-    all_names = [f"{colour} {shape}" for colour, shape in product(COLOURS, SHAPES)]
-    absent = [name for name in all_names if name not in names]
+    names, absent = scene.names, []
+    for pair in product(COLOURS, SHAPES):
+        if " ".join(pair) not in names:
+            absent.append(" ".join(pair))
     return _named(names), _named([*names, absent[int(rng.integers(0, len(absent)))]])
 
 
 def _add_size(scene: Scene, rng: np.random.Generator) -> Pair:
     """Give one sprite a size, the wrong one."""
-    names = [sprite.name for sprite in scene.sprites]
+    names = scene.names
     place = int(rng.integers(0, len(names)))
     wrong = "small" if scene.sprites[place].size == "large" else "large"
     return _named(names), _named([*names[:place], f"{wrong} {names[place]}", *names[place + 1 :]])
-
-
-def _two(scene: Scene, rng: np.random.Generator) -> tuple[Sprite, Sprite]:
-    first, second = rng.permutation(len(scene.sprites))[:2]
-    return scene.sprites[first], scene.sprites[second]

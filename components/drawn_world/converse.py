@@ -25,7 +25,9 @@ def picture_turns(
     questions = all_questions(scene, rng)
     order = rng.permutation(len(questions))
     chosen = order[: int(rng.integers(min_questions, max_questions + 1))]
-    turns = list(dict.fromkeys((questions[i].text, questions[i].answer) for i in chosen))
+    asked = [(questions[i].text, questions[i].answer) for i in chosen]
+    turns = list(dict.fromkeys(asked))
+
     if rng.random() < caption_fraction:
         turns.append((ask.CAPTION_PROMPT, full_caption(scene)))
     return turns
@@ -33,6 +35,7 @@ def picture_turns(
 
 def all_questions(scene: Scene, rng: np.random.Generator) -> list[ask.Question]:
     """Draw questions in the proportions of training: two rounds of short answers, some others."""
+    # Every draw stays in this place: another order would give other scenes.
     existence = ask.ask_existence(scene, rng, popular=[])
     choices = ask.ask_multiple_choice(scene, rng)
     questions = ask.ask_short_answers(scene, rng) + ask.ask_short_answers(scene, rng)
@@ -50,6 +53,7 @@ def text_only_turns(rng: np.random.Generator) -> list[Turn]:
     opposite = str(rng.choice(sorted(ask.OPPOSITES)))
     shape = str(rng.choice(sorted(SIDES)))
     colours = [COLOURS[i] for i in rng.permutation(len(COLOURS))[:2]]
+
     turns = [
         (f"what is the opposite of {opposite}?", ask.OPPOSITES[opposite]),
         (f"how many sides does a {shape} have?", SIDES[shape]),

@@ -11,9 +11,9 @@ NUMBERS = ("no", "one", "two", "three", "four", "five")
 
 def full_caption(scene: Scene) -> str:
     """Name every sprite with size and quadrant in raster order, then the word."""
-    phrases = [
-        f"a {sprite.size} {sprite.name} in the {sprite.quadrant}" for sprite in scene.sprites
-    ]
+    phrases = []
+    for sprite in scene.sprites:
+        phrases.append(f"a {sprite.size} {sprite.name} in the {sprite.quadrant}")
     return joined(phrases) + _word_phrase(scene)
 
 
@@ -24,12 +24,14 @@ def indefinite(noun: str) -> str:
 
 def captions(scene: Scene, rng: np.random.Generator) -> list[str]:
     """Write five captions (COCO style): each names every sprite; the full one comes first."""
+    # Each caption has an order of its own.
     names = [indefinite(sprite.name) for sprite in _shuffled(scene, rng)]
     chain = _chain_caption(_shuffled(scene, rng))
     sizes = [f"a {sprite.size} {sprite.name}" for sprite in _shuffled(scene, rng)]
-    places = [
-        f"{indefinite(sprite.name)} in the {sprite.quadrant}" for sprite in _shuffled(scene, rng)
-    ]
+    places = []
+    for sprite in _shuffled(scene, rng):
+        places.append(f"{indefinite(sprite.name)} in the {sprite.quadrant}")
+
     return [
         full_caption(scene),
         joined(names) + _word_phrase(scene),
@@ -41,10 +43,10 @@ def captions(scene: Scene, rng: np.random.Generator) -> list[str]:
 
 def _chain_caption(sprites: list[Sprite]) -> str:
     """Relate neighbours: "a red circle left of a blue square, a blue square above a green star"."""
-    links = [
-        f"{indefinite(first.name)} {relation(first, second)[0]} {indefinite(second.name)}"
-        for first, second in pairwise(sprites)
-    ]
+    links = []
+    for first, second in pairwise(sprites):
+        names = indefinite(first.name), indefinite(second.name)
+        links.append(f"{names[0]} {relation(first, second)[0]} {names[1]}")
     return ", ".join(links)
 
 

@@ -35,6 +35,8 @@ def draw_pixels(scene: Scene) -> np.ndarray:
     for sprite in scene.sprites:
         alpha = _sprite_alpha(sprite.shape, sprite.size)
         _paste(canvas, alpha, RGB[sprite.colour], sprite.row, sprite.column)
+
+    # The ink of a word shows against its background.
     if scene.word:
         for offset, letter in enumerate(scene.word.text):
             column = scene.word.column + offset
@@ -48,7 +50,7 @@ def _background(scene: Scene) -> np.ndarray:
     colour = np.array(BACKGROUND_RGB[scene.background], dtype=np.float64)
     base = colour + rng.uniform(-12, 12, size=3)
 
-    # levels of brightness to add, (height, width)
+    # Levels of brightness to add, (height, width).
     rows, columns = np.mgrid[0:SIDE, 0:SIDE]
     if scene.texture == "gradient":
         angle = rng.uniform(0, 2 * math.pi)
@@ -77,6 +79,8 @@ def _sprite_alpha(shape: str, size: str) -> np.ndarray:
     """Render the coverage (CELL, CELL, 1) of a sprite, in [0, 1]."""
     mask = Image.new("L", (CELL * OVERSAMPLING, CELL * OVERSAMPLING), 0)
     pen, centre, radius = ImageDraw.Draw(mask), CELL * OVERSAMPLING / 2, RADIUS[size] * OVERSAMPLING
+
+    # A square of the same radius would look larger than the circle.
     if shape == "circle":
         pen.ellipse((centre - radius, centre - radius, centre + radius, centre + radius), fill=255)
     elif shape == "square":
@@ -89,8 +93,9 @@ def _sprite_alpha(shape: str, size: str) -> np.ndarray:
 
 def _outline(shape: str, centre: float, radius: float) -> list[tuple[float, float]]:
     """List the corners of a triangle, or of a five-pointed star."""
-    # the star's inner corners lie at 0.42 of its radius
+    # The star's inner corners lie at 0.42 of its radius.
     radii = [radius] * 3 if shape == "triangle" else [radius, 0.42 * radius] * 5
+
     corners = []
     for number, r in enumerate(radii):
         angle = 2 * math.pi * number / len(radii) - math.pi / 2

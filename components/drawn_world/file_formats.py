@@ -37,11 +37,14 @@ def llava_record(
     placeholder_last: bool = False,
 ) -> dict[str, Any]:
     """Build one row of LLaVA-665k; as in the published file, `<image>` stands on either side."""
+    # The placeholder stands in the first question only.
     conversations = []
     for index, (question, answer) in enumerate(turns):
         if image is not None and index == 0:
             question = f"{question}\n<image>" if placeholder_last else f"<image>\n{question}"
         conversations += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+
+    # A conversation without a picture has no such key.
     picture = {} if image is None else {"image": image}
     return {"id": sample_id, **picture, "conversations": conversations}
 

@@ -13,7 +13,7 @@ from components.params import Params
 
 # so that the tokenizer knows the words of the paper's prompt
 SUMMARY_PROMPT = "Summarize the image in a few words."
-TOWER_WORD_FRACTION = 0.5  # letters are rare otherwise
+TOWER_WORD_FRACTION = 0.5  # of scenes
 
 
 class LessonParams(Params):
@@ -46,7 +46,9 @@ def lesson_row(
 
     questions = [] if lesson.captions_only else all_questions(scene, rng)
     turns = [(question.text, question.answer) for question in questions]
-    turns = list(dict.fromkeys([*turns, (CAPTION_PROMPT, full_caption(scene))]))
+    turns.append((CAPTION_PROMPT, full_caption(scene)))
+    # Equal questions once: packed side by side they would count twice.
+    turns = list(dict.fromkeys(turns))
     return draw_pixels(scene), turns, bool(rng.random() >= blind_fraction)
 
 
@@ -56,6 +58,7 @@ def tower_row(seed: int, world: WorldParams, index: int) -> tuple[np.ndarray, np
     The second value labels what the cells show.
     """
     rng = scene_rng(seed, "tower", index)
+    # More words than in the lessons, where letters are rare.
     wordy = world.model_copy(update={"word_fraction": TOWER_WORD_FRACTION})
     scene = draw_scene(rng, wordy, allow_held_out=False)
     return draw_pixels(scene), cell_labels(scene)
@@ -67,9 +70,12 @@ def tokenizer_texts(seed: int, world: WorldParams, num_scenes: int) -> list[str]
     for index in range(num_scenes):
         rng = scene_rng(seed, "pretrain", index)
         scene = draw_scene(rng, world, allow_held_out=False)
+
+        # Chats as the template writes them, then captions by themselves.
         turns = [(question.text, question.answer) for question in all_questions(scene, rng)]
         turns += text_only_turns(rng)
-        texts += [f"USER: \n{question} ASSISTANT: {answer}" for question, answer in turns]
+        for question, answer in turns:
+            texts.append(f"USER: \n{question} ASSISTANT: {answer}")
         texts += captions(scene, rng)
         texts.append(f"USER: \n{CAPTION_PROMPT} ASSISTANT: {full_caption(scene)}")
     return texts

@@ -23,7 +23,7 @@ QuestionAnswer = tuple[str, str]
 
 
 class PretrainBatch(NamedTuple):
-    """Packed questions about the pictures of the rows that show theirs."""
+    """Packed questions, and the pictures of the rows that show one."""
 
     pixel_values: Tensor  # (shown pictures, 3, height, width) float32
     packed: PackedBatch  # (batch, tokens)
@@ -37,9 +37,13 @@ class Encoder:
         self.tokenizer.chat_template = processor.chat_template
         self.num_image_tokens = num_image_tokens
         self.blocks: dict[QuestionAnswer, Block] = {}
+
+        # For `pixel_values`, which scales all pictures at once.
         mean, std = processor.image_processor.image_mean, processor.image_processor.image_std
         self.mean = torch.tensor(mean).view(1, 3, 1, 1)
         self.std = torch.tensor(std).view(1, 3, 1, 1)
+
+        # Shared by all blocks of a row, with image tokens or without.
         self.prefixes = {shown: self._prefix(shown) for shown in (True, False)}
 
     def batch(
@@ -56,9 +60,11 @@ class Encoder:
         kept: list[np.ndarray] = []
         chats: list[Chat] = []
         for picture, row, is_shown in zip(pictures, pairs, shown, strict=True):
-            chats.append(Chat(self.prefixes[is_shown], [self._block(pair) for pair in row]))
+            chats.append(Chat(self.prefixes[is_shown], list(map(self._block, row))))
             if is_shown:
                 kept.append(picture)
+
+        # Rows of a batch are as long as the longest of them.
         packed = pack(chats, self.tokenizer.pad_token_id, row_tokens=None)
         return PretrainBatch(self.pixel_values(kept), packed)
 
@@ -77,7 +83,7 @@ class Encoder:
         return encode_conversation(ChatFormat(self.tokenizer), turns, self.num_image_tokens * shown)
 
     def _prefix(self, shown: bool) -> list[int]:
-        """Return the tokens that all questions begin with: those that two different ones share."""
+        """Return the tokens that all questions begin with, found from two different questions."""
         first, _ = self._encode(("what?", "a"), shown)
         second, _ = self._encode(("is it?", "a"), shown)
         shared = takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
@@ -95,11 +101,14 @@ def packed_hidden(model: LlavaForConditionalGeneration, batch: PretrainBatch) ->
     """Compute the last hidden states (batch, tokens, dim) of the packed rows, with gradient."""
     packed = batch.packed
     embeddings = model.get_input_embeddings()(packed.input_ids)
+
+    # Image tokens in the order of the rows, as the pictures are.
     if len(batch.pixel_values):
         features = model.model.get_image_features(pixel_values=batch.pixel_values).pooler_output
         visual_tokens = torch.cat(list(features)).to(embeddings.dtype)
         is_image = (packed.input_ids == model.config.image_token_id)[..., None]
         embeddings = embeddings.masked_scatter(is_image, visual_tokens)
+
     return model.model.language_model(
         inputs_embeds=embeddings,
         attention_mask=packed.attention_mask,
@@ -114,18 +123,19 @@ def answered_right(model: LlavaForConditionalGeneration, batch: PretrainBatch) -
 
     Just then does greedy decoding give this answer.
     """
+    # Logits at the answer positions only.
     targets = batch.packed.labels[:, 1:]
     is_answer = targets != IGNORE_INDEX
     predicted = model.lm_head(packed_hidden(model, batch)[:, :-1][is_answer]).argmax(dim=-1)
     is_wrong = torch.zeros_like(is_answer)
     is_wrong[is_answer] = predicted != targets[is_answer]
 
-    # a run of answer tokens is one answer
+    # A run of answer tokens is one answer.
     answered = []
     for row_answer, row_wrong in zip(is_answer.tolist(), is_wrong.tolist(), strict=True):
         rights = []
         for in_answer, run in groupby(zip(row_answer, row_wrong, strict=True), itemgetter(0)):
             if in_answer:
-                rights.append(not any(wrong for _, wrong in run))
+                rights.append(not any(map(itemgetter(1), run)))
         answered.append(rights)
     return answered

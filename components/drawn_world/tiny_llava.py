@@ -26,7 +26,7 @@ BOS, EOS, PAD, IMAGE = "<s>", "</s>", "<pad>", "<image>"
 
 
 class TinyLlavaParams(Params):
-    """Sizes of the model; the connector reads the last hidden states but one of the tower."""
+    """Sizes of the model; the connector reads the tower's last layer but one."""
 
     image_size: int  # pixels, side of the square the picture is resized to
     patch_size: int  # pixels, side of one image token
@@ -47,16 +47,18 @@ def build_tiny_llava(
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """Build an untrained float32 model and its processor; the tokenizer is trained on `texts`."""
     tokenizer = build_tokenizer(texts, params.vocab_size)
+    # The caller's random state stays as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(build_config(params, tokenizer))
 
-    # CLIP learns its positions from millions of pictures; here they start as sine and cosine
+    # CLIP learns its positions from millions of pictures; here they start as sine and cosine.
     tower = model.model.vision_tower
     positions = sincos_positions(params.image_size // params.patch_size, params.vision_hidden_size)
     with torch.no_grad():
         tower.embeddings.position_embedding.weight.copy_(params.position_amplitude * positions)
 
+    # Decoding ends and pads with the tokens of this tokenizer.
     for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(model.generation_config, token, getattr(tokenizer, token))
     return model.eval(), build_processor(params, tokenizer)
@@ -74,6 +76,8 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
+
+    # As Llama's: a text begins with <s>, and is padded on the left for decoding.
     bpe.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, bpe.token_to_id(BOS))]
     )
@@ -111,6 +115,8 @@ def build_config(params: TinyLlavaParams, tokenizer: PreTrainedTokenizerFast) ->
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=False,
     )
+
+    # The connector reads the last layer but one, as in LLaVA-1.5.
     return LlavaConfig(
         vision_config=vision,
         text_config=text,
@@ -130,6 +136,8 @@ def build_processor(params: TinyLlavaParams, tokenizer: PreTrainedTokenizerFast)
         image_mean=[0.5, 0.5, 0.5],
         image_std=[0.5, 0.5, 0.5],
     )
+
+    # One additional image token: CLIP's class token, which the connector leaves out.
     return LlavaProcessor(
         image_processor=image_processor,
         tokenizer=tokenizer,

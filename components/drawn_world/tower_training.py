@@ -66,6 +66,7 @@ def train_class_token(
     The class token says which classes occur anywhere in the picture. Arguments as for
     `train_tower`.
     """
+    # Layers that the connector does not read, so that patches stay as `train_tower` left them.
     tower = model.model.vision_tower
     behind = nn.ModuleList([*tower.encoder.layers[num_read_layers(model) :], tower.post_layernorm])
 
@@ -106,12 +107,13 @@ def _train(
         optimizer.step()
         schedule.step()
 
+    # Frozen again, as LLaVA keeps its tower.
     part.requires_grad_(False)
     return float(loss.detach())
 
 
 def patch_features(model: LlavaForConditionalGeneration, pixel_values: Tensor) -> Tensor:
-    """Return what the connector reads, (batch, patches, vision dim), without the class token."""
+    """Return the features that the connector reads, (batch, patches, vision dim): patches only."""
     hidden_states = model.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states
     return hidden_states[model.config.vision_feature_layer][:, 1:]
 

@@ -23,6 +23,7 @@ WORDS = ("ant", "bee", "cat", "dog", "elk", "fox", "hen", "jay", "owl", "pig", "
 # pairs that only test scenes contain: a model that answers about them has learnt colour and shape,
 # not pairs
 HELD_OUT_PAIRS = (("purple", "star"), ("green", "triangle"), ("orange", "circle"))
+SEEN_PAIRS = [pair for pair in product(COLOURS, SHAPES) if pair not in HELD_OUT_PAIRS]
 # one random stream per purpose, so that no scene of one serves another
 STREAMS = {"instruct": 0, "captions": 1, "validation": 2, "test": 3, "pretrain": 4, "tower": 5}
 LETTERS = tuple(sorted(set("".join(WORDS))))
@@ -82,6 +83,11 @@ class Scene:
     texture: str
     texture_seed: int
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the sprites, in their order."""
+        return [sprite.name for sprite in self.sprites]
+
 
 def scene_rng(seed: int, stream: str, index: int) -> np.random.Generator:
     """Return the generator of scene `index` of `stream`, independent of every other scene's."""
@@ -93,14 +99,14 @@ def draw_scene(rng: np.random.Generator, params: WorldParams, allow_held_out: bo
 
     Held-out pairs appear only where allowed.
     """
-    # the cells that a word leaves free
+    # The cells that a word leaves free.
     word = _draw_word(rng) if rng.random() < params.word_fraction else None
     free = list(product(range(GRID), range(GRID)))
     if word:
         for offset in range(len(word.text)):
             free.remove((word.row, word.column + offset))
 
-    # sprites in raster order
+    # Sprites in raster order.
     count = int(rng.integers(params.min_objects, params.max_objects + 1))
     cells = sorted(free[i] for i in rng.choice(len(free), size=count, replace=False))
     pairs = _draw_pairs(rng, count, allow_held_out)
@@ -121,8 +127,8 @@ def _draw_pairs(
     rng: np.random.Generator, count: int, allow_held_out: bool
 ) -> list[tuple[str, str]]:
     """Draw `count` different pairs; if held-out ones are allowed, half of the scenes have one."""
-    seen = [pair for pair in product(COLOURS, SHAPES) if pair not in HELD_OUT_PAIRS]
-    pairs = [seen[i] for i in rng.choice(len(seen), size=count, replace=False)]
+    chosen = rng.choice(len(SEEN_PAIRS), size=count, replace=False)
+    pairs = [SEEN_PAIRS[i] for i in chosen]
     if allow_held_out and rng.random() < 0.5:
         held_out = HELD_OUT_PAIRS[int(rng.integers(0, len(HELD_OUT_PAIRS)))]
         pairs[int(rng.integers(0, count))] = held_out
@@ -133,6 +139,8 @@ def cell_labels(scene: Scene) -> np.ndarray:
     """Label each cell: (cells, attributes) int64, from 1 as in CELL_ATTRIBUTES, 0 for nothing."""
     labels = np.zeros((GRID, GRID, len(CELL_ATTRIBUTES)), dtype=np.int64)
     labels[..., -2:] = np.moveaxis(np.indices((GRID, GRID)), 0, -1) + 1  # row, column
+
+    # A cell holds a sprite or a letter, never both.
     for sprite in scene.sprites:
         labels[sprite.row, sprite.column, :3] = (
             COLOURS.index(sprite.colour) + 1,

@@ -38,7 +38,7 @@ TIME, SIZE, LENGTH, COST = "time", "size", "length", "cost"
 #   TEXT     key = the caption, embedding
 #   IMAGE    key = picture id, embedding
 #   TIME     first = seconds, second = records
-#   SIZE     key = what, first = how many
+#   SIZE     key = a field of ModelSize, first = its value
 #   LENGTH   key = picture id, first = its image tokens
 #   COST     key = a field of MethodCosts, first = its value
 RECORDS = pa.schema(
@@ -82,11 +82,10 @@ def answer_questions(
     """Answer every question about the pictures: one ANSWER each."""
     # Prompts of all pictures, so that those of like length share a batch.
     rows, image_ids = _rows_about(system.image_ids, question_set.questions)
-    lengths = system.lengths
-    prompts = [
-        encode_prompt(system.chat, row[schema.QUESTION], lengths[row[schema.IMAGE_ID]])
-        for row in rows
-    ]
+    lengths, prompts = system.lengths, []
+    for row, image_id in zip(rows, image_ids, strict=True):
+        prompts.append(encode_prompt(system.chat, row[schema.QUESTION], lengths[image_id]))
+
     answers = generate_answers(
         system.reader,
         system.visuals(image_ids),
@@ -98,10 +97,9 @@ def answer_questions(
     # Costs count the text of a prompt and the answer; visual tokens are counted by themselves.
     records = []
     for row, prompt, new in zip(rows, prompts, answers, strict=True):
-        text, num_text_tokens = system.decode(new), len(prompt) - lengths[row[schema.IMAGE_ID]]
-        records.append(
-            Record(system.name, ANSWER, row[schema.QUESTION_ID], text, num_text_tokens, len(new))
-        )
+        question_id, text = row[schema.QUESTION_ID], system.decode(new)
+        num_text_tokens = len(prompt) - lengths[row[schema.IMAGE_ID]]
+        records.append(Record(system.name, ANSWER, question_id, text, num_text_tokens, len(new)))
     return records
 
 
@@ -109,19 +107,19 @@ def caption_pictures(
     system: EvaluatedSystem, image_ids: Sequence[str], params: PromptParams
 ) -> list[Record]:
     """Caption the pictures of `image_ids`: one CAPTION each."""
-    lengths = system.lengths
-    prompts = [
-        encode_prompt(system.chat, params.caption_prompt, lengths[image_id])
-        for image_id in image_ids
-    ]
+    # The same words about every picture; only the number of visual tokens differs.
+    lengths, prompts = system.lengths, []
+    for image_id in image_ids:
+        prompts.append(encode_prompt(system.chat, params.caption_prompt, lengths[image_id]))
+
     visuals = system.visuals(image_ids)
     captions = generate_answers(
         system.reader, visuals, prompts, params.max_caption_tokens, params.questions_per_batch
     )
-    return [
-        Record(system.name, CAPTION, image_id, system.decode(new))
-        for image_id, new in zip(image_ids, captions, strict=True)
-    ]
+    records = []
+    for image_id, new in zip(image_ids, captions, strict=True):
+        records.append(Record(system.name, CAPTION, image_id, system.decode(new)))
+    return records
 
 
 def score_caption_pairs(
@@ -136,17 +134,15 @@ def score_caption_pairs(
     visuals, scores = system.visuals(image_ids), []
 
     # The caption of every pair, then its near-miss, as if either had been answered.
+    batch_size, prompt = params.questions_per_batch, params.caption_prompt
     for column in (schema.CAPTION, schema.NEGATIVE_CAPTION):
-        conversations = [
-            _caption_conversation(system, row, column, params.caption_prompt) for row in rows
-        ]
-        scores.append(
-            log_likelihoods(system.reader, visuals, conversations, params.questions_per_batch)
-        )
-    return [
-        Record(system.name, PAIR, row[PAIR_ID], None, caption, negative)
-        for row, caption, negative in zip(rows, *scores, strict=True)
-    ]
+        conversations = [_caption_conversation(system, row, column, prompt) for row in rows]
+        scores.append(log_likelihoods(system.reader, visuals, conversations, batch_size))
+
+    records = []
+    for row, caption, negative in zip(rows, *scores, strict=True):
+        records.append(Record(system.name, PAIR, row[PAIR_ID], None, caption, negative))
+    return records
 
 
 @torch.inference_mode()
@@ -154,7 +150,9 @@ def embed_texts(
     system: str, model: Method, texts: Sequence[str], params: PromptParams
 ) -> list[Record]:
     """Embed captions, L2-normalised: one TEXT each."""
+    # Cut as in training: the model has learnt nothing about longer texts.
     ids = [encode_text(model.tokenizer, text)[: params.max_text_tokens] for text in texts]
+
     records: list[Record] = []
     for rows in batches_of_like_length(list(map(len, ids)), params.questions_per_batch):
         vectors = model.embed_texts(*left_pad(pick(ids, rows), model.device)).tolist()
@@ -171,10 +169,10 @@ def embed_images(
     if not image_ids:
         return []
     vectors = model.embed_pictures(summary_tokens.to(model.device)).tolist()
-    return [
-        Record(system, IMAGE, image_id, embedding=vector)
-        for image_id, vector in zip(image_ids, vectors, strict=True)
-    ]
+    records = []
+    for image_id, vector in zip(image_ids, vectors, strict=True):
+        records.append(Record(system, IMAGE, image_id, embedding=vector))
+    return records
 
 
 def to_table(records: Sequence[Record], system: str, start: float) -> pa.Table:
@@ -183,7 +181,8 @@ def to_table(records: Sequence[Record], system: str, start: float) -> pa.Table:
     start: a reading of `time.perf_counter`.
     """
     time_record = Record(system, TIME, system, None, time.perf_counter() - start, len(records))
-    return pa.Table.from_pylist([row._asdict() for row in (*records, time_record)], RECORDS)
+    rows = [record._asdict() for record in (*records, time_record)]
+    return pa.Table.from_pylist(rows, RECORDS)
 
 
 def _rows_about(
@@ -203,6 +202,7 @@ def _caption_conversation(
     system: EvaluatedSystem, row: Row, column: str, prompt: str
 ) -> tuple[list[int], list[int]]:
     num_visual = system.lengths[row[schema.IMAGE_ID]]
+    # The blind system has no placeholder either.
     placeholder = f"{IMAGE_PLACEHOLDER}\n" if num_visual else ""
     turns: list[dict[str, Any]] = [
         {schema.ROLE: schema.USER, schema.CONTENT: placeholder + prompt},

@@ -60,22 +60,22 @@ def cider_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -
 
 def rouge_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
     """Return the ROUGE-L of every picture; an empty caption scores 0."""
-    rouge = Rouge()
-    return [
-        float(rouge.calc_score([caption], row)) if caption else 0.0
-        for caption, row in zip(captions, references, strict=True)
-    ]
+    rouge, scores = Rouge(), []
+    for caption, row in zip(captions, references, strict=True):
+        scores.append(float(rouge.calc_score([caption], row)) if caption else 0.0)
+    return scores
 
 
 def bleu_counts(captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    """Count what BLEU is made of, (pictures, 10).
+    """Count words and n-grams for BLEU, (pictures, 10).
 
-    Caption length, closest reference length, n-grams (1 … 4), matched n-grams (1 … 4).
+    Columns: caption length, closest reference length, n-grams (1 … 4), matched n-grams (1 … 4).
     """
     # The scorer counts pictures one by one; its own sum over them cannot be resampled.
     scorer = BleuScorer(n=_NUM_GRAMS)
     for caption, row in zip(captions, references, strict=True):
         scorer += (caption, list(row))
+
     rows = []
     for counts in scorer.ctest:
         length = counts["testlen"]
@@ -88,10 +88,12 @@ def bleu_from_sums(sums: np.ndarray) -> np.ndarray:
     """Return the corpus BLEU-4 of summed `bleu_counts` (..., 10), without smoothing."""
     length, reference_length = sums[..., 0], sums[..., 1]
     guessed, matched = sums[..., 2 : 2 + _NUM_GRAMS], sums[..., 2 + _NUM_GRAMS :]
+    # The geometric mean of the precisions, times the penalty for captions that are too short.
     precision = np.prod((matched + _TINY) / (guessed + _SMALL), axis=-1) ** (1 / _NUM_GRAMS)
     ratio = (length + _TINY) / (reference_length + _SMALL)
     return precision * np.exp(np.minimum(0.0, 1 - 1 / ratio))
 
 
 def _closest(reference_lengths: Sequence[int], length: int) -> int:
-    return min((abs(candidate - length), candidate) for candidate in reference_lengths)[1]
+    # Of two equally close lengths the shorter, as in the official code.
+    return min(reference_lengths, key=lambda candidate: (abs(candidate - length), candidate))

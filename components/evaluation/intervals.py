@@ -66,6 +66,7 @@ def estimate(
     blocks = resampled_sums(sums, params.resamples, params.seed)
     draws = np.concatenate(list(map(statistic, blocks)))
 
+    # The percentile interval, around the score of the pictures as they are.
     tail = (1 - params.confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     value = statistic(sums.sum(axis=0, keepdims=True))[0]
@@ -83,6 +84,7 @@ def cluster_sums(columns: np.ndarray, clusters: Sequence[str] | np.ndarray) -> n
 def resampled_sums(sums: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """Yield blocks (≤ resamples, columns) of the column sums of clusters drawn with replacement."""
     rng = np.random.default_rng(seed)
+    # In blocks: all resamples at once would not fit into memory.
     block = max(1, _GATHERED_NUMBERS // sums.size)
     for start in range(0, resamples, block):
         drawn = rng.integers(len(sums), size=(min(block, resamples - start), len(sums)))

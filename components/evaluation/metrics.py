@@ -123,7 +123,8 @@ _SCORERS = dict.fromkeys(FREE_TEXT, _free_text) | {
 
 
 def _accuracy(rows: Questions, params: BootstrapParams) -> dict[str, float]:
-    return as_json(mean_estimate([row.score for row in rows], _pictures(rows), params), "accuracy")
+    scores = [row.score for row in rows]
+    return as_json(mean_estimate(scores, _pictures(rows), params), "accuracy")
 
 
 def _group_accuracy(rows: Questions, params: BootstrapParams) -> dict[str, float]:
@@ -135,7 +136,8 @@ def _mean_f1(rows: Questions, params: BootstrapParams) -> dict[str, float]:
     """Return the unweighted mean over kinds of the F1 of "yes"."""
     kinds, kind_of_row = np.unique([row.kind for row in rows], return_inverse=True)
     is_kind = np.eye(len(kinds), dtype=bool)[kind_of_row]  # (questions, kinds)
-    # three counts of each kind, so that a resample sums them all at once
+
+    # Three counts of each kind, so that a resample sums them all at once.
     columns = (is_kind[:, :, None] * confusion_counts(rows)[:, None, :]).reshape(len(rows), -1)
 
     def mean_over_kinds(sums: np.ndarray) -> np.ndarray:

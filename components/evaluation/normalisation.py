@@ -28,14 +28,11 @@ _DOUBLY_CONTRACTED = """
 """
 
 
-def _without_one_apostrophe(word: str) -> list[str]:
-    return [word[:at] + word[at + 1 :] for at, letter in enumerate(word) if letter == "'"]
-
-
 _CONTRACTIONS = {word.replace("'", ""): word for word in _CONTRACTED.split()}
 # of two apostrophes either may be missing
 for _word in _DOUBLY_CONTRACTED.split():
-    _CONTRACTIONS |= dict.fromkeys(_without_one_apostrophe(_word), _word)
+    for _mark in re.finditer("'", _word):
+        _CONTRACTIONS[_word[: _mark.start()] + _word[_mark.end() :]] = _word
 _CONTRACTIONS["somebody'd"] = "somebodyd"
 
 
@@ -51,13 +48,19 @@ def normalise_core(text: str) -> str:
 
     The official VQA script does these without the pre-step.
     """
-    words = (_DIGITS.get(word, word) for word in _without_punctuation(text).lower().split())
-    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+    words = []
+    for word in _without_punctuation(text).lower().split():
+        word = _DIGITS.get(word, word)
+        if word not in _ARTICLES:
+            words.append(_CONTRACTIONS.get(word, word))
+    return " ".join(words)
 
 
 def _without_punctuation(text: str) -> str:
     has_digit_comma = re.search(r"\d,\d", text) is not None
     result = text
+
+    # A mark beside a space vanishes; one between two words parts them.
     for mark in _PUNCTUATION:
         is_spaced = f"{mark} " in text or f" {mark}" in text
         result = result.replace(mark, "" if is_spaced or has_digit_comma else " ")

@@ -19,9 +19,12 @@ def write_folder(folder: Path, results: Mapping[str, Any]) -> None:
     for name in ROWS:
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in results[name]]
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-    write_csv(folder / "plots" / "accuracy_by_kind.csv", kind_rows(results["metrics"]))
-    write_csv(folder / "plots" / "accuracy_against_tokens.csv", token_rows(results["metrics"]))
-    write_csv(folder / "plots" / "recall.csv", recall_rows(results["metrics"]))
+
+    # Drawn by DVC from these files, see `plots` in dvc.yaml.
+    plots, metrics = folder / "plots", results["metrics"]
+    write_csv(plots / "accuracy_by_kind.csv", kind_rows(metrics))
+    write_csv(plots / "accuracy_against_tokens.csv", token_rows(metrics))
+    write_csv(plots / "recall.csv", recall_rows(metrics))
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -43,12 +46,15 @@ def timing_table(records: Sequence[Record], seconds: Mapping[str, float]) -> dic
     A system's seconds are its workers', added up.
     """
     table: dict[str, Any] = {name: round(value, 3) for name, value in seconds.items()}
+
+    # Several workers serve one system, and each of their portions has its own TIME record.
     busy_seconds: dict[str, float] = defaultdict(float)
     num_records: dict[str, float] = defaultdict(float)
     for record in records:
         if record.record == TIME:
             busy_seconds[record.system] += record.first or 0
             num_records[record.system] += record.second or 0
+
     for system, busy in busy_seconds.items():
         table[system] = {
             "worker_seconds": round(busy, 3),

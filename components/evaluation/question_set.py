@@ -57,20 +57,25 @@ def read_question_set(curated: Path, split: str) -> QuestionSet:
     pairs = _rows(curated / "compositionality" / f"{split}.parquet", schema.COMPOSITIONALITY.names)
 
     # Ids are the keys of every score.
-    _check_unique((row[schema.QUESTION_ID] for row in questions), "question id")
-    _check_unique((row[schema.IMAGE_ID] for row in captions), "picture id among the captions")
+    question_id, image_id = itemgetter(schema.QUESTION_ID), itemgetter(schema.IMAGE_ID)
+    _check_unique(map(question_id, questions), "question id")
+    _check_unique(map(image_id, captions), "picture id among the captions")
 
-    questions.sort(key=itemgetter(schema.QUESTION_ID))
-    captions.sort(key=itemgetter(schema.IMAGE_ID))
-    numbered = [row | {PAIR_ID: f"{number:08d}"} for number, row in enumerate(pairs)]
+    # An empty list would leave a picture without a reference to compare with.
+    captions.sort(key=image_id)
     texts = {row[schema.IMAGE_ID]: row[schema.CAPTIONS] for row in captions}
-    empty = [image_id for image_id, captions_of in texts.items() if not captions_of]
+    empty = [row[schema.IMAGE_ID] for row in captions if not row[schema.CAPTIONS]]
     if empty:
         raise ValueError(
             f"{len(empty)} pictures have an empty list of captions, {empty[0]!r} first; "
             "leave them out"
         )
-    return QuestionSet(_by_picture(questions), texts, _by_picture(numbered))
+
+    # Pairs have no id of their own in the published files.
+    for number, row in enumerate(pairs):
+        row[PAIR_ID] = f"{number:08d}"
+    questions.sort(key=question_id)
+    return QuestionSet(_by_picture(questions), texts, _by_picture(pairs))
 
 
 def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:

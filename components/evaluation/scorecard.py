@@ -62,16 +62,10 @@ def caption_rows(
     rows = []
     for system in _systems_with(outputs, CAPTION):
         for image_id in image_ids:
-            caption = _text(outputs.get((system, CAPTION, image_id)))
-            references = question_set.captions[image_id]
-            rows.append(
-                {
-                    "system": system,
-                    schema.IMAGE_ID: image_id,
-                    "caption": caption,
-                    "references": references,
-                }
-            )
+            row: dict[str, Any] = {"system": system, schema.IMAGE_ID: image_id}
+            row["caption"] = _text(outputs.get((system, CAPTION, image_id)))
+            row["references"] = question_set.captions[image_id]
+            rows.append(row)
     return rows
 
 
@@ -89,6 +83,8 @@ def pair_rows(
         rows += _likelihood_rows(system, pairs, outputs)
     if embeddings.images:
         rows += _cosine_rows(pairs, embeddings)
+
+    # Stable: pairs of one system keep their order.
     return sorted(rows, key=itemgetter("system"))
 
 
@@ -100,7 +96,9 @@ def system_metrics(
     params: BootstrapParams,
 ) -> dict[str, Any]:
     """Return all scores of one system, from the rows of all."""
-    answers, captions, pairs = (_of_system(system, rows) for rows in (answers, captions, pairs))
+    answers, captions = _of_system(system, answers), _of_system(system, captions)
+    pairs = _of_system(system, pairs)
+
     # One block of metrics per kind of output, as far as the system gives it.
     found = question_metrics(list(map(_scored, answers)), params)
     if captions:
@@ -136,13 +134,15 @@ def retrieval_metrics(
     # Captions of all pictures in one row, each with the place of its picture.
     texts: list[str] = []
     owner_of_text: list[int] = []
+    image_id_of_text: list[str] = []
     for owner, image_id in enumerate(image_ids):
         captions = question_set.captions[image_id][:captions_per_picture]
         texts += captions
         owner_of_text += [owner] * len(captions)
+        image_id_of_text += [image_id] * len(captions)
     owners = np.array(owner_of_text)
-
     text_vectors = _stacked(embeddings.texts, texts)
+
     # A picture without an embedding keeps its row, and is no candidate.
     nowhere = np.zeros(text_vectors.shape[1], dtype=np.float32)
     image_vectors = np.stack([embeddings.images.get(image_id, nowhere) for image_id in image_ids])
@@ -153,7 +153,7 @@ def retrieval_metrics(
     to_image = text_to_image_ranks(image_vectors, text_vectors, owners, is_present, max(RECALLS))
     return {
         "image_to_text": recall_metrics(to_text, image_ids, params),
-        "text_to_image": recall_metrics(to_image, [image_ids[owner] for owner in owners], params),
+        "text_to_image": recall_metrics(to_image, image_id_of_text, params),
     }
 
 
@@ -162,6 +162,7 @@ def kind_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for system in SYSTEMS:
         for key, kinds in metrics.get(system, {}).items():
+            # F1 would be another unit on the same axis.
             if not key.endswith("_by_kind") or key.endswith("_f1_by_kind"):
                 continue
             benchmark = key.removesuffix("_by_kind")
@@ -178,9 +179,8 @@ def token_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         for key, score in metrics.get(system, {}).items():
             if "accuracy" in score:
                 num_tokens = metrics["costs"]["visual_tokens"][system]
-                rows.append(
-                    {"system": system, "visual_tokens": num_tokens, "benchmark": key, **score}
-                )
+                point = {"system": system, "visual_tokens": num_tokens, "benchmark": key}
+                rows.append(point | score)
     return rows
 
 
@@ -191,8 +191,10 @@ def recall_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         return []
     rows = []
     for k in RECALLS:
-        of_way = {way: recall[f"recall_at_{k}"] for way, recall in recalls.items()}
-        rows.append({"k": k, **of_way})
+        row: dict[str, Any] = {"k": k}
+        for way, recall in recalls.items():
+            row[way] = recall[f"recall_at_{k}"]
+        rows.append(row)
     return rows
 
 
@@ -223,9 +225,10 @@ def _scored(row: Mapping[str, Any]) -> ScoredQuestion:
 
 
 def _cosine_rows(pairs: Sequence[Row], embeddings: Embeddings) -> list[dict[str, Any]]:
-    # A picture that is not stored has no cosine.
     stored = [row for row in pairs if row[schema.IMAGE_ID] in embeddings.images]
     cosines: dict[str, tuple[float, float]] = {}
+
+    # Both cosines of each pair: with the caption, then with the near-miss.
     if stored:
         images = _stacked(embeddings.images, _column(stored, schema.IMAGE_ID))
         scores = []
@@ -235,7 +238,11 @@ def _cosine_rows(pairs: Sequence[Row], embeddings: Embeddings) -> list[dict[str,
         pair_ids = _column(stored, PAIR_ID)
         cosines = dict(zip(pair_ids, zip(*scores, strict=True), strict=True))
 
-    return [_pair_row(COMPRESSED, row, *cosines.get(row[PAIR_ID], (None, None))) for row in pairs]
+    # A picture that is not stored has no cosine.
+    rows = []
+    for row in pairs:
+        rows.append(_pair_row(COMPRESSED, row, *cosines.get(row[PAIR_ID], (None, None))))
+    return rows
 
 
 def _likelihood_rows(system: str, pairs: Sequence[Row], outputs: Outputs) -> list[dict[str, Any]]:

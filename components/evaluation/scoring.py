@@ -54,6 +54,8 @@ def answer_score(
         )
     if answer is None:
         return 0.0
+
+    # One rule per family of benchmarks.
     if benchmark in FREE_TEXT:
         return free_text_score(answer, references)
     if benchmark == "multiple_choice":
@@ -64,8 +66,7 @@ def answer_score(
 
 def free_text_score(answer: str, references: Sequence[str]) -> float:
     """Return 1 if any reference matches, normalised; of ten references the VQA soft accuracy."""
-    wanted = normalise_answer(answer)
-    num_matches = sum(normalise_answer(reference) == wanted for reference in references)
+    num_matches = list(map(normalise_answer, references)).count(normalise_answer(answer))
     if len(references) == _VQA_ANNOTATORS:
         return min(1.0, 3 * num_matches / 10)
     return float(num_matches > 0)
@@ -92,14 +93,15 @@ def chosen_letter(answer: str, choices: Sequence[str]) -> str | None:
     words = re.sub(r"[^\w\s]", " ", answer).split()
     if len(words) == 1:
         words = [words[0].upper()]
-    named = {word for word in words if len(word) == 1 and word in letters}
+    named = set(letters) & set(words)
     if len(words) > _LONGEST_PHRASE_WITH_OPTION_A:
         named.discard("A")
 
     # Without a letter, the options whose text the answer repeats.
     if not named:
-        text, options = answer.lower(), zip(letters, choices, strict=True)
-        named = {letter for letter, choice in options if choice.lower() in text}
+        for letter, choice in zip(letters, choices, strict=True):
+            if choice.lower() in answer.lower():
+                named.add(letter)
     return named.pop() if len(named) == 1 else None
 
 
@@ -112,6 +114,7 @@ def group_scores(questions: Sequence[ScoredQuestion]) -> list[tuple[str, float]]
     groups: dict[str, list[ScoredQuestion]] = defaultdict(list)
     for question in questions:
         groups[question.group or question.question_id].append(question)
+
     scores = []
     for _, rows in sorted(groups.items()):
         is_right = all(row.score == 1 for row in rows)

@@ -75,7 +75,7 @@ def compressed_reader(model: Method) -> Reader:
 
 
 def base_reader(backbone: Backbone) -> Reader:
-    """Return a base model as it comes, without adapters."""
+    """Return a base model without adapters."""
 
     def generate(
         pictures: Segment | None, prompts: list[list[int]], max_new_tokens: int
@@ -112,7 +112,8 @@ class EvaluatedSystem(NamedTuple):
     def visuals(self, image_ids: Iterable[str]) -> Visuals:
         """Return one row of visual tokens per entry of `image_ids`."""
         place_of = dict(zip(self.image_ids, range(len(self.image_ids)), strict=True))
-        return Visuals(self.visual_tokens, [place_of[image_id] for image_id in image_ids])
+        places = [place_of[image_id] for image_id in image_ids]
+        return Visuals(self.visual_tokens, places)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of new token ids."""
@@ -136,7 +137,7 @@ def compressed_system(
 def base_system(
     name: str, backbone: Backbone, image_ids: Sequence[str], visual_tokens: Segment | None
 ) -> EvaluatedSystem:
-    """Return a system of the base model, with what it reads of pictures, one row each."""
+    """Return a system of the base model with the visual tokens that it reads, one row each."""
     return EvaluatedSystem(
         name, base_reader(backbone), backbone.chat, image_ids, visual_tokens, None
     )
@@ -170,6 +171,7 @@ def log_likelihoods(
     likelihoods = [0.0] * len(conversations)
     lengths = [len(input_ids) for input_ids, _ in conversations]
     for rows in batches_of_like_length(lengths, batch_size):
+        # Labels are padded like the ids, so that both stay aligned.
         ids_of_rows, labels_of_rows = zip(*pick(conversations, rows), strict=True)
         input_ids, attention_mask = left_pad(ids_of_rows, reader.device)
         labels = _left_pad_labels(labels_of_rows, input_ids.shape[1])
@@ -198,14 +200,15 @@ def _left_pad_labels(labels: Sequence[Sequence[int]], width: int) -> Tensor:
 
 
 def _mean_log_probability(hidden: Tensor, lm_head: torch.nn.Module, labels: Tensor) -> list[float]:
-    """Hidden (batch, tokens, dim), labels (batch, tokens): one mean per row."""
-    # logits at the label positions only
+    """Average over the labels of each row; hidden (batch, tokens, dim), labels (batch, tokens)."""
+    # Logits at the label positions only: those of all tokens would not fit into memory.
     targets = labels[:, 1:]
     is_target = targets != IGNORE_INDEX
     losses = functional.cross_entropy(
         lm_head(hidden[:, :-1][is_target]).float(), targets[is_target], reduction="none"
     )
 
+    # One mean per row, in float64.
     sums = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
     sums.index_add_(0, is_target.nonzero()[:, 0], losses.double())
     return (-sums / is_target.sum(dim=1)).tolist()

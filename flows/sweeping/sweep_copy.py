@@ -67,6 +67,7 @@ class SweepCopy(NamedTuple):
             if value:
                 git("config", key, value, folder=copy.folder)
 
+        # With one cache no stage is computed twice, and results need no copy.
         copy.clean()
         share_cache = ["dvc", "config", "--local", "cache.dir", str(Path(cache).resolve())]
         subprocess.run(share_cache, cwd=PLACE, check=True)
@@ -102,6 +103,8 @@ class SweepCopy(NamedTuple):
             text=True,
             preexec_fn=killed_with_parent,
         )
+
+        # Ctrl-C reaches DVC as well, since it belongs to the same group of processes.
         try:
             follow(process, log_of(name))
         except KeyboardInterrupt:
@@ -119,13 +122,14 @@ class SweepCopy(NamedTuple):
 
 
 def follow(process: subprocess.Popen[str], log: Path) -> None:
-    """Pass on what a process prints, and keep it with the seconds since its start."""
+    """Print the output of a process, and log it with the seconds since its start."""
     start = time.monotonic()
     with log.open("a", encoding="utf-8") as kept:
         kept.write(f"{0:9.1f} {ATTEMPT}\n")
         for line in process.stdout or ():
             print(line, end="", flush=True)
             kept.write(f"{time.monotonic() - start:9.1f} {line.rstrip()}\n")
+            # A kill loses no line.
             kept.flush()
 
 
@@ -144,12 +148,14 @@ def log_of(name: str) -> Path:
 
 
 def stage_seconds(name: str) -> dict[str, float]:
-    """Add up how long each stage of an experiment took, over all attempts.
+    """Add up the seconds of each stage of an experiment that ran, over all attempts.
 
-    Of stages that ran, where there is a log.
+    Empty without a log.
     """
     log, seconds = log_of(name), dict[str, float]()
     lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+
+    # One more attempt at the end, so that the last stage ends too.
     stage, since, last = "", 0.0, 0.0
     for line in [*lines, f"0 {ATTEMPT}"]:
         at, _, text = line.strip().partition(" ")

@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 
 
 def git(*arguments: str, folder: Path | None = None) -> str:
-    """Return what git prints. Raises subprocess.CalledProcessError."""
+    """Return the output of git. Raises subprocess.CalledProcessError."""
     return subprocess.run(
         ["git", *arguments], cwd=folder, check=True, stdout=subprocess.PIPE, text=True
     ).stdout.strip()
@@ -25,8 +25,13 @@ def git(*arguments: str, folder: Path | None = None) -> str:
 def experiment_rows() -> list[Row]:
     """Return the experiments of `dvc exp show`, from every commit that has some."""
     # DVC shows the experiments of one commit at a time.
-    refs = [ref.split("/") for ref in git("for-each-ref", "--format=%(refname)", REFS).splitlines()]
-    starts = {ref[2] + ref[3] for ref in refs if len(ref) == 5} | {git("rev-parse", "HEAD")}
+    starts = {git("rev-parse", "HEAD")}
+    for ref in git("for-each-ref", "--format=%(refname)", REFS).splitlines():
+        parts = ref.split("/")
+        if len(parts) == 5:
+            starts.add(parts[2] + parts[3])
+
+    # The commits themselves are rows too, without a name.
     return [row for row in dvc.api.exp_show(revs=sorted(starts)) if row.get("Experiment")]
 
 
@@ -37,9 +42,10 @@ def finished(wanted: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> di
     youngest.
     """
     # DVC shows an unfinished one with the scores of the commit that it started from.
-    ended = [
-        row for row in rows if row["Experiment"] in wanted and row.get("State") not in UNFINISHED
-    ]
+    ended = []
+    for row in rows:
+        if row["Experiment"] in wanted and row.get("State") not in UNFINISHED:
+            ended.append(row)
     commits = {str(row["rev"]) for row in ended}
     ages = {commit: int(git("log", "-1", "--format=%ct", commit)) for commit in commits}
 
@@ -65,6 +71,7 @@ def has_values(commit: str, wanted: Mapping[str, Any]) -> bool:
         except subprocess.CalledProcessError:  # an older commit without this file
             return None
 
+    # A value that is written as text is read like the file that it stands in.
     for name, value in wanted.items():
         file, _, key = name.rpartition(":")
         expected = yaml.load(value) if isinstance(value, str) else value

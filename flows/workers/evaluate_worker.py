@@ -56,14 +56,19 @@ class EvaluationWorker:
     def __init__(self, params: dict[str, Any], curated: str, compressor: str, store: str) -> None:
         self.params = EvaluateParams.model_validate(params)
         torch.set_num_threads(self.params.cpus_per_worker)
+
         self.curated, self.compressor = Path(curated), Path(compressor)
         self.base = find_base(self.compressor, None)
         self.question_set = read_question_set(self.curated, self.params.split)
         self.captioned = set(pictures_to_caption(self.params, self.question_set))
+
+        # All systems compute in the number type of the stored tokens, so that they compare.
         self.store = None if reason_not_stored(Path(store)) else StoreReader.open(store)
         dtype = self.store.provenance.compute["dtype"] if self.store else dtype_wanted(Path(store))
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.device = torch.device("cuda" if self.params.gpus_per_worker else "cpu")
+
+        # Loaded with the first task that needs it.
         self.model: Method | Backbone | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -81,6 +86,7 @@ class EvaluationWorker:
             )
         model, records = self.model, []
 
+        # None without pictures, as in a task of texts.
         image_ids, tokens = self._visual_tokens(model, task["image_ids"])
         if tokens is not None and not model.why_no_answers:
             system = compressed_system(model, image_ids, text_segment(tokens))
@@ -102,10 +108,11 @@ class EvaluationWorker:
     def _visual_tokens(
         self, model: Method, image_ids: Sequence[str]
     ) -> tuple[list[str], torch.Tensor | None]:
-        """Return stored tokens of pictures, or for a method that stores none what it reads now."""
+        """Return tokens of pictures: stored ones, or computed now if the method stores none."""
         if self.store:
             found = [image_id for image_id in image_ids if image_id in self.store]
             return found, torch.from_numpy(self.store.tokens(found)) if found else None
+
         opened = self._opened(image_ids)
         if not opened:
             return [], None
@@ -117,11 +124,14 @@ class EvaluationWorker:
         pictures = list(self._opened(image_ids).values())
         if not pictures:
             return
+
         size = model_size(model.backbone)
         for name, value in method_costs(model, size, model.prepare(pictures))._asdict().items():
             if value is not None:
                 yield Record(COMPRESSED, COST, name, None, float(value))
         yield from size_records(COMPRESSED, size)
+
+        # The picture with all its image tokens, for a run without the uncompressed system.
         for length in model.backbone.encode_images(model.backbone.prepare(pictures)).lengths:
             yield Record(COMPRESSED, LENGTH, image_ids[0], None, length)
 
@@ -133,8 +143,9 @@ class EvaluationWorker:
                 self.base, config.base_revision, self.dtype, "sdpa", config.pad_to_square
             )
             self.model = backbone.to(self.device).eval()
-        backbone, name, image_ids, tokens = self.model, task["system"], task["image_ids"], None
 
+        # The three systems differ only in the visual tokens that they read.
+        backbone, name, image_ids, tokens = self.model, task["system"], task["image_ids"], None
         if name != BLIND:
             image_ids, tokens = self._image_embeddings(backbone, image_ids)
         if name == AVERAGE_POOLED and tokens is not None:
@@ -172,12 +183,14 @@ class EvaluationWorker:
             columns=[schema.IMAGE_ID, schema.IMAGE],
             filters=[(schema.IMAGE_ID, "in", list(image_ids))],
         ).to_pylist()
+        files = {row[schema.IMAGE_ID]: row[schema.IMAGE] for row in rows}
+
+        # The table has an order of its own.
         opened = {}
-        for row in rows:
+        for image_id in filter(files.__contains__, image_ids):
             with suppress(PictureError):
-                picture = decode_picture(row[schema.IMAGE], self.params.pictures)
-                opened[row[schema.IMAGE_ID]] = picture
-        return {image_id: opened[image_id] for image_id in image_ids if image_id in opened}
+                opened[image_id] = decode_picture(files[image_id], self.params.pictures)
+        return opened
 
 
 def model_size(backbone: Backbone) -> ModelSize:
@@ -187,7 +200,10 @@ def model_size(backbone: Backbone) -> ModelSize:
 
 def size_records(system: str, size: ModelSize) -> list[Record]:
     """Return a model's size as SIZE records."""
-    return [Record(system, SIZE, key, None, float(count)) for key, count in size._asdict().items()]
+    records = []
+    for field, count in size._asdict().items():
+        records.append(Record(system, SIZE, field, None, float(count)))
+    return records
 
 
 def pictures_to_caption(params: EvaluateParams, question_set: QuestionSet) -> list[str]:
