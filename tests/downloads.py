@@ -1,4 +1,4 @@
-"""A folder laid out as the published downloads, a few rows of each, with the trouble that these have."""
+"""A folder laid out as the published downloads: a few rows of each, with their troubles."""
 
 import io
 import json
@@ -118,7 +118,7 @@ def write_llava_665k(root: Path) -> dict[str, str]:
 
 
 def write_cc3m(folder: Path) -> dict[str, str]:
-    """Two shards of img2dataset with the files that it puts beside them; the second is cut inside a member."""
+    """Write two shards as img2dataset does; the second is cut inside a member."""
     folder.mkdir(parents=True)
     keys = [f"{shard:05d}{number:04d}" for shard in (0, 1) for number in range(6)]
     for shard in (0, 1):
@@ -165,7 +165,7 @@ def write_evaluation(folder: Path, first_picture: int) -> None:
 
 
 def write_downloads(root: Path) -> dict[str, str]:
-    """Everything that presets/llava-1.5-7b.yaml names; returns what each training row must come to."""
+    """Write all that presets/llava-1.5-7b.yaml names; returns what each row must come to."""
     ends = write_llava_665k(root) | write_cc3m(root / "cc3m")
     write_evaluation(root / "evaluation/validation", 1000)
     write_evaluation(root / "evaluation/test", 2000)

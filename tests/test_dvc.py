@@ -1,4 +1,4 @@
-"""DVC's everyday commands in fresh clones: none ends with an error, or speaks of what a clone need not have.
+"""DVC's everyday commands in fresh clones: none ends with an error or misses an output.
 
 The outputs of the stages are stand-ins of a few bytes, since DVC looks at names and hashes only;
 the files of the repository itself are the real ones.
@@ -61,7 +61,7 @@ def clone(origin: Path, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with the files of this one and the lock of a finished run, whose outputs are in a remote."""
+    """A repository like this one with the lock of a finished run and a remote with its outputs."""
     folder = tmp_path_factory.mktemp("dvc") / "origin"
     names = run(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").split(
         "\0"
@@ -92,7 +92,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_stand_ins(folder: Path) -> None:
-    """A file for every output, and for every part of an output that a stage depends on or a plot shows."""
+    """A file for every output, and for each part of one that a stage or a plot reads."""
     columns: dict[str, list[str]] = {}
     for name, column in plotted_columns():
         columns.setdefault(name, ["step"]).extend(column if isinstance(column, list) else [column])

@@ -1,4 +1,4 @@
-"""The whole pipeline, every stage for real, on a world of a few pictures: what `make repro` does, in a copy."""
+"""The whole pipeline on a world of a few pictures: what `make repro` does, in a copy."""
 
 import json
 import os
@@ -138,7 +138,7 @@ def test_every_stage_runs_and_the_second_time_none(project: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_an_older_run_comes_back_from_a_remote(project: Path, tmp_path: Path) -> None:
-    """The commands of docs/data.md, in a clone that has nothing but what git and the remote hold."""
+    """The commands of docs/data.md, in a clone with nothing but git and the remote."""
     if not (project / "results/metrics.json").exists():
         run(project, "dvc", "repro")
     run(project, "dvc", "remote", "add", "--default", "storage", str(tmp_path / "remote"))
@@ -180,7 +180,7 @@ ONE_CORE = {"num_workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0}  # in 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_preset_runs_on_downloads_as_they_are_published(tmp_path: Path) -> None:
-    """The preset for LLaVA-1.5-7B with a small model of its class: sizes and counts are cut, nothing else."""
+    """The preset for LLaVA-1.5-7B with a small model of its class; only sizes are cut."""
     copy_code(tmp_path)
     yaml = YAML()
     params = preset_sections("llava-1.5-7b", ROOT)

@@ -37,7 +37,7 @@ def read_entries(place: str) -> Iterator[Entry]:
 
 def encode_entries(entries: Sequence[Entry]) -> str:
     """Write entries as JSON text, for another process; `decode_entries` gives them back."""
-    rows = []
+    rows: list[tuple[str, Any, str | None]] = []
     for place, value in entries:
         if isinstance(value, Rejected):
             rows.append((place, value.detail, value.reason.value))

@@ -182,10 +182,10 @@ def names_in(folder: str) -> list[str]:
     """Return the names of the files directly in a folder, links to nowhere included."""
     if not is_uri(folder):
         names = []
-        for path in Path(folder).glob("*"):
+        for entry in Path(folder).glob("*"):
             # Pipes and devices are no files.
-            if not os.path.isdir(path) and (path.is_symlink() or path.is_file()):
-                names.append(path.name)
+            if not os.path.isdir(entry) and (entry.is_symlink() or entry.is_file()):
+                names.append(entry.name)
         return names
 
     system, path = file_system(folder)

@@ -1,4 +1,4 @@
-"""The plain way against ours and against the formula, on a tiny model: what the benchmark of compression rests on."""
+"""The plain way of compressing against ours and against the formula, on a tiny model."""
 
 import io
 from pathlib import Path

@@ -211,7 +211,7 @@ def test_load_params_broken_yaml_and_tags_are_refused(tmp_path: Path, text: str)
 
 
 def test_load_params_without_a_file_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match="git checkout params.yaml"):
+    with pytest.raises(ParamsError, match=r"git checkout params\.yaml"):
         load_params("train", TrainParams, tmp_path / "params.yaml")
 
 

@@ -1,4 +1,4 @@
-"""The fields of KubeRay's `ray.io/v1` objects, from its API reference (versions 1.6 and 1.7), as strict models.
+"""Strict models of KubeRay's `ray.io/v1` objects, from its API reference (1.6 and 1.7).
 
 Pod templates are Kubernetes' own; `kubernetes-validate` has their schema. A field that is not here
 is an error, as for a server that validates fields strictly.

@@ -1,4 +1,4 @@
-"""The manifests against their schemas, against each other, and against the flows and presets that they run."""
+"""The manifests against their schemas, each other, and the flows and presets that they run."""
 
 import copy
 import inspect

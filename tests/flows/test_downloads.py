@@ -88,7 +88,7 @@ def test_sources_in_a_bucket_give_the_same_bytes(
     tmp_path: Path,
     bucket: fs.S3FileSystem,
 ) -> None:
-    """In a Ray of its own, whose workers find the bucket by the environment that it was started with."""
+    """In a Ray of its own, whose workers find the bucket by their environment."""
     root, _ = downloads
     place = upload(root, bucket, "open-data")
     params = preset_sections(PRESET, ROOT)

@@ -1,4 +1,4 @@
-"""Every method through the stages behind training: it is compressed, searched, asked and scored, or says why not."""
+"""Every method through the stages behind training, or its reason why not."""
 
 import json
 from pathlib import Path
@@ -101,7 +101,7 @@ def test_a_method_goes_through_all_stages(name: str, world: World, tmp_path: Pat
 
 
 def search_and_ask(name: str, compressor: Path, store: Path, index: Path) -> None:
-    """Search with and without an index finds the same; a question is answered, or it is said why not."""
+    """Search with and without an index finds the same; a question is answered or refused."""
     wanted = Wanted(3, None, None)
     corpus = open_corpus(store, None, compressor, None)
     (hits,) = search_queries(corpus, compressor, None, [Query("1", "a red circle")], wanted)

@@ -1,4 +1,4 @@
-"""Everything said about a scene, held against an oracle that reads the words and looks at the scene by itself.
+"""Every statement about a scene, held against an oracle that reads words and scene by itself.
 
 The oracle parses sentences with regular expressions and counts sprites; it shares no code with what
 makes them.
