@@ -187,7 +187,7 @@ def load_subject(subject: Subject, compressor: Path, device: torch.device) -> Me
 
 
 def load_base(subject: Subject, compressor: Path, device: torch.device) -> Backbone:
-    """Load the compressor's base model alone, untrained by the project."""
+    """Load the compressor's base model by itself, as it was before the training."""
     config, base = read_config(compressor), find_base(compressor, None)
     check_base(compressor, base)
     backbone = load_backbone(

@@ -92,8 +92,9 @@ def ask_existence(
     shapes = {sprite.shape for sprite in scene.sprites}
 
     # Held-out pairs only if the scene shows one: training must never name them.
-    is_seen = present.isdisjoint(HELD_OUT_PAIRS)
-    askable = SEEN_PAIRS if is_seen else product(COLOURS, SHAPES)
+    askable: Iterable[tuple[str, str]] = product(COLOURS, SHAPES)
+    if present.isdisjoint(HELD_OUT_PAIRS):
+        askable = SEEN_PAIRS
     absent = [pair for pair in askable if pair not in present]
     candidates = {
         "random": absent,

@@ -41,10 +41,13 @@ def all_questions(scene: Scene, rng: np.random.Generator) -> list[ask.Question]:
     questions = ask.ask_short_answers(scene, rng) + ask.ask_short_answers(scene, rng)
     questions += [existence[i] for i in rng.permutation(len(existence))[:3]]
     relations = ask.ask_relations(scene, rng)
-    questions += [relations[int(rng.integers(0, 2))]] if relations else []
-    questions += [choices[int(rng.integers(0, 4))]] if choices else []
+    if relations:
+        questions.append(relations[int(rng.integers(0, 2))])
+    if choices:
+        questions.append(choices[int(rng.integers(0, 4))])
     questions += ask.ask_word(scene)
-    questions += ask.ask_unanswerable(scene, rng) if rng.random() < 0.4 else []
+    if rng.random() < 0.4:
+        questions += ask.ask_unanswerable(scene, rng)
     return questions
 
 

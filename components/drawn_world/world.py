@@ -23,7 +23,7 @@ WORDS = ("ant", "bee", "cat", "dog", "elk", "fox", "hen", "jay", "owl", "pig", "
 # pairs that only test scenes contain: a model that answers about them has learnt colour and shape,
 # not pairs
 HELD_OUT_PAIRS = (("purple", "star"), ("green", "triangle"), ("orange", "circle"))
-SEEN_PAIRS = [pair for pair in product(COLOURS, SHAPES) if pair not in HELD_OUT_PAIRS]
+SEEN_PAIRS = tuple(pair for pair in product(COLOURS, SHAPES) if pair not in HELD_OUT_PAIRS)
 # one random stream per purpose, so that no scene of one serves another
 STREAMS = {"instruct": 0, "captions": 1, "validation": 2, "test": 3, "pretrain": 4, "tower": 5}
 LETTERS = tuple(sorted(set("".join(WORDS))))

@@ -162,7 +162,7 @@ def kind_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for system in SYSTEMS:
         for key, kinds in metrics.get(system, {}).items():
-            # F1 would be another unit on the same axis.
+            # The plot shows accuracies only.
             if not key.endswith("_by_kind") or key.endswith("_f1_by_kind"):
                 continue
             benchmark = key.removesuffix("_by_kind")
