@@ -62,7 +62,7 @@ def run(folder: Path, *command: str) -> str:
 
 
 def copy_code(folder: Path) -> None:
-    for name in ("flows", "components"):
+    for name in ("fwd2bot", "flows", "components"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "results").mkdir()
     # of a sweep; in git, and what the report depends on

@@ -14,8 +14,8 @@ from ruamel.yaml import YAML
 
 from components.presets import load_preset
 from components.training.training_settings import TrainParams
-from flows import compress as compress_flow
 from flows.workers.compress_worker import CompressParams
+from fwd2bot.commands.stages import compress as compress_command
 from tests.deploy.kuberay import RayCluster, RayClusterSpec, RayJob, WorkerGroupSpec
 
 ROOT = Path(__file__).parents[2]
@@ -205,7 +205,7 @@ def test_jobs_run_a_stage_and_a_flow_of_this_repository_in_the_clone() -> None:
     assert commands["train"][:2] == ["dvc", "repro"]
     assert commands["train"][2] in stages
     assert commands["compress"][:3] == ["python", "-m", "flows.compress"]
-    inspect.signature(compress_flow.main).bind(*commands["compress"][3:])
+    inspect.signature(compress_command).bind(*commands["compress"][3:])
     assert all(
         path.startswith("/shared/") or (ROOT / path).parent.is_dir()
         for path in commands["compress"][3:]

@@ -15,6 +15,7 @@ from components.files.outputs import only_writer
 from components.files.written import LIST, OutputError
 from components.methods.fwd2bot import DoubleForward
 from components.params import load_params
+from components.reporting.inputs import Places
 from components.search.index_manifest import IndexFolderError
 from components.store.not_stored import write_reason
 from components.store.provenance import StoreError
@@ -174,11 +175,8 @@ def run_codecs(inputs: Path, output: Path) -> None:
 
 
 def run_report(inputs: Path, output: Path) -> None:
-    report(
-        load_params("report", ReportParams, PARAMS),
-        *(inputs / f"{number}" for number in range(11)),
-        output,
-    )
+    places = Places(*(inputs / name for name in Places._fields))
+    report(load_params("report", ReportParams, PARAMS), places, output)
 
 
 def run_answers(inputs: Path, output: Path) -> None:

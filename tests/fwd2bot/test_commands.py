@@ -13,6 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from components.reporting.inputs import Places
 from components.store.codecs import CODECS, FITTED
 from fwd2bot.commands import COMMANDS, app
 
@@ -57,8 +58,11 @@ def test_every_flow_that_runs_has_a_command() -> None:
 @pytest.mark.parametrize("callback", callbacks(), ids=lambda callback: callback.__name__)
 def test_a_flow_takes_what_its_command_declares(callback: Callable[..., None]) -> None:
     flow, function = forwarded(callback)
-    taken = inspect.signature(getattr(importlib.import_module(f"flows.{flow}"), function))
-    assert list(inspect.signature(callback).parameters) == list(taken.parameters)
+    module = importlib.import_module(f"flows.{flow}")
+    taken = list(inspect.signature(getattr(module, function)).parameters)
+    if "places" in taken:  # of `report`: the fields of a tuple
+        taken = [*Places._fields, *(name for name in taken if name != "places")]
+    assert list(inspect.signature(callback).parameters) == taken
 
 
 def test_an_option_is_the_same_in_every_command() -> None:

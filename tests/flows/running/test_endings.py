@@ -16,7 +16,7 @@ from flows.running.endings import ending
 from fwd2bot.commands import app
 
 ROOT = Path(__file__).parents[3]
-WITHOUT_ARGUMENTS = {"check", "search"}  # commands that may be given none
+WITHOUT_ARGUMENTS = {"check", "preset", "search"}  # commands that may be given none
 COMMANDS = sorted(
     command.name or command.callback.__name__
     for command in app.registered_commands

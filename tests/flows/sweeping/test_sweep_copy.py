@@ -252,14 +252,13 @@ def test_the_training_of_a_killed_sweep_goes_on_from_its_checkpoint(
 
 def write_training(folder: Path, base: Path) -> None:
     """A repository with the code of this one, and a pipeline of a micro training and a score."""
-    for name in ("components", "flows"):
+    for name in ("fwd2bot", "components", "flows"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(base, folder / "base")
     write_curated(folder / "curated", num_samples=25, num_validation=6)
     yaml = YAML()
-    params = {
-        "train": yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))["train"] | MICRO
-    }
+    params = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params = {"pictures": params["pictures"], "train": params["train"] | MICRO}
     with (folder / "params.yaml").open("w") as file:
         yaml.dump(params, file)
     for name, text in TRAINING.items():
