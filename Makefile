@@ -32,8 +32,9 @@ repro: $(INSTALLED)  ## run the stages whose inputs changed; says where the time
 	dvc repro | python benchmarks/stage_times.py
 
 test: $(INSTALLED)  ## every test
-	@# whole files to two processes, as module fixtures start Ray and train; in their order, which keeps the two busy to the end
-	OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@# More processes than cores: most of the time a test waits for a cluster or a process to start. Whole files
+	@# to each, as module fixtures train and start Ray, in the order of tests/conftest.py.
+	OMP_NUM_THREADS=1 python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED)  ## format, lint, types, import rules, fast tests
 	ruff format --check .
