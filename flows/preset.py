@@ -61,7 +61,7 @@ def main(name: str | None, params: Path) -> None:
     """Write the values of a preset into params.yaml, and print what changed."""
     if name is None:
         for path in sorted(FOLDER.glob("*.yaml")):
-            print(path.stem)
+            print(path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# "))
         return
 
     changes = apply_preset(name, params)

@@ -26,7 +26,6 @@ hypothesis.settings.load_profile("project")
 
 import flows  # noqa: E402, F401  # its opt-outs and Ray settings, before Ray reads them
 
-
 # Files whose tests start clusters, train or kill, the longest first: a process that got one of them
 # last would end alone. docs/decisions/0043 says what each of them proves.
 LONGEST_FIRST = (

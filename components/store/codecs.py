@@ -14,7 +14,7 @@ that a codec can hold; `encode_checked` also names the others.
 `fitted` needs a Fit to a corpus, which lies in the store; the others are fixed for all time.
 """
 
-from typing import Literal, get_args
+from typing import Literal, assert_never, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -82,8 +82,10 @@ def encode(summary_tokens: np.ndarray, codec: Codec, fit: Fit | None = None) -> 
             assert fit is not None
             vectors = summary_tokens.reshape(len(summary_tokens), len(fit.mean))
             return _unscaled(quantise_fitted(vectors, fit)[:, None])
-        case _:
+        case "rotated4" | "rotated3" | "rotated2":
             return quantise_rotated(summary_tokens, BITS[codec])
+        case _:
+            assert_never(codec)
 
 
 def decode(stored: Quantised, codec: Codec, dim: int, fit: Fit | None = None) -> np.ndarray:
@@ -100,8 +102,10 @@ def decode(stored: Quantised, codec: Codec, dim: int, fit: Fit | None = None) ->
         case "fitted":
             assert fit is not None
             return restore_fitted(stored.codes[:, 0], fit).reshape(len(stored.codes), -1, dim)
-        case _:
+        case "rotated4" | "rotated3" | "rotated2":
             return restore_rotated(stored, BITS[codec])
+        case _:
+            assert_never(codec)
 
 
 def num_scales(codec: Codec, dim: int) -> int:

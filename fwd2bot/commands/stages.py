@@ -14,7 +14,7 @@ from fwd2bot.commands.options import (
     StoreArgument,
 )
 
-PANEL = "Stages, with their section of params.yaml (dvc repro runs them all)"
+PANEL = "Stages, which read their section of params.yaml (dvc repro runs them all)"
 
 
 @app.command(rich_help_panel=PANEL)
@@ -95,7 +95,7 @@ def codecs(
     store: StoreArgument,
     output: Annotated[Path, typer.Argument(help="File for the scores.")],
 ) -> None:
-    """Score the stored tokens in fewer bytes."""
+    """Compare the codecs: scores of the stored tokens against bytes."""
 
 
 @app.command(rich_help_panel=PANEL)
@@ -106,7 +106,7 @@ def inspect(
     store: StoreArgument,
     output: Annotated[Path, typer.Argument(help="Folder for the analysis.")],
 ) -> None:
-    """Look at what the compressor has become."""
+    """Draw attention, norms of the adapters, and the worth of each summary token."""
 
 
 @app.command(rich_help_panel=PANEL)
