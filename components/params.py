@@ -282,7 +282,7 @@ def _place(section: str, written: Any, loc: Place) -> str:
 
     `written` is the section as the file has it, without the shared blocks.
     """
-    for depth, key in enumerate(loc[:-1]):
+    for depth, key in enumerate(loc):
         if isinstance(written, dict) and key in SHARED and key not in written:
             return _join(*loc[depth:])
         is_inside = isinstance(written, dict) and key in written

@@ -10,6 +10,8 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ruamel.yaml.comments import CommentedSeq
+
 from components.params import ParamsError, Schema, parse_section, read_sections
 
 BASELINES, EXTENDS = "baselines", "extends"
@@ -37,11 +39,27 @@ def find_preset(name: str, folder: Path) -> Path:
 def read_preset(name: str, folder: Path) -> dict[str, Any]:
     """Return the values of a preset, together with the presets it extends.
 
-    Raises ParamsError: there is no such preset, or its file holds no sections.
+    Raises ParamsError: there is no such preset, its file holds no sections, or it extends itself.
     """
-    preset = read_sections(find_preset(name, folder))
-    extended = preset.pop(EXTENDS, None)
-    return preset if extended is None else _joined(read_preset(extended, folder), preset)
+    chain: list[dict[str, Any]] = []
+    seen: list[str] = []
+    wanted: Any = name
+    while wanted is not None:
+        if not isinstance(wanted, str) or wanted in seen:
+            raise ParamsError(
+                f"{folder}: preset {seen[-1]} extends {wanted!r}; name another preset"
+            )
+        seen.append(wanted)
+        chain.append(read_sections(find_preset(wanted, folder)))
+        wanted = chain[-1].pop(EXTENDS, None)
+
+    values: dict[str, Any] = {}
+    for preset in reversed(chain):  # the one that was asked for wins
+        values = _joined(values, preset)
+    for method, settings in (values.get(BASELINES) or {}).items():
+        if not isinstance(settings, dict):
+            raise ParamsError(f"{folder}: {BASELINES}.{method} of preset {name} is no mapping")
+    return values
 
 
 def preset_sections(name: str, root: Path) -> dict[str, Any]:
@@ -84,8 +102,8 @@ def lay_over(
         before = values[key]
         if _share_keys(before, after):
             changes += lay_over(before, after, f"{here}.")
-        elif before != after:
-            values[key] = after
+        elif not _is_same(before, after):
+            values[key] = _in_style(after, before)
             changes.append(Change(here, before, after))
     return changes
 
@@ -100,7 +118,7 @@ def missing_values(
         before: Any = values.get(key)
         if _share_keys(before, after):
             missing += missing_values(before, after, f"{here}.")
-        elif before != after:
+        elif not _is_same(before, after):
             missing.append(Change(here, before, after))
     return missing
 
@@ -116,6 +134,29 @@ def places(preset: Mapping[str, Any], values: Mapping[str, Any], place: str = ""
         else:
             found.append(here)
     return found
+
+
+def _is_same(before: Any, after: Any) -> bool:
+    """Return whether two values are equal for a strict reader, to whom 1, 1.0 and true differ."""
+    return before == after and _kind(before) is _kind(after)
+
+
+def _kind(value: Any) -> type:
+    """Return the plain type of a number, which a YAML library may have subclassed."""
+    plain = (bool, int, float)  # in this order: a boolean is an integer to Python
+    return next((kind for kind in plain if isinstance(value, kind)), object)
+
+
+def _in_style(after: Any, before: Any) -> Any:
+    """Return a list as the one that it replaces is written: `[a, b]`, or one item per line."""
+    if not (isinstance(before, CommentedSeq) and isinstance(after, list)):
+        return after
+    styled = CommentedSeq(after)
+    if before.fa.flow_style():
+        styled.fa.set_flow_style()
+    else:
+        styled.fa.set_block_style()
+    return styled
 
 
 def _share_keys(before: Any, after: Any) -> bool:

@@ -5,19 +5,21 @@ fwd2bot preset llava-1.5-7b
 """
 
 import io
+import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, RoundTripRepresenter, ScalarNode
 
+import components
 from components.files.atomic import write_whole
 from components.params import ParamsError, read_sections
 from components.presets import BASELINES, Change, lay_over, read_preset
 
 FOLDER = Path("presets")
-SETTINGS = Path("components/baselines")  # one file per compared method
+SETTINGS = Path(components.__file__).parent / "baselines"  # one file per compared method
 
 
 def apply_preset(name: str, params: Path, settings: Path = SETTINGS) -> list[Change]:
@@ -34,9 +36,20 @@ def apply_preset(name: str, params: Path, settings: Path = SETTINGS) -> list[Cha
     # every file fits: now they are written
     all_changes: list[Change] = []
     for file, text, changes in changed:
-        write_whole(file, partial(Path.write_text, data=text, encoding="utf-8"))
+        write_whole(file, partial(_write_like, file, text))
         all_changes += changes
     return all_changes
+
+
+def _write_like(file: Path, text: str, place: Path) -> None:
+    """Write a text to a place, with the permissions of a file."""
+    place.write_text(text, encoding="utf-8")
+    shutil.copymode(file, place)
+
+
+def _write_null(representer: RoundTripRepresenter, _: None) -> ScalarNode:
+    """Write null as the word; the library leaves it out."""
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
 
 
 def _laid_over(file: Path, preset: Mapping[str, Any], owner: str) -> tuple[Path, str, list[Change]]:
@@ -49,12 +62,14 @@ def _laid_over(file: Path, preset: Mapping[str, Any], owner: str) -> tuple[Path,
     yaml = YAML()
     yaml.width = 4096
     yaml.preserve_quotes = True
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.representer.add_representer(type(None), _write_null)
     values = yaml.load(file.read_text(encoding="utf-8"))
     changes = [change._replace(place=owner + change.place) for change in lay_over(values, preset)]
 
     text = io.StringIO()
     yaml.dump(values, text)
-    return file, text.getvalue(), changes
+    return file.resolve(), text.getvalue(), changes  # a link stays a link
 
 
 def main(name: str | None, params: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from components.answering.one_question import answer_question
 from components.compression.compressor import compress_prepared
@@ -132,12 +132,17 @@ class Compressor:
 def as_rgb(picture: Picture) -> Image.Image:
     """Decode a file, or convert a PIL image, by the rules of corpora. Raises PictureError."""
     if isinstance(picture, Image.Image):
+        picture = ImageOps.exif_transpose(picture)  # as a camera held it
         if picture.mode == "RGB":
             return picture
 
         # the same rules for grey, palettes and transparency: read it as if from a file
         buffer = io.BytesIO()
-        picture.save(buffer, "TIFF")
+        try:
+            picture.save(buffer, "TIFF")
+        except OSError:
+            detail = f"a picture of mode {picture.mode}; convert it to RGB first"
+            raise PictureError("unsupported_mode", detail) from None
         return decode_picture(buffer.getvalue(), LIMITS)
 
     try:

@@ -16,11 +16,11 @@ from components.methods.blocks.token_reduction import (
     Connect,
     Reduced,
     Reducer,
-    cells,
     reducing_method,
     square_counts,
 )
 from components.methods.blocks.vision_tower import Reading, TowerShape
+from components.model.pooling import cells
 from components.model.prepared import PreparedPictures
 from components.params import Params
 

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from components.methods.blocks.token_reduction import (
     Connect,
     Reducer,
-    cells,
     mlp,
     reducing_method,
     square_counts,
 )
 from components.methods.blocks.vision_tower import Needs, Reading, TowerShape
+from components.model.pooling import cells
 from components.params import Params
 
 

@@ -100,7 +100,8 @@ def _fetch(
         if len(pending) == FETCHES:
             yield pending.popleft()
         pending.append((picture.image_id, threads.submit(picture.load)))
-    yield from pending
+    while pending:  # a picture that is handed on is not kept
+        yield pending.popleft()
 
 
 def _decode(

@@ -9,6 +9,18 @@ from torch.nn import functional
 from components.model.segments import Segment, text_segment
 
 
+def cells(patches: Tensor, num_cells: int) -> Tensor:
+    """Cut patches (pictures, side², channels) into square cells.
+
+    The result is (pictures, num_cells, patches of a cell, channels); cells, and patches in them,
+    are in raster order.
+    """
+    # (rows of cells, rows in a cell, columns of cells, columns in a cell)
+    side, per_side = round(patches.shape[1] ** 0.5), round(num_cells**0.5)
+    grid = patches.unflatten(1, (per_side, side // per_side, per_side, side // per_side))
+    return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
 def average_pool(image_embeddings: Tensor, num_tokens: int) -> Tensor:
     """Average visual tokens: (batch, image_tokens, dim) -> (batch, num_tokens, dim).
 
@@ -24,9 +36,13 @@ def average_pool(image_embeddings: Tensor, num_tokens: int) -> Tensor:
         )
 
     # Neighbours on the picture are alike, and a grid keeps them together.
-    channels_first = image_embeddings.transpose(1, 2)
     side, pooled_side = math.isqrt(num_image_tokens), math.isqrt(num_tokens)
-    if side**2 == num_image_tokens and pooled_side**2 == num_tokens:
+    is_grid = side**2 == num_image_tokens and pooled_side**2 == num_tokens
+    if is_grid and side % pooled_side == 0:
+        return cells(image_embeddings, num_tokens).mean(2)
+
+    channels_first = image_embeddings.transpose(1, 2)
+    if is_grid:
         grid = channels_first.unflatten(2, (side, side))
         return functional.adaptive_avg_pool2d(grid, pooled_side).flatten(2).transpose(1, 2)
 

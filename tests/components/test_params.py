@@ -403,3 +403,10 @@ def test_bytes_are_refused(tmp_path: Path) -> None:
     file = write(tmp_path, "a: {side: !!binary aGVsbG8=}\n")
     with pytest.raises(ParamsError, match="neither text"):
         load_params("a", Limits, file)
+
+
+@pytest.mark.parametrize("block", ["pictures: 3", "pictures: null", "other: 1"])
+def test_a_shared_block_that_is_none_is_named_at_the_top(tmp_path: Path, block: str) -> None:
+    file = write(tmp_path, f"{block}\na: {{inner: {{}}, steps: 1}}\n")
+    with pytest.raises(ParamsError, match=r"params\.yaml: pictures: "):
+        load_params("a", Outer, file)

@@ -63,3 +63,23 @@ def test_a_preset_that_extends_another_has_the_values_of_both(tmp_path: Path) ->
     (tmp_path / "large.yaml").write_text("train: {steps: 7, loop: {every: 3}}\n")
     (tmp_path / "larger.yaml").write_text("extends: large\ntrain: {loop: {every: 9}}\n")
     assert read_preset("larger", tmp_path) == {"train": {"steps": 7, "loop": {"every": 9}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("extends: large\n", "preset large extends 'large'"),
+        ("extends: 3\n", "preset large extends 3"),
+        ("baselines: {stf: null}\n", "baselines.stf of preset large is no mapping"),
+    ],
+)
+def test_a_preset_that_is_none_is_refused_in_words(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "large.yaml").write_text(text)
+    with pytest.raises(ParamsError, match=said):
+        read_preset("large", tmp_path)
+
+
+def test_values_of_another_type_are_changes() -> None:
+    values: dict[str, Any] = {"flag": True, "rate": 1, "same": 2}
+    lay_over(values, {"flag": 1, "rate": 1.0, "same": 2})
+    assert [type(value) for value in values.values()] == [int, float, int]

@@ -9,9 +9,10 @@ from ruamel.yaml import YAML
 from components.params import ParamsError
 from components.presets import preset_sections
 from flows.check import Report, look_at_presets
-from flows.preset import apply_preset
+from flows.preset import _laid_over, apply_preset
 
 ROOT = Path(__file__).parents[2]
+SETTINGS = Path("components/baselines")  # of the project below
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_preset_changes_values_and_keeps_comments(project: Path) -> None:
     before = Path("params.yaml").read_text()
     wanted = preset_sections("llava-1.5-7b", ROOT)
-    changes = apply_preset("llava-1.5-7b", Path("params.yaml"))
+    changes = apply_preset("llava-1.5-7b", Path("params.yaml"), SETTINGS)
 
     after = Path("params.yaml").read_text()
     assert YAML(typ="safe").load(after) == wanted
@@ -39,17 +40,43 @@ def test_a_preset_changes_values_and_keeps_comments(project: Path) -> None:
     assert len(kept) > 0.95 * len(commented)
 
 
+FILES = [ROOT / "params.yaml", *sorted((ROOT / "components/baselines").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.name)
+def test_lines_that_a_preset_does_not_set_stay_to_the_byte(tmp_path: Path, file: Path) -> None:
+    (tmp_path / "presets").mkdir()
+    assert _laid_over(file, {}, "")[1] == file.read_text()
+
+
+def test_lists_and_nulls_are_written_as_before(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("a: [1, 2]  # of one\nb: null  # of two\nc:\n  - x\n")
+    text = _laid_over(file, {"a": [3], "c": ["y", "z"]}, "")[1]
+    assert text == "a: [3]     # of one\nb: null  # of two\nc:\n  - y\n  - z\n"
+
+
+def test_a_link_stays_a_link_and_permissions_stay(project: Path) -> None:
+    Path("params.yaml").rename("real.yaml")
+    Path("params.yaml").symlink_to("real.yaml")
+    Path("real.yaml").chmod(0o600)
+    apply_preset("llava-1.5-7b", Path("params.yaml"), Path("components/baselines"))
+    assert Path("params.yaml").is_symlink()
+    assert Path("real.yaml").stat().st_mode & 0o777 == 0o600
+    assert "llava-1.5-7b-hf" in Path("real.yaml").read_text()
+
+
 def test_a_preset_again_changes_nothing(project: Path) -> None:
-    apply_preset("llava-1.5-7b", Path("params.yaml"))
+    apply_preset("llava-1.5-7b", Path("params.yaml"), SETTINGS)
     text = Path("params.yaml").read_text()
-    assert not apply_preset("llava-1.5-7b", Path("params.yaml"))
+    assert not apply_preset("llava-1.5-7b", Path("params.yaml"), SETTINGS)
     assert Path("params.yaml").read_text() == text
 
 
 def test_nothing_is_written_where_the_parameter_file_does_not_fit(project: Path) -> None:
     Path("params.yaml").write_text("raw_data: mine\n")
     with pytest.raises(ParamsError, match="a key that the parameter file lacks"):
-        apply_preset("llava-1.5-7b", Path("params.yaml"))
+        apply_preset("llava-1.5-7b", Path("params.yaml"), SETTINGS)
     assert Path("params.yaml").read_text() == "raw_data: mine\n"
 
 
@@ -59,7 +86,7 @@ def test_check_says_what_a_preset_set_and_what_was_changed_since(
     look_at_presets(Report(), Path("params.yaml"))
     assert "preset" not in capsys.readouterr().out
 
-    apply_preset("llava-1.5-13b", Path("params.yaml"))
+    apply_preset("llava-1.5-13b", Path("params.yaml"), SETTINGS)
     text = Path("params.yaml").read_text()
     Path("params.yaml").write_text(text.replace("samples_per_chunk: 4", "samples_per_chunk: 2"))
     look_at_presets(Report(), Path("params.yaml"))

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from components.methods.blocks.token_reduction import cells, mlp
+from components.methods.blocks.token_reduction import mlp
+from components.model.pooling import cells
 
 NORM_EPSILON = 1e-6  # of the layer norms
 

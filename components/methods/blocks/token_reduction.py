@@ -184,15 +184,3 @@ def check_heads(file: str, num_heads: int, width: int) -> None:
 def mlp(in_features: int, hidden: int, out_features: int) -> nn.Sequential:
     """Build an MLP of two layers with GELU."""
     return nn.Sequential(nn.Linear(in_features, hidden), nn.GELU(), nn.Linear(hidden, out_features))
-
-
-def cells(patches: Tensor, num_cells: int) -> Tensor:
-    """Cut patches (pictures, side², channels) into square cells.
-
-    The result is (pictures, num_cells, patches of a cell, channels); cells, and patches in them,
-    are in raster order.
-    """
-    # (rows of cells, rows in a cell, columns of cells, columns in a cell)
-    side, per_side = round(patches.shape[1] ** 0.5), round(num_cells**0.5)
-    grid = patches.unflatten(1, (per_side, side // per_side, per_side, side // per_side))
-    return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)

@@ -6,13 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
-from components.methods.blocks.token_reduction import cells
 from components.methods.catalogue import build_method
 from components.methods.checkpoint import load_compressor, save_compressor
 from components.methods.method import Method
 from components.methods.method_settings import ChosenMethod
 from components.model.chat import encode_prompt, encode_text
 from components.model.generation import left_pad
+from components.model.pooling import cells
 from tests.components.methods.settings import REDUCERS, SETTINGS
 from tests.components.model.tiny import COMPRESSOR, load
 
