@@ -36,13 +36,9 @@ def average_pool(image_embeddings: Tensor, num_tokens: int) -> Tensor:
         )
 
     # Neighbours on the picture are alike, and a grid keeps them together.
-    side, pooled_side = math.isqrt(num_image_tokens), math.isqrt(num_tokens)
-    is_grid = side**2 == num_image_tokens and pooled_side**2 == num_tokens
-    if is_grid and side % pooled_side == 0:
-        return cells(image_embeddings, num_tokens).mean(2)
-
     channels_first = image_embeddings.transpose(1, 2)
-    if is_grid:
+    side, pooled_side = math.isqrt(num_image_tokens), math.isqrt(num_tokens)
+    if side**2 == num_image_tokens and pooled_side**2 == num_tokens:
         grid = channels_first.unflatten(2, (side, side))
         return functional.adaptive_avg_pool2d(grid, pooled_side).flatten(2).transpose(1, 2)
 
