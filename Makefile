@@ -32,9 +32,9 @@ repro: $(INSTALLED)  ## run the stages whose inputs changed; says where the time
 	dvc repro | python benchmarks/stage_times.py
 
 test: $(INSTALLED)  ## every test
-	@# More processes than cores: most of the time a test waits for a cluster or a process to start. Whole files
-	@# to each, as module fixtures train and start Ray, in the order of tests/conftest.py.
-	OMP_NUM_THREADS=1 python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+	@# Whole files to two processes, as module fixtures train and start Ray; the longest first (tests/conftest.py).
+	@# Four processes on two cores let Ray's nodes start so slowly that some of them give up.
+	OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED)  ## format, lint, types, import rules, fast tests
 	ruff format --check .

@@ -27,7 +27,7 @@ hypothesis.settings.load_profile("project")
 import flows  # noqa: E402, F401  # its opt-outs and Ray settings, before Ray reads them
 
 # Files whose tests start clusters, train or kill, the longest first: a process that got one of them
-# last would end alone. docs/decisions/0043 says what each of them proves.
+# last would end alone. docs/decisions/0043-tests-and-their-time.md says what each of them proves.
 LONGEST_FIRST = (
     "test_compress_faults.py",
     "test_train.py",
