@@ -108,32 +108,24 @@ def lay_over(
     return changes
 
 
-def missing_values(
+def preset_values(
     values: Mapping[str, Any], preset: Mapping[str, Any], place: str = ""
 ) -> list[Change]:
-    """List the values of a preset that a parameter file does not have (any more)."""
-    missing: list[Change] = []
+    """List all that a preset sets, each with the value that a parameter file has there."""
+    found: list[Change] = []
     for key, after in preset.items():
         here = f"{place}{key}"
         before: Any = values.get(key)
         if _share_keys(before, after):
-            missing += missing_values(before, after, f"{here}.")
-        elif not _is_same(before, after):
-            missing.append(Change(here, before, after))
-    return missing
-
-
-def places(preset: Mapping[str, Any], values: Mapping[str, Any], place: str = "") -> list[str]:
-    """List the places of all values of a preset."""
-    found: list[str] = []
-    for key, after in preset.items():
-        here = f"{place}{key}"
-        before: Any = values.get(key)
-        if _share_keys(before, after):
-            found += places(after, before, f"{here}.")
+            found += preset_values(before, after, f"{here}.")
         else:
-            found.append(here)
+            found.append(Change(here, before, after))
     return found
+
+
+def missing_values(values: Mapping[str, Any], preset: Mapping[str, Any]) -> list[Change]:
+    """List the values of a preset that a parameter file does not have (any more)."""
+    return [it for it in preset_values(values, preset) if not _is_same(it.before, it.after)]
 
 
 def _is_same(before: Any, after: Any) -> bool:

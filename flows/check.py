@@ -29,7 +29,7 @@ from components.methods.method_settings import ChosenMethod
 from components.model.loading import check_base_model, family_of, load_backbone
 from components.params import Params, ParamsError, load_params, read_sections
 from components.pictures import decode_picture
-from components.presets import BASELINES, missing_values, places, read_preset
+from components.presets import BASELINES, missing_values, preset_values, read_preset
 from components.training.budgets import Budgets
 from components.training.collate import SPLITS, TrainSample, collate
 from components.training.optimizer import gradient_norm, trained_parameters
@@ -121,7 +121,7 @@ def look_at_presets(report: Report, path: Path) -> None:
         preset = read_preset(file.stem, PRESETS)
         preset.pop(BASELINES, None)
         changed = missing_values(values, preset)
-        set_here = places(preset, values)
+        set_here = [value.place for value in preset_values(values, preset)]
 
         # most values of another preset are not in the file
         if 2 * len(changed) > len(set_here):

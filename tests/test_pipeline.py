@@ -20,8 +20,8 @@ from components.presets import (
     lay_over,
     load_preset,
     missing_values,
-    places,
     preset_sections,
+    preset_values,
     read_preset,
 )
 
@@ -195,7 +195,7 @@ def test_settings_of_a_method_fit_its_schema_which_has_no_defaults(name: str) ->
 def test_values_that_a_preset_has_for_baselines_fit_their_schemas(preset: str) -> None:
     for name, values in read_preset(preset, ROOT / "presets").get("baselines", {}).items():
         settings = read_yaml(f"components/baselines/{name}.yaml")
-        assert len(missing_values(settings, values)) == len(places(values, settings)), name
+        assert len(missing_values(settings, values)) == len(preset_values(settings, values)), name
         lay_over(settings, values)
         method_module(name).settings.model_validate_json(json.dumps(settings))
 
@@ -230,7 +230,7 @@ def test_preset_holds_only_what_differs(preset: str) -> None:
     extended = own.pop("extends", None)
     below = preset_sections(extended, ROOT) if extended else read_yaml("params.yaml")
     own.pop("baselines", None)
-    assert len(missing_values(below, own)) == len(places(own, below))
+    assert len(missing_values(below, own)) == len(preset_values(below, own))
 
 
 def test_there_are_presets() -> None:

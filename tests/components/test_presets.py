@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.params import ParamsError
-from components.presets import Change, find_preset, lay_over, missing_values, places, read_preset
+from components.presets import (
+    Change,
+    find_preset,
+    lay_over,
+    missing_values,
+    preset_values,
+    read_preset,
+)
 
 VALUES = {
     "train": {"steps": 1, "loop": {"every": 2}},
@@ -50,7 +57,9 @@ def test_after_a_preset_nothing_of_it_is_missing(preset: dict[str, Any]) -> None
     values: dict[str, Any] = dict.fromkeys("abcd", 0)
     changes = lay_over(values, copy.deepcopy(preset))
     assert not missing_values(values, preset)
-    assert {change.place for change in changes} <= set(places(preset, dict.fromkeys("abcd", 0)))
+    assert {change.place for change in changes} <= {
+        value.place for value in preset_values(dict.fromkeys("abcd", 0), preset)
+    }
 
 
 def test_an_unknown_preset_is_named_with_those_there_are(tmp_path: Path) -> None:
