@@ -27,13 +27,12 @@ class Change(NamedTuple):
 
 def find_preset(name: str, folder: Path) -> Path:
     """Return the file of a preset. Raises ParamsError, which lists the presets of the folder."""
-    file = folder / f"{name}.yaml"
-    if not file.is_file():
-        names = sorted(path.stem for path in folder.glob("*.yaml"))
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in names:  # a path is no name
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ParamsError(f"{folder}: there is no preset {name!r}, only {', '.join(names)}{hint}")
-    return file
+    return folder / f"{name}.yaml"
 
 
 def read_preset(name: str, folder: Path) -> dict[str, Any]:
@@ -56,7 +55,10 @@ def read_preset(name: str, folder: Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for preset in reversed(chain):  # the one that was asked for wins
         values = _joined(values, preset)
-    for method, settings in (values.get(BASELINES) or {}).items():
+    baselines = values.get(BASELINES, {})
+    if not isinstance(baselines, dict):
+        raise ParamsError(f"{folder}: {BASELINES} of preset {name} is no mapping of methods")
+    for method, settings in baselines.items():
         if not isinstance(settings, dict):
             raise ParamsError(f"{folder}: {BASELINES}.{method} of preset {name} is no mapping")
     return values

@@ -32,6 +32,7 @@ NUMBERS = {
     "BIGINT": r"^[-+]?(0|[1-9][0-9]*)$",
     "DOUBLE": r"^[-+]?((0|[1-9][0-9]{0,14})(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$",
 }
+NOT_ZERO = r"^[-+]?[0.]*[1-9]"  # a digit other than 0 in front of the exponent
 
 
 class FilterError(ValueError):
@@ -199,8 +200,10 @@ def _type_of(database: duckdb.DuckDBPyConnection, name: str) -> str:
         fit = f"count({column}) = count(TRY_CAST({column} AS {kind}))"
         if kind in NUMBERS:
             fit += f" AND coalesce(bool_and(regexp_matches({column}, '{NUMBERS[kind]}')), true)"
-        if kind == "DOUBLE":  # the cast makes 1e400 infinite
-            fit += f" AND coalesce(bool_and(isfinite(TRY_CAST({column} AS DOUBLE))), true)"
+        if kind == "DOUBLE":  # the cast makes 1e400 infinite, and 1e-400 zero
+            number = f"TRY_CAST({column} AS DOUBLE)"
+            is_lost = f"{number} = 0 AND regexp_matches({column}, '{NOT_ZERO}')"
+            fit += f" AND coalesce(bool_and(isfinite({number}) AND NOT ({is_lost})), true)"
         fits.append(fit)
 
     # all types in one pass over the column

@@ -79,6 +79,8 @@ def test_a_preset_that_extends_another_has_the_values_of_both(tmp_path: Path) ->
     [
         ("extends: large\n", "preset large extends 'large'"),
         ("extends: 3\n", "preset large extends 3"),
+        ("extends: ../other/large\n", "there is no preset '../other/large'"),
+        ("baselines: [1]\n", "baselines of preset large is no mapping of methods"),
         ("baselines: {stf: null}\n", "baselines.stf of preset large is no mapping"),
     ],
 )

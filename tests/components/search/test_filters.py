@@ -162,6 +162,8 @@ def test_numbers_of_a_csv_are_never_rounded(tmp_path: Path) -> None:
         ("1_000", "1", "n = '1_000'"),
         ("1e3", "1", "n = 1000.0"),
         ("1e400", "1", "n LIKE '1e400'"),  # a DOUBLE has no such number
+        ("1e-400", "1", "n LIKE '1e-400'"),  # nor this one, but zero
+        ("0.0e5", "1", "n = 0"),
     ):
         path.write_text(f"image_id,n\n{ids[0]},{first}\n{ids[1]},{second}\n")
         assert matching_rows(TABLE, path, condition).tolist() == [0], condition
