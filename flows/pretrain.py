@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from io import BytesIO
@@ -34,6 +34,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor, get_wsd_
 from components import schema
 from components.drawn_world.lessons import LessonParams, lesson_row, tokenizer_texts, tower_row
 from components.drawn_world.pretraining import (
+    Conversation,
     Encoder,
     PretrainBatch,
     QuestionAnswer,
@@ -59,6 +60,7 @@ VALIDATION_BATCH = 32  # pictures
 STATE = Path(".cache/pretrain")
 # the part of the curated data that is read
 VALIDATION = ("images/validation", "questions/validation.parquet")
+LATER_TURNS = "later_turns"  # column of the curve: questions in one conversation, but for the first
 # picture, questions with answers, their kinds
 Row = tuple[np.ndarray, list[QuestionAnswer], list[str]]
 
@@ -80,6 +82,7 @@ class PretrainParams(Params):
     weight_decay: float
     max_gradient_norm: float
     blind_fraction: float
+    conversation_fraction: float
     validation_pictures: int
     validate_every: int
 
@@ -228,9 +231,16 @@ def draw_batch(params: PretrainParams, encoder: Encoder, step: int) -> PretrainB
     indices = range(step * params.batch_size, (step + 1) * params.batch_size)
     rows = []
     for index in indices:
-        rows.append(lesson_row(params.seed, params.lessons, index, params.blind_fraction))
-    pictures, turns, shown = zip(*rows, strict=True)
-    return encoder.batch(pictures, turns, shown)
+        row = lesson_row(
+            params.seed,
+            params.lessons,
+            index,
+            params.blind_fraction,
+            params.conversation_fraction,
+        )
+        rows.append(row)
+    pictures, conversations, shown = zip(*rows, strict=True)
+    return encoder.batch(pictures, conversations, shown)
 
 
 def tower_batches(
@@ -270,17 +280,36 @@ def validation_rows(params: PretrainParams, curated: Path) -> list[Row]:
 def validate(
     model: LlavaForConditionalGeneration, encoder: Encoder, rows: list[Row]
 ) -> dict[str, float]:
-    """Return the share of validation questions answered right, by kind."""
+    """Return the share of validation questions answered right, by kind.
+
+    Each is asked by itself, then all of a picture in one conversation.
+    """
     rights = defaultdict(list)
     for first in range(0, len(rows), VALIDATION_BATCH):
         pictures, pairs, kinds = zip(*rows[first : first + VALIDATION_BATCH], strict=True)
-        answered = answered_right(model, encoder.batch(pictures, pairs, [True] * len(pictures)))
+        apart = [[(pair,) for pair in row] for row in pairs]
+        together = [[tuple(row)] for row in pairs]
 
         # One entry per question, below its kind.
-        for row_kinds, row_rights in zip(kinds, answered, strict=True):
+        for row_kinds, row_rights in zip(
+            kinds, ask_batch(model, encoder, pictures, apart), strict=True
+        ):
             for kind, right in zip(row_kinds, row_rights, strict=True):
                 rights[kind].append(right)
+        for row_rights in ask_batch(model, encoder, pictures, together):
+            rights[LATER_TURNS] += row_rights[1:]
     return {kind: round(float(np.mean(rights[kind])), 4) for kind in sorted(rights)}
+
+
+def ask_batch(
+    model: LlavaForConditionalGeneration,
+    encoder: Encoder,
+    pictures: Sequence[np.ndarray],
+    conversations: Sequence[Sequence[Conversation]],
+) -> list[list[bool]]:
+    """Return which answers of each picture are right, in the order of the conversations."""
+    batch = encoder.batch(pictures, conversations, [True] * len(pictures))
+    return answered_right(model, batch)
 
 
 def restore(run: Run) -> None:

@@ -7,6 +7,8 @@ from components.drawn_world.describe import full_caption
 from components.drawn_world.world import COLOURS, Scene
 
 Turn = tuple[str, str]  # question, answer
+SHORT_ANSWER_ROUNDS, RELATION_ROUNDS, CHOICE_ROUNDS = 2, 5, 3  # of `many_questions`
+MAX_TURNS = 12  # of a conversation in the lessons of the base
 SIDES = {"triangle": "three", "square": "four"}
 
 
@@ -49,6 +51,34 @@ def all_questions(scene: Scene, rng: np.random.Generator) -> list[ask.Question]:
     if rng.random() < 0.4:
         questions += ask.ask_unanswerable(scene, rng)
     return questions
+
+
+def many_questions(scene: Scene, rng: np.random.Generator) -> list[ask.Question]:
+    """Draw about 30 questions: relations and multiple choice more often than a benchmark has.
+
+    A yes or a letter says little, so that these kinds are learnt last (docs/experiments.md).
+    """
+    existence = ask.ask_existence(scene, rng, popular=[])
+    questions = [existence[i] for i in rng.permutation(len(existence))[:4]]
+    for _ in range(SHORT_ANSWER_ROUNDS):
+        questions += ask.ask_short_answers(scene, rng)
+    for _ in range(RELATION_ROUNDS):
+        questions += ask.ask_relations(scene, rng)
+    for _ in range(CHOICE_ROUNDS):
+        choices = ask.ask_multiple_choice(scene, rng)
+        questions += [choices[i] for i in rng.permutation(len(choices))[:2]]
+    return questions + ask.ask_word(scene) + ask.ask_unanswerable(scene, rng)
+
+
+def in_conversations(turns: list[Turn], rng: np.random.Generator) -> list[tuple[Turn, ...]]:
+    """Shuffle the turns and cut them into conversations of up to MAX_TURNS."""
+    shuffled = [turns[i] for i in rng.permutation(len(turns))]
+    conversations = []
+    while shuffled:
+        length = int(rng.integers(2, MAX_TURNS + 1))
+        conversations.append(tuple(shuffled[:length]))
+        shuffled = shuffled[length:]
+    return conversations
 
 
 def text_only_turns(rng: np.random.Generator) -> list[Turn]:

@@ -5,12 +5,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from components.drawn_world.ask import CAPTION_PROMPT
-from components.drawn_world.converse import Turn, all_questions, text_only_turns
+from components.drawn_world.converse import (
+    Turn,
+    all_questions,
+    in_conversations,
+    many_questions,
+    text_only_turns,
+)
 from components.drawn_world.describe import captions, full_caption
 from components.drawn_world.draw import draw_pixels
 from components.drawn_world.world import WorldParams, cell_labels, draw_scene, scene_rng
 from components.params import Params
 
+Conversation = tuple[Turn, ...]
 # so that the tokenizer knows the words of the paper's prompt
 SUMMARY_PROMPT = "Summarize the image in a few words."
 TOWER_WORD_FRACTION = 0.5  # of scenes
@@ -34,22 +41,33 @@ def lesson_of(lessons: Sequence[LessonParams], index: int) -> LessonParams:
 
 
 def lesson_row(
-    seed: int, lessons: Sequence[LessonParams], index: int, blind_fraction: float
-) -> tuple[np.ndarray, list[Turn], bool]:
-    """Draw picture `index` (height, width, 3) uint8, with its questions and answers.
+    seed: int,
+    lessons: Sequence[LessonParams],
+    index: int,
+    blind_fraction: float,
+    conversation_fraction: float,
+) -> tuple[np.ndarray, list[Conversation], bool]:
+    """Draw picture `index` (height, width, 3) uint8, with conversations about it.
 
-    The third value is whether the picture is shown at all; some questions are asked blind.
+    A conversation is one question with its answer, or several that follow each other. The third
+    value is whether the picture is shown at all; some questions are asked blind.
     """
     lesson = lesson_of(lessons, index)
     rng = scene_rng(seed, "pretrain", index)
-    scene = draw_scene(rng, lesson.world, allow_held_out=False)
+    # A base has seen all there is, as web-scale pretraining has: held-out pairs too.
+    scene = draw_scene(rng, lesson.world, allow_held_out=True)
 
-    questions = [] if lesson.captions_only else all_questions(scene, rng)
-    turns = [(question.text, question.answer) for question in questions]
+    turns = []
+    if not lesson.captions_only:
+        turns = [(question.text, question.answer) for question in many_questions(scene, rng)]
     turns.append((CAPTION_PROMPT, full_caption(scene)))
     # Equal questions once: packed side by side they would count twice.
     turns = list(dict.fromkeys(turns))
-    return draw_pixels(scene), turns, bool(rng.random() >= blind_fraction)
+
+    conversations: list[Conversation] = [(turn,) for turn in turns]
+    if rng.random() < conversation_fraction:
+        conversations = in_conversations(turns, rng)
+    return draw_pixels(scene), conversations, bool(rng.random() >= blind_fraction)
 
 
 def tower_row(seed: int, world: WorldParams, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +78,7 @@ def tower_row(seed: int, world: WorldParams, index: int) -> tuple[np.ndarray, np
     rng = scene_rng(seed, "tower", index)
     # More words than in the lessons, where letters are rare.
     wordy = world.model_copy(update={"word_fraction": TOWER_WORD_FRACTION})
-    scene = draw_scene(rng, wordy, allow_held_out=False)
+    scene = draw_scene(rng, wordy, allow_held_out=True)
     return draw_pixels(scene), cell_labels(scene)
 
 
