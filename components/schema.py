@@ -21,6 +21,7 @@ ROLE = "role"
 CONTENT = "content"
 CAPTION = "caption"
 CAPTIONS = "captions"
+PHRASES = "phrases"
 QUESTION_ID = "question_id"
 BENCHMARK = "benchmark"
 KIND = "kind"
@@ -50,7 +51,8 @@ TURN = pa.struct([_required(ROLE, pa.string()), _required(CONTENT, pa.string())]
 
 # data/curated/samples/{train,validation}: what the trainer reads. Text-only rows have no picture,
 # pure caption rows an empty conversation; a conversation that answers a known caption prompt has
-# its answer in `caption` too.
+# its answer in `caption` too. `phrases`: further texts that are true of the picture, most of them
+# short.
 SAMPLES = pa.schema(
     [
         _required(SAMPLE_ID, pa.string()),
@@ -62,6 +64,7 @@ SAMPLES = pa.schema(
         pa.field(HEIGHT, pa.int32()),
         _required(CONVERSATION, pa.list_(TURN)),
         pa.field(CAPTION, pa.string()),
+        _required(PHRASES, pa.list_(_required("element", pa.string()))),
     ]
 )
 

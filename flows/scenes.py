@@ -16,7 +16,7 @@ from components.drawn_world import file_formats as formats
 from components.drawn_world.broken import Fault, broken_caption_members, broken_instruct_rows
 from components.drawn_world.contrast import contrast_pairs
 from components.drawn_world.converse import picture_turns, text_only_turns
-from components.drawn_world.describe import captions
+from components.drawn_world.describe import captions, phrases
 from components.drawn_world.draw import draw_picture
 from components.drawn_world.world import Scene, WorldParams, draw_scene, scene_rng
 from components.files.outputs import new_folder
@@ -79,7 +79,9 @@ def write_instruct(params: ScenesParams, folder: Path) -> list[Fault]:
             scene, rng, params.caption_fraction, params.min_questions, params.max_questions
         )
         placeholder_last = rng.random() < params.placeholder_last_fraction
-        rows.append(formats.llava_record(f"{index:09d}", turns, name, placeholder_last))
+        rows.append(
+            formats.llava_record(f"{index:09d}", turns, name, phrases(scene), placeholder_last)
+        )
 
     # The same random stream goes on behind the pictures.
     for index in range(params.num_text_only):
@@ -102,10 +104,11 @@ def write_caption_tars(params: ScenesParams, folder: Path) -> list[Fault]:
     for index, (scene, rng) in enumerate(draw_stream(params, "captions", params.num_caption_pairs)):
         texts = captions(scene, rng)
         caption = texts[int(rng.integers(0, len(texts)))]
-        pairs.append((f"{index:09d}", formats.jpeg_bytes(draw_picture(scene)), caption))
+        jpeg = formats.jpeg_bytes(draw_picture(scene))
+        pairs.append((f"{index:09d}", jpeg, caption, phrases(scene)))
 
     # Broken samples are made from the last healthy ones, and stand behind them.
-    broken, faults = broken_caption_members(pairs[-20:], params.seed)
+    broken, faults = broken_caption_members([pair[:3] for pair in pairs[-20:]], params.seed)
     for number, start in enumerate(range(0, len(pairs), params.pairs_per_tar)):
         members: list[tuple[str, bytes]] = []
         for pair in pairs[start : start + params.pairs_per_tar]:

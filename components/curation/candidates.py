@@ -114,7 +114,7 @@ def hash_text(row: Candidate, is_repaired: bool) -> None:
     """Note the hash of the text of a row, which is complete, and whether it was repaired."""
     if is_repaired:
         row[REPAIRS].append(Repair.CONTROL_CHARACTERS.value)
-    text = json.dumps([row[schema.CONVERSATION], row[schema.CAPTION]])
+    text = json.dumps([row[schema.CONVERSATION], row[schema.CAPTION], row[schema.PHRASES]])
     row[CONTENT_SHA256] = hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -124,5 +124,6 @@ def _empty(row: RawRow) -> Candidate:
         schema.SAMPLE_ID: row.sample_id,
         schema.SOURCE: row.source,
         schema.CONVERSATION: [],
+        schema.PHRASES: [],
         REPAIRS: [],
     }

@@ -17,7 +17,12 @@ from components.curation.quality import check_quality
 from components.curation.reasons import Reason, Rejected, Repair
 from components.curation.records import Entry, id_text, parse_json, shown
 from components.curation.references import read_picture_file
-from components.curation.text_filters import caption_of, check_caption, check_conversation
+from components.curation.text_filters import (
+    caption_of,
+    check_caption,
+    check_conversation,
+    check_phrases,
+)
 from components.files.storage import PICTURE_EXTENSIONS, is_unicode, printable
 from components.files.tars import ShardSample
 
@@ -54,6 +59,8 @@ def instruct_row(source: str, root: str, entry: Entry, params: CandidateParams) 
         row[schema.CONVERSATION] = turns
         if reference is not None:
             row[schema.CAPTION] = caption_of(turns, params.caption_prompts, params.text)
+            row[schema.PHRASES], is_mended = check_phrases(record.get("phrases"), params.text)
+            is_repaired |= is_mended
             _add_file(row, root, reference, params)
 
         hash_text(row, is_repaired)
@@ -98,15 +105,17 @@ def caption_row(source: str, sample: ShardSample, params: CandidateParams) -> Ra
     def fill(row: Candidate) -> None:
         if sample.problem is not None:
             raise Rejected(Reason(sample.problem.reason), sample.problem.detail)
-        if "json" in sample.members:
-            # read by nobody here, but a broken one means a damaged sample
-            parse_json(sample.members["json"])
+        # a broken one means a damaged sample
+        metadata = parse_json(sample.members["json"]) if "json" in sample.members else {}
 
         if "txt" not in sample.members:
             raise Rejected(Reason.MISSING_CAPTION, f"{sample.key} has no .txt member")
         caption = _decode(sample.members["txt"])
         row[schema.CAPTION], is_repaired = check_caption(caption, params.text)
         check_quality(row[schema.CAPTION], params.captions)
+        further = metadata.get("phrases") if isinstance(metadata, dict) else None
+        row[schema.PHRASES], is_mended = check_phrases(further, params.text)
+        is_repaired |= is_mended
 
         extensions = [name for name in PICTURE_EXTENSIONS if name in sample.members]
         if not extensions:

@@ -104,6 +104,23 @@ def check_caption(text: object, limits: TextLimits) -> tuple[str, bool]:
     return caption, repaired
 
 
+def check_phrases(texts: object, limits: TextLimits) -> tuple[list[str], bool]:
+    """Return clean further texts about a picture, equal ones once; none where there are none.
+
+    The second value is whether characters were removed. Raises Rejected.
+    """
+    if texts is None:
+        return [], False
+    if not isinstance(texts, list):
+        raise Rejected(Reason.BAD_RECORD, f"phrases is {shown(texts)}, no list of texts")
+    checked, any_repaired = [], False
+    for text in texts:
+        phrase, is_repaired = check_caption(text, limits)
+        checked.append(phrase)
+        any_repaired |= is_repaired
+    return list(dict.fromkeys(checked)), any_repaired
+
+
 def caption_of(turns: list[Turn], prompts: tuple[str, ...], limits: TextLimits) -> str | None:
     """Return the answer to the first caption prompt of a conversation; None if it is too long."""
     for question, answer in zip(turns[::2], turns[1::2], strict=True):

@@ -1,6 +1,6 @@
 """Scenes to captions: one canonical caption, and four freer ways to say what is in the picture."""
 
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import numpy as np
 
@@ -39,6 +39,25 @@ def captions(scene: Scene, rng: np.random.Generator) -> list[str]:
         f"{NUMBERS[len(scene.sprites)]} shapes: {joined(sizes)}",
         f"{joined(places)} on a {scene.background} background",
     ]
+
+
+def phrases(scene: Scene) -> list[str]:
+    """List all short texts about the scene: of one object, with size or place, and of two.
+
+    The list is whole: a text of one of these forms that is not in it is false.
+    """
+    texts = []
+    for sprite in scene.sprites:
+        name = indefinite(sprite.name)
+        texts += [name, f"a {sprite.size} {sprite.name}", f"{name} in the {sprite.quadrant}"]
+
+    # Two objects in either order, by themselves and in each relation that holds.
+    for first, second in permutations(scene.sprites, 2):
+        names = indefinite(first.name), indefinite(second.name)
+        texts.append(" and ".join(names))
+        for link in relation(first, second):
+            texts.append(f"{names[0]} {link} {names[1]}")
+    return texts
 
 
 def _chain_caption(sprites: list[Sprite]) -> str:

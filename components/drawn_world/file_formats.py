@@ -34,9 +34,13 @@ def llava_record(
     sample_id: str,
     turns: Sequence[tuple[str, str]],
     image: str | None,
+    phrases: Sequence[str] = (),
     placeholder_last: bool = False,
 ) -> dict[str, Any]:
-    """Build one row of LLaVA-665k; as in the published file, `<image>` stands on either side."""
+    """Build one row of LLaVA-665k; as in the published file, `<image>` stands on either side.
+
+    `phrases` are no part of the published format, whose readers pass over them.
+    """
     # The placeholder stands in the first question only.
     conversations = []
     for index, (question, answer) in enumerate(turns):
@@ -45,13 +49,16 @@ def llava_record(
         conversations += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
 
     # A conversation without a picture has no such key.
-    picture = {} if image is None else {"image": image}
+    picture = {} if image is None else {"image": image, "phrases": list(phrases)}
     return {"id": sample_id, **picture, "conversations": conversations}
 
 
-def caption_members(key: str, jpeg: bytes, caption: str) -> list[tuple[str, bytes]]:
+def caption_members(
+    key: str, jpeg: bytes, caption: str, phrases: Sequence[str] = ()
+) -> list[tuple[str, bytes]]:
     """Build the members of a CC3M sample as img2dataset does: KEY.jpg, KEY.txt, KEY.json."""
-    metadata = json.dumps({"key": key, "caption": caption, "status": "success"}).encode()
+    described = {"key": key, "caption": caption, "status": "success", "phrases": list(phrases)}
+    metadata = json.dumps(described).encode()
     return [(f"{key}.jpg", jpeg), (f"{key}.txt", caption.encode()), (f"{key}.json", metadata)]
 
 

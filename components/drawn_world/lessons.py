@@ -9,7 +9,6 @@ from components.drawn_world.converse import (
     Turn,
     all_questions,
     in_conversations,
-    many_questions,
     text_only_turns,
 )
 from components.drawn_world.describe import captions, full_caption
@@ -59,7 +58,7 @@ def lesson_row(
 
     turns = []
     if not lesson.captions_only:
-        turns = [(question.text, question.answer) for question in many_questions(scene, rng)]
+        turns = [(question.text, question.answer) for question in all_questions(scene, rng)]
     turns.append((CAPTION_PROMPT, full_caption(scene)))
     # Equal questions once: packed side by side they would count twice.
     turns = list(dict.fromkeys(turns))

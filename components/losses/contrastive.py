@@ -1,36 +1,56 @@
-"""The contrastive loss on the summary tokens (Eq. 3)."""
+"""The contrastive loss on the summary tokens (Eq. 3), for pictures with one text or several."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+# the logit of what is left out; minus infinity has no gradient where nothing else is there
+LEFT_OUT = -1e9
 
 
 def contrastive_loss(
-    image_embeddings: Tensor,
-    text_embeddings: Tensor,
+    images: Tensor,
+    texts: Tensor,
     logit_scale: Tensor,
-    negative_embeddings: Tensor | None = None,
+    negatives: Tensor,
+    is_true: Tensor,
+    is_true_negative: Tensor,
 ) -> Tensor:
-    """Compute the symmetric cross-entropy over the cosine similarities of all pairs.
+    """Compute the symmetric cross-entropy over the cosine similarities of pictures and texts.
 
-    Row i of both sides belongs together. All (batch, dim), L2-normalised; under data parallelism
-    `batch` is the global batch, gathered with gradients. `negative_embeddings` (any number, dim)
-    are further texts that no image belongs to; a row of zeros is none. `logit_scale` is the
-    multiplier itself (1 / temperature), not its logarithm. Returns a float32 scalar at least.
+    Each text of a picture is told from the texts of the others, and the picture from the other
+    pictures; with one text per picture that is Eq. (3). What is true by accident counts neither as
+    right nor as wrong: a text of another picture that holds for this one too is left out.
+
+    Args:
+        images: (pictures, dim), L2-normalised; under data parallelism the global batch, gathered
+            with gradients.
+        texts: (pictures, texts, dim), L2-normalised: row i belongs to picture i. A text of zeros
+            is none.
+        logit_scale: the multiplier itself (1 / temperature), not its logarithm.
+        negatives: (pictures, negatives, dim), further texts that are wrong for their picture.
+            Zeros are none.
+        is_true: (pictures, pictures, texts) bool, whether text t of row j holds for picture i.
+        is_true_negative: the same of the negatives.
+
+    Returns:
+        A scalar, float32 at least: the mean over all texts, of both ways.
     """
-    logits_per_image = logit_scale * image_embeddings @ text_embeddings.T  # (batch, batch)
-    logits_per_text = logits_per_image.T
+    # (pictures, pictures, texts): of every picture to every text
+    logits = logit_scale * torch.einsum("id,jtd->ijt", images, texts)
+    exists = texts.detach().any(-1)  # (pictures, texts)
+    is_own = torch.eye(len(images), dtype=torch.bool, device=images.device)[..., None]
+    own = logits.diagonal().T  # (pictures, texts)
 
-    # hard negatives are further columns for the images: (batch, batch + negatives)
-    if negative_embeddings is not None:
-        further = logit_scale * image_embeddings @ negative_embeddings.T
-        is_none = ~negative_embeddings.detach().any(dim=1)
-        logits_per_image = torch.cat(
-            [logits_per_image, further.masked_fill(is_none, -torch.inf)], dim=1
-        )
+    # a text among all pictures: its own, and those for which it is wrong
+    among_pictures = logits.masked_fill(is_true & ~is_own, LEFT_OUT).logsumexp(0)
 
-    # the diagonal is right, both ways
-    targets = torch.arange(len(image_embeddings), device=image_embeddings.device)
-    image_loss = F.cross_entropy(logits_per_image, targets)
-    text_loss = F.cross_entropy(logits_per_text, targets)
-    return (image_loss + text_loss) / 2
+    # a picture among texts: one of its own, and all that are wrong for it
+    wrong = logits.masked_fill(is_true | is_own | ~exists, LEFT_OUT).flatten(1)
+    further = logit_scale * torch.einsum("id,jtd->ijt", images, negatives)
+    is_none = is_true_negative | ~negatives.detach().any(-1)
+    wrong = torch.cat([wrong, further.masked_fill(is_none, LEFT_OUT).flatten(1)], dim=1)
+    among_texts = torch.logaddexp(own, wrong.logsumexp(1)[:, None])
+
+    # the mean over the texts that there are
+    costs = (among_pictures + among_texts - 2 * own) / 2
+    return costs[exists].mean()

@@ -68,8 +68,7 @@ def backward_alignment(
 
 def hide_tokens(chunk: TrainBatch, masked_share: float) -> Masked:
     """Choose tokens of the captions of a chunk at random, each for itself."""
-    rows = len(chunk.caption_pictures)  # hard negatives come behind them
-    input_ids, mask = chunk.caption_ids[:rows], chunk.caption_mask[:rows]
+    input_ids, mask = chunk.captions.ids, chunk.captions.mask
     is_chosen = torch.rand(input_ids.shape) < masked_share
     is_hidden = is_chosen.to(input_ids.device) & mask.bool()
     return Masked(is_hidden, input_ids.masked_fill(~is_hidden, IGNORE_INDEX))
@@ -77,9 +76,7 @@ def hide_tokens(chunk: TrainBatch, masked_share: float) -> Masked:
 
 def alignment_loss_sum(model: DoubleForward, chunk: TrainBatch, masked: Masked) -> Tensor:
     """Sum the cross-entropy of the hidden tokens, each predicted at the position before it."""
-    rows = len(chunk.caption_pictures)
     pictures = image_embeddings_of(model, chunk).rows(chunk.caption_pictures)
-    hidden = model.masked_hidden(
-        pictures, chunk.caption_ids[:rows], chunk.caption_mask[:rows], masked.is_hidden
-    )
+    captions = chunk.captions
+    hidden = model.masked_hidden(pictures, captions.ids, captions.mask, masked.is_hidden)
     return answer_loss_sum(hidden, model.backbone.lm_head, masked.targets)

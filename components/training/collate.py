@@ -1,11 +1,13 @@
 """Rows of the sample table -> the tensors of one chunk of a worker's step.
 
 conversations --encode_sample--> Chat --lay_out--> (conversations, tokens)
-captions      --encode_texts---------------------> (captions, tokens)
+captions      --encode_texts---------------------> (captions, tokens), phrases and wrong texts too
 pictures      --prepare, each once---------------> pixels of the vision tower
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -29,11 +31,15 @@ from components.training.packing import Block, Chat, PackedBatch, pack
 from components.training.sampler import StepSamples
 
 PADDING_ID = 0  # masked, and not an image placeholder in any supported model
+NO_TEXT = 0  # key of a text that is missing
+NUM_KEYS_KEPT = 65_536  # texts whose keys are remembered: a small world repeats them
 
 
 class TextParams(Params):
     """Settings of the texts that are read."""
 
+    # further texts of a picture that are read beside its caption in each step, where it has any
+    phrases_per_caption: int = Field(ge=0)
     # groups of words that stand in for one another; none: no negatives
     hard_negatives: tuple[tuple[str, ...], ...]
     # each question of a conversation after all before it, or on its own
@@ -42,6 +48,11 @@ class TextParams(Params):
     max_conversation_tokens: int = Field(ge=1)  # summary tokens included
     # rows are filled with conversations up to this; null: one a row
     max_row_tokens: Annotated[int, Field(ge=1)] | None
+
+    @property
+    def negatives_per_pair(self) -> int:
+        """The number of wrong texts of a pair: one for each phrase, else one for the caption."""
+        return max(self.phrases_per_caption, 1) if self.hard_negatives else 0
 
 
 class Reader(Protocol):
@@ -67,12 +78,30 @@ class TrainSample(NamedTuple):
     image: Image.Image | Tensor | None
     conversation: Sequence[Turn]
     caption: str | None
-    hard_negative: str | None = None  # a caption that is wrong by a word or two
+    known_phrases: Sequence[str] = ()  # further texts that are true of the picture
+    phrases: Sequence[str] = ()  # those of them that are read in this step
+    # texts that are wrong by a word or two; None: nothing could be changed
+    hard_negatives: Sequence[str | None] = ()
     is_learned: bool = True  # whether the answers have labels
     premise: str | None = None  # of a pair of texts: stands where the picture does otherwise
 
 
 Split = Callable[[TrainSample], list[TrainSample]]
+
+
+class Texts(NamedTuple):
+    """Texts of the contrastive loss, so many per pair, pair by pair; one without tokens is none."""
+
+    ids: Tensor  # (texts, tokens)
+    mask: Tensor  # the same shape
+    keys: Tensor  # (texts,) int64: equal texts have equal keys, a missing one NO_TEXT
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def to(self, device: torch.device) -> "Texts":
+        """Return the same texts on another device."""
+        return Texts(self.ids.to(device), self.mask.to(device), self.keys.to(device))
 
 
 class TrainBatch(NamedTuple):
@@ -96,13 +125,12 @@ class TrainBatch(NamedTuple):
     conversation_pictures: Tensor  # (conversations with a picture,): rows of pictures
     conversation_budgets: Tensor  # (conversations with a picture,): summary tokens that are read
 
-    # (captions, tokens); with hard negatives one more row for each, behind all captions
-    caption_ids: Tensor
-    caption_mask: Tensor  # the same shape; all zeros for a caption without a hard negative
-    caption_pictures: Tensor  # (captions,): rows of pictures; (0,) for pairs of texts
-    # (captions, tokens): texts in place of the pictures; (0, 0) if there are pictures
-    premise_ids: Tensor
-    premise_mask: Tensor  # the same shape
+    captions: Texts  # one per pair
+    phrases: Texts  # as many for each pair, of those that have some
+    hard_negatives: Texts  # as many for each pair
+    premises: Texts  # in place of the pictures; none if there are pictures
+    caption_pictures: Tensor  # (pairs,): rows of pictures; (0,) for pairs of texts
+    known_keys: Tensor  # (pairs, most): keys of all texts that are true of the picture, or NO_TEXT
     budgets: tuple[int, ...]  # prefixes of the summary tokens that pairs are told apart by
 
     @property
@@ -111,7 +139,7 @@ class TrainBatch(NamedTuple):
 
     @property
     def num_pairs(self) -> int:
-        return len(self.caption_pictures) + len(self.premise_ids)
+        return len(self.captions)
 
     def to(self, device: torch.device) -> "TrainBatch":
         """Return the same batch on another device."""
@@ -181,23 +209,23 @@ def collate(
             conversation_pictures.append(row_of[index])
             conversation_budgets.append(num_read)
 
-    # contrastive group: captions, the hard negatives behind them, texts in place of pictures
+    # contrastive group: a picture, or a text in its place, and the texts that go with it
     captions: list[str | None] = []
+    phrases: list[str | None] = []
     hard_negatives: list[str | None] = []
-    premises: list[str] = []
+    premises: list[str | None] = []
     caption_pictures: list[int] = []
+    known_keys: list[list[int]] = []
     for index in groups.contrastive:
         sample = samples[index]
         captions.append(sample.caption)
-        hard_negatives.append(sample.hard_negative)
+        phrases += filled(sample.phrases, texts.phrases_per_caption)
+        hard_negatives += filled(sample.hard_negatives, texts.negatives_per_pair)
+        known_keys.append([key_of(text) for text in (sample.caption, *sample.known_phrases)])
         if sample.premise is not None:
             premises.append(sample.premise)
         if index in row_of:
             caption_pictures.append(row_of[index])
-    if texts.hard_negatives:
-        captions += hard_negatives
-    caption_ids, caption_mask = encode_texts(tokenizer, captions, texts.max_caption_tokens)
-    premise_ids, premise_mask = encode_texts(tokenizer, premises, texts.max_caption_tokens)
 
     return TrainBatch(
         pictures=reader.prepare(list(pictures.values())) if pictures else NO_PICTURES,
@@ -209,11 +237,12 @@ def collate(
         targets=targets,
         conversation_pictures=_integers(conversation_pictures),
         conversation_budgets=_integers(conversation_budgets),
-        caption_ids=caption_ids,
-        caption_mask=caption_mask,
+        captions=encode_texts(tokenizer, captions, texts.max_caption_tokens),
+        phrases=encode_texts(tokenizer, phrases, texts.max_caption_tokens),
+        hard_negatives=encode_texts(tokenizer, hard_negatives, texts.max_caption_tokens),
+        premises=encode_texts(tokenizer, premises, texts.max_caption_tokens),
         caption_pictures=_integers(caption_pictures),
-        premise_ids=premise_ids,
-        premise_mask=premise_mask,
+        known_keys=pad(known_keys, NO_TEXT)[0],
         budgets=budgets.sizes,
     )
 
@@ -294,15 +323,25 @@ def encode_chat(
     return input_ids, labels if sample.is_learned else [IGNORE_INDEX] * len(labels)
 
 
-def encode_texts(
-    tokenizer: Any, texts: Sequence[str | None], max_tokens: int
-) -> tuple[Tensor, Tensor]:
-    """Encode captions without special tokens: ids and mask, (texts, tokens) each.
-
-    None is an empty text.
-    """
+def encode_texts(tokenizer: Any, texts: Sequence[str | None], max_tokens: int) -> Texts:
+    """Encode texts without special tokens, cut at `max_tokens`; None is a text without tokens."""
     rows = [encode_text(tokenizer, text or "")[:max_tokens] for text in texts]
-    return pad(rows, PADDING_ID)
+    ids, mask = pad(rows, PADDING_ID)
+    return Texts(ids, mask, _integers([key_of(text) for text in texts]))
+
+
+@lru_cache(NUM_KEYS_KEPT)
+def key_of(text: str | None) -> int:
+    """Return 63 bits of a hash of a text, the same on every worker; NO_TEXT for none."""
+    if text is None:
+        return NO_TEXT
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1
+
+
+def filled(texts: Sequence[str | None], count: int) -> list[str | None]:
+    """Fill up texts with None to so many."""
+    return [*texts, *[None] * (count - len(texts))]
 
 
 def answer_positions(labels: Tensor) -> tuple[Tensor, Tensor]:

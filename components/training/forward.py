@@ -19,7 +19,7 @@ from components.methods.method import Method
 from components.model.families.llava import LlavaBackbone
 from components.model.segments import Segment, stack
 from components.params import Params
-from components.training.collate import TrainBatch
+from components.training.collate import Texts, TrainBatch
 from components.training.distributed import gather_with_gradient, sum_over_workers, world_size
 
 
@@ -45,11 +45,11 @@ class StepLosses(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Embeddings of pairs, one for each prefix of their tokens: (pairs, budgets, dim) each."""
+    """Embeddings of pairs, one for each prefix of their tokens; a text that is missing is zeros."""
 
-    images: Tensor
-    texts: Tensor
-    hard_negatives: Tensor  # zeros where a pair has none; (0, budgets, dim) when none are wanted
+    images: Tensor  # (pairs, budgets, dim)
+    texts: Tensor  # (pairs, texts, budgets, dim): the caption, then phrases
+    hard_negatives: Tensor  # (pairs, negatives, budgets, dim)
 
 
 def step_losses(model: Method, batch: TrainBatch) -> StepLosses:
@@ -57,13 +57,13 @@ def step_losses(model: Method, batch: TrainBatch) -> StepLosses:
     # pass 1: each picture is compressed once, for both losses
     summary_tokens = summary_tokens_of(model, batch)
     num_answer_tokens = count_answer_tokens([batch])
-    pairs = embed_pairs(model, batch, summary_tokens) if len(batch.caption_ids) else None
+    pairs = embed_pairs(model, batch, summary_tokens) if batch.num_pairs else None
 
     # pass 2: conversations read the summary tokens in place of pictures
     autoregressive = autoregressive_part(model, batch, summary_tokens, num_answer_tokens)
     if pairs is None:
         return StepLosses(autoregressive, model.log_logit_scale.new_zeros(()))
-    return StepLosses(autoregressive, global_contrastive_loss(model, pairs))
+    return StepLosses(autoregressive, global_contrastive_loss(model, pairs, [batch]))
 
 
 def summary_tokens_of(model: Method, batch: TrainBatch) -> Tensor | None:
@@ -137,21 +137,32 @@ def tokens_of_rows(model: Method, batch: TrainBatch, summary_tokens: Tensor) -> 
 
 def embed_pairs(model: Method, batch: TrainBatch, summary_tokens: Tensor | None) -> Pairs:
     """Embed both sides of the contrastive group of a batch."""
-    # captions and, behind them, their hard negatives; one without words becomes zeros
-    caption_tokens = model.compress_texts(batch.caption_ids, batch.caption_mask)
-    texts = prefix_embeddings(model, caption_tokens, batch.budgets)
-    num_pairs = batch.num_pairs
-    has_words = batch.caption_mask[num_pairs:].any(1)
-    hard_negatives = texts[num_pairs:] * has_words[:, None, None]
+    # texts of one kind at a time: captions are longer than phrases
+    captions = embed_texts(model, batch, batch.captions)
+    texts = torch.cat([captions, embed_texts(model, batch, batch.phrases)], dim=1)
+    hard_negatives = embed_texts(model, batch, batch.hard_negatives)
 
     # pictures, or texts in their place
-    if len(batch.premise_ids):
-        first_tokens = model.compress_texts(batch.premise_ids, batch.premise_mask)
+    if len(batch.premises):
+        images = embed_texts(model, batch, batch.premises)[:, 0]
     else:
         assert summary_tokens is not None
-        first_tokens = summary_tokens[batch.caption_pictures]
-    images = prefix_embeddings(model, first_tokens, batch.budgets)
-    return Pairs(images, texts[:num_pairs], hard_negatives)
+        tokens = summary_tokens[batch.caption_pictures]
+        images = prefix_embeddings(model, tokens, batch.budgets)
+    return Pairs(images, texts, hard_negatives)
+
+
+def embed_texts(model: Method, batch: TrainBatch, texts: Texts) -> Tensor:
+    """Embed texts of a batch, some of each pair: (pairs, texts, budgets, dim)."""
+    shape = (batch.num_pairs, len(texts) // batch.num_pairs, len(batch.budgets), model.dim)
+    if not len(texts):
+        return model.log_logit_scale.new_zeros(shape)
+    tokens = model.compress_texts(texts.ids, texts.mask)
+    embeddings = prefix_embeddings(model, tokens, batch.budgets)
+
+    # one without tokens becomes zeros
+    exists = texts.mask.any(1)
+    return (embeddings * exists[:, None, None]).view(*shape[:3], -1)
 
 
 def prefix_embeddings(model: Method, summary_tokens: Tensor, budgets: Sequence[int]) -> Tensor:
@@ -159,14 +170,41 @@ def prefix_embeddings(model: Method, summary_tokens: Tensor, budgets: Sequence[i
     return torch.stack([model.embedding(summary_tokens[:, :budget]) for budget in budgets], dim=1)
 
 
-def global_contrastive_loss(model: Method, pairs: Pairs) -> Tensor:
+def global_contrastive_loss(model: Method, pairs: Pairs, batches: Sequence[TrainBatch]) -> Tensor:
     """Compute Eq. (3) over the pairs of all workers, as a mean over the budgets.
 
-    The value is the same on each worker.
+    `batches` are those that the pairs are from. The value is the same on each worker.
     """
-    # (world pairs, budgets, dim) -> (world pairs, dim) for each budget; no negatives, no third side
-    sides = [gather_with_gradient(side).unbind(1) for side in pairs if len(side)]
+    is_true = what_is_true(batches, [batch.captions for batch in batches])
+    if len(batches[0].phrases):
+        of_phrases = what_is_true(batches, [batch.phrases for batch in batches])
+        is_true = torch.cat([is_true, of_phrases], dim=2)
+    is_true_negative = what_is_true(batches, [batch.hard_negatives for batch in batches])
+
+    # (world pairs, …, budgets, dim) -> (world pairs, …, dim) for each budget
+    sides = [gather_with_gradient(side).unbind(-2) for side in pairs]
     losses = []
-    for images, texts, *negatives in zip(*sides, strict=True):
-        losses.append(contrastive_loss(images, texts, model.logit_scale, *negatives))
+    for images, texts, negatives in zip(*sides, strict=True):
+        scale = model.logit_scale
+        losses.append(contrastive_loss(images, texts, scale, negatives, is_true, is_true_negative))
     return torch.stack(losses).mean()
+
+
+def what_is_true(batches: Sequence[TrainBatch], texts: Sequence[Texts]) -> Tensor:
+    """Tell which texts of any worker hold for the picture of which pair.
+
+    A text holds for a picture if it is its caption or one of its phrases. Returns (world pairs,
+    world pairs, texts per pair) bool.
+    """
+    num_pairs = sum(batch.num_pairs for batch in batches)
+    keys = torch.cat([part.keys for part in texts])
+    keys = gather_with_gradient(keys.view(num_pairs, len(keys) // num_pairs))  # without gradient
+
+    # one known text of every picture at a time
+    rows = []
+    for batch in batches:
+        is_known = torch.zeros(batch.num_pairs, *keys.shape, dtype=torch.uint8, device=keys.device)
+        for known in batch.known_keys.T:
+            is_known |= known[:, None, None] == keys
+        rows.append(is_known)
+    return gather_with_gradient(torch.cat(rows)).bool()

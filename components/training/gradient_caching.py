@@ -66,9 +66,10 @@ def backward_in_chunks(
     # first reading: the contrastive loss over all pairs, and its gradient at each embedding
     cached: list[CachedPairs | None] = []
     for chunk in chunks:
-        cached.append(embed_without_graph(model, chunk) if len(chunk.caption_ids) else None)
+        cached.append(embed_without_graph(model, chunk) if chunk.num_pairs else None)
+    with_pairs = [chunk for chunk in chunks if chunk.num_pairs]
     pairs = [part.pairs for part in cached if part]
-    contrastive = cache_gradients(model, pairs, params.contrastive_weight)
+    contrastive = cache_gradients(model, pairs, with_pairs, params.contrastive_weight)
 
     # second reading: from the embeddings to the weights, and the autoregressive loss
     parts = []
@@ -88,8 +89,10 @@ def embed_without_graph(model: Method, chunk: TrainBatch) -> CachedPairs:
     return CachedPairs(pairs, before)
 
 
-def cache_gradients(model: Method, parts: Sequence[Pairs], weight: float) -> Tensor:
-    """Compute the contrastive loss over all pairs.
+def cache_gradients(
+    model: Method, parts: Sequence[Pairs], chunks: Sequence[TrainBatch], weight: float
+) -> Tensor:
+    """Compute the contrastive loss over all pairs, which are those of `chunks`.
 
     Leaves `weight` times its gradient in `.grad` of the pairs and of the logit scale.
     """
@@ -98,7 +101,7 @@ def cache_gradients(model: Method, parts: Sequence[Pairs], weight: float) -> Ten
 
     # each side in one piece, since the loss compares every pair with every other
     all_pairs = Pairs(*map(torch.cat, zip(*parts, strict=True)))
-    loss = global_contrastive_loss(model, all_pairs)
+    loss = global_contrastive_loss(model, all_pairs, chunks)
     (weight * loss).backward()
     return loss.detach()
 

@@ -6,26 +6,33 @@ has two words of a group they change places; where it has one, another of the gr
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import combinations
 
 import numpy as np
 
 
 def hard_negative(
-    caption: str, groups: Sequence[Sequence[str]], rng: np.random.Generator
+    text: str, groups: Sequence[Sequence[str]], known: Collection[str], rng: np.random.Generator
 ) -> str | None:
-    """Make a caption false with nearly the same words; None if it has no word of any group."""
-    words = re.split(r"(\W+)", caption)  # words and the stretches between them, in turns
+    """Make a text false with nearly the same words; None if no change is known to be false.
+
+    `known`: texts that are true of the picture, which are never the result.
+    """
+    words = re.split(r"(\W+)", text)  # words and the stretches between them, in turns
     changes: list[list[tuple[int, str]]] = []
     for group in groups:
         changes += changes_within(words, group)
-    if not changes:
-        return None
 
-    for place, word in changes[int(rng.integers(len(changes)))]:
-        words[place] = word
-    return "".join(words)
+    # the first in random order that is not true by accident
+    for number in rng.permutation(len(changes)):
+        changed = list(words)
+        for place, word in changes[number]:
+            changed[place] = word
+        result = "".join(changed)
+        if result not in known:
+            return result
+    return None
 
 
 def changes_within(words: Sequence[str], group: Sequence[str]) -> list[list[tuple[int, str]]]:

@@ -22,7 +22,14 @@ from components.training.collate import TrainSample
 from components.training.feature_cache import FeatureCache
 from components.training.text_pairs import has_other_text
 
-COLUMNS = [schema.SAMPLE_ID, schema.IMAGE, schema.IMAGE_SHA256, schema.CONVERSATION, schema.CAPTION]
+COLUMNS = [
+    schema.SAMPLE_ID,
+    schema.IMAGE,
+    schema.IMAGE_SHA256,
+    schema.CONVERSATION,
+    schema.CAPTION,
+    schema.PHRASES,
+]
 ROWS_PER_BATCH = 256  # bounds the memory of the copy
 
 
@@ -83,6 +90,7 @@ class SampleTable:
             None,
             self._value(schema.CONVERSATION, index),
             self._value(schema.CAPTION, index),
+            self._value(schema.PHRASES, index),
         )
 
     def sample(self, index: int, limits: PictureLimits) -> TrainSample:

@@ -10,7 +10,7 @@ same order: equally many chunks, each with a conversation about a picture, if ne
 that teaches nothing.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from PIL import Image
@@ -69,8 +69,8 @@ def whole_decoder(model: Method) -> Iterator[None]:
 
 
 def with_placeholder(
-    samples: Mapping[int, TrainSample], groups: StepSamples
-) -> tuple[Mapping[int, TrainSample], StepSamples]:
+    samples: dict[int, TrainSample], groups: StepSamples
+) -> tuple[dict[int, TrainSample], StepSamples]:
     """Add a placeholder to a chunk without a conversation about a picture.
 
     Text alone would not do: no gradient would leave its generation pass, and FSDP2 would let go of

@@ -6,7 +6,7 @@ The indices depend on the seed and the step alone; the row, its picture and its 
 sample table.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -20,14 +20,14 @@ from components.training.collate import SPLITS, TrainBatch, TrainSample, collate
 from components.training.distributed import rank, world_size
 from components.training.feature_cache import FeatureCache
 from components.training.loader import load_ahead
-from components.training.negatives import hard_negative
+from components.training.phrases import with_phrases
 from components.training.sampler import GroupedSampler, even_chunks
 from components.training.samples import SampleTable
 from components.training.sharding import with_placeholder
 from components.training.text_pairs import as_text_pair
 from components.training.training_settings import TrainParams
 
-HARD_NEGATIVES = 5  # random stream; 0 to 3 are the sampler's, 4 is that of the budgets
+PHRASES = 5  # random stream; 0 to 3 are the sampler's, 4 is that of the budgets
 
 
 def training_steps(
@@ -56,8 +56,6 @@ def training_steps(
     budget_sizes = model.budgets(params.nested_budgets)
     split = SPLITS[model.reads_questions]
     read = sample_reader(params, model, table, report)
-    if params.texts.hard_negatives:
-        read = with_hard_negatives(read, params.texts.hard_negatives, params.seed)
 
     def load(step: int, decoders: Executor) -> list[TrainBatch]:
         chunks = even_chunks(sampler.samples(step), rank(), world_size(), params.samples_per_chunk)
@@ -71,7 +69,10 @@ def training_steps(
         budgets = Budgets(budget_sizes, params.seed, step)
         batches = []
         for groups in chunks:
-            members: Mapping[int, TrainSample] = {i: samples[i] for i in groups.members}
+            members: dict[int, TrainSample] = {i: samples[i] for i in groups.members}
+            for index in groups.contrastive:
+                rng = np.random.default_rng([params.seed, PHRASES, step, index])
+                members[index] = with_phrases(members[index], params.texts, rng)
             if wants_placeholders:
                 members, groups = with_placeholder(members, groups)
             batches.append(collate(members, groups, model, budgets, params.texts, split))
@@ -105,18 +106,3 @@ def sample_reader(
     rows = list(row_of.values())
     cache.fill(list(row_of), lambda place: table.picture(rows[place], params.pictures), report)
     return lambda index: table.encoded_sample(index, cache)
-
-
-def with_hard_negatives(
-    read: Callable[[int], TrainSample], words: Sequence[Sequence[str]], seed: int
-) -> Callable[[int], TrainSample]:
-    """Add to captions a wrong one, the same in every epoch, where `words` allow one."""
-
-    def read_more(index: int) -> TrainSample:
-        sample = read(index)
-        if sample.caption is None:
-            return sample
-        rng = np.random.default_rng([seed, HARD_NEGATIVES, index])
-        return sample._replace(hard_negative=hard_negative(sample.caption, words, rng))
-
-    return read_more

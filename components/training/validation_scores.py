@@ -139,8 +139,8 @@ def compress(model: Method, pictures: Sequence[Image.Image]) -> Tensor:
 
 def embed_captions(model: Method, captions: Sequence[str], max_tokens: int) -> Tensor:
     """Embed captions as queries of a search, on the CPU: (captions, dim)."""
-    input_ids, mask = encode_texts(model.tokenizer, captions, max_tokens)
-    return model.embed_texts(input_ids.to(model.device), mask.to(model.device)).cpu()
+    texts = encode_texts(model.tokenizer, captions, max_tokens).to(model.device)
+    return model.embed_texts(texts.ids, texts.mask).cpu()
 
 
 def answered_rightly(
