@@ -70,7 +70,7 @@ def plain_batch(
     # pairs, whose pictures are read once more
     pairs = [samples[index] for index in groups.contrastive]
     captions = [sample.caption for sample in pairs]
-    caption_ids, caption_mask = encode_texts(chat.tokenizer, captions, texts.max_caption_tokens)
+    caption_ids, caption_mask, _ = encode_texts(chat.tokenizer, captions, texts.max_caption_tokens)
     pair_images = [sample.image for sample in pairs if isinstance(sample.image, Image.Image)]
     return PlainBatch(
         backbone.prepare(images),

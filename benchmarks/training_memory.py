@@ -29,7 +29,7 @@ def chunk_of(config: LlavaConfig, num_samples: int, num_summary_tokens: int) -> 
     others = 1 + PROMPT_TOKENS + num_summary_tokens
     return Step(
         Pass(num_samples, num_image_tokens(config) + others, num_summary_tokens),
-        Pass(num_samples, CAPTION_TOKENS + others, num_summary_tokens),
+        (Pass(num_samples, CAPTION_TOKENS + others, num_summary_tokens),),
         Pass(num_samples, CONVERSATION_TOKENS + num_summary_tokens, ANSWER_TOKENS),
         num_encoded=num_samples,
         num_answer_tokens=num_samples * ANSWER_TOKENS,

@@ -65,7 +65,7 @@ class Step(NamedTuple):
     """The shapes of one chunk of a step."""
 
     pictures: Pass  # rows are pictures
-    captions: Pass  # hard negatives included
+    texts: tuple[Pass, ...]  # captions, phrases, hard negatives
     conversations: Pass
     num_encoded: int  # pictures that the vision tower reads; features of others are cached
     num_answer_tokens: int
@@ -199,11 +199,11 @@ def step_flops(shape: ModelShape, chunks: Sequence[Step], checkpointing: bool) -
     total = num_pairs = num_texts = 0
     for chunk in chunks:
         total += chunk_flops(shape, chunk, checkpointing)
-        if len(chunks) > 1 and chunk.captions.rows:
+        if len(chunks) > 1 and chunk.num_pairs:
             total += reading_flops(shape, chunk)
 
         num_pairs += chunk.num_pairs * chunk.num_budgets
-        num_texts += chunk.captions.rows
+        num_texts += sum(size.rows for size in chunk.texts)
 
     # Similarities of all pairs with all texts of the step, and their gradient.
     return total + 6 * num_pairs * num_texts * shape.dim
@@ -211,8 +211,8 @@ def step_flops(shape: ModelShape, chunks: Sequence[Step], checkpointing: bool) -
 
 def reading_flops(shape: ModelShape, chunk: Step) -> int:
     """Count the operations of embedding the pairs of a chunk, without a graph."""
-    embedding = forward_flops(shape, chunk.pictures) + forward_flops(shape, chunk.captions)
-    return vision_flops(shape, chunk) + embedding
+    passes = (chunk.pictures, *chunk.texts)
+    return vision_flops(shape, chunk) + sum(forward_flops(shape, size) for size in passes)
 
 
 def vision_flops(shape: ModelShape, chunk: Step) -> int:
@@ -225,7 +225,7 @@ def chunk_flops(shape: ModelShape, chunk: Step, checkpointing: bool) -> int:
     # The head is frozen: its output, and the gradient of its input.
     total = vision_flops(shape, chunk) + 4 * chunk.num_answer_tokens * shape.dim * shape.vocab_size
 
-    for size in (chunk.pictures, chunk.captions, chunk.conversations):
+    for size in (chunk.pictures, *chunk.texts, chunk.conversations):
         # With checkpointing Hugging Face lets the embeddings ask for a gradient, needed or not.
         wants_input = checkpointing or size is not chunk.conversations or chunk.pictures.rows > 0
         total += forward_flops(shape, size) + backward_flops(shape, size, wants_input)

@@ -63,7 +63,7 @@ def activation_bytes(shape: ModelShape, chunk: Step, number: int) -> int:
 
     `number`: bytes of a number of the base.
     """
-    passes = (chunk.pictures, chunk.captions, chunk.conversations)
+    passes = (chunk.pictures, *chunk.texts, chunk.conversations)
     return sum(pass_bytes(shape, size, number) for size in passes)
 
 

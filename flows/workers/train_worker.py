@@ -191,9 +191,13 @@ def chunk_shape(model: DoubleForward, chunk: TrainBatch, num_image_tokens: int) 
     # BOS, prompt and queries are read with every picture and caption
     kept = model.num_summary_tokens
     others = 1 + model.prompt_ids.numel() + kept
+    texts = []
+    for part in (chunk.captions, chunk.phrases, chunk.hard_negatives):
+        if len(part):
+            texts.append(Pass(len(part), others + part.ids.shape[1], kept))
     return Step(
         pictures=Pass(chunk.num_pictures, others + num_image_tokens, kept),
-        captions=Pass(len(chunk.caption_ids), others + chunk.caption_ids.shape[1], kept),
+        texts=tuple(texts),
         conversations=Pass(
             len(chunk.conversation_ids),
             chunk.conversation_ids.shape[1],

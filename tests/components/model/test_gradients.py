@@ -10,11 +10,11 @@ from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 
 from components.losses.autoregressive import IGNORE_INDEX, answer_loss_sum
-from components.losses.contrastive import contrastive_loss
 from components.methods.fwd2bot import DoubleForward
 from components.methods.method import enable_gradient_checkpointing
 from components.model.chat import encode_conversation, encode_text
 from components.training.collate import answer_positions
+from tests.components.losses.pairs import pair_loss
 from tests.components.model.tiny import COMPRESSOR, compressor, load, prepared
 
 BATCH = 3
@@ -65,7 +65,7 @@ def losses(model: DoubleForward, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
     hidden = model.generation_hidden(
         summary_tokens, right_pad(list(input_ids), 0), mask, places=predicting
     )
-    contrastive = contrastive_loss(
+    contrastive = pair_loss(
         model.embedding(summary_tokens), model.embedding(text_summary_tokens), model.logit_scale
     )
     num_answer_tokens = (targets != IGNORE_INDEX).sum()

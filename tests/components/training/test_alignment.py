@@ -55,15 +55,15 @@ def test_loss_is_that_of_a_row_read_for_itself(llava_folder: Path, attention: st
     (chunk,) = chunks_of(model, 100)
     torch.manual_seed(0)
     masked = hide_tokens(chunk, 0.5)
-    assert 0 < masked.is_hidden.sum() < chunk.caption_mask.sum()
+    assert 0 < masked.is_hidden.sum() < chunk.captions.mask.sum()
     found = alignment_loss_sum(model, chunk, masked)
 
     backbone, total = model.backbone, torch.zeros((), dtype=torch.float64)
     images = backbone.encode_images(chunk.pictures).embeddings
     table = backbone.vlm.get_input_embeddings().weight
     for row, picture in enumerate(chunk.caption_pictures.tolist()):
-        length = int(chunk.caption_mask[row].sum())
-        words = table[chunk.caption_ids[row, :length]].clone()
+        length = int(chunk.captions.mask[row].sum())
+        words = table[chunk.captions.ids[row, :length]].clone()
         words[masked.is_hidden[row, :length]] = table.mean(0)
         inputs = torch.cat([table[model.bos_ids], images[picture], words])[None]
         num_tokens = inputs.shape[1]
@@ -76,7 +76,7 @@ def test_loss_is_that_of_a_row_read_for_itself(llava_folder: Path, attention: st
         logits = backbone.lm_head(states)[0, num_tokens - length - 1 : -1]
         place = masked.is_hidden[row, :length]
         total += F.cross_entropy(
-            logits[place], chunk.caption_ids[row, :length][place], reduction="sum"
+            logits[place], chunk.captions.ids[row, :length][place], reduction="sum"
         )
     torch.testing.assert_close(found, total, rtol=1e-6, atol=0)
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from components.losses.contrastive import contrastive_loss
 from components.methods.fwd2bot import DoubleForward
 from components.training.budgets import Budgets, all_tokens
 from components.training.collate import TrainBatch, collate
@@ -15,6 +14,7 @@ from components.training.forward import LossParams, step_losses
 from components.training.optimizer import trained_parameters
 from components.training.sampler import StepSamples
 from components.training.step import backward_step
+from tests.components.losses.pairs import pair_loss
 from tests.components.training.world import LENGTHS, build_model, samples
 
 SIZES = (1, 2, 4)
@@ -81,11 +81,11 @@ def test_contrastive_loss_is_the_mean_over_the_budgets(double: DoubleForward) ->
     with torch.no_grad():
         found = step_losses(double, batch).contrastive
         images = double.compress_pictures(batch.pictures)[batch.caption_pictures]
-        texts = double.compress_texts(batch.caption_ids, batch.caption_mask)
+        texts = double.compress_texts(batch.captions.ids, batch.captions.mask)
         vectors = [
             [F.normalize(side[:, :k].mean(1), dim=-1) for side in (images, texts)] for k in SIZES
         ]
-        losses = [contrastive_loss(*pair, double.logit_scale) for pair in vectors]
+        losses = [pair_loss(*pair, double.logit_scale) for pair in vectors]
     torch.testing.assert_close(found, torch.stack(losses).mean())
 
 

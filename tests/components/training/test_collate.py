@@ -8,6 +8,7 @@ from components.methods.fwd2bot import DoubleForward
 from components.training.budgets import all_tokens
 from components.training.collate import (
     TextParams,
+    Texts,
     TrainBatch,
     TrainSample,
     collate,
@@ -79,9 +80,9 @@ def test_texts_are_cut(model: DoubleForward) -> None:
     full, cut = (
         batch_of(model, StepSamples((0, 1), (0, 1)), given) for given in (LENGTHS, lengths)
     )
-    assert cut.caption_ids.shape == (2, 3)
+    assert cut.captions.ids.shape == (2, 3)
     assert cut.conversation_ids.shape == (2, 10)
-    assert torch.equal(cut.caption_ids, full.caption_ids[:, :3])
+    assert torch.equal(cut.captions.ids, full.captions.ids[:, :3])
     assert torch.equal(cut.conversation_ids, full.conversation_ids[:, :10])
 
 
@@ -93,7 +94,8 @@ def test_padding_is_on_the_right() -> None:
 
 def test_no_rows_make_an_empty_batch(model: DoubleForward) -> None:
     batch = collate({}, StepSamples((), ()), model.backbone, BUDGETS, LENGTHS)
-    assert [len(part) for part in batch if isinstance(part, torch.Tensor)] == [0] * (len(batch) - 2)
+    parts = [part for part in batch if isinstance(part, torch.Tensor | Texts)]
+    assert [len(part) for part in parts] == [0] * (len(batch) - 2)
     assert not batch.num_pictures
 
 

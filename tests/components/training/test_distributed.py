@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from components.losses.contrastive import contrastive_loss
 from components.training.distributed import (
     average_gradients,
     gather_objects,
@@ -14,6 +13,7 @@ from components.training.distributed import (
     sum_over_workers,
     world_size,
 )
+from tests.components.losses.pairs import pair_loss
 from tests.components.training.world import in_processes
 
 NUM_PAIRS, DIM = 6, 5
@@ -30,7 +30,7 @@ def loss_of(left: Tensor, right: Tensor, scale: Tensor) -> Tensor:
     left, right = (
         nn.functional.normalize(gather_with_gradient(side), dim=-1) for side in (left, right)
     )
-    return contrastive_loss(left, right, scale)
+    return pair_loss(left, right, scale)
 
 
 def contrastive_worker(number: int, folder: Path) -> None:

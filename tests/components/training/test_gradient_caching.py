@@ -86,7 +86,7 @@ def test_hard_negatives_pass_through_chunks_too(llava_folder: Path, size: int) -
     model = build_model(llava_folder).double()
     texts = LENGTHS.model_copy(update={"hard_negatives": (("red", "green"),)})
     table = {
-        index: sample._replace(hard_negative=f"a wrong one, {index}" if index % 2 else None)
+        index: sample._replace(hard_negatives=[f"a wrong one, {index}"] if index % 2 else [])
         for index, sample in samples(40).items()
     }
 
@@ -124,7 +124,8 @@ def test_dropout_drops_the_same_in_both_readings(llava_folder: Path) -> None:
     model.zero_grad()
     torch.manual_seed(5)
     pairs = [embed_pairs(model, chunk, summary_tokens_of(model, chunk)) for chunk in chunks]
-    loss = global_contrastive_loss(model, Pairs(*map(torch.cat, zip(*pairs, strict=True))))
+    all_pairs = Pairs(*map(torch.cat, zip(*pairs, strict=True)))
+    loss = global_contrastive_loss(model, all_pairs, chunks)
     (BOTH.contrastive_weight * loss).backward()
     torch.testing.assert_close(cached, gradient_or_zero(model), rtol=1e-9, atol=1e-12)
 

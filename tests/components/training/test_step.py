@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from components.training.budgets import all_tokens
 from components.training.collate import TrainBatch, collate
 from components.training.forward import LossParams, step_losses
 from components.training.optimizer import Optimizer, build_optimizer, trained_parameters
+from components.training.phrases import with_phrases
 from components.training.sampler import GroupedSampler, StepSamples
 from components.training.step import backward_step, update_weights
 from tests.components.model.tiny import prepared
@@ -18,8 +20,17 @@ from tests.components.training.world import LENGTHS, OPTIMIZER, build_model, in_
 BOTH = LossParams(autoregressive_weight=1.0, contrastive_weight=0.5)
 
 
+# what is read besides captions: further texts, some true of other pictures too, and wrong ones
+TEXTS = LENGTHS.model_copy(
+    update={"phrases_per_caption": 2, "hard_negatives": (("red", "green", "blue", "yellow"),)}
+)
+
+
 def batch_of(model: DoubleForward, rank: int, world_size: int, contrastive: int = 8) -> TrainBatch:
-    table = samples(40)
+    table = {
+        index: with_phrases(sample, TEXTS, np.random.default_rng(index))
+        for index, sample in samples(40).items()
+    }
     conversation = [bool(sample.conversation) for sample in table.values()]
     caption = [sample.caption is not None for sample in table.values()]
     groups = (
@@ -30,7 +41,7 @@ def batch_of(model: DoubleForward, rank: int, world_size: int, contrastive: int 
         .shard(rank, world_size)
     )
     mine = {i: table[i] for i in dict.fromkeys(groups.autoregressive + groups.contrastive)}
-    return collate(mine, groups, model.backbone, all_tokens(model.num_summary_tokens), LENGTHS)
+    return collate(mine, groups, model.backbone, all_tokens(model.num_summary_tokens), TEXTS)
 
 
 def one_step(model: DoubleForward, optimizer: Optimizer, batch: TrainBatch) -> dict[str, float]:

@@ -82,7 +82,7 @@ def test_features_take_the_place_of_pixels(
     for chunks, others in zip(whole, encoded, strict=True):
         for chunk, other in zip(chunks, others, strict=True):
             assert not len(other.pictures)
-            assert torch.equal(chunk.caption_ids, other.caption_ids)
+            assert torch.equal(chunk.captions.ids, other.captions.ids)
             if chunk.num_pictures:
                 expected = model.backbone.vision_features(chunk.pictures)
                 torch.testing.assert_close(other.vision_features, expected)

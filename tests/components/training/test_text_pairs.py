@@ -42,7 +42,7 @@ def test_the_other_text_is_all_but_the_caption() -> None:
 
 def test_a_text_pair_has_no_picture() -> None:
     sample = as_text_pair(
-        TrainSample("s", torch.zeros(1), turns(DESCRIBED), CAPTION, "a blue circle")
+        TrainSample("s", torch.zeros(1), turns(DESCRIBED), CAPTION, ["a blue circle"])
     )
     assert sample == (
         "s",
@@ -85,11 +85,11 @@ def test_a_batch_of_texts_has_no_pictures_and_pairs_of_equal_number(llava_folder
     table = {index: as_text_pair(sample) for index, sample in samples(7).items()}
     texts = LENGTHS.model_copy(update={"hard_negatives": (("red", "green"),)})
     batch = collate(table, StepSamples((), (0, 5, 6)), backbone, all_tokens(1), texts)
-    assert (batch.num_pictures, batch.num_pairs, len(batch.caption_ids)) == (0, 3, 6)
+    assert (batch.num_pictures, batch.num_pairs, len(batch.hard_negatives)) == (0, 3, 3)
     assert len(batch.caption_pictures) == 0
     ids = [
         row[mask.bool()].tolist()
-        for row, mask in zip(batch.premise_ids, batch.premise_mask, strict=True)
+        for row, mask in zip(batch.premises.ids, batch.premises.mask, strict=True)
     ]
     words = [encode_text(backbone.tokenizer, table[index].premise or "") for index in (0, 5, 6)]
     assert ids == [row[: texts.max_caption_tokens] for row in words]

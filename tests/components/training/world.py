@@ -22,6 +22,7 @@ from components.training.optimizer import OptimizerParams
 from tests.components.model.tiny import COMPRESSOR, compressor
 
 LENGTHS = TextParams(
+    phrases_per_caption=0,
     hard_negatives=(),
     turns="together",
     max_caption_tokens=12,
@@ -70,8 +71,13 @@ def sample(index: int) -> TrainSample:
     caption = f"a {colour} picture number {index}" + " with a spot" * (index % 2)
     if kind == 4:
         return TrainSample(f"sample-{index}", None, turns, None)
+    phrases = [colour, f"a {colour} picture", f"number {index}"]
     return TrainSample(
-        f"sample-{index}", image, [] if kind == 3 else with_picture, None if kind == 2 else caption
+        f"sample-{index}",
+        image,
+        [] if kind == 3 else with_picture,
+        None if kind == 2 else caption,
+        phrases,
     )
 
 
@@ -121,6 +127,7 @@ def sample_rows(count: int) -> list[dict[str, Any]]:
             schema.HEIGHT: sample.image and sample.image.height,
             schema.CONVERSATION: sample.conversation,
             schema.CAPTION: sample.caption,
+            schema.PHRASES: list(sample.known_phrases),
         }
         for sample in samples(count).values()
     ]

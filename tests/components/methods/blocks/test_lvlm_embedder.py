@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from components.losses.contrastive import contrastive_loss
 from components.methods.blocks.lvlm_embedder import LvlmEmbedder
 from components.methods.catalogue import build_method
 from components.methods.checkpoint import load_compressor, save_compressor
 from components.methods.method_settings import ChosenMethod
 from components.model.chat import encode_text
 from components.model.generation import left_pad
+from tests.components.losses.pairs import pair_loss
 from tests.components.methods.settings import EMBEDDERS, SETTINGS
 from tests.components.model.tiny import COMPRESSOR, load
 
@@ -100,7 +100,7 @@ def test_gradients_reach_the_adapter_and_nothing_else(
 ) -> None:
     model = built(llava_folder, name)
     images = model.embed_pictures(model.compress_pictures(model.prepare(pictures[:3])))
-    contrastive_loss(images, model.embed_texts(*ids_of(model, TEXTS)), model.logit_scale).backward()
+    pair_loss(images, model.embed_texts(*ids_of(model, TEXTS)), model.logit_scale).backward()
     trained = {key: weight for key, weight in model.named_parameters() if weight.requires_grad}
     assert trained
     assert all(".lora_" in key and ".compression." in key for key in trained)

@@ -1,0 +1,47 @@
+"""Which texts are true of which pictures of a batch."""
+
+import numpy as np
+import torch
+
+from components.methods.fwd2bot import DoubleForward
+from components.training.budgets import all_tokens
+from components.training.collate import TrainBatch, TrainSample, collate
+from components.training.forward import what_is_true
+from components.training.phrases import with_phrases
+from components.training.sampler import StepSamples
+from tests.components.training.world import LENGTHS, samples
+
+TEXTS = LENGTHS.model_copy(
+    update={"phrases_per_caption": 2, "hard_negatives": (("red", "green", "blue", "yellow"),)}
+)
+MEMBERS = (0, 1, 3, 5, 6, 8, 10, 11)
+
+
+def chosen() -> dict[int, TrainSample]:
+    table = samples(12)
+    return {i: with_phrases(table[i], TEXTS, np.random.default_rng(i)) for i in MEMBERS}
+
+
+def batch_of(model: DoubleForward, members: tuple[int, ...]) -> TrainBatch:
+    table = {index: chosen()[index] for index in members}
+    return collate(table, StepSamples((), members), model.backbone, all_tokens(4), TEXTS)
+
+
+def test_a_text_holds_for_every_picture_that_has_it(model: DoubleForward) -> None:
+    table = chosen()
+    batches = [batch_of(model, MEMBERS[:3]), batch_of(model, MEMBERS[3:])]
+    found = what_is_true(batches, [batch.phrases for batch in batches])
+    wrong = what_is_true(batches, [batch.hard_negatives for batch in batches])
+
+    for row, i in enumerate(MEMBERS):
+        true = {table[i].caption, *table[i].known_phrases}
+        for column, j in enumerate(MEMBERS):
+            assert found[row, column].tolist() == [text in true for text in table[j].phrases]
+            expected = [text in true or text is None for text in table[j].hard_negatives]
+            assert wrong[row, column].tolist() == expected
+
+    # each of its own, and some of others by accident
+    is_own = torch.eye(len(MEMBERS), dtype=torch.bool)
+    assert found[is_own].all()
+    assert found[~is_own].any()
+    assert not wrong[is_own & ~wrong.all(-1)].all()
