@@ -32,7 +32,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, get_wsd_schedule
 
 from components import schema
-from components.drawn_world.lessons import LessonParams, lesson_row, tokenizer_texts, tower_row
+from components.drawn_world.lessons import LessonsParams, lesson_row, tokenizer_texts, tower_row
 from components.drawn_world.pretraining import (
     Conversation,
     Encoder,
@@ -50,7 +50,7 @@ from components.files.outputs import new_folder
 from components.files.unfinished import discard, hold, open_work
 from components.losses.autoregressive import autoregressive_loss
 from components.model.pretrained import save_model
-from components.params import Params, load_params
+from components.params import load_params
 from components.training.run_folder import CHECKPOINT, HASHES, LIBRARIES
 from flows.running.cluster import connect
 from flows.running.lifetime import die_with_parent
@@ -65,13 +65,12 @@ LATER_TURNS = "later_turns"  # column of the curve: questions in one conversatio
 Row = tuple[np.ndarray, list[QuestionAnswer], list[str]]
 
 
-class PretrainParams(Params):
+class PretrainParams(LessonsParams):
     """Settings of the base model and its training."""
 
     seed: int
     num_threads: int
     num_tokenizer_scenes: int
-    lessons: tuple[LessonParams, ...]
     model: TinyLlavaParams
     tower: TowerParams
     num_steps: int
@@ -81,8 +80,6 @@ class PretrainParams(Params):
     learning_rate: float
     weight_decay: float
     max_gradient_norm: float
-    blind_fraction: float
-    conversation_fraction: float
     validation_pictures: int
     validate_every: int
 
@@ -229,16 +226,7 @@ def train_step(params: PretrainParams, run: Run, batch: PretrainBatch) -> float:
 def draw_batch(params: PretrainParams, encoder: Encoder, step: int) -> PretrainBatch:
     """Draw a training batch, each row as a function of the seed and its index in the stream."""
     indices = range(step * params.batch_size, (step + 1) * params.batch_size)
-    rows = []
-    for index in indices:
-        row = lesson_row(
-            params.seed,
-            params.lessons,
-            index,
-            params.blind_fraction,
-            params.conversation_fraction,
-        )
-        rows.append(row)
+    rows = [lesson_row(params.seed, params, index) for index in indices]
     pictures, conversations, shown = zip(*rows, strict=True)
     return encoder.batch(pictures, conversations, shown)
 

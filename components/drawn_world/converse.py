@@ -8,7 +8,6 @@ from components.drawn_world.world import COLOURS, Scene
 
 Turn = tuple[str, str]  # question, answer
 SHORT_ANSWER_ROUNDS, RELATION_ROUNDS, CHOICE_ROUNDS = 2, 5, 3  # of `all_questions`
-MAX_TURNS = 12  # of a conversation in the lessons of the base
 SIDES = {"triangle": "three", "square": "four"}
 
 
@@ -55,17 +54,6 @@ def all_questions(scene: Scene, rng: np.random.Generator) -> list[ask.Question]:
         choices = ask.ask_multiple_choice(scene, rng)
         questions += [choices[i] for i in rng.permutation(len(choices))[:2]]
     return questions + ask.ask_unanswerable(scene, rng)
-
-
-def in_conversations(turns: list[Turn], rng: np.random.Generator) -> list[tuple[Turn, ...]]:
-    """Shuffle the turns and cut them into conversations of up to MAX_TURNS."""
-    shuffled = [turns[i] for i in rng.permutation(len(turns))]
-    conversations = []
-    while shuffled:
-        length = int(rng.integers(2, MAX_TURNS + 1))
-        conversations.append(tuple(shuffled[:length]))
-        shuffled = shuffled[length:]
-    return conversations
 
 
 def text_only_turns(rng: np.random.Generator) -> list[Turn]:

@@ -8,7 +8,7 @@ from components.drawn_world.ask import CAPTION_PROMPT
 from components.drawn_world.converse import (
     Turn,
     all_questions,
-    in_conversations,
+    picture_turns,
     text_only_turns,
 )
 from components.drawn_world.describe import captions, full_caption
@@ -16,10 +16,13 @@ from components.drawn_world.draw import draw_pixels
 from components.drawn_world.world import WorldParams, cell_labels, draw_scene, scene_rng
 from components.params import Params
 
-Conversation = tuple[Turn, ...]
 # so that the tokenizer knows the words of the paper's prompt
 SUMMARY_PROMPT = "Summarize the image in a few words."
 TOWER_WORD_FRACTION = 0.5  # of scenes
+
+
+Conversation = tuple[Turn, ...]
+Row = list[Conversation]
 
 
 class LessonParams(Params):
@@ -28,6 +31,15 @@ class LessonParams(Params):
     num_pictures: int
     captions_only: bool  # ask for nothing but the description: the densest signal there is
     world: WorldParams
+
+
+class LessonsParams(Params):
+    """All lessons, and how pictures are asked about."""
+
+    lessons: tuple[LessonParams, ...]
+    questions_per_picture: int  # beside the description
+    conversation_fraction: float  # of rows, whose turns follow each other
+    blind_fraction: float  # of rows, ask without the picture, so that a blind model guesses well
 
 
 def lesson_of(lessons: Sequence[LessonParams], index: int) -> LessonParams:
@@ -39,34 +51,30 @@ def lesson_of(lessons: Sequence[LessonParams], index: int) -> LessonParams:
     return lessons[-1]
 
 
-def lesson_row(
-    seed: int,
-    lessons: Sequence[LessonParams],
-    index: int,
-    blind_fraction: float,
-    conversation_fraction: float,
-) -> tuple[np.ndarray, list[Conversation], bool]:
+def lesson_row(seed: int, params: LessonsParams, index: int) -> tuple[np.ndarray, Row, bool]:
     """Draw picture `index` (height, width, 3) uint8, with conversations about it.
 
-    A conversation is one question with its answer, or several that follow each other. The third
-    value is whether the picture is shown at all; some questions are asked blind.
+    These are single questions, or one conversation of them all. The third value is whether the
+    picture is shown at all; some questions are asked blind.
     """
-    lesson = lesson_of(lessons, index)
+    lesson = lesson_of(params.lessons, index)
     rng = scene_rng(seed, "pretrain", index)
-    # A base has seen all there is, as web-scale pretraining has: held-out pairs too.
+    # A base has seen all there is, as a web-scale one has: pairs that are held out later, too.
     scene = draw_scene(rng, lesson.world, allow_held_out=True)
 
-    turns = []
+    # The description, and questions; of questions that are equal, one.
+    count = params.questions_per_picture
+    turns = [(CAPTION_PROMPT, full_caption(scene))]
     if not lesson.captions_only:
-        turns = [(question.text, question.answer) for question in all_questions(scene, rng)]
-    turns.append((CAPTION_PROMPT, full_caption(scene)))
-    # Equal questions once: packed side by side they would count twice.
-    turns = list(dict.fromkeys(turns))
+        turns += picture_turns(
+            scene, rng, caption_fraction=0, min_questions=count, max_questions=count
+        )
+    row: Row = [(turn,) for turn in turns]
 
-    conversations: list[Conversation] = [(turn,) for turn in turns]
-    if rng.random() < conversation_fraction:
-        conversations = in_conversations(turns, rng)
-    return draw_pixels(scene), conversations, bool(rng.random() >= blind_fraction)
+    # In a conversation in any order, so that later turns are read as well as first ones.
+    if rng.random() < params.conversation_fraction:
+        row = [tuple(turns[i] for i in rng.permutation(len(turns)))]
+    return draw_pixels(scene), row, bool(rng.random() >= params.blind_fraction)
 
 
 def tower_row(seed: int, world: WorldParams, index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -36,21 +36,27 @@ def contrastive_loss(
         A scalar, float32 at least: the mean over all texts, of both ways.
     """
     # (pictures, pictures, texts): of every picture to every text
-    logits = logit_scale * torch.einsum("id,jtd->ijt", images, texts)
+    scaled = logit_scale * images
+    logits = (scaled @ texts.flatten(0, 1).T).unflatten(1, texts.shape[:2])
     exists = texts.detach().any(-1)  # (pictures, texts)
     is_own = torch.eye(len(images), dtype=torch.bool, device=images.device)[..., None]
     own = logits.diagonal().T  # (pictures, texts)
 
-    # a text among all pictures: its own, and those for which it is wrong
-    among_pictures = logits.masked_fill(is_true & ~is_own, LEFT_OUT).logsumexp(0)
+    # the pictures for which a text is wrong, together: (pictures, texts)
+    wrong_pictures = logits.masked_fill(is_true | is_own, LEFT_OUT).logsumexp(0)
 
-    # a picture among texts: one of its own, and all that are wrong for it
-    wrong = logits.masked_fill(is_true | is_own | ~exists, LEFT_OUT).flatten(1)
-    further = logit_scale * torch.einsum("id,jtd->ijt", images, negatives)
+    # the texts that are wrong for a picture, together: (pictures, 1)
+    wrong_texts = logits.masked_fill(is_true | is_own | ~exists, LEFT_OUT).flatten(1)
+    further = scaled @ negatives.flatten(0, 1).T
     is_none = is_true_negative | ~negatives.detach().any(-1)
-    wrong = torch.cat([wrong, further.masked_fill(is_none, LEFT_OUT).flatten(1)], dim=1)
-    among_texts = torch.logaddexp(own, wrong.logsumexp(1)[:, None])
+    further = further.masked_fill(is_none.flatten(1), LEFT_OUT)
+    wrong_texts = torch.cat([wrong_texts, further], dim=1).logsumexp(1, keepdim=True)
 
-    # the mean over the texts that there are
-    costs = (among_pictures + among_texts - 2 * own) / 2
-    return costs[exists].mean()
+    # cross-entropy by differences, in which what all logits have in common cancels exactly
+    costs = log1p_exp(wrong_pictures - own) + log1p_exp(wrong_texts - own)
+    return costs[exists].mean() / 2
+
+
+def log1p_exp(values: Tensor) -> Tensor:
+    """Compute log(1 + exp(x)); PyTorch's softplus drops the 1 where x is large."""
+    return torch.logaddexp(torch.zeros_like(values), values)

@@ -181,12 +181,16 @@ def global_contrastive_loss(model: Method, pairs: Pairs, batches: Sequence[Train
         is_true = torch.cat([is_true, of_phrases], dim=2)
     is_true_negative = what_is_true(batches, [batch.hard_negatives for batch in batches])
 
-    # (world pairs, …, budgets, dim) -> (world pairs, …, dim) for each budget
-    sides = [gather_with_gradient(side).unbind(-2) for side in pairs]
+    # (world pairs, …, budgets, dim) -> (world pairs, …, dim) for each budget; nothing is not sent
+    images, texts = gather_with_gradient(pairs.images), gather_with_gradient(pairs.texts)
+    negatives = pairs.hard_negatives.new_zeros(len(images), *pairs.hard_negatives.shape[1:])
+    if pairs.hard_negatives.numel():
+        negatives = gather_with_gradient(pairs.hard_negatives)
+    sides = [side.unbind(-2) for side in (images, texts, negatives)]
     losses = []
-    for images, texts, negatives in zip(*sides, strict=True):
+    for image, text, negative in zip(*sides, strict=True):
         scale = model.logit_scale
-        losses.append(contrastive_loss(images, texts, scale, negatives, is_true, is_true_negative))
+        losses.append(contrastive_loss(image, text, scale, negative, is_true, is_true_negative))
     return torch.stack(losses).mean()
 
 

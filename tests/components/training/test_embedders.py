@@ -135,12 +135,16 @@ def test_the_stage_draws_pairs_only(name: str, llava_folder: Path, tmp_path: Pat
     )
     assert params.method.num_module_steps == 0
     model = built(llava_folder, name)
+    values = []
     for chunks in training_steps(params, model, SampleTable(tmp_path / "samples.arrow"), 0, print):
         assert sum(chunk.num_pairs for chunk in chunks) == 4
         assert not any(len(chunk.conversation_ids) for chunk in chunks)
         assert all((chunk.num_pictures == 0) == (name == "e5v") for chunk in chunks)
         losses = backward_step(model, chunks, params.taught)
-        assert losses["loss"] == losses["contrastive_loss"] > 0
+        assert losses["loss"] == losses["contrastive_loss"]
+        values.append(losses["loss"])
+    # a step that drew one sample several times has nothing to tell apart
+    assert max(values) > 0
 
 
 @pytest.mark.parametrize("name", [*NAMES, "lvlm_zero_shot"])

@@ -44,15 +44,9 @@ def test_a_text_pair_has_no_picture() -> None:
     sample = as_text_pair(
         TrainSample("s", torch.zeros(1), turns(DESCRIBED), CAPTION, ["a blue circle"])
     )
-    assert sample == (
-        "s",
-        None,
-        [],
-        CAPTION,
-        "a blue circle",
-        True,
-        "what shape is it? circle which colour? red",
-    )
+    assert (sample.image, sample.conversation) == (None, [])
+    assert (sample.caption, sample.known_phrases) == (CAPTION, ["a blue circle"])
+    assert sample.premise == "what shape is it? circle which colour? red"
 
 
 def table_of(rows: list[dict[str, Any]], folder: Path) -> SampleTable:

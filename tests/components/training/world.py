@@ -70,7 +70,7 @@ def sample(index: int) -> TrainSample:
     with_picture = [{"role": "user", "content": "<image>\nwhat colour is it?"}, turns[1]]
     caption = f"a {colour} picture number {index}" + " with a spot" * (index % 2)
     if kind == 4:
-        return TrainSample(f"sample-{index}", None, turns, None)
+        return TrainSample(f"sample-{index}", None, turns, None, [])
     phrases = [colour, f"a {colour} picture", f"number {index}"]
     return TrainSample(
         f"sample-{index}",
