@@ -217,6 +217,14 @@ RECORDS = [
     Case("B10", "two pictures", "multiple_images", record(image=["a.jpg", "b.jpg"]), "2 pictures"),
     Case("B10", "an empty list", "placeholder_mismatch", record(image=[]), "no picture"),
     Case("B10", "a number for a picture", "bad_record", record(image=3), "image is a int"),
+    Case("P1", "phrases", "kept", record(phrases=["a dot", "a red dot"])),
+    Case("P1", "no phrases", "kept", record(phrases=[])),
+    Case("P2", "phrases are one text", "bad_record", record(phrases="a dot"), "no list of texts"),
+    Case("P3", "a phrase is a number", "bad_record", record(phrases=["a dot", 1]), "int"),
+    Case("P4", "an empty phrase", "empty_caption", record(phrases=["a dot", " "])),
+    Case(
+        "P5", "a phrase with a placeholder", "placeholder_mismatch", record(phrases=["<image> x"])
+    ),
     Case("B11", "text only", "kept", record(image=None, conversations=talk("hi", "hello"))),
     Case(
         "B12",

@@ -1,6 +1,7 @@
 """Files in the formats that real downloads come in."""
 
 import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -28,6 +29,13 @@ def test_text_only_record_has_no_picture_and_no_placeholder() -> None:
     record = formats.llava_record("t", [("what?", "this")], None)
     assert set(record) == {"id", "conversations"}
     assert "<image>" not in record["conversations"][0]["value"]
+
+
+def test_phrases_stand_beside_what_the_formats_have() -> None:
+    record = formats.llava_record("7", [("what?", "this")], "a.jpg", ["a red star"])
+    assert record["phrases"] == ["a red star"]
+    members = dict(formats.caption_members("000", b"jpeg", "a red star", ["a star"]))
+    assert json.loads(members["000.json"])["phrases"] == ["a star"]
 
 
 def test_tar_has_equal_bytes_every_time_and_opens_as_a_webdataset(tmp_path: Path) -> None:

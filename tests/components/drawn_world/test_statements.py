@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from components.drawn_world import ask
 from components.drawn_world.contrast import contrast_pairs
 from components.drawn_world.converse import all_questions, picture_turns, text_only_turns
-from components.drawn_world.describe import captions, full_caption, indefinite
+from components.drawn_world.describe import captions, full_caption, indefinite, phrases
 from components.drawn_world.world import HELD_OUT_PAIRS, Scene, WorldParams, draw_scene, scene_rng
 
 WORLD = WorldParams(min_objects=2, max_objects=4, word_fraction=0.4)
@@ -111,6 +111,18 @@ def test_captions_are_true_and_name_every_sprite(index: int) -> None:
         assert all(sprite.name in text for sprite in scene.sprites)
 
 
+@given(drawn, drawn)
+def test_phrases_are_all_that_is_true_of_their_forms(index: int, other: int) -> None:
+    """A phrase of another scene is true of this one just if it is in its list."""
+    scene, another = scene_and_rng(index)[0], scene_and_rng(other)[0]
+    listed = phrases(scene)
+    assert len(set(listed)) == len(listed)
+    for text in listed:
+        assert is_true(scene, text), text
+    for text in phrases(another):
+        assert is_true(scene, text) == (text in listed), text
+
+
 @given(drawn)
 @settings(max_examples=200)
 def test_answers_are_right(index: int) -> None:
@@ -183,6 +195,14 @@ def test_conversations_respect_their_length_and_repeat_nothing() -> None:
         assert 2 <= len(turns) <= 6
         assert len(set(turns)) == len(turns)
         assert 1 <= len(text_only_turns(rng)) <= 3
+
+
+def test_a_word_is_always_asked_for() -> None:
+    for index in range(200):
+        scene, rng = scene_and_rng(index)
+        turns = picture_turns(scene, rng, caption_fraction=0.0, min_questions=6, max_questions=10)
+        if scene.word:
+            assert (ask.WORD_QUESTION, scene.word.text) in turns
 
 
 def test_popular_pairs_are_the_most_frequent_in_order() -> None:
