@@ -1,7 +1,7 @@
 """Muon (Jordan et al., 2024) for many small matrices: those of one shape are moved together.
 
 `torch.optim.Muon` takes one matrix after the other. An adapter has hundreds, so small that each
-kernel costs more to start than to run; stacked they take a tenth of the time. The steps are those
+kernel costs more to start than to run; stacked they take a fifth of the time. The steps are those
 of PyTorch's with `adjust_lr_fn="match_rms_adamw"`, and so are the names in the saved state.
 """
 
