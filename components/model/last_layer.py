@@ -105,7 +105,8 @@ def split_heads(states: Tensor, head_dim: int) -> Tensor:
 
 def take(values: Tensor, places: Tensor) -> Tensor:
     """Pick tokens: (batch, tokens, dim) at `places` (batch, kept) -> (batch, kept, dim)."""
-    return values.take_along_dim(places[..., None], dim=1)
+    # `take_along_dim` would check every index again for every number of a token.
+    return values.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))
 
 
 def rotate(states: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ and the product is added in one kernel.
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,7 +18,8 @@ def lora_forward(layer: Any, inputs: Tensor) -> Tensor:
     (…, inputs) -> (…, outputs). `layer` is PEFT's `LoraLayer` around a linear layer, with plain
     LoRA (no bias of its own, no DoRA).
     """
-    output = layer.base_layer(inputs)
+    rows = inputs.flatten(0, -2)
+    output = layer.base_layer(rows)
 
     for name in layer.active_adapters:
         # In the vision tower there is only the adapter of the first pass.
@@ -28,11 +28,8 @@ def lora_forward(layer: Any, inputs: Tensor) -> Tensor:
 
         a = layer.lora_A[name].weight.to(inputs.dtype)
         b = layer.lora_B[name].weight.to(inputs.dtype)
-        hidden = F.linear(layer.lora_dropout[name](inputs), a)  # (…, rank)
+        hidden = F.linear(layer.lora_dropout[name](rows), a)  # (rows, rank)
 
-        # Product, scale and sum in one kernel.
-        total = torch.addmm(
-            output.flatten(0, -2), hidden.flatten(0, -2), b.T, alpha=layer.scaling[name]
-        )
-        output = total.view_as(output)
-    return output
+        # Product, scale and sum in one kernel, and in place: nobody else has seen the output.
+        output.addmm_(hidden, b.T, alpha=layer.scaling[name])
+    return output.unflatten(0, inputs.shape[:-1])

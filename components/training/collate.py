@@ -33,6 +33,8 @@ from components.training.sampler import StepSamples
 PADDING_ID = 0  # masked, and not an image placeholder in any supported model
 NO_TEXT = 0  # key of a text that is missing
 NUM_KEYS_KEPT = 65_536  # texts whose keys are remembered: a small world repeats them
+REMEMBERED_CHARACTERS = 256  # of a conversation, at most; longer ones hardly come again
+REMEMBERED_CONVERSATIONS = 2**14  # the last ones, with their tokens: up to about 80 MB
 
 
 class TextParams(Params):
@@ -316,11 +318,26 @@ def encode_chat(
     Raises ValueError naming the sample when the turns do not fit the chat template.
     """
     num_visual_tokens = 0 if sample.image is None else num_summary_tokens
+    is_short = sum(len(turn["content"]) for turn in turns) <= REMEMBERED_CHARACTERS
     try:
-        input_ids, labels = encode_conversation(chat, turns, num_visual_tokens)
+        if is_short:
+            texts = tuple((turn["role"], turn["content"]) for turn in turns)
+            input_ids, labels = map(list, encode_short(chat, texts, num_visual_tokens))
+        else:
+            input_ids, labels = encode_conversation(chat, turns, num_visual_tokens)
     except ValueError as error:
         raise ValueError(f"sample {sample.sample_id}: {error}") from error
     return input_ids, labels if sample.is_learned else [IGNORE_INDEX] * len(labels)
+
+
+@lru_cache(REMEMBERED_CONVERSATIONS)
+def encode_short(
+    chat: ChatFormat, texts: tuple[tuple[str, str], ...], num_visual_tokens: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Encode turns, (role, content) each, or remember how they were encoded: ids and labels."""
+    turns = [{"role": role, "content": content} for role, content in texts]
+    input_ids, labels = encode_conversation(chat, turns, num_visual_tokens)
+    return tuple(input_ids), tuple(labels)
 
 
 def encode_texts(tokenizer: Any, texts: Sequence[str | None], max_tokens: int) -> Texts:

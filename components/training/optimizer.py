@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from components.params import Params
+from components.training.muon import Muon
 
 
 class OptimizerParams(Params):
@@ -88,14 +89,7 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], params: OptimizerPar
     decay = params.weight_decay
     optimizers: dict[str, torch.optim.Optimizer] = {}
     if matrices:
-        # updates as long as AdamW's, so that one learning rate fits both (Liu et al., 2025)
-        optimizers["muon"] = torch.optim.Muon(
-            matrices,
-            lr=0.0,
-            momentum=params.momentum,
-            weight_decay=decay,
-            adjust_lr_fn="match_rms_adamw",
-        )
+        optimizers["muon"] = Muon(matrices, params.momentum, decay)
     if others:
         # one kernel for hundreds of small tensors is several times as fast, also on a CPU
         optimizers["adamw"] = torch.optim.AdamW(

@@ -1,3 +1,4 @@
+import copy
 from typing import Literal
 
 import pytest
@@ -5,13 +6,19 @@ import torch
 
 from components.losses.autoregressive import IGNORE_INDEX
 from components.methods.fwd2bot import DoubleForward
+from components.model.chat import ChatFormat, encode_conversation
 from components.training.budgets import all_tokens
 from components.training.collate import (
+    REMEMBERED_CHARACTERS,
+    REMEMBERED_CONVERSATIONS,
     TextParams,
     Texts,
     TrainBatch,
     TrainSample,
     collate,
+    encode_chat,
+    encode_sample,
+    encode_short,
     pad,
     single_questions,
 )
@@ -208,3 +215,34 @@ def test_packed_rows_give_the_loss_and_gradients_of_rows_of_their_own(
     (alone, expected), (packed, found) = results
     torch.testing.assert_close(packed, alone, rtol=1e-8, atol=0)
     assert (found - expected).norm() / expected.norm() < 1e-8
+
+
+def test_a_short_conversation_is_encoded_once_and_its_tokens_stay_the_same(
+    model: DoubleForward,
+) -> None:
+    encode_short.cache_clear()
+    sample, apart = conversations()[0], LENGTHS.model_copy(update={"turns": "apart"})
+    first, again = (
+        encode_sample(sample, model.chat, model.image_token_id, 2, apart) for _ in range(2)
+    )
+    assert first == again
+    num_questions = len(first.blocks)
+    assert encode_short.cache_info()[:2] == (num_questions, num_questions)  # hits and misses
+
+    # the same words for another model, another number of summary tokens, and without a picture
+    turns = next(single_questions(sample))
+    other = ChatFormat(copy.deepcopy(model.tokenizer))
+    other.tokenizer.chat_template = other.tokenizer.chat_template.replace("ASSISTANT", "MODEL")
+    for chat, num_read in [(model.chat, 3), (other, 2), (model.chat, 2)]:
+        expected = encode_conversation(chat, turns, num_read)
+        assert encode_chat(sample, turns, chat, num_read) == expected
+
+
+def test_what_is_remembered_is_bounded(model: DoubleForward) -> None:
+    encode_short.cache_clear()
+    assert encode_short.cache_info().maxsize == REMEMBERED_CONVERSATIONS
+    answer = {"role": "assistant", "content": "a" * REMEMBERED_CHARACTERS}
+    turns = [{"role": "user", "content": "why?"}, answer]
+    sample = TrainSample("long", None, turns, None)
+    assert encode_chat(sample, turns, model.chat, 2) == encode_conversation(model.chat, turns, 0)
+    assert encode_short.cache_info().currsize == 0
