@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 from components.reporting.wording import plain
 
 COMPRESSED, UNCOMPRESSED = "compressed", "uncompressed"
-AVERAGE_POOLED, BLIND = "average_pooled", "blind"
-SYSTEMS = (COMPRESSED, UNCOMPRESSED, AVERAGE_POOLED, BLIND)  # in the order in which they are shown
+AVERAGE_POOLED, DOWNSAMPLED, BLIND = "average_pooled", "downsampled", "blind"
+# in the order in which they are shown
+SYSTEMS = (COMPRESSED, UNCOMPRESSED, AVERAGE_POOLED, DOWNSAMPLED, BLIND)
+HARD = "hard"  # key of the scores on the questions that a downsampled picture gets wrong
 BENCHMARKS = {
     "short_answer": ("Short answers", "as in VQA: the exact word"),
     "word_reading": ("Reading", "as in TextVQA: the written word"),
@@ -62,6 +64,15 @@ def score_rows(metrics: Mapping[str, Any]) -> list[ScoreRow]:
         if scores := scores_of(metrics, key):
             parts = (*_kinds(metrics, key), *_other_counts(metrics, key))
             rows.append(ScoreRow(label, note, scores, parts))
+    return rows
+
+
+def hard_rows(metrics: Mapping[str, Any]) -> list[ScoreRow]:
+    """Return the benchmarks on the questions that a downsampled picture gets wrong, if any."""
+    rows = []
+    for key, (label, note) in BENCHMARKS.items():
+        if scores := scores_of(metrics, HARD, key):
+            rows.append(ScoreRow(label, note, scores))
     return rows
 
 
@@ -168,9 +179,11 @@ class CostRow(NamedTuple):
 
 
 def cost_rows(costs: Mapping[str, Any]) -> dict[str, CostRow]:
-    """Return the costs of every system."""
+    """Return the costs of every system that was asked."""
     rows = {}
     for system in SYSTEMS:
+        if system not in costs["visual_tokens"]:
+            continue
         numbers = [int(costs[name][system]) for name in CostRow._fields]
         rows[system] = CostRow(*numbers)
     return rows
