@@ -62,7 +62,7 @@ def score_rows(metrics: Mapping[str, Any]) -> list[ScoreRow]:
     rows = []
     for key, (label, note) in BENCHMARKS.items():
         if scores := scores_of(metrics, key):
-            parts = (*_kinds(metrics, key), *_other_counts(metrics, key))
+            parts = (*_kinds(metrics, key), *_other_counts(metrics, key, ()))
             rows.append(ScoreRow(label, note, scores, parts))
     return rows
 
@@ -72,7 +72,8 @@ def hard_rows(metrics: Mapping[str, Any]) -> list[ScoreRow]:
     rows = []
     for key, (label, note) in BENCHMARKS.items():
         if scores := scores_of(metrics, HARD, key):
-            rows.append(ScoreRow(label, note, scores))
+            others = tuple(_other_counts(metrics, key, (HARD,)))
+            rows.append(ScoreRow(label, note, scores, others))
     return rows
 
 
@@ -208,9 +209,10 @@ def _kinds(metrics: Mapping[str, Any], key: str) -> list[ScoreRow]:
     return rows if len(rows) > 1 else []  # the only kind is the benchmark itself
 
 
-def _other_counts(metrics: Mapping[str, Any], key: str) -> list[ScoreRow]:
+def _other_counts(metrics: Mapping[str, Any], key: str, above: tuple[str, ...]) -> list[ScoreRow]:
+    """Return a row for each other way to count a benchmark; `above` are the keys before its own."""
     rows = []
     for other, label in OTHER_COUNTS.get(key, {}).items():
-        if scores := scores_of(metrics, other):
+        if scores := scores_of(metrics, *above, other):
             rows.append(ScoreRow(label, "", scores))
     return rows

@@ -43,6 +43,7 @@ def metrics() -> dict[str, Any]:
             "hard": {
                 "short_answer": score(value / 3),
                 "short_answer_by_kind": {"colour": score(value / 3)},
+                "existence": score(value / 4),
                 "existence_f1": score(0.2, "f1"),
             },
             "missing": {"questions": 0, "captions": 0, "pairs": 0},

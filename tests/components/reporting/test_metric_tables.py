@@ -77,8 +77,10 @@ def test_caption_and_composition_rows_may_be_missing() -> None:
 
 
 def test_hard_rows_are_the_benchmarks_of_the_hard_subset() -> None:
-    (row,) = tables.hard_rows(metrics())
-    assert row.label == "Short answers"
+    row, existence = tables.hard_rows(metrics())
+    assert (row.label, row.parts) == ("Short answers", ())
+    assert [part.label for part in existence.parts] == ["F1 of “yes”, mean over the kinds"]
+    assert existence.parts[0].scores["blind"].value == 0.2
     expected = {system: value / 3 for system, value in ACCURACY.items()}
     assert {system: score.value for system, score in row.scores.items()} == expected
     without = metrics()
