@@ -89,6 +89,9 @@ BENCHMARKS = (
     "relations",
     "multiple_choice",
 )
+# An answer with at least this score counts as right; only questions with ten annotators have
+# scores between 0 and 1.
+RIGHT = 0.5
 
 # data/curated/questions/{validation,test}.parquet. `group` joins questions scored together.
 QUESTIONS = pa.schema(

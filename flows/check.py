@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from components.curation.evaluation_files import PICTURES, TABLES
 from components.curation.pieces import EVALUATION_SPLITS
 from components.curation.row_preview import Preview, preview_source
 from components.evaluation.evaluation_settings import EvaluateParams
+from components.evaluation.systems import DOWNSAMPLED, check_downsampling
 from components.methods.catalogue import build_method, choose_method
 from components.methods.method_settings import ChosenMethod
 from components.model.loading import check_base_model, family_of, load_backbone
@@ -109,6 +110,9 @@ def check(path: Path, num_rows: int) -> list[str]:
     report.attempt(look_at_cluster, gpu_stages)
     if "base_model" in places:
         is_there = report.attempt(look_at_base, places["base_model"])
+        if is_there and train and params["evaluate"]:
+            references = params["evaluate"].references
+            report.attempt(look_at_references, places["base_model"], references, train)
         if is_there and method and rows:
             report.attempt(look_at_batch, places["base_model"], train, method, rows)
     return report.problems
@@ -269,6 +273,15 @@ def look_at_base(report: Report, base: str) -> bool:
     check_base_model(base, None)
     report.say("  all weights are there")
     return True
+
+
+def look_at_references(
+    report: Report, base: str, references: Sequence[str], params: TrainParams
+) -> None:
+    """Check that the base model can be asked as `evaluate` will ask it. Raises ValueError."""
+    if DOWNSAMPLED in references:
+        check_downsampling(base, params.backbone.revision, params.num_summary_tokens)
+    report.say(f"evaluate.references: {', '.join(references) or 'none'}")
 
 
 def look_at_batch(

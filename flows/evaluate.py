@@ -1,14 +1,16 @@
-"""Stage `evaluate`: score the compressor from its stored tokens, and three systems beside it.
+"""Stage `evaluate`: score the compressor from its stored tokens, and references beside it.
 
     python -m flows.evaluate CURATED COMPRESSOR STORE OUTPUT METRICS TIMINGS
 
 CURATED holds pictures, questions, captions and caption pairs; STORE the summary tokens of the
 pictures of the split. OUTPUT gets answers.jsonl, captions.jsonl, compositionality.jsonl and
 plots/*.csv. A picture that is not in the store (for the systems that open pictures: that cannot be
-opened) counts as wrong everywhere, and is counted under `missing`.
+opened) counts as wrong everywhere, and is counted under `missing`. Every system is scored once more
+on the hard subset: what the base gets wrong from a downsampled picture.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,12 @@ from components.evaluation import publication, scorecard
 from components.evaluation.asking import ANSWER, COST, IMAGE, LENGTH, SIZE, TEXT, TIME, Record
 from components.evaluation.evaluation_settings import EvaluateParams
 from components.evaluation.question_set import QuestionSet, read_question_set
-from components.evaluation.systems import COMPRESSED, UNCOMPRESSED
+from components.evaluation.systems import (
+    COMPRESSED,
+    DOWNSAMPLED,
+    UNCOMPRESSED,
+    check_downsampling,
+)
 from components.files.outputs import json_with, new_file, new_folder
 from components.methods.checkpoint import CompressorConfig
 from components.methods.method_settings import FWD2BOT
@@ -67,6 +74,9 @@ def evaluate(
         systems = (COMPRESSED, *params.references)
         question_set = read_question_set(curated, params.split)
         config = check_inputs(question_set, compressor, store)
+        if DOWNSAMPLED in systems:
+            base, num_tokens = find_base(compressor, None), config.compressor.num_summary_tokens
+            check_downsampling(base, config.base_revision, num_tokens)
 
         # The workers take tasks, and give back records of all outputs.
         tasks = plan_tasks(params, systems, question_set)
@@ -203,6 +213,12 @@ def score(
     metrics: dict[str, Any] = {}
     for system in systems:
         metrics[system] = scorecard.system_metrics(system, answers, captions, pairs, bootstrap)
+
+    # The same questions for all, whoever finds them hard.
+    if DOWNSAMPLED in systems:
+        hard = scorecard.hard_rows(answers)
+        for system in systems:
+            metrics[system]["hard"] = scorecard.answer_metrics(system, hard, bootstrap)
     if question_set.captions and embeddings.images:
         metrics[COMPRESSED]["retrieval"] = scorecard.retrieval_metrics(
             question_set, embeddings, params.captions_per_picture, bootstrap
@@ -233,27 +249,29 @@ def cost_inputs(
     systems: Sequence[str], config: CompressorConfig, records: Sequence[Record]
 ) -> tuple[ModelSize, Workload, MethodCosts]:
     """Return the size of the base model, mean lengths of what is read, and the method's costs."""
-    # Image tokens are counted where a system reads all of them.
-    known = UNCOMPRESSED if UNCOMPRESSED in systems else COMPRESSED
     numbers: dict[tuple[str, str], float] = {}
-    lengths: list[float] = []
+    lengths: dict[str, list[float]] = defaultdict(list)  # by system
     for record in records:
         if record.record in (SIZE, COST):
             numbers[record.record, record.key] = record.first or 0
-        elif (record.system, record.record) == (known, LENGTH):
-            lengths.append(record.first or 0)
+        elif record.record == LENGTH:
+            lengths[record.system].append(record.first or 0)
     weights = [int(numbers[SIZE, field]) for field in ModelSize._fields]
     size = ModelSize(*weights)
 
-    # Mean lengths of prompts, of answers and of pictures.
+    # Mean lengths of prompts and of answers.
     question_tokens = mean_lengths(systems, records, "first")
     answer_tokens = mean_lengths(systems, records, "second")
-    if not lengths:
+
+    # Image tokens are counted where a system reads all of them.
+    known = lengths[UNCOMPRESSED if UNCOMPRESSED in systems else COMPRESSED]
+    if not known:
         raise ValueError(
             "none of the pictures that are asked about can be opened, so that nothing can be "
             "compared; curate again"
         )
-    image_tokens, kept = round(float(np.mean(lengths))), config.compressor.num_summary_tokens
+    image_tokens, kept = round(float(np.mean(known))), config.compressor.num_summary_tokens
+    shrunk = round(float(np.mean(lengths[DOWNSAMPLED] or [0])))
 
     # A cost that was not recorded stays None: the method has no such step.
     costs = {field: numbers.get((COST, field)) for field in MethodCosts._fields}
@@ -261,7 +279,8 @@ def cost_inputs(
     # By the paper's formula; the counter sees what is not computed for nothing.
     if config.method.name == FWD2BOT:
         method = method._replace(per_picture=compression_flops(size, image_tokens, kept))
-    return size, Workload(image_tokens, kept, config.dim, question_tokens, answer_tokens), method
+    load = Workload(image_tokens, kept, shrunk, config.dim, question_tokens, answer_tokens)
+    return size, load, method
 
 
 def mean_lengths(systems: Sequence[str], records: Sequence[Record], field: str) -> dict[str, float]:

@@ -38,7 +38,7 @@ from components.reporting.inspection_section import (
     read_inspection,
     read_seen,
 )
-from components.reporting.metric_tables import SYSTEMS
+from components.reporting.metric_tables import DOWNSAMPLED, SYSTEMS
 from components.reporting.page import is_page, render, write_page
 from components.reporting.short_page import short_content
 from components.reporting.thumbnails import mean_file_bytes, read_thumbnails, token_strip
@@ -129,7 +129,8 @@ def draw_examples(
 
 def reason_for_short_page(metrics: Mapping[str, Any], store: Path, compressor: Path) -> str | None:
     """Return the reason that there is not enough for the full page; None if there is enough."""
-    if left_out := set(SYSTEMS) - metrics.keys():
+    # the page can say itself that nobody asked about downsampled pictures
+    if left_out := set(SYSTEMS) - metrics.keys() - {DOWNSAMPLED}:
         names = ", ".join(sorted(left_out))
         return f"Its base model was not asked: evaluate.references has no {names}."
 

@@ -199,16 +199,18 @@ def data_rows(
     runs = [experiment.run for experiment in planned]
     order = sorted(planned, key=lambda it: (runs.index(it.run), it.seed))
 
-    # The systems beside the methods are the same in all runs: the first gives them.
-    references: list[MethodRun] = []
+    # The systems beside the methods are the same in all runs with as many tokens: the first of
+    # each name gives it.
+    references: dict[str, MethodRun] = {}
     rows = []
     for experiment in order:
         metrics = found.get(experiment.name)
         if metrics is None:
             continue
         rows.append(method_run(experiment.run, experiment.seed, metrics, metrics["seconds"]))
-        references = references or reference_runs(experiment.seed, metrics)
-    return [*references, *rows]
+        for reference in reference_runs(experiment.seed, metrics):
+            references.setdefault(reference.run, reference)
+    return [*references.values(), *rows]
 
 
 def publish(sweep: Sweep, name: str, data: Path | None) -> None:

@@ -111,7 +111,7 @@ def test_every_stage_runs_and_the_second_time_none(project: Path) -> None:
         row["rows_in"] == row["rows_kept"] + sum(row["rejects"].values()) for row in report.values()
     )
     metrics = json.loads((project / "results/metrics.json").read_text())
-    for system in ("compressed", "uncompressed", "average_pooled", "blind"):
+    for system in ("compressed", "uncompressed", "average_pooled", "downsampled", "blind"):
         assert metrics[system]["short_answer"]["count"] > 0
     assert metrics["compressed"]["retrieval"]["image_to_text"]["count"] == 12
     assert "<html" in (project / "results/report.html").read_text()

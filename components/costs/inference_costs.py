@@ -62,6 +62,7 @@ class Workload(NamedTuple):
 
     num_image_tokens: int  # V
     num_summary_tokens: int  # K
+    num_downsampled_tokens: int  # of a picture that was shrunk to at most K
     dim: int  # numbers per token
     question_tokens: Mapping[str, float]  # Q, mean tokens of a prompt without visual ones
     answer_tokens: Mapping[str, float]  # G, mean new tokens; both by system
@@ -107,20 +108,22 @@ def counted_flops(model: Method, pictures: PreparedPictures) -> int:
 def cost_table(size: ModelSize, load: Workload, method: MethodCosts) -> dict[str, Any]:
     """Tabulate bytes and operations of the compared systems, each {system: number}.
 
-    `compressed` and `average_pooled` are stored as K vectors and answer without the picture;
-    `uncompressed` is plain LLaVA, which opens the picture for every question (its bytes are what
-    storing all image tokens would take).
+    `compressed`, `average_pooled` and `downsampled` are stored as vectors and answer without the
+    picture; `uncompressed` is plain LLaVA, which opens the picture for every question (its bytes
+    are what storing all image tokens would take).
     """
     visual = {
         "compressed": load.num_summary_tokens,
         "uncompressed": load.num_image_tokens,
         "average_pooled": load.num_summary_tokens,
+        "downsampled": load.num_downsampled_tokens,
         "blind": 0,
     }
     flops_per_picture = {
         "compressed": round(method.per_picture) if method.is_stored else 0,
         "uncompressed": 0,
         "average_pooled": 2 * size.vision * load.num_image_tokens,
+        "downsampled": 2 * size.vision * load.num_downsampled_tokens,
         "blind": 0,
     }
 

@@ -16,8 +16,8 @@ class EvaluateParams(Params):
     split: Literal["validation", "test"]
     pictures: PictureLimits
     prompts: PromptParams
-    # systems that are asked beside it
-    references: tuple[Literal["uncompressed", "average_pooled", "blind"], ...]
+    # systems that are asked beside it; without `downsampled` there is no hard subset
+    references: tuple[Literal["uncompressed", "average_pooled", "downsampled", "blind"], ...]
     captioned_pictures: int = Field(ge=0)  # pictures that every system captions, the first by id
     captions_per_picture: int = Field(ge=1)  # captions of a picture that take part in retrieval
     bootstrap: BootstrapParams

@@ -23,8 +23,8 @@ from components.evaluation.metrics import (
 )
 from components.evaluation.question_set import PAIR_ID, QuestionSet, Row
 from components.evaluation.recall import image_to_text_ranks, text_to_image_ranks
-from components.evaluation.scoring import ScoredQuestion, answer_score
-from components.evaluation.systems import COMPRESSED, SYSTEMS
+from components.evaluation.scoring import ScoredQuestion, answer_score, hard_questions
+from components.evaluation.systems import COMPRESSED, DOWNSAMPLED, SYSTEMS
 
 Outputs = Mapping[tuple[str, str, str], Record]  # by (system, record, key)
 Vectors = Mapping[str, np.ndarray]  # picture id, or text -> its L2-normalised embedding (dim,)
@@ -100,7 +100,7 @@ def system_metrics(
     pairs = _of_system(system, pairs)
 
     # One block of metrics per kind of output, as far as the system gives it.
-    found = question_metrics(list(map(_scored, answers)), params)
+    found = answer_metrics(system, answers, params)
     if captions:
         texts = [caption or "" for caption in _column(captions, "caption")]
         image_ids, references = _column(captions, schema.IMAGE_ID), _column(captions, "references")
@@ -117,6 +117,19 @@ def system_metrics(
         "pairs": _column(pairs, "caption_score").count(None),
     }
     return found
+
+
+def answer_metrics(
+    system: str, answers: Sequence[Mapping[str, Any]], params: BootstrapParams
+) -> dict[str, Any]:
+    """Return the scores of one system's answers, from the rows of all."""
+    return question_metrics(list(map(_scored, _of_system(system, answers))), params)
+
+
+def hard_rows(answers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return all systems' rows of the questions that `downsampled` gets wrong."""
+    hard = hard_questions(list(map(_scored, _of_system(DOWNSAMPLED, answers))))
+    return [row for row in answers if row[schema.QUESTION_ID] in hard]
 
 
 def retrieval_metrics(

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from components.evaluation.normalisation import normalise_answer
-from components.schema import BENCHMARKS
+from components.schema import BENCHMARKS, RIGHT
 
 FREE_TEXT = ("short_answer", "word_reading", "unanswerable")
 # scored by group too: MME's acc+, MMBench's circular passes
@@ -120,6 +120,24 @@ def group_scores(questions: Sequence[ScoredQuestion]) -> list[tuple[str, float]]
         is_right = all(row.score == 1 for row in rows)
         scores.append((rows[0].image_id, float(is_right)))
     return scores
+
+
+def hard_questions(questions: Sequence[ScoredQuestion]) -> set[str]:
+    """Return the ids of the questions that are wrong, from one system's rows.
+
+    Where questions count only together (GROUPED), all of a group that does not pass.
+    """
+    groups: dict[tuple[str, str], list[ScoredQuestion]] = defaultdict(list)
+    for question in questions:
+        is_grouped = question.benchmark in GROUPED and question.group
+        name = question.group if is_grouped else question.question_id
+        groups[question.benchmark, str(name)].append(question)
+
+    hard: set[str] = set()
+    for rows in groups.values():
+        if min(row.score for row in rows) < RIGHT:
+            hard.update(row.question_id for row in rows)
+    return hard
 
 
 def confusion_counts(questions: Sequence[ScoredQuestion]) -> np.ndarray:

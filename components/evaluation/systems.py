@@ -5,6 +5,7 @@
 | `compressed` | the stored summary tokens | the generation pass, adapter `generation` |
 | `uncompressed` | all image tokens | the base model, as transformers' `generate` would |
 | `average_pooled` | the image tokens, averaged to as many as there are summary tokens | the same |
+| `downsampled` | the image tokens of a smaller picture, at most as many | the same |
 | `blind` | nothing, not even a placeholder | the same |
 
 All of them decode greedily, batched with left padding, and read the same prompts.
@@ -22,13 +23,15 @@ from components.methods.method import Method
 from components.model.backbone import Backbone
 from components.model.chat import ChatFormat
 from components.model.generation import base_answer, left_pad
+from components.model.loading import load_without_weights
 from components.model.segments import Segment
 
 COMPRESSED = "compressed"
 UNCOMPRESSED = "uncompressed"
 AVERAGE_POOLED = "average_pooled"
+DOWNSAMPLED = "downsampled"
 BLIND = "blind"
-SYSTEMS = (COMPRESSED, UNCOMPRESSED, AVERAGE_POOLED, BLIND)
+SYSTEMS = (COMPRESSED, UNCOMPRESSED, AVERAGE_POOLED, DOWNSAMPLED, BLIND)
 
 Value = TypeVar("Value")
 
@@ -141,6 +144,19 @@ def base_system(
     return EvaluatedSystem(
         name, base_reader(backbone), backbone.chat, image_ids, visual_tokens, None
     )
+
+
+def check_downsampling(base: str, revision: str | None, num_tokens: int) -> None:
+    """Check that a base model reads small pictures as `num_tokens` tokens or fewer.
+
+    Raises ValueError, before any weight is read.
+    """
+    backbone = load_without_weights(base, revision, pad_to_square=False)
+    if why := backbone.why_not_shrunk(num_tokens):
+        raise ValueError(
+            f"evaluate.references: downsampled: {base} cannot read a picture that is shrunk to "
+            f"{num_tokens} tokens: {why}; leave it out, and there is no hard subset"
+        )
 
 
 def generate_answers(

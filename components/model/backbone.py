@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from components.model.chat import ChatFormat, Markup
 from components.model.model_files import whole_safetensors
 from components.model.prepared import PreparedPictures
-from components.model.segments import Segment, insert, picture_segment, text_segment
+from components.model.segments import Segment, insert, picture_segment, stack, text_segment
 from components.model.settings_identity import settings_sha256
 
 Preprocessing = dict[str, bool | int | str | tuple[float, ...]]
@@ -48,6 +48,7 @@ class Backbone(nn.Module):
     - `picture_positions`: when tokens of a picture are numbered along rows and columns;
     - `attention`: when its language model wants a mask of its own kind;
     - `language_model`, `lm_head`, `connector`: when they lie elsewhere than in LLaVA's class;
+    - `why_not_shrunk`, `shrunk_picture`: when it makes fewer tokens of a smaller picture;
     - `set_up`, `unread_modules`, `preprocessing`: when it needs a file more, leaves out parts of
       its vision side, or has settings of a picture beside those of the image processor.
 
@@ -94,6 +95,14 @@ class Backbone(nn.Module):
         None: image tokens are numbered one after the other, as text is.
         """
         return None
+
+    def why_not_shrunk(self, num_tokens: int) -> str | None:
+        """Return why no picture can be shrunk to `num_tokens` image tokens; None if each can."""
+        return "it makes as many tokens of a small picture as of a large one"
+
+    def shrunk_picture(self, image: Image.Image, num_tokens: int) -> Segment:
+        """Encode an RGB picture, shrunk until it has at most `num_tokens` image tokens: one row."""
+        raise NotImplementedError
 
     def attention(self, inputs: Segment, mask: Tensor) -> Any:
         """Return the attention mask in the form in which the language model takes it.
@@ -224,6 +233,15 @@ class Backbone(nn.Module):
         pictures = pictures.to(self.device, self.dtype)
         tokens = [part.to(self.dtype) for part in self.picture_tokens(pictures)]
         return picture_segment(tokens, self.picture_positions(pictures))
+
+    def encode_shrunk(self, images: Sequence[Image.Image], num_tokens: int) -> Segment:
+        """Encode RGB pictures, each shrunk until it has at most `num_tokens` image tokens.
+
+        Raises ValueError where `why_not_shrunk` has a reason.
+        """
+        if why := self.why_not_shrunk(num_tokens):
+            raise ValueError(f"{self.source.name}: {why}")
+        return stack([self.shrunk_picture(image, num_tokens) for image in images])
 
     def framed(self, pictures: Segment) -> list[Segment]:
         """Put the text that surrounds a picture in a chat before and after each picture."""

@@ -59,7 +59,7 @@ def page_content(
 
     return {
         # the head of the page
-        "systems": tables.SYSTEMS,
+        "systems": list(names),
         "names": names,
         "costs": costs,
         "dim": provenance["dim"],
@@ -90,20 +90,23 @@ def page_content(
 
 def system_names(costs: Mapping[str, tables.CostRow]) -> dict[str, str]:
     """Name systems by the tokens that the language model reads in place of the picture."""
-    return {
-        tables.COMPRESSED: f"{costs[tables.COMPRESSED].visual_tokens} summary tokens",
-        tables.UNCOMPRESSED: f"all {costs[tables.UNCOMPRESSED].visual_tokens} image tokens",
-        tables.AVERAGE_POOLED: f"{costs[tables.AVERAGE_POOLED].visual_tokens} averaged tokens",
+    words = {
+        tables.COMPRESSED: "{} summary tokens",
+        tables.UNCOMPRESSED: "all {} image tokens",
+        tables.AVERAGE_POOLED: "{} averaged tokens",
+        tables.DOWNSAMPLED: "{} tokens of a smaller picture",
         tables.BLIND: "no picture",
     }
+    return {system: words[system].format(row.visual_tokens) for system, row in costs.items()}
 
 
 def missing_counts(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, int]]:
     """Return the counts of missing questions, for systems that could not be asked all of them."""
     missing = {}
     for system in tables.SYSTEMS:
-        if any(metrics[system]["missing"].values()):
-            missing[system] = metrics[system]["missing"]
+        lost = metrics[system]["missing"] if system in metrics else {}
+        if any(lost.values()):
+            missing[system] = lost
     return missing
 
 
@@ -114,6 +117,7 @@ def score_content(metrics: Mapping[str, Any], names: Mapping[str, str]) -> dict[
     return {
         "headline": tables.headline(rows),
         "scores": rows,
+        "hard_scores": tables.hard_rows(metrics),
         "token_charts": [plots.token_chart(row, visual_tokens, names) for row in rows],
         "compositions": tables.composition_rows(metrics),
         "caption_scores": tables.caption_rows(metrics),

@@ -10,9 +10,6 @@ from components import schema
 from components.reporting.metric_tables import COMPRESSED, SYSTEMS, UNCOMPRESSED
 
 Row = Mapping[str, Any]
-# An answer with at least this score counts as right; only questions with ten annotators have
-# scores between 0 and 1.
-RIGHT = 0.5
 
 
 class Answer(NamedTuple):
@@ -181,7 +178,7 @@ def _example(question_id: str, rows: Mapping[str, Row]) -> Example:
     for system in SYSTEMS:
         if system in rows:
             row = rows[system]
-            answers[system] = Answer(system, row["answer"], row["score"] >= RIGHT)
+            answers[system] = Answer(system, row["answer"], row["score"] >= schema.RIGHT)
 
     # the question is the same in every row
     row = rows[COMPRESSED]

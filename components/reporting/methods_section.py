@@ -12,6 +12,8 @@ from components.reporting.metric_tables import (
     BLIND,
     CAPTION_SCORES,
     COMPRESSED,
+    DOWNSAMPLED,
+    HARD,
     UNCOMPRESSED,
     VALUES,
     value_of,
@@ -20,7 +22,11 @@ from components.reporting.published import Published, PublishedTable
 from components.reporting.seeds import Estimate, estimate
 from components.reporting.wording import plain
 
-NAMES = {UNCOMPRESSED: "all image tokens", BLIND: "no picture"}  # of systems that no run trained
+NAMES = {  # of systems that no run trained
+    UNCOMPRESSED: "all image tokens",
+    DOWNSAMPLED: "downsampled picture, {} tokens",
+    BLIND: "no picture",
+}
 SUBSETS = (
     "replace_object",
     "replace_attribute",
@@ -39,10 +45,12 @@ RETRIEVAL: Columns = {
     "retrieval.image_to_text.recall_at_10": "R@10, picture to text",
 }
 UNDERSTANDING: Columns = {key: label for key, (label, _) in BENCHMARKS.items()}
+HARD_SUBSET: Columns = {f"{HARD}.{key}": label for key, label in UNDERSTANDING.items()}
 CAPTIONING: Columns = {f"captioning.{key}": label for key, label in CAPTION_SCORES.items()}
 COMPOSITIONALITY: Columns = {f"compositionality.{key}": plain(key) for key in SUBSETS}
 TABLES: dict[str, tuple[tuple[int, ...], Columns]] = {  # title -> tables of the paper, columns
     "Understanding": ((1,), UNDERSTANDING),
+    "Understanding, on the questions that a downsampled picture gets wrong": ((), HARD_SUBSET),
     "Captioning": ((2, 11), CAPTIONING),
     "Retrieval": ((3, 9), RETRIEVAL),
     "Compositionality": ((4, 10), COMPOSITIONALITY),
@@ -130,21 +138,24 @@ def method_run(
 
 
 def reference_runs(seed: int, metrics: Mapping[str, Any]) -> list[MethodRun]:
-    """Return rows of the base model with all image tokens and without, if they were asked too."""
+    """Return rows of the base model by itself: of the systems of NAMES that were asked too."""
     rows = []
     for system, name in NAMES.items():
         # the settings of an evaluation say which of them it asks
         if system not in metrics:
             continue
 
-        # nothing of a picture is stored for them
-        costs = _costs(metrics, system) | {"bytes_per_picture": None}
+        # only the few tokens of a small picture are worth keeping
+        costs, is_stored = _costs(metrics, system), system == DOWNSAMPLED
+        if not is_stored:
+            costs["bytes_per_picture"] = None
+
         row = MethodRun(
-            run=name,
+            run=name.format(costs["visual_tokens"]),
             seed=seed,
             method=system,
             tuning="none",
-            is_stored=False,
+            is_stored=is_stored,
             scores=flat_scores(metrics[system]),
             seconds={},
             **costs,
@@ -164,6 +175,9 @@ def flat_scores(system: Mapping[str, Any]) -> dict[str, Interval]:
         elif key in ("captioning", "compositionality"):
             for name, score in entry.items():
                 found[f"{key}.{name}"] = _interval(score)
+        elif key == HARD:
+            for name, score in flat_scores(entry).items():
+                found[f"{key}.{name}"] = score
         # what is left has a score of its own, or one below it for each kind of question
         elif not set(VALUES).isdisjoint(entry):
             found[key] = _interval(entry)
@@ -197,7 +211,9 @@ def method_tables(groups: Sequence[Group], published: Published) -> list[MethodT
                 rows.append((group, _cells(group, columns)))
 
         printed = [table for table in published.tables if table.table in numbers]
-        tables.append(MethodTable(title, list(columns.values()), rows, printed))
+        # the paper has no hard subset, and older runs have none
+        if rows or printed:
+            tables.append(MethodTable(title, list(columns.values()), rows, printed))
     return tables
 
 

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 from components.reporting.wording import plain
 
 COMPRESSED, UNCOMPRESSED = "compressed", "uncompressed"
-AVERAGE_POOLED, BLIND = "average_pooled", "blind"
-SYSTEMS = (COMPRESSED, UNCOMPRESSED, AVERAGE_POOLED, BLIND)  # in the order in which they are shown
+AVERAGE_POOLED, DOWNSAMPLED, BLIND = "average_pooled", "downsampled", "blind"
+# in the order in which they are shown
+SYSTEMS = (COMPRESSED, UNCOMPRESSED, AVERAGE_POOLED, DOWNSAMPLED, BLIND)
+HARD = "hard"  # key of the scores on the questions that a downsampled picture gets wrong
 BENCHMARKS = {
     "short_answer": ("Short answers", "as in VQA: the exact word"),
     "word_reading": ("Reading", "as in TextVQA: the written word"),
@@ -60,8 +62,18 @@ def score_rows(metrics: Mapping[str, Any]) -> list[ScoreRow]:
     rows = []
     for key, (label, note) in BENCHMARKS.items():
         if scores := scores_of(metrics, key):
-            parts = (*_kinds(metrics, key), *_other_counts(metrics, key))
+            parts = (*_kinds(metrics, key), *_other_counts(metrics, key, ()))
             rows.append(ScoreRow(label, note, scores, parts))
+    return rows
+
+
+def hard_rows(metrics: Mapping[str, Any]) -> list[ScoreRow]:
+    """Return the benchmarks on the questions that a downsampled picture gets wrong, if any."""
+    rows = []
+    for key, (label, note) in BENCHMARKS.items():
+        if scores := scores_of(metrics, HARD, key):
+            others = tuple(_other_counts(metrics, key, (HARD,)))
+            rows.append(ScoreRow(label, note, scores, others))
     return rows
 
 
@@ -168,9 +180,11 @@ class CostRow(NamedTuple):
 
 
 def cost_rows(costs: Mapping[str, Any]) -> dict[str, CostRow]:
-    """Return the costs of every system."""
+    """Return the costs of every system that was asked."""
     rows = {}
     for system in SYSTEMS:
+        if system not in costs["visual_tokens"]:
+            continue
         numbers = [int(costs[name][system]) for name in CostRow._fields]
         rows[system] = CostRow(*numbers)
     return rows
@@ -195,9 +209,10 @@ def _kinds(metrics: Mapping[str, Any], key: str) -> list[ScoreRow]:
     return rows if len(rows) > 1 else []  # the only kind is the benchmark itself
 
 
-def _other_counts(metrics: Mapping[str, Any], key: str) -> list[ScoreRow]:
+def _other_counts(metrics: Mapping[str, Any], key: str, above: tuple[str, ...]) -> list[ScoreRow]:
+    """Return a row for each other way to count a benchmark; `above` are the keys before its own."""
     rows = []
     for other, label in OTHER_COUNTS.get(key, {}).items():
-        if scores := scores_of(metrics, other):
+        if scores := scores_of(metrics, *above, other):
             rows.append(ScoreRow(label, "", scores))
     return rows

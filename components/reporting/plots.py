@@ -26,6 +26,7 @@ from components.reporting.metric_tables import (
     AVERAGE_POOLED,
     BLIND,
     COMPRESSED,
+    DOWNSAMPLED,
     UNCOMPRESSED,
     RecallRow,
     Score,
@@ -46,6 +47,7 @@ MARKERS: dict[str, dict[str, Any]] = {  # shapes differ, so that nothing depends
     COMPRESSED: {"marker": "o", "markersize": 10},
     UNCOMPRESSED: {"marker": "s", "markersize": 8},
     AVERAGE_POOLED: {"marker": "D", "markersize": 7.8},
+    DOWNSAMPLED: {"marker": "^", "markersize": 9},
     BLIND: {
         "marker": "o",
         "markersize": 8,
@@ -167,13 +169,15 @@ def token_chart(row: ScoreRow, visual_tokens: Mapping[str, int], names: Mapping[
     percent_axis(axes)
 
     # the logarithm of tokens + 1, so that no token and many fit one axis
-    places, untrained = {}, []
+    places: dict[str, float] = {}
+    untrained: dict[float, float] = {}
     for system, score in row.scores.items():
-        places[system] = math.log2(1 + visual_tokens[system])
+        places[system] = place = math.log2(1 + visual_tokens[system])
+        # the better one where two systems read equally many
         if system != COMPRESSED:
-            untrained.append((places[system], score.value))
+            untrained[place] = max(score.value, untrained.get(place, 0))
     if untrained:
-        draw_baseline(axes, sorted(untrained))
+        draw_baseline(axes, sorted(untrained.items()))
 
     # the compressor last, above the others
     for system, score in reversed(row.scores.items()):

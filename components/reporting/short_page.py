@@ -16,6 +16,7 @@ def short_content(
     # a section each, empty where nothing was asked
     groups = [
         ("Answers", own_scores(tables.score_rows(metrics))),
+        ("Answers that a downsampled picture gets wrong", own_scores(tables.hard_rows(metrics))),
         ("Captions", own_scores(tables.caption_rows(metrics))),
         ("Search", recalls(metrics)),
         ("Composition", own_scores(tables.composition_rows(metrics))),

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from PIL import Image
 
 from components import schema
 from components.compression.identity import find_base, read_config
@@ -31,6 +32,7 @@ from components.evaluation.systems import (
     AVERAGE_POOLED,
     BLIND,
     COMPRESSED,
+    DOWNSAMPLED,
     UNCOMPRESSED,
     EvaluatedSystem,
     base_system,
@@ -144,12 +146,12 @@ class EvaluationWorker:
             )
             self.model = backbone.to(self.device).eval()
 
-        # The three systems differ only in the visual tokens that they read.
+        # These systems differ only in the visual tokens that they read.
         backbone, name, image_ids, tokens = self.model, task["system"], task["image_ids"], None
         if name != BLIND:
-            image_ids, tokens = self._image_embeddings(backbone, image_ids)
-        if name == AVERAGE_POOLED and tokens is not None:
-            tokens = pool_pictures(tokens, self.num_summary_tokens)
+            opened = self._opened(image_ids)
+            image_ids = list(opened)
+            tokens = self._image_tokens(name, backbone, list(opened.values())) if opened else None
         system = base_system(name, backbone, image_ids, tokens)
 
         records = self._answers_and_captions(system)
@@ -165,14 +167,17 @@ class EvaluationWorker:
             *caption_pictures(system, captioned, self.params.prompts),
         ]
 
-    def _image_embeddings(
-        self, backbone: Backbone, image_ids: Sequence[str]
-    ) -> tuple[list[str], Segment | None]:
-        """Return the pictures that can be opened, and their image tokens; None if none can."""
-        opened = self._opened(image_ids)
-        if not opened:
-            return [], None
-        return list(opened), backbone.encode_images(backbone.prepare(list(opened.values())))
+    def _image_tokens(
+        self, system: str, backbone: Backbone, images: Sequence[Image.Image]
+    ) -> Segment:
+        """Return the image tokens of pictures that a system of the base model reads."""
+        if system == DOWNSAMPLED:
+            return backbone.encode_shrunk(images, self.num_summary_tokens)
+
+        tokens = backbone.encode_images(backbone.prepare(images))
+        if system == AVERAGE_POOLED:
+            return pool_pictures(tokens, self.num_summary_tokens)
+        return tokens
 
     def _opened(self, image_ids: Sequence[str]) -> Mapping[str, Any]:
         """Open pictures by id, in the order asked for, without those that cannot be opened."""

@@ -62,6 +62,18 @@ def test_downloads_and_a_model_that_fit_have_no_problems(
     assert sorted(path.name for path in Path().iterdir()) == ["downloads", "models", "params.yaml"]
 
 
+def test_a_base_that_cannot_read_small_pictures_is_found_before_it_is_trained(
+    params: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    params["train"]["num_summary_tokens"] = 40
+    (found,) = problems(params)
+    assert "evaluate.references: downsampled:" in found
+    assert "it reads 36 tokens of a picture, and 40 would be more; leave it out" in found
+    params["evaluate"]["references"] = ["blind"]
+    assert problems(params) == []
+    assert "evaluate.references: blind" in capsys.readouterr().out
+
+
 def test_every_problem_is_listed_at_once(params: dict[str, Any]) -> None:
     params["train"]["num_sumary_tokens"] = params["train"].pop("num_summary_tokens")
     params["compress"] |= {"gpus_per_worker": 1, "num_workers": 8}

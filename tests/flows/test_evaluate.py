@@ -18,14 +18,15 @@ from components.costs.inference_costs import MethodCosts, ModelSize
 from components.evaluation.asking import ANSWER, COST, LENGTH, SIZE, PromptParams, Record
 from components.evaluation.evaluation_settings import EvaluateParams
 from components.evaluation.intervals import BootstrapParams
-from components.evaluation.systems import BLIND, COMPRESSED, SYSTEMS
+from components.evaluation.question_set import read_question_set
+from components.evaluation.systems import BLIND, COMPRESSED, SYSTEMS, check_downsampling
 from components.methods.checkpoint import load_config, save_compressor
 from components.methods.fwd2bot import DoubleForward
 from components.model.chat import encode_prompt
 from components.pictures import PictureLimits, encode_png, pixel_sha256
 from components.store.shards import TokenRows
 from components.store.store_reader import StoreReader
-from flows.evaluate import cost_inputs, evaluate
+from flows.evaluate import cost_inputs, evaluate, score
 from flows.workers.evaluate_worker import EvaluationWorker
 from tests.components.model.tiny import TEXTS, compressor, write_tiny_llava
 from tests.components.store.stores import write_store
@@ -44,7 +45,7 @@ PARAMS = EvaluateParams(
         max_caption_tokens=8,
         max_text_tokens=77,
     ),
-    references=("uncompressed", "average_pooled", "blind"),
+    references=("uncompressed", "average_pooled", "downsampled", "blind"),
     captioned_pictures=6,
     captions_per_picture=2,
     bootstrap=BootstrapParams(resamples=50, confidence=0.95, seed=0),
@@ -308,6 +309,78 @@ def test_answers_are_those_of_the_stored_tokens_and_of_plain_transformers(
             told["uncompressed", row["question_id"]]
             == backbone.tokenizer.decode(plain, skip_special_tokens=True).strip()
         )
+
+
+def test_downsampled_answers_are_those_of_the_base_from_a_smaller_picture(
+    world: World, output: Path
+) -> None:
+    told = {
+        row["question_id"]: row["answer"]
+        for row in read_lines(output / "rows/answers.jsonl")
+        if row["system"] == "downsampled"
+    }
+    backbone, processor = world.model.backbone, world.model.backbone.image_processor
+    for row in question_rows()[::7]:
+        small = picture(IMAGE_IDS.index(row["image_id"])).resize((32, 32), Image.LANCZOS)
+        pixels = processor(small, do_resize=False, do_center_crop=False, return_tensors="pt")
+        seen = backbone.vlm.model.get_image_features(**pixels, interpolate_pos_encoding=True)
+        prompt = torch.tensor([encode_prompt(backbone.chat, row["question"], 4)])
+        plain = backbone.vlm.generate(
+            inputs_embeds=backbone.embed_chat(prompt, seen.pooler_output[0]),
+            max_new_tokens=4,
+            do_sample=False,
+        )
+        expected = backbone.tokenizer.decode(plain[0], skip_special_tokens=True).strip()
+        assert told[row["question_id"]] == expected
+    assert metrics_of(output)["costs"]["visual_tokens"]["downsampled"] == 4
+
+
+def test_the_hard_subset_is_what_downsampling_gets_wrong(output: Path) -> None:
+    metrics, rows = metrics_of(output), read_lines(output / "rows/answers.jsonl")
+
+    # groups that the downsampled picture does not pass, in the plainest way
+    lost = set()
+    for row in rows:
+        if row["system"] == "downsampled" and row["score"] < 1:
+            lost.add(row["group"] or row["question_id"])
+    for system in SYSTEMS:
+        for name in ("short_answer", "existence", "relations"):
+            scores = [
+                row["score"]
+                for row in rows
+                if (row["system"], row["benchmark"]) == (system, name)
+                and (row["group"] or row["question_id"]) in lost
+            ]
+            found = metrics[system]["hard"][name]
+            assert found["count"] == len(scores)
+            assert found["accuracy"] == pytest.approx(np.mean(scores), abs=1e-6)
+            assert 0 <= found["low"] <= found["accuracy"] <= found["high"] <= 1
+        groups = metrics[system]["hard"]["multiple_choice"]["count"]
+        assert groups == len({group for group in lost if group.endswith(" m")})
+        assert "captioning" not in metrics[system]["hard"]
+    assert metrics["downsampled"]["hard"]["short_answer"]["accuracy"] == 0
+    assert metrics["downsampled"]["hard"]["relations_pairs"]["accuracy"] == 0
+
+
+def test_without_downsampling_there_is_no_hard_subset(world: World) -> None:
+    few = PARAMS.model_copy(update={"references": ("blind",), "captioned_pictures": 0})
+    question_set = read_question_set(world.curated, "test")._replace(captions={}, pairs={})
+    sizes = [Record(BLIND, SIZE, field, None, 10) for field in ModelSize._fields]
+    costs = [Record(COMPRESSED, COST, field, None, 1) for field in MethodCosts._fields]
+    length = Record(COMPRESSED, LENGTH, IMAGE_IDS[0], None, 9)
+    config = load_config(world.root / "models/compressor")
+    metrics = score(few, question_set, config, [*sizes, *costs, length])["metrics"]
+    assert metrics.keys() == {COMPRESSED, BLIND, "costs", "method"}
+    assert "hard" not in metrics[COMPRESSED]
+
+
+def test_more_tokens_than_the_base_has_stop_the_stage_at_its_start(
+    world: World, tmp_path: Path
+) -> None:
+    base = world.root / "models/tiny-llava"
+    check_downsampling(str(base), None, 9)
+    with pytest.raises(ValueError, match=r"evaluate.references: downsampled: .* 10 would be more"):
+        check_downsampling(str(base), None, 10)
 
 
 def test_another_number_of_workers_gives_the_same_bytes(world: World, output: Path) -> None:

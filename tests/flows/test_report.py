@@ -232,6 +232,31 @@ def test_store_of_another_model_is_refused(world: Path) -> None:
     assert not (world / "third.html").exists()
 
 
+def test_results_without_downsampled_pictures_have_the_full_page(
+    world: Path, tmp_path: Path
+) -> None:
+    metrics = json.loads((world / "metrics.json").read_text())
+    del metrics["downsampled"]
+    for system in metrics.keys() & set(SYSTEMS):
+        del metrics[system]["hard"]
+    for column in metrics["costs"].values():
+        column.pop("downsampled", None)
+    publication.write_json(tmp_path / "metrics.json", metrics)
+
+    # as an evaluation that did not ask it
+    (tmp_path / "evaluation").mkdir()
+    for name in publication.ROWS:
+        lines = (world / f"evaluation/{name}.jsonl").read_text().splitlines(keepends=True)
+        kept = [line for line in lines if json.loads(line)["system"] != "downsampled"]
+        (tmp_path / f"evaluation/{name}.jsonl").write_text("".join(kept))
+
+    places = {name: tmp_path / name for name in ("evaluation", "metrics.json")}
+    text = " ".join(PageReader(write_page(world, "older.html", **places)).text.split())
+    assert "evaluate.references has no downsampled" in text
+    assert "The same questions to 4 systems" in text
+    assert "4 vectors in the place of" in text
+
+
 def test_a_method_that_stores_nothing_has_a_short_page_with_the_reason(
     world: Path, tmp_path: Path
 ) -> None:

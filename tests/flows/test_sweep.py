@@ -116,6 +116,23 @@ def test_data_has_the_base_once_and_the_seeds_of_a_run_together(tmp_path: Path) 
     assert [row.bytes_per_picture for row in rows] == [None, None, 1024, 1024, 1024]
 
 
+def test_each_number_of_tokens_has_its_downsampled_picture_once() -> None:
+    planned = list(experiments(SWEEP, "ablations"))
+    found = {}
+    for number, experiment in enumerate(planned):
+        found[experiment.name] = sweep_metrics("stf", 4) | {"seconds": {}}
+        few = found[experiment.name] | {"downsampled": metrics()["downsampled"]}
+        columns = few["costs"]
+        tokens = columns["visual_tokens"] | {"downsampled": 4 if number % 2 else 9}
+        found[experiment.name] = few | {"costs": columns | {"visual_tokens": tokens}}
+    rows = [row for row in data_rows(planned, found) if row.method == "downsampled"]
+    assert sorted(row.run for row in rows) == [
+        "downsampled picture, 4 tokens",
+        "downsampled picture, 9 tokens",
+    ]
+    assert rows[0].scores["hard.short_answer"].value == pytest.approx(0.45 / 3)
+
+
 def test_times_that_nobody_remembers_are_those_of_the_last_data(tmp_path: Path) -> None:
     planned, data = list(experiments(SWEEP, "no-such-sweep")), tmp_path / "methods.json"
     found = {planned[0].name: sweep_metrics("stf", 4)}

@@ -4,14 +4,17 @@ The tower may be another one of transformers, such as SigLIP (arXiv 2303.15343),
 class token.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from components.model.backbone import Backbone, Preprocessing
 from components.model.prepared import PreparedPictures
 from components.model.segments import Segment, picture_segment
+from components.model.shrinking import shrink, to_pixels
 
 WITHOUT_CLASS_TOKEN = ("siglip_vision_model",)  # towers, by their model_type in transformers
 
@@ -55,9 +58,7 @@ class LlavaBackbone(Backbone):
 
         Returns (pictures, image tokens, vision dim), side by side if it reads several layers.
         """
-        states, first = self.vision_states(pictures), num_dropped_states(self.vlm.config)
-        features = [states[layer][:, first:] for layer in read_layers(self.vlm.config)]
-        return torch.cat(features, dim=-1)
+        return read_features(self.vlm.config, self.vision_states(pictures))
 
     def vision_states(self, pictures: PreparedPictures) -> tuple[Tensor, ...]:
         """Run the vision tower and return its hidden states, up to the highest that is read.
@@ -67,10 +68,18 @@ class LlavaBackbone(Backbone):
         pixels = pictures.to(self.device, self.dtype).tensors
         return self.vlm.model.vision_tower(**pixels, output_hidden_states=True).hidden_states
 
+    def why_not_shrunk(self, num_tokens: int) -> str | None:
+        """Return why no picture can be shrunk to `num_tokens` image tokens; None if each can."""
+        return why_view_not_shrunk(self.vlm.config, num_tokens)
+
+    def shrunk_picture(self, image: Image.Image, num_tokens: int) -> Segment:
+        """Encode an RGB picture, shrunk until it has at most `num_tokens` image tokens: one row."""
+        return small_view(self, image, num_tokens)
+
     @property
     def has_class_token(self) -> bool:
         """Whether the tower's states begin with a class token, as CLIP's do and SigLIP's do not."""
-        return self.vlm.config.vision_config.model_type not in WITHOUT_CLASS_TOKEN
+        return has_class_token(self.vlm.config)
 
     @property
     def read_layer(self) -> int:
@@ -112,8 +121,12 @@ def num_image_tokens(config: Any) -> int:
     """
     vision = config.vision_config
     num_patches = (vision.image_size // vision.patch_size) ** 2
-    has_class_token = vision.model_type not in WITHOUT_CLASS_TOKEN
-    return num_patches + has_class_token - num_dropped_states(config)
+    return num_patches + has_class_token(config) - num_dropped_states(config)
+
+
+def has_class_token(config: Any) -> bool:
+    """Return whether the tower's states begin with a class token."""
+    return config.vision_config.model_type not in WITHOUT_CLASS_TOKEN
 
 
 def num_dropped_states(config: Any) -> int:
@@ -125,6 +138,44 @@ def read_layers(config: Any) -> list[int]:
     """Return the hidden states of the tower that the connector reads; negative from the end."""
     layers = config.vision_feature_layer
     return [layers] if isinstance(layers, int) else list(layers)
+
+
+def read_features(config: Any, states: Sequence[Tensor]) -> Tensor:
+    """Return what the connector reads of the tower's hidden states.
+
+    (pictures, image tokens, vision dim), side by side if it reads several layers.
+    """
+    first = num_dropped_states(config)
+    features = [states[layer][:, first:] for layer in read_layers(config)]
+    return torch.cat(features, dim=-1)
+
+
+def why_view_not_shrunk(config: Any, num_tokens: int) -> str | None:
+    """Return why the tower cannot read a whole picture as `num_tokens` tokens; None if it can."""
+    if has_class_token(config) and not num_dropped_states(config):
+        return "its language model reads a class token, which does not get smaller with a picture"
+
+    num_patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    if num_tokens > num_patches:
+        return f"it reads {num_patches} tokens of a picture, and {num_tokens} would be more"
+    return None
+
+
+def small_view(backbone: Backbone, image: Image.Image, num_tokens: int) -> Segment:
+    """Encode an RGB picture as one view of at most `num_tokens` patches: one row.
+
+    The tower interpolates its position embeddings; tiles and the ends of their rows are left out.
+    """
+    # A patch is a token, whatever the size of the picture.
+    config = backbone.vlm.config
+    small = shrink(image, num_tokens, config.vision_config.patch_size)
+    pixels = to_pixels(small, backbone.image_processor).to(backbone.device, backbone.dtype)
+    states = backbone.vlm.model.vision_tower(
+        pixels, output_hidden_states=True, interpolate_pos_encoding=True
+    ).hidden_states
+
+    tokens = backbone.connector(read_features(config, states))
+    return picture_segment(list(tokens.to(backbone.dtype)))
 
 
 def num_read_layers(vlm: Any) -> int:

@@ -44,22 +44,24 @@ def test_the_formulas_by_hand() -> None:
 
 
 def test_the_table_compares_like_with_like() -> None:
-    systems = ("compressed", "uncompressed", "average_pooled", "blind")
+    systems = ("compressed", "uncompressed", "average_pooled", "downsampled", "blind")
     method = MethodCosts(compression_flops(SIZE, 36, 4), 8_000, 2_000, 2_000, is_stored=True)
     # nothing stands where the picture would be
     asked = dict.fromkeys(systems, 10.0) | {"blind": 9.0}
-    load = Workload(36, 4, 8, asked, dict.fromkeys(systems, 2.0))
+    load = Workload(36, 4, 3, 8, asked, dict.fromkeys(systems, 2.0))
     table = cost_table(SIZE, load, method)
     assert table["visual_tokens"] == {
         "compressed": 4,
         "uncompressed": 36,
         "average_pooled": 4,
+        "downsampled": 3,
         "blind": 0,
     }
     assert table["bytes_per_picture"] == {
         "compressed": 64,
         "uncompressed": 576,
         "average_pooled": 64,
+        "downsampled": 48,
         "blind": 0,
     }
     assert (
@@ -69,7 +71,9 @@ def test_the_table_compares_like_with_like() -> None:
     )
     assert table["flops_per_question"]["uncompressed"] == 2 * (100 * 36 + 1000 * 48)
     assert table["flops_per_question"]["blind"] == 2 * 1000 * 11
+    assert table["flops_per_question"]["downsampled"] == 2 * 1000 * 15
     assert table["flops_per_picture"]["compressed"] == 2 * (100 * 36 + 1000 * 40)
+    assert table["flops_per_picture"]["downsampled"] == 2 * 100 * 3
     # every question reads the picture again
     unstored = cost_table(SIZE, load, method._replace(is_stored=False))
     assert (

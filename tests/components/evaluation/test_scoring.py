@@ -9,6 +9,7 @@ from components.evaluation.scoring import (
     existence_answer,
     f1,
     group_scores,
+    hard_questions,
     relation_answer,
 )
 
@@ -130,3 +131,42 @@ def test_f1_by_its_definition() -> None:
 
 def test_f1_of_a_model_that_never_says_yes_is_zero() -> None:
     assert f1(np.zeros((2, 3))).tolist() == [0, 0]
+
+
+def test_hard_is_what_does_not_pass_alone_or_with_its_group() -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(200):
+        benchmark = str(rng.choice(["short_answer", "relations", "multiple_choice"]))
+        # groups of one benchmark may be called as those of another, and free text has none
+        group = str(rng.integers(20)) if rng.random() < 0.8 else None
+        score = float(rng.random() < 0.7) if benchmark != "short_answer" else rng.choice([0.3, 0.6])
+        row = question(f"q{number}", score, group=group)
+        rows.append(row._replace(benchmark=benchmark))
+
+    # the definition, question by question
+    expected = set()
+    for row in rows:
+        together = [
+            other.score
+            for other in rows
+            if other is row
+            or (
+                row.benchmark != "short_answer"
+                and row.group is not None
+                and (other.benchmark, other.group) == (row.benchmark, row.group)
+            )
+        ]
+        if not all(score >= 0.5 for score in together):
+            expected.add(row.question_id)
+    assert hard_questions(rows) == expected
+    assert 0 < len(expected) < len(rows)
+
+
+def test_the_groups_that_pass_are_those_that_are_not_hard() -> None:
+    rows = [question(f"q{n}", float(n % 3 > 0), group=f"g{n // 2}") for n in range(12)]
+    hard = hard_questions(rows)
+    easy = [row for row in rows if row.question_id not in hard]
+    assert all(score == 1 for _, score in group_scores(easy))
+    left = [row for row in rows if row.question_id in hard]
+    assert all(score == 0 for _, score in group_scores(left))

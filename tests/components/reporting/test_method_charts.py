@@ -34,21 +34,22 @@ def numbers(chart: Chart) -> list[int]:
 def test_every_method_has_a_number_and_a_filled_or_a_hollow_mark() -> None:
     assert method_legend(GROUPS) == [
         LegendEntry(1, is_own=False, is_stored=False, label="all image tokens"),
-        LegendEntry(2, is_own=False, is_stored=True, label="STF"),
-        LegendEntry(3, is_own=False, is_stored=True, label="E5-V"),
-        LegendEntry(4, is_own=False, is_stored=False, label="FastV"),
+        LegendEntry(2, is_own=False, is_stored=True, label="downsampled picture"),
+        LegendEntry(3, is_own=False, is_stored=True, label="STF"),
+        LegendEntry(4, is_own=False, is_stored=True, label="E5-V"),
+        LegendEntry(5, is_own=False, is_stored=False, label="FastV"),
     ]
     marks = read_drawing(method_charts(GROUPS)[0].svg).marks
-    assert [len(marks[colour]) for colour in ("var(--card)", "var(--uncompressed)")] == [2, 1]
+    assert [len(marks[colour]) for colour in ("var(--card)", "var(--uncompressed)")] == [2, 2]
 
 
 def test_charts_show_who_has_both_a_score_and_a_cost() -> None:
     assert {chart.title: numbers(chart) for chart in method_charts(GROUPS)} == {
-        "Short answers against visual tokens": [1, 2, 4],
-        "Short answers against stored bytes": [2],
-        "Short answers against operations per later question": [1, 2, 4],
-        "Recall at 1, text to picture, against visual tokens": [2, 3, 4],
-        "Recall at 1, text to picture, against stored bytes": [2, 3],
+        "Short answers against visual tokens": [1, 2, 3, 5],
+        "Short answers against stored bytes": [2, 3],
+        "Short answers against operations per later question": [1, 2, 3, 5],
+        "Recall at 1, text to picture, against visual tokens": [3, 4, 5],
+        "Recall at 1, text to picture, against stored bytes": [3, 4],
     }
     assert method_charts([]) == []
 
@@ -59,27 +60,27 @@ def test_who_finds_next_to_nothing_is_named_and_has_no_mark() -> None:
     lost = found[-2].scores[key].model_copy(update={"value": 0.002, "low": 0.0, "high": 0.004})
     found[-2] = found[-2].model_copy(update={"scores": found[-2].scores | {key: lost}})
     charts = method_charts(group_runs(found))
-    assert [numbers(chart) for chart in charts[-2:]] == [[2, 4], [2]]
-    remark = "Less than 1%, not drawn: 3."
+    assert [numbers(chart) for chart in charts[-2:]] == [[3, 5], [3]]
+    remark = "Less than 1%, not drawn: 4."
     assert [chart.remark for chart in charts] == ["", "", "", remark, remark]
 
 
 def test_more_tokens_stand_further_right_and_better_scores_higher() -> None:
     drawing = read_drawing(method_charts(GROUPS)[0].svg)
-    base, stf, fastv = drawing.tips.values()
+    base, small, stf, fastv = drawing.tips.values()
     assert stf[0] < fastv[0] < base[0]
     for mark, tick in ((fastv, "9"), (base, "36")):  # 4 is the number of a mark as well
         assert mark[0] == pytest.approx(drawing.texts[tick][0], abs=0.1)
     # 90 %, 80 %, 70 %, and 40 % without a picture
     ((floor, _),) = drawing.lines["var(--faint)"][:1]
-    assert base[1] < fastv[1] < stf[1] < floor[1]
+    assert base[1] < fastv[1] < stf[1] < small[1] < floor[1]
     low, high = drawing.lines["var(--faint)"][1]
     assert high[1] < base[1] < low[1]
     assert "STF, 4 tokens: 70.0% ± 127.1" in drawing.tips
 
 
 def test_one_method_alone_has_charts_as_well() -> None:
-    assert [len(numbers(chart)) for chart in method_charts(GROUPS[2:3])] == [1] * 5
+    assert [len(numbers(chart)) for chart in method_charts(GROUPS[3:4])] == [1] * 5
 
 
 @given(st.lists(st.tuples(st.floats(60, WIDTH - 20), st.floats(20, HEIGHT - 40)), max_size=40))

@@ -59,6 +59,9 @@ def test_scores_are_flat_and_leave_out_kinds() -> None:
         "compositionality.swap_object",
         "existence",
         "existence_f1",
+        "hard.existence",
+        "hard.existence_f1",
+        "hard.short_answer",
         "retrieval.image_to_text.recall_at_1",
         "retrieval.image_to_text.recall_at_10",
         "retrieval.text_to_image.recall_at_1",
@@ -83,6 +86,7 @@ def test_seeds_of_a_run_are_one_group_with_means_and_reach() -> None:
     groups = {group.name: group for group in group_runs(runs())}
     assert list(groups) == [
         "all image tokens",
+        "downsampled picture, 4 tokens",
         "no picture",
         "STF, 4 tokens",
         "E5-V",
@@ -99,6 +103,7 @@ def test_tables_stand_beside_those_of_the_paper_and_leave_out_who_has_no_score()
     tables = {table.title: table for table in method_tables(group_runs(runs()), read_published())}
     assert [[it.table for it in table.published] for table in tables.values()] == [
         [1],
+        [],
         [2, 11],
         [3, 9],
         [4, 10],
@@ -117,7 +122,7 @@ def test_tables_stand_beside_those_of_the_paper_and_leave_out_who_has_no_score()
 
 def test_costs_are_of_methods_with_mean_seconds_where_they_are_known() -> None:
     found = runs()
-    found[3] = found[3].model_copy(update={"seconds": {"train": 2.5, "compress": 7.0}})
+    found[4] = found[4].model_copy(update={"seconds": {"train": 2.5, "compress": 7.0}})
     rows = method_cost_rows(group_runs(found))
     assert [group.name for group, _ in rows] == ["STF, 4 tokens", "E5-V", "FastV, 9 tokens"]
     train, compress, evaluate = rows[0][1]
@@ -129,3 +134,33 @@ def test_costs_are_of_methods_with_mean_seconds_where_they_are_known() -> None:
 
 def test_without_runs_the_tables_of_the_paper_stand_alone() -> None:
     assert all(not table.rows and table.published for table in method_tables([], read_published()))
+
+
+def test_the_hard_subset_is_a_table_of_its_own_when_runs_have_it() -> None:
+    title = "Understanding, on the questions that a downsampled picture gets wrong"
+    tables = {table.title: table for table in method_tables(group_runs(runs()), read_published())}
+    hard = tables[title]
+    assert hard.columns == tables["Understanding"].columns
+    cells = next(cells for group, cells in hard.rows if group.label == "STF")
+    means = [cell and cell[0].mean for cell in cells]
+    assert means == [pytest.approx(0.8 / 3), None, pytest.approx(0.8 / 4), None, None, None]
+
+    # runs that were written before there was such a subset
+    older = []
+    for run in runs():
+        scores = {key: score for key, score in run.scores.items() if not key.startswith("hard.")}
+        older.append(run.model_copy(update={"scores": scores}))
+    assert title not in {
+        table.title for table in method_tables(group_runs(older), read_published())
+    }
+
+
+def test_downsampled_pictures_are_a_row_for_each_number_of_tokens_and_can_be_stored() -> None:
+    (row,) = (run for run in reference_runs(0, metrics()) if run.method == "downsampled")
+    assert (row.run, row.is_stored, row.bytes_per_picture) == (
+        "downsampled picture, 4 tokens",
+        True,
+        1024,
+    )
+    (group,) = group_runs([row])
+    assert group.label == "downsampled picture"

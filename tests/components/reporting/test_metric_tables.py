@@ -74,3 +74,27 @@ def test_caption_and_composition_rows_may_be_missing() -> None:
     assert [row.label for row in tables.composition_rows(metrics())] == ["swap object"]
     assert tables.caption_rows({}) == []
     assert tables.composition_rows({}) == []
+
+
+def test_hard_rows_are_the_benchmarks_of_the_hard_subset() -> None:
+    row, existence = tables.hard_rows(metrics())
+    assert (row.label, row.parts) == ("Short answers", ())
+    assert [part.label for part in existence.parts] == ["F1 of “yes”, mean over the kinds"]
+    assert existence.parts[0].scores["blind"].value == 0.2
+    expected = {system: value / 3 for system, value in ACCURACY.items()}
+    assert {system: score.value for system, score in row.scores.items()} == expected
+    without = metrics()
+    for system in ACCURACY:
+        del without[system]["hard"]
+    assert tables.hard_rows(without) == []
+
+
+def test_costs_are_of_the_systems_that_were_asked() -> None:
+    costs = metrics()["costs"]
+    assert list(tables.cost_rows(costs)) == list(tables.SYSTEMS)
+    few = {}
+    for name, column in costs.items():
+        few[name] = {key: value for key, value in column.items() if key != "downsampled"}
+    assert list(tables.cost_rows(few)) == [
+        system for system in tables.SYSTEMS if system != "downsampled"
+    ]

@@ -15,11 +15,12 @@ from components.reporting.content import Examples, page_content
 from components.reporting.examples_section import Query, draw_descriptions, found, outcome_boxes
 from components.reporting.inputs import Inputs
 from components.reporting.inspection_section import inspection_content
+from components.reporting.metric_tables import SYSTEMS
 from components.reporting.page import is_page, readable, render, write_page
 from components.reporting.thumbnails import thumbnail
 from tests.components.reporting.analyses import analysis
 from tests.components.reporting.pages import PageReader
-from tests.components.reporting.results import answers, captions, metrics
+from tests.components.reporting.results import ACCURACY, answers, captions, metrics
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -227,8 +228,25 @@ def test_answers_of_nobody_are_told_from_empty_ones() -> None:
         row | {"answer": " "} for row in answers("r", {})
     ]
     page = PageReader(render(content(boxes=outcome_boxes(rows, 0, 5))))
-    assert page.text.count("no answer") == 4
-    assert sum(element.attributes.get("class") == "none" for element in page.elements) == 8
+    assert page.text.count("no answer") == 5
+    assert sum(element.attributes.get("class") == "none" for element in page.elements) == 10
+
+
+def test_the_hard_subset_has_a_table_or_the_reason_that_it_has_none() -> None:
+    title = "On the questions that a downsampled picture gets wrong"
+    page = PageReader(render(content()))
+    assert "The same questions to 5 systems" in page.text
+    assert "4 tokens of a smaller picture" in page.text
+    table = page.text.split(title)[1].split("Accuracy against tokens")[0]
+    assert str(round(100 * ACCURACY["compressed"] / 3, 1)) in table
+
+    # nothing is hard, or nobody was asked
+    text = PageReader(render(content(hard_scores=[]))).text
+    assert "the downsampled picture gets every question right" in text
+    names = [system for system in SYSTEMS if system != "downsampled"]
+    text = PageReader(render(content(systems=names, hard_scores=[]))).text
+    assert "evaluate.references has no downsampled" in text
+    assert "The same questions to 4 systems" in text
 
 
 def test_unusable_pictures_are_reported() -> None:

@@ -310,6 +310,8 @@ def test_smoke_of_the_methods_in_a_clone(tmp_path: Path) -> None:
     command = ("run", "sweeps/methods.yaml", "--smoke", "--data", "results/methods.json")
     sweep(clone, *command, PYTHONPATH="")
     rows = json.loads((clone / "results/methods.json").read_text())["rows"]
-    assert [row["method"] for row in rows] == ["uncompressed", "blind", "average_pooling"]
+    methods = ["uncompressed", "downsampled", "blind", "average_pooling"]
+    assert [row["method"] for row in rows] == methods
+    assert any(key.startswith("hard.") for key in rows[-1]["scores"])
     assert rows[-1]["seconds"].keys() >= {"train", "compress", "evaluate"}
     assert "1 of 1 experiments are there already" in sweep(clone, *command, PYTHONPATH="")
