@@ -56,7 +56,7 @@ base: $(INSTALLED)  ## train the tiny base model anew (the stage is frozen: `mak
 ablations: $(INSTALLED)  ## Tables 5, 6, 7, 12 and 13 on the demo world, what is missing of three seeds each: hours
 	python -m flows.sweep run sweeps/ablations.yaml
 
-methods: $(INSTALLED)  ## Tables 1 to 4 and 9 to 11 on the demo world, what is missing of two seeds each: hours
+methods: $(INSTALLED)  ## Tables 1 to 4 and 9 to 11 on the demo world, what is missing of three seeds at 4 tokens, one at 9: hours
 	python -m flows.sweep run sweeps/methods.yaml --data results/methods.json
 
 clean:  ## remove .venv and caches; what the stages made stays, and what a killed run left (python -m flows.runs)

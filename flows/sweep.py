@@ -12,106 +12,21 @@ together?
 """
 
 import json
-import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from components.files.outputs import check_file, new_file
 from components.files.written import OutputError
-from components.params import Params, read_yaml
 from components.reporting.methods_section import MethodRun, method_run, read_runs, reference_runs
 from components.reporting.published import published_markdown, read_published
-from components.reporting.seeds import estimate
-from components.reporting.wording import count, number
+from components.reporting.seeds import spread
+from components.reporting.wording import count, number, score
 from flows.sweeping.sweep_copy import SweepCopy, only_sweep, stage_seconds
 from flows.sweeping.sweep_experiments import experiment_rows, finished, metrics_of, value_at
-
-SEED = "train.seed"
-Value = str | float | int | bool
-
-
-class Smoke(Params):
-    """Few small runs: does everything work together?"""
-
-    seeds: tuple[int, ...] = Field(min_length=1)
-    params: dict[str, Value]  # in addition to those of the sweep
-    runs: tuple[str, ...]
-
-
-class Sweep(Params):
-    """Contents of a sweep file."""
-
-    stage: str  # the last one that a run needs
-    seeds: tuple[int, ...] = Field(min_length=1)
-    params: dict[str, Value]  # dotted key -> value, the same in all runs
-    runs: dict[str, dict[str, Value] | None]  # name -> what it changes
-    # runs that take the first seed only, since nothing in them depends on it
-    without_chance: tuple[str, ...]
-    # column of the table -> dotted key in results/metrics.json, or seconds.STAGE
-    metrics: dict[str, str]
-    smoke: Smoke | None
-
-
-class Experiment(Params):
-    """Run with one seed."""
-
-    name: str
-    run: str
-    seed: int
-    overrides: dict[str, Value]
-
-
-def read_sweep(path: Path, smoke: bool) -> tuple[Sweep, str]:
-    """Read a sweep, and the prefix of its experiments' names.
-
-    Raises ValueError naming what is wrong with the file.
-    """
-    sweep = Sweep.model_validate(read_yaml(path), strict=False)  # lists as tuples
-    smoke_runs = sweep.smoke.runs if sweep.smoke else ()
-    unknown = {*sweep.without_chance, *smoke_runs} - set(sweep.runs)
-    if unknown:
-        raise ValueError(f"{path}: {', '.join(sorted(unknown))}: named, but not in `runs`")
-    if not smoke:
-        return sweep, path.stem
-
-    # The same sweep with the runs and values of its section.
-    if sweep.smoke is None:
-        raise ValueError(f"{path}: has no section `smoke`; run it without --smoke")
-    changes = {
-        "seeds": sweep.smoke.seeds,
-        "params": sweep.params | sweep.smoke.params,
-        "runs": {name: sweep.runs[name] for name in sweep.smoke.runs},
-    }
-    return sweep.model_copy(update=changes), f"{path.stem}-smoke"
-
-
-def experiments(sweep: Sweep, name: str) -> Iterator[Experiment]:
-    """Yield all runs with one seed, then with the next.
-
-    Names have only letters, digits and hyphens.
-    """
-    for seed in sweep.seeds:
-        for run, changes in sweep.runs.items():
-            if run in sweep.without_chance and seed != sweep.seeds[0]:
-                continue
-
-            # An experiment is a git ref, and few characters may stand in its name.
-            slug = re.sub(r"[^a-z0-9]+", "-", run.lower().replace("+", " plus")).strip("-")
-            overrides = {**sweep.params, **(changes or {}), SEED: seed}
-            yield Experiment(name=f"{name}-{slug}-{seed}", run=run, seed=seed, overrides=overrides)
-
-
-def run_arguments(experiment: Experiment, stage: str) -> list[str]:
-    """Return the arguments of `dvc exp run`: name, values and stage of an experiment."""
-    arguments = ["--name", experiment.name]
-    for key, value in experiment.overrides.items():
-        arguments += ["-S", f"{key}={value}"]
-    return [*arguments, stage]
+from flows.sweeping.sweep_file import Experiment, Sweep, experiments, read_sweep, run_arguments
 
 
 def ended(planned: Sequence[Experiment], rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -139,10 +54,10 @@ def scores(
     return table
 
 
-def interval(values: Sequence[float]) -> str:
-    """Write the mean and half of its 95 % interval over seeds.
+def over_seeds(values: Sequence[float]) -> str:
+    """Write the mean, the lowest and the highest: 0.904 (0.881 … 0.927).
 
-    A single seed has no interval, nor have counts and statements, which are no measurement.
+    A single seed stands alone, as do counts and statements, which are no measurement.
     """
     if not values:
         return "–"
@@ -152,9 +67,10 @@ def interval(values: Sequence[float]) -> str:
         return quantity(values[0])
 
     # Scores have three decimals; seconds, bytes and operations are long enough without.
-    mean, half = estimate(values)
-    written = "{:.3f}".format if abs(mean) < 10 else quantity
-    return written(mean) if half is None or mean >= 1e6 else f"{written(mean)} ± {written(half)}"
+    found = spread(values)
+    if found.mean >= 1e6:
+        return quantity(found.mean)
+    return found.text(score if abs(found.mean) < 10 else quantity)
 
 
 def quantity(value: float) -> str:
@@ -168,7 +84,7 @@ def as_markdown(table: Mapping[str, Mapping[str, Sequence[float]]], columns: Seq
     for run, by_column in table.items():
         num_seeds = max(map(len, by_column.values()), default=0)
         cells = [run, str(num_seeds)]
-        cells += [interval(by_column[column]) for column in columns]
+        cells += [over_seeds(by_column[column]) for column in columns]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
