@@ -8,7 +8,8 @@ A sweep is a list of runs, each with the params that it changes, times some seed
 called SWEEP-RUN-SEED; `dvc exp show` lists them. What has ended with the values that the file now
 has is left alone, whatever commit it started from; what failed, was killed or has other values is
 made anew. `--smoke` takes the runs and values of the file's section `smoke`: does everything work
-together?
+together? `--data FILE` writes all scores and costs, `--headline FILE` the headline scores of a
+sweep of one run, {score: a value per seed}.
 """
 
 import json
@@ -23,10 +24,12 @@ from components.files.written import OutputError
 from components.reporting.methods_section import MethodRun, method_run, read_runs, reference_runs
 from components.reporting.published import published_markdown, read_published
 from components.reporting.seeds import spread
+from components.reporting.seeds_section import is_seeds
 from components.reporting.wording import count, number, score
 from flows.sweeping.sweep_copy import SweepCopy, only_sweep, stage_seconds
 from flows.sweeping.sweep_experiments import experiment_rows, finished, metrics_of, value_at
 from flows.sweeping.sweep_file import Experiment, Sweep, experiments, read_sweep, run_arguments
+from flows.sweeping.sweep_headline import check_default_run, write_headline
 
 
 def ended(planned: Sequence[Experiment], rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -127,8 +130,8 @@ def data_rows(
     return [*references, *rows]
 
 
-def publish(sweep: Sweep, name: str, data: Path | None) -> None:
-    """Print the table, and write the data file whole."""
+def publish(sweep: Sweep, name: str, data: Path | None, headline: Path | None) -> None:
+    """Print the table, and write the files of scores whole."""
     # Metrics come from the commits of the experiments; nothing needs to be checked out.
     planned = list(experiments(sweep, name))
     commits = ended(planned, experiment_rows())
@@ -141,6 +144,8 @@ def publish(sweep: Sweep, name: str, data: Path | None) -> None:
         text = json.dumps({"rows": rows}, indent=1, sort_keys=True)
         with new_file(data, is_data) as path:
             path.write_text(text + "\n", encoding="utf-8")
+    if headline is not None:
+        write_headline(headline, [it.name for it in planned], commits)
 
 
 def check_data(data: Path | None) -> None:
@@ -161,10 +166,20 @@ def is_data(path: Path) -> bool:
     return True
 
 
-def run_missing(path: Path, smoke: bool, data: Path | None) -> None:
+def check_headline(headline: Path | None, sweep: Sweep) -> None:
+    """Raise ValueError when `--headline` has not one run, or something else is at its place."""
+    if headline is None:
+        return
+    if len(sweep.runs) != 1 or sweep.first_seed_only:
+        raise ValueError("--headline: is for a sweep of one run with all seeds: sweeps/seeds.yaml")
+    check_file(headline, is_seeds)
+
+
+def run_missing(path: Path, smoke: bool, data: Path | None, headline: Path | None) -> None:
     """Run the experiments that are not there yet, one after another, and print the table."""
     check_data(data)
     sweep, name = read_sweep(path, smoke)
+    check_headline(headline, sweep)
 
     # Two sweeps at a time would share the copy of the repository.
     with only_sweep():
@@ -172,10 +187,12 @@ def run_missing(path: Path, smoke: bool, data: Path | None) -> None:
         done = ended(planned, experiment_rows())
         missing = [it for it in planned if it.name not in done]
         print(f"sweep: {len(done)} of {len(planned)} experiments are there already", flush=True)
+        if headline is not None:
+            check_default_run([it.name for it in planned], done)
         failed = run_all(missing, sweep.stage) if missing else []
 
     # The table first: it is worth having in spite of failures.
-    publish(sweep, name, data)
+    publish(sweep, name, data, headline)
     if failed:
         names = ", ".join(failed)
         sys.exit(f"sweep: {len(failed)} failed: {names}; the logs are in .dvc/tmp/sweep-logs")
@@ -198,10 +215,12 @@ def run_all(missing: Sequence[Experiment], stage: str) -> list[str]:
     return failed
 
 
-def table(path: Path, smoke: bool, data: Path | None) -> None:
+def table(path: Path, smoke: bool, data: Path | None, headline: Path | None) -> None:
     """Print the scores of the experiments that have ended."""
     check_data(data)
-    publish(*read_sweep(path, smoke), data)
+    sweep, name = read_sweep(path, smoke)
+    check_headline(headline, sweep)
+    publish(sweep, name, data, headline)
 
 
 def published() -> None:

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from components.params import parse_section
 from flows.sweep import (
     as_markdown,
+    check_headline,
     data_rows,
     over_seeds,
     scores,
@@ -144,6 +145,35 @@ def test_a_run_that_is_named_but_not_there_is_refused(tmp_path: Path) -> None:
     path.write_text(SWEEP.model_copy(update={"first_seed_only": ("plane",)}).model_dump_json())
     with pytest.raises(ValueError, match="plane: named, but not in `runs`"):
         read_sweep(path, smoke=False)
+
+
+def test_methods_take_three_seeds_at_4_tokens_and_one_at_9() -> None:
+    sweep, name = read_sweep(ROOT / "sweeps/methods.yaml", smoke=False)
+    seeds: dict[str, list[int]] = {}
+    for experiment in experiments(sweep, name):
+        seeds.setdefault(experiment.run, []).append(experiment.seed)
+
+    untrained = {run for run, changes in sweep.runs.items() if "none" in (changes or {}).values()}
+    for run, taken in seeds.items():
+        assert taken == ([0] if ", 9 tokens" in run or run in untrained else [0, 1, 2]), run
+
+
+def test_the_first_of_the_seeds_is_the_default_run() -> None:
+    sweep, name = read_sweep(ROOT / "sweeps/seeds.yaml", smoke=False)
+    default = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")["train"]["seed"]
+    planned = list(experiments(sweep, name))
+    assert [it.overrides for it in planned] == [{"train.seed": seed} for seed in sweep.seeds]
+    assert (planned[0].seed, len(planned)) == (default, 3)
+
+
+def test_headline_scores_are_of_one_run_and_replace_nothing_else(tmp_path: Path) -> None:
+    one_run = SWEEP.model_copy(update={"runs": {"default": None}})
+    check_headline(tmp_path / "seeds.json", one_run)
+    with pytest.raises(ValueError, match="--headline: is for a sweep of one run"):
+        check_headline(tmp_path / "seeds.json", SWEEP)
+    (tmp_path / "seeds.json").write_text('{"rows": []}')
+    with pytest.raises(ValueError, match="no earlier result"):
+        check_headline(tmp_path / "seeds.json", one_run.model_copy(update={"seeds": (0,)}))
 
 
 @pytest.mark.parametrize("smoke", [False, True])
