@@ -230,7 +230,7 @@ def test_seeds_stand_on_the_page_with_what_the_base_has_and_what_is_kept() -> No
     seeds = {"words": [0.5, 0.25, 0.75], "base_words": [1.0, 1.0, 1.0], "cider": [3.0, 2.0, 2.5]}
     page = PageReader(render(content(seed_rows=seed_rows(seeds))))
     text = " ".join(page.text.split())
-    assert "Three seeds The same training with 3 seeds, from results/seeds.json;" in text
+    assert "Three seeds The default training with 3 seeds, from results/seeds.json." in text
     assert "words0.5000.2500.7501.00050.0%25.0% CIDEr2.5002.0003.000––– The base model" in text
 
 
