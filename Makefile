@@ -15,7 +15,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # Lines appear when they are written, also in a pipe.
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install repro test check docs base ablations methods clean constraints
+.PHONY: help install repro test check docs base seeds ablations methods clean constraints
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,10 +53,13 @@ base: $(INSTALLED)  ## train the tiny base model anew (the stage is frozen: `mak
 	cp dvc.yaml .dvc/tmp/dvc.yaml; trap 'mv .dvc/tmp/dvc.yaml dvc.yaml' EXIT; dvc unfreeze pretrain; \
 		dvc repro --single-item --force pretrain | python benchmarks/stage_times.py
 
+seeds: $(INSTALLED)  ## the default run with three seeds, what is missing of them; writes results/seeds.json: 20 minutes
+	python -m flows.sweep run sweeps/seeds.yaml --headline results/seeds.json
+
 ablations: $(INSTALLED)  ## Tables 5, 6, 7, 12 and 13 on the demo world, what is missing of three seeds each: hours
 	python -m flows.sweep run sweeps/ablations.yaml
 
-methods: $(INSTALLED)  ## Tables 1 to 4 and 9 to 11 on the demo world, what is missing of two seeds each: hours
+methods: $(INSTALLED)  ## Tables 1 to 4 and 9 to 11 on the demo world, what is missing of three seeds at 4 tokens, one at 9: hours
 	python -m flows.sweep run sweeps/methods.yaml --data results/methods.json
 
 clean:  ## remove .venv and caches; what the stages made stays, and what a killed run left (python -m flows.runs)

@@ -1,11 +1,12 @@
 r"""Stage `report`: everything that a run found, as one HTML page without loading or scripts.
 
     python -m flows.report CURATED PICTURES STORE EVALUATION METRICS CODECS INSPECTION METHODS \
-        COMPRESSOR BASE TRAINING PAGE
+        SEEDS COMPRESSOR BASE TRAINING PAGE
 
 PICTURES is the corpus that STORE was compressed from: the page shows them, no model sees them
 again. Texts are searched for in STORE by COMPRESSOR, as users do. METHODS is what a sweep over
-other methods wrote, and may be missing. No time and no path of this machine is on the page.
+other methods wrote, SEEDS what one over seeds wrote; both may be missing. No time and no path of
+this machine is on the page.
 """
 
 from collections.abc import Mapping, Sequence

@@ -8,110 +8,28 @@ A sweep is a list of runs, each with the params that it changes, times some seed
 called SWEEP-RUN-SEED; `dvc exp show` lists them. What has ended with the values that the file now
 has is left alone, whatever commit it started from; what failed, was killed or has other values is
 made anew. `--smoke` takes the runs and values of the file's section `smoke`: does everything work
-together?
+together? `--data FILE` writes all scores and costs, `--headline FILE` the headline scores of a
+sweep of one run, {score: a value per seed}.
 """
 
 import json
-import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from components.files.outputs import check_file, new_file
 from components.files.written import OutputError
-from components.params import Params, read_yaml
 from components.reporting.methods_section import MethodRun, method_run, read_runs, reference_runs
 from components.reporting.published import published_markdown, read_published
-from components.reporting.seeds import estimate
-from components.reporting.wording import count, number
+from components.reporting.seeds import spread
+from components.reporting.seeds_section import is_seeds
+from components.reporting.wording import count, number, score
 from flows.sweeping.sweep_copy import SweepCopy, only_sweep, stage_seconds
 from flows.sweeping.sweep_experiments import experiment_rows, finished, metrics_of, value_at
-
-SEED = "train.seed"
-Value = str | float | int | bool
-
-
-class Smoke(Params):
-    """Few small runs: does everything work together?"""
-
-    seeds: tuple[int, ...] = Field(min_length=1)
-    params: dict[str, Value]  # in addition to those of the sweep
-    runs: tuple[str, ...]
-
-
-class Sweep(Params):
-    """Contents of a sweep file."""
-
-    stage: str  # the last one that a run needs
-    seeds: tuple[int, ...] = Field(min_length=1)
-    params: dict[str, Value]  # dotted key -> value, the same in all runs
-    runs: dict[str, dict[str, Value] | None]  # name -> what it changes
-    # runs that take the first seed only, since nothing in them depends on it
-    without_chance: tuple[str, ...]
-    # column of the table -> dotted key in results/metrics.json, or seconds.STAGE
-    metrics: dict[str, str]
-    smoke: Smoke | None
-
-
-class Experiment(Params):
-    """Run with one seed."""
-
-    name: str
-    run: str
-    seed: int
-    overrides: dict[str, Value]
-
-
-def read_sweep(path: Path, smoke: bool) -> tuple[Sweep, str]:
-    """Read a sweep, and the prefix of its experiments' names.
-
-    Raises ValueError naming what is wrong with the file.
-    """
-    sweep = Sweep.model_validate(read_yaml(path), strict=False)  # lists as tuples
-    smoke_runs = sweep.smoke.runs if sweep.smoke else ()
-    unknown = {*sweep.without_chance, *smoke_runs} - set(sweep.runs)
-    if unknown:
-        raise ValueError(f"{path}: {', '.join(sorted(unknown))}: named, but not in `runs`")
-    if not smoke:
-        return sweep, path.stem
-
-    # The same sweep with the runs and values of its section.
-    if sweep.smoke is None:
-        raise ValueError(f"{path}: has no section `smoke`; run it without --smoke")
-    changes = {
-        "seeds": sweep.smoke.seeds,
-        "params": sweep.params | sweep.smoke.params,
-        "runs": {name: sweep.runs[name] for name in sweep.smoke.runs},
-    }
-    return sweep.model_copy(update=changes), f"{path.stem}-smoke"
-
-
-def experiments(sweep: Sweep, name: str) -> Iterator[Experiment]:
-    """Yield all runs with one seed, then with the next.
-
-    Names have only letters, digits and hyphens.
-    """
-    for seed in sweep.seeds:
-        for run, changes in sweep.runs.items():
-            if run in sweep.without_chance and seed != sweep.seeds[0]:
-                continue
-
-            # An experiment is a git ref, and few characters may stand in its name.
-            slug = re.sub(r"[^a-z0-9]+", "-", run.lower().replace("+", " plus")).strip("-")
-            overrides = {**sweep.params, **(changes or {}), SEED: seed}
-            yield Experiment(name=f"{name}-{slug}-{seed}", run=run, seed=seed, overrides=overrides)
-
-
-def run_arguments(experiment: Experiment, stage: str) -> list[str]:
-    """Return the arguments of `dvc exp run`: name, values and stage of an experiment."""
-    arguments = ["--name", experiment.name]
-    for key, value in experiment.overrides.items():
-        arguments += ["-S", f"{key}={value}"]
-    return [*arguments, stage]
+from flows.sweeping.sweep_file import Experiment, Sweep, experiments, read_sweep, run_arguments
+from flows.sweeping.sweep_headline import check_default_run, write_headline
 
 
 def ended(planned: Sequence[Experiment], rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -139,10 +57,10 @@ def scores(
     return table
 
 
-def interval(values: Sequence[float]) -> str:
-    """Write the mean and half of its 95 % interval over seeds.
+def over_seeds(values: Sequence[float]) -> str:
+    """Write the mean, the lowest and the highest: 0.904 (0.881 … 0.927).
 
-    A single seed has no interval, nor have counts and statements, which are no measurement.
+    A single seed stands alone, as do counts and statements, which are no measurement.
     """
     if not values:
         return "–"
@@ -152,9 +70,10 @@ def interval(values: Sequence[float]) -> str:
         return quantity(values[0])
 
     # Scores have three decimals; seconds, bytes and operations are long enough without.
-    mean, half = estimate(values)
-    written = "{:.3f}".format if abs(mean) < 10 else quantity
-    return written(mean) if half is None or mean >= 1e6 else f"{written(mean)} ± {written(half)}"
+    found = spread(values)
+    if found.mean >= 1e6:
+        return quantity(found.mean)
+    return found.text(score if abs(found.mean) < 10 else quantity)
 
 
 def quantity(value: float) -> str:
@@ -168,7 +87,7 @@ def as_markdown(table: Mapping[str, Mapping[str, Sequence[float]]], columns: Seq
     for run, by_column in table.items():
         num_seeds = max(map(len, by_column.values()), default=0)
         cells = [run, str(num_seeds)]
-        cells += [interval(by_column[column]) for column in columns]
+        cells += [over_seeds(by_column[column]) for column in columns]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -213,8 +132,8 @@ def data_rows(
     return [*references.values(), *rows]
 
 
-def publish(sweep: Sweep, name: str, data: Path | None) -> None:
-    """Print the table, and write the data file whole."""
+def publish(sweep: Sweep, name: str, data: Path | None, headline: Path | None) -> None:
+    """Print the table, and write the files of scores whole."""
     # Metrics come from the commits of the experiments; nothing needs to be checked out.
     planned = list(experiments(sweep, name))
     commits = ended(planned, experiment_rows())
@@ -227,6 +146,8 @@ def publish(sweep: Sweep, name: str, data: Path | None) -> None:
         text = json.dumps({"rows": rows}, indent=1, sort_keys=True)
         with new_file(data, is_data) as path:
             path.write_text(text + "\n", encoding="utf-8")
+    if headline is not None:
+        write_headline(headline, [it.name for it in planned], commits)
 
 
 def check_data(data: Path | None) -> None:
@@ -247,10 +168,20 @@ def is_data(path: Path) -> bool:
     return True
 
 
-def run_missing(path: Path, smoke: bool, data: Path | None) -> None:
+def check_headline(headline: Path | None, sweep: Sweep) -> None:
+    """Raise ValueError when `--headline` has not one run, or something else is at its place."""
+    if headline is None:
+        return
+    if len(sweep.runs) != 1 or sweep.first_seed_only:
+        raise ValueError("--headline: is for a sweep of one run with all seeds: sweeps/seeds.yaml")
+    check_file(headline, is_seeds)
+
+
+def run_missing(path: Path, smoke: bool, data: Path | None, headline: Path | None) -> None:
     """Run the experiments that are not there yet, one after another, and print the table."""
     check_data(data)
     sweep, name = read_sweep(path, smoke)
+    check_headline(headline, sweep)
 
     # Two sweeps at a time would share the copy of the repository.
     with only_sweep():
@@ -258,10 +189,12 @@ def run_missing(path: Path, smoke: bool, data: Path | None) -> None:
         done = ended(planned, experiment_rows())
         missing = [it for it in planned if it.name not in done]
         print(f"sweep: {len(done)} of {len(planned)} experiments are there already", flush=True)
+        if headline is not None:
+            check_default_run([it.name for it in planned], done)
         failed = run_all(missing, sweep.stage) if missing else []
 
     # The table first: it is worth having in spite of failures.
-    publish(sweep, name, data)
+    publish(sweep, name, data, headline)
     if failed:
         names = ", ".join(failed)
         sys.exit(f"sweep: {len(failed)} failed: {names}; the logs are in .dvc/tmp/sweep-logs")
@@ -284,10 +217,12 @@ def run_all(missing: Sequence[Experiment], stage: str) -> list[str]:
     return failed
 
 
-def table(path: Path, smoke: bool, data: Path | None) -> None:
+def table(path: Path, smoke: bool, data: Path | None, headline: Path | None) -> None:
     """Print the scores of the experiments that have ended."""
     check_data(data)
-    publish(*read_sweep(path, smoke), data)
+    sweep, name = read_sweep(path, smoke)
+    check_headline(headline, sweep)
+    publish(sweep, name, data, headline)
 
 
 def published() -> None:

@@ -5,11 +5,14 @@ import re
 import subprocess
 import sys
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+
+from components.reporting.seeds_section import read_seeds, seed_rows, seeds_markdown
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -118,6 +121,20 @@ def test_tree_of_the_architecture_has_a_line_for_every_folder_of_code() -> None:
     text = (ROOT / "docs/architecture.md").read_text()
     tree = text.split("## The layers, and what lies in each folder")[1].split("```")[1]
     assert tree_folders(tree) == folders_of_code("fwd2bot", "flows", "components")
+
+
+def test_readme_has_the_scores_over_seeds_that_were_measured() -> None:
+    """Every row of its table is one that `make seeds` prints; rows may be left out."""
+    seeds = read_seeds(ROOT / "results/seeds.json")
+    if not seeds:
+        pytest.skip("results/seeds.json: `make seeds` has not run")
+
+    head, _, *measured = seeds_markdown(seed_rows(seeds)).splitlines()
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert head in lines, "copy the table that `make seeds` prints into README.md"
+    rows = list(takewhile(lambda line: line.startswith("|"), lines[lines.index(head) + 2 :]))
+    assert rows
+    assert not [row for row in rows if row not in measured]
 
 
 def test_readme_is_short() -> None:

@@ -65,8 +65,9 @@ def copy_code(folder: Path) -> None:
     for name in ("fwd2bot", "flows", "components"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "results").mkdir()
-    # of a sweep; in git, and what the report depends on
-    shutil.copy(ROOT / "results/methods.json", folder / "results")
+    # of sweeps; in git, and what the report depends on
+    for name in ("methods.json", "seeds.json"):
+        shutil.copy(ROOT / "results" / name, folder / "results")
 
 
 def start_repository(folder: Path) -> None:

@@ -12,6 +12,7 @@ from components.reporting.examples_section import Box, Description, Found
 from components.reporting.inputs import Curves, Inputs
 from components.reporting.origin_section import origin_groups
 from components.reporting.published import read_published
+from components.reporting.seeds_section import seed_rows
 from components.reporting.thumbnails import Thumbnail
 from components.reporting.wording import plain
 
@@ -74,6 +75,7 @@ def page_content(
         "num_questions": sum(box.total for box in examples.boxes),
         # sections
         **score_content(metrics, names),
+        "seed_rows": seed_rows(inputs.seeds),
         **search_content(metrics),
         "size_chart": kept_bytes_chart(costs, file_bytes),
         "codecs": codecs.codec_rows(inputs.codecs),

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 
 from components.reporting.methods_section import MethodRun, read_runs
+from components.reporting.seeds_section import Seeds, read_seeds
 
 Row = Mapping[str, Any]
 Points = Sequence[tuple[float, float]]  # (x, y) in order of x
@@ -27,6 +28,7 @@ class Places(NamedTuple):
     codecs: Path
     inspection: Path
     methods: Path  # may be missing
+    seeds: Path  # may be missing
     compressor: Path
     base: Path
     training: Path
@@ -38,6 +40,7 @@ class Inputs(NamedTuple):
     metrics: Row  # results/metrics.json
     codecs: list[Row]  # of results/codecs.json
     methods: list[MethodRun]  # of results/methods.json; none where no sweep has run
+    seeds: Seeds  # of results/seeds.json; none where no sweep has run
     answers: list[Row]  # one per system and question
     captions: list[Row]  # one per system and described picture
     sources: Row  # of curation: source -> counts
@@ -54,6 +57,7 @@ def read_inputs(places: Places) -> Inputs:
         metrics=read_json(places.metrics),
         codecs=read_json(places.codecs)["codecs"],
         methods=read_runs(places.methods),
+        seeds=read_seeds(places.seeds),
         answers=read_lines(places.evaluation / "answers.jsonl"),
         captions=read_lines(places.evaluation / "captions.jsonl"),
         sources=read_json(places.curated / "report.json"),

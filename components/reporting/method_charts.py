@@ -132,16 +132,12 @@ def method_chart(
     places = axes.transData.inverted().transform(free).tolist()
 
     for group, (x, y) in zip(drawn, places, strict=True):
-        axes.vlines(x, *group.reach(key), color=COLOURS["faint"], linewidth=1, alpha=0.6)
+        score = group.scores[key]
+        if score.num_seeds > 1:
+            axes.vlines(x, score.lowest, score.highest, color=COLOURS["faint"], linewidth=1.6)
         draw_mark(axes, x, y, legend[group.label])
-        add_point_tip(axes, x, y, f"{group.name}: {estimate_text(group, key)}")
+        add_point_tip(axes, x, y, f"{group.name}: {score.text(percent)}")
     return Chart(title, inline_svg(axes, title))
-
-
-def estimate_text(group: Group, key: str) -> str:
-    """Return a mean over seeds with half of its interval."""
-    mean, half = group.scores[key]
-    return percent(mean) + (f" ± {100 * half:.1f}" if half is not None else "")
 
 
 def draw_mark(axes: Axes, x: float, y: float, entry: LegendEntry) -> None:

@@ -19,7 +19,7 @@ from components.reporting.metric_tables import (
     value_of,
 )
 from components.reporting.published import Published, PublishedTable
-from components.reporting.seeds import Estimate, estimate
+from components.reporting.seeds import Spread, spread
 from components.reporting.wording import plain
 
 NAMES = {  # of systems that no run trained
@@ -83,11 +83,11 @@ class MethodRun(Params):
 
 
 class Group(NamedTuple):
-    """The runs of one method with one number of tokens, one for each seed, and their means."""
+    """The runs of one method with one number of tokens, one for each seed, and their scores."""
 
     name: str
     runs: Sequence[MethodRun]
-    scores: Mapping[str, Estimate]
+    scores: Mapping[str, Spread]
 
     @property
     def first(self) -> MethodRun:
@@ -98,25 +98,13 @@ class Group(NamedTuple):
         """Return the method without its number of tokens."""
         return re.sub(r", \d+ tokens?$", "", self.name)
 
-    def reach(self, key: str) -> tuple[float, float]:
-        """Return the lowest and the highest end of the runs' own intervals."""
-        lows, highs = [], []
-        for run in self.runs:
-            if score := run.scores.get(key):
-                lows.append(score.low)
-                highs.append(score.high)
-        return min(lows), max(highs)
-
-
-Cell = tuple[Estimate, tuple[float, float]]  # a mean over seeds, and how far the runs reach
-
 
 class MethodTable(NamedTuple):
     """The scores of our runs, and below them the paper's tables of the same kind."""
 
     title: str
     columns: list[str]
-    rows: list[tuple[Group, list[Cell | None]]]
+    rows: list[tuple[Group, list[Spread | None]]]
     published: list[PublishedTable]
 
 
@@ -197,7 +185,7 @@ def group_runs(runs: Iterable[MethodRun]) -> list[Group]:
     by_name: dict[str, list[MethodRun]] = {}
     for run in runs:
         by_name.setdefault(run.run, []).append(run)
-    return [Group(name, found, _estimates(found)) for name, found in by_name.items()]
+    return [Group(name, found, _spreads(found)) for name, found in by_name.items()]
 
 
 def method_tables(groups: Sequence[Group], published: Published) -> list[MethodTable]:
@@ -208,7 +196,7 @@ def method_tables(groups: Sequence[Group], published: Published) -> list[MethodT
         for group in groups:
             # a method that was not asked any of this has no row
             if not columns.keys().isdisjoint(group.scores):
-                rows.append((group, _cells(group, columns)))
+                rows.append((group, [group.scores.get(key) for key in columns]))
 
         printed = [table for table in published.tables if table.table in numbers]
         # the paper has no hard subset, and older runs have none
@@ -217,7 +205,7 @@ def method_tables(groups: Sequence[Group], published: Published) -> list[MethodT
     return tables
 
 
-def method_cost_rows(groups: Sequence[Group]) -> list[tuple[Group, list[Estimate | None]]]:
+def method_cost_rows(groups: Sequence[Group]) -> list[tuple[Group, list[Spread | None]]]:
     """Return the trained methods with the seconds of STAGES; None for a stage that did not run."""
     rows = []
     for group in groups:
@@ -227,25 +215,17 @@ def method_cost_rows(groups: Sequence[Group]) -> list[tuple[Group, list[Estimate
     return rows
 
 
-def _seconds(group: Group, stage: str) -> Estimate | None:
+def _seconds(group: Group, stage: str) -> Spread | None:
     found = [run.seconds[stage] for run in group.runs if stage in run.seconds]
-    return estimate(found) if found else None
+    return spread(found) if found else None
 
 
-def _cells(group: Group, columns: Columns) -> list[Cell | None]:
-    cells: list[Cell | None] = []
-    for key in columns:
-        is_scored = key in group.scores
-        cells.append((group.scores[key], group.reach(key)) if is_scored else None)
-    return cells
-
-
-def _estimates(runs: Sequence[MethodRun]) -> dict[str, Estimate]:
+def _spreads(runs: Sequence[MethodRun]) -> dict[str, Spread]:
     values: dict[str, list[float]] = {}
     for run in runs:
         for key, score in run.scores.items():
             values.setdefault(key, []).append(score.value)
-    return {key: estimate(found) for key, found in values.items()}
+    return {key: spread(found) for key, found in values.items()}
 
 
 def _costs(metrics: Mapping[str, Any], system: str) -> dict[str, Any]:

@@ -24,7 +24,18 @@ POLICY = (
 # Categories of characters without a shape of their own: controls, format, surrogates, private use,
 # unassigned.
 INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn")
-FILTERS = ("count", "data_size", "interval", "number", "operations", "percent", "plain", "short")
+FILTERS = (
+    "count",
+    "data_size",
+    "in_percent",
+    "interval",
+    "number",
+    "operations",
+    "percent",
+    "plain",
+    "score",
+    "short",
+)
 TITLE, HEAD = b"\n<title>fwd2bot: ", 4096  # among the first so many bytes of a page
 # the last two join and part letters of many scripts, and emoji
 SHOWN_AS_THEY_ARE = "\n\t\u200c\u200d"

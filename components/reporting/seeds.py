@@ -1,24 +1,28 @@
-"""Means over runs that differ in their seed, with intervals."""
+"""Runs that differ in their seed alone: their mean, and how far apart they are.
+
+Two or three seeds are too few for an interval: what is shown is the lowest and the highest.
+"""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-# Two-sided 95 % points of Student's t by degrees of freedom; of the normal distribution beyond.
-T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 
-
-class Estimate(NamedTuple):
-    """A mean, and half of its 95 % interval over seeds; a single one has none."""
+class Spread(NamedTuple):
+    """The mean of one value per seed, the lowest and the highest."""
 
     mean: float
-    half: float | None
+    lowest: float
+    highest: float
+    num_seeds: int
+
+    def text(self, written: Callable[[float], str]) -> str:
+        """Write 0.904 (0.881 … 0.927); a single seed alone."""
+        if self.num_seeds == 1:
+            return written(self.mean)
+        return f"{written(self.mean)} ({written(self.lowest)} … {written(self.highest)})"
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Return the mean of values. Raises statistics.StatisticsError if there is none."""
-    mean = statistics.fmean(values)
-    if len(values) == 1:
-        return Estimate(mean, None)
-    t_95 = T_95.get(len(values) - 1, 1.96)
-    return Estimate(mean, t_95 * statistics.stdev(values) / len(values) ** 0.5)
+def spread(values: Sequence[float]) -> Spread:
+    """Return the spread of values. Raises statistics.StatisticsError if there is none."""
+    return Spread(statistics.fmean(values), min(values), max(values), len(values))

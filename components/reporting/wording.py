@@ -26,6 +26,16 @@ def whole_percent(value: float) -> str:
     return percent(value, 0)
 
 
+def in_percent(value: float) -> str:
+    """Write 0.8125 as 81.2, for columns of percents."""
+    return f"{100 * value:.1f}"
+
+
+def score(value: float) -> str:
+    """Write 0.8125 as 0.812: three decimals."""
+    return f"{value:.3f}"
+
+
 def interval(low: float, high: float) -> str:
     """Write two shares as 79.0–83.4, in percent."""
     return f"{100 * low:.1f}–{100 * high:.1f}"

@@ -87,6 +87,14 @@ def value_at(tree: Any, key: str) -> Any:
     return tree
 
 
+def result_of(commit: str, file: Path) -> dict[str, Any] | None:
+    """Read a JSON file of an experiment; None if it has none."""
+    try:
+        return json.loads(git("show", f"{commit}:{file}"))
+    except subprocess.CalledProcessError:
+        return None
+
+
 def metrics_of(commit: str) -> dict[str, Any]:
     """Read results/metrics.json of an experiment."""
     return json.loads(git("show", f"{commit}:results/metrics.json"))

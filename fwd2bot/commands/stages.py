@@ -120,6 +120,7 @@ def report(
     codecs: Annotated[Path, typer.Argument(help="File that `codecs` wrote.")],
     inspection: Annotated[Path, typer.Argument(help="Folder that `inspect` wrote.")],
     methods: Annotated[Path, typer.Argument(help="File of a sweep over methods; may be missing.")],
+    seeds: Annotated[Path, typer.Argument(help="File of a sweep over seeds; may be missing.")],
     compressor: CompressorArgument,
     base: Annotated[Path, typer.Argument(help="Folder of the base model.")],
     training: Annotated[Path, typer.Argument(help="Metrics of `train`.")],

@@ -19,6 +19,10 @@ SmokeOption = Annotated[
 DataOption = Annotated[
     Path | None, typer.Option(help="Write all scores and costs to this file, too.")
 ]
+HeadlineOption = Annotated[
+    Path | None,
+    typer.Option(help="Write the headline scores of the only run to this file, a value per seed."),
+]
 
 
 @app.command(rich_help_panel=PANEL)
@@ -66,13 +70,23 @@ app.add_typer(sweep_app, name="sweep", rich_help_panel=PANEL)
 
 @sweep_app.command("run")
 @forwards("sweep", "run_missing")
-def sweep_run(path: SweepArgument, smoke: SmokeOption = False, data: DataOption = None) -> None:
+def sweep_run(
+    path: SweepArgument,
+    smoke: SmokeOption = False,
+    data: DataOption = None,
+    headline: HeadlineOption = None,
+) -> None:
     """Run the experiments that are not there yet, one after another, and print the table."""
 
 
 @sweep_app.command("table")
 @forwards("sweep", "table")
-def sweep_table(path: SweepArgument, smoke: SmokeOption = False, data: DataOption = None) -> None:
+def sweep_table(
+    path: SweepArgument,
+    smoke: SmokeOption = False,
+    data: DataOption = None,
+    headline: HeadlineOption = None,
+) -> None:
     """Print the scores of the experiments that have ended."""
 
 

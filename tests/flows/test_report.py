@@ -75,6 +75,7 @@ ARGUMENTS = (
     "codecs.json",
     "analysis",
     "methods.json",
+    "seeds.json",
     "models/compressor",
     "models/tiny-llava",
     "training",

@@ -9,16 +9,14 @@ from ruamel.yaml import YAML
 
 from components.params import parse_section
 from flows.sweep import (
-    Sweep,
     as_markdown,
+    check_headline,
     data_rows,
-    experiments,
-    interval,
-    read_sweep,
-    run_arguments,
+    over_seeds,
     scores,
     timed,
 )
+from flows.sweeping.sweep_file import Sweep, experiments, read_sweep, run_arguments
 from flows.train import TrainParams
 from tests.components.reporting.results import metrics, sweep_metrics
 
@@ -29,7 +27,7 @@ SWEEP = Sweep(
     seeds=(0, 1),
     params={"train.loop.num_steps": 10},
     runs={"plain": None, "Table 6: shared": {"train.adapters.sharing": "shared"}},
-    without_chance=(),
+    first_seed_only=(),
     metrics={"answers": "compressed.short_answer.accuracy"},
     smoke=None,
 )
@@ -60,8 +58,8 @@ def test_every_run_takes_every_seed_under_a_name_of_its_own() -> None:
     ]
 
 
-def test_a_run_without_chance_takes_the_first_seed_only() -> None:
-    sweep = SWEEP.model_copy(update={"without_chance": ("plain",)})
+def test_a_run_that_takes_the_first_seed_only_has_no_other() -> None:
+    sweep = SWEEP.model_copy(update={"first_seed_only": ("plain",)})
     assert [(it.run, it.seed) for it in experiments(sweep, "x")] == [
         ("plain", 0),
         ("Table 6: shared", 0),
@@ -69,7 +67,7 @@ def test_a_run_without_chance_takes_the_first_seed_only() -> None:
     ]
 
 
-def test_the_table_has_means_with_intervals_of_what_has_ended() -> None:
+def test_the_table_has_mean_lowest_and_highest_of_what_has_ended() -> None:
     found = {
         "ablations-plain-0": answers(0.4),
         "ablations-plain-1": answers(0.6),
@@ -78,26 +76,29 @@ def test_the_table_has_means_with_intervals_of_what_has_ended() -> None:
     table = scores(found, SWEEP, "ablations")
     assert table == {"plain": {"answers": [0.4, 0.6]}, "Table 6: shared": {"answers": []}}
     lines = as_markdown(table, ["answers"]).splitlines()
-    assert lines[2:] == ["| plain | 2 | 0.500 ± 1.271 |", "| Table 6: shared | 0 | – |"]
+    assert lines[2:] == ["| plain | 2 | 0.500 (0.400 … 0.600) |", "| Table 6: shared | 0 | – |"]
 
 
 @pytest.mark.parametrize(
     ("values", "text"),
     [
         ([0.25], "0.250"),
-        ([0.5, 0.5, 0.5], "0.500 ± 0.000"),
+        ([0.927, 0.881, 0.904], "0.904 (0.881 … 0.927)"),
+        ([0.5, 0.5, 0.5], "0.500 (0.500 … 0.500)"),
         ([1024, 1024], "1,024"),
         ([9, 9], "9"),
         ([34160221.5, 34160220.0], "34.16M"),
-        ([400.0, 420.0], "410 ± 127"),
+        ([400.0, 420.0], "410 (400 … 420)"),
         ([400.0], "400"),
         ([True, True], "yes"),
         ([False], "no"),
         ([], "–"),
     ],
 )
-def test_what_was_not_measured_has_no_interval(values: list[float], text: str) -> None:
-    assert interval(values) == text
+def test_measurements_over_seeds_have_their_ends_and_all_else_has_none(
+    values: list[float], text: str
+) -> None:
+    assert over_seeds(values) == text
 
 
 def test_data_has_the_base_once_and_the_seeds_of_a_run_together(tmp_path: Path) -> None:
@@ -158,9 +159,38 @@ def test_a_smoke_run_has_its_own_names_and_values() -> None:
 
 def test_a_run_that_is_named_but_not_there_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
-    path.write_text(SWEEP.model_copy(update={"without_chance": ("plane",)}).model_dump_json())
+    path.write_text(SWEEP.model_copy(update={"first_seed_only": ("plane",)}).model_dump_json())
     with pytest.raises(ValueError, match="plane: named, but not in `runs`"):
         read_sweep(path, smoke=False)
+
+
+def test_methods_take_three_seeds_at_4_tokens_and_one_at_9() -> None:
+    sweep, name = read_sweep(ROOT / "sweeps/methods.yaml", smoke=False)
+    seeds: dict[str, list[int]] = {}
+    for experiment in experiments(sweep, name):
+        seeds.setdefault(experiment.run, []).append(experiment.seed)
+
+    untrained = {run for run, changes in sweep.runs.items() if "none" in (changes or {}).values()}
+    for run, taken in seeds.items():
+        assert taken == ([0] if ", 9 tokens" in run or run in untrained else [0, 1, 2]), run
+
+
+def test_the_first_of_the_seeds_is_the_default_run() -> None:
+    sweep, name = read_sweep(ROOT / "sweeps/seeds.yaml", smoke=False)
+    default = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")["train"]["seed"]
+    planned = list(experiments(sweep, name))
+    assert [it.overrides for it in planned] == [{"train.seed": seed} for seed in sweep.seeds]
+    assert (planned[0].seed, len(planned)) == (default, 3)
+
+
+def test_headline_scores_are_of_one_run_and_replace_nothing_else(tmp_path: Path) -> None:
+    one_run = SWEEP.model_copy(update={"runs": {"default": None}})
+    check_headline(tmp_path / "seeds.json", one_run)
+    with pytest.raises(ValueError, match="--headline: is for a sweep of one run"):
+        check_headline(tmp_path / "seeds.json", SWEEP)
+    (tmp_path / "seeds.json").write_text('{"rows": []}')
+    with pytest.raises(ValueError, match="no earlier result"):
+        check_headline(tmp_path / "seeds.json", one_run.model_copy(update={"seeds": (0,)}))
 
 
 @pytest.mark.parametrize("smoke", [False, True])

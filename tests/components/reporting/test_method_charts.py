@@ -74,9 +74,17 @@ def test_more_tokens_stand_further_right_and_better_scores_higher() -> None:
     # 90 %, 80 %, 70 %, and 40 % without a picture
     ((floor, _),) = drawing.lines["var(--faint)"][:1]
     assert base[1] < fastv[1] < stf[1] < small[1] < floor[1]
-    low, high = drawing.lines["var(--faint)"][1]
-    assert high[1] < base[1] < low[1]
-    assert "STF, 4 tokens: 70.0% ± 127.1" in drawing.tips
+    assert "STF, 4 tokens: 70.0% (60.0% … 80.0%)" in drawing.tips
+
+
+def test_a_bar_reaches_from_the_lowest_to_the_highest_seed_and_one_seed_has_none() -> None:
+    drawing = read_drawing(method_charts(GROUPS)[0].svg)
+    base, _, stf, _ = drawing.tips.values()
+    _, (lowest, highest) = drawing.lines["var(--faint)"]  # the first is the base without a picture
+    # 60 and 80 % on a scale on which 90 % and 70 % are known
+    per_point = (stf[1] - base[1]) / 20
+    assert lowest == pytest.approx((stf[0], stf[1] + 10 * per_point), abs=0.1)
+    assert highest == pytest.approx((stf[0], stf[1] - 10 * per_point), abs=0.1)
 
 
 def test_one_method_alone_has_charts_as_well() -> None:

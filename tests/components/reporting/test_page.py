@@ -17,6 +17,7 @@ from components.reporting.inputs import Inputs
 from components.reporting.inspection_section import inspection_content
 from components.reporting.metric_tables import SYSTEMS
 from components.reporting.page import is_page, readable, render, write_page
+from components.reporting.seeds_section import seed_rows
 from components.reporting.thumbnails import thumbnail
 from tests.components.reporting.analyses import analysis
 from tests.components.reporting.pages import PageReader
@@ -68,6 +69,7 @@ def build_content(evil: str) -> dict[str, Any]:
             for size in (64, 128)
         ],
         methods=[],
+        seeds={evil: [0.5, 0.25, 0.75]},
         answers=rows,
         captions=described,
         sources={evil: {"rows_in": 2, "rows_kept": 1, "rejects": {evil: 1}, "repaired": {evil: 1}}},
@@ -201,8 +203,10 @@ def test_page_needs_nothing_that_is_optional() -> None:
         "best_step": None,
         "rejected": [],
         "repaired": [],
+        "seed_rows": [],
     }
     text = PageReader(render(bare)).text
+    assert "Three seeds" not in text
     assert "picture not available" in text
     assert "Word for word" not in text
 
@@ -221,6 +225,14 @@ def test_headline_and_boxes_stand_on_the_page() -> None:
     assert "Both right 1 of 1" in text
     assert "its own picture came as number 2 of 2" in text
     assert "The weights are those of step 2," in text  # the first of equal scores
+
+
+def test_seeds_stand_on_the_page_with_what_the_base_has_and_what_is_kept() -> None:
+    seeds = {"words": [0.5, 0.25, 0.75], "base_words": [1.0, 1.0, 1.0], "cider": [3.0, 2.0, 2.5]}
+    page = PageReader(render(content(seed_rows=seed_rows(seeds))))
+    text = " ".join(page.text.split())
+    assert "Three seeds The default training with 3 seeds, from results/seeds.json." in text
+    assert "words0.5000.2500.7501.00050.0%25.0% CIDEr2.5002.0003.000––– The base model" in text
 
 
 def test_answers_of_nobody_are_told_from_empty_ones() -> None:

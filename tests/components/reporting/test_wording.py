@@ -4,11 +4,13 @@ import pytest
 
 from components.reporting.wording import (
     data_size,
+    in_percent,
     interval,
     number,
     operations,
     percent,
     plain,
+    score,
     short,
     thousands,
 )
@@ -19,6 +21,8 @@ from components.reporting.wording import (
     [
         (percent(0.8125), "81.2%"),
         (percent(1.0), "100.0%"),
+        (in_percent(0.8125), "81.2"),
+        (score(0.98765), "0.988"),
         (interval(0.79, 0.834), "79.0–83.4"),
         (number(0.00123456), "0.00123"),
         (number(64.0), "64"),

@@ -52,7 +52,7 @@ stage: evaluate
 seeds: [1, 2]
 params: {train.budgets: "[1,2]"}
 runs: {run: {train.steps: 5}}
-without_chance: []
+first_seed_only: []
 metrics: {score: score}
 smoke: null
 """,
@@ -91,7 +91,7 @@ stage: evaluate
 seeds: [1]
 params: {}
 runs: {run: null}
-without_chance: []
+first_seed_only: []
 metrics: {score: score}
 smoke: null
 """,
@@ -186,7 +186,7 @@ def test_only_what_failed_or_has_other_values_runs_again(repository: Path) -> No
     second = sweep(repository, "run", "sweeps/toy.yaml")
     assert "1 of 2 experiments are there already" in second
     assert second.count("at work") == 1
-    assert "| run | 2 | 2.000 ± 6.355 |" in second
+    assert "| run | 2 | 2.000 (1.500 … 2.500) |" in second
     assert is_untouched(repository)
     assert "toy-run-1" in call(repository, "dvc", "exp", "list", "--all-commits")
 
@@ -200,7 +200,7 @@ def test_only_what_failed_or_has_other_values_runs_again(repository: Path) -> No
     (repository / "sweeps/toy.yaml").write_text(changed)
     fourth = sweep(repository, "run", "sweeps/toy.yaml")
     assert "0 of 2 experiments are there already" in fourth
-    assert "| run | 2 | 2.100 ± 6.355 |" in fourth
+    assert "| run | 2 | 2.100 (1.600 … 2.600) |" in fourth
 
 
 @pytest.mark.slow
