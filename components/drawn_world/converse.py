@@ -53,7 +53,7 @@ def all_questions(scene: Scene, rng: np.random.Generator) -> list[ask.Question]:
     for _ in range(CHOICE_ROUNDS):
         choices = ask.ask_multiple_choice(scene, rng)
         questions += [choices[i] for i in rng.permutation(len(choices))[:2]]
-    return questions + ask.ask_unanswerable(scene, rng)
+    return questions + ask.ask_order(scene) + ask.ask_unanswerable(scene, rng)
 
 
 def text_only_turns(rng: np.random.Generator) -> list[Turn]:

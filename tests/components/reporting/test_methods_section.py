@@ -125,7 +125,7 @@ def test_the_hard_subset_is_a_table_of_its_own_when_runs_have_it() -> None:
     hard = tables[title]
     assert hard.columns == tables["Understanding"].columns
     cells = next(cells for group, cells in hard.rows if group.label == "STF")
-    means = [cell and cell[0].mean for cell in cells]
+    means = [cell and cell.mean for cell in cells]
     assert means == [pytest.approx(0.8 / 3), None, pytest.approx(0.8 / 4), None, None, None]
 
     # runs that were written before there was such a subset
