@@ -158,6 +158,30 @@ def chance_recall(k: int, gallery: float, wanted: float) -> float:
     return 1 - miss
 
 
+class PrecisionRow(NamedTuple):
+    """Precision of the queries of a kind, each of which fits several pictures."""
+
+    label: str
+    at_1: Score
+    at_10: Score
+    best_at_10: float  # of the best order
+    chance: float  # of a random order
+
+
+def precision_rows(kinds: Mapping[str, Mapping[str, float]]) -> list[PrecisionRow]:
+    """Return the precision of every kind of query."""
+    rows = []
+    for kind, found in kinds.items():
+        scores = []
+        for key in ("precision_at_1", "precision_at_10"):
+            low, high = found[f"{key}_low"], found[f"{key}_high"]
+            scores.append(Score(found[key], low, high, int(found["count"])))
+        rows.append(
+            PrecisionRow(plain(kind), *scores, found["best_precision_at_10"], found["chance"])
+        )
+    return rows
+
+
 class CostRow(NamedTuple):
     """The costs of a system, in bytes and operations."""
 
