@@ -172,13 +172,9 @@ def precision_rows(kinds: Mapping[str, Mapping[str, float]]) -> list[PrecisionRo
     """Return the precision of every kind of query."""
     rows = []
     for kind, found in kinds.items():
-        scores = []
-        for key in ("precision_at_1", "precision_at_10"):
-            low, high = found[f"{key}_low"], found[f"{key}_high"]
-            scores.append(Score(found[key], low, high, int(found["count"])))
-        rows.append(
-            PrecisionRow(plain(kind), *scores, found["best_precision_at_10"], found["chance"])
-        )
+        at_1, at_10 = _precision(found, 1), _precision(found, 10)
+        best, chance = found["best_precision_at_10"], found["chance"]
+        rows.append(PrecisionRow(plain(kind), at_1, at_10, best, chance))
     return rows
 
 
@@ -198,6 +194,11 @@ def cost_rows(costs: Mapping[str, Any]) -> dict[str, CostRow]:
         numbers = [int(costs[name][system]) for name in CostRow._fields]
         rows[system] = CostRow(*numbers)
     return rows
+
+
+def _precision(found: Mapping[str, float], k: int) -> Score:
+    key = f"precision_at_{k}"
+    return Score(found[key], found[f"{key}_low"], found[f"{key}_high"], int(found["count"]))
 
 
 def _rows_below(metrics: Mapping[str, Any], key: str) -> list[ScoreRow]:
