@@ -31,6 +31,9 @@ CHOICES = "choices"
 GROUP = "group"
 SUBSET = "subset"
 NEGATIVE_CAPTION = "negative_caption"
+QUERY_ID = "query_id"
+TEXT = "text"
+IMAGE_IDS = "image_ids"
 REASON = "reason"
 DETAIL = "detail"
 SUMMARY_TOKENS = "summary_tokens"
@@ -126,6 +129,17 @@ COMPOSITIONALITY = pa.schema(
         _required(SUBSET, pa.string()),
         _required(CAPTION, pa.string()),
         _required(NEGATIVE_CAPTION, pa.string()),
+    ]
+)
+
+# data/curated/queries/{validation,test}.parquet: searches, and all pictures that fit each.
+QUERIES = pa.schema(
+    [
+        _required(QUERY_ID, pa.string()),
+        _required(SPLIT, pa.string()),
+        _required(KIND, pa.string()),
+        _required(TEXT, pa.string()),
+        _required(IMAGE_IDS, pa.list_(pa.string())),
     ]
 )
 

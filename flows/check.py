@@ -22,6 +22,7 @@ from components import schema
 from components.curation.candidates import Candidate
 from components.curation.evaluation_files import PICTURES, TABLES
 from components.curation.pieces import EVALUATION_SPLITS
+from components.curation.query_files import check_query_files
 from components.curation.row_preview import Preview, preview_source
 from components.evaluation.evaluation_settings import EvaluateParams
 from components.evaluation.systems import DOWNSAMPLED, check_downsampling
@@ -182,6 +183,8 @@ def look_at_evaluation(report: Report, raw: Path) -> None:
     if missing:
         raise ValueError("\n".join(missing))
     report.say("evaluation data are there")
+    for split in check_query_files(raw, EVALUATION_SPLITS):
+        report.say(f"  without queries in evaluation/{split}, which get no scores")
 
 
 def look_at_source(

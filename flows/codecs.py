@@ -105,7 +105,7 @@ def prepare(params: EvaluateParams, curated: Path, compressor: Path, store: Path
     questions: dict[str, list[Row]] = {}
     for image_id, rows in everything.questions.items():
         questions[image_id] = [row for row in rows if row[schema.BENCHMARK] == SHORT_ANSWER]
-    question_set = QuestionSet(questions, everything.captions, {})
+    question_set = QuestionSet(questions, everything.captions, {}, [])
 
     # The weights have the number type that the store was made with.
     torch.set_num_threads(params.cpus_per_worker)

@@ -30,6 +30,7 @@ from components.curation.decisions import decide, kept_pictures, rows_of_tasks
 from components.curation.evaluation_files import write_benchmarks
 from components.curation.fingerprint import fingerprint
 from components.curation.pieces import (
+    EVALUATION_SPLITS,
     Work,
     check_work,
     count_rows_in,
@@ -37,6 +38,7 @@ from components.curation.pieces import (
     encode_work,
     list_work,
 )
+from components.curation.query_files import check_query_files, write_queries
 from components.curation.training_sources import Source, SourceName
 from components.curation.written_tables import facts_path, plan_shards, write_shard
 from components.files.locks import BusyError
@@ -90,6 +92,9 @@ def curate(params: CurateParams, raw: Path, output: Path) -> None:
 
 def write_curated(params: CurateParams, raw: Path, staging: Path, partial: Path) -> None:
     """Check all rows, decide about them, and write everything into the folder `partial`."""
+    for split in check_query_files(raw, EVALUATION_SPLITS):
+        print(f"curate: evaluation/{split} has no queries, so they get no scores", flush=True)
+
     rules = params.candidates
     work = list_work(raw, staging, params.sources, params.rows_per_task, rules.allowed_roots)
     check_rows(work, raw, staging, params)
@@ -102,9 +107,11 @@ def write_curated(params: CurateParams, raw: Path, staging: Path, partial: Path)
         shards = list(plan_shards(database, staging, params.rows_per_shard))
         write_shards(shards, staging, partial, params.num_workers)
 
-        # questions and captions of the evaluation pictures that were kept
+        # questions, captions and queries of the evaluation pictures that were kept
         pictures = kept_pictures(database)
         outcomes, listed = write_benchmarks(raw, partial, pictures, rules.text)
+        of_queries, queries_listed = write_queries(raw, partial, pictures, rules.text)
+        outcomes, listed = outcomes + of_queries, listed | queries_listed
 
         # an account of every row, before anything is judged by it
         write_rejects(database, outcomes, partial / "rejects.parquet")

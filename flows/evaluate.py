@@ -1,12 +1,13 @@
 """Stage `evaluate`: score the compressor from its stored tokens, and references beside it.
 
-    python -m flows.evaluate CURATED COMPRESSOR STORE OUTPUT METRICS TIMINGS
+    python -m flows.evaluate CURATED COMPRESSOR STORE OUTPUT METRICS HEADLINE TIMINGS
 
-CURATED holds pictures, questions, captions and caption pairs; STORE the summary tokens of the
-pictures of the split. OUTPUT gets answers.jsonl, captions.jsonl, compositionality.jsonl and
-plots/*.csv. A picture that is not in the store (for the systems that open pictures: that cannot be
-opened) counts as wrong everywhere, and is counted under `missing`. Every system is scored once more
-on the hard subset: what the base gets wrong from a downsampled picture.
+CURATED holds pictures, questions, captions, caption pairs and queries; STORE the summary tokens of
+the pictures of the split. OUTPUT gets answers.jsonl, captions.jsonl, compositionality.jsonl and
+plots/*.csv, METRICS every score, HEADLINE a dozen of them. A picture that is not in the store (for
+the systems that open pictures: that cannot be opened) counts as wrong everywhere, and is counted
+under `missing`. Every system is scored once more on the hard subset: what the base gets wrong from
+a downsampled picture.
 """
 
 import time
@@ -30,6 +31,7 @@ from components.costs.inference_costs import (
 from components.evaluation import publication, scorecard
 from components.evaluation.asking import ANSWER, COST, IMAGE, LENGTH, SIZE, TEXT, TIME, Record
 from components.evaluation.evaluation_settings import EvaluateParams
+from components.evaluation.headline import NAMES, headline_scores
 from components.evaluation.question_set import QuestionSet, read_question_set
 from components.evaluation.systems import (
     COMPRESSED,
@@ -37,7 +39,7 @@ from components.evaluation.systems import (
     UNCOMPRESSED,
     check_downsampling,
 )
-from components.files.outputs import json_with, new_file, new_folder
+from components.files.outputs import json_of, json_with, new_file, new_folder
 from components.methods.checkpoint import CompressorConfig
 from components.methods.method_settings import FWD2BOT
 from components.params import load_params
@@ -55,6 +57,7 @@ def evaluate(
     store: Path,
     output: Path,
     metrics: Path,
+    headline: Path,
     timings: Path,
 ) -> None:
     """Put all questions to all systems, score them, and write the results whole or not at all.
@@ -66,8 +69,9 @@ def evaluate(
     are_metrics = json_with("compressed", "costs", "method")
     are_timings = json_with("compressed", "scoring")
     with (
-        new_folder("evaluate", output, [*inputs, metrics, timings]) as folder,
-        new_file(metrics, are_metrics, [*inputs, timings]) as metrics_file,
+        new_folder("evaluate", output, [*inputs, metrics, headline, timings]) as folder,
+        new_file(metrics, are_metrics, [*inputs, headline, timings]) as metrics_file,
+        new_file(headline, json_of(NAMES), [*inputs, timings]) as headline_file,
         new_file(timings, are_timings, inputs) as timings_file,
     ):
         # Which systems, and which questions.
@@ -88,6 +92,7 @@ def evaluate(
         seconds = {"asking": asked - start, "scoring": time.perf_counter() - asked}
         publication.write_folder(folder, results)
         publication.write_json(metrics_file, results["metrics"])
+        publication.write_json(headline_file, headline_scores(results["metrics"]))
         publication.write_json(timings_file, publication.timing_table(records, seconds))
     print(f"evaluate: done in {time.perf_counter() - start:.0f} s, scores in {metrics}", flush=True)
 
@@ -124,15 +129,19 @@ def check_inputs(question_set: QuestionSet, compressor: Path, store: Path) -> Co
 def plan_tasks(
     params: EvaluateParams, systems: Sequence[str], question_set: QuestionSet
 ) -> list[Task]:
-    """Cut the work into tasks: captions to embed, then pictures per system.
+    """Cut the work into tasks: captions and queries to embed, then pictures per system.
 
     Tasks of one system stand together, as a worker holds one model at a time.
     """
+    # Apart, so that a caption is batched with the same ones whatever is searched for.
+    captions = question_set.texts(params.captions_per_picture)
+    queries = question_set.query_texts(params.captions_per_picture)
     tasks: list[Task] = []
-    texts, size = question_set.texts(params.captions_per_picture), params.texts_per_task
-    for start in range(0, len(texts), size):
-        portion = texts[start : start + size]
-        tasks.append({"system": COMPRESSED, "image_ids": [], "texts": portion})
+    size = params.texts_per_task
+    for texts in (captions, queries):
+        for start in range(0, len(texts), size):
+            portion = texts[start : start + size]
+            tasks.append({"system": COMPRESSED, "image_ids": [], "texts": portion})
 
     image_ids, size = question_set.image_ids, params.pictures_per_task
     for system in systems:
@@ -223,6 +232,10 @@ def score(
         metrics[COMPRESSED]["retrieval"] = scorecard.retrieval_metrics(
             question_set, embeddings, params.captions_per_picture, bootstrap
         )
+    if question_set.queries and embeddings.images:
+        metrics[COMPRESSED]["partial_queries"] = scorecard.partial_query_metrics(
+            question_set, embeddings, bootstrap
+        )
 
     # Bytes and operations, beside what was compared.
     size, workload, method = cost_inputs(systems, config, records)
@@ -293,12 +306,18 @@ def mean_lengths(systems: Sequence[str], records: Sequence[Record], field: str) 
 
 
 def main(
-    curated: Path, compressor: Path, store: Path, output: Path, metrics: Path, timings: Path
+    curated: Path,
+    compressor: Path,
+    store: Path,
+    output: Path,
+    metrics: Path,
+    headline: Path,
+    timings: Path,
 ) -> None:
     """Answer, search and rank from the stored tokens, and score it."""
     die_with_parent()
     params = load_params("evaluate", EvaluateParams)
-    evaluate(params, curated, compressor, store, output, metrics, timings)
+    evaluate(params, curated, compressor, store, output, metrics, headline, timings)
 
 
 if __name__ == "__main__":

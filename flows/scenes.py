@@ -4,7 +4,7 @@ python -m flows.scenes data/raw
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from components.drawn_world.contrast import contrast_pairs
 from components.drawn_world.converse import picture_turns, text_only_turns
 from components.drawn_world.describe import captions, phrases
 from components.drawn_world.draw import draw_picture
+from components.drawn_world.partial_queries import partial_queries
 from components.drawn_world.world import Scene, WorldParams, draw_scene, scene_rng
 from components.files.outputs import new_folder
 from components.params import Params, load_params
@@ -121,7 +122,7 @@ def write_caption_tars(params: ScenesParams, folder: Path) -> list[Fault]:
 
 
 def write_evaluation(params: ScenesParams, split: str, count: int, folder: Path) -> None:
-    """Write questions, five captions per picture and caption pairs about `count` new pictures."""
+    """Write questions, captions, caption pairs and queries about `count` new pictures."""
     (folder / "pictures").mkdir(parents=True)
     # All scenes first: which pairs are popular depends on the whole split.
     drawn = list(draw_stream(params, split, count))
@@ -146,6 +147,20 @@ def write_evaluation(params: ScenesParams, split: str, count: int, folder: Path)
     formats.write_json_lines(folder / "questions.jsonl", questions)
     formats.write_json(folder / "captions.json", formats.coco_captions(texts))
     formats.write_json(folder / "compositionality.json", pairs)
+    write_queries([scene for scene, _ in drawn], list(texts), folder)
+
+
+def write_queries(drawn: Sequence[Scene], names: Sequence[str], folder: Path) -> None:
+    """Write partial queries, and which of the pictures `names` of the scenes fit them."""
+    queries: list[dict[str, Any]] = []
+    relevant: dict[str, list[str]] = {}
+    for number, query in enumerate(partial_queries(drawn)):
+        query_id = f"{query.kind}-{number:03d}"
+        queries.append(formats.beir_query(query_id, query.text, query.kind))
+        relevant[query_id] = [names[place] for place in query.fitting]
+
+    formats.write_json_lines(folder / "queries.jsonl", queries)
+    formats.write_qrels(folder / "qrels.tsv", relevant)
 
 
 def evaluation_questions(

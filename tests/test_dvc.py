@@ -96,13 +96,16 @@ def write_stand_ins(folder: Path) -> None:
     columns: dict[str, list[str]] = {}
     for name, column in plotted_columns():
         columns.setdefault(name, ["step"]).extend(column if isinstance(column, list) else [column])
-    places = [path for stage in STAGES for path in written_paths(stage, "outs", "deps")]
+    kinds = ("outs", "metrics", "deps")
+    places = [path for stage in STAGES for path in written_paths(stage, *kinds)]
     for path in [*map(Path, columns), *sorted(places, key=lambda path: -len(path.parts))]:
         if not (folder / path).exists():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             separator = "\t" if path.suffix == ".tsv" else ","
             rows = [columns.get(str(path), ["step"]), ["1"] * len(columns.get(str(path), ["step"]))]
-            (folder / path).write_text("\n".join(map(separator.join, rows)) + "\n")
+            text = "\n".join(map(separator.join, rows)) + "\n"
+            is_metric = path.suffix == ".json"
+            (folder / path).write_text('{"short_answers": 0.5}\n' if is_metric else text)
 
 
 def test_a_fresh_clone_gets_all_of_a_run_and_has_nothing_to_do(

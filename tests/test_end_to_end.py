@@ -115,6 +115,10 @@ def test_every_stage_runs_and_the_second_time_none(project: Path) -> None:
     for system in ("compressed", "uncompressed", "average_pooled", "downsampled", "blind"):
         assert metrics[system]["short_answer"]["count"] > 0
     assert metrics["compressed"]["retrieval"]["image_to_text"]["count"] == 12
+    assert metrics["compressed"]["partial_queries"]["two_object"]["count"] > 12
+    headline = json.loads((project / "results/headline.json").read_text())
+    shown = json.loads(run(project, "dvc", "metrics", "show", "--json"))
+    assert shown[""]["data"] == {"results/headline.json": {"data": headline}}
     assert "<html" in (project / "results/report.html").read_text()
     assert "Running stage" not in run(project, "dvc", "repro")
 
@@ -209,6 +213,7 @@ def test_a_preset_runs_on_downloads_as_they_are_published(tmp_path: Path) -> Non
     assert output.count("Running stage") == 7, output[-3000:]  # neither the demo world nor its base
     metrics = json.loads((tmp_path / "results/metrics.json").read_text())
     assert metrics["uncompressed"]["short_answer"]["count"] == 6
+    assert "partial_queries" not in metrics["compressed"]
     assert metrics["compressed"]["retrieval"]["image_to_text"]["count"] == 6
     assert (
         pq.read_metadata(next((tmp_path / "data/compressed/test").glob("part-*.parquet"))).num_rows

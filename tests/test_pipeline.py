@@ -268,6 +268,14 @@ def test_every_value_says_its_unit(file: str) -> None:
     assert not [line for line in values if not names.match(line)]
 
 
+def test_one_small_file_is_all_that_dvc_shows_of_the_scores() -> None:
+    """`dvc exp show` has a column for every number of a metric."""
+    metrics = [metric for stage in STAGES.values() for metric in stage.get("metrics", [])]
+    assert metrics == [{"results/headline.json": {"cache": False}}]
+    assert {"results/metrics.json": {"cache": False}} in STAGES["evaluate"]["outs"]
+    assert {"results/codecs.json": {"cache": False}} in STAGES["codecs"]["outs"]
+
+
 def test_plots_lie_inside_outputs() -> None:
     outputs = [
         path for stage in STAGES for path in written_paths(stage, "outs", "metrics", "plots")

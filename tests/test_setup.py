@@ -184,7 +184,12 @@ def test_stage_outputs_are_ignored_by_git(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["models/tiny-llava/config.json", "results/metrics.json", "params.yaml", "dvc.lock"]
+    "path",
+    [
+        "models/tiny-llava/config.json",
+        *("results/metrics.json", "results/headline.json", "results/codecs.json"),
+        *("params.yaml", "dvc.lock"),
+    ],
 )
 def test_results_and_base_model_are_not_ignored_by_git(path: str) -> None:
     assert subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT).returncode == 1

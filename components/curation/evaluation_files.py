@@ -115,21 +115,21 @@ def question_rows(
     def check(record: Any, clean: TextCleaner) -> Row:
         choices, group = record.get("choices"), record.get("group")
         return {
-            schema.QUESTION_ID: _identifier(record["question_id"]),
-            schema.IMAGE_ID: _find_picture(record["image"], pictures),
+            schema.QUESTION_ID: identifier(record["question_id"]),
+            schema.IMAGE_ID: find_picture(record["image"], pictures),
             schema.SPLIT: split,
             schema.BENCHMARK: _benchmark(clean.text(record["benchmark"])),
             schema.KIND: clean.text(record["kind"]),
             schema.QUESTION: clean.text(record["question"]),
             schema.ANSWERS: clean.texts(record["answers"]),
             schema.CHOICES: None if choices is None else clean.texts(choices),
-            schema.GROUP: None if group is None else _identifier(group),
+            schema.GROUP: None if group is None else identifier(group),
         }
 
     entries = []
     for entry in read_entries(str(path)):
-        entries.append((_entry_id(entry, "question_id"), entry.value))
-    return _check_all(entries, source, check, limits)
+        entries.append((entry_name(entry, "question_id"), entry.value))
+    return check_all(entries, source, check, limits)
 
 
 def caption_rows(
@@ -144,15 +144,15 @@ def caption_rows(
 
     def check(record: Any, clean: TextCleaner) -> Row:
         return {
-            schema.IMAGE_ID: _find_picture(names.find(record["image_id"]), pictures),
+            schema.IMAGE_ID: find_picture(names.find(record["image_id"]), pictures),
             schema.CAPTION: clean.text(record["caption"]),
         }
 
     entries = []
     for number, annotation in enumerate(list_in(str(path), document, "annotations")):
-        name = _entry_id(Entry(f"annotation {number}", annotation), "id")
+        name = entry_name(Entry(f"annotation {number}", annotation), "id")
         entries.append((name, annotation))
-    checked, outcomes = _check_all(entries, source, check, limits)
+    checked, outcomes = check_all(entries, source, check, limits)
 
     # A picture has several captions, which stand in any order in the file.
     captions: dict[str, list[str]] = {}
@@ -172,9 +172,9 @@ def compositionality_rows(
 
     def check(record: Any, clean: TextCleaner) -> Row:
         return {
-            schema.IMAGE_ID: _find_picture(record["filename"], pictures),
+            schema.IMAGE_ID: find_picture(record["filename"], pictures),
             schema.SPLIT: split,
-            schema.SUBSET: _identifier(record["subset"]),
+            schema.SUBSET: identifier(record["subset"]),
             schema.CAPTION: clean.text(record["caption"]),
             schema.NEGATIVE_CAPTION: clean.text(record["negative_caption"]),
         }
@@ -185,7 +185,7 @@ def compositionality_rows(
         for key, row in rows.items():
             record = {**row, "subset": subset} if isinstance(row, dict) else row
             entries.append((f"{subset}/{key}", record))
-    return _check_all(entries, source, check, limits)
+    return check_all(entries, source, check, limits)
 
 
 def read_subsets(path: Path) -> dict[str, dict[str, Any]]:
@@ -207,7 +207,7 @@ def read_subsets(path: Path) -> dict[str, dict[str, Any]]:
     return document
 
 
-def _check_all(
+def check_all(
     entries: Iterable[tuple[str, Any]], source: str, check: Check, limits: TextLimits
 ) -> tuple[list[Row], list[Outcome]]:
     """Return the rows of the entries (name, record) that can be used, and an outcome for each."""
@@ -249,7 +249,8 @@ def _benchmark(name: str) -> str:
     return name
 
 
-def _identifier(value: object) -> str:
+def identifier(value: object) -> str:
+    """Return an id as text. Raises Rejected."""
     text = id_text(value)
     if text is None:
         raise Rejected(Reason.BAD_RECORD, f"{shown(value)} is no id; write it as text")
@@ -258,12 +259,13 @@ def _identifier(value: object) -> str:
     return text
 
 
-def _entry_id(entry: Entry, key: str) -> str:
+def entry_name(entry: Entry, key: str) -> str:
+    """Return the id of a record under `key`, or its place if it has none."""
     value = entry.value.get(key) if isinstance(entry.value, dict) else None
     return id_text(value) or entry.place
 
 
-def _find_picture(reference: str, pictures: Pictures) -> str:
+def find_picture(reference: str, pictures: Pictures) -> str:
     """Return the id of a picture, which a file names below the pictures folder or with it."""
     path = PurePosixPath(reference)
     image_id = (path.relative_to(PICTURES) if path.is_relative_to(PICTURES) else path).as_posix()

@@ -61,6 +61,7 @@ def curated_suites(
         answers_suite(frames.answers_frame(curated), max_answer_fraction),
         captions_suite(frames.captions_frame(curated, known)),
         pairs_suite(frames.pairs_frame(curated, known)),
+        queries_suite(frames.queries_frame(curated, known)),
     ]
 
 
@@ -191,6 +192,22 @@ def pairs_suite(frame: pd.DataFrame) -> Suite:
         expect_in_set(column="differs", value_set=[True]),
     ]
     return Suite("compositionality", frame, rules)
+
+
+def queries_suite(frame: pd.DataFrame) -> Suite:
+    """Expect queries that known pictures fit.
+
+    Frame: schema.QUERIES without pictures, plus `key` (split and id), `num_pictures` and
+    `has_pictures` (all of them are in the corpus).
+    """
+    rules = [
+        expect_unique(column="key"),
+        expect_text(column=schema.KIND),
+        expect_text(column=schema.TEXT),
+        expect_between(column="num_pictures", min_value=1),
+        expect_in_set(column="has_pictures", value_set=[True]),
+    ]
+    return Suite("queries", frame, rules)
 
 
 def _picture_expectations(limits: PictureLimits) -> list[gxe.Expectation]:

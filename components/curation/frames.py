@@ -28,6 +28,7 @@ SCHEMAS = {
     "questions": schema.QUESTIONS,
     "captions": schema.IMAGE_CAPTIONS,
     "compositionality": schema.COMPOSITIONALITY,
+    "queries": schema.QUERIES,
     "rejects.parquet": schema.REJECTS,
 }
 
@@ -142,6 +143,18 @@ def pairs_frame(curated: Path, pictures: Mapping[str, set[str]]) -> pd.DataFrame
     frame = _dataset(curated / "compositionality").to_table().to_pandas()
     frame["differs"] = frame[schema.CAPTION] != frame[schema.NEGATIVE_CAPTION]
     frame["has_picture"] = _has_picture(frame, pictures)
+    return frame
+
+
+def queries_frame(curated: Path, pictures: Mapping[str, set[str]]) -> pd.DataFrame:
+    """Return a row per search query."""
+    frame = _dataset(curated / "queries").to_table().to_pandas()
+    frame["key"] = frame[schema.SPLIT] + "/" + frame[schema.QUERY_ID]
+    frame["num_pictures"] = frame[schema.IMAGE_IDS].str.len()
+
+    # A picture of another split is none that a search can find.
+    known = zip(frame[schema.SPLIT], frame.pop(schema.IMAGE_IDS), strict=True)
+    frame["has_pictures"] = [pictures[split].issuperset(image_ids) for split, image_ids in known]
     return frame
 
 

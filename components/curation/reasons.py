@@ -36,6 +36,9 @@ class Reason(StrEnum):
     OTHER_MODALITY = "other_modality"
     # a question or caption whose evaluation picture is not in the corpus
     PICTURE_REJECTED = "picture_rejected"
+    # a row of qrels.tsv whose query is not in queries.jsonl, or was rejected
+    UNKNOWN_QUERY = "unknown_query"
+    NO_FITTING_PICTURE = "no_fitting_picture"  # of a query
     # records
     BAD_JSON = "bad_json"
     BAD_RECORD = "bad_record"  # a field is missing or has the wrong type

@@ -1,4 +1,4 @@
-"""Writers of published file formats: LLaVA-665k JSON, CC3M webdataset tars, COCO captions."""
+"""Writers of published file formats: LLaVA-665k, CC3M webdataset tars, COCO captions, BEIR."""
 
 import io
 import json
@@ -81,3 +81,16 @@ def coco_captions(captions: Mapping[str, Sequence[str]]) -> dict[str, Any]:
             number = len(annotations) + 1
             annotations.append({"image_id": image_id, "caption": text, "id": number})
     return {"images": images, "annotations": annotations}
+
+
+def beir_query(query_id: str, text: str, kind: str) -> dict[str, Any]:
+    """Build a line of BEIR's queries.jsonl."""
+    return {"_id": query_id, "text": text, "metadata": {"kind": kind}}
+
+
+def write_qrels(path: Path, relevant: Mapping[str, Sequence[str]]) -> None:
+    """Write BEIR's table of what is relevant, of {query id: its documents}, with the score 1."""
+    lines = ["query-id\tcorpus-id\tscore\n"]
+    for query_id, names in relevant.items():
+        lines += [f"{query_id}\t{name}\t1\n" for name in names]
+    path.write_text("".join(lines), encoding="utf-8")

@@ -3,8 +3,8 @@
 Keys of `results/metrics.json`: `short_answer`, `word_reading`, `unanswerable`, `existence`,
 `relations` are {"accuracy", "low", "high", "count"} over questions; `multiple_choice` over circular
 groups, `relations_pairs` over pairs (MME's acc+), `multiple_choice_single` over single passes;
-`existence_f1` is POPE's mean over its kinds. `…_by_kind` splits by kind. A benchmark without a
-question is left out.
+`existence_f1` is POPE's mean over its kinds. `…_by_kind` splits by kind; `partial_queries`
+has a precision for each kind of query. A benchmark without a question is left out.
 """
 
 from collections import defaultdict
@@ -16,7 +16,7 @@ import numpy as np
 
 from components.evaluation.captioning import caption_estimates
 from components.evaluation.intervals import BootstrapParams, Estimate, estimate, mean_estimate
-from components.evaluation.recall import recall_at_k
+from components.evaluation.recall import precision_at_k, recall_at_k
 from components.evaluation.scoring import (
     FREE_TEXT,
     ScoredQuestion,
@@ -26,6 +26,7 @@ from components.evaluation.scoring import (
 )
 
 RECALLS = (1, 5, 10)
+PRECISIONS = (1, 10)
 _DECIMALS = 6
 
 Questions = Sequence[ScoredQuestion]
@@ -78,6 +79,28 @@ def recall_metrics(
         found[f"recall_at_{k}_low"] = round(interval.low, _DECIMALS)
         found[f"recall_at_{k}_high"] = round(interval.high, _DECIMALS)
     return found | {"count": len(ranks)}
+
+
+def precision_metrics(
+    fits: np.ndarray, is_fitting: np.ndarray, query_ids: Sequence[str], params: BootstrapParams
+) -> dict[str, float]:
+    """Return the precision at 1 and 10 with intervals over queries; the gallery stays fixed.
+
+    Args: fits (queries, top_k) as `fits_in_order`; is_fitting (queries, images). `chance` is the
+    precision of a random order, `best_precision_at_10` that of the best one.
+    """
+    found: dict[str, float] = {"chance": round(float(is_fitting.mean()), _DECIMALS)}
+    for k in PRECISIONS:
+        interval = mean_estimate(precision_at_k(fits, k), query_ids, params)
+        found[f"precision_at_{k}"] = round(interval.value, _DECIMALS)
+        found[f"precision_at_{k}_low"] = round(interval.low, _DECIMALS)
+        found[f"precision_at_{k}_high"] = round(interval.high, _DECIMALS)
+
+    # Few pictures that fit cannot fill the first k.
+    k = max(PRECISIONS)
+    best = np.minimum(is_fitting.sum(axis=1), k) / k
+    found[f"best_precision_at_{k}"] = round(float(best.mean()), _DECIMALS)
+    return found | {"count": len(fits)}
 
 
 def as_json(found: Estimate, name: str) -> dict[str, float]:

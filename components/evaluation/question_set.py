@@ -1,4 +1,4 @@
-"""Question set of one split: the questions, captions and caption pairs that every system gets."""
+"""Question set of one split: what every system is asked, and the queries of search."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,11 +21,13 @@ class QuestionSet(NamedTuple):
     questions: dict[str, list[Row]]
     captions: dict[str, list[str]]
     pairs: dict[str, list[Row]]  # with a `pair_id`, the row number within the table
+    queries: Sequence[Row]  # of search, in order of their ids; each fits several pictures
 
     @property
     def image_ids(self) -> list[str]:
-        """Every picture with a question, a caption or a pair, sorted."""
-        return sorted(self.questions.keys() | self.captions.keys() | self.pairs.keys())
+        """Every picture with a question, a caption or a pair, or that fits a query, sorted."""
+        searched = chain.from_iterable(row[schema.IMAGE_IDS] for row in self.queries)
+        return sorted({*self.questions, *self.captions, *self.pairs, *searched})
 
     def all_questions(self) -> list[Row]:
         """Return the questions in order of their ids."""
@@ -46,6 +48,11 @@ class QuestionSet(NamedTuple):
             texts.update(captions[:captions_per_picture])
         return sorted(texts)
 
+    def query_texts(self, captions_per_picture: int) -> list[str]:
+        """Return the different queries that `texts` lacks, sorted."""
+        queries = {row[schema.TEXT] for row in self.queries}
+        return sorted(queries.difference(self.texts(captions_per_picture)))
+
 
 def read_question_set(curated: Path, split: str) -> QuestionSet:
     """Read the tables of a split.
@@ -55,10 +62,13 @@ def read_question_set(curated: Path, split: str) -> QuestionSet:
     questions = _rows(curated / "questions" / f"{split}.parquet", schema.QUESTIONS.names)
     captions = _rows(curated / "captions" / f"{split}.parquet", schema.IMAGE_CAPTIONS.names)
     pairs = _rows(curated / "compositionality" / f"{split}.parquet", schema.COMPOSITIONALITY.names)
+    queries = _rows(curated / "queries" / f"{split}.parquet", schema.QUERIES.names)
 
     # Ids are the keys of every score.
     question_id, image_id = itemgetter(schema.QUESTION_ID), itemgetter(schema.IMAGE_ID)
+    query_id = itemgetter(schema.QUERY_ID)
     _check_unique(map(question_id, questions), "question id")
+    _check_unique(map(query_id, queries), "query id")
     _check_unique(map(image_id, captions), "picture id among the captions")
 
     # An empty list would leave a picture without a reference to compare with.
@@ -75,7 +85,8 @@ def read_question_set(curated: Path, split: str) -> QuestionSet:
     for number, row in enumerate(pairs):
         row[PAIR_ID] = f"{number:08d}"
     questions.sort(key=question_id)
-    return QuestionSet(_by_picture(questions), texts, _by_picture(pairs))
+    queries.sort(key=query_id)
+    return QuestionSet(_by_picture(questions), texts, _by_picture(pairs), queries)
 
 
 def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:

@@ -1,8 +1,11 @@
-"""Image–text retrieval by the COCO protocol: recall at k of rankings of the whole gallery.
+"""Image–text retrieval: recall at k by the COCO protocol, and precision at k.
+
+All are of rankings of the whole gallery.
 
 image to text: every caption is ranked for a picture; a hit if one of the picture's own captions is
 among the first k. text to image: every picture is ranked for a caption; a hit if the caption's
-picture is among the first k. Similarity is the cosine, in fp32. Equal similarities (the same
+picture is among the first k. precision at k: pictures are ranked for a query that several of them
+fit. Similarity is the cosine, in fp32. Equal similarities (the same
 caption written for two pictures) keep gallery order.
 """
 
@@ -55,6 +58,35 @@ def text_to_image_ranks(
 def recall_at_k(ranks: np.ndarray, k: int) -> float:
     """Return the fraction of queries whose rank is at most k."""
     return float((ranks <= k).mean())
+
+
+def fits_in_order(
+    query_embeddings: np.ndarray,
+    image_embeddings: np.ndarray,
+    is_fitting: np.ndarray,
+    is_present: np.ndarray,
+    top_k: int,
+) -> np.ndarray:
+    """Say of the first k pictures of each query whether they fit: (queries, top_k) bool.
+
+    False where the gallery has no more pictures. Args: query_embeddings (queries, dim) and
+    image_embeddings (images, dim), L2-normalised; is_fitting (queries, images); is_present
+    (images,) False where the picture has no embedding: never found.
+    """
+    fits = np.zeros((len(query_embeddings), top_k), dtype=bool)
+    for rows, order in _orders(query_embeddings, image_embeddings, is_present, top_k):
+        # what is absent stands behind all others, and yet in a small gallery's order
+        fits[rows, : order.shape[1]] = is_fitting[rows[:, None], order] & is_present[order]
+    return fits
+
+
+def precision_at_k(fits: np.ndarray, k: int) -> np.ndarray:
+    """Return the fraction of the first k pictures that fit, (queries,), from `fits_in_order`.
+
+    Always a fraction of k, as trec_eval counts: a query that fewer than k pictures fit stays
+    below 1 even in the best order.
+    """
+    return fits[:, :k].mean(axis=1)
 
 
 def _orders(

@@ -15,14 +15,16 @@ from components.evaluation.asking import ANSWER, CAPTION, PAIR, Record
 from components.evaluation.compositionality import pair_scores, paired_cosines
 from components.evaluation.intervals import BootstrapParams
 from components.evaluation.metrics import (
+    PRECISIONS,
     RECALLS,
     caption_metrics,
     pair_metrics,
+    precision_metrics,
     question_metrics,
     recall_metrics,
 )
 from components.evaluation.question_set import PAIR_ID, QuestionSet, Row
-from components.evaluation.recall import image_to_text_ranks, text_to_image_ranks
+from components.evaluation.recall import fits_in_order, image_to_text_ranks, text_to_image_ranks
 from components.evaluation.scoring import ScoredQuestion, answer_score, hard_questions
 from components.evaluation.systems import COMPRESSED, DOWNSAMPLED, SYSTEMS
 
@@ -156,18 +158,39 @@ def retrieval_metrics(
     owners = np.array(owner_of_text)
     text_vectors = _stacked(embeddings.texts, texts)
 
-    # A picture without an embedding keeps its row, and is no candidate.
-    nowhere = np.zeros(text_vectors.shape[1], dtype=np.float32)
-    image_vectors = np.stack([embeddings.images.get(image_id, nowhere) for image_id in image_ids])
-    is_present = np.array([image_id in embeddings.images for image_id in image_ids])
-
     # Retrieval both ways.
+    image_vectors, is_present = _gallery(image_ids, embeddings.images)
     to_text = image_to_text_ranks(image_vectors, text_vectors, owners, is_present, max(RECALLS))
     to_image = text_to_image_ranks(image_vectors, text_vectors, owners, is_present, max(RECALLS))
     return {
         "image_to_text": recall_metrics(to_text, image_ids, params),
         "text_to_image": recall_metrics(to_image, image_id_of_text, params),
     }
+
+
+def partial_query_metrics(
+    question_set: QuestionSet, embeddings: Embeddings, params: BootstrapParams
+) -> dict[str, Any]:
+    """Return the precision of queries by kind; the gallery is every picture of the question set.
+
+    A picture that is not stored is never found.
+    """
+    image_ids = question_set.image_ids
+    place_of = {image_id: place for place, image_id in enumerate(image_ids)}
+    image_vectors, is_present = _gallery(image_ids, embeddings.images)
+
+    found = {}
+    for kind in sorted(set(_column(question_set.queries, schema.KIND))):
+        queries = [row for row in question_set.queries if row[schema.KIND] == kind]
+        is_fitting = np.zeros((len(queries), len(image_ids)), dtype=bool)
+        for row, query in enumerate(queries):
+            is_fitting[row, [place_of[image_id] for image_id in query[schema.IMAGE_IDS]]] = True
+
+        vectors = _stacked(embeddings.texts, _column(queries, schema.TEXT))
+        fits = fits_in_order(vectors, image_vectors, is_fitting, is_present, max(PRECISIONS))
+        query_ids = _column(queries, schema.QUERY_ID)
+        found[kind] = precision_metrics(fits, is_fitting, query_ids, params)
+    return found
 
 
 def kind_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -278,6 +301,14 @@ def _pair_row(
         "negative_score": negative_score,
         "score": float(pair_scores(*numbers)[0]),
     }
+
+
+def _gallery(image_ids: Sequence[str], images: Vectors) -> tuple[np.ndarray, np.ndarray]:
+    """Return the embeddings of pictures (images, dim), and which of them have one (images,)."""
+    # A picture without an embedding keeps its row, and is no candidate.
+    nowhere = np.zeros_like(next(iter(images.values())))
+    vectors = np.stack([images.get(image_id, nowhere) for image_id in image_ids])
+    return vectors, np.array([image_id in images for image_id in image_ids])
 
 
 def _stacked(vectors: Vectors, keys: Sequence[str]) -> np.ndarray:

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -220,13 +220,29 @@ def json_with(*keys: str) -> Callable[[Path], bool]:
     """Return a test of whether a file is a JSON object with these keys."""
 
     def is_ours(path: Path) -> bool:
-        try:
-            found = json.loads(path.read_bytes()) if path.stat().st_size <= MAX_JSON_BYTES else None
-        except (OSError, ValueError, RecursionError):
-            return False
-        return isinstance(found, dict) and set(keys) <= found.keys()
+        found = _json_keys(path)
+        return found is not None and found.issuperset(keys)
 
     return is_ours
+
+
+def json_of(keys: Collection[str]) -> Callable[[Path], bool]:
+    """Return a test of whether a file is a JSON object with no other keys than these."""
+
+    def is_ours(path: Path) -> bool:
+        found = _json_keys(path)
+        return found is not None and found.issubset(keys)
+
+    return is_ours
+
+
+def _json_keys(path: Path) -> set[str] | None:
+    """Return the keys of a JSON object; None for a file that is none."""
+    try:
+        found = json.loads(path.read_bytes()) if path.stat().st_size <= MAX_JSON_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    return set(found) if isinstance(found, dict) else None
 
 
 def _empty_aside(output: Path, job: str) -> Path:

@@ -127,7 +127,7 @@ def score_content(metrics: Mapping[str, Any], names: Mapping[str, str]) -> dict[
 
 
 def search_content(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return recall in both directions of search, with chance."""
+    """Return recall in both directions of search and precision, with chance."""
     recalls = metrics[tables.COMPRESSED]["retrieval"]
 
     # a text has one picture, a picture several texts
@@ -142,6 +142,7 @@ def search_content(metrics: Mapping[str, Any]) -> dict[str, Any]:
             plots.recall_chart("Text finds its picture", to_image),
             plots.recall_chart("Picture finds one of its texts", to_text),
         ],
+        "precisions": tables.precision_rows(metrics[tables.COMPRESSED].get("partial_queries", {})),
     }
 
 

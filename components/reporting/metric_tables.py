@@ -170,6 +170,26 @@ def chance_recall(k: int, gallery: float, wanted: float) -> float:
     return 1 - miss
 
 
+class PrecisionRow(NamedTuple):
+    """Precision of the queries of a kind, each of which fits several pictures."""
+
+    label: str
+    at_1: Score
+    at_10: Score
+    best_at_10: float  # of the best order
+    chance: float  # of a random order
+
+
+def precision_rows(kinds: Mapping[str, Mapping[str, float]]) -> list[PrecisionRow]:
+    """Return the precision of every kind of query."""
+    rows = []
+    for kind, found in kinds.items():
+        at_1, at_10 = _precision(found, 1), _precision(found, 10)
+        best, chance = found["best_precision_at_10"], found["chance"]
+        rows.append(PrecisionRow(plain(kind), at_1, at_10, best, chance))
+    return rows
+
+
 class CostRow(NamedTuple):
     """The costs of a system, in bytes and operations."""
 
@@ -188,6 +208,11 @@ def cost_rows(costs: Mapping[str, Any]) -> dict[str, CostRow]:
         numbers = [int(costs[name][system]) for name in CostRow._fields]
         rows[system] = CostRow(*numbers)
     return rows
+
+
+def _precision(found: Mapping[str, float], k: int) -> Score:
+    key = f"precision_at_{k}"
+    return Score(found[key], found[f"{key}_low"], found[f"{key}_high"], int(found["count"]))
 
 
 def _rows_below(metrics: Mapping[str, Any], key: str) -> list[ScoreRow]:

@@ -18,7 +18,7 @@ def short_content(
         ("Answers", own_scores(tables.score_rows(metrics))),
         ("Answers that a downsampled picture gets wrong", own_scores(tables.hard_rows(metrics))),
         ("Captions", own_scores(tables.caption_rows(metrics))),
-        ("Search", recalls(metrics)),
+        ("Search", search_scores(metrics)),
         ("Composition", own_scores(tables.composition_rows(metrics))),
     ]
 
@@ -47,11 +47,13 @@ def own_scores(rows: list[tables.ScoreRow]) -> list[tuple[str, Score]]:
     return [(row.label, row.scores[COMPRESSED]) for row in rows if COMPRESSED in row.scores]
 
 
-def recalls(metrics: Mapping[str, Any]) -> list[tuple[str, Score]]:
-    """Return recall at 1 both ways; none for a method that is not searched."""
+def search_scores(metrics: Mapping[str, Any]) -> list[tuple[str, Score]]:
+    """Return recall at 1 both ways and precision at 1; none for a method that is not searched."""
     rows = []
     for way, found in metrics[COMPRESSED].get("retrieval", {}).items():
         rows.append((f"R@1, {plain(way)}", tables.recall_rows(found, 1, 1)[0].score))
+    for row in tables.precision_rows(metrics[COMPRESSED].get("partial_queries", {})):
+        rows.append((f"P@1, {row.label}", row.at_1))
     return rows
 
 

@@ -81,7 +81,8 @@ def evaluate(
     compressor: CompressorArgument,
     store: StoreArgument,
     output: Annotated[Path, typer.Argument(help="Folder for answers, captions and plots.")],
-    metrics: Annotated[Path, typer.Argument(help="File for the scores.")],
+    metrics: Annotated[Path, typer.Argument(help="File for all scores.")],
+    headline: Annotated[Path, typer.Argument(help="File for a dozen of them.")],
     timings: Annotated[Path, typer.Argument(help="File for the seconds.")],
 ) -> None:
     """Answer, search and rank from the stored tokens, and score it."""

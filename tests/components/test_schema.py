@@ -10,6 +10,7 @@ TABLES = {
     "questions": schema.QUESTIONS,
     "captions": schema.IMAGE_CAPTIONS,
     "compositionality": schema.COMPOSITIONALITY,
+    "queries": schema.QUERIES,
     "rejects": schema.REJECTS,
     "compressed": schema.compressed(4, 8, pa.float16(), 0),
     "compressed with scales": schema.compressed(4, 8, pa.int8(), 1),

@@ -116,12 +116,21 @@ def write_evaluation(folder: Path, first_picture: int) -> None:
     formats.write_json(folder / "compositionality.json", {"replace_attribute": {"0": pair}})
 
 
+def write_queries(folder: Path) -> None:
+    """Of one split alone: they may be missing. A picture that is cut fits one of them."""
+    queries = [formats.beir_query(name, f"{name} tiles", "colour") for name in ("red", "blue")]
+    formats.write_json_lines(folder / "queries.jsonl", queries)
+    fitting = {"red": ["pictures/2.jpg", "pictures/0.jpg"], "blue": ["1.jpg", "cut.jpg"]}
+    formats.write_qrels(folder / "qrels.tsv", fitting)
+
+
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = tmp_path_factory.mktemp("world") / "raw"
     faults = write_instruct(raw / "instruct") + write_captions(raw / "captions")
     write_evaluation(raw / "evaluation/validation", 200)
     write_evaluation(raw / "evaluation/test", 300)
+    write_queries(raw / "evaluation/test")
     (raw / "broken.json").write_text(json.dumps([vars(fault) for fault in faults]))
     return raw
 
@@ -156,6 +165,7 @@ def test_curate_gives_every_planted_fault_its_expected_end(raw: Path, curated: P
         ("instruct/leaked", "leaked_from_evaluation"),
         ("cut.jpg", "truncated"),
         ("4", "picture_rejected"),
+        ("qrels.tsv:4", "picture_rejected"),
     }
 
 
@@ -182,6 +192,8 @@ def test_curate_writes_the_tables_of_the_schema(curated: Path) -> None:
         "questions/test.parquet": schema.QUESTIONS,
         "captions/validation.parquet": schema.IMAGE_CAPTIONS,
         "compositionality/test.parquet": schema.COMPOSITIONALITY,
+        "queries/test.parquet": schema.QUERIES,
+        "queries/validation.parquet": schema.QUERIES,
         "rejects.parquet": schema.REJECTS,
     }
     for name, expected in schemas.items():
@@ -196,6 +208,17 @@ def test_curate_writes_the_tables_of_the_schema(curated: Path) -> None:
         pq.read_table(curated / "captions/test.parquet")["captions"].to_pylist()
         == [["tiles"] * 5] * 4
     )
+    queries = pq.read_table(curated / "queries/test.parquet").to_pylist()
+    assert {row["query_id"]: row["image_ids"] for row in queries} == {
+        "red": ["0.jpg", "2.jpg"],
+        "blue": ["1.jpg"],
+    }
+
+
+def test_report_says_of_each_split_whether_it_has_queries(curated: Path) -> None:
+    report = json.loads((curated / "report.json").read_text())
+    assert report["evaluation/test/queries"]["rows_kept"] == 2
+    assert report["evaluation/validation/queries"]["rows_in"] == 0
 
 
 def test_curate_keeps_pictures_and_text_as_they_were(raw: Path, curated: Path) -> None:

@@ -15,8 +15,17 @@ from PIL import Image
 from components import schema
 from components.compression.identity import provenance_of
 from components.costs.inference_costs import MethodCosts, ModelSize
-from components.evaluation.asking import ANSWER, COST, LENGTH, SIZE, PromptParams, Record
+from components.evaluation.asking import (
+    ANSWER,
+    COST,
+    LENGTH,
+    SIZE,
+    PromptParams,
+    Record,
+    embed_texts,
+)
 from components.evaluation.evaluation_settings import EvaluateParams
+from components.evaluation.headline import headline_scores
 from components.evaluation.intervals import BootstrapParams
 from components.evaluation.question_set import read_question_set
 from components.evaluation.systems import BLIND, COMPRESSED, SYSTEMS, check_downsampling
@@ -59,6 +68,12 @@ CAPTIONS = {
     image_id: [f"a {word} circle", f"the circle is {word}"]
     for image_id, word in zip(IMAGE_IDS, TEXTS, strict=False)
 }
+# the second is a caption as well
+QUERIES = (
+    ("one_object", "a circle", IMAGE_IDS),
+    ("one_object", CAPTIONS[IMAGE_IDS[2]][0], [MISSING]),
+    ("two_object", "a star and a dog", IMAGE_IDS[:2]),
+)
 
 TASK = pa.schema(
     [
@@ -154,11 +169,16 @@ def write_tables(curated: Path) -> None:
         for image_id in IMAGE_IDS
         for subset in ("replace_object", "swap_attribute")
     ]
+    queries = [
+        {"query_id": str(number), "split": "test", "kind": kind, "text": text, "image_ids": found}
+        for number, (kind, text, found) in enumerate(QUERIES)
+    ]
     for path, rows, table_schema in (
         ("images/test/part-00000.parquet", images, schema.IMAGES),
         ("questions/test.parquet", question_rows(), schema.QUESTIONS),
         ("captions/test.parquet", captions, schema.IMAGE_CAPTIONS),
         ("compositionality/test.parquet", pairs, schema.COMPOSITIONALITY),
+        ("queries/test.parquet", queries, schema.QUERIES),
     ):
         (curated / path).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(rows, table_schema), curated / path)
@@ -197,7 +217,7 @@ class World:
 
     def run(self, name: str, params: EvaluateParams) -> Path:
         output = self.root / name
-        files = (output / "metrics.json", output / "timings.json")
+        files = [output / f"{name}.json" for name in ("metrics", "headline", "timings")]
         evaluate(
             params,
             self.curated,
@@ -249,6 +269,29 @@ def test_every_system_has_every_score_with_count_and_interval(output: Path) -> N
     assert set(metrics["compressed"]["retrieval"]) == {"image_to_text", "text_to_image"}
     assert metrics["compressed"]["retrieval"]["text_to_image"]["count"] == 16
     assert "retrieval" not in metrics["blind"]
+
+
+def test_searches_are_scored_from_stored_tokens_alone(world: World, output: Path) -> None:
+    found = metrics_of(output)["compressed"]["partial_queries"]
+    # all but the missing one of eight fit the first query, and nothing that is stored the second
+    assert found["one_object"]["precision_at_1"] == 0.5
+    assert found["one_object"]["precision_at_10"] == pytest.approx((0.7 + 0) / 2)
+    assert found["one_object"]["count"] == 2
+    assert found["two_object"]["precision_at_10"] == 0.2
+
+    store, text = StoreReader.open(world.store), QUERIES[2][1]
+    (record,) = embed_texts(COMPRESSED, world.model, [text], PARAMS.prompts)
+    best = store.ids[int(np.argmax(store.embeddings() @ np.array(record.embedding)))]
+    assert found["two_object"]["precision_at_1"] == (best in QUERIES[2][2])
+    assert all("partial_queries" not in metrics_of(output)[name] for name in SYSTEMS[1:])
+
+
+def test_the_headline_is_flat_and_out_of_the_metrics(output: Path) -> None:
+    headline, metrics = json.loads((output / "headline.json").read_text()), metrics_of(output)
+    assert headline == headline_scores(metrics)
+    assert headline["one_object_p1"] == 0.5
+    assert "base_short_answers" in headline
+    assert all(isinstance(value, float) for value in headline.values())
 
 
 def test_every_answer_is_written_in_order_and_explains_the_score(output: Path) -> None:
@@ -432,7 +475,7 @@ def test_a_store_of_other_pictures_is_refused(world: World, tmp_path: Path) -> N
             world.curated,
             world.root / "models/compressor",
             other,
-            *(tmp_path / name for name in "abc"),
+            *(tmp_path / name for name in "abcd"),
         )
 
 

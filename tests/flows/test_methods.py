@@ -57,7 +57,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> World:
 
 
 def scores_of(world: World, compressor: Path, store: Path, output: Path) -> dict:
-    files = (output / "metrics.json", output / "timings.json")
+    files = [output / f"{name}.json" for name in ("metrics", "headline", "timings")]
     evaluate(EVALUATE, world.curated, compressor, store, output / "rows", *files)
     return json.loads(files[0].read_text())
 
@@ -82,6 +82,7 @@ def test_a_method_goes_through_all_stages(name: str, world: World, tmp_path: Pat
     assert metrics["method"]["is_stored"] == (kind.why_not_stored is None) == (manifest is not None)
     assert ("short_answer" in metrics["compressed"]) == (kind.why_no_answers is None)
     assert ("retrieval" in metrics["compressed"]) == (kind.why_not_stored is None)
+    assert ("partial_queries" in metrics["compressed"]) == (kind.why_not_stored is None)
     assert (metrics["costs"]["flops_per_picture"]["compressed"] > 0) == (
         kind.why_not_stored is None
     )

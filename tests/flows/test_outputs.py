@@ -100,6 +100,7 @@ def run_evaluate(inputs: Path, output: Path) -> None:
         inputs / "store",
         output,
         inputs / "metrics.json",
+        inputs / "headline.json",
         inputs / "timings.json",
     ]
     evaluate(load_params("evaluate", EvaluateParams, PARAMS), inputs / "curated", *places)
@@ -154,6 +155,19 @@ def run_metrics(inputs: Path, output: Path) -> None:
         inputs / "store",
         inputs / "evaluation",
         output,
+        inputs / "headline.json",
+        inputs / "timings.json",
+    ]
+    evaluate(load_params("evaluate", EvaluateParams, PARAMS), inputs / "curated", *places)
+
+
+def run_headline(inputs: Path, output: Path) -> None:
+    places = [
+        inputs / "compressor",
+        inputs / "store",
+        inputs / "evaluation",
+        inputs / "metrics.json",
+        output,
         inputs / "timings.json",
     ]
     evaluate(load_params("evaluate", EvaluateParams, PARAMS), inputs / "curated", *places)
@@ -165,6 +179,7 @@ def run_timings(inputs: Path, output: Path) -> None:
         inputs / "store",
         inputs / "evaluation",
         inputs / "metrics.json",
+        inputs / "headline.json",
         output,
     ]
     evaluate(load_params("evaluate", EvaluateParams, PARAMS), inputs / "curated", *places)
@@ -231,7 +246,8 @@ WITH_LIST: list[Run] = [
 ]
 OTHER_FOLDERS: list[Run] = [run_compress, run_recode, run_index, run_index_add]
 FILES: list[tuple[Run, str]] = [
-    *((run_metrics, "metrics.json"), (run_timings, "timings.json"), (run_codecs, "codecs.json")),
+    *((run_metrics, "metrics.json"), (run_headline, "headline.json")),
+    *((run_timings, "timings.json"), (run_codecs, "codecs.json")),
     *((run_report, "report.html"), (run_search, "hits.parquet"), (run_search, "hits.jsonl")),
     (run_table, "methods.json"),
 ]

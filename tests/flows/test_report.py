@@ -114,9 +114,10 @@ def write_evaluation(root: Path) -> None:
             Record(system, PAIR, row[PAIR_ID], None, -1.0, -2.0) for row in question_set.all_pairs()
         ]
         records.append(Record(system, TIME, system, None, 1.0, 1))
-    vectors = rng.normal(size=(len(question_set.texts(2)), tokens.provenance.dim))
+    texts = question_set.texts(2) + question_set.query_texts(2)
+    vectors = rng.normal(size=(len(texts), tokens.provenance.dim))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    for text, vector in zip(question_set.texts(2), vectors, strict=True):
+    for text, vector in zip(texts, vectors, strict=True):
         records.append(Record(COMPRESSED, TEXT, text, embedding=vector.tolist()))
     images = zip(tokens.ids, tokens.embeddings(), strict=True)
     records += [
@@ -193,6 +194,7 @@ def test_page_shows_pictures_questions_and_what_was_found(page: str) -> None:
         EVIL,
         "line 1\\u202e",
         "Autoregressive loss",
+        "one object2 queries",
         "Short answers without some of the summary tokens",
     ):
         assert shown in text
@@ -266,4 +268,5 @@ def test_a_method_that_stores_nothing_has_a_short_page_with_the_reason(
     assert "made for each question" in text
     assert "Short answers" in text
     assert "R@1, image to text" in text
+    assert "P@1, two object" in text
     assert "operations per question" in text

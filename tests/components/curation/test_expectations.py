@@ -104,6 +104,17 @@ def test_validate_finds_a_picture_in_two_splits_an_id_twice_a_wrong_schema_and_a
     ]
 
 
+def test_validate_finds_a_query_twice_without_pictures_or_with_unknown_ones(tmp_path: Path) -> None:
+    sound = {"key": "test/1", "kind": "one", "text": "a dot", "num_pictures": 2}
+    rows = [{**sound, "has_pictures": True}, {**sound, "num_pictures": 0, "has_pictures": False}]
+    faults = validation.validate([expectations.queries_suite(pd.DataFrame(rows))], tmp_path)
+    assert [fault.split(":")[0] for fault in faults] == [
+        "queries.key",
+        "queries.num_pictures",
+        "queries.has_pictures",
+    ]
+
+
 def test_validate_of_a_missing_column_says_so(tmp_path: Path) -> None:
     suite = expectations.disjointness_suite(pd.DataFrame({"other": [1]}))
     (fault,) = validation.validate([suite], tmp_path)

@@ -63,3 +63,19 @@ def test_jpeg_keeps_flat_colours_to_within_a_few_levels() -> None:
     picture = Image.new("RGB", (32, 32), (226, 38, 42))
     back = np.asarray(Image.open(io.BytesIO(formats.jpeg_bytes(picture))), dtype=int)
     assert np.abs(back - (226, 38, 42)).max() <= 3
+
+
+def test_queries_and_qrels_are_those_of_beir(tmp_path: Path) -> None:
+    assert formats.beir_query("q1", "a red star", "one_object") == {
+        "_id": "q1",
+        "text": "a red star",
+        "metadata": {"kind": "one_object"},
+    }
+    formats.write_qrels(tmp_path / "qrels.tsv", {"q1": ["a.jpg", "b.jpg"], "q2": ["b.jpg"]})
+    lines = (tmp_path / "qrels.tsv").read_text().splitlines()
+    assert [line.split("\t") for line in lines] == [
+        ["query-id", "corpus-id", "score"],
+        ["q1", "a.jpg", "1"],
+        ["q1", "b.jpg", "1"],
+        ["q2", "b.jpg", "1"],
+    ]

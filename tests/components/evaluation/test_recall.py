@@ -3,7 +3,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.evaluation.recall import image_to_text_ranks, recall_at_k, text_to_image_ranks
+from components.evaluation.recall import (
+    fits_in_order,
+    image_to_text_ranks,
+    precision_at_k,
+    recall_at_k,
+    text_to_image_ranks,
+)
 
 
 def random_gallery(
@@ -70,3 +76,34 @@ def test_small_blocks_give_the_same_ranks(monkeypatch: pytest.MonkeyPatch) -> No
     whole = text_to_image_ranks(images, texts, owners, everyone, 10)
     monkeypatch.setattr("components.evaluation.recall._BLOCK_SIMILARITIES", 60)
     assert np.array_equal(text_to_image_ranks(images, texts, owners, everyone, 10), whole)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**16), st.integers(1, 12), st.integers(1, 4), st.integers(1, 10))
+def test_precision_equals_a_naive_loop(
+    seed: int, num_images: int, num_queries: int, k: int
+) -> None:
+    images, queries, _ = random_gallery(seed, num_images, num_queries)
+    rng = np.random.default_rng(seed)
+    is_fitting = rng.random((len(queries), num_images)) < 0.4
+    is_present = rng.random(num_images) < 0.8
+    expected = []
+    for query, fits in zip(queries, is_fitting, strict=True):
+        present = [image for image in range(num_images) if is_present[image]]
+        ranked = sorted(present, key=lambda image: (-float(query @ images[image]), image))
+        expected.append(sum(bool(fits[image]) for image in ranked[:k]) / k)
+    fits = fits_in_order(queries, images, is_fitting, is_present, 10)
+    assert precision_at_k(fits, k).tolist() == pytest.approx(expected)
+
+
+def test_precision_of_a_query_that_few_pictures_fit_stays_below_one() -> None:
+    """By hand: the first of three pictures fits, the second does not, the third does."""
+    images = np.array([[1.0, 0], [0.8, 0.6], [0, 1]], dtype=np.float32)
+    query = np.array([[1.0, 0]], dtype=np.float32)
+    is_fitting = np.array([[True, False, True]])
+    fits = fits_in_order(query, images, is_fitting, np.ones(3, dtype=bool), 10)
+    assert fits.tolist() == [[True, False, True] + 7 * [False]]
+    found = [precision_at_k(fits, k).item() for k in (1, 2, 10)]
+    assert found == pytest.approx([1, 1 / 2, 2 / 10])
+    fits = fits_in_order(query, images, is_fitting, np.array([False, True, True]), 10)
+    assert fits.tolist() == [[False, True] + 8 * [False]]

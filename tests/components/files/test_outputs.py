@@ -7,7 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.files.outputs import check_apart, growing_folder, json_with, new_file, new_folder
+from components.files.outputs import (
+    check_apart,
+    growing_folder,
+    json_of,
+    json_with,
+    new_file,
+    new_folder,
+)
 from components.files.written import LIST, OutputError, read_list
 
 
@@ -279,6 +286,15 @@ def test_scores_are_told_from_other_files_by_their_keys(
 ) -> None:
     (tmp_path / "file").write_text(text)
     assert json_with("a", "b")(tmp_path / "file") is wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [('{"a": 1}', True), ("{}", True), ('{"a": 1, "c": 2}', False), ("[]", False), ("{", False)],
+)
+def test_a_file_of_some_keys_has_no_others(tmp_path: Path, text: str, wanted: bool) -> None:
+    (tmp_path / "file").write_text(text)
+    assert json_of({"a", "b"})(tmp_path / "file") is wanted
 
 
 def test_a_growing_folder_is_ours_also_after_a_kill(tmp_path: Path) -> None:

@@ -29,6 +29,17 @@ def recalls(count: int) -> dict[str, float]:
     return found
 
 
+def precisions() -> dict[str, float]:
+    found = {"count": 24, "chance": 0.125, "best_precision_at_10": 0.9}
+    for k, value in ((1, 0.7), (10, 0.4)):
+        found |= {
+            f"precision_at_{k}": value,
+            f"precision_at_{k}_low": value - 0.1,
+            f"precision_at_{k}_high": value + 0.1,
+        }
+    return found
+
+
 def metrics() -> dict[str, Any]:
     """As results/metrics.json."""
     found: dict[str, Any] = {
@@ -51,6 +62,10 @@ def metrics() -> dict[str, Any]:
         for system, value in ACCURACY.items()
     }
     found["compressed"]["retrieval"] = {"image_to_text": recalls(10), "text_to_image": recalls(50)}
+    found["compressed"]["partial_queries"] = {
+        "one_object": precisions(),
+        "two_object": precisions(),
+    }
     bytes_per_picture = {system: count * 256 for system, count in TOKENS.items()}
     flops = {system: 1_000_000 * (1 + count) for system, count in TOKENS.items()}
     found["costs"] = {

@@ -69,6 +69,15 @@ def test_recall_rows_are_in_order_of_k_with_their_intervals() -> None:
     assert rows[0].score == tables.Score(0.5, 0.4, 0.5, 50)
 
 
+def test_precision_rows_have_what_can_be_reached_at_most_and_by_chance() -> None:
+    rows = tables.precision_rows(metrics()["compressed"]["partial_queries"])
+    assert [row.label for row in rows] == ["one object", "two object"]
+    assert rows[0].at_1 == pytest.approx(tables.Score(0.7, 0.6, 0.8, 24))
+    assert rows[0].at_10 == pytest.approx(tables.Score(0.4, 0.3, 0.5, 24))
+    assert (rows[0].best_at_10, rows[0].chance) == (0.9, 0.125)
+    assert tables.precision_rows({}) == []
+
+
 def test_caption_and_composition_rows_may_be_missing() -> None:
     assert [row.label for row in tables.caption_rows(metrics())] == ["CIDEr", "BLEU-4"]
     assert [row.label for row in tables.composition_rows(metrics())] == ["swap object"]

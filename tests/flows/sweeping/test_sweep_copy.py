@@ -29,7 +29,7 @@ stages:
     cmd: python work.py
     deps: [work.py]
     params: [train]
-    metrics:
+    outs:
       - results/metrics.json: {cache: false}
 """,
     "work.py": """
@@ -83,7 +83,7 @@ stages:
   evaluate:
     cmd: mkdir -p results && echo '{"score":1.0}' > results/metrics.json
     deps: [models/compressor]
-    metrics:
+    outs:
       - results/metrics.json: {cache: false}
 """,
     "sweeps/toy.yaml": """
