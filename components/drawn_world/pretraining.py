@@ -77,7 +77,7 @@ class Encoder:
         return (pixels - self.mean) / self.std
 
     def _encode(self, conversation: Conversation, shown: bool) -> tuple[list[int], list[int]]:
-        turns = []
+        turns: list[dict[str, str]] = []
         for question, answer in conversation:
             # The picture stands in the first question.
             placeholder = IMAGE_PLACEHOLDER * (shown and not turns)
