@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from io import BytesIO
@@ -32,9 +32,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, get_wsd_schedule
 
 from components import schema
-from components.drawn_world.lessons import LessonsParams, lesson_row, tokenizer_texts, tower_row
+from components.drawn_world.lessons import LessonParams, lesson_row, tokenizer_texts, tower_row
 from components.drawn_world.pretraining import (
-    Conversation,
     Encoder,
     PretrainBatch,
     QuestionAnswer,
@@ -50,7 +49,7 @@ from components.files.outputs import new_folder
 from components.files.unfinished import discard, hold, open_work
 from components.losses.autoregressive import autoregressive_loss
 from components.model.pretrained import save_model
-from components.params import load_params
+from components.params import Params, load_params
 from components.training.run_folder import CHECKPOINT, HASHES, LIBRARIES
 from flows.running.cluster import connect
 from flows.running.lifetime import die_with_parent
@@ -60,17 +59,17 @@ VALIDATION_BATCH = 32  # pictures
 STATE = Path(".cache/pretrain")
 # the part of the curated data that is read
 VALIDATION = ("images/validation", "questions/validation.parquet")
-LATER_TURNS = "later_turns"  # column of the curve: questions in one conversation, but for the first
 # picture, questions with answers, their kinds
 Row = tuple[np.ndarray, list[QuestionAnswer], list[str]]
 
 
-class PretrainParams(LessonsParams):
+class PretrainParams(Params):
     """Settings of the base model and its training."""
 
     seed: int
     num_threads: int
     num_tokenizer_scenes: int
+    lessons: tuple[LessonParams, ...]
     model: TinyLlavaParams
     tower: TowerParams
     num_steps: int
@@ -80,6 +79,7 @@ class PretrainParams(LessonsParams):
     learning_rate: float
     weight_decay: float
     max_gradient_norm: float
+    blind_fraction: float
     validation_pictures: int
     validate_every: int
 
@@ -226,9 +226,11 @@ def train_step(params: PretrainParams, run: Run, batch: PretrainBatch) -> float:
 def draw_batch(params: PretrainParams, encoder: Encoder, step: int) -> PretrainBatch:
     """Draw a training batch, each row as a function of the seed and its index in the stream."""
     indices = range(step * params.batch_size, (step + 1) * params.batch_size)
-    rows = [lesson_row(params.seed, params, index) for index in indices]
-    pictures, conversations, shown = zip(*rows, strict=True)
-    return encoder.batch(pictures, conversations, shown)
+    rows = []
+    for index in indices:
+        rows.append(lesson_row(params.seed, params.lessons, index, params.blind_fraction))
+    pictures, turns, shown = zip(*rows, strict=True)
+    return encoder.batch(pictures, turns, shown)
 
 
 def tower_batches(
@@ -268,36 +270,17 @@ def validation_rows(params: PretrainParams, curated: Path) -> list[Row]:
 def validate(
     model: LlavaForConditionalGeneration, encoder: Encoder, rows: list[Row]
 ) -> dict[str, float]:
-    """Return the share of validation questions answered right, by kind.
-
-    Each is asked by itself, then all of a picture in one conversation.
-    """
+    """Return the share of validation questions answered right, by kind."""
     rights = defaultdict(list)
     for first in range(0, len(rows), VALIDATION_BATCH):
         pictures, pairs, kinds = zip(*rows[first : first + VALIDATION_BATCH], strict=True)
-        apart = [[(pair,) for pair in row] for row in pairs]
-        together = [[tuple(row)] for row in pairs]
+        answered = answered_right(model, encoder.batch(pictures, pairs, [True] * len(pictures)))
 
         # One entry per question, below its kind.
-        for row_kinds, row_rights in zip(
-            kinds, ask_batch(model, encoder, pictures, apart), strict=True
-        ):
+        for row_kinds, row_rights in zip(kinds, answered, strict=True):
             for kind, right in zip(row_kinds, row_rights, strict=True):
                 rights[kind].append(right)
-        for row_rights in ask_batch(model, encoder, pictures, together):
-            rights[LATER_TURNS] += row_rights[1:]
     return {kind: round(float(np.mean(rights[kind])), 4) for kind in sorted(rights)}
-
-
-def ask_batch(
-    model: LlavaForConditionalGeneration,
-    encoder: Encoder,
-    pictures: Sequence[np.ndarray],
-    conversations: Sequence[Sequence[Conversation]],
-) -> list[list[bool]]:
-    """Return which answers of each picture are right, in the order of the conversations."""
-    batch = encoder.batch(pictures, conversations, [True] * len(pictures))
-    return answered_right(model, batch)
 
 
 def restore(run: Run) -> None:

@@ -8,7 +8,7 @@ from operator import attrgetter
 
 import numpy as np
 
-from components.drawn_world.describe import NUMBERS, indefinite, joined
+from components.drawn_world.describe import NUMBERS, indefinite
 from components.drawn_world.world import (
     COLOURS,
     HELD_OUT_PAIRS,
@@ -21,7 +21,6 @@ from components.drawn_world.world import (
 
 CAPTION_PROMPT = "describe the picture."
 WORD_QUESTION = "what word is written?"
-ORDER_QUESTION = "which objects are there from left to right?"
 UNANSWERABLE = "unanswerable"
 LETTERS = ("A", "B", "C", "D")
 COUNT_WORDS = ("zero", *NUMBERS[1:])
@@ -126,17 +125,6 @@ def ask_relations(scene: Scene, rng: np.random.Generator) -> list[Question]:
         text = f"is the {first.name} {name} the {second.name}?"
         questions.append(Question("relations", true, text, answer, group=0))
     return questions
-
-
-def ask_order(scene: Scene) -> list[Question]:
-    """Ask for the objects from left to right, in columns from top to bottom.
-
-    No benchmark asks so. A description goes from top to bottom, from which a model learns what is
-    above what, and nothing of left and right.
-    """
-    in_order = sorted(scene.sprites, key=attrgetter("column", "row"))
-    answer = joined([indefinite(sprite.name) for sprite in in_order])
-    return [Question("order", "left to right", ORDER_QUESTION, answer)]
 
 
 def ask_multiple_choice(scene: Scene, rng: np.random.Generator) -> list[Question]:

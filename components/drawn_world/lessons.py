@@ -5,12 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from components.drawn_world.ask import CAPTION_PROMPT
-from components.drawn_world.converse import (
-    Turn,
-    all_questions,
-    picture_turns,
-    text_only_turns,
-)
+from components.drawn_world.converse import Turn, all_questions, text_only_turns
 from components.drawn_world.describe import captions, full_caption
 from components.drawn_world.draw import draw_pixels
 from components.drawn_world.world import WorldParams, cell_labels, draw_scene, scene_rng
@@ -21,25 +16,12 @@ SUMMARY_PROMPT = "Summarize the image in a few words."
 TOWER_WORD_FRACTION = 0.5  # of scenes
 
 
-Conversation = tuple[Turn, ...]
-Row = list[Conversation]
-
-
 class LessonParams(Params):
     """A stretch of training on scenes of one kind."""
 
     num_pictures: int
     captions_only: bool  # ask for nothing but the description: the densest signal there is
     world: WorldParams
-
-
-class LessonsParams(Params):
-    """All lessons, and how pictures are asked about."""
-
-    lessons: tuple[LessonParams, ...]
-    questions_per_picture: int  # beside the description
-    conversation_fraction: float  # of rows, whose turns follow each other
-    blind_fraction: float  # of rows, ask without the picture, so that a blind model guesses well
 
 
 def lesson_of(lessons: Sequence[LessonParams], index: int) -> LessonParams:
@@ -51,30 +33,23 @@ def lesson_of(lessons: Sequence[LessonParams], index: int) -> LessonParams:
     return lessons[-1]
 
 
-def lesson_row(seed: int, params: LessonsParams, index: int) -> tuple[np.ndarray, Row, bool]:
-    """Draw picture `index` (height, width, 3) uint8, with conversations about it.
+def lesson_row(
+    seed: int, lessons: Sequence[LessonParams], index: int, blind_fraction: float
+) -> tuple[np.ndarray, list[Turn], bool]:
+    """Draw picture `index` (height, width, 3) uint8, with its questions and answers.
 
-    These are single questions, or one conversation of them all. The third value is whether the
-    picture is shown at all; some questions are asked blind.
+    The third value is whether the picture is shown at all; some questions are asked blind.
     """
-    lesson = lesson_of(params.lessons, index)
+    lesson = lesson_of(lessons, index)
     rng = scene_rng(seed, "pretrain", index)
-    # A base has seen all there is, as a web-scale one has: pairs that are held out later, too.
-    scene = draw_scene(rng, lesson.world, allow_held_out=True)
+    scene = draw_scene(rng, lesson.world, allow_held_out=False)
 
-    # The description, and questions; of questions that are equal, one.
-    count = params.questions_per_picture
-    turns = [(CAPTION_PROMPT, full_caption(scene))]
-    if not lesson.captions_only:
-        turns += picture_turns(
-            scene, rng, caption_fraction=0, min_questions=count, max_questions=count
-        )
-    row: Row = [(turn,) for turn in turns]
-
-    # In a conversation in any order, so that later turns are read as well as first ones.
-    if rng.random() < params.conversation_fraction:
-        row = [tuple(turns[i] for i in rng.permutation(len(turns)))]
-    return draw_pixels(scene), row, bool(rng.random() >= params.blind_fraction)
+    questions = [] if lesson.captions_only else all_questions(scene, rng)
+    turns = [(question.text, question.answer) for question in questions]
+    turns.append((CAPTION_PROMPT, full_caption(scene)))
+    # Equal questions once: packed side by side they would count twice.
+    turns = list(dict.fromkeys(turns))
+    return draw_pixels(scene), turns, bool(rng.random() >= blind_fraction)
 
 
 def tower_row(seed: int, world: WorldParams, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +60,7 @@ def tower_row(seed: int, world: WorldParams, index: int) -> tuple[np.ndarray, np
     rng = scene_rng(seed, "tower", index)
     # More words than in the lessons, where letters are rare.
     wordy = world.model_copy(update={"word_fraction": TOWER_WORD_FRACTION})
-    scene = draw_scene(rng, wordy, allow_held_out=True)
+    scene = draw_scene(rng, wordy, allow_held_out=False)
     return draw_pixels(scene), cell_labels(scene)
 
 
