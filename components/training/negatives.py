@@ -13,11 +13,16 @@ import numpy as np
 
 
 def hard_negative(
-    text: str, groups: Sequence[Sequence[str]], known: Collection[str], rng: np.random.Generator
+    text: str,
+    groups: Sequence[Sequence[str]],
+    known: Collection[str],
+    plausible: Collection[str] | None,
+    rng: np.random.Generator,
 ) -> str | None:
-    """Make a text false with nearly the same words; None if no change is known to be false.
+    """Make a text false with nearly the same words; None if no change will do.
 
-    `known`: texts that are true of the picture, which are never the result.
+    known: texts that are true of the picture, which are never the result.
+    plausible: texts of which the result is one; None: any.
     """
     words = re.split(r"(\W+)", text)  # words and the stretches between them, in turns
     changes: list[list[tuple[int, str]]] = []
@@ -30,7 +35,7 @@ def hard_negative(
         for place, word in changes[number]:
             changed[place] = word
         result = "".join(changed)
-        if result not in known:
+        if result not in known and (plausible is None or result in plausible):
             return result
     return None
 

@@ -5,7 +5,7 @@ a step reads some of them, drawn anew, and, if wanted, each changed by a word in
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -13,18 +13,29 @@ from components.training.collate import TextParams, TrainSample
 from components.training.negatives import hard_negative
 
 
-def with_phrases(sample: TrainSample, texts: TextParams, rng: np.random.Generator) -> TrainSample:
-    """Choose what of a sample's texts is read in a step; one without caption stays as it is."""
+def with_phrases(
+    sample: TrainSample, texts: TextParams, plausible: Collection[str], rng: np.random.Generator
+) -> TrainSample:
+    """Choose what of a sample's texts is read in a step; one without caption stays as it is.
+
+    `plausible`: the phrases of all samples. A wrong phrase is one of them: a text that is never
+    true would be known as wrong without a look at the picture (SugarCrepe, Hsieh et al., 2023).
+    """
     if sample.caption is None:
         return sample
     phrases = draw_phrases(sample.known_phrases, texts.phrases_per_caption, rng)
 
-    # wrong texts are made of the short ones, where such are read
-    models = phrases if texts.phrases_per_caption else [sample.caption]
+    if not texts.hard_negatives:
+        return sample._replace(phrases=phrases)
+
+    # wrong texts are made of the short ones, where such are read; no caption is like another one
     known = {sample.caption, *sample.known_phrases}
-    wrong = []
-    if texts.hard_negatives:
-        wrong = [hard_negative(text, texts.hard_negatives, known, rng) for text in models]
+    if texts.phrases_per_caption:
+        wrong = [
+            hard_negative(text, texts.hard_negatives, known, plausible, rng) for text in phrases
+        ]
+    else:
+        wrong = [hard_negative(sample.caption, texts.hard_negatives, known, None, rng)]
     return sample._replace(phrases=phrases, hard_negatives=wrong)
 
 

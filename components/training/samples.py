@@ -70,6 +70,11 @@ class SampleTable:
         return np.concatenate([has_other_text(batch) for batch in self.table.to_batches()])
 
     @property
+    def all_phrases(self) -> frozenset[str]:
+        """The phrases of all rows, each once."""
+        return frozenset(pc.unique(pc.list_flatten(self.table[schema.PHRASES])).to_pylist())
+
+    @property
     def text_lengths(self) -> np.ndarray:
         """Count the characters of conversations, else of captions: (rows,) int64."""
         return np.concatenate([_text_lengths(batch) for batch in self.table.to_batches()])

@@ -57,6 +57,9 @@ def training_steps(
     split = SPLITS[model.reads_questions]
     read = sample_reader(params, model, table, report)
 
+    # what a wrong phrase may be
+    plausible = table.all_phrases if params.texts.phrases_per_caption else frozenset()
+
     def load(step: int, decoders: Executor) -> list[TrainBatch]:
         chunks = even_chunks(sampler.samples(step), rank(), world_size(), params.samples_per_chunk)
 
@@ -72,7 +75,7 @@ def training_steps(
             members: dict[int, TrainSample] = {i: samples[i] for i in groups.members}
             for index in groups.contrastive:
                 rng = np.random.default_rng([params.seed, PHRASES, step, index])
-                members[index] = with_phrases(members[index], params.texts, rng)
+                members[index] = with_phrases(members[index], params.texts, plausible, rng)
             if wants_placeholders:
                 members, groups = with_placeholder(members, groups)
             batches.append(collate(members, groups, model, budgets, params.texts, split))

@@ -55,7 +55,8 @@ def chunks_of(model: Method, size: int, groups: Groups = ()) -> list[TrainBatch]
     if groups:
         rng = np.random.default_rng(0)
         wrong = {
-            index: hard_negative(row.caption or "", groups, (), rng) for index, row in table.items()
+            index: hard_negative(row.caption or "", groups, (), None, rng)
+            for index, row in table.items()
         }
         table = {index: row._replace(hard_negatives=[wrong[index]]) for index, row in table.items()}
     if model.learns_from_texts:

@@ -14,12 +14,13 @@ from tests.components.training.world import LENGTHS, samples
 TEXTS = LENGTHS.model_copy(
     update={"phrases_per_caption": 2, "hard_negatives": (("red", "green", "blue", "yellow"),)}
 )
+PLAUSIBLE = {phrase for sample in samples(40).values() for phrase in sample.known_phrases}
 MEMBERS = (0, 1, 3, 5, 6, 8, 10, 11)
 
 
 def chosen() -> dict[int, TrainSample]:
     table = samples(12)
-    return {i: with_phrases(table[i], TEXTS, np.random.default_rng(i)) for i in MEMBERS}
+    return {i: with_phrases(table[i], TEXTS, PLAUSIBLE, np.random.default_rng(i)) for i in MEMBERS}
 
 
 def batch_of(model: DoubleForward, members: tuple[int, ...]) -> TrainBatch:

@@ -9,7 +9,9 @@ GROUPS = (("red", "green", "blue"), ("left", "right"))
 
 
 def all_of(caption: str) -> set[str | None]:
-    return {hard_negative(caption, GROUPS, (), np.random.default_rng(seed)) for seed in range(60)}
+    return {
+        hard_negative(caption, GROUPS, (), None, np.random.default_rng(seed)) for seed in range(60)
+    }
 
 
 @pytest.mark.parametrize(
@@ -37,7 +39,7 @@ def test_words_of_a_group_change_places_or_are_replaced(
 
 @given(st.text(alphabet="red lft,.", max_size=40), st.integers(0, 9))
 def test_a_negative_is_another_caption(caption: str, seed: int) -> None:
-    negative = hard_negative(caption, GROUPS, (), np.random.default_rng(seed))
+    negative = hard_negative(caption, GROUPS, (), None, np.random.default_rng(seed))
     assert negative is None or negative != caption
 
 
@@ -45,5 +47,12 @@ def test_a_change_that_is_true_is_never_the_result() -> None:
     known = ["a green dot", "a blue dot"]
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        assert hard_negative("a red dot", GROUPS, known, rng) is None
-        assert hard_negative("a red dot", GROUPS, known[:1], rng) == "a blue dot"
+        assert hard_negative("a red dot", GROUPS, known, None, rng) is None
+        assert hard_negative("a red dot", GROUPS, known[:1], None, rng) == "a blue dot"
+
+
+def test_a_change_that_is_true_of_nothing_is_never_the_result() -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        assert hard_negative("a red dot", GROUPS, (), {"a blue dot"}, rng) == "a blue dot"
+        assert hard_negative("a red dot", GROUPS, (), {"a dot"}, rng) is None

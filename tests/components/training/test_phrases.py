@@ -32,19 +32,21 @@ def test_wrong_texts_are_made_of_phrases_where_these_are_read() -> None:
     groups = {"hard_negatives": (("red", "blue"), ("dot", "star"))}
     rng = np.random.default_rng(0)
 
-    alone = with_phrases(sample, LENGTHS.model_copy(update=groups), rng)
+    alone = with_phrases(sample, LENGTHS.model_copy(update=groups), (), rng)
     assert alone.phrases == []
     assert alone.hard_negatives[0] in ("a blue dot and a red star", "a red star and a blue dot")
 
     both = LENGTHS.model_copy(update=groups | {"phrases_per_caption": 2})
+    plausible = {"a blue dot", "a red star", "a red dot", "a blue star"}
     for _ in range(20):
-        beside = with_phrases(sample, both, rng)
+        beside = with_phrases(sample, both, plausible, rng)
         assert sorted(beside.phrases) == ["a blue star", "a red dot"]
         for phrase, wrong in zip(beside.phrases, beside.hard_negatives, strict=True):
             assert wrong not in (None, phrase, *sample.known_phrases)
+            assert wrong in plausible
 
 
 def test_a_sample_without_caption_has_no_texts() -> None:
     sample = TrainSample("s", None, [], None, ["a red dot"])
     texts = LENGTHS.model_copy(update={"phrases_per_caption": 1})
-    assert with_phrases(sample, texts, np.random.default_rng(0)) == sample
+    assert with_phrases(sample, texts, (), np.random.default_rng(0)) == sample

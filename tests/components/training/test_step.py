@@ -24,11 +24,12 @@ BOTH = LossParams(autoregressive_weight=1.0, contrastive_weight=0.5)
 TEXTS = LENGTHS.model_copy(
     update={"phrases_per_caption": 2, "hard_negatives": (("red", "green", "blue", "yellow"),)}
 )
+PLAUSIBLE = {phrase for sample in samples(40).values() for phrase in sample.known_phrases}
 
 
 def batch_of(model: DoubleForward, rank: int, world_size: int, contrastive: int = 8) -> TrainBatch:
     table = {
-        index: with_phrases(sample, TEXTS, np.random.default_rng(index))
+        index: with_phrases(sample, TEXTS, PLAUSIBLE, np.random.default_rng(index))
         for index, sample in samples(40).items()
     }
     conversation = [bool(sample.conversation) for sample in table.values()]
