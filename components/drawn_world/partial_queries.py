@@ -23,7 +23,9 @@ def partial_queries(scenes: Sequence[Scene]) -> list[PartialQuery]:
 
     At most 24 and 276. Nothing is drawn at random: objects stand in the order of the world.
     """
-    shown = [{sprite.pair for sprite in scene.sprites} for scene in scenes]
+    shown: list[set[tuple[str, str]]] = []
+    for scene in scenes:
+        shown.append({sprite.pair for sprite in scene.sprites})
     objects = list(product(COLOURS, SHAPES))
 
     queries = []
