@@ -27,7 +27,6 @@ import torch
 import typer
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.answering_work import (
     COMPRESSOR,
@@ -46,6 +45,7 @@ from components.answering.job_pieces import answer_piece
 from components.answering.prompts import shared_length
 from components.answering.questions import Question
 from components.answering.results import Answer
+from components.costs.flop_counter import flop_counter
 from components.costs.training_costs import model_shape
 from components.model.chat import encode_prompt
 from components.model.families.llava import num_image_tokens
@@ -225,7 +225,7 @@ def count(call: Callable[[], Any]) -> int:
     """Count operations with PyTorch, which knows attention as a GPU's kernels or plain products."""
     on_gpu = torch.cuda.is_available()
     kernels = contextlib.nullcontext() if on_gpu else sdpa_kernel(SDPBackend.MATH)
-    with kernels, FlopCounterMode(display=False) as counter:
+    with kernels, flop_counter() as counter:
         call()
     return counter.get_total_flops()
 

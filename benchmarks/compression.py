@@ -27,7 +27,6 @@ import numpy as np
 import torch
 import typer
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.picture_workloads import Workload, demo_workload, large_workload
 from benchmarks.plain_compression import plain_pixels, plain_tokens, prompt_ids, undo_shortcuts
@@ -35,6 +34,7 @@ from components.compression.compressor import compress_batches, compress_prepare
 from components.compression.corpus import Picture
 from components.compression.picture_decoding import Batch, decode_batches
 from components.costs.corpus_plan import Corpus, picture_flops
+from components.costs.flop_counter import flop_counter
 from components.costs.training_costs import model_shape
 from components.methods.fwd2bot import DoubleForward
 from components.model.adapters import COMPRESSION
@@ -162,7 +162,7 @@ def counted_flops(workload: Workload, model: DoubleForward) -> int:
     It sees the products of eager attention only.
     """
     model.backbone.vlm.set_attn_implementation("eager")
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         compress_prepared(model, prepared_pixels(plain_pixels(model, workload.pictures[:1])))
     return counter.get_total_flops()
 

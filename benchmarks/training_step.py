@@ -27,10 +27,10 @@ from typing import Annotated, Any, Literal
 import psutil
 import torch
 import typer
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain_step import plain_batch, plain_step
 from benchmarks.workloads import Workload, demo_model, demo_workload, large_model, large_workload
+from components.costs.flop_counter import flop_counter
 from components.methods.fwd2bot import DoubleForward
 from components.methods.method import enable_gradient_checkpointing
 from components.training.budgets import all_tokens
@@ -106,7 +106,7 @@ def measure_time(preset: Preset, workload: Workload) -> dict[Way, dict[str, floa
     calls = {way: steps_of(way, build_model(preset, workload, way), workload) for way in WAYS}
     flops = {}
     for way in WAYS:
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             calls[way][0]()
         flops[way] = counter.get_total_flops()
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from components.costs.flop_counter import flop_counter
 from components.methods.method import Method
 from components.model.prepared import PreparedPictures
 
@@ -99,7 +99,7 @@ def method_costs(model: Method, size: ModelSize, picture: PreparedPictures) -> M
 @torch.inference_mode()
 def counted_flops(model: Method, pictures: PreparedPictures) -> int:
     """Count the operations of products with weights while a method reads pictures."""
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         model.compress_pictures(pictures)
     counts = counter.get_flop_counts()["Global"]
     return sum(counts.get(product, 0) for product in WEIGHT_PRODUCTS)

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from components.costs.flop_counter import flop_counter
 from components.costs.inference_costs import (
     MethodCosts,
     ModelSize,
@@ -25,14 +25,14 @@ def test_two_operations_per_weight_and_token_is_what_torch_counts() -> None:
     layers = nn.Sequential(
         nn.Linear(16, 64), nn.GELU(), nn.LayerNorm(64), nn.Linear(64, 16, bias=False)
     )
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         layers(torch.zeros(5, 16))
     assert counter.get_total_flops() == 2 * matrix_weights(layers) * 5
 
 
 def test_a_patch_convolution_counts_like_a_linear_layer() -> None:
     patches = nn.Conv2d(3, 8, kernel_size=4, stride=4)
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         patches(torch.zeros(1, 3, 16, 16))
     assert counter.get_total_flops() == 2 * matrix_weights(patches) * 16
 

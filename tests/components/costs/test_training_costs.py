@@ -6,8 +6,8 @@ Attention is eager: the counter sees its products.
 from pathlib import Path
 
 import pytest
-from torch.utils.flop_counter import FlopCounterMode
 
+from components.costs.flop_counter import flop_counter
 from components.costs.llava_shapes import SEVEN_B, llava_config
 from components.costs.training_costs import connector_flops, tower_flops
 from components.methods.method import enable_gradient_checkpointing
@@ -32,7 +32,7 @@ def test_the_operations_of_a_step_are_what_pytorch_counts(
     if is_checkpointed:
         enable_gradient_checkpointing(model)
     chunks = chunks_of(model, size, turns, GROUPS)
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         backward_step(model, chunks, BOTH)
     assert counter.get_total_flops() == flops_of(model, chunks, is_checkpointed)
 

@@ -49,11 +49,11 @@ def merged(section: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
             "which dual_encoder does not read",
         ),
         (
-            {"method": {"name": "baselines/mqt", "module_steps": 1000}},
-            "leaves none of loop.num_steps 1000",
+            {"method": {"name": "baselines/mqt", "module_steps": 1800}},
+            "leaves none of loop.num_steps 1800",
         ),
         ({"method": {"module_steps": -1}}, "greater than or equal to 0"),
-        ({"alignment": {"num_steps": 2000}}, "exceeds loop.num_steps 1000"),
+        ({"alignment": {"num_steps": 2000}}, "exceeds loop.num_steps 1800"),
         (
             {"alignment": {"num_steps": 10}, "losses": {"contrastive_weight": 0.0}},
             "contrastive_weight > 0",
