@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
@@ -112,6 +113,16 @@ def test_every_transitive_dependency_is_pinned() -> None:
             queue.append((Requirement(line), set(key)))
     assert len(seen) > 100
     assert not sorted(missing)
+
+
+def test_every_pinned_package_installs_on_the_oldest_python_that_is_promised() -> None:
+    """Debian 12 has Python 3.11.2: a pin that wants a later 3.11 ends its `make install`."""
+    (promised,) = SpecifierSet(PROJECT["project"]["requires-python"])
+    oldest, pinned = f"{promised.version}.0", pinned_versions()
+    for distribution in importlib.metadata.distributions():
+        wanted = distribution.metadata["Requires-Python"]
+        name = canonicalize_name(distribution.metadata["Name"])
+        assert name not in pinned or not wanted or oldest in SpecifierSet(wanted), (name, wanted)
 
 
 def test_imports_and_declared_dependencies_are_the_same() -> None:
