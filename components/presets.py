@@ -142,8 +142,11 @@ def _kind(value: Any) -> type:
 
 
 def _in_style(after: Any, before: Any) -> Any:
-    """Return a list as the one that it replaces is written: `[a, b]`, or one item per line."""
-    if not (isinstance(before, CommentedSeq) and isinstance(after, list)):
+    """Return a list as the one that it replaces is written: `[a, b]`, or one item per line.
+
+    An empty list has no lines to be written in.
+    """
+    if not (isinstance(before, CommentedSeq) and isinstance(after, list) and after):
         return after
     styled = CommentedSeq(after)
     if before.fa.flow_style():

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
@@ -54,6 +55,29 @@ def test_lists_and_nulls_are_written_as_before(tmp_path: Path) -> None:
     file.write_text("a: [1, 2]  # of one\nb: null  # of two\nc:\n  - x\n")
     text = _laid_over(file, {"a": [3], "c": ["y", "z"]}, "")[1]
     assert text == "a: [3]     # of one\nb: null  # of two\nc:\n  - y\n  - z\n"
+
+
+BEFORE = {
+    "lines": "a:\n  - x\n  - y\nb: 1\n",
+    "lines, comments": "a:  # of one\n  - x\n  - y  # of y\nb: 1\n",
+    "lines of lists": "a:  # of one\n  - [x, y]\n  - [z]\nb: 1\n",
+    "a comment first": "a:\n  # of x, with which it goes\n  - x\nb: 1\n",
+    "at the end": "b: 1\na:  # of one\n  - x\n",
+    "in brackets": "a: [x, y]  # of one\nb: 1\n",
+    "mapping": "a:  # of one\n  p: 1  # of p\n  q: 2\nb: 1\n",
+    "number": "a: 3  # of one\nb: 1\n",
+}
+AFTER = [[], ["n"], [[1, 2], [3]], {}, {"z": 1}, None, 7]
+
+
+@pytest.mark.parametrize("before", BEFORE.values(), ids=BEFORE)
+@pytest.mark.parametrize("after", AFTER, ids=str)
+def test_any_value_takes_the_place_of_any_other(before: str, after: Any, tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(before)
+    text = _laid_over(file, {"a": after}, "")[1]
+    assert YAML(typ="safe").load(text) == {"a": after, "b": 1}
+    assert ("# of one" in text) == ("# of one" in before)
 
 
 def test_a_link_stays_a_link_and_permissions_stay(project: Path) -> None:
