@@ -57,6 +57,9 @@ def instruct_row(source: str, root: str, entry: Entry, params: CandidateParams) 
             record.get("conversations"), reference is not None, params.text
         )
         row[schema.CONVERSATION] = turns
+        if reference is None and record.get("phrases"):
+            what = "phrases are true of a picture, and the record names none under 'image'"
+            raise Rejected(Reason.BAD_RECORD, what)
         if reference is not None:
             row[schema.CAPTION] = caption_of(turns, params.caption_prompts, params.text)
             row[schema.PHRASES], is_mended = check_phrases(record.get("phrases"), params.text)

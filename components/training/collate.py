@@ -80,6 +80,7 @@ class TrainSample(NamedTuple):
     image: Image.Image | Tensor | None
     conversation: Sequence[Turn]
     caption: str | None
+    image_sha256: str | None = None  # of the pixels
     known_phrases: Sequence[str] = ()  # further texts that are true of the picture
     phrases: Sequence[str] = ()  # those of them that are read in this step
     # texts that are wrong by a word or two; None: nothing could be changed
@@ -133,6 +134,7 @@ class TrainBatch(NamedTuple):
     premises: Texts  # in place of the pictures; none if there are pictures
     caption_pictures: Tensor  # (pairs,): rows of pictures; (0,) for pairs of texts
     known_keys: Tensor  # (pairs, most): keys of all texts that are true of the picture, or NO_TEXT
+    picture_keys: Tensor  # (pairs,): equal pictures have equal keys, a missing one NO_TEXT
     budgets: tuple[int, ...]  # prefixes of the summary tokens that pairs are told apart by
 
     @property
@@ -218,12 +220,14 @@ def collate(
     premises: list[str | None] = []
     caption_pictures: list[int] = []
     known_keys: list[list[int]] = []
+    picture_keys: list[int] = []
     for index in groups.contrastive:
         sample = samples[index]
         captions.append(sample.caption)
         phrases += filled(sample.phrases, texts.phrases_per_caption)
         hard_negatives += filled(sample.hard_negatives, texts.negatives_per_pair)
         known_keys.append([key_of(text) for text in (sample.caption, *sample.known_phrases)])
+        picture_keys.append(key_of(sample.image_sha256))
         if sample.premise is not None:
             premises.append(sample.premise)
         if index in row_of:
@@ -245,6 +249,7 @@ def collate(
         premises=encode_texts(tokenizer, premises, texts.max_caption_tokens),
         caption_pictures=_integers(caption_pictures),
         known_keys=pad(known_keys, NO_TEXT)[0],
+        picture_keys=_integers(picture_keys),
         budgets=budgets.sizes,
     )
 

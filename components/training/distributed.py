@@ -20,9 +20,7 @@ class GatherWithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
         ctx.rows = slice(dist.get_rank() * len(rows), (dist.get_rank() + 1) * len(rows))
-        gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(gathered, rows.contiguous())
-        return torch.cat(gathered)
+        return gather(rows)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
@@ -40,6 +38,15 @@ def rank() -> int:
 def world_size() -> int:
     """Return the number of workers, 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def gather(rows: Tensor) -> Tensor:
+    """Gather (batch, …) of every worker as (world_batch, …) on each, without gradient."""
+    if world_size() == 1:
+        return rows
+    gathered = [torch.empty_like(rows) for _ in range(world_size())]
+    dist.all_gather(gathered, rows.contiguous())
+    return torch.cat(gathered)
 
 
 def gather_with_gradient(rows: Tensor) -> Tensor:

@@ -19,8 +19,13 @@ from components.methods.method import Method
 from components.model.families.llava import LlavaBackbone
 from components.model.segments import Segment, stack
 from components.params import Params
-from components.training.collate import Texts, TrainBatch
-from components.training.distributed import gather_with_gradient, sum_over_workers, world_size
+from components.training.collate import NO_TEXT, Texts, TrainBatch
+from components.training.distributed import (
+    gather,
+    gather_with_gradient,
+    sum_over_workers,
+    world_size,
+)
 
 
 class LossParams(Params):
@@ -175,11 +180,8 @@ def global_contrastive_loss(model: Method, pairs: Pairs, batches: Sequence[Train
 
     `batches` are those that the pairs are from. The value is the same on each worker.
     """
-    is_true = what_is_true(batches, [batch.captions for batch in batches])
-    if len(batches[0].phrases):
-        of_phrases = what_is_true(batches, [batch.phrases for batch in batches])
-        is_true = torch.cat([is_true, of_phrases], dim=2)
-    is_true_negative = what_is_true(batches, [batch.hard_negatives for batch in batches])
+    num_texts = pairs.texts.shape[1]
+    is_true, is_true_negative = what_is_true(batches).tensor_split([num_texts], dim=2)
 
     # (world pairs, …, budgets, dim) -> (world pairs, …, dim) for each budget; nothing is not sent
     images, texts = gather_with_gradient(pairs.images), gather_with_gradient(pairs.texts)
@@ -194,21 +196,30 @@ def global_contrastive_loss(model: Method, pairs: Pairs, batches: Sequence[Train
     return torch.stack(losses).mean()
 
 
-def what_is_true(batches: Sequence[TrainBatch], texts: Sequence[Texts]) -> Tensor:
+def what_is_true(batches: Sequence[TrainBatch]) -> Tensor:
     """Tell which texts of any worker hold for the picture of which pair.
 
-    A text holds for a picture if it is its caption or one of its phrases. Returns (world pairs,
-    world pairs, texts per pair) bool.
+    A text holds for a picture if it is its caption or one of its phrases, in this row or, but for
+    hard negatives, in another row about the same picture. Returns (world pairs, world pairs, texts
+    per pair) bool; the texts of a pair are its caption, phrases and hard negatives.
     """
-    num_pairs = sum(batch.num_pairs for batch in batches)
-    keys = torch.cat([part.keys for part in texts])
-    keys = gather_with_gradient(keys.view(num_pairs, len(keys) // num_pairs))  # without gradient
+    # (world pairs, texts per pair)
+    of_batches = []
+    for batch in batches:
+        kinds = [batch.captions, batch.phrases, batch.hard_negatives]
+        by_pair = [kind.keys.view(batch.num_pairs, -1) for kind in kinds if len(kind)]
+        of_batches.append(torch.cat(by_pair, dim=1))
+    keys = gather(torch.cat(of_batches))
+    pictures = gather(torch.cat([batch.picture_keys for batch in batches]))
+    num_true = 1 + len(batches[0].phrases) // batches[0].num_pairs  # texts of a pair that are true
 
     # one known text of every picture at a time
     rows = []
     for batch in batches:
         is_known = torch.zeros(batch.num_pairs, *keys.shape, dtype=torch.uint8, device=keys.device)
+        is_same = (batch.picture_keys[:, None] == pictures) & (pictures != NO_TEXT)
+        is_known[..., :num_true] = is_same[..., None]
         for known in batch.known_keys.T:
             is_known |= known[:, None, None] == keys
         rows.append(is_known)
-    return gather_with_gradient(torch.cat(rows)).bool()
+    return gather(torch.cat(rows)).bool()

@@ -95,6 +95,7 @@ class SampleTable:
             None,
             self._value(schema.CONVERSATION, index),
             self._value(schema.CAPTION, index),
+            self._value(schema.IMAGE_SHA256, index),
             self._value(schema.PHRASES, index),
         )
 

@@ -225,6 +225,15 @@ RECORDS = [
     Case(
         "P5", "a phrase with a placeholder", "placeholder_mismatch", record(phrases=["<image> x"])
     ),
+    Case(
+        "P6",
+        "phrases of no picture",
+        "bad_record",
+        record(image=None, phrases=["a dot"], conversations=talk("hi", "hello")),
+        "image",
+    ),
+    Case("P7", "phrases null", "kept", record(phrases=None)),
+    Case("P8", "a phrase of control characters", "empty_caption", record(phrases=["\x00\x01"])),
     Case("B11", "text only", "kept", record(image=None, conversations=talk("hi", "hello"))),
     Case(
         "B12",

@@ -28,7 +28,9 @@ def test_each_length_is_as_likely_as_any_other() -> None:
 
 
 def test_wrong_texts_are_made_of_phrases_where_these_are_read() -> None:
-    sample = TrainSample("s", None, [], "a red dot and a blue star", ["a red dot", "a blue star"])
+    sample = TrainSample(
+        "s", None, [], "a red dot and a blue star", None, ["a red dot", "a blue star"]
+    )
     groups = {"hard_negatives": (("red", "blue"), ("dot", "star"))}
     rng = np.random.default_rng(0)
 
@@ -47,6 +49,6 @@ def test_wrong_texts_are_made_of_phrases_where_these_are_read() -> None:
 
 
 def test_a_sample_without_caption_has_no_texts() -> None:
-    sample = TrainSample("s", None, [], None, ["a red dot"])
+    sample = TrainSample("s", None, [], None, None, ["a red dot"])
     texts = LENGTHS.model_copy(update={"phrases_per_caption": 1})
     assert with_phrases(sample, texts, (), np.random.default_rng(0)) == sample

@@ -70,13 +70,14 @@ def sample(index: int) -> TrainSample:
     with_picture = [{"role": "user", "content": "<image>\nwhat colour is it?"}, turns[1]]
     caption = f"a {colour} picture number {index}" + " with a spot" * (index % 2)
     if kind == 4:
-        return TrainSample(f"sample-{index}", None, turns, None, [])
+        return TrainSample(f"sample-{index}", None, turns, None, None, [])
     phrases = [colour, f"a {colour} picture", f"number {index}"]
     return TrainSample(
         f"sample-{index}",
         image,
         [] if kind == 3 else with_picture,
         None if kind == 2 else caption,
+        pixel_sha256(image),
         phrases,
     )
 
