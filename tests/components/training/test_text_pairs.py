@@ -42,10 +42,10 @@ def test_the_other_text_is_all_but_the_caption() -> None:
 
 def test_a_text_pair_has_no_picture() -> None:
     sample = as_text_pair(
-        TrainSample("s", torch.zeros(1), turns(DESCRIBED), CAPTION, None, ["a blue circle"])
+        TrainSample("s", torch.zeros(1), turns(DESCRIBED), CAPTION, known_phrases=["a blue circle"])
     )
     assert (sample.image, sample.conversation) == (None, [])
-    assert (sample.caption, sample.known_phrases) == (CAPTION, None, ["a blue circle"])
+    assert (sample.caption, sample.known_phrases) == (CAPTION, ["a blue circle"])
     assert sample.premise == "what shape is it? circle which colour? red"
 
 
