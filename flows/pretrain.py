@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from io import BytesIO
@@ -28,12 +28,12 @@ import torch
 from PIL import Image
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from torch.optim.lr_scheduler import LRScheduler
-from transformers import LlavaForConditionalGeneration, LlavaProcessor, get_wsd_schedule
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from components import schema
-from components.drawn_world.lessons import LessonParams, lesson_row, tokenizer_texts, tower_row
+from components.drawn_world.lessons import LessonsParams, lesson_row, tokenizer_texts, tower_row
 from components.drawn_world.pretraining import (
+    Conversation,
     Encoder,
     PretrainBatch,
     QuestionAnswer,
@@ -49,7 +49,15 @@ from components.files.outputs import new_folder
 from components.files.unfinished import discard, hold, open_work
 from components.losses.autoregressive import autoregressive_loss
 from components.model.pretrained import save_model
-from components.params import Params, load_params
+from components.params import load_params
+from components.training.optimizer import (
+    Optimizer,
+    OptimizerParams,
+    build_optimizer,
+    clip_gradients,
+    learning_rate_at,
+    trained_parameters,
+)
 from components.training.run_folder import CHECKPOINT, HASHES, LIBRARIES
 from flows.running.cluster import connect
 from flows.running.lifetime import die_with_parent
@@ -59,27 +67,22 @@ VALIDATION_BATCH = 32  # pictures
 STATE = Path(".cache/pretrain")
 # the part of the curated data that is read
 VALIDATION = ("images/validation", "questions/validation.parquet")
+LATER_TURNS = "later_turns"  # column of the curve: questions in one conversation, but for the first
 # picture, questions with answers, their kinds
 Row = tuple[np.ndarray, list[QuestionAnswer], list[str]]
 
 
-class PretrainParams(Params):
+class PretrainParams(LessonsParams):
     """Settings of the base model and its training."""
 
     seed: int
     num_threads: int
     num_tokenizer_scenes: int
-    lessons: tuple[LessonParams, ...]
     model: TinyLlavaParams
     tower: TowerParams
     num_steps: int
-    num_warmup_steps: int
-    num_decay_steps: int
     batch_size: int
-    learning_rate: float
-    weight_decay: float
-    max_gradient_norm: float
-    blind_fraction: float
+    optimizer: OptimizerParams
     validation_pictures: int
     validate_every: int
 
@@ -138,8 +141,7 @@ class Run:
 
     model: LlavaForConditionalGeneration
     processor: LlavaProcessor
-    optimizer: torch.optim.Optimizer
-    schedule: LRScheduler
+    optimizer: Optimizer
     step: int  # steps done
     curve: list[dict[str, float]]  # validation so far
 
@@ -193,32 +195,24 @@ def start(params: PretrainParams) -> Run:
     model, processor = build_tiny_llava(params.model, texts, params.seed)
     model.model.vision_tower.requires_grad_(False)
 
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trained, params.learning_rate, betas=(0.9, 0.95), weight_decay=params.weight_decay
-    )
-
-    # Warm-up, a constant rate, and a decay to a fiftieth.
-    stable = params.num_steps - params.num_warmup_steps - params.num_decay_steps
-    schedule = get_wsd_schedule(
-        optimizer,
-        params.num_warmup_steps,
-        params.num_decay_steps,
-        num_stable_steps=stable,
-        min_lr_ratio=0.02,
-    )
-    return Run(model, processor, optimizer, schedule, step=0, curve=[])
+    optimizer = build_optimizer(trained_parameters(model), params.optimizer)
+    return Run(model, processor, optimizer, step=0, curve=[])
 
 
 def train_step(params: PretrainParams, run: Run, batch: PretrainBatch) -> float:
     """Make one step of the optimizer; return the loss."""
     hidden = packed_hidden(run.model, batch)
     loss = autoregressive_loss(hidden, run.model.lm_head, batch.packed.labels)
-    run.optimizer.zero_grad()
+    run.model.zero_grad()
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(run.model.parameters(), params.max_gradient_norm)
+    trained = trained_parameters(run.model).values()
+    clip_gradients(trained, params.optimizer.max_gradient_norm)
+
+    # The rate is a function of the step, so that a run which goes on needs no other state.
+    rate = learning_rate_at(run.step, params.num_steps, params.optimizer)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
     run.optimizer.step()
-    run.schedule.step()
     run.step += 1
     return float(loss.detach())
 
@@ -226,11 +220,9 @@ def train_step(params: PretrainParams, run: Run, batch: PretrainBatch) -> float:
 def draw_batch(params: PretrainParams, encoder: Encoder, step: int) -> PretrainBatch:
     """Draw a training batch, each row as a function of the seed and its index in the stream."""
     indices = range(step * params.batch_size, (step + 1) * params.batch_size)
-    rows = []
-    for index in indices:
-        rows.append(lesson_row(params.seed, params.lessons, index, params.blind_fraction))
-    pictures, turns, shown = zip(*rows, strict=True)
-    return encoder.batch(pictures, turns, shown)
+    rows = [lesson_row(params.seed, params, index) for index in indices]
+    pictures, conversations, shown = zip(*rows, strict=True)
+    return encoder.batch(pictures, conversations, shown)
 
 
 def tower_batches(
@@ -270,17 +262,36 @@ def validation_rows(params: PretrainParams, curated: Path) -> list[Row]:
 def validate(
     model: LlavaForConditionalGeneration, encoder: Encoder, rows: list[Row]
 ) -> dict[str, float]:
-    """Return the share of validation questions answered right, by kind."""
+    """Return the share of validation questions answered right, by kind.
+
+    Each is asked by itself, then all of a picture in one conversation.
+    """
     rights = defaultdict(list)
     for first in range(0, len(rows), VALIDATION_BATCH):
         pictures, pairs, kinds = zip(*rows[first : first + VALIDATION_BATCH], strict=True)
-        answered = answered_right(model, encoder.batch(pictures, pairs, [True] * len(pictures)))
+        apart = [[(pair,) for pair in row] for row in pairs]
+        together = [[tuple(row)] for row in pairs]
 
         # One entry per question, below its kind.
-        for row_kinds, row_rights in zip(kinds, answered, strict=True):
+        for row_kinds, row_rights in zip(
+            kinds, ask_batch(model, encoder, pictures, apart), strict=True
+        ):
             for kind, right in zip(row_kinds, row_rights, strict=True):
                 rights[kind].append(right)
+        for row_rights in ask_batch(model, encoder, pictures, together):
+            rights[LATER_TURNS] += row_rights[1:]
     return {kind: round(float(np.mean(rights[kind])), 4) for kind in sorted(rights)}
+
+
+def ask_batch(
+    model: LlavaForConditionalGeneration,
+    encoder: Encoder,
+    pictures: Sequence[np.ndarray],
+    conversations: Sequence[Sequence[Conversation]],
+) -> list[list[bool]]:
+    """Return which answers of each picture are right, in the order of the conversations."""
+    batch = encoder.batch(pictures, conversations, [True] * len(pictures))
+    return answered_right(model, batch)
 
 
 def restore(run: Run) -> None:
@@ -298,10 +309,8 @@ def restore(run: Run) -> None:
                 "before"
             ) from error
 
-    # The schedule too: its rate depends on the steps done.
     run.model.load_state_dict(state["model"])
     run.optimizer.load_state_dict(state["optimizer"])
-    run.schedule.load_state_dict(state["schedule"])
     run.step = state["step"]
     print(f"pretrain: goes on at step {run.step}", flush=True)
 
@@ -316,7 +325,6 @@ def save(run: Run) -> None:
             "model": run.model.state_dict(),
             "optimizer": run.optimizer.state_dict(),
             "step": run.step,
-            "schedule": run.schedule.state_dict(),
         }
         torch.save(state, folder / "state.pt")
         (folder / "curve.json").write_text(json.dumps(run.curve))

@@ -1,7 +1,7 @@
 """Pretraining of a small base LVLM from scratch, on questions about pictures.
 
-One row is a picture with its question–answer pairs, packed so that no pair sees another
-(packing.py).
+One row is a picture with conversations about it, of one turn or several, packed so that none sees
+another (packing.py).
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from components.schema import IMAGE_PLACEHOLDER
 from components.training.packing import Block, Chat, PackedBatch, pack
 
 QuestionAnswer = tuple[str, str]
+Conversation = tuple[QuestionAnswer, ...]
 
 
 class PretrainBatch(NamedTuple):
@@ -30,13 +31,13 @@ class PretrainBatch(NamedTuple):
 
 
 class Encoder:
-    """Question–answer pairs as packed blocks; a small world repeats them, so encodings are kept."""
+    """Conversations as packed blocks; a small world repeats single questions: these are kept."""
 
     def __init__(self, processor: ProcessorMixin, num_image_tokens: int) -> None:
         self.tokenizer: PreTrainedTokenizerBase = processor.tokenizer
         self.tokenizer.chat_template = processor.chat_template
         self.num_image_tokens = num_image_tokens
-        self.blocks: dict[QuestionAnswer, Block] = {}
+        self.blocks: dict[Conversation, Block] = {}
 
         # For `pixel_values`, which scales all pictures at once.
         mean, std = processor.image_processor.image_mean, processor.image_processor.image_std
@@ -49,7 +50,7 @@ class Encoder:
     def batch(
         self,
         pictures: Sequence[np.ndarray],
-        pairs: Sequence[Sequence[QuestionAnswer]],
+        conversations: Sequence[Sequence[Conversation]],
         shown: Sequence[bool],
     ) -> PretrainBatch:
         """Pack one row per picture; a row that is not `shown` has no image tokens.
@@ -59,7 +60,7 @@ class Encoder:
         """
         kept: list[np.ndarray] = []
         chats: list[Chat] = []
-        for picture, row, is_shown in zip(pictures, pairs, shown, strict=True):
+        for picture, row, is_shown in zip(pictures, conversations, shown, strict=True):
             chats.append(Chat(self.prefixes[is_shown], list(map(self._block, row))))
             if is_shown:
                 kept.append(picture)
@@ -75,26 +76,32 @@ class Encoder:
         pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255
         return (pixels - self.mean) / self.std
 
-    def _encode(self, pair: QuestionAnswer, shown: bool) -> tuple[list[int], list[int]]:
-        turns = [
-            {"role": "user", "content": IMAGE_PLACEHOLDER * shown + pair[0]},
-            {"role": "assistant", "content": pair[1]},
-        ]
+    def _encode(self, conversation: Conversation, shown: bool) -> tuple[list[int], list[int]]:
+        turns: list[dict[str, str]] = []
+        for question, answer in conversation:
+            # The picture stands in the first question.
+            placeholder = IMAGE_PLACEHOLDER * (shown and not turns)
+            turns.append({"role": "user", "content": placeholder + question})
+            turns.append({"role": "assistant", "content": answer})
         return encode_conversation(ChatFormat(self.tokenizer), turns, self.num_image_tokens * shown)
 
     def _prefix(self, shown: bool) -> list[int]:
         """Return the tokens that all questions begin with, found from two different questions."""
-        first, _ = self._encode(("what?", "a"), shown)
-        second, _ = self._encode(("is it?", "a"), shown)
+        first, _ = self._encode((("what?", "a"),), shown)
+        second, _ = self._encode((("is it?", "a"),), shown)
         shared = takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
         return [token for token, _ in shared]
 
-    def _block(self, pair: QuestionAnswer) -> Block:
-        if pair not in self.blocks:
-            input_ids, labels = self._encode(pair, shown=True)
+    def _block(self, conversation: Conversation) -> Block:
+        block = self.blocks.get(conversation)
+        if block is None:
+            input_ids, labels = self._encode(conversation, shown=True)
             length = len(self.prefixes[True])
-            self.blocks[pair] = Block(input_ids[length:], labels[length:])
-        return self.blocks[pair]
+            block = Block(input_ids[length:], labels[length:])
+        # Longer ones hardly ever come back.
+        if len(conversation) == 1:
+            self.blocks[conversation] = block
+        return block
 
 
 def packed_hidden(model: LlavaForConditionalGeneration, batch: PretrainBatch) -> Tensor:

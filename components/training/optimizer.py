@@ -99,11 +99,11 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], params: OptimizerPar
 
 
 def is_of_layer(name: str) -> bool:
-    """Return whether a parameter belongs to an adapter, a decoder layer, or a compared method.
+    """Return whether a parameter belongs to an adapter, a layer, the connector or a reducer.
 
     Queries are vectors in a table, which are no layer.
     """
-    layers = ("lora_", ".layers.", "reducer.")
+    layers = ("lora_", ".layers.", "multi_modal_projector.", "reducer.")
     return any(part in name for part in layers) and not name.endswith("queries")
 
 

@@ -25,6 +25,8 @@ PAIRS = [
     ],
 ]
 
+APART = [[(pair,) for pair in row] for row in PAIRS]
+
 
 @pytest.fixture(scope="module")
 def built():
@@ -54,7 +56,7 @@ def test_packed_loss_is_the_sum_over_single_chats_through_the_whole_model(
 ) -> None:
     model, processor = built
     encoder = Encoder(processor, model.config.image_seq_length)
-    batch = encoder.batch(pictures, PAIRS, [True, True])
+    batch = encoder.batch(pictures, APART, [True, True])
     packed = answer_loss_sum(
         packed_hidden(model, batch)[:, :-1], model.lm_head, batch.packed.labels[:, 1:]
     )
@@ -75,13 +77,33 @@ def test_packed_loss_is_the_sum_over_single_chats_through_the_whole_model(
     assert float(packed.detach()) == pytest.approx(alone, rel=1e-5)
 
 
+def test_a_conversation_is_read_as_the_template_writes_it(
+    built, pictures: list[np.ndarray]
+) -> None:
+    model, processor = built
+    encoder = Encoder(processor, model.config.image_seq_length)
+    batch = encoder.batch(pictures[:1], [[tuple(PAIRS[1])]], [True])
+    turns = [f"USER: {'<image>' * (place == 0)}" for place in range(2)]
+    chat = "".join(
+        f"{start}{chr(10) * (place == 0)}{question} ASSISTANT: {answer}</s>"
+        for place, (start, (question, answer)) in enumerate(zip(turns, PAIRS[1], strict=True))
+    )
+    expected = processor(images=Image.fromarray(pictures[0]), text=chat, return_tensors="pt")
+    assert batch.packed.input_ids.tolist() == expected["input_ids"].tolist()
+
+    # every answer and its end, nothing else
+    labels = batch.packed.labels[0]
+    learned = processor.tokenizer.decode(labels[labels != IGNORE_INDEX])
+    assert learned.replace(" ", "") == "".join(f"{a}</s>" for _, a in PAIRS[1]).replace(" ", "")
+
+
 def test_a_blind_row_does_not_see_its_picture(built, pictures: list[np.ndarray]) -> None:
     model, processor = built
     encoder = Encoder(processor, model.config.image_seq_length)
-    batch = encoder.batch(pictures, PAIRS, [True, False])
+    batch = encoder.batch(pictures, APART, [True, False])
     assert len(batch.pixel_values) == 1
     assert (batch.packed.input_ids[1] != model.config.image_token_id).all()
-    other = encoder.batch([pictures[0], 255 - pictures[1]], PAIRS, [True, False])
+    other = encoder.batch([pictures[0], 255 - pictures[1]], APART, [True, False])
     torch.testing.assert_close(packed_hidden(model, batch), packed_hidden(model, other))
 
 
@@ -99,7 +121,7 @@ def test_answered_right_is_what_greedy_decoding_says(pictures: list[np.ndarray])
     said = model.generate(**prompt, max_new_tokens=3, do_sample=False)[
         0, prompt["input_ids"].shape[1] :
     ]
-    block = encoder._block(("what is it?", "x"))
+    block = encoder._block((("what is it?", "x"),))
     question_ids = [token for token, label in zip(*block, strict=True) if label == IGNORE_INDEX]
 
     def answered(answer: list[int]) -> Block:
@@ -109,8 +131,9 @@ def test_answered_right_is_what_greedy_decoding_says(pictures: list[np.ndarray])
         answered(said.tolist()),
         answered([*said.tolist()[:-1], (int(said[-1]) + 7) % 300]),
     )
-    encoder.blocks = {("q", "right"): right, ("q", "wrong"): wrong}
-    rows = [[("q", "right"), ("q", "wrong")], [("q", "wrong"), ("q", "right")]]
+    is_right, is_wrong = (("q", "right"),), (("q", "wrong"),)
+    encoder.blocks = {is_right: right, is_wrong: wrong}
+    rows = [[is_right, is_wrong], [is_wrong, is_right]]
     batch = encoder.batch([pictures[0], pictures[0]], rows, [True, True])
     assert answered_right(model, batch) == [[True, False], [False, True]]
 

@@ -90,6 +90,10 @@ def right_answer(scene: Scene, question: str) -> str:
         return "yes" if find(scene, match[2], match[3]) else "no"
     if match := re.match(rf"is the {OBJECT} {RELATION} the {OBJECT}\?", question):
         return "yes" if holds(scene, (match[2], match[3]), match[4], (match[6], match[7])) else "no"
+    if question == "which objects are there from left to right?":
+        names = [s.name for s in sorted(scene.sprites, key=lambda s: (s.column, s.row))]
+        phrases = [f"{'an' if name.startswith('o') else 'a'} {name}" for name in names]
+        return " and ".join([", ".join(phrases[:-1]), phrases[-1]] if phrases[1:] else phrases)
     assert question == "what word is written?"
     return scene.word.text if scene.word else "unanswerable"
 

@@ -1,0 +1,52 @@
+"""Questions that no benchmark asks: steps towards those that one asks, for a model that learns.
+
+Whether one object is left of another takes three steps: find both, compare, and say yes or no. A
+model that starts from nothing finds none of them by itself, since a right first step alone changes
+no answer (docs/experiments.md). So each step has an exercise whose every token says something.
+"""
+
+from itertools import permutations
+
+import numpy as np
+
+from components.drawn_world.ask import LETTERS, Question
+from components.drawn_world.world import COLOURS, SHAPES, Scene, relation
+
+PLACES_QUESTION = "where is what?"
+PLACE_NAMES = ("one", "two", "three", "four", "five", "six")  # of columns and rows
+SIDES = (("left of", "right of"), ("above", "below"))
+
+
+def ask_places(scene: Scene, rng: np.random.Generator) -> Question:
+    """Ask for column and row of every object; in any order, so that each is found by its name."""
+    places = []
+    for i in rng.permutation(len(scene.sprites)):
+        sprite = scene.sprites[i]
+        places.append(f"{sprite.name} {PLACE_NAMES[sprite.column]} {PLACE_NAMES[sprite.row]}")
+    return Question("exercise", "places", PLACES_QUESTION, ", ".join(places))
+
+
+def ask_sides(scene: Scene, rng: np.random.Generator, num_pairs: int) -> list[Question]:
+    """Ask on which side of an object another one is: left or right of it, above or below it."""
+    pairs = list(permutations(scene.sprites, 2))
+    questions = []
+    for i in rng.permutation(len(pairs))[:num_pairs]:
+        first, second = pairs[i]
+        true = relation(first, second)
+        for side, other in SIDES:
+            # Objects in one column are neither left nor right of each other.
+            if side in true or other in true:
+                answer = side if side in true else other
+                text = f"is the {first.name} {side.split()[0]} or {other} the {second.name}?"
+                questions.append(Question("exercise", "side", text, answer.split()[0]))
+    return questions
+
+
+def ask_letter(rng: np.random.Generator) -> Question:
+    """Ask which letter stands before an option; no picture is needed."""
+    words = COLOURS if rng.random() < 0.5 else SHAPES
+    options = [words[i] for i in rng.permutation(len(words))[: len(LETTERS)]]
+    letter = int(rng.integers(0, len(LETTERS)))
+    lettered = [f"{name}. {option}" for name, option in zip(LETTERS, options, strict=True)]
+    text = " ".join([f"which letter is {options[letter]}?", *lettered])
+    return Question("exercise", "letter", text, LETTERS[letter])
