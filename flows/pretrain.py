@@ -1,6 +1,6 @@
 """Stage `pretrain`: train the tiny base LVLM of the demo world; frozen, its result is in git.
 
-    make base        (or: python -m flows.pretrain data/curated models/tiny-llava [PARAMS])
+    make base    (or: python -m flows.pretrain data/curated models/tiny-llava flows/pretrain.yaml)
 
 Training scenes are drawn without end from a random stream of their own; the validation questions
 are the curated ones. A run that was interrupted goes on from its last checkpoint; those of other

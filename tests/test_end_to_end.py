@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
-from components.presets import preset_sections
+from components.presets import lay_over, preset_sections
 from tests.downloads import write_downloads
 
 ROOT = Path(__file__).parent.parent
@@ -20,6 +20,12 @@ WORLD = {
     "num_text_only": 6,
     "num_caption_pairs": 60,
     "pairs_per_tar": 30,
+}
+PRETRAINED = {
+    "num_steps": 4,
+    "batch_size": 4,
+    "validate_every": 2,
+    "tower": {"num_steps": 2, "num_warmup_steps": 1, "batch_size": 4},
 }
 MICRO = {
     "scenes": WORLD | {"num_validation_pictures": 12, "num_test_pictures": 12},
@@ -30,13 +36,6 @@ MICRO = {
         "rows_per_task": 64,
         "validation_fraction": 0.1,
         "num_workers": 1,  # here and below: a process takes longer to start than to do its share
-    },
-    "pretrain": {
-        "num_steps": 4,
-        "num_warmup_steps": 1,
-        "num_decay_steps": 1,
-        "batch_size": 4,
-        "validate_every": 2,
     },
     "train": {"autoregressive_batch_size": 4, "contrastive_batch_size": 4},
     "compress": {"num_workers": 1},
@@ -88,7 +87,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params, stages = yaml.load(ROOT / "params.yaml"), yaml.load(ROOT / "dvc.yaml")
     for section, values in MICRO.items():
         params[section] |= values
-    params["pretrain"]["tower"] |= {"num_steps": 2, "num_warmup_steps": 1, "batch_size": 4}
+    base = yaml.load(ROOT / "flows/pretrain.yaml")
+    lay_over(base["pretrain"], PRETRAINED)
+    yaml.dump(base, folder / "flows/pretrain.yaml")
     params["train"]["loop"] |= {
         "num_steps": 6,
         "validate_every_steps": 3,

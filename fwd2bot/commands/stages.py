@@ -7,7 +7,6 @@ import typer
 
 from fwd2bot.commands.app import app, forwards
 from fwd2bot.commands.options import (
-    PARAMS,
     BaseOption,
     CompressorArgument,
     CuratedArgument,
@@ -37,7 +36,7 @@ def curate(
 def pretrain(
     curated: CuratedArgument,
     output: Annotated[Path, typer.Argument(help="Folder for the base model.")],
-    params: Annotated[Path, typer.Argument(help="The parameter file.")] = PARAMS,
+    params: Annotated[Path, typer.Argument(help="The parameter file.")],
 ) -> None:
     """Train the tiny base model of the demo world."""
 

@@ -69,7 +69,8 @@ def run_curate(inputs: Path, output: Path) -> None:
 
 
 def run_pretrain(inputs: Path, output: Path) -> None:
-    pretrain(load_params("pretrain", PretrainParams, PARAMS), inputs / "curated", output)
+    params = load_params("pretrain", PretrainParams, ROOT / "flows/pretrain.yaml")
+    pretrain(params, inputs / "curated", output)
 
 
 def run_train(inputs: Path, output: Path) -> None:

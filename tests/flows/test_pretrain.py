@@ -23,12 +23,10 @@ from flows.pretrain import STATE, PretrainParams, pretraining_name
 from tests.components.training.world import write_curated
 
 ROOT = Path(__file__).parents[2]
-PARAMS = load_params("pretrain", PretrainParams, ROOT / "params.yaml")
+PARAMS = load_params("pretrain", PretrainParams, ROOT / "flows/pretrain.yaml")
 MICRO: dict[str, Any] = {
     "num_tokenizer_scenes": 50,
     "num_steps": 20,
-    "num_warmup_steps": 1,
-    "num_decay_steps": 1,
     "batch_size": 2,
     "validation_pictures": 2,
     "validate_every": 2,
@@ -39,10 +37,10 @@ MICRO: dict[str, Any] = {
 def world(tmp_path: Path) -> Path:
     """A working folder: params and curated data."""
     yaml = YAML()
-    params = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))["pretrain"]
+    params = yaml.load((ROOT / "flows/pretrain.yaml").read_text(encoding="utf-8"))["pretrain"]
     params |= MICRO
     params["tower"] |= {"num_steps": 2, "num_warmup_steps": 1, "batch_size": 4}
-    with (tmp_path / "params.yaml").open("w") as file:
+    with (tmp_path / "pretrain.yaml").open("w") as file:
         yaml.dump({"pretrain": params}, file)
     write_curated(tmp_path / "curated", num_samples=2, num_validation=3)
     enlarge(
@@ -60,7 +58,7 @@ def enlarge(table: Path, side: int) -> None:
 
 
 def start(world: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "flows.pretrain", "curated", "model"]
+    command = [sys.executable, "-m", "flows.pretrain", "curated", "model", "pretrain.yaml"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         command,

@@ -3,34 +3,60 @@
 from collections import Counter
 
 from components.drawn_world.ask import CAPTION_PROMPT
+from components.drawn_world.exercises import PLACES_QUESTION
 from components.drawn_world.lessons import LessonParams, LessonsParams, lesson_row
 from components.drawn_world.world import HELD_OUT_PAIRS, WorldParams
 
 WORLD = WorldParams(min_objects=1, max_objects=4, word_fraction=0.25)
-PARAMS = LessonsParams(
-    lessons=(
-        LessonParams(num_pictures=10, captions_only=True, world=WORLD),
-        LessonParams(num_pictures=1, captions_only=False, world=WORLD),
-    ),
-    questions_per_picture=12,
-    conversation_fraction=0.5,
-    blind_fraction=0.1,
+FIRST = LessonParams(
+    num_pictures=10,
+    places_per_picture=4,
+    sides_per_picture=0,
+    letters_per_picture=0,
+    questions_per_picture=0,
+    world=WORLD,
 )
+SECOND = LessonParams(
+    num_pictures=1,
+    places_per_picture=1,
+    sides_per_picture=1,
+    letters_per_picture=1,
+    questions_per_picture=12,
+    world=WORLD,
+)
+PARAMS = LessonsParams(lessons=(FIRST, SECOND), conversation_fraction=0.5, blind_fraction=0.1)
+EXERCISES = (PLACES_QUESTION, "which letter is ", " or ")
 
 
-def test_descriptions_come_first_then_questions_apart_or_in_one_conversation() -> None:
+def is_exercise(question: str) -> bool:
+    return any(part in question for part in EXERCISES)
+
+
+def test_the_first_lesson_describes_and_places() -> None:
+    for index in range(10):
+        _, row, _ = lesson_row(0, PARAMS, index)
+        questions = [question for ((question, _),) in row]
+        assert set(questions) == {CAPTION_PROMPT, PLACES_QUESTION}
+        assert questions.count(CAPTION_PROMPT) == 1
+
+
+def test_then_questions_stand_apart_or_in_one_conversation_and_exercises_always_apart() -> None:
     kinds = Counter()
-    for index in range(300):
+    for index in range(10, 300):
         _, row, is_shown = lesson_row(0, PARAMS, index)
-        turns = [turn for conversation in row for turn in conversation]
+        asked, exercises = [], []
+        for conversation in row:
+            (exercises if is_exercise(conversation[0][0]) else asked).append(conversation)
+
+        # one of the places, one letter, at most two sides of one pair
+        assert all(len(conversation) == 1 for conversation in exercises)
+        assert 2 <= len(exercises) <= 4
+        turns = [turn for conversation in asked for turn in conversation]
         assert sum(question == CAPTION_PROMPT for question, _ in turns) == 1
-        assert len(set(turns)) == len(turns) <= 13
-        if index < 10:
-            assert len(turns) == 1
-            continue
-        assert len(turns) >= 6
-        assert len(row) in (1, len(turns))
-        kinds[len(row) == 1, is_shown] += 1
+        assert not any(is_exercise(question) for question, _ in turns)
+        assert 6 <= len(set(turns)) == len(turns) <= 13
+        assert len(asked) in (1, len(turns))
+        kinds[len(asked) == 1, is_shown] += 1
     # half of them in conversation, a tenth blind
     assert 110 < kinds[True, True] + kinds[True, False] < 180
     assert 10 < kinds[True, False] + kinds[False, False] < 50
