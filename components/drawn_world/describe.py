@@ -42,7 +42,7 @@ def captions(scene: Scene, rng: np.random.Generator) -> list[str]:
 
 
 def phrases(scene: Scene) -> list[str]:
-    """List all short texts about the scene: of one object, with size or place, and of two.
+    """List all short texts about the scene: of one object, with size or place, of two, of the word.
 
     The list is whole: a text of one of these forms that is not in it is false.
     """
@@ -57,6 +57,8 @@ def phrases(scene: Scene) -> list[str]:
         texts.append(" and ".join(names))
         for link in relation(first, second):
             texts.append(f"{names[0]} {link} {names[1]}")
+    if scene.word:
+        texts += [f"the word {scene.word.text}", f"a picture with the word {scene.word.text}"]
     return texts
 
 

@@ -66,7 +66,7 @@ def is_true(scene: Scene, caption: str) -> bool:
     number = re.match(r"(two|three|four) shapes", caption)
     if number and NUMBERS[number[1]] != len(scene.sprites):
         return False
-    word = re.search(r"with the word (\w+)", caption)
+    word = re.search(r"the word (\w+)", caption)
     return not word or (scene.word is not None and scene.word.text == word[1])
 
 
@@ -90,10 +90,6 @@ def right_answer(scene: Scene, question: str) -> str:
         return "yes" if find(scene, match[2], match[3]) else "no"
     if match := re.match(rf"is the {OBJECT} {RELATION} the {OBJECT}\?", question):
         return "yes" if holds(scene, (match[2], match[3]), match[4], (match[6], match[7])) else "no"
-    if question == "which objects are there from left to right?":
-        names = [s.name for s in sorted(scene.sprites, key=lambda s: (s.column, s.row))]
-        phrases = [f"{'an' if name.startswith('o') else 'a'} {name}" for name in names]
-        return " and ".join([", ".join(phrases[:-1]), phrases[-1]] if phrases[1:] else phrases)
     assert question == "what word is written?"
     return scene.word.text if scene.word else "unanswerable"
 
