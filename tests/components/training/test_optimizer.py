@@ -1,10 +1,13 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from transformers import LlavaForConditionalGeneration
 
 from components.training.optimizer import (
+    CombinedOptimizer,
     Optimizer,
     OptimizerParams,
     build_optimizer,
@@ -152,3 +155,22 @@ def test_one_of_the_two_optimizers_may_have_nothing_to_do(name: str) -> None:
         group["lr"] = 0.1
     optimizer.step()
     assert (weight < 1).all()
+
+
+def test_muon_moves_layers_and_connector_and_leaves_tables_and_scales(
+    llava_folder: Path,
+) -> None:
+    llava = LlavaForConditionalGeneration.from_pretrained(llava_folder)
+    names = dict(llava.named_parameters())
+    params = schedule(1.0, 0.0, 1.0).model_copy(update={"matrices": "muon"})
+    optimizer = build_optimizer(names, params)
+    assert isinstance(optimizer, CombinedOptimizer)
+    moved = {id(p) for group in optimizer.optimizers["muon"].param_groups for p in group["params"]}
+
+    muons = {name for name, parameter in names.items() if id(parameter) in moved}
+    assert {name for name in muons if "projector" in name} == {
+        f"model.multi_modal_projector.linear_{number}.weight" for number in (1, 2)
+    }
+    assert "model.language_model.layers.0.mlp.down_proj.weight" in muons
+    tables = ("embed_tokens", "lm_head", "norm", "bias", "position_embedding")
+    assert not [name for name in muons if any(part in name for part in tables)]
