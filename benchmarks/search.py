@@ -25,12 +25,12 @@ import typer
 from components.compression.identity import find_base
 from components.evaluation.evaluation_settings import EvaluateParams
 from components.evaluation.question_set import read_question_set
+from components.losses.late_interaction import directions, maxsim
 from components.methods.checkpoint import load_compressor
 from components.params import load_params
 from components.search.building import Source, index_file, store_codes
 from components.search.index import EmbeddingIndex
 from components.search.index_folder import PICTURES, open_vectors
-from components.search.late_interaction import maxsim
 from components.search.query import embed_texts
 from components.store.store_reader import StoreReader, normalise
 from fwd2bot.commands.corpus import CANDIDATES
@@ -191,8 +191,10 @@ def compare_rankings() -> list[Ranking]:
 
     # Similarities: of means, and of all pairs of tokens with either side as the query.
     cosines = normalise(tokens.mean(axis=1)) @ texts.embeddings.T  # (pictures, captions)
-    by_caption = np.stack([maxsim(query, tokens) for query in texts.summary_tokens], axis=1)
-    by_picture = np.stack([maxsim(query, texts.summary_tokens) for query in tokens])
+    of_captions = directions(torch.from_numpy(texts.summary_tokens))
+    of_pictures = directions(torch.from_numpy(tokens))
+    by_caption = maxsim(of_captions, of_pictures).T.numpy()
+    by_picture = maxsim(of_pictures, of_captions).numpy()
     rankings = [
         ranking("mean", cosines, cosines, owners),
         ranking("MaxSim", by_picture, by_caption, owners),

@@ -21,6 +21,7 @@ from components.evaluation import publication, scorecard
 from components.evaluation.asking import Record, answer_questions, embed_images, embed_texts
 from components.evaluation.evaluation_settings import EvaluateParams
 from components.evaluation.question_set import QuestionSet, Row, read_question_set
+from components.evaluation.recall import MEAN, RANKINGS
 from components.evaluation.systems import COMPRESSED, compressed_system
 from components.files.outputs import json_with, new_file
 from components.methods.checkpoint import load_compressor
@@ -117,7 +118,7 @@ def prepare(params: EvaluateParams, curated: Path, compressor: Path, store: Path
 
     # Captions are embedded before a merge changes the weights that read them.
     texts = question_set.texts(params.captions_per_picture)
-    embedded = by_key(embed_texts(COMPRESSED, model, texts, params.prompts))
+    embedded = by_key(embed_texts(COMPRESSED, model, texts, MEAN, params.prompts))
     if not model.why_no_answers:
         model.adapters.merge(GENERATION)
 
@@ -159,10 +160,11 @@ def score(inputs: CodecInputs, name: str, num_bytes: int, decoded: np.ndarray) -
     error = float(np.linalg.norm(decoded - inputs.tokens) / np.linalg.norm(inputs.tokens))
 
     # Retrieval in both directions, by the rules of `evaluate`.
-    embedded = embed_images(COMPRESSED, model, inputs.image_ids, visuals.embeddings)
+    embedded = embed_images(COMPRESSED, model, inputs.image_ids, visuals.embeddings, MEAN)
     recalls = scorecard.retrieval_metrics(
         inputs.question_set,
         scorecard.Embeddings(by_key(embedded), inputs.texts),
+        RANKINGS[MEAN],
         params.captions_per_picture,
         params.bootstrap,
     )

@@ -12,7 +12,7 @@ a downsampled picture.
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,22 @@ from components.costs.inference_costs import (
     cost_table,
 )
 from components.evaluation import publication, scorecard
-from components.evaluation.asking import ANSWER, COST, IMAGE, LENGTH, SIZE, TEXT, TIME, Record
+from components.evaluation.asking import (
+    ANSWER,
+    COST,
+    IMAGE,
+    IMAGES,
+    LENGTH,
+    SIZE,
+    TEXT,
+    TEXTS,
+    TIME,
+    Record,
+)
 from components.evaluation.evaluation_settings import EvaluateParams
 from components.evaluation.headline import NAMES, headline_scores
 from components.evaluation.question_set import QuestionSet, read_question_set
+from components.evaluation.recall import MAXSIM, MEAN, RANKINGS
 from components.evaluation.systems import (
     COMPRESSED,
     DOWNSAMPLED,
@@ -40,6 +52,7 @@ from components.evaluation.systems import (
     check_downsampling,
 )
 from components.files.outputs import json_of, json_with, new_file, new_folder
+from components.methods.catalogue import method_class
 from components.methods.checkpoint import CompressorConfig
 from components.methods.method_settings import FWD2BOT
 from components.params import load_params
@@ -78,6 +91,7 @@ def evaluate(
         systems = (COMPRESSED, *params.references)
         question_set = read_question_set(curated, params.split)
         config = check_inputs(question_set, compressor, store)
+        check_rankings(params, config)
         if DOWNSAMPLED in systems:
             base, num_tokens = find_base(compressor, None), config.compressor.num_summary_tokens
             check_downsampling(base, config.base_revision, num_tokens)
@@ -124,6 +138,15 @@ def check_inputs(question_set: QuestionSet, compressor: Path, store: Path) -> Co
     changes = {"num_summary_tokens": tokens.provenance.num_summary_tokens}
     shortened = config.compressor.model_copy(update=changes)
     return config.model_copy(update={"compressor": shortened})
+
+
+def check_rankings(params: EvaluateParams, config: CompressorConfig) -> None:
+    """Raise ValueError when a ranking compares tokens that the method does not make."""
+    name = config.method.name
+    if MAXSIM in params.rankings and not method_class(name).embeds_by_mean:
+        raise ValueError(
+            f"evaluate.rankings: maxsim: {name} makes no summary tokens of a text; leave it out"
+        )
 
 
 def plan_tasks(
@@ -228,14 +251,8 @@ def score(
         hard = scorecard.hard_rows(answers)
         for system in systems:
             metrics[system]["hard"] = scorecard.answer_metrics(system, hard, bootstrap)
-    if question_set.captions and embeddings.images:
-        metrics[COMPRESSED]["retrieval"] = scorecard.retrieval_metrics(
-            question_set, embeddings, params.captions_per_picture, bootstrap
-        )
-    if question_set.queries and embeddings.images:
-        metrics[COMPRESSED]["partial_queries"] = scorecard.partial_query_metrics(
-            question_set, embeddings, bootstrap
-        )
+    if embeddings.images:
+        metrics[COMPRESSED] |= search_metrics(params, question_set, config, records)
 
     # Bytes and operations, beside what was compared.
     size, workload, method = cost_inputs(systems, config, records)
@@ -247,6 +264,37 @@ def score(
         "is_stored": method.is_stored,
     }
     return {"answers": answers, "captions": captions, "compositionality": pairs, "metrics": metrics}
+
+
+def search_metrics(
+    params: EvaluateParams,
+    question_set: QuestionSet,
+    config: CompressorConfig,
+    records: Sequence[Record],
+) -> dict[str, Any]:
+    """Return the scores of search: `retrieval` and `partial_queries`, and `…_maxsim` if wanted."""
+    found = {}
+    for name in params.rankings:
+        images, texts = vectors(records, IMAGES[name]), vectors(records, TEXTS[name])
+        if name == MAXSIM:
+            images, texts = by_token(images, config.dim), by_token(texts, config.dim)
+        embeddings, ranking = scorecard.Embeddings(images, texts), RANKINGS[name]
+        ending = "" if name == MEAN else f"_{name}"
+
+        if question_set.captions:
+            found[f"retrieval{ending}"] = scorecard.retrieval_metrics(
+                question_set, embeddings, ranking, params.captions_per_picture, params.bootstrap
+            )
+        if question_set.queries:
+            found[f"partial_queries{ending}"] = scorecard.partial_query_metrics(
+                question_set, embeddings, ranking, params.bootstrap
+            )
+    return found
+
+
+def by_token(vectors: Mapping[str, np.ndarray], dim: int) -> dict[str, np.ndarray]:
+    """Cut each of the vectors (tokens · dim,) into tokens (tokens, dim)."""
+    return {key: vector.reshape(-1, dim) for key, vector in vectors.items()}
 
 
 def vectors(records: Sequence[Record], kind: str) -> dict[str, np.ndarray]:

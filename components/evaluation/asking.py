@@ -11,6 +11,7 @@ from torch import Tensor
 
 from components import schema
 from components.evaluation.question_set import PAIR_ID, QuestionSet, Row
+from components.evaluation.recall import MAXSIM, MEAN
 from components.evaluation.systems import (
     EvaluatedSystem,
     batches_of_like_length,
@@ -18,6 +19,7 @@ from components.evaluation.systems import (
     log_likelihoods,
     pick,
 )
+from components.losses.late_interaction import directions
 from components.methods.method import Method
 from components.model.chat import (
     IMAGE_PLACEHOLDER,
@@ -29,6 +31,9 @@ from components.model.generation import left_pad
 from components.params import Params
 
 ANSWER, CAPTION, PAIR, TEXT, IMAGE = "answer", "caption", "pair", "text", "image"
+TEXT_TOKENS, IMAGE_TOKENS = "text tokens", "image tokens"
+# what a ranking compares
+TEXTS, IMAGES = {MEAN: TEXT, MAXSIM: TEXT_TOKENS}, {MEAN: IMAGE, MAXSIM: IMAGE_TOKENS}
 TIME, SIZE, LENGTH, COST = "time", "size", "length", "cost"
 
 # One table for all that workers send back. By `record`:
@@ -37,6 +42,7 @@ TIME, SIZE, LENGTH, COST = "time", "size", "length", "cost"
 #   PAIR     key = pair id, first and second = mean log-likelihood of caption and negative
 #   TEXT     key = the caption, embedding
 #   IMAGE    key = picture id, embedding
+#   TEXT_TOKENS, IMAGE_TOKENS  the same with all tokens, one after another, as the embedding
 #   TIME     first = seconds, second = records
 #   SIZE     key = a field of ModelSize, first = its value
 #   LENGTH   key = picture id, first = its image tokens
@@ -147,31 +153,39 @@ def score_caption_pairs(
 
 @torch.inference_mode()
 def embed_texts(
-    system: str, model: Method, texts: Sequence[str], params: PromptParams
+    system: str, model: Method, texts: Sequence[str], ranking: str, params: PromptParams
 ) -> list[Record]:
-    """Embed captions, L2-normalised: one TEXT each."""
+    """Embed captions, L2-normalised, as a ranking compares them: one record of TEXTS each."""
     # Cut as in training: the model has learnt nothing about longer texts.
     ids = [encode_text(model.tokenizer, text)[: params.max_text_tokens] for text in texts]
 
     records: list[Record] = []
     for rows in batches_of_like_length(list(map(len, ids)), params.questions_per_batch):
-        vectors = model.embed_texts(*left_pad(pick(ids, rows), model.device)).tolist()
-        for row, vector in zip(rows, vectors, strict=True):
-            records.append(Record(system, TEXT, texts[row], embedding=vector))
+        inputs = left_pad(pick(ids, rows), model.device)
+        if ranking == MEAN:
+            vectors = model.embed_texts(*inputs)
+        else:
+            vectors = directions(model.compress_texts(*inputs)).flatten(1)
+        for row, vector in zip(rows, vectors.tolist(), strict=True):
+            records.append(Record(system, TEXTS[ranking], texts[row], embedding=vector))
     return records
 
 
 @torch.inference_mode()
 def embed_images(
-    system: str, model: Method, image_ids: Sequence[str], summary_tokens: Tensor
+    system: str, model: Method, image_ids: Sequence[str], summary_tokens: Tensor, ranking: str
 ) -> list[Record]:
-    """Embed pictures from their stored tokens (pictures, tokens, dim): one IMAGE each."""
+    """Embed pictures from their stored tokens (pictures, tokens, dim), as a ranking compares them.
+
+    One record of IMAGES each.
+    """
     if not image_ids:
         return []
-    vectors = model.embed_pictures(summary_tokens.to(model.device)).tolist()
+    tokens = summary_tokens.to(model.device)
+    vectors = model.embed_pictures(tokens) if ranking == MEAN else directions(tokens).flatten(1)
     records = []
-    for image_id, vector in zip(image_ids, vectors, strict=True):
-        records.append(Record(system, IMAGE, image_id, embedding=vector))
+    for image_id, vector in zip(image_ids, vectors.tolist(), strict=True):
+        records.append(Record(system, IMAGES[ranking], image_id, embedding=vector))
     return records
 
 

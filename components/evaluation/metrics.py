@@ -4,7 +4,8 @@ Keys of `results/metrics.json`: `short_answer`, `word_reading`, `unanswerable`, 
 `relations` are {"accuracy", "low", "high", "count"} over questions; `multiple_choice` over circular
 groups, `relations_pairs` over pairs (MME's acc+), `multiple_choice_single` over single passes;
 `existence_f1` is POPE's mean over its kinds. `…_by_kind` splits by kind; `partial_queries`
-has a precision for each kind of query. A benchmark without a question is left out.
+has a precision for each kind of query; `…_maxsim` is the same by another ranking. A benchmark
+without a question is left out.
 """
 
 from collections import defaultdict

@@ -24,12 +24,18 @@ from components.evaluation.metrics import (
     recall_metrics,
 )
 from components.evaluation.question_set import PAIR_ID, QuestionSet, Row
-from components.evaluation.recall import fits_in_order, image_to_text_ranks, text_to_image_ranks
+from components.evaluation.recall import (
+    Ranking,
+    fits_in_order,
+    image_to_text_ranks,
+    text_to_image_ranks,
+)
 from components.evaluation.scoring import ScoredQuestion, answer_score, hard_questions
 from components.evaluation.systems import COMPRESSED, DOWNSAMPLED, SYSTEMS
 
 Outputs = Mapping[tuple[str, str, str], Record]  # by (system, record, key)
-Vectors = Mapping[str, np.ndarray]  # picture id, or text -> its L2-normalised embedding (dim,)
+# picture id, or text -> its embedding (dim,) or its tokens (tokens, dim), L2-normalised
+Vectors = Mapping[str, np.ndarray]
 
 # columns of a question that its scored row has as well
 ASKED = (
@@ -43,7 +49,7 @@ ASKED = (
 
 
 class Embeddings(NamedTuple):
-    """Embeddings that the compressor is searched with."""
+    """Embeddings that the compressor is searched with, or tokens in their place."""
 
     images: Vectors  # only of stored pictures
     texts: Vectors
@@ -137,6 +143,7 @@ def hard_rows(answers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def retrieval_metrics(
     question_set: QuestionSet,
     embeddings: Embeddings,
+    ranking: Ranking,
     captions_per_picture: int,
     params: BootstrapParams,
 ) -> dict[str, Any]:
@@ -160,8 +167,8 @@ def retrieval_metrics(
 
     # Retrieval both ways.
     image_vectors, is_present = _gallery(image_ids, embeddings.images)
-    to_text = image_to_text_ranks(image_vectors, text_vectors, owners, is_present, max(RECALLS))
-    to_image = text_to_image_ranks(image_vectors, text_vectors, owners, is_present, max(RECALLS))
+    searched = (image_vectors, text_vectors, owners, is_present, max(RECALLS), ranking)
+    to_text, to_image = image_to_text_ranks(*searched), text_to_image_ranks(*searched)
     return {
         "image_to_text": recall_metrics(to_text, image_ids, params),
         "text_to_image": recall_metrics(to_image, image_id_of_text, params),
@@ -169,7 +176,10 @@ def retrieval_metrics(
 
 
 def partial_query_metrics(
-    question_set: QuestionSet, embeddings: Embeddings, params: BootstrapParams
+    question_set: QuestionSet,
+    embeddings: Embeddings,
+    ranking: Ranking,
+    params: BootstrapParams,
 ) -> dict[str, Any]:
     """Return the precision of queries by kind; the gallery is every picture of the question set.
 
@@ -187,7 +197,9 @@ def partial_query_metrics(
             is_fitting[row, [place_of[image_id] for image_id in query[schema.IMAGE_IDS]]] = True
 
         vectors = _stacked(embeddings.texts, _column(queries, schema.TEXT))
-        fits = fits_in_order(vectors, image_vectors, is_fitting, is_present, max(PRECISIONS))
+        fits = fits_in_order(
+            vectors, image_vectors, is_fitting, is_present, max(PRECISIONS), ranking
+        )
         query_ids = _column(queries, schema.QUERY_ID)
         found[kind] = precision_metrics(fits, is_fitting, query_ids, params)
     return found
@@ -304,7 +316,7 @@ def _pair_row(
 
 
 def _gallery(image_ids: Sequence[str], images: Vectors) -> tuple[np.ndarray, np.ndarray]:
-    """Return the embeddings of pictures (images, dim), and which of them have one (images,)."""
+    """Return the vectors of pictures (images, …), and which of them have some (images,)."""
     # A picture without an embedding keeps its row, and is no candidate.
     nowhere = np.zeros_like(next(iter(images.values())))
     vectors = np.stack([images.get(image_id, nowhere) for image_id in image_ids])

@@ -1,1 +1,1 @@
-"""The two training losses."""
+"""The training losses, and the similarity of several vectors that one of them trains."""

@@ -1,7 +1,7 @@
-"""The two losses of a worker's samples, from one compression of each picture.
+"""The losses of a worker's samples, from one compression of each picture.
 
 The gradient does not depend on how the global batch is spread over workers: the autoregressive loss
-is a mean over the labelled tokens of all workers, and the contrastive loss is computed over the
+is a mean over the labelled tokens of all workers, and the contrastive losses are computed over the
 gathered pairs of all workers.
 """
 
@@ -13,7 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from components.losses.autoregressive import IGNORE_INDEX, answer_loss_sum
-from components.losses.contrastive import contrastive_loss
+from components.losses.contrastive import contrastive_loss, max_similarity_loss
+from components.losses.late_interaction import directions
 from components.methods.fwd2bot import DoubleForward
 from components.methods.method import Method
 from components.model.families.llava import LlavaBackbone
@@ -29,10 +30,12 @@ from components.training.distributed import (
 
 
 class LossParams(Params):
-    """Weights of the two losses (Eq. 4 has 1 and 1); a loss of weight 0 is not computed."""
+    """Weights of the losses (Eq. 4 has 1, 1 and no third); a loss of weight 0 is not computed."""
 
     autoregressive_weight: float = Field(ge=0)
     contrastive_weight: float = Field(ge=0)
+    # of the contrastive loss by MaxSim of the summary tokens, beside that by their mean
+    max_similarity_weight: float = Field(ge=0)
 
 
 class StepLosses(NamedTuple):
@@ -40,35 +43,48 @@ class StepLosses(NamedTuple):
 
     autoregressive: Tensor
     contrastive: Tensor
+    max_similarity: Tensor
 
     def weighted(self, params: LossParams) -> Tensor:
-        """Eq. (4)."""
+        """Eq. (4), and the third loss if there is one."""
         return (
             params.autoregressive_weight * self.autoregressive
             + params.contrastive_weight * self.contrastive
+            + params.max_similarity_weight * self.max_similarity
         )
+
+    def named(self, params: LossParams) -> dict[str, Tensor]:
+        """Return what is logged: the weighted sum and each loss, a third one only if wanted."""
+        found = {
+            "loss": self.weighted(params),
+            "autoregressive_loss": self.autoregressive,
+            "contrastive_loss": self.contrastive,
+        }
+        if params.max_similarity_weight:
+            found["max_similarity_loss"] = self.max_similarity
+        return found
 
 
 class Pairs(NamedTuple):
-    """Embeddings of pairs, one for each prefix of their tokens; a text that is missing is zeros."""
+    """Vectors that pairs are told apart by, as of `vectors_of`; a text that is missing is zeros."""
 
-    images: Tensor  # (pairs, budgets, dim)
-    texts: Tensor  # (pairs, texts, budgets, dim): the caption, then phrases
-    hard_negatives: Tensor  # (pairs, negatives, budgets, dim)
+    images: Tensor  # (pairs, vectors, dim)
+    texts: Tensor  # (pairs, texts, vectors, dim): the caption, then phrases
+    hard_negatives: Tensor  # (pairs, negatives, vectors, dim)
 
 
-def step_losses(model: Method, batch: TrainBatch) -> StepLosses:
-    """Compute both losses of this worker's slice at once; a group without samples counts 0."""
-    # pass 1: each picture is compressed once, for both losses
+def step_losses(model: Method, batch: TrainBatch, params: LossParams) -> StepLosses:
+    """Compute the losses of this worker's slice at once; a group without samples counts 0."""
+    # pass 1: each picture is compressed once, for all losses
     summary_tokens = summary_tokens_of(model, batch)
     num_answer_tokens = count_answer_tokens([batch])
-    pairs = embed_pairs(model, batch, summary_tokens) if batch.num_pairs else None
+    pairs = embed_pairs(model, batch, summary_tokens, params) if batch.num_pairs else None
 
     # pass 2: conversations read the summary tokens in place of pictures
     autoregressive = autoregressive_part(model, batch, summary_tokens, num_answer_tokens)
     if pairs is None:
-        return StepLosses(autoregressive, model.log_logit_scale.new_zeros(()))
-    return StepLosses(autoregressive, global_contrastive_loss(model, pairs, [batch]))
+        return StepLosses(autoregressive, *model.log_logit_scale.new_zeros(2))
+    return StepLosses(autoregressive, *pair_losses(model, pairs, [batch], params))
 
 
 def summary_tokens_of(model: Method, batch: TrainBatch) -> Tensor | None:
@@ -140,60 +156,94 @@ def tokens_of_rows(model: Method, batch: TrainBatch, summary_tokens: Tensor) -> 
     return model.tokens_for_questions(tokens, ids[has_picture], is_question[has_picture])
 
 
-def embed_pairs(model: Method, batch: TrainBatch, summary_tokens: Tensor | None) -> Pairs:
+def embed_pairs(
+    model: Method, batch: TrainBatch, summary_tokens: Tensor | None, params: LossParams
+) -> Pairs:
     """Embed both sides of the contrastive group of a batch."""
     # texts of one kind at a time: captions are longer than phrases
-    captions = embed_texts(model, batch, batch.captions)
-    texts = torch.cat([captions, embed_texts(model, batch, batch.phrases)], dim=1)
-    hard_negatives = embed_texts(model, batch, batch.hard_negatives)
+    captions = embed_texts(model, batch, batch.captions, params)
+    texts = torch.cat([captions, embed_texts(model, batch, batch.phrases, params)], dim=1)
+    hard_negatives = embed_texts(model, batch, batch.hard_negatives, params)
 
     # pictures, or texts in their place
     if len(batch.premises):
-        images = embed_texts(model, batch, batch.premises)[:, 0]
+        images = embed_texts(model, batch, batch.premises, params)[:, 0]
     else:
         assert summary_tokens is not None
         tokens = summary_tokens[batch.caption_pictures]
-        images = prefix_embeddings(model, tokens, batch.budgets)
+        images = vectors_of(model, tokens, batch.budgets, params)
     return Pairs(images, texts, hard_negatives)
 
 
-def embed_texts(model: Method, batch: TrainBatch, texts: Texts) -> Tensor:
-    """Embed texts of a batch, some of each pair: (pairs, texts, budgets, dim)."""
-    shape = (batch.num_pairs, len(texts) // batch.num_pairs, len(batch.budgets), model.dim)
+def embed_texts(model: Method, batch: TrainBatch, texts: Texts, params: LossParams) -> Tensor:
+    """Embed texts of a batch, some of each pair: (pairs, texts, vectors, dim)."""
+    num_vectors = len(batch.budgets)
+    if params.max_similarity_weight:
+        num_vectors += model.num_summary_tokens
+    shape = (batch.num_pairs, len(texts) // batch.num_pairs, num_vectors, model.dim)
     if not len(texts):
         return model.log_logit_scale.new_zeros(shape)
     tokens = model.compress_texts(texts.ids, texts.mask)
-    embeddings = prefix_embeddings(model, tokens, batch.budgets)
+    vectors = vectors_of(model, tokens, batch.budgets, params)
 
     # one without tokens becomes zeros
     exists = texts.mask.any(1)
-    return (embeddings * exists[:, None, None]).view(*shape[:3], -1)
+    return (vectors * exists[:, None, None]).view(*shape[:3], -1)
 
 
-def prefix_embeddings(model: Method, summary_tokens: Tensor, budgets: Sequence[int]) -> Tensor:
-    """Embed the first summary tokens as a store of so many is searched: (rows, budgets, dim)."""
-    return torch.stack([model.embedding(summary_tokens[:, :budget]) for budget in budgets], dim=1)
+def vectors_of(
+    model: Method, summary_tokens: Tensor, budgets: Sequence[int], params: LossParams
+) -> Tensor:
+    """Make the vectors that rows of tokens are told apart by: (rows, vectors, dim).
+
+    First those of the first tokens by which a store of so many is searched, one per budget; then,
+    for MaxSim, each token.
+    """
+    means = [model.embedding(summary_tokens[:, :budget]) for budget in budgets]
+    vectors = torch.stack(means, dim=1)
+    if not params.max_similarity_weight:
+        return vectors
+    return torch.cat([vectors, directions(summary_tokens)], dim=1)
 
 
-def global_contrastive_loss(model: Method, pairs: Pairs, batches: Sequence[TrainBatch]) -> Tensor:
-    """Compute Eq. (3) over the pairs of all workers, as a mean over the budgets.
+def pair_losses(
+    model: Method, pairs: Pairs, batches: Sequence[TrainBatch], params: LossParams
+) -> tuple[Tensor, Tensor]:
+    """Compute Eq. (3) over the pairs of all workers by the mean of the tokens, and by MaxSim.
 
-    `batches` are those that the pairs are from. The value is the same on each worker.
+    Each is a mean over the budgets. `batches` are those that the pairs are from. The values are the
+    same on each worker; a loss that is not wanted is 0.
     """
     num_texts = pairs.texts.shape[1]
     is_true, is_true_negative = what_is_true(batches).tensor_split([num_texts], dim=2)
 
-    # (world pairs, …, budgets, dim) -> (world pairs, …, dim) for each budget; nothing is not sent
+    # (world pairs, …, vectors, dim); nothing is not sent
     images, texts = gather_with_gradient(pairs.images), gather_with_gradient(pairs.texts)
     negatives = pairs.hard_negatives.new_zeros(len(images), *pairs.hard_negatives.shape[1:])
     if pairs.hard_negatives.numel():
         negatives = gather_with_gradient(pairs.hard_negatives)
-    sides = [side.unbind(-2) for side in (images, texts, negatives)]
-    losses = []
-    for image, text, negative in zip(*sides, strict=True):
+    sides, budgets = (images, texts, negatives), batches[0].budgets
+
+    # the mean of each prefix: (world pairs, …, dim)
+    by_mean = []
+    means = [side[..., : len(budgets), :].unbind(-2) for side in sides]
+    for image, text, negative in zip(*means, strict=True):
         scale = model.logit_scale
-        losses.append(contrastive_loss(image, text, scale, negative, is_true, is_true_negative))
-    return torch.stack(losses).mean()
+        by_mean.append(contrastive_loss(image, text, scale, negative, is_true, is_true_negative))
+    contrastive = torch.stack(by_mean).mean()
+    if not params.max_similarity_weight:
+        return contrastive, contrastive.new_zeros(())
+
+    # all tokens of each prefix, of pictures and texts alike: (world pairs, …, tokens, dim)
+    by_tokens = []
+    for budget in budgets:
+        vectors = slice(len(budgets), len(budgets) + budget)
+        image, text, negative = (side[..., vectors, :] for side in sides)
+        scale = model.logit_scale
+        by_tokens.append(
+            max_similarity_loss(image, text, scale, negative, is_true, is_true_negative)
+        )
+    return contrastive, torch.stack(by_tokens).mean()
 
 
 def what_is_true(batches: Sequence[TrainBatch]) -> Tensor:

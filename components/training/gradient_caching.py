@@ -22,7 +22,7 @@ from components.training.forward import (
     autoregressive_part,
     count_answer_tokens,
     embed_pairs,
-    global_contrastive_loss,
+    pair_losses,
     summary_tokens_of,
 )
 
@@ -47,63 +47,64 @@ class RandomState(NamedTuple):
 
 
 class CachedPairs(NamedTuple):
-    """Embeddings of a chunk's pairs from the first reading, as leaves."""
+    """Vectors of a chunk's pairs from the first reading, as leaves."""
 
-    pairs: Pairs  # after the loss, `.grad` is what the second reading sends on
+    pairs: Pairs  # after the losses, `.grad` is what the second reading sends on
     before: RandomState  # of the first reading
 
 
 def backward_in_chunks(
     model: Method, chunks: Sequence[TrainBatch], params: LossParams
 ) -> StepLosses:
-    """Add this worker's gradient of both losses to `.grad`, one chunk's graph at a time.
+    """Add this worker's gradient of the losses to `.grad`, one chunk's graph at a time.
 
     Returns the losses.
     """
     # messages to other workers come in the order of `step_losses`, which they may be in
     num_answer_tokens = count_answer_tokens(chunks)
 
-    # first reading: the contrastive loss over all pairs, and its gradient at each embedding
+    # first reading: the contrastive losses over all pairs, and their gradient at each vector
     cached: list[CachedPairs | None] = []
     for chunk in chunks:
-        cached.append(embed_without_graph(model, chunk) if chunk.num_pairs else None)
+        cached.append(embed_without_graph(model, chunk, params) if chunk.num_pairs else None)
     with_pairs = [chunk for chunk in chunks if chunk.num_pairs]
     pairs = [part.pairs for part in cached if part]
-    contrastive = cache_gradients(model, pairs, with_pairs, params.contrastive_weight)
+    of_pairs = cache_gradients(model, pairs, with_pairs, params)
 
-    # second reading: from the embeddings to the weights, and the autoregressive loss
+    # second reading: from the vectors to the weights, and the autoregressive loss
     parts = []
     for chunk, part in zip(chunks, cached, strict=True):
-        weight = params.autoregressive_weight
-        parts.append(backward_chunk(model, chunk, part, num_answer_tokens, weight))
-    return StepLosses(torch.stack(parts).sum(), contrastive)
+        parts.append(backward_chunk(model, chunk, part, num_answer_tokens, params))
+    return StepLosses(torch.stack(parts).sum(), *of_pairs)
 
 
 @torch.no_grad()
-def embed_without_graph(model: Method, chunk: TrainBatch) -> CachedPairs:
+def embed_without_graph(model: Method, chunk: TrainBatch, params: LossParams) -> CachedPairs:
     """Read a chunk for the first time; its pairs become leaves."""
     before = RandomState.now()
-    pairs = embed_pairs(model, chunk, summary_tokens_of(model, chunk))
+    pairs = embed_pairs(model, chunk, summary_tokens_of(model, chunk), params)
     for side in pairs:
         side.requires_grad_()
     return CachedPairs(pairs, before)
 
 
 def cache_gradients(
-    model: Method, parts: Sequence[Pairs], chunks: Sequence[TrainBatch], weight: float
-) -> Tensor:
-    """Compute the contrastive loss over all pairs, which are those of `chunks`.
+    model: Method, parts: Sequence[Pairs], chunks: Sequence[TrainBatch], params: LossParams
+) -> tuple[Tensor, Tensor]:
+    """Compute both losses over all pairs, which are those of `chunks`.
 
-    Leaves `weight` times its gradient in `.grad` of the pairs and of the logit scale.
+    Leaves the gradient of their weighted sum in `.grad` of the pairs and of the logit scale.
     """
     if not parts:
-        return model.log_logit_scale.new_zeros(())
+        zero = model.log_logit_scale.new_zeros(())
+        return zero, zero
 
-    # each side in one piece, since the loss compares every pair with every other
+    # each side in one piece, since the losses compare every pair with every other
     all_pairs = Pairs(*map(torch.cat, zip(*parts, strict=True)))
-    loss = global_contrastive_loss(model, all_pairs, chunks)
-    (weight * loss).backward()
-    return loss.detach()
+    by_mean, by_tokens = pair_losses(model, all_pairs, chunks, params)
+    weighted = params.contrastive_weight * by_mean + params.max_similarity_weight * by_tokens
+    weighted.backward()
+    return by_mean.detach(), by_tokens.detach()
 
 
 def backward_chunk(
@@ -111,7 +112,7 @@ def backward_chunk(
     chunk: TrainBatch,
     cached: CachedPairs | None,
     num_answer_tokens: Tensor,
-    autoregressive_weight: float,
+    params: LossParams,
 ) -> Tensor:
     """Read a chunk for the second time and add its whole gradient to `.grad`.
 
@@ -123,15 +124,15 @@ def backward_chunk(
     summary_tokens = summary_tokens_of(model, chunk)
     total = model.log_logit_scale.new_zeros(())
 
-    # a sum whose gradient at each embedding is the cached one
+    # a sum whose gradient at each vector is the cached one
     if cached:
-        sides = embed_pairs(model, chunk, summary_tokens)
+        sides = embed_pairs(model, chunk, summary_tokens, params)
         for side, first in zip(sides, cached.pairs, strict=True):
             if first.grad is not None:  # there may be no hard negatives
                 total = total + (side * first.grad).sum()
 
     autoregressive = autoregressive_part(model, chunk, summary_tokens, num_answer_tokens)
-    total = total + autoregressive_weight * autoregressive
+    total = total + params.autoregressive_weight * autoregressive
     if total.requires_grad:
         total.backward()
     return autoregressive.detach()

@@ -1,4 +1,4 @@
-"""One step of the double-forward training: the gradient of both losses, then one update."""
+"""One step of the double-forward training: the gradient of the losses, then one update."""
 
 from collections.abc import Sequence
 
@@ -29,16 +29,16 @@ def backward_step(
     """
     model.zero_grad(set_to_none=True)
     if len(chunks) == 1:
-        losses = step_losses(model, chunks[0])
+        losses = step_losses(model, chunks[0], params)
         losses.weighted(params).backward()
     else:
         losses = backward_in_chunks(model, chunks, params)
 
     # losses travel with the gradients, in one message
-    values = torch.stack([losses.weighted(params), *losses]).detach()
+    named = losses.named(params)
+    values = torch.stack(list(named.values())).detach()
     averaged = average_gradients(trained_parameters(model).values(), values)
-    names = ("loss", "autoregressive_loss", "contrastive_loss")
-    return dict(zip(names, averaged, strict=True))
+    return dict(zip(named, averaged, strict=True))
 
 
 def backward_module_alone(

@@ -82,6 +82,7 @@ class TrainParams(CompressorParams):
         return LossParams(
             autoregressive_weight=float(AUTOREGRESSIVE in wanted),
             contrastive_weight=float(CONTRASTIVE in wanted),
+            max_similarity_weight=0.0,
         )
 
     @property
@@ -117,6 +118,18 @@ class TrainParams(CompressorParams):
         if self.nested_budgets and self.attention != "causal":
             raise ValueError(
                 "nested_budgets need attention: causal; otherwise all summary tokens depend on all"
+            )
+
+        # the third loss goes with the second, and with summary tokens of texts
+        if self.losses.max_similarity_weight and not self.losses.contrastive_weight:
+            raise ValueError(
+                "losses.max_similarity_weight needs losses.contrastive_weight > 0: search looks by "
+                "the mean of the tokens first"
+            )
+        if self.losses.max_similarity_weight and self.taught is not self.losses:
+            raise ValueError(
+                f"losses.max_similarity_weight is for methods that learn by both losses; {method} "
+                "does not: set it to 0"
             )
 
         # attention masks

@@ -94,11 +94,15 @@ class EvaluationWorker:
             system = compressed_system(model, image_ids, text_segment(tokens))
             records += self._answers_and_captions(system)
         if tokens is not None and not model.why_not_stored:
-            records += embed_images(COMPRESSED, model, image_ids, tokens)
+            for ranking in self.params.rankings:
+                records += embed_images(COMPRESSED, model, image_ids, tokens, ranking)
         if tokens is not None:
             records += self._costs(model, image_ids[:1])
 
-        return records + embed_texts(COMPRESSED, model, task["texts"], self.params.prompts)
+        for ranking in self.params.rankings:
+            texts, prompts = task["texts"], self.params.prompts
+            records += embed_texts(COMPRESSED, model, texts, ranking, prompts)
+        return records
 
     @property
     def num_summary_tokens(self) -> int:

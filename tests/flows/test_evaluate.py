@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from components import schema
-from components.compression.identity import provenance_of
+from components.compression.identity import provenance_of, read_config
 from components.costs.inference_costs import MethodCosts, ModelSize
 from components.evaluation.asking import (
     ANSWER,
@@ -28,14 +28,17 @@ from components.evaluation.evaluation_settings import EvaluateParams
 from components.evaluation.headline import headline_scores
 from components.evaluation.intervals import BootstrapParams
 from components.evaluation.question_set import read_question_set
+from components.evaluation.recall import MEAN
 from components.evaluation.systems import BLIND, COMPRESSED, SYSTEMS, check_downsampling
 from components.methods.checkpoint import load_config, save_compressor
 from components.methods.fwd2bot import DoubleForward
 from components.model.chat import encode_prompt
 from components.pictures import PictureLimits, encode_png, pixel_sha256
+from components.search import query as search
+from components.search.late_interaction import rerank
 from components.store.shards import TokenRows
 from components.store.store_reader import StoreReader
-from flows.evaluate import cost_inputs, evaluate, score
+from flows.evaluate import check_rankings, cost_inputs, evaluate, score
 from flows.workers.evaluate_worker import EvaluationWorker
 from tests.components.model.tiny import TEXTS, compressor, write_tiny_llava
 from tests.components.store.stores import write_store
@@ -57,6 +60,7 @@ PARAMS = EvaluateParams(
     references=("uncompressed", "average_pooled", "downsampled", "blind"),
     captioned_pictures=6,
     captions_per_picture=2,
+    rankings=("mean", "maxsim"),
     bootstrap=BootstrapParams(resamples=50, confidence=0.95, seed=0),
     pictures_per_task=3,
     texts_per_task=10,
@@ -280,10 +284,37 @@ def test_searches_are_scored_from_stored_tokens_alone(world: World, output: Path
     assert found["two_object"]["precision_at_10"] == 0.2
 
     store, text = StoreReader.open(world.store), QUERIES[2][1]
-    (record,) = embed_texts(COMPRESSED, world.model, [text], PARAMS.prompts)
+    (record,) = embed_texts(COMPRESSED, world.model, [text], MEAN, PARAMS.prompts)
     best = store.ids[int(np.argmax(store.embeddings() @ np.array(record.embedding)))]
     assert found["two_object"]["precision_at_1"] == (best in QUERIES[2][2])
     assert all("partial_queries" not in metrics_of(output)[name] for name in SYSTEMS[1:])
+
+
+def test_searches_by_maxsim_are_those_of_the_search(world: World, output: Path) -> None:
+    """Every stored picture is ranked as `search --maxsim` would."""
+    found, store = metrics_of(output)["compressed"], StoreReader.open(world.store)
+    tokens = store.tokens(store.ids)
+
+    def first(text: str) -> str:
+        query = search.embed_texts(world.model, [text]).summary_tokens[0]
+        return rerank(store.ids, tokens, query, 1)[0].image_id
+
+    hits = [first(text) == image_id for image_id, texts in CAPTIONS.items() for text in texts]
+    recalls = found["retrieval_maxsim"]["text_to_image"]
+    assert (recalls["recall_at_1"], recalls["count"]) == (np.mean(hits), len(hits))
+    partial = found["partial_queries_maxsim"]
+    assert partial["two_object"]["precision_at_1"] == (first(QUERIES[2][1]) in QUERIES[2][2])
+    assert partial["one_object"]["chance"] == found["partial_queries"]["one_object"]["chance"]
+
+
+def test_rankings_that_cannot_be_are_refused(world: World) -> None:
+    with pytest.raises(ValueError, match=r"rankings \['maxsim'\] lack mean"):
+        EvaluateParams.model_validate(PARAMS.model_dump() | {"rankings": ("maxsim",)})
+    config = read_config(world.root / "models/compressor")
+    check_rankings(PARAMS, config)
+    other = config.model_copy(update={"method": config.method.model_copy(update={"name": "stf"})})
+    with pytest.raises(ValueError, match="stf makes no summary tokens of a text; leave it out"):
+        check_rankings(PARAMS, other)
 
 
 def test_the_headline_is_flat_and_out_of_the_metrics(output: Path) -> None:

@@ -12,7 +12,7 @@ from components.methods.blocks.vision_tower import Reading, TowerShape
 from components.methods.method import Method
 from components.training.collate import TrainBatch
 from components.training.forward import step_losses
-from tests.components.methods.building import built, conversations, without_gradient
+from tests.components.methods.building import GENERATIVE, built, conversations, without_gradient
 
 SHAPE = TowerShape(side=6, channels=5, dim=7)
 SCALES = MatryoshkaPoolingParams(scales=(1, 4, 9, 36))
@@ -75,13 +75,13 @@ def test_the_loss_of_drawn_scales_is_on_average_the_mean_of_the_losses_of_all_sc
     model = built(llava_folder, "m3")
     assert model.budgets(()) == (1, 9)
     drawn = [
-        step_losses(model, with_scales(model, draw)).autoregressive
+        step_losses(model, with_scales(model, draw), GENERATIVE).autoregressive
         for draw in product((1, 9), repeat=3)
     ]
     by_scale = []
     for scale in (1, 9):
         plain = built(llava_folder, "average_pooling", count=scale)
-        by_scale.append(step_losses(plain, conversations(plain, ROWS)).autoregressive)
+        by_scale.append(step_losses(plain, conversations(plain, ROWS), GENERATIVE).autoregressive)
     assert abs(by_scale[0] - by_scale[1]) > 1e-4
     torch.testing.assert_close(
         torch.stack(drawn).mean(), torch.stack(by_scale).mean(), rtol=1e-5, atol=0

@@ -9,14 +9,15 @@ from torch import Tensor
 from components.costs.training_costs import model_shape
 from components.costs.training_memory import activation_bytes
 from components.methods.fwd2bot import DoubleForward
+from components.training.collate import TrainBatch
 from components.training.forward import step_losses
 from flows.workers.train_worker import chunk_shape
 from tests.components.model.conftest import llava_folder  # noqa: F401
 from tests.components.model.tiny import COMPRESSOR, compressor
-from tests.components.training.test_gradient_caching import chunks_of
+from tests.components.training.test_gradient_caching import BOTH, chunks_of
 
 
-def saved_bytes(model: DoubleForward, *arguments: object) -> int:
+def saved_bytes(model: DoubleForward, chunk: TrainBatch) -> int:
     """Storage that the graph of both losses holds, each piece once, without the model's own."""
     own = {
         tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())
@@ -30,7 +31,7 @@ def saved_bytes(model: DoubleForward, *arguments: object) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        losses = step_losses(model, *arguments)  # type: ignore[arg-type]
+        losses = step_losses(model, chunk, BOTH)
     total = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
     sum(losses).backward()
     return total

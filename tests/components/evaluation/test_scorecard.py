@@ -2,6 +2,7 @@ import numpy as np
 
 from components.evaluation.intervals import BootstrapParams
 from components.evaluation.question_set import QuestionSet
+from components.evaluation.recall import MEAN, RANKINGS
 from components.evaluation.scorecard import Embeddings, partial_query_metrics
 
 BOOTSTRAP = BootstrapParams(resamples=50, confidence=0.95, seed=0)
@@ -21,7 +22,9 @@ def test_precision_of_partial_queries_is_that_counted_by_hand() -> None:
     question_set = QuestionSet({"a": [], "b": []}, {}, {}, queries)
     assert question_set.image_ids == ["a", "b", "c", "lost"]
 
-    found = partial_query_metrics(question_set, Embeddings(images, texts), BOOTSTRAP)
+    found = partial_query_metrics(
+        question_set, Embeddings(images, texts), RANKINGS[MEAN], BOOTSTRAP
+    )
     # red: a, b, c, of which a and c fit; dot: c, b, a, of which a fits; red dot: b, a, c
     one, two = found["one_object"], found["two_object"]
     assert (one["precision_at_1"], one["precision_at_10"]) == (0.5, 0.15)

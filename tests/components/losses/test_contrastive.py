@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from components.losses.contrastive import contrastive_loss
+from components.losses.contrastive import contrastive_loss, max_similarity_loss
 from tests.components.losses.pairs import pair_loss
 
 BATCH, DIM = 6, 5
@@ -75,24 +76,29 @@ def naive_loss_with_texts(
     negatives: Tensor,
     is_true: Tensor,
     is_true_negative: Tensor,
+    similarity: Callable[[Tensor, Tensor], Tensor] = torch.dot,
 ) -> Tensor:
     """Each text and each picture by itself, one exponential at a time."""
     costs = []
     for i, t in product(range(texts.shape[0]), range(texts.shape[1])):
         if not texts[i, t].any():
             continue
-        own = torch.exp(scale * images[i] @ texts[i, t])
+        own = torch.exp(scale * similarity(images[i], texts[i, t]))
         among_pictures = own
         for j in range(len(images)):
             if j != i and not is_true[j, i, t]:
-                among_pictures = among_pictures + torch.exp(scale * images[j] @ texts[i, t])
+                among_pictures = among_pictures + torch.exp(
+                    scale * similarity(images[j], texts[i, t])
+                )
         among_texts = own
         for j, u in product(range(texts.shape[0]), range(texts.shape[1])):
             if j != i and texts[j, u].any() and not is_true[i, j, u]:
-                among_texts = among_texts + torch.exp(scale * images[i] @ texts[j, u])
+                among_texts = among_texts + torch.exp(scale * similarity(images[i], texts[j, u]))
         for j, n in product(range(negatives.shape[0]), range(negatives.shape[1])):
             if negatives[j, n].any() and not is_true_negative[i, j, n]:
-                among_texts = among_texts + torch.exp(scale * images[i] @ negatives[j, n])
+                among_texts = among_texts + torch.exp(
+                    scale * similarity(images[i], negatives[j, n])
+                )
         costs.append(-torch.log(own / among_pictures) / 2 - torch.log(own / among_texts) / 2)
     return torch.stack(costs).mean()
 
@@ -134,3 +140,52 @@ def test_what_is_true_by_accident_has_no_gradient() -> None:
     assert texts.grad is not None
     assert not images.grad.any()
     assert not texts.grad.any()
+
+
+def several_tokens() -> tuple[list[Tensor], list[Tensor]]:
+    """Three tokens of each picture and text, in float64: arguments with and without gradient."""
+
+    def tokens(seed: int) -> Tensor:
+        return torch.stack([embeddings(100 * seed + number) for number in range(3)], dim=1)
+
+    texts = torch.stack([tokens(1), tokens(2)], dim=1)
+    negatives = torch.stack([tokens(3), tokens(4)], dim=1)
+    texts[4, 1], negatives[:2, 1] = 0, 0
+    generator = torch.Generator().manual_seed(6)
+    facts = [torch.rand(BATCH, BATCH, 2, generator=generator) < 0.3 for _ in range(2)]
+    return [tokens(0), texts, torch.tensor(14.3, dtype=torch.float64), negatives], facts
+
+
+def mean_of_largest(image: Tensor, text: Tensor) -> Tensor:
+    """One token of the text after the other."""
+    largest = [torch.stack([token @ other for other in image]).max() for token in text]
+    return torch.stack(largest).mean()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_maxsim_loss_and_gradients_equal_the_naive_loop_in_double(
+    dtype: torch.dtype, tolerance: float
+) -> None:
+    inputs, facts = several_tokens()
+    ours = [leaf.clone().to(dtype).requires_grad_() for leaf in inputs]
+    naive = [leaf.clone().requires_grad_() for leaf in inputs]
+    loss = max_similarity_loss(*ours, *facts)
+    expected = naive_loss_with_texts(*naive, *facts, mean_of_largest)
+    loss.backward()
+    expected.backward()
+    assert loss.dtype == dtype
+    assert loss.item() == pytest.approx(expected.item(), rel=tolerance)
+    for leaf, reference in zip(ours, naive, strict=True):
+        assert leaf.grad is not None
+        assert reference.grad is not None
+        difference = leaf.grad.double() - reference.grad
+        assert difference.norm() / reference.grad.norm() < tolerance
+
+
+def test_maxsim_loss_of_one_token_is_the_contrastive_loss() -> None:
+    (images, texts, scale, negatives), facts = several_tokens()
+    alone = max_similarity_loss(
+        images[:, :1], texts[..., :1, :], scale, negatives[..., :1, :], *facts
+    )
+    by_mean = contrastive_loss(images[:, 0], texts[..., 0, :], scale, negatives[..., 0, :], *facts)
+    torch.testing.assert_close(alone, by_mean)

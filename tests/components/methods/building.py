@@ -16,7 +16,9 @@ from tests.components.methods.settings import SETTINGS
 from tests.components.model.tiny import COMPRESSOR, awakened, load
 from tests.components.training.world import LENGTHS, samples
 
-GENERATIVE = LossParams(autoregressive_weight=1.0, contrastive_weight=0.0)
+GENERATIVE = LossParams(
+    autoregressive_weight=1.0, contrastive_weight=0.0, max_similarity_weight=0.0
+)
 
 
 def built(

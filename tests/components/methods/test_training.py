@@ -53,6 +53,7 @@ def losses(model: Method) -> LossParams:
     return LossParams(
         autoregressive_weight=float(AUTOREGRESSIVE in model.losses),
         contrastive_weight=float(CONTRASTIVE in model.losses),
+        max_similarity_weight=0.0,
     )
 
 

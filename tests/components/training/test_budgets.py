@@ -18,6 +18,8 @@ from tests.components.losses.pairs import pair_loss
 from tests.components.training.world import LENGTHS, build_model, samples
 
 SIZES = (1, 2, 4)
+BOTH = LossParams(autoregressive_weight=1.0, contrastive_weight=0.5, max_similarity_weight=0.0)
+ALL = LossParams(autoregressive_weight=1.0, contrastive_weight=0.5, max_similarity_weight=0.3)
 GROUPS = StepSamples(
     autoregressive=(0, 2, 4, 5, 6, 7, 1, 9), contrastive=(0, 5, 3, 8, 6, 1, 13, 18)
 )
@@ -63,7 +65,7 @@ def test_autoregressive_loss_is_that_of_models_with_fewer_queries(
     assert len(set(batch.conversation_budgets.tolist())) == 3
     total = count = 0.0
     with torch.no_grad():
-        found = step_losses(double, batch).autoregressive
+        found = step_losses(double, batch, ALL).autoregressive
         for index in GROUPS.autoregressive:
             model = build_model(llava_folder).double()
             model.keep_first(budgets.of_conversation(index))
@@ -71,7 +73,7 @@ def test_autoregressive_loss_is_that_of_models_with_fewer_queries(
                 model, StepSamples((index,), ()), all_tokens(model.num_summary_tokens), None
             )
             num_tokens = int((alone.targets >= 0).sum())
-            total += float(step_losses(model, alone).autoregressive) * num_tokens
+            total += float(step_losses(model, alone, ALL).autoregressive) * num_tokens
             count += num_tokens
     assert float(found) == pytest.approx(total / count, rel=1e-7)
 
@@ -79,7 +81,7 @@ def test_autoregressive_loss_is_that_of_models_with_fewer_queries(
 def test_contrastive_loss_is_the_mean_over_the_budgets(double: DoubleForward) -> None:
     batch = batch_of(double, GROUPS, Budgets(SIZES, 0, 3), None)
     with torch.no_grad():
-        found = step_losses(double, batch).contrastive
+        found = step_losses(double, batch, ALL).contrastive
         images = double.compress_pictures(batch.pictures)[batch.caption_pictures]
         texts = double.compress_texts(batch.captions.ids, batch.captions.mask)
         vectors = [
@@ -89,14 +91,30 @@ def test_contrastive_loss_is_the_mean_over_the_budgets(double: DoubleForward) ->
     torch.testing.assert_close(found, torch.stack(losses).mean())
 
 
+def test_maxsim_loss_is_the_mean_over_the_budgets_of_both_sides(double: DoubleForward) -> None:
+    """A model with fewer queries makes the tokens of either side; pictures are told from texts."""
+    batch = batch_of(double, GROUPS, Budgets(SIZES, 0, 3), None)
+    losses = []
+    with torch.no_grad():
+        found = step_losses(double, batch, ALL).max_similarity
+        for size in reversed(SIZES):
+            double.keep_first(size)
+            images = double.compress_pictures(batch.pictures)[batch.caption_pictures]
+            texts = double.compress_texts(batch.captions.ids, batch.captions.mask)
+            cosines = F.cosine_similarity(texts[:, None, :, None], images[None, :, None], dim=-1)
+            logits = double.logit_scale * cosines.max(-1).values.mean(-1)
+            targets = torch.arange(len(logits))
+            ways = [F.cross_entropy(side, targets) for side in (logits, logits.T)]
+            losses.append(sum(ways) / 2)
+    torch.testing.assert_close(found, torch.stack(losses).mean())
+
+
+@pytest.mark.parametrize("losses", [BOTH, ALL])
 @pytest.mark.parametrize("size", [1, 3])
 def test_chunks_do_not_change_the_gradient_of_nested_budgets(
-    double: DoubleForward, size: int
+    double: DoubleForward, size: int, losses: LossParams
 ) -> None:
-    losses, budgets = (
-        LossParams(autoregressive_weight=1.0, contrastive_weight=0.5),
-        Budgets(SIZES, 0, 3),
-    )
+    budgets = Budgets(SIZES, 0, 3)
 
     def gradient(size: int) -> torch.Tensor:
         backward_step(

@@ -22,12 +22,15 @@ from components.training.collate import (
     pad,
     single_questions,
 )
-from components.training.forward import step_losses
+from components.training.forward import LossParams, step_losses
 from components.training.sampler import StepSamples
 from tests.components.model.tiny import COMPRESSOR
 from tests.components.training.world import LENGTHS, samples
 
 BUDGETS = all_tokens(COMPRESSOR.num_summary_tokens)
+GENERATIVE = LossParams(
+    autoregressive_weight=1.0, contrastive_weight=0.0, max_similarity_weight=0.0
+)
 
 
 def batch_of(
@@ -142,7 +145,7 @@ def test_turns_apart_give_the_loss_of_each_question_asked_alone(model: DoubleFor
         batch = collate(given, StepSamples(tuple(given), ()), model.backbone, BUDGETS, texts)
         assert len(batch.conversation_ids) == len(given)
         model.zero_grad()
-        loss = step_losses(model.eval(), batch).autoregressive
+        loss = step_losses(model.eval(), batch, GENERATIVE).autoregressive
         loss.backward()
         assert model.queries.weight.grad is not None
         results.append((loss.detach(), model.queries.weight.grad.clone()))
@@ -208,7 +211,7 @@ def test_packed_rows_give_the_loss_and_gradients_of_rows_of_their_own(
         batch = collate(table, groups, model.backbone, BUDGETS, texts)
         assert (len(batch.conversation_ids) < len(groups.autoregressive)) == (longest in (90, 1000))
         model.zero_grad()
-        loss = step_losses(model, batch).autoregressive
+        loss = step_losses(model, batch, GENERATIVE).autoregressive
         loss.backward()
         gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
         results.append((loss.detach(), torch.cat(gradients)))

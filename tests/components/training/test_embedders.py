@@ -38,7 +38,9 @@ from tests.components.training.world import (
 ROOT = Path(__file__).parents[3]
 Groups = tuple[tuple[str, ...], ...]
 NAMES = ["dual_encoder", "e5v", "vlm2vec"]
-CONTRASTIVE_ONLY = LossParams(autoregressive_weight=0.0, contrastive_weight=1.0)
+CONTRASTIVE_ONLY = LossParams(
+    autoregressive_weight=0.0, contrastive_weight=1.0, max_similarity_weight=0.0
+)
 WRONG = (tuple(COLOURS),)  # words that stand in for one another
 
 

@@ -15,7 +15,7 @@ from components.training.forward import (
     LossParams,
     Pairs,
     embed_pairs,
-    global_contrastive_loss,
+    pair_losses,
     summary_tokens_of,
 )
 from components.training.gradient_caching import backward_in_chunks
@@ -25,7 +25,8 @@ from components.training.step import backward_step
 from tests.components.model.tiny import compressor
 from tests.components.training.world import LENGTHS, build_model, in_processes, samples
 
-BOTH = LossParams(autoregressive_weight=1.0, contrastive_weight=0.5)
+BOTH = LossParams(autoregressive_weight=1.0, contrastive_weight=0.5, max_similarity_weight=0.0)
+ALL = BOTH.model_copy(update={"max_similarity_weight": 0.3})
 # Of the conversations 0, 1, 5, 6 have captions in the group, 2 and 7 have none, 4 has no picture.
 GROUPS = StepSamples(
     autoregressive=(0, 2, 4, 5, 6, 7, 1, 9), contrastive=(0, 5, 3, 8, 6, 1, 13, 18)
@@ -81,8 +82,11 @@ def test_chunks_packing_and_checkpoints_give_the_gradient_of_the_whole(
     assert (gradient(model) - reference).norm() / reference.norm() < 1e-8
 
 
+@pytest.mark.parametrize("losses", [BOTH, ALL])
 @pytest.mark.parametrize("size", [1, 3])
-def test_hard_negatives_pass_through_chunks_too(llava_folder: Path, size: int) -> None:
+def test_hard_negatives_pass_through_chunks_too(
+    llava_folder: Path, size: int, losses: LossParams
+) -> None:
     model = build_model(llava_folder).double()
     texts = LENGTHS.model_copy(update={"hard_negatives": (("red", "green"),)})
     table = {
@@ -103,12 +107,12 @@ def test_hard_negatives_pass_through_chunks_too(llava_folder: Path, size: int) -
         ]
 
     (whole,) = chunks(100)
-    plain = backward_step(model, chunks_of(model, 100), BOTH)
-    expected = backward_step(model, [whole], BOTH)
+    plain = backward_step(model, chunks_of(model, 100), losses)
+    expected = backward_step(model, [whole], losses)
     assert expected["contrastive_loss"] > plain["contrastive_loss"]
     reference = gradient(model)
     torch.testing.assert_close(
-        backward_step(model, chunks(size), BOTH), expected, rtol=1e-10, atol=0
+        backward_step(model, chunks(size), losses), expected, rtol=1e-10, atol=0
     )
     assert (gradient(model) - reference).norm() / reference.norm() < 1e-8
 
@@ -123,9 +127,9 @@ def test_dropout_drops_the_same_in_both_readings(llava_folder: Path) -> None:
 
     model.zero_grad()
     torch.manual_seed(5)
-    pairs = [embed_pairs(model, chunk, summary_tokens_of(model, chunk)) for chunk in chunks]
+    pairs = [embed_pairs(model, chunk, summary_tokens_of(model, chunk), BOTH) for chunk in chunks]
     all_pairs = Pairs(*map(torch.cat, zip(*pairs, strict=True)))
-    loss = global_contrastive_loss(model, all_pairs, chunks)
+    loss, _ = pair_losses(model, all_pairs, chunks, BOTH)
     (BOTH.contrastive_weight * loss).backward()
     torch.testing.assert_close(cached, gradient_or_zero(model), rtol=1e-9, atol=1e-12)
 
@@ -195,7 +199,7 @@ def worker(
     rank: int, folder: Path, llava_folder: Path, world_size: int, dtype: torch.dtype
 ) -> None:
     model = build_model(llava_folder).to(dtype)
-    backward_step(model, chunks_of(model, 2, groups=GROUPS.shard(rank, world_size)), BOTH)
+    backward_step(model, chunks_of(model, 2, groups=GROUPS.shard(rank, world_size)), ALL)
     torch.save(gradient(model), folder / f"{rank}.pt")
 
 
@@ -206,7 +210,7 @@ def test_workers_with_chunks_give_the_gradient_of_one_without(
 ) -> None:
     in_processes(world_size, worker, tmp_path, llava_folder, world_size, dtype)
     model = build_model(llava_folder).to(dtype)
-    backward_step(model, chunks_of(model, 100), BOTH)
+    backward_step(model, chunks_of(model, 100), ALL)
     whole = gradient(model)
     for rank in range(world_size):
         found = torch.load(tmp_path / f"{rank}.pt")

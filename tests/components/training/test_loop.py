@@ -26,7 +26,7 @@ LOOP = LoopParams(
     checkpoint_every_steps=2,
     max_skipped_steps=1,
 )
-LOSSES = LossParams(autoregressive_weight=1.0, contrastive_weight=1.0)
+LOSSES = LossParams(autoregressive_weight=1.0, contrastive_weight=1.0, max_similarity_weight=0.0)
 NO_ALIGNMENT = AlignmentParams(num_steps=0, masked_share=0.5)
 SCORES = {3: 0.5, 6: 0.4}
 

@@ -17,7 +17,8 @@ from components.training.step import backward_step, update_weights
 from tests.components.model.tiny import prepared
 from tests.components.training.world import LENGTHS, OPTIMIZER, build_model, in_processes, samples
 
-BOTH = LossParams(autoregressive_weight=1.0, contrastive_weight=0.5)
+BOTH = LossParams(autoregressive_weight=1.0, contrastive_weight=0.5, max_similarity_weight=0.0)
+ALL = BOTH.model_copy(update={"max_similarity_weight": 0.3})
 
 
 # what is read besides captions: further texts, some true of other pictures too, and wrong ones
@@ -49,20 +50,23 @@ def one_step(model: DoubleForward, optimizer: Optimizer, batch: TrainBatch) -> d
     return update_weights(model, optimizer, backward_step(model, [batch], BOTH), 1e-2, 1.0)
 
 
-def gradients_worker(rank: int, folder: Path, llava_folder: Path, dtype: torch.dtype) -> None:
+def gradients_worker(
+    rank: int, folder: Path, llava_folder: Path, dtype: torch.dtype, losses: LossParams
+) -> None:
     model = build_model(llava_folder).to(dtype)
-    values = backward_step(model, [batch_of(model, rank, 2)], BOTH)
+    values = backward_step(model, [batch_of(model, rank, 2)], losses)
     gradients = {name: parameter.grad for name, parameter in trained_parameters(model).items()}
     torch.save((values, gradients), folder / f"{rank}.pt")
 
 
+@pytest.mark.parametrize("losses", [BOTH, ALL])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-9)])
 def test_two_workers_give_the_gradient_of_one(
-    llava_folder: Path, tmp_path: Path, dtype: torch.dtype, tolerance: float
+    llava_folder: Path, tmp_path: Path, dtype: torch.dtype, tolerance: float, losses: LossParams
 ) -> None:
-    in_processes(2, gradients_worker, tmp_path, llava_folder, dtype)
+    in_processes(2, gradients_worker, tmp_path, llava_folder, dtype, losses)
     model = build_model(llava_folder).to(dtype)
-    values = backward_step(model, [batch_of(model, 0, 1)], BOTH)
+    values = backward_step(model, [batch_of(model, 0, 1)], losses)
     whole = torch.cat(
         [parameter.grad.flatten() for parameter in trained_parameters(model).values()]
     )
@@ -77,7 +81,7 @@ def test_two_workers_give_the_gradient_of_one(
 def test_autoregressive_loss_is_the_mean_over_all_answer_tokens(model: DoubleForward) -> None:
     batch = batch_of(model, 0, 1)
     with torch.no_grad():
-        losses = step_losses(model, batch)
+        losses = step_losses(model, batch, BOTH)
         summary_tokens = model.compress_images(model.backbone.encode_images(batch.pictures))
         hidden = model.generation_hidden(
             summary_tokens[batch.conversation_pictures],
@@ -99,11 +103,26 @@ def test_a_sample_with_both_texts_is_compressed_once(model: DoubleForward) -> No
     ) - len(shared)
 
 
+def test_a_third_loss_is_added_and_logged_only_if_wanted(model: DoubleForward) -> None:
+    batch = batch_of(model, 0, 1)
+    two, three = (backward_step(model, [batch], losses) for losses in (BOTH, ALL))
+    assert list(two) == ["loss", "autoregressive_loss", "contrastive_loss"]
+    assert list(three) == [*two, "max_similarity_loss"]
+    assert three["max_similarity_loss"] > 0
+    torch.testing.assert_close(three["loss"], two["loss"] + 0.3 * three["max_similarity_loss"])
+    for name in ("autoregressive_loss", "contrastive_loss"):
+        assert torch.equal(two[name], three[name])
+
+
 @pytest.mark.parametrize(("autoregressive", "contrastive"), [(1.0, 0.0), (0.0, 1.0)])
 def test_a_loss_of_weight_0_leaves_its_own_parts_alone(
     model: DoubleForward, autoregressive: float, contrastive: float
 ) -> None:
-    weights = LossParams(autoregressive_weight=autoregressive, contrastive_weight=contrastive)
+    weights = LossParams(
+        autoregressive_weight=autoregressive,
+        contrastive_weight=contrastive,
+        max_similarity_weight=0.0,
+    )
     backward_step(model, [batch_of(model, 0, 1)], weights)
     norms = {
         name: float(parameter.grad.norm()) for name, parameter in trained_parameters(model).items()
@@ -146,7 +165,7 @@ def test_text_only_groups_need_no_picture(model: DoubleForward) -> None:
     batch = collate(
         table, StepSamples((4,), ()), model.backbone, all_tokens(model.num_summary_tokens), LENGTHS
     )
-    losses = step_losses(model, batch)
+    losses = step_losses(model, batch, BOTH)
     assert losses.autoregressive > 0
     assert losses.contrastive == 0
 
