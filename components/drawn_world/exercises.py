@@ -9,7 +9,7 @@ from itertools import permutations
 
 import numpy as np
 
-from components.drawn_world.ask import LETTERS, Question
+from components.drawn_world.ask import LETTERS, Question, draw_two
 from components.drawn_world.world import COLOURS, SHAPES, Scene, relation
 
 PLACES_QUESTION = "where is what?"
@@ -39,6 +39,26 @@ def ask_sides(scene: Scene, rng: np.random.Generator, num_pairs: int) -> list[Qu
                 answer = side if side in true else other
                 text = f"is the {first.name} {side.split()[0]} or {other} the {second.name}?"
                 questions.append(Question("exercise", "side", text, answer.split()[0]))
+    return questions
+
+
+def ask_one_side(scene: Scene, rng: np.random.Generator) -> list[Question]:
+    """Ask whether an object is left of another, and whether it is above it: yes or no.
+
+    Never "right of" or "below": as long as both words are asked for evenly, neither the side nor
+    the word alone says anything of the answer, and a model does not begin to learn it.
+    """
+    if len(scene.sprites) < 2:
+        return []
+    first, second = draw_two(scene, rng)
+    true = relation(first, second)
+
+    questions = []
+    for side, other in SIDES:
+        if side in true or other in true:
+            text = f"is the {first.name} {side} the {second.name}?"
+            answer = "yes" if side in true else "no"
+            questions.append(Question("exercise", "one side", text, answer))
     return questions
 
 
