@@ -37,8 +37,8 @@ ON_A_LAPTOP = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # a run waits for several such looks; with the usual 2, nine seconds
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    # No worker before it is asked for, none of the first ones is ever used; and no measurements of
-    # the node, which has no dashboard to show them.
+    # No worker before one is asked for: those of a training have settings of their own, and Ray's
+    # first ones would wait to the end. No measurements of the node: no dashboard shows them.
     "RAY_prestart_worker_first_driver": "0",
     "RAY_enable_metrics_collection": "0",
 }
@@ -53,5 +53,13 @@ _is_elsewhere = "RAY_ADDRESS" in os.environ or "RAY_RAYLET_PID" in os.environ
 for _name, _value in (SETTINGS if _is_elsewhere else SETTINGS | ON_A_LAPTOP).items():
     os.environ.setdefault(_name, _value)
 
+
+def _leave_memory() -> None:
+    """Have Python look for no cycles at its end, when all memory goes: a second with PyTorch."""
+    # DuckDB would count what is left, and complain.
+    if "duckdb" not in sys.modules:
+        gc.freeze()
+
+
 gc.set_threshold(OBJECTS_BETWEEN_LOOKS)
-atexit.register(gc.freeze)  # nor is one looked for at the end, when all memory goes
+atexit.register(_leave_memory)
