@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from components.store.recode import recoded_provenance
 from components.store.store_reader import StoreReader
 from flows.index import add, build
 from tests.components.store.stores import PROVENANCE, random_rows, write_store
+from tests.forked import exit_code_of
 
 ROOT = Path(__file__).parents[2]
 IDS = [[f"{part}{row:02d}" for row in range(12)] for part in "abcd"]
@@ -204,21 +206,19 @@ def test_two_writers_at_once_are_refused(tmp_path: Path) -> None:
         build([one], tmp_path / "index", "exact", 1)
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import flows.index
-replaced = 0
-real = os.replace
-def replace(*names):
-    global replaced
-    if replaced == int(sys.argv[1]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    replaced += 1
-    real(*names)
-os.replace = replace
-flows.index.add(Path(sys.argv[2]), [Path(sys.argv[3])])
-"""
+def add_and_be_killed(index: Path, more: Path, renames: int) -> None:
+    """Add a store until so many files have their names; then this process is killed."""
+    real, replaced = os.replace, 0
+
+    def replace(*names: Any) -> None:
+        nonlocal replaced
+        if replaced == renames:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replaced += 1
+        real(*names)
+
+    os.replace = replace  # type: ignore[assignment]
+    add(index, [more])
 
 
 # of pictures, two files of vectors, codes, the manifest
@@ -229,10 +229,7 @@ def test_killed_before_a_rename_the_old_index_is_whole_and_the_next_run_finishes
     index, more = tmp_path / "index", store(tmp_path / "more", 1, 2)
     build([store(tmp_path / "one", 0)], index, "approximate", 1000)
     old = found(index)
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(renames), str(index), str(more)], cwd=ROOT
-    )
-    assert killed.returncode == -signal.SIGKILL
+    assert exit_code_of(add_and_be_killed, index, more, renames) == -signal.SIGKILL
     assert found(index) == old
     verify_index(index)
     add(index, [more])
