@@ -6,13 +6,13 @@ Brute force finds the same.
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
 from components.files.locks import BusyError
 from components.files.written import OutputError
@@ -23,10 +23,10 @@ from components.store.provenance import StoreError
 from components.store.recode import recoded_provenance
 from components.store.store_reader import StoreReader
 from flows.index import add, build
+from fwd2bot.commands import app
 from tests.components.store.stores import PROVENANCE, random_rows, write_store
 from tests.forked import exit_code_of
 
-ROOT = Path(__file__).parents[2]
 IDS = [[f"{part}{row:02d}" for row in range(12)] for part in "abcd"]
 
 
@@ -268,18 +268,17 @@ def test_files_of_others_in_an_index_are_named_and_stay(tmp_path: Path, name: st
 def test_command_builds_says_how_far_it_is_and_names_what_is_wrong(tmp_path: Path) -> None:
     one = store(tmp_path / "one", 0, 1)
 
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", "flows.index", *map(str, arguments)]
-        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    def run(*arguments: object) -> Result:
+        return CliRunner().invoke(app, ["index", *map(str, arguments)])
 
     done = run("build", one, tmp_path / "index", "--kind", "approximate")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "index: 24/24 pictures" in done.stdout
     assert "holds 24 pictures of 2 files, approximate" in done.stdout
     assert "recall@10 1.000" in done.stdout
     failed = run("add", tmp_path / "index", tmp_path / "nowhere")
-    assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
+    assert (failed.exit_code, failed.stderr.count("\n")) == (1, 1)
     assert failed.stderr.startswith(f"index: {tmp_path / 'nowhere'}: there is no such folder")
     unknown = run("build", one, tmp_path / "x", "--kind", "hnsw")
-    assert unknown.returncode == 2
+    assert unknown.exit_code == 2
     assert "'hnsw' is not one of 'exact'" in unknown.stderr
