@@ -5,6 +5,8 @@ when they are imported, so the settings stand here, before any flow does that; a
 has set is left alone.
 """
 
+import atexit
+import gc
 import os
 import secrets
 import sys
@@ -35,10 +37,29 @@ ON_A_LAPTOP = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # a run waits for several such looks; with the usual 2, nine seconds
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # No worker before one is asked for: those of a training have settings of their own, and Ray's
+    # first ones would wait to the end. No measurements of the node: no dashboard shows them.
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_enable_metrics_collection": "0",
 }
+# Objects that Python makes before it looks for cycles among the new ones, 700 by itself. The half
+# million objects of PyTorch, Transformers and Ray stay: looking at them all the time is a fifth of
+# the time of importing them.
+OBJECTS_BETWEEN_LOOKS = 50_000
 
 # Workers have those of whoever started their node: here its driver, on a cluster nobody with these
 # settings.
 _is_elsewhere = "RAY_ADDRESS" in os.environ or "RAY_RAYLET_PID" in os.environ
 for _name, _value in (SETTINGS if _is_elsewhere else SETTINGS | ON_A_LAPTOP).items():
     os.environ.setdefault(_name, _value)
+
+
+def _leave_memory() -> None:
+    """Have Python look for no cycles at its end, when all memory goes: a second with PyTorch."""
+    # DuckDB would count what is left, and complain.
+    if "duckdb" not in sys.modules:
+        gc.freeze()
+
+
+gc.set_threshold(OBJECTS_BETWEEN_LOOKS)
+atexit.register(_leave_memory)

@@ -31,10 +31,10 @@ import flows  # noqa: E402, F401  # its opt-outs and Ray settings, before Ray re
 LONGEST_FIRST = (
     "test_compress_faults.py",
     "test_train.py",
-    "test_sweep_copy.py",
-    "test_methods.py",
-    "test_pretrain.py",
     "test_end_to_end.py",
+    "test_methods.py",
+    "test_downloads.py",
+    "test_pretrain.py",
     "test_cluster.py",
     "test_curate.py",
     "test_compress.py",
@@ -43,7 +43,7 @@ LONGEST_FIRST = (
     "test_dvc.py",
     "test_pretrained.py",
     "test_families.py",
-    "test_downloads.py",
+    "test_sweep_copy.py",
     "test_index.py",
 )
 

@@ -4,17 +4,14 @@ The outputs of the stages are stand-ins of a few bytes, since DVC looks at names
 the files of the repository itself are the real ones.
 """
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.repository import commit, copy_tracked, run
 from tests.test_pipeline import STAGES, plotted_columns, written_paths
 
-ROOT = Path(__file__).parent.parent
 SMALL_WORLD = {
     "num_instruct_pictures": 4,
     "num_text_only": 1,
@@ -28,22 +25,6 @@ NOISE = ("WARNING", "ERROR", "failed to", "missing-files", "sweeps/bare")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def run(folder: Path, *command: str) -> str:
-    """What a command prints; it must end well."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(folder), "DVC_NO_ANALYTICS": "1"}
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}"
-    return done.stdout
-
-
 def quietly(folder: Path, *command: str) -> str:
     """What a command prints, which has no word of trouble."""
     text = run(folder, *command)
@@ -54,8 +35,6 @@ def quietly(folder: Path, *command: str) -> str:
 
 def clone(origin: Path, folder: Path) -> Path:
     run(origin, "git", "clone", "--quiet", str(origin), str(folder))
-    for key, value in (("user.name", "test"), ("user.email", "test@localhost")):
-        run(folder, "git", "config", key, value)
     return folder
 
 
@@ -63,17 +42,9 @@ def clone(origin: Path, folder: Path) -> Path:
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository like this one with the lock of a finished run and a remote with its outputs."""
     folder = tmp_path_factory.mktemp("dvc") / "origin"
-    names = run(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").split(
-        "\0"
-    )
-    for name in names:
-        if name and (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    copy_tracked(folder)
     write_stand_ins(folder)
     run(folder, "git", "init", "--quiet", "--initial-branch=main")
-    for key, value in (("user.name", "test"), ("user.email", "test@localhost")):
-        run(folder, "git", "config", key, value)
     run(folder, "dvc", "commit", "--force", "--quiet")
     run(
         folder,
@@ -85,8 +56,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "storage",
         str(folder.parent / "remote"),
     )
-    run(folder, "git", "add", "-A")
-    run(folder, "git", "commit", "--quiet", "-m", "first run")
+    commit(folder, "first run")
     run(folder, "dvc", "push", "--quiet")
     return folder
 

@@ -1,6 +1,6 @@
 """The batch job on a real store: each row is answered or rejected; a kill changes no byte.
 
-Two runs go through Ray; the others call the worker in this process, which must give the same bytes.
+One run goes through Ray; the others call the worker in this process, which gives the same bytes.
 """
 
 import json
@@ -84,7 +84,12 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_row_is_answered_as_one_question_is_or_rejected(
-    store: Path, compressor: Path, questions: Path, local_ray: None, tmp_path: Path
+    store: Path,
+    compressor: Path,
+    questions: Path,
+    local_ray: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     output = tmp_path / "answers.jsonl"
     manifest = answer_corpus(PARAMS, questions, output, store, compressor, None, "own_picture")
@@ -117,6 +122,15 @@ def test_every_row_is_answered_as_one_question_is_or_rejected(
     assert output.stat().st_mtime_ns == before
     with pytest.raises(ValueError, match="holds something else"):
         answer_corpus(PARAMS, questions, output, store, compressor, None, "every_picture")
+
+    monkeypatch.setattr("flows.answer_corpus.run_workers", run_here)
+    (tmp_path / "here").mkdir()
+    here = tmp_path / "here" / output.name
+    assert (
+        answer_corpus(PARAMS, questions, here, store, compressor, None, "own_picture") == manifest
+    )
+    for path in here.parent.iterdir():
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes()
 
 
 def test_a_killed_run_ends_with_the_same_bytes_and_drawn_answers_too(
@@ -157,6 +171,7 @@ def test_a_killed_run_ends_with_the_same_bytes_and_drawn_answers_too(
     (work / "done" / "part-00001.parquet.json").unlink()
     untouched = (pieces / "part-00002.parquet").stat().st_mtime_ns
     with monkeypatch.context() as patch:
+        patch.setattr("flows.answer_corpus.run_workers", run_here)
         patch.setattr("flows.answer_corpus.shutil.rmtree", lambda _: None)
         answer_corpus(params, questions, output, store, compressor, None, "own_picture")
     assert (pieces / "part-00002.parquet").stat().st_mtime_ns == untouched

@@ -1,17 +1,17 @@
 """The check before a run: silent about what is right, and everything that is wrong at once."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 from components.presets import preset_sections
 from flows.check import check
+from fwd2bot.commands import app
 from tests.downloads import write_downloads
 
 ROOT = Path(__file__).parents[2]
@@ -161,21 +161,8 @@ def test_an_unknown_source_format_and_a_key_of_another_one_are_named(
 def test_the_command_ends_with_a_status(params: dict[str, Any], project: Path) -> None:
     params["base_model"] = "models/none"
     YAML().dump(params, project / "broken.yaml")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "flows.check",
-            "--params",
-            str(project / "broken.yaml"),
-            "--rows",
-            "4",
-        ],
-        cwd=project,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
+    words = ["check", "--params", str(project / "broken.yaml"), "--rows", "4"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1
     assert done.stderr.count("problem: ") == 1
-    assert done.stderr.endswith("check: 1 problems\n")
+    assert str(done.exception) == "check: 1 problems"

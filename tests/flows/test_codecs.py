@@ -8,7 +8,16 @@ import pytest
 
 from components.store.fit import MIN_PICTURES, fit_directions, quantise_fitted, restore_fitted
 from flows.codecs import FITTED_BYTES, FIXED, all_codecs, cross_fitted, main, prepare, score
-from tests.flows.test_evaluate import PARAMS, World, metrics_of, output, world  # noqa: F401
+from tests.flows.in_this_process import ask_all
+from tests.flows.test_evaluate import PARAMS, World, metrics_of, world  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def output(world: World) -> Path:
+    """What `evaluate` finds of the compressor alone, without Ray."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flows.evaluate.run_tasks", ask_all)
+        return world.run("first", PARAMS.model_copy(update={"references": ()}))
 
 
 def test_exact_tokens_score_as_in_evaluate(world: World, output: Path) -> None:

@@ -1,13 +1,11 @@
 """The flow on folders and Parquet as users have them, then `search` and `answer` on what it wrote;
 
-killed, it goes on.
+killed, it goes on. The first store is made by Ray's workers, most others in this process.
 """
 
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -15,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 from PIL import Image
-from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
 
+from components.files.row_watch import MAX_ATTEMPTS
 from components.search.batches import Query
 from components.search.corpus import Wanted, search_like
 from components.store import unfinished_store as work_module
@@ -29,14 +28,16 @@ from components.store.store_reader import StoreReader, UnknownImageError
 from flows.answer import answer
 from flows.compress import compress
 from flows.search import open_corpus, search_queries
+from flows.workers import compress_worker
 from flows.workers.compress_worker import CompressParams, count_start
 from tests.components.compression.models import LIMITS, write_models
+from tests.flows.in_this_process import finish_shards, in_this_process  # noqa: F401
 
 PARAMS = CompressParams(
     num_workers=2,
     cpus_per_worker=1,
     gpus_per_worker=0,
-    decoders_per_worker=2,
+    decoders_per_worker=1,
     dtype="float32",
     num_summary_tokens=None,
     codec="float16",
@@ -51,7 +52,7 @@ PARAMS = CompressParams(
     pictures=LIMITS,
 )
 ROOT = Path(__file__).parents[2]
-# In every process of the job: the decoder ends it at a picture of 13 pixels' width, as a fault in C
+# In every process that decodes: it ends at a picture of 13 pixels' width, as a fault in C
 # code does.
 KILLING_DECODER = """
 import os
@@ -157,15 +158,20 @@ def test_a_finished_store_is_compared_by_what_the_pictures_hold(
 
 
 def test_killed_run_goes_on_to_the_same_bytes_with_other_workers(
-    store: Path, photos: Path, compressor: Path, tmp_path: Path
+    store: Path,
+    photos: Path,
+    compressor: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A kill leaves some shards whole, one cut, one without its note, a file half written."""
-    output, strict = (
-        tmp_path / "photos",
-        PARAMS.model_copy(update={"max_reject_fraction": 0.0, "num_workers": 1}),
-    )
-    with pytest.raises(ValueError, match=r"2 of 10 pictures.*'too_large': 1"):
-        compress(strict, str(photos), compressor, output, None)
+    output = tmp_path / "photos"
+    others = {"max_reject_fraction": 0.0, "num_workers": 1, "decoders_per_worker": 2}
+    strict = PARAMS.model_copy(update=others)
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.compress.run_workers", finish_shards)
+        with pytest.raises(ValueError, match=r"2 of 10 pictures.*'too_large': 1"):
+            compress(strict, str(photos), compressor, output, None)
     assert not output.exists()
     (partial,) = work_module.partial_folder(output).glob("*/")
     shards = partial / "shards"
@@ -184,6 +190,7 @@ def test_killed_run_goes_on_to_the_same_bytes_with_other_workers(
     assert (output / "part-00002.parquet").stat().st_ino == untouched
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_parquet_corpus_gives_the_tokens_of_the_folder(
     store: Path, photos: Path, compressor: Path, tmp_path: Path
 ) -> None:
@@ -222,8 +229,9 @@ def test_search_by_text_and_by_example(store: Path, compressor: Path) -> None:
     ]
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_store_of_fewer_tokens_holds_the_first_ones_and_opens_too(
-    store: Path, photos: Path, compressor: Path, local_ray: None, tmp_path: Path
+    store: Path, photos: Path, compressor: Path, tmp_path: Path
 ) -> None:
     fewer = tmp_path / "fewer"
     compress(
@@ -292,8 +300,9 @@ def test_other_base_model_is_refused_before_any_work(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
 def test_tars_whose_pictures_kill_the_decoder_cost_only_those(
-    compressor: Path, tmp_path: Path
+    compressor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two tars; one picture ends every process that decodes it."""
     for tar, widths in {"a": (30, 31, 13, 32), "b": (33, 34)}.items():
@@ -301,13 +310,14 @@ def test_tars_whose_pictures_kill_the_decoder_cost_only_those(
             for width in widths:
                 Image.new("RGB", (width, 40)).save(tmp_path / f"{width}.png")
                 archive.add(tmp_path / f"{width}.png", f"{width}.png")
-    params = PARAMS.model_copy(update={"num_workers": 1})
-    YAML().dump({"compress": params.model_dump(mode="json")}, tmp_path / "params.yaml")
     (tmp_path / "sitecustomize.py").write_text(KILLING_DECODER)
-    command = [sys.executable, "-m", "flows.compress", "*.tar", str(compressor), "out"]
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    environment = {"env_vars": {"PYTHONPATH": f"{tmp_path}:{ROOT}"}}
+    deadly = ray.remote(num_cpus=1, max_retries=MAX_ATTEMPTS, runtime_env=environment)
+    monkeypatch.setattr(
+        compress_worker, "decode_shard", deadly(compress_worker.decode_shard._function)
+    )
+    monkeypatch.chdir(tmp_path)
+    compress(PARAMS, "*.tar", compressor, Path("out"), None)
     store = StoreReader.open(tmp_path / "out")
     assert store.ids == ["a/30", "a/31", "a/32", "b/33", "b/34"]
     assert [reject[:2] for reject in read_rejects(tmp_path / "out/_rejects.json")] == [

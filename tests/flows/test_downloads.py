@@ -7,10 +7,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from dvc.repo import Repo
+from dvc.repo.reproduce import plan_repro
 from pyarrow import fs
 from ruamel.yaml import YAML
 
@@ -18,8 +21,8 @@ from components.presets import load_preset, preset_sections
 from flows.curate import CurateParams, curate
 from tests.components.files.bucket import bucket, upload  # noqa: F401
 from tests.downloads import write_downloads
+from tests.repository import ROOT, copy_tracked, run
 
-ROOT = Path(__file__).parents[2]
 PRESET = "llava-1.5-7b"
 SMALL = {
     "num_workers": 2,
@@ -27,21 +30,30 @@ SMALL = {
     "max_reject_fraction": 0.2,
     "max_answer_fraction": 0.5,
 }
+CODE = ("fwd2bot", "flows", "components")
+SWEEPS = ("results/methods.json", "results/seeds.json")  # in git; the report reads them
+BEHIND = ("train", "compress", "evaluate", "codecs", "inspect", "report")  # `curate`
+ONE_CORE = {"num_workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0}  # in place of 8 GPUs
+# What DVC would start one after another, in one process with one Ray.
+STAGES_TOGETHER = """
+import shlex, sys
+from fwd2bot.commands import app
+
+for line in sys.stdin:
+    _, _, flow, *arguments = shlex.split(line)
+    app([flow.removeprefix("flows."), *arguments], standalone_mode=False)
+"""
 
 
 @pytest.fixture(scope="module")
 def downloads(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    root = tmp_path_factory.mktemp("downloads")
+    root = tmp_path_factory.mktemp("project") / "downloads"
     return root, write_downloads(root)
 
 
 @pytest.fixture(scope="module")
-def curated(
-    downloads: tuple[Path, dict[str, str]],
-    tmp_path_factory: pytest.TempPathFactory,
-    local_ray: None,
-) -> Path:
-    output = tmp_path_factory.mktemp("curated") / "curated"
+def curated(downloads: tuple[Path, dict[str, str]], local_ray: None) -> Path:
+    output = downloads[0].parent / "data/curated"
     curate(
         load_preset("curate", CurateParams, PRESET, ROOT).model_copy(update=SMALL),
         downloads[0],
@@ -105,3 +117,65 @@ def test_sources_in_a_bucket_give_the_same_bytes(
     same, different, errors = filecmp.cmpfiles(curated, tmp_path / "curated", files, shallow=False)
     assert (different, errors) == ([], [])
     assert len(same) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_preset_runs_on_downloads_as_they_are_published(
+    downloads: tuple[Path, dict[str, str]], curated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The preset for LLaVA-1.5-7B with a small model of its class; only sizes are cut."""
+    folder = downloads[0].parent
+    copy_tracked(folder, *CODE, *SWEEPS, ".dvc", "dvc.yaml", "models/tiny-llava")
+    base = write_params(folder)["base_model"]
+    (folder / "models/tiny-llava").rename(folder / base)
+    run(folder, "git", "init", "--quiet")
+    # DVCLive asks for the last commit
+    run(folder, "git", "commit", "--quiet", "--allow-empty", "-m", "start")
+
+    # neither the demo world nor its base; the fixture has curated with these values
+    monkeypatch.chdir(folder)
+    commands = planned_stages("report")
+    assert commands.keys() == {"curate", *BEHIND}
+    assert commands.pop("curate") == "python -m flows.curate downloads data/curated"
+    together = [sys.executable, "-c", STAGES_TOGETHER]
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    lines = "\n".join(commands.values())
+    subprocess.run(together, cwd=folder, env=environment, input=lines, text=True, check=True)
+
+    metrics = json.loads((folder / "results/metrics.json").read_text())
+    assert metrics["uncompressed"]["short_answer"]["count"] == 6
+    assert "partial_queries" not in metrics["compressed"]
+    assert metrics["compressed"]["retrieval"]["image_to_text"]["count"] == 6
+    shards = folder.glob("data/compressed/test/part-*.parquet")
+    assert pq.read_metadata(next(shards)).num_rows == 6
+    assert "<html" in (folder / "results/report.html").read_text()
+
+
+def write_params(folder: Path) -> dict[str, Any]:
+    """Write params.yaml of the preset, with smaller sizes; returns it."""
+    params = preset_sections(PRESET, ROOT)
+    params["curate"] |= SMALL
+    params["train"] |= ONE_CORE | {
+        "threads_per_worker": 1,
+        "autoregressive_batch_size": 4,
+        "contrastive_batch_size": 4,
+        "num_summary_tokens": 4,  # the small model makes 36 of a picture
+    }
+    params["train"]["loop"] |= {
+        "num_steps": 2,
+        "validate_every_steps": 2,
+        "checkpoint_every_steps": 2,
+    }
+    params["train"]["texts"] |= {"max_conversation_tokens": 256}
+    params["compress"] |= ONE_CORE
+    params["evaluate"] |= ONE_CORE
+    YAML().dump(params, folder / "params.yaml")
+    return params
+
+
+def planned_stages(target: str) -> dict[str, str]:
+    """{stage: command} of what DVC runs here for a stage when nothing is there, in its order."""
+    with Repo() as repo:
+        stages = plan_repro(repo.index.graph, repo.stage.collect(target))
+        return {stage.name: stage.cmd for stage in stages}

@@ -6,12 +6,13 @@ Brute force finds the same.
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
 from components.files.locks import BusyError
 from components.files.written import OutputError
@@ -22,9 +23,10 @@ from components.store.provenance import StoreError
 from components.store.recode import recoded_provenance
 from components.store.store_reader import StoreReader
 from flows.index import add, build
+from fwd2bot.commands import app
 from tests.components.store.stores import PROVENANCE, random_rows, write_store
+from tests.forked import exit_code_of
 
-ROOT = Path(__file__).parents[2]
 IDS = [[f"{part}{row:02d}" for row in range(12)] for part in "abcd"]
 
 
@@ -204,21 +206,19 @@ def test_two_writers_at_once_are_refused(tmp_path: Path) -> None:
         build([one], tmp_path / "index", "exact", 1)
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import flows.index
-replaced = 0
-real = os.replace
-def replace(*names):
-    global replaced
-    if replaced == int(sys.argv[1]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    replaced += 1
-    real(*names)
-os.replace = replace
-flows.index.add(Path(sys.argv[2]), [Path(sys.argv[3])])
-"""
+def add_and_be_killed(index: Path, more: Path, renames: int) -> None:
+    """Add a store until so many files have their names; then this process is killed."""
+    real, replaced = os.replace, 0
+
+    def replace(*names: Any) -> None:
+        nonlocal replaced
+        if replaced == renames:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replaced += 1
+        real(*names)
+
+    os.replace = replace  # type: ignore[assignment]
+    add(index, [more])
 
 
 # of pictures, two files of vectors, codes, the manifest
@@ -229,10 +229,7 @@ def test_killed_before_a_rename_the_old_index_is_whole_and_the_next_run_finishes
     index, more = tmp_path / "index", store(tmp_path / "more", 1, 2)
     build([store(tmp_path / "one", 0)], index, "approximate", 1000)
     old = found(index)
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(renames), str(index), str(more)], cwd=ROOT
-    )
-    assert killed.returncode == -signal.SIGKILL
+    assert exit_code_of(add_and_be_killed, index, more, renames) == -signal.SIGKILL
     assert found(index) == old
     verify_index(index)
     add(index, [more])
@@ -271,18 +268,17 @@ def test_files_of_others_in_an_index_are_named_and_stay(tmp_path: Path, name: st
 def test_command_builds_says_how_far_it_is_and_names_what_is_wrong(tmp_path: Path) -> None:
     one = store(tmp_path / "one", 0, 1)
 
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", "flows.index", *map(str, arguments)]
-        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    def run(*arguments: object) -> Result:
+        return CliRunner().invoke(app, ["index", *map(str, arguments)])
 
     done = run("build", one, tmp_path / "index", "--kind", "approximate")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "index: 24/24 pictures" in done.stdout
     assert "holds 24 pictures of 2 files, approximate" in done.stdout
     assert "recall@10 1.000" in done.stdout
     failed = run("add", tmp_path / "index", tmp_path / "nowhere")
-    assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
+    assert (failed.exit_code, failed.stderr.count("\n")) == (1, 1)
     assert failed.stderr.startswith(f"index: {tmp_path / 'nowhere'}: there is no such folder")
     unknown = run("build", one, tmp_path / "x", "--kind", "hnsw")
-    assert unknown.returncode == 2
+    assert unknown.exit_code == 2
     assert "'hnsw' is not one of 'exact'" in unknown.stderr

@@ -1,4 +1,7 @@
-"""Every method through the stages behind training, or its reason why not."""
+"""Every method through the stages behind training, or its reason why not.
+
+Two methods go through Ray's workers as well, one that is stored and one that is not.
+"""
 
 import json
 from pathlib import Path
@@ -11,6 +14,7 @@ from components.methods.checkpoint import save_compressor
 from components.methods.method_settings import WITH_QUERIES, ChosenMethod
 from components.search.batches import Query
 from components.search.corpus import MaxSim, Wanted
+from components.store.manifest import Manifest
 from components.store.provenance import StoreError
 from components.store.store_reader import StoreReader
 from flows.answer import answer
@@ -20,6 +24,7 @@ from flows.index import build
 from flows.search import open_corpus, search_queries
 from tests.components.methods.settings import SETTINGS, UNTRAINED
 from tests.components.model.tiny import COMPRESSOR, load, write_tiny_llava
+from tests.flows.in_this_process import in_this_process  # noqa: F401
 from tests.flows.test_compress import PARAMS as COMPRESS_PARAMS
 from tests.flows.test_evaluate import IMAGE_IDS, PARAMS, picture, write_tables
 
@@ -42,6 +47,8 @@ class World:
 
     def compressor(self, name: str) -> Path:
         """An untrained method, saved."""
+        if (self.root / name).exists():
+            return self.root / name
         tuning = "none" if name in UNTRAINED else "trained"
         chosen = ChosenMethod(name=name, tuning=tuning, settings=SETTINGS[name])  # type: ignore[arg-type]
         folder = self.root / name
@@ -62,18 +69,17 @@ def scores_of(world: World, compressor: Path, store: Path, output: Path) -> dict
     return json.loads(files[0].read_text())
 
 
-@pytest.mark.slow
+def stored_by(world: World, compressor: Path, store: Path) -> Manifest | None:
+    images, base = str(world.curated / "images/test"), str(world.root / "tiny-llava")
+    return compress(COMPRESS, images, compressor, store, base)
+
+
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("in_this_process")
 def test_a_method_goes_through_all_stages(name: str, world: World, tmp_path: Path) -> None:
     compressor, store = world.compressor(name), tmp_path / "store"
     kind = method_class(name)
-    manifest = compress(
-        COMPRESS,
-        str(world.curated / "images/test"),
-        compressor,
-        store,
-        str(world.root / "tiny-llava"),
-    )
+    manifest = stored_by(world, compressor, store)
     metrics = scores_of(world, compressor, store, tmp_path)
     card = (compressor / "README.md").read_text()
     assert all(why in card for why in (kind.why_not_stored, kind.why_no_answers) if why)
@@ -99,6 +105,24 @@ def test_a_method_goes_through_all_stages(name: str, world: World, tmp_path: Pat
     assert manifest
     assert manifest.rows_kept == len(IMAGE_IDS)
     search_and_ask(name, compressor, store, tmp_path / "index")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dual_encoder", "fastv"])
+def test_workers_of_ray_give_what_this_process_gives(
+    name: str, world: World, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    compressor, found = world.compressor(name), list[dict[str, bytes]]()
+    for place in ("there", "here"):
+        if place == "here":
+            request.getfixturevalue("in_this_process")
+        store = tmp_path / place / "store"
+        stored_by(world, compressor, store)
+        scores_of(world, compressor, store, tmp_path / place)
+        (tmp_path / place / "timings.json").unlink()
+        files = [path for path in (tmp_path / place).rglob("*") if path.is_file()]
+        found.append({str(path.relative_to(tmp_path / place)): path.read_bytes() for path in files})
+    assert found[0] == found[1]
 
 
 def search_and_ask(name: str, compressor: Path, store: Path, index: Path) -> None:

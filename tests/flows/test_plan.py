@@ -1,25 +1,24 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
 from flows.plan import in_bytes
+from fwd2bot.commands import app
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ["--images", "1e9", "--gpus", "64", "--tflops", "400", "--price", "3.5"]
 
 
-def run(*options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "flows.plan", *options], cwd=ROOT, capture_output=True, text=True
-    )
+def run(*options: str) -> Result:
+    return CliRunner().invoke(app, ["plan", *options])
 
 
 def test_plan_prints_hours_days_cost_bytes_and_files() -> None:
     done = run(*OPTIONS)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     lines = done.stdout.splitlines()
     assert (
         lines[0]
@@ -39,14 +38,21 @@ def test_plan_as_json_holds_the_same(tmp_path: Path) -> None:
 
 def test_plan_reads_the_shape_of_a_folder() -> None:
     plan = json.loads(
-        run(*OPTIONS, "--model", "models/tiny-llava", "--num-summary-tokens", "4", "--json").stdout
+        run(
+            *OPTIONS,
+            "--model",
+            str(ROOT / "models/tiny-llava"),
+            "--num-summary-tokens",
+            "4",
+            "--json",
+        ).stdout
     )
     assert plan["stored_bytes"]["float16"] == 1024 * 10**9
 
 
 def test_plan_of_an_unknown_model_says_what_there_is() -> None:
     done = run(*OPTIONS, "--model", "llava-2")
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert (
         "--model llava-2: is neither one of llava-1.5-7b, llava-1.5-13b nor a folder with a "
         "config.json" in done.stderr

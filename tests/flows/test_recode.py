@@ -1,14 +1,13 @@
 """Stores in other codecs: `recode` writes what writing the tokens anew would; tools read it."""
 
 import hashlib
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
+from typer.testing import CliRunner
 
 from components.files.written import OutputError
 from components.store import codecs
@@ -17,6 +16,7 @@ from components.store.quantisation import Quantised
 from components.store.rejects import Reject
 from components.store.store_reader import StoreReader
 from flows.recode import find_fit, recode
+from fwd2bot.commands import app
 from tests.components.store.stores import PROVENANCE, random_rows, write_store
 
 CAUSAL = PROVENANCE.model_copy(
@@ -105,23 +105,11 @@ def test_recode_never_makes_a_fine_codec_of_a_coarse_one(
 
 
 def test_recode_on_the_command_line_names_the_codecs(store: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "flows.recode",
-        str(store),
-        str(tmp_path / "new"),
-        "--codec",
-        "int3",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert (
-        done.stderr
-        == "recode: --codec int3: this version knows "
-        + ", ".join((*codecs.CODECS, "fitted"))
-        + "\n"
-    )
+    words = ["recode", str(store), str(tmp_path / "new"), "--codec", "int3"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1
+    known = ", ".join((*codecs.CODECS, "fitted"))
+    assert str(done.exception) == f"recode: --codec int3: this version knows {known}"
 
 
 def long_store(folder: Path, start: int) -> Path:

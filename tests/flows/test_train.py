@@ -1,12 +1,17 @@
-"""The real stage on a micro world: two Ray workers, killed in every way, against a calm run."""
+"""The real stage on a micro world: two Ray workers, killed in every way, against a calm run.
+
+What is killed is the command; calm runs are the same function in this process, on its Ray.
+"""
 
 import filecmp
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +22,27 @@ from ray.cluster_utils import Cluster
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
+from components.methods.catalogue import choose_method
 from components.methods.checkpoint import QUERIES_FILE, load_compressor
 from components.params import load_params
+from components.training.run_folder import HISTORY, STOP
 from components.training.training_settings import TrainParams
-from flows.train import print_note
+from flows.train import print_note, train
 from tests.components.model.conftest import llava_folder  # noqa: F401
 from tests.components.training.world import write_curated
 
 ROOT = Path(__file__).parents[2]
 ON_A_CLUSTER = {"GLOO_SOCKET_IFNAME": "lo", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1"}
+NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80_000_000}
 SECONDS_UNTIL_NOTICED = 12  # Ray Train looks for nodes that go every five seconds
 MICRO: dict[str, Any] = {
     "autoregressive_batch_size": 4,
     "contrastive_batch_size": 4,
     "loop": {
-        "num_steps": 60,
-        "log_every_steps": 5,
-        "validate_every_steps": 20,
-        "checkpoint_every_steps": 10,
+        "num_steps": 48,
+        "log_every_steps": 3,
+        "validate_every_steps": 16,
+        "checkpoint_every_steps": 6,
         "max_skipped_steps": 0,
     },
     "validation": {"num_pictures": 6, "num_questions": 6, "batch_size": 2, "max_new_tokens": 3},
@@ -56,25 +64,41 @@ def world(tmp_path_factory: pytest.TempPathFactory, llava_folder: Path) -> Path:
     return folder
 
 
-def start(
-    world: Path,
-    name: str,
-    stderr: int | None = None,
-    folder: Path | None = None,
-    **environment: str,
-) -> subprocess.Popen[bytes]:
-    """The stage with the params of `folder`, those of the world if not given."""
-    outputs = [world / name / part for part in ("compressor", "metrics", "timings", "state")]
-    command = [
-        sys.executable,
-        "-m",
-        "flows.train",
-        str(world / "curated"),
-        str(world / "base"),
-        *map(str, outputs),
-    ]
+def places(world: Path, name: str) -> list[Path]:
+    """Compressor, metrics, timings and state of a run."""
+    return [world / name / part for part in ("compressor", "metrics", "timings", "state")]
+
+
+def start(run: Path, folder: Path | None = None, **environment: str) -> subprocess.Popen[bytes]:
+    """The command with the params of `folder`, those of the world if not given; errors to a log."""
+    world = run.parent
+    command = [sys.executable, "-m", "flows.train", str(world / "curated"), str(world / "base")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.Popen(command, cwd=folder or world, env=environment, stderr=stderr)
+    with log_of(run).open("wb") as log:
+        return subprocess.Popen(
+            [*command, *map(str, places(world, run.name))],
+            cwd=folder or world,
+            env=environment,
+            stderr=log,
+        )
+
+
+def log_of(run: Path) -> Path:
+    return run.with_name(f"{run.name}.log")
+
+
+def train_here(world: Path, name: str, folder: Path) -> Path:
+    """Train with the params of `folder` on the Ray of this process; returns the run."""
+    params = load_params("train", TrainParams, folder / "params.yaml")
+    method = choose_method(params.method)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        base = str(world / "base")
+        train(params, method, world / "curated", base, *places(world, name))
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return world / name
 
 
 def write_params(folder: Path, world: Path, **changes: Any) -> Path:
@@ -89,15 +113,20 @@ def write_params(folder: Path, world: Path, **changes: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(world: Path) -> Path:
-    assert start(world, "undisturbed").wait() == 0
-    return world / "undisturbed"
+def undisturbed(world: Path, local_ray: None) -> Path:
+    return train_here(world, "undisturbed", world)
 
 
 def wait_until(is_true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
     while not is_true():
         assert process.poll() is None, "the stage ended too early"
         time.sleep(0.05)
+
+
+def wait_for_checkpoint(run: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait until one is there that was not there before."""
+    before = checkpoints(run)
+    wait_until(lambda: bool(checkpoints(run) - before), process)
 
 
 def workers_of(process: psutil.Process) -> list[psutil.Process]:
@@ -130,7 +159,7 @@ def test_the_output_is_a_compressor_with_metrics(undisturbed: Path, world: Path)
     )
     assert model.num_summary_tokens == 4
     metrics = YAML(typ="safe").load((undisturbed / "metrics" / "metrics.json").read_text())
-    assert metrics["step"] == 60
+    assert metrics["step"] == 48
     assert {"autoregressive_loss", "contrastive_loss", "logit_scale", "gradient_norm"} < metrics[
         "train"
     ].keys()
@@ -140,45 +169,37 @@ def test_the_output_is_a_compressor_with_metrics(undisturbed: Path, world: Path)
         .read_text()
         .splitlines()
     )
-    assert [line.split("\t")[0] for line in losses[1:]] == [str(step) for step in range(5, 61, 5)]
+    assert [line.split("\t")[0] for line in losses[1:]] == [str(step) for step in range(3, 49, 3)]
     assert "samples_per_second" in (undisturbed / "timings" / "metrics.json").read_text()
     assert files_of(undisturbed / "state") == [".fwd2bot-hashes.json", "lock"]
 
 
-@pytest.mark.slow
-def test_a_run_killed_in_every_way_ends_like_an_undisturbed_one(
-    undisturbed: Path, world: Path
-) -> None:
-    run = world / "disturbed"
-    stage = start(world, run.name)
-    wait_until(lambda: bool(checkpoints(run)), stage)
-    stage.send_signal(signal.SIGTERM)
-    assert stage.wait() != 0
-    assert not (run / "compressor").exists()
+@contextmanager
+def own_disk(folder: Path) -> Iterator[bool]:
+    """Mount a small file system on a folder; False without the right to."""
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(folder)]
+    is_mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    try:
+        yield is_mounted
+    finally:
+        if is_mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
-    stage = start(world, run.name)
-    before = checkpoints(run)
-    wait_until(lambda: bool(checkpoints(run) - before), stage)
-    workers_of(psutil.Process(stage.pid))[-1].kill()
-    before = checkpoints(run)
-    wait_until(lambda: bool(checkpoints(run) - before), stage)
-    workers = workers_of(psutil.Process(stage.pid))
-    stage.kill()
-    stage.wait()
-    assert not (run / "compressor").exists()
-    assert not psutil.wait_procs(workers, timeout=60)[1], "an orphan lives on"
 
-    (newest,) = sorted(run.glob("state/*/step-*/weights.safetensors"))[-1:]
-    os.truncate(newest, newest.stat().st_size // 2)
-    assert start(world, run.name).wait() == 0
-    assert_same_files(run / "compressor", undisturbed / "compressor")
-    assert_same_files(run / "metrics", undisturbed / "metrics")
+@contextmanager
+def two_nodes() -> Iterator[Cluster]:
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    try:
+        cluster.add_node(**NODE)
+        yield cluster
+    finally:
+        cluster.shutdown()
 
 
 def announce_loss(address: str, node_id: str) -> None:
     """What a cloud's notice of preemption becomes in Ray."""
     command = [
-        "ray",
         "drain-node",
         "--address",
         address,
@@ -193,62 +214,104 @@ def announce_loss(address: str, node_id: str) -> None:
         "--reason-message",
         "spot capacity is gone",
     ]
-    subprocess.run([str(Path(sys.executable).with_name("ray")), *command[1:], *reason], check=True)
+    subprocess.run([str(Path(sys.executable).with_name("ray")), *command, *reason], check=True)
+
+
+def lose_a_node(cluster: Cluster, run: Path, stage: subprocess.Popen[bytes]) -> None:
+    """Announce the loss, wait for a checkpoint before its time, take the node, bring another."""
+    (lost,) = cluster.worker_nodes
+    workers = workers_of(psutil.Process())
+    for worker in workers:
+        worker.suspend()  # these steps take a tenth of a second
+    announce_loss(cluster.address, lost.node_id)
+    time.sleep(SECONDS_UNTIL_NOTICED)
+    for worker in workers:
+        worker.resume()
+
+    # a step at which there is a line of the log, and no checkpoint
+    def is_early(name: str) -> bool:
+        return int(name.removeprefix("step-")) % MICRO["loop"]["checkpoint_every_steps"] != 0
+
+    wait_until(lambda: any(map(is_early, checkpoints(run))), stage)
+    cluster.remove_node(lost, allow_graceful=False)
+    cluster.add_node(**NODE)  # as a cluster's autoscaler would
+
+
+def fill(disk: Path) -> Path:
+    """Fill a disk to its last byte; returns the file that does."""
+    ballast = disk / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 16))
+    return ballast
 
 
 @pytest.mark.slow
-def test_a_run_outlives_the_loss_of_a_node(undisturbed: Path, world: Path) -> None:
-    node = {"num_cpus": 1, "object_store_memory": 80_000_000}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    try:
-        lost, run = cluster.add_node(**node), world / "lost-node"
-        stage = start(world, run.name, RAY_ADDRESS=cluster.address, **ON_A_CLUSTER)
-        wait_until(lambda: bool(checkpoints(run)), stage)
-        workers = workers_of(psutil.Process())
-        for worker in workers:
-            worker.suspend()  # these steps take a tenth of a second
-        announce_loss(cluster.address, lost.node_id)
-        time.sleep(SECONDS_UNTIL_NOTICED)
-        for worker in workers:
-            worker.resume()
-        # earlier than its time
-        wait_until(lambda: any(name.endswith("5") for name in checkpoints(run)), stage)
-        cluster.remove_node(lost, allow_graceful=False)
-        cluster.add_node(**node)  # as a cluster's autoscaler would
-        assert stage.wait() == 0
-    finally:
-        cluster.shutdown()
-    assert_same_files(run / "compressor", undisturbed / "compressor")
-    assert_same_files(run / "metrics", undisturbed / "metrics")
-
-
-@pytest.mark.slow
-def test_a_full_disk_ends_a_run_with_the_reason_and_harms_no_checkpoint(
+def test_a_run_killed_in_every_way_ends_like_an_undisturbed_one(
     undisturbed: Path, world: Path, tmp_path: Path
 ) -> None:
-    run = world / "full-disk"
-    (run / "state").mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(run / "state")]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("no right to mount a small file system")
-    try:
-        once = write_params(tmp_path / "once", world, max_failures=0)
-        stage = start(world, run.name, stderr=subprocess.PIPE, folder=once)
-        said = stage.communicate()[1].decode()
-        assert stage.returncode != 0
-        assert f"the disk under {run / 'state'} is full" in said.splitlines()[-1]
+    run = world / "disturbed"
+    once = write_params(tmp_path / "once", world, max_failures=1)  # the loss of the node
+    with own_disk(run / "state") as is_own, two_nodes() as cluster:
+        on_cluster = {"RAY_ADDRESS": cluster.address, **ON_A_CLUSTER}
+
+        # A node is lost, after a notice; then the disk is full.
+        stage = start(run, once, **on_cluster)
+        wait_for_checkpoint(run, stage)
+        lose_a_node(cluster, run, stage)
+        wait_for_checkpoint(run, stage)
+        if is_own:
+            whole, ballast = checkpoints(run), fill(run / "state")
+            assert stage.wait() != 0
+            assert (
+                f"the disk under {run / 'state'} is full"
+                in log_of(run).read_text().splitlines()[-1]
+            )
+            assert not (run / "compressor").exists()
+            assert whole & checkpoints(run)
+            ballast.unlink()
+            stage = start(run, **on_cluster)
+            wait_for_checkpoint(run, stage)
+
+        # A worker is killed; then SIGTERM asks for an end.
+        workers_of(psutil.Process())[-1].kill()
+        wait_for_checkpoint(run, stage)
+        stage.send_signal(signal.SIGTERM)
+        assert stage.wait() != 0
+        assert "stopped on request" in log_of(run).read_text().splitlines()[-1]
         assert not (run / "compressor").exists()
-        assert checkpoints(run)
-        subprocess.run([*mount[:4], "remount,size=100m", *mount[5:]], check=True)
-        assert start(world, run.name).wait() == 0
-    finally:
-        subprocess.run(["umount", str(run / "state")], check=True)
+
+        # The command itself is killed, with the Ray that it has started.
+        stage = start(run)
+        wait_for_checkpoint(run, stage)
+        workers = workers_of(psutil.Process(stage.pid))
+        stage.kill()
+        stage.wait()
+        assert workers
+        assert not (run / "compressor").exists()
+        assert not psutil.wait_procs(workers, timeout=60)[1], "an orphan lives on"
+
+        # The newest checkpoint is damaged.
+        (newest,) = sorted(run.glob("state/*/step-*/weights.safetensors"))[-1:]
+        os.truncate(newest, newest.stat().st_size // 2)
+        assert start(run, **on_cluster).wait() == 0
     assert_same_files(run / "compressor", undisturbed / "compressor")
+    assert_same_files(run / "metrics", undisturbed / "metrics")
+    if not is_own:
+        pytest.skip("all but the full disk: no right to mount a small file system")
+
+
+def stop_at_a_checkpoint(run: Path) -> None:
+    """Ask a run to stop when it has one, as SIGTERM does."""
+    while not checkpoints(run):
+        time.sleep(0.05)
+    for state in run.glob(f"state/*/{HISTORY}"):
+        state.with_name(STOP).touch()
 
 
 @pytest.mark.slow
 def test_a_sharded_run_from_stored_features_goes_on_as_an_ordinary_one(
-    world: Path, tmp_path: Path
+    world: Path, tmp_path: Path, local_ray: None
 ) -> None:
     """Equal to rounding: sums have another order, and vision features come from other batches."""
     adapters = load_params("train", TrainParams, world / "params.yaml").adapters.model_dump(
@@ -260,18 +323,21 @@ def test_a_sharded_run_from_stored_features_goes_on_as_an_ordinary_one(
         "checkpoint_every_steps": 5,
     }
     common = {"adapters": adapters | {"dropout": 0.0}, "samples_per_chunk": 1, "loop": loop}
+    features = tmp_path / "features"
     sharded = write_params(
-        tmp_path / "sharded", world, **common, parallelism="fsdp", feature_cache="features"
+        tmp_path / "sharded", world, **common, parallelism="fsdp", feature_cache=str(features)
     )
     whole = write_params(tmp_path / "whole", world, **common)
-    stage, run = start(world, "sharded", folder=sharded), world / "sharded"
-    wait_until(lambda: bool(checkpoints(run)), stage)
-    stage.send_signal(signal.SIGTERM)
-    assert stage.wait() != 0
+    run = world / "sharded"
+    stopper = threading.Thread(target=stop_at_a_checkpoint, args=(run,), daemon=True)
+    stopper.start()
+    with pytest.raises(SystemExit, match="stopped on request"):
+        train_here(world, run.name, sharded)
+    stopper.join()
     assert checkpoints(run)
     assert not (run / "compressor").exists()
-    assert start(world, "sharded", folder=whole).wait() == 0
-    assert start(world, "whole", folder=whole).wait() == 0
+    train_here(world, run.name, whole)
+    train_here(world, "whole", whole)
     found, expected = (
         torch.cat(
             [
@@ -286,7 +352,7 @@ def test_a_sharded_run_from_stored_features_goes_on_as_an_ordinary_one(
     lines = [(world / name / loss).read_text().splitlines()[1:] for name in ("sharded", "whole")]
     curves = [[float(line.split("\t")[1]) for line in of_run] for of_run in lines]
     assert curves[0] == pytest.approx(curves[1], rel=1e-2)
-    assert list((sharded / "features").glob("*/*/*.safetensors"))
+    assert list(features.glob("*/*/*.safetensors"))
 
 
 def test_a_note_of_a_worker_is_said_once(

@@ -8,26 +8,18 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.repository import copy_tracked, tracked
+
 PACKAGES = ("fwd2bot", "flows", "components")
 
 pytestmark = pytest.mark.slow
-
-
-def tracked(*folders: str) -> list[str]:
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *folders]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return [name for name in done.stdout.splitlines() if (ROOT / name).is_file()]
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy: setuptools would pack what an earlier build left in build/."""
     source = tmp_path_factory.mktemp("source")
-    for name in tracked(*PACKAGES, "pyproject.toml", "README.md", "LICENSE"):
-        place = source / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes((ROOT / name).read_bytes())
+    copy_tracked(source, *PACKAGES, "pyproject.toml", "README.md", "LICENSE")
     options = ["--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", source / "dist"]
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, source], check=True)
     return next((source / "dist").glob("*.whl"))

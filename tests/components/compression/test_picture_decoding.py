@@ -1,8 +1,9 @@
 """Batches against one picture at a time; a decoder that dies takes one picture along."""
 
 import io
-import subprocess
-import sys
+import json
+import os
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -19,24 +20,7 @@ from components.files.row_watch import MAX_DEATHS
 from components.model.prepared import PreparedPictures
 from components.store.rejects import UnreadablePictureError
 from tests.components.compression.models import LIMITS
-
-KILLED = """
-import os, sys
-from pathlib import Path
-from components.compression.corpus import Picture
-from components.compression.picture_decoding import decode_batches
-from tests.components.compression.models import LIMITS
-from tests.components.compression.test_picture_decoding import picture, prepare
-
-def deadly(images):
-    if images[0].width == 13:
-        os.abort()
-    return prepare(images)
-
-pictures = [Picture(f"p{width}", lambda width=width: picture(width)) for width in (11, 12, 13, 14)]
-for batch in decode_batches(pictures, deadly, LIMITS, 2, Path(sys.argv[1])):
-    print(batch.image_ids, [reject[:2] for reject in batch.rejects])
-"""
+from tests.forked import exit_code_of
 
 
 def picture(width: int) -> bytes:
@@ -95,9 +79,26 @@ def test_a_disk_that_fails_ends_the_batch_and_blames_no_picture(tmp_path: Path) 
         run([Picture("a", partial(picture, 20)), Picture("b", fail)], 2, tmp_path)
 
 
+def decode_a_deadly_one(watch: Path, found: Path) -> None:
+    """Decode four pictures, of which one ends the process as a fault in C code does."""
+
+    def deadly(images: list[Image.Image]) -> PreparedPictures:
+        if images[0].width == 13:
+            os.abort()
+        return prepare(images)
+
+    pictures = [Picture(f"p{width}", partial(picture, width)) for width in (11, 12, 13, 14)]
+    batches = decode_batches(pictures, deadly, LIMITS, 2, watch)
+    rows = [(batch.image_ids, [reject[:2] for reject in batch.rejects]) for batch in batches]
+    found.write_text(json.dumps(rows))
+
+
 def test_a_picture_that_kills_the_process_becomes_a_reject(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "watch")]
+    watch, found = tmp_path / "watch", tmp_path / "found.json"
     for _ in range(MAX_DEATHS):
-        assert subprocess.run(command, capture_output=True).returncode < 0
-    last = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert last.stdout.splitlines() == ["['p11', 'p12'] []", "['p14'] [('p13', 'kills_decoder')]"]
+        assert exit_code_of(decode_a_deadly_one, watch, found) == -signal.SIGABRT
+    assert exit_code_of(decode_a_deadly_one, watch, found) == 0
+    assert json.loads(found.read_text()) == [
+        [["p11", "p12"], []],
+        [["p14"], [["p13", "kills_decoder"]]],
+    ]

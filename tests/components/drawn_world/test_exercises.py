@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from components.drawn_world.exercises import ask_letter, ask_places, ask_sides
+from components.drawn_world.exercises import ask_letter, ask_one_side, ask_places, ask_sides
 from components.drawn_world.world import Scene, WorldParams, draw_scene, scene_rng
 
 WORLD = WorldParams(min_objects=1, max_objects=5, word_fraction=0.25)
@@ -57,6 +57,24 @@ def test_sides_compare_columns_and_rows_of_different_objects() -> None:
                 assert first.row != second.row
             num_asked += 1
     assert num_asked > 100
+
+
+def test_one_side_asks_for_left_and_above_alone_and_says_yes_as_often_as_no() -> None:
+    answers = []
+    for scene, rng in scenes(150):
+        sprites = {sprite.name: sprite for sprite in scene.sprites}
+        for question in ask_one_side(scene, rng):
+            match = re.fullmatch(r"is the (\w+ \w+) (left of|above) the (\w+ \w+)\?", question.text)
+            assert match
+            first, second = sprites[match[1]], sprites[match[3]]
+            places = (first.column, second.column)
+            if match[2] == "above":
+                places = (first.row, second.row)
+            assert places[0] != places[1]
+            assert question.answer == ("yes" if places[0] < places[1] else "no")
+            answers.append(question.answer == "yes")
+    assert len(answers) > 150
+    assert 0.4 < np.mean(answers) < 0.6
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -6,7 +6,6 @@ import logging
 import os
 import pty
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from components.model.loading import check_base_model, load_backbone, load_without_weights
 from tests.components.model.families import FAMILIES, save_family
+from tests.forked import exit_code_of
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
@@ -374,31 +374,36 @@ def set_trap(folder: Path, changes: dict[str, dict[str, Any]]) -> Path:
     return marker
 
 
+def load_at_a_terminal(folder: Path, out: Path, errors: Path) -> None:
+    """Load a model where every question is answered with yes; print what came of it."""
+    ours, theirs = pty.openpty()
+    os.write(ours, b"y\ny\ny\ny\n")
+    os.dup2(theirs, 0)
+    with open(0) as sys.stdin, out.open("w") as sys.stdout, errors.open("w") as sys.stderr:
+        os.dup2(sys.stdout.fileno(), 1)
+        os.dup2(sys.stderr.fileno(), 2)
+        assert sys.stdin.isatty()
+        try:
+            load_backbone(str(folder), None, torch.float32, "sdpa", False)
+        except ValueError as error:
+            print("refused:", error)
+        else:
+            print("loaded")
+        sys.stdout.flush()
+        os._exit(0)  # nothing of pytest's streams, which are gone
+
+
 @pytest.mark.parametrize("file", [None, *UNKNOWN])
 def test_nobody_at_a_terminal_is_asked_to_run_code(folder: Path, file: str | None) -> None:
     """A terminal that says yes to everything; classes of transformers are used, others refused."""
     marker = set_trap(folder, {} if file is None else {file: UNKNOWN[file]})
-    code = (
-        "import sys, torch\n"
-        "from components.model.loading import check_base_model, load_backbone\n"
-        "try:\n"
-        "    load_backbone(sys.argv[1], None, torch.float32, 'sdpa', False)\n"
-        "except ValueError as error:\n"
-        "    print('refused:', error)\n"
-        "else:\n"
-        "    print('loaded')\n"
-    )
-    ours, theirs = pty.openpty()
-    os.write(ours, b"y\ny\ny\ny\n")
-    command = [sys.executable, "-c", code, str(folder)]
-    done = subprocess.run(command, stdin=theirs, capture_output=True, text=True, check=True)
-    os.close(ours)
-    os.close(theirs)
+    out, errors = (folder.parent / name for name in ("out", "errors"))
+    assert exit_code_of(load_at_a_terminal, folder, out, errors) == 0, errors.read_text()
     assert not marker.exists()
-    assert "y/N" not in done.stdout + done.stderr
-    assert done.stdout.startswith(
-        "loaded" if file in (None, "tokenizer_config.json") else "refused: "
-    ), done.stdout
+    said = out.read_text()
+    assert "y/N" not in said + errors.read_text()
+    is_loaded = file in (None, "tokenizer_config.json")
+    assert said.startswith("loaded" if is_loaded else "refused: "), said
 
 
 def test_pictures_are_prepared_without_code_too(folder: Path) -> None:

@@ -99,7 +99,7 @@ def test_a_stopped_run_ends_like_an_undisturbed_one(llava_folder: Path, tmp_path
 
 
 def half_a_run(number: int, folder: Path, llava_folder: Path) -> None:
-    model = build_model(llava_folder)
+    model = build_model(llava_folder).double()
     state = build_state(model)
     run(
         model,
@@ -112,24 +112,26 @@ def half_a_run(number: int, folder: Path, llava_folder: Path) -> None:
 def test_another_number_of_workers_goes_on_with_the_same_samples(
     llava_folder: Path, tmp_path: Path
 ) -> None:
-    """The same up to the order of sums; without dropout, whose random numbers are a worker's."""
+    """The same up to the order of sums; without dropout, whose random numbers are a worker's.
+
+    In 8-byte floats: a rounding of the first step in 4 bytes is percents of the last gradients.
+    """
     in_processes(2, half_a_run, tmp_path, llava_folder)
-    model = build_model(llava_folder)
+    model = build_model(llava_folder).double()
     state = build_state(model)
     load_state(state, tmp_path)
     assert state.progress.next_step == 3
     assert run(model, state) is Outcome.FINISHED
 
-    model = build_model(llava_folder)
+    model = build_model(llava_folder).double()
     whole = build_state(model)
     assert run(model, whole) is Outcome.FINISHED
     mine, theirs = (
         torch.cat([weight.flatten() for weight in it.parameters.values()]) for it in (state, whole)
     )
-    assert (mine - theirs).norm() / theirs.norm() < 1e-3
-    # first weights that differ by 1e-7 of themselves move the gradient norms by up to 3 % here
+    assert (mine - theirs).norm() / theirs.norm() < 1e-9
     for found, expected in zip(state.progress.history, whole.progress.history, strict=True):
-        assert found.metrics == pytest.approx(expected.metrics, rel=5e-2)
+        assert found.metrics == pytest.approx(expected.metrics, rel=1e-6)
 
 
 def test_history_has_means_of_the_steps_and_every_validation(model: DoubleForward) -> None:
