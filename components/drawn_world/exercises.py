@@ -5,16 +5,17 @@ model that starts from nothing finds none of them by itself, since a right first
 no answer (docs/experiments.md). So each step has an exercise whose every token says something.
 """
 
+from collections.abc import Sequence
 from itertools import permutations
 
 import numpy as np
 
-from components.drawn_world.ask import LETTERS, Question, draw_two
+from components.drawn_world.ask import LETTERS, OPPOSITES, Question, draw_two
 from components.drawn_world.world import COLOURS, SHAPES, Scene, relation
 
 PLACES_QUESTION = "where is what?"
 PLACE_NAMES = ("one", "two", "three", "four", "five", "six")  # of columns and rows
-SIDES = (("left of", "right of"), ("above", "below"))
+FIRST_SIDES, SECOND_SIDES = ("left of", "above"), ("right of", "below")
 
 
 def ask_places(scene: Scene, rng: np.random.Generator) -> Question:
@@ -33,7 +34,7 @@ def ask_sides(scene: Scene, rng: np.random.Generator, num_pairs: int) -> list[Qu
     for i in rng.permutation(len(pairs))[:num_pairs]:
         first, second = pairs[i]
         true = relation(first, second)
-        for side, other in SIDES:
+        for side, other in zip(FIRST_SIDES, SECOND_SIDES, strict=True):
             # Objects in one column are neither left nor right of each other.
             if side in true or other in true:
                 answer = side if side in true else other
@@ -42,11 +43,11 @@ def ask_sides(scene: Scene, rng: np.random.Generator, num_pairs: int) -> list[Qu
     return questions
 
 
-def ask_one_side(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """Ask whether an object is left of another, and whether it is above it: yes or no.
+def ask_one_side(scene: Scene, rng: np.random.Generator, sides: Sequence[str]) -> list[Question]:
+    """Ask whether an object is on a side of another, for one side of each axis: yes or no.
 
-    Never "right of" or "below": as long as both words are asked for evenly, neither the side nor
-    the word alone says anything of the answer, and a model does not begin to learn it.
+    As long as both sides of an axis are asked for evenly, neither the place nor the word alone says
+    anything of the answer, and a model does not begin to learn it.
     """
     if len(scene.sprites) < 2:
         return []
@@ -54,8 +55,8 @@ def ask_one_side(scene: Scene, rng: np.random.Generator) -> list[Question]:
     true = relation(first, second)
 
     questions = []
-    for side, other in SIDES:
-        if side in true or other in true:
+    for side in sides:
+        if side in true or OPPOSITES[side] in true:
             text = f"is the {first.name} {side} the {second.name}?"
             answer = "yes" if side in true else "no"
             questions.append(Question("exercise", "one side", text, answer))

@@ -13,7 +13,14 @@ from components.drawn_world.converse import (
 )
 from components.drawn_world.describe import captions, full_caption
 from components.drawn_world.draw import draw_pixels
-from components.drawn_world.exercises import ask_letter, ask_one_side, ask_places, ask_sides
+from components.drawn_world.exercises import (
+    FIRST_SIDES,
+    SECOND_SIDES,
+    ask_letter,
+    ask_one_side,
+    ask_places,
+    ask_sides,
+)
 from components.drawn_world.world import (
     Scene,
     WorldParams,
@@ -38,7 +45,8 @@ class LessonParams(Params):
     num_pictures: int
     places_per_picture: int  # exercises: all objects with column and row, each time in other order
     sides_per_picture: int  # exercises: pairs of objects, which is left or right, above or below
-    one_sides_per_picture: int  # exercises: pairs, whether left or not, whether above or not
+    first_sides_per_picture: int  # exercises: pairs, whether left or not, whether above or not
+    second_sides_per_picture: int  # exercises: pairs, whether right or not, whether below or not
     letters_per_picture: int  # exercises: which letter stands before an option
     questions_per_picture: int  # of the kinds that benchmarks ask
     world: WorldParams
@@ -100,8 +108,10 @@ def lesson_exercises(lesson: LessonParams, scene: Scene, rng: np.random.Generato
     exercises = [ask_places(scene, rng) for _ in range(lesson.places_per_picture)]
     exercises += ask_sides(scene, rng, lesson.sides_per_picture)
     exercises += [ask_letter(rng) for _ in range(lesson.letters_per_picture)]
-    for _ in range(lesson.one_sides_per_picture):
-        exercises += ask_one_side(scene, rng)
+    for _ in range(lesson.first_sides_per_picture):
+        exercises += ask_one_side(scene, rng, FIRST_SIDES)
+    for _ in range(lesson.second_sides_per_picture):
+        exercises += ask_one_side(scene, rng, SECOND_SIDES)
     return [(exercise.text, exercise.answer) for exercise in exercises]
 
 

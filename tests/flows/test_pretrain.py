@@ -107,13 +107,14 @@ def test_a_killed_run_goes_on_and_leaves_that_of_others_alone(
     process.communicate()
 
     monkeypatch.chdir(world)
-    pretrain(load_params("pretrain", PretrainParams), Path("curated"), Path("model"))
-    said = capsys.readouterr().out
+    params = load_params("pretrain", PretrainParams, Path("pretrain.yaml"))
+    pretrain(params, Path("curated"), Path("model"))
+    said = "".join(capsys.readouterr())
     until = time.monotonic() + SECONDS_TO_SAY
     while "pretrain: goes on at step" not in said:  # by the worker
         assert time.monotonic() < until, said[-3000:]
         time.sleep(0.05)
-        said += capsys.readouterr().out
+        said += "".join(capsys.readouterr())
     assert f"{other}: nothing finished" in said
     assert (world / "model/model.safetensors").exists()
     assert [path.parent for path in (world / STATE).glob("*/UNFINISHED.txt")] == [other]

@@ -5,7 +5,14 @@ import re
 import numpy as np
 import pytest
 
-from components.drawn_world.exercises import ask_letter, ask_one_side, ask_places, ask_sides
+from components.drawn_world.exercises import (
+    FIRST_SIDES,
+    SECOND_SIDES,
+    ask_letter,
+    ask_one_side,
+    ask_places,
+    ask_sides,
+)
 from components.drawn_world.world import Scene, WorldParams, draw_scene, scene_rng
 
 WORLD = WorldParams(min_objects=1, max_objects=5, word_fraction=0.25)
@@ -59,20 +66,26 @@ def test_sides_compare_columns_and_rows_of_different_objects() -> None:
     assert num_asked > 100
 
 
-def test_one_side_asks_for_left_and_above_alone_and_says_yes_as_often_as_no() -> None:
+@pytest.mark.parametrize("sides", [FIRST_SIDES, SECOND_SIDES])
+def test_one_side_asks_for_the_sides_given_and_is_true_as_often_as_false(
+    sides: tuple[str, str],
+) -> None:
     answers = []
     for scene, rng in scenes(150):
         sprites = {sprite.name: sprite for sprite in scene.sprites}
-        for question in ask_one_side(scene, rng):
-            match = re.fullmatch(r"is the (\w+ \w+) (left of|above) the (\w+ \w+)\?", question.text)
+        for question in ask_one_side(scene, rng, sides):
+            pattern = rf"is the (\w+ \w+) ({'|'.join(sides)}) the (\w+ \w+)\?"
+            match = re.fullmatch(pattern, question.text)
             assert match
             first, second = sprites[match[1]], sprites[match[3]]
-            places = (first.column, second.column)
-            if match[2] == "above":
-                places = (first.row, second.row)
-            assert places[0] != places[1]
-            assert question.answer == ("yes" if places[0] < places[1] else "no")
-            answers.append(question.answer == "yes")
+            is_true = {
+                "left of": first.column < second.column,
+                "right of": first.column > second.column,
+                "above": first.row < second.row,
+                "below": first.row > second.row,
+            }
+            assert question.answer == ("yes" if is_true[match[2]] else "no")
+            answers.append(is_true[match[2]])
     assert len(answers) > 150
     assert 0.4 < np.mean(answers) < 0.6
 
