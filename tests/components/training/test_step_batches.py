@@ -94,6 +94,10 @@ def test_sharded_workers_always_have_a_conversation_about_a_picture(
     plain, sharded = steps(model, table, 0), steps(model, table, 0, parallelism="fsdp")
     assert not all(len(chunk.conversation_pictures) for chunks in plain for chunk in chunks)
     assert all(len(chunk.conversation_pictures) for chunks in sharded for chunk in chunks)
-    only_pairs = {"autoregressive_weight": 0.0, "contrastive_weight": 1.0}
+    only_pairs = {
+        "autoregressive_weight": 0.0,
+        "contrastive_weight": 1.0,
+        "max_similarity_weight": 0.0,
+    }
     pairs = steps(model, table, 0, parallelism="fsdp", losses=only_pairs)
     assert not any(len(chunk.conversation_ids) for chunks in pairs for chunk in chunks)
