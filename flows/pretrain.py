@@ -269,8 +269,10 @@ def validate(
     rights = defaultdict(list)
     for first in range(0, len(rows), VALIDATION_BATCH):
         pictures, pairs, kinds = zip(*rows[first : first + VALIDATION_BATCH], strict=True)
-        apart = [[(pair,) for pair in row] for row in pairs]
-        together = [[tuple(row)] for row in pairs]
+        apart: list[list[Conversation]] = []
+        for row in pairs:
+            apart.append([(pair,) for pair in row])
+        together: list[list[Conversation]] = [[tuple(row)] for row in pairs]
 
         # One entry per question, below its kind.
         for row_kinds, row_rights in zip(
