@@ -71,9 +71,12 @@ def seeds() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    """One Ray on the loopback interface for the whole test run, started as the flows start it."""
+    """One Ray on the loopback interface for a file of tests, started as the flows start it.
+
+    Not for the whole run: one that many files had used let a job of Ray Data wait for ever.
+    """
     import ray
 
     from flows.running.cluster import connect
