@@ -191,7 +191,7 @@ def pretrain_worker(config: dict[str, Any]) -> None:
 
 def start(params: PretrainParams) -> Run:
     """Build an untrained model; its vision tower is frozen but for its head start, as in LLaVA."""
-    texts = tokenizer_texts(params.seed, params.lessons[-1].world, params.num_tokenizer_scenes)
+    texts = tokenizer_texts(params.seed, params.world, params.num_tokenizer_scenes)
     model, processor = build_tiny_llava(params.model, texts, params.seed)
     model.model.vision_tower.requires_grad_(False)
 
@@ -228,11 +228,11 @@ def draw_batch(params: PretrainParams, encoder: Encoder, step: int) -> PretrainB
 def tower_batches(
     params: PretrainParams, encoder: Encoder
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield pictures of the last lesson's world and labels of their cells."""
+    """Yield pictures of the lessons' world and labels of their cells."""
     size = params.tower.batch_size
     for step in range(params.tower.num_steps):
         indices = range(step * size, (step + 1) * size)
-        rows = [tower_row(params.seed, params.lessons[-1].world, index) for index in indices]
+        rows = [tower_row(params.seed, params.world, index) for index in indices]
         pictures, labels = zip(*rows, strict=True)
         if step % LOG_EVERY == 0:
             print(f"pretrain: vision tower: step {step}/{params.tower.num_steps}", flush=True)

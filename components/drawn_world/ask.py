@@ -1,7 +1,7 @@
 """Scenes to questions with answers, one function per benchmark."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from operator import attrgetter
@@ -187,10 +187,14 @@ def _existence(kind: str, pair: tuple[str, str], answer: str) -> Question:
 
 
 def _multiple_choice(stem: Question, options: list[str]) -> Question:
-    lettered = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True)]
-    text = " ".join([stem.text, *lettered])
-    answer = LETTERS[options.index(stem.answer)]
+    text, answer = with_options(stem.text, options), LETTERS[options.index(stem.answer)]
     return Question("multiple_choice", stem.kind, text, answer, choices=tuple(options), group=0)
+
+
+def with_options(text: str, options: Sequence[str]) -> str:
+    """Write a question with its options, each behind its letter."""
+    lettered = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True)]
+    return " ".join([text, *lettered])
 
 
 def _unique(scene: Scene, attribute: str) -> list[Sprite]:

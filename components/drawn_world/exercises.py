@@ -10,7 +10,7 @@ from itertools import permutations
 
 import numpy as np
 
-from components.drawn_world.ask import LETTERS, OPPOSITES, Question, draw_two
+from components.drawn_world.ask import LETTERS, OPPOSITES, Question, draw_two, with_options
 from components.drawn_world.world import COLOURS, SHAPES, Scene, relation
 
 PLACES_QUESTION = "where is what?"
@@ -68,6 +68,5 @@ def ask_letter(rng: np.random.Generator) -> Question:
     words = COLOURS if rng.random() < 0.5 else SHAPES
     options = [words[i] for i in rng.permutation(len(words))[: len(LETTERS)]]
     letter = int(rng.integers(0, len(LETTERS)))
-    lettered = [f"{name}. {option}" for name, option in zip(LETTERS, options, strict=True)]
-    text = " ".join([f"which letter is {options[letter]}?", *lettered])
+    text = with_options(f"which letter is {options[letter]}?", options)
     return Question("exercise", "letter", text, LETTERS[letter])

@@ -40,7 +40,7 @@ Row = list[Conversation]
 
 
 class LessonParams(Params):
-    """A stretch of training on scenes of one kind."""
+    """A stretch of training: what is asked about each of its pictures."""
 
     num_pictures: int
     places_per_picture: int  # exercises: all objects with column and row, each time in other order
@@ -49,12 +49,12 @@ class LessonParams(Params):
     second_sides_per_picture: int  # exercises: pairs, whether right or not, whether below or not
     letters_per_picture: int  # exercises: which letter stands before an option
     questions_per_picture: int  # of the kinds that benchmarks ask
-    world: WorldParams
 
 
 class LessonsParams(Params):
     """All lessons, and how pictures are asked about."""
 
+    world: WorldParams
     lessons: tuple[LessonParams, ...]
     conversation_fraction: float  # of rows, whose turns follow each other
     blind_fraction: float  # of rows, ask without the picture, so that a blind model guesses well
@@ -72,13 +72,13 @@ def lesson_of(lessons: Sequence[LessonParams], index: int) -> LessonParams:
 def lesson_row(seed: int, params: LessonsParams, index: int) -> tuple[np.ndarray, Row, bool]:
     """Draw picture `index` (height, width, 3) uint8, with conversations about it.
 
-    These are single questions, or one conversation of them all. The third value is whether the
-    picture is shown at all; some questions are asked blind.
+    Questions stand apart or in one conversation, exercises always apart. The third value is whether
+    the picture is shown at all; some rows are asked blind.
     """
     lesson = lesson_of(params.lessons, index)
     rng = scene_rng(seed, "pretrain", index)
     # A base has seen all there is, as a web-scale one has: pairs that are held out later, too.
-    scene = draw_scene(rng, lesson.world, allow_held_out=True)
+    scene = draw_scene(rng, params.world, allow_held_out=True)
 
     # Of questions that are equal, one.
     turns = list(dict.fromkeys(lesson_turns(lesson, scene, rng)))

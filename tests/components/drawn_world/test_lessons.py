@@ -16,19 +16,19 @@ FIRST = LessonParams(
     second_sides_per_picture=0,
     letters_per_picture=0,
     questions_per_picture=0,
-    world=WORLD,
 )
-SECOND = LessonParams(
-    num_pictures=1,
-    places_per_picture=1,
-    sides_per_picture=1,
-    first_sides_per_picture=0,
-    second_sides_per_picture=0,
-    letters_per_picture=1,
-    questions_per_picture=12,
-    world=WORLD,
+SECOND = FIRST.model_copy(
+    update={
+        "num_pictures": 1,
+        "places_per_picture": 1,
+        "sides_per_picture": 1,
+        "letters_per_picture": 1,
+        "questions_per_picture": 12,
+    }
 )
-PARAMS = LessonsParams(lessons=(FIRST, SECOND), conversation_fraction=0.5, blind_fraction=0.1)
+PARAMS = LessonsParams(
+    world=WORLD, lessons=(FIRST, SECOND), conversation_fraction=0.5, blind_fraction=0.1
+)
 EXERCISES = (PLACES_QUESTION, "which letter is ", " or ")
 
 
