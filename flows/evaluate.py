@@ -272,7 +272,11 @@ def search_metrics(
     config: CompressorConfig,
     records: Sequence[Record],
 ) -> dict[str, Any]:
-    """Return the scores of search: `retrieval` and `partial_queries`, and `…_maxsim` if wanted."""
+    """Return the scores of embeddings: `retrieval` and `partial_queries`.
+
+    If MaxSim is wanted, also `retrieval_maxsim`, `partial_queries_maxsim` and
+    `compositionality_maxsim`; that of the mean has rows of its own.
+    """
     found = {}
     for name in params.rankings:
         images, texts = vectors(records, IMAGES[name]), vectors(records, TEXTS[name])
@@ -287,6 +291,10 @@ def search_metrics(
             )
         if question_set.queries:
             found[f"partial_queries{ending}"] = scorecard.partial_query_metrics(
+                question_set, embeddings, ranking, params.bootstrap
+            )
+        if name != MEAN and question_set.all_pairs():
+            found[f"compositionality{ending}"] = scorecard.pair_similarity_metrics(
                 question_set, embeddings, ranking, params.bootstrap
             )
     return found

@@ -5,6 +5,9 @@ official script, so a model that cannot tell the two apart scores 0, not by luck
 """
 
 import numpy as np
+import torch
+
+from components.losses.late_interaction import maxsim
 
 
 def pair_scores(caption_scores: np.ndarray, negative_scores: np.ndarray) -> np.ndarray:
@@ -17,3 +20,10 @@ def paired_cosines(image_embeddings: np.ndarray, text_embeddings: np.ndarray) ->
     return np.einsum(
         "pd,pd->p", image_embeddings.astype(np.float32), text_embeddings.astype(np.float32)
     )
+
+
+def paired_maxsim(image_tokens: np.ndarray, text_tokens: np.ndarray) -> np.ndarray:
+    """Return MaxSim of text i with picture i, (pairs,); both (pairs, tokens, dim), normalised."""
+    images, texts = torch.from_numpy(image_tokens), torch.from_numpy(text_tokens)
+    scores = [maxsim(text[None], image[None]) for text, image in zip(texts, images, strict=True)]
+    return torch.cat(scores).flatten().numpy()

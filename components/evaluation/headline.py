@@ -1,6 +1,7 @@
 """The scores of a run in about a dozen numbers, flat, out of all metrics."""
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 from components.evaluation.systems import COMPRESSED, UNCOMPRESSED
@@ -24,7 +25,7 @@ SCORES = {
     "two_object_p1": ("partial_queries", "two_object", "precision_at_1"),
 }
 PREFIXES = {COMPRESSED: "", UNCOMPRESSED: "base_"}  # of the names, by system
-NAMES = frozenset(prefix + name for prefix in PREFIXES.values() for name in SCORES)
+NAMES = frozenset(map("".join, product(PREFIXES.values(), SCORES)))
 
 
 def headline_scores(metrics: Mapping[str, Any]) -> dict[str, float]:

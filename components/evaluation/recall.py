@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from components.evaluation.compositionality import paired_cosines, paired_maxsim
 from components.losses.late_interaction import maxsim
 
 MEAN, MAXSIM = "mean", "maxsim"
@@ -48,10 +49,14 @@ class Ranking(NamedTuple):
 
     by_text: Similarity
     by_image: Similarity
+    of_pairs: Similarity  # (pairs, …), (pairs, …) -> (pairs,)
 
 
 # of the means of tokens, and of the tokens themselves
-RANKINGS = {MEAN: Ranking(cosines, cosines), MAXSIM: Ranking(text_maxsim, image_maxsim)}
+RANKINGS = {
+    MEAN: Ranking(cosines, cosines, paired_cosines),
+    MAXSIM: Ranking(text_maxsim, image_maxsim, paired_maxsim),
+}
 
 
 def image_to_text_ranks(

@@ -12,7 +12,7 @@ import numpy as np
 
 from components import schema
 from components.evaluation.asking import ANSWER, CAPTION, PAIR, Record
-from components.evaluation.compositionality import pair_scores, paired_cosines
+from components.evaluation.compositionality import pair_scores
 from components.evaluation.intervals import BootstrapParams
 from components.evaluation.metrics import (
     PRECISIONS,
@@ -25,6 +25,8 @@ from components.evaluation.metrics import (
 )
 from components.evaluation.question_set import PAIR_ID, QuestionSet, Row
 from components.evaluation.recall import (
+    MEAN,
+    RANKINGS,
     Ranking,
     fits_in_order,
     image_to_text_ranks,
@@ -90,7 +92,7 @@ def pair_rows(
     for system in _systems_with(outputs, PAIR):
         rows += _likelihood_rows(system, pairs, outputs)
     if embeddings.images:
-        rows += _cosine_rows(pairs, embeddings)
+        rows += _similarity_rows(pairs, embeddings, RANKINGS[MEAN])
 
     # Stable: pairs of one system keep their order.
     return sorted(rows, key=itemgetter("system"))
@@ -114,9 +116,7 @@ def system_metrics(
         image_ids, references = _column(captions, schema.IMAGE_ID), _column(captions, "references")
         found["captioning"] = caption_metrics(image_ids, texts, references, params)
     if pairs:
-        subsets, image_ids = _column(pairs, schema.SUBSET), _column(pairs, schema.IMAGE_ID)
-        scores = np.array(_column(pairs, "score"))
-        found["compositionality"] = pair_metrics(subsets, image_ids, scores, params)
+        found["compositionality"] = _metrics_of_pairs(pairs, params)
 
     # Counted as wrong above; a reader should know of how many that is so.
     found["missing"] = {
@@ -125,6 +125,14 @@ def system_metrics(
         "pairs": _column(pairs, "caption_score").count(None),
     }
     return found
+
+
+def pair_similarity_metrics(
+    question_set: QuestionSet, embeddings: Embeddings, ranking: Ranking, params: BootstrapParams
+) -> dict[str, Any]:
+    """Return the scores of the caption pairs by another similarity than that of `pair_rows`."""
+    rows = _similarity_rows(question_set.all_pairs(), embeddings, ranking)
+    return _metrics_of_pairs(rows, params)
 
 
 def answer_metrics(
@@ -272,25 +280,34 @@ def _scored(row: Mapping[str, Any]) -> ScoredQuestion:
     return ScoredQuestion(**fields, reference=row["references"][0])
 
 
-def _cosine_rows(pairs: Sequence[Row], embeddings: Embeddings) -> list[dict[str, Any]]:
+def _similarity_rows(
+    pairs: Sequence[Row], embeddings: Embeddings, ranking: Ranking
+) -> list[dict[str, Any]]:
     stored = [row for row in pairs if row[schema.IMAGE_ID] in embeddings.images]
-    cosines: dict[str, tuple[float, float]] = {}
+    similarities: dict[str, tuple[float, float]] = {}
 
-    # Both cosines of each pair: with the caption, then with the near-miss.
+    # Both similarities of each pair: with the caption, then with the near-miss.
     if stored:
         images = _stacked(embeddings.images, _column(stored, schema.IMAGE_ID))
         scores = []
         for column in (schema.CAPTION, schema.NEGATIVE_CAPTION):
             texts = _stacked(embeddings.texts, _column(stored, column))
-            scores.append(paired_cosines(images, texts).tolist())
+            scores.append(ranking.of_pairs(images, texts).tolist())
         pair_ids = _column(stored, PAIR_ID)
-        cosines = dict(zip(pair_ids, zip(*scores, strict=True), strict=True))
+        similarities = dict(zip(pair_ids, zip(*scores, strict=True), strict=True))
 
-    # A picture that is not stored has no cosine.
+    # A picture that is not stored has none.
     rows = []
     for row in pairs:
-        rows.append(_pair_row(COMPRESSED, row, *cosines.get(row[PAIR_ID], (None, None))))
+        rows.append(_pair_row(COMPRESSED, row, *similarities.get(row[PAIR_ID], (None, None))))
     return rows
+
+
+def _metrics_of_pairs(
+    pairs: Sequence[Mapping[str, Any]], params: BootstrapParams
+) -> dict[str, Any]:
+    subsets, image_ids = _column(pairs, schema.SUBSET), _column(pairs, schema.IMAGE_ID)
+    return pair_metrics(subsets, image_ids, np.array(_column(pairs, "score")), params)
 
 
 def _likelihood_rows(system: str, pairs: Sequence[Row], outputs: Outputs) -> list[dict[str, Any]]:

@@ -2,7 +2,9 @@
 
 Words come in groups that can stand in for one another, such as colours or sides. Where a caption
 has two words of a group they change places; where it has one, another of the group takes its place
-(NegCLIP, Yuksekgonul et al., 2023; SugarCrepe's swaps, Hsieh et al., 2023).
+(NegCLIP, Yuksekgonul et al., 2023; SugarCrepe's swaps, Hsieh et al., 2023), one that stands in
+another text about the picture if there is one: "a large red dot" is told from "a small red dot"
+without a look at sizes of red dots, unless something else in the picture is small.
 """
 
 import re
@@ -25,18 +27,21 @@ def hard_negative(
     plausible: texts of which the result is one; None: any.
     """
     words = re.split(r"(\W+)", text)  # words and the stretches between them, in turns
-    changes: list[list[tuple[int, str]]] = []
-    for group in groups:
-        changes += changes_within(words, group)
+    seen = {word for true in known for word in re.split(r"\W+", true.lower())}
 
-    # the first in random order that is not true by accident
-    for number in rng.permutation(len(changes)):
-        changed = list(words)
-        for place, word in changes[number]:
-            changed[place] = word
-        result = "".join(changed)
-        if result not in known and (plausible is None or result in plausible):
-            return result
+    # a group first, then a change within it: of colours there are more than of sides, and a change
+    # drawn among all would hardly ever be a side
+    for number in rng.permutation(len(groups)):
+        changes = changes_within(words, groups[number])
+        order = [changes[i] for i in rng.permutation(len(changes))]
+
+        # words of something else in the picture first: the others are known as wrong by themselves
+        order.sort(key=lambda change: not seen.issuperset(word.lower() for _, word in change))
+        for change in order:
+            result = changed(words, change)
+            is_true_by_accident = result in known
+            if not is_true_by_accident and (plausible is None or result in plausible):
+                return result
     return None
 
 
@@ -57,3 +62,11 @@ def changes_within(words: Sequence[str], group: Sequence[str]) -> list[list[tupl
             if other != words[place].lower():
                 changes.append([(place, other)])
     return changes
+
+
+def changed(words: Sequence[str], change: Sequence[tuple[int, str]]) -> str:
+    """Join the words, some of them replaced."""
+    words = list(words)
+    for place, word in change:
+        words[place] = word
+    return "".join(words)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +306,21 @@ def test_searches_by_maxsim_are_those_of_the_search(world: World, output: Path) 
     partial = found["partial_queries_maxsim"]
     assert partial["two_object"]["precision_at_1"] == (first(QUERIES[2][1]) in QUERIES[2][2])
     assert partial["one_object"]["chance"] == found["partial_queries"]["one_object"]["chance"]
+
+
+def test_pairs_by_maxsim_are_those_of_the_search(world: World, output: Path) -> None:
+    store, rows = StoreReader.open(world.store), read_lines(output / "rows/compositionality.jsonl")
+    right = defaultdict(list)
+    for row in rows:
+        if row["system"] == "compressed" and row["image_id"] in store.ids:
+            texts = [row["caption"], row["negative_caption"]]
+            tokens = store.tokens([row["image_id"]])
+            queries = search.embed_texts(world.model, texts).summary_tokens
+            true, false = [rerank(["it"], tokens, query, 1)[0].score for query in queries]
+            right[row["subset"]].append(true > false)
+    found = metrics_of(output)["compressed"]["compositionality_maxsim"]
+    for subset, scores in right.items():
+        assert found[subset]["accuracy"] == sum(scores) / found[subset]["count"]
 
 
 def test_rankings_that_cannot_be_are_refused(world: World) -> None:

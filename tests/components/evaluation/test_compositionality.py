@@ -1,7 +1,11 @@
 import numpy as np
 import pytest
 
-from components.evaluation.compositionality import pair_scores, paired_cosines
+from components.evaluation.compositionality import (
+    pair_scores,
+    paired_cosines,
+    paired_maxsim,
+)
 
 
 def test_only_a_strictly_higher_caption_wins() -> None:
@@ -13,3 +17,13 @@ def test_paired_cosines_are_the_diagonal_of_the_similarities() -> None:
     rng = np.random.default_rng(0)
     images, texts = rng.standard_normal((5, 8)), rng.standard_normal((5, 8))
     assert paired_cosines(images, texts) == pytest.approx(np.diag(images @ texts.T), abs=1e-6)
+
+
+def test_paired_maxsim_equals_a_naive_loop() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((5, 3, 8)).astype(np.float32)
+    texts = rng.standard_normal((5, 2, 8)).astype(np.float32)
+    expected = []
+    for image, text in zip(images, texts, strict=True):
+        expected.append(sum(max(float(token @ other) for other in image) for token in text))
+    assert paired_maxsim(images, texts) == pytest.approx(expected, abs=1e-5)

@@ -56,3 +56,22 @@ def test_a_change_that_is_true_of_nothing_is_never_the_result() -> None:
         rng = np.random.default_rng(seed)
         assert hard_negative("a red dot", GROUPS, (), {"a blue dot"}, rng) == "a blue dot"
         assert hard_negative("a red dot", GROUPS, (), {"a dot"}, rng) is None
+
+
+def test_each_group_is_as_likely_as_any_other() -> None:
+    groups = (("red", "green", "blue", "yellow", "purple"), ("left", "right"))
+    made = [
+        hard_negative("red, left", groups, (), None, np.random.default_rng(seed))
+        for seed in range(400)
+    ]
+    share = made.count("red, right") / len(made)
+    assert share == pytest.approx(0.5, abs=0.1)  # of the six changes one
+
+
+def test_a_word_of_another_text_about_the_picture_comes_first() -> None:
+    known = ["a red dot", "a large blue star"]
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        assert hard_negative("a red dot", GROUPS, known, None, rng) == "a blue dot"
+        plausible = {"a green dot"}  # that one is true of nothing
+        assert hard_negative("a red dot", GROUPS, known, plausible, rng) == "a green dot"
