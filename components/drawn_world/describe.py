@@ -48,8 +48,10 @@ def phrases(scene: Scene) -> list[str]:
     """
     texts = []
     for sprite in scene.sprites:
-        name = indefinite(sprite.name)
-        texts += [name, f"a {sprite.size} {sprite.name}", f"{name} in the {sprite.quadrant}"]
+        texts.append(indefinite(sprite.name))
+        # By half a name, too: that the red object is small is a step towards the small red circle.
+        for name in (sprite.name, f"{sprite.colour} object", sprite.shape):
+            texts += [f"a {sprite.size} {name}", f"{indefinite(name)} in the {sprite.quadrant}"]
 
     # Two objects in either order, by themselves and in each relation that holds.
     for first, second in permutations(scene.sprites, 2):
@@ -58,8 +60,8 @@ def phrases(scene: Scene) -> list[str]:
         for link in relation(first, second):
             texts.append(f"{names[0]} {link} {names[1]}")
     if scene.word:
-        texts += [f"the word {scene.word.text}", f"a picture with the word {scene.word.text}"]
-    return texts
+        texts += [f"the word {scene.word.text}", f"there is the word {scene.word.text}"]
+    return list(dict.fromkeys(texts))  # two small circles make one text
 
 
 def _chain_caption(sprites: list[Sprite]) -> str:

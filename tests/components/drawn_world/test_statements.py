@@ -19,6 +19,10 @@ from components.drawn_world.world import HELD_OUT_PAIRS, Scene, WorldParams, dra
 WORLD = WorldParams(min_objects=2, max_objects=4, word_fraction=0.4)
 NUMBERS = {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4}
 OBJECT = r"(?:(small|large) )?(red|green|blue|yellow|purple|orange) (circle|square|triangle|star)"
+HALF_NAMED = (  # or whole
+    r"(?:(small|large) )?(?:(red|green|blue|yellow|purple|orange) )?"
+    r"(circle|square|triangle|star|object)\b"
+)
 RELATION = r"(left of|right of|above|below)"
 drawn = st.integers(min_value=0, max_value=10**6)
 
@@ -48,9 +52,11 @@ def holds(scene: Scene, first: tuple[str, str], name: str, second: tuple[str, st
 
 def is_true(scene: Scene, caption: str) -> bool:
     """Do all sizes, colours, shapes, quadrants, relations and the word of a caption hold?"""
-    for match in re.finditer(rf"{OBJECT}(?: in the (top|bottom) (left|right))?", caption):
+    for match in re.finditer(rf"{HALF_NAMED}(?: in the (top|bottom) (left|right))?", caption):
         size, colour, shape, vertical, horizontal = match.groups()
-        fits = [sprite for sprite in find(scene, colour, shape) if size in (None, sprite.size)]
+        fits = [sprite for sprite in scene.sprites if size in (None, sprite.size)]
+        fits = [sprite for sprite in fits if colour in (None, sprite.colour)]
+        fits = [sprite for sprite in fits if shape in ("object", sprite.shape)]
         if vertical:
             fits = [
                 s
