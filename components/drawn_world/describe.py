@@ -59,8 +59,10 @@ def phrases(scene: Scene) -> list[str]:
         texts.append(" and ".join(names))
         for link in relation(first, second):
             texts.append(f"{names[0]} {link} {names[1]}")
+    # At three lengths, each of which is read as often as any other: few scenes have a word.
     if scene.word:
-        texts += [f"the word {scene.word.text}", f"there is the word {scene.word.text}"]
+        word = scene.word.text
+        texts += [word, f"the word {word}", f"there is the word {word}"]
     return list(dict.fromkeys(texts))  # two small circles make one text
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
+from components.evaluation.recall import MAXSIM
 from components.evaluation.systems import COMPRESSED, UNCOMPRESSED
 
 # name -> keys in results/metrics.json, from the system down
@@ -31,12 +32,14 @@ NAMES = frozenset(map("".join, product(PREFIXES.values(), SCORES)))
 def headline_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return the scores of the compressor, and of its base with all image tokens, by name.
 
-    A score that the data or the method do not have is left out.
+    What embeddings decide is by MaxSim where that was scored, as a search with `--maxsim` is. A
+    score that the data or the method do not have is left out.
     """
     found = {}
     for system, prefix in PREFIXES.items():
-        for name, keys in SCORES.items():
-            value = metrics.get(system)
+        for name, (part, *keys) in SCORES.items():
+            parts = metrics.get(system, {})
+            value = parts.get(f"{part}_{MAXSIM}", parts.get(part))
             for key in keys:
                 value = value.get(key) if value else None
             if value is not None:

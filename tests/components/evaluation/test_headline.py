@@ -15,7 +15,7 @@ def test_headline_of_the_committed_run_names_its_scores() -> None:
     assert found["cider"] == metrics["compressed"]["captioning"]["cider"]["score"]
     assert (
         found["image_to_text_r1"]
-        == (metrics["compressed"]["retrieval"]["image_to_text"]["recall_at_1"])
+        == metrics["compressed"]["retrieval_maxsim"]["image_to_text"]["recall_at_1"]
     )
     swapped = metrics["uncompressed"]["compositionality"]["swap_object"]["accuracy"]
     assert found["base_swapped_objects"] == swapped
@@ -31,6 +31,12 @@ def test_scores_that_are_not_there_are_left_out() -> None:
     }
     assert headline_scores(metrics) == {"one_object_p1": 0.5, "one_object_p10": 0.0}
     assert headline_scores({"compressed": {}}) == {}
+
+
+def test_maxsim_goes_before_the_mean() -> None:
+    by_mean, by_tokens = ({"one_object": {"precision_at_1": value}} for value in (0.5, 0.75))
+    metrics = {"compressed": {"partial_queries": by_mean, "partial_queries_maxsim": by_tokens}}
+    assert headline_scores(metrics) == {"one_object_p1": 0.75}
 
 
 @pytest.mark.parametrize("name", SCORES)
