@@ -31,12 +31,15 @@ MICRO_BASE = {
     "pretrain.batch_size": 4,
     "pretrain.validate_every": 2,
 }
-MICRO = {
+# Two workers are tested in the flows' own tests; each costs more to start than it does here.
+ONE_WORKER = {"compress.num_workers": 1, "evaluate.num_workers": 1}
+MICRO = ONE_WORKER | {
     # a base that has learned nothing never ends an answer by itself
     "evaluate.prompts.max_caption_tokens": 8,
     "inspect.max_caption_tokens": 8,
 }
-LONG_ENOUGH_TO_KILL = {
+LONG_ENOUGH_TO_KILL = ONE_WORKER | {
+    "train.num_workers": 1,
     "train.loop.num_steps": 40,
     "train.loop.validate_every_steps": 40,
     "train.loop.checkpoint_every_steps": 1,
