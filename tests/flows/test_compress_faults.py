@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from tests.flows.test_compress import PARAMS, contents
 ROOT = Path(__file__).parents[2]
 NUM_FILES, ROWS_PER_FILE, NUM_BROKEN = 40, 20, 40
 NUM_PICTURES = NUM_FILES * ROWS_PER_FILE
+HOLDS_THE_MODEL, DECODES = "ImageCompressor", "decode_shard"  # in the title of a worker
 CHAOS = random.Random(0)
 
 
@@ -87,19 +89,22 @@ def num_finished(place: Path) -> int:
     return len(list(place.glob("out.partial/*/done/*")))
 
 
-def kill_a_worker(cluster: Cluster) -> str:
-    """SIGKILL to a process that holds the model or decodes, chosen at random; its title."""
+def kill_a_worker(cluster: Cluster, work: str) -> None:
+    """SIGKILL to one of the processes with this work, as soon as there is one."""
+    while not (workers := workers_with(cluster, work)):
+        time.sleep(0.05)
+    CHAOS.choice(workers).kill()
+
+
+def workers_with(cluster: Cluster, work: str) -> list[psutil.Process]:
     raylets = [node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()]
     workers = []
-    for child in (
-        child for pid in raylets for child in psutil.Process(pid).children(recursive=True)
-    ):
-        title = " ".join(child.cmdline())
-        if "ImageCompressor" in title or "decode_shard" in title:
-            workers.append((child, title))
-    worker, title = CHAOS.choice(workers)
-    worker.kill()
-    return title
+    for raylet in raylets:
+        for child in psutil.Process(raylet).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if work in " ".join(child.cmdline()):
+                    workers.append(child)
+    return workers
 
 
 @pytest.mark.slow
@@ -116,21 +121,21 @@ def test_nothing_is_lost_or_stored_twice_whoever_is_killed(
         assert num_finished(place) < NUM_FILES, "whatever is killed now is killed too late"
 
     driver = start(place, cluster)
-    for _ in range(3):
+    for work in (HOLDS_THE_MODEL, DECODES):
         further(driver, 4)
-        kill_a_worker(cluster)
+        kill_a_worker(cluster, work)
     further(driver, 4)
     node = sorted(cluster.worker_nodes, key=lambda node: node.unique_id)[0]
     # SIGKILL to the raylet and all that belongs to the node
     cluster.remove_node(node, allow_graceful=False)
-    for _ in range(2):
+    for work in (DECODES, HOLDS_THE_MODEL):
         further(driver, 4)
         driver.send_signal(signal.SIGKILL)
         assert driver.wait() == -signal.SIGKILL
         assert not (place / "out").exists()
         driver = start(place, cluster)
         further(driver, 3)
-        kill_a_worker(cluster)
+        kill_a_worker(cluster, work)
     assert driver.wait(600) == 0, log.read_text()[-3000:]
 
     params = load_params("compress", CompressParams, place / "params.yaml")

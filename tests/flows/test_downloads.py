@@ -3,6 +3,7 @@
 import filecmp
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,8 +20,11 @@ from ruamel.yaml import YAML
 
 from components.presets import load_preset, preset_sections
 from flows.curate import CurateParams, curate
+from fwd2bot.commands import app
 from tests.components.files.bucket import bucket, upload  # noqa: F401
 from tests.downloads import write_downloads
+from tests.flows.in_this_process import in_this_process  # noqa: F401
+from tests.flows.training_forks import training_forks  # noqa: F401
 from tests.repository import ROOT, copy_tracked, run
 
 PRESET = "llava-1.5-7b"
@@ -34,15 +38,6 @@ CODE = ("fwd2bot", "flows", "components")
 SWEEPS = ("results/methods.json", "results/seeds.json")  # in git; the report reads them
 BEHIND = ("train", "compress", "evaluate", "codecs", "inspect", "report")  # `curate`
 ONE_CORE = {"num_workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0}  # in place of 8 GPUs
-# What DVC would start one after another, in one process with one Ray.
-STAGES_TOGETHER = """
-import shlex, sys
-from fwd2bot.commands import app
-
-for line in sys.stdin:
-    _, _, flow, *arguments = shlex.split(line)
-    app([flow.removeprefix("flows."), *arguments], standalone_mode=False)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +117,16 @@ def test_sources_in_a_bucket_give_the_same_bytes(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_preset_runs_on_downloads_as_they_are_published(
-    downloads: tuple[Path, dict[str, str]], curated: Path, monkeypatch: pytest.MonkeyPatch
+    downloads: tuple[Path, dict[str, str]],
+    curated: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    training_forks: None,
+    in_this_process: None,
 ) -> None:
-    """The preset for LLaVA-1.5-7B with a small model of its class; only sizes are cut."""
+    """The preset for LLaVA-1.5-7B with a small model of its class; only sizes are cut.
+
+    By the commands of `dvc.yaml`, in this process.
+    """
     folder = downloads[0].parent
     copy_tracked(folder, *CODE, *SWEEPS, ".dvc", "dvc.yaml", "models/tiny-llava")
     base = write_params(folder)["base_model"]
@@ -138,10 +140,9 @@ def test_the_preset_runs_on_downloads_as_they_are_published(
     commands = planned_stages("report")
     assert commands.keys() == {"curate", *BEHIND}
     assert commands.pop("curate") == "python -m flows.curate downloads data/curated"
-    together = [sys.executable, "-c", STAGES_TOGETHER]
-    environment = os.environ | {"PYTHONPATH": str(folder)}
-    lines = "\n".join(commands.values())
-    subprocess.run(together, cwd=folder, env=environment, input=lines, text=True, check=True)
+    for command in commands.values():
+        _, _, flow, *arguments = shlex.split(command)
+        app([flow.removeprefix("flows."), *arguments], standalone_mode=False)
 
     metrics = json.loads((folder / "results/metrics.json").read_text())
     assert metrics["uncompressed"]["short_answer"]["count"] == 6

@@ -1,6 +1,6 @@
 """The real stage on a micro world: two Ray workers, killed in every way, against a calm run.
 
-What is killed is the command; calm runs are the same function in this process, on its Ray.
+What is killed is the command, with its Ray; calm runs are the same function without Ray.
 """
 
 import filecmp
@@ -30,6 +30,7 @@ from components.training.training_settings import TrainParams
 from flows.train import print_note, train
 from tests.components.model.conftest import llava_folder  # noqa: F401
 from tests.components.training.world import write_curated
+from tests.flows.training_forks import training_forks  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 ON_A_CLUSTER = {"GLOO_SOCKET_IFNAME": "lo", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1"}
@@ -88,16 +89,10 @@ def log_of(run: Path) -> Path:
 
 
 def train_here(world: Path, name: str, folder: Path) -> Path:
-    """Train with the params of `folder` on the Ray of this process; returns the run."""
+    """Train with the params of `folder`; returns the run."""
     params = load_params("train", TrainParams, folder / "params.yaml")
     method = choose_method(params.method)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        base = str(world / "base")
-        train(params, method, world / "curated", base, *places(world, name))
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    train(params, method, world / "curated", str(world / "base"), *places(world, name))
     return world / name
 
 
@@ -113,7 +108,7 @@ def write_params(folder: Path, world: Path, **changes: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(world: Path, local_ray: None) -> Path:
+def undisturbed(world: Path, training_forks: None) -> Path:
     return train_here(world, "undisturbed", world)
 
 
@@ -311,7 +306,7 @@ def stop_at_a_checkpoint(run: Path) -> None:
 
 @pytest.mark.slow
 def test_a_sharded_run_from_stored_features_goes_on_as_an_ordinary_one(
-    world: Path, tmp_path: Path, local_ray: None
+    world: Path, tmp_path: Path, training_forks: None
 ) -> None:
     """Equal to rounding: sums have another order, and vision features come from other batches."""
     adapters = load_params("train", TrainParams, world / "params.yaml").adapters.model_dump(

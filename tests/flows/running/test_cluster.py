@@ -22,6 +22,7 @@ from components.params import load_params
 from flows.compress import compress
 from flows.workers.compress_worker import CompressParams
 from tests.components.compression.models import write_models
+from tests.flows.in_this_process import in_this_process  # noqa: F401
 
 ROOT = Path(__file__).parents[3]
 RAY = Path(sys.executable).with_name("ray")
@@ -151,7 +152,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_submitted_job_writes_the_store_of_a_local_run(
-    cluster: Cluster, local_ray: None, tmp_path: Path
+    cluster: Cluster, in_this_process: None, tmp_path: Path
 ) -> None:
     rng, pictures = np.random.default_rng(0), tmp_path / "pictures"
     pictures.mkdir()
