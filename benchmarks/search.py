@@ -173,7 +173,7 @@ class Ranking(NamedTuple):
 
 
 def compare_rankings() -> list[Ranking]:
-    """Rank by the cosine of the means, by MaxSim, and by MaxSim over the nearest by the mean."""
+    """Rank by the cosine of the means, by MaxSim, and by both: MaxSim of the nearest."""
     params = load_params("evaluate", EvaluateParams)
     question_set, store = read_question_set(CURATED, params.split), StoreReader.open(STORE)
     tokens = store.tokens(store.ids)
@@ -195,16 +195,18 @@ def compare_rankings() -> list[Ranking]:
     of_pictures = directions(torch.from_numpy(tokens))
     by_caption = maxsim(of_captions, of_pictures).T.numpy()
     by_picture = maxsim(of_pictures, of_captions).numpy()
+    both = by_picture + by_caption
     rankings = [
         ranking("mean", cosines, cosines, owners),
-        ranking("MaxSim", by_picture, by_caption, owners),
+        ranking("MaxSim by the query's tokens", by_picture, by_caption, owners),
+        ranking("MaxSim in both directions", both, both, owners),
     ]
 
-    # MaxSim of those alone that the mean ranks first.
+    # Those alone that the mean ranks first.
     for nearest in (10, 100):
-        pictures = np.where(ranks(cosines) < nearest, by_picture, -np.inf)
+        pictures = np.where(ranks(cosines) < nearest, both, -np.inf)
         places = ranks(cosines.T).T
-        captions_ = np.where(places < nearest, by_caption, -np.inf)
+        captions_ = np.where(places < nearest, both, -np.inf)
         rankings.append(ranking(f"MaxSim of the nearest {nearest}", pictures, captions_, owners))
     return rankings
 

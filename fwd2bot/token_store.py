@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from components.compression.identity import check_same_model
-from components.search.corpus import Corpus, Wanted, corpus_of_store, search_texts
+from components.search.corpus import Corpus, Wanted, corpus_of_store, open_maxsim, search_texts
 from components.search.index import Hit
 from components.search.query import checked_text, embedder_of
 from components.store.store_reader import StoreReader, UnknownImageError
@@ -74,12 +74,16 @@ class TokenStore:
         folder = self._folder or find_compressor(self._reader)
         return Compressor.load_for(self._reader.provenance, folder, self._base)
 
-    def search(self, text: str, k: int = 10) -> list[Hit]:
-        """Find the `k` pictures nearest to a text, best first: image_id and cosine similarity.
+    def search(self, text: str, k: int = 10, maxsim: int | None = None) -> list[Hit]:
+        """Find the `k` pictures nearest to a text, best first: image_id and similarity.
+
+        Args: maxsim: order so many of the nearest anew by MaxSim of their tokens, for a compressor
+        that was trained for it; otherwise the cosine of the means decides alone.
 
         Raises ValueError for an empty text.
         """
-        wanted = Wanted(k, among=None, maxsim=None)
+        finer = None if maxsim is None else open_maxsim(self._corpus, maxsim)
+        wanted = Wanted(k, among=None, maxsim=finer)
         found = search_texts(self._corpus, self.compressor.model, [checked_text(text)], wanted)
         return found.hits[0]
 

@@ -5,9 +5,8 @@ official script, so a model that cannot tell the two apart scores 0, not by luck
 """
 
 import numpy as np
-import torch
 
-from components.losses.late_interaction import maxsim
+from components.store.token_similarity import mutual_maxsim
 
 
 def pair_scores(caption_scores: np.ndarray, negative_scores: np.ndarray) -> np.ndarray:
@@ -24,6 +23,8 @@ def paired_cosines(image_embeddings: np.ndarray, text_embeddings: np.ndarray) ->
 
 def paired_maxsim(image_tokens: np.ndarray, text_tokens: np.ndarray) -> np.ndarray:
     """Return MaxSim of text i with picture i, (pairs,); both (pairs, tokens, dim), normalised."""
-    images, texts = torch.from_numpy(image_tokens), torch.from_numpy(text_tokens)
-    scores = [maxsim(text[None], image[None]) for text, image in zip(texts, images, strict=True)]
-    return torch.cat(scores).flatten().numpy()
+    scores = np.empty(len(image_tokens), np.float32)
+    for place in range(len(scores)):
+        pair = slice(place, place + 1)
+        scores[place] = mutual_maxsim(text_tokens[pair], image_tokens[pair])[0, 0]
+    return scores

@@ -5,19 +5,18 @@ All are of rankings of the whole gallery.
 image to text: every caption is ranked for a picture; a hit if one of the picture's own captions is
 among the first k. text to image: every picture is ranked for a caption; a hit if the caption's
 picture is among the first k. precision at k: pictures are ranked for a query that several of them
-fit. Similarity is the cosine, in fp32. Equal similarities (the same
-caption written for two pictures) keep gallery order. Or by MaxSim: the cosines of a text's tokens
-with their likes among a picture's, summed, whichever of the two is searched for.
+fit. Equal similarities (the same caption written for two pictures) keep gallery order. Similarity
+is the cosine, in fp32, or MaxSim: each token of the text and of the picture looks for its like on
+the other side, and the cosines are averaged.
 """
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from components.evaluation.compositionality import paired_cosines, paired_maxsim
-from components.losses.late_interaction import maxsim
+from components.store.token_similarity import mutual_maxsim
 
 MEAN, MAXSIM = "mean", "maxsim"
 # (queries, …), (gallery, …) -> (queries, gallery) float32
@@ -31,19 +30,6 @@ def cosines(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     return similarities
 
 
-def text_maxsim(texts: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Compare texts (texts, tokens, dim) with pictures (images, tokens, dim): (texts, images).
-
-    All tokens are L2-normalised.
-    """
-    return maxsim(torch.from_numpy(texts), torch.from_numpy(images)).numpy()
-
-
-def image_maxsim(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """Return the scores of `text_maxsim` for pictures that texts are searched for."""
-    return text_maxsim(texts, images).T
-
-
 class Ranking(NamedTuple):
     """How texts and pictures are compared, with either of them as queries."""
 
@@ -55,7 +41,7 @@ class Ranking(NamedTuple):
 # of the means of tokens, and of the tokens themselves
 RANKINGS = {
     MEAN: Ranking(cosines, cosines, paired_cosines),
-    MAXSIM: Ranking(text_maxsim, image_maxsim, paired_maxsim),
+    MAXSIM: Ranking(mutual_maxsim, mutual_maxsim, paired_maxsim),
 }
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from components.search.batches import Query
-from components.search.corpus import Wanted
+from components.search.corpus import Wanted, open_maxsim
 from components.store.provenance import StoreError
 from components.store.store_reader import StoreReader
 from flows import search
@@ -40,6 +40,10 @@ def test_search_gives_the_hits_of_the_job(project: Path, store: TokenStore) -> N
     (hits,) = search.search_queries(corpus, compressor, None, queries, wanted)
     assert store.search("a red circle", k=3) == hits
     assert store.search(" a red circle ")[0] == hits[0]
+    finer = Wanted(3, None, open_maxsim(corpus, 4))
+    (by_tokens,) = search.search_queries(corpus, compressor, None, queries, finer)
+    assert store.search("a red circle", k=3, maxsim=4) == by_tokens
+    assert by_tokens != hits
     with pytest.raises(ValueError, match="empty"):
         store.search("")
 

@@ -119,7 +119,7 @@ def test_precision_of_a_query_that_few_pictures_fit_stays_below_one() -> None:
 def test_ranks_by_maxsim_equal_a_naive_loop(
     seed: int, num_images: int, captions_per_image: int, num_tokens: int
 ) -> None:
-    """A pair has one score in both ways: of the text's tokens in the picture."""
+    """A pair has one score in both ways: each token's like on the other side."""
     rng = np.random.default_rng(seed)
     owners = np.repeat(np.arange(num_images), captions_per_image)
     images = rng.integers(-2, 3, size=(num_images, num_tokens, 3)).astype(np.float32)
@@ -128,6 +128,7 @@ def test_ranks_by_maxsim_equal_a_naive_loop(
     score = np.zeros((len(texts), num_images))
     for text, image in np.ndindex(score.shape):
         score[text, image] = sum(max(float(a @ b) for b in images[image]) for a in texts[text])
+        score[text, image] += sum(max(float(a @ b) for b in texts[text]) for a in images[image])
 
     every, present = list(range(len(texts))), list(np.flatnonzero(is_present))
     to_text = []
