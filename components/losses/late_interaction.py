@@ -1,7 +1,7 @@
 """MaxSim: how alike two things are that have several vectors each, a query and what it finds.
 
-The late interaction of ColBERT (arXiv 2004.12832) and ColPali (arXiv 2407.01449). Training, search
-and evaluation score by this one function.
+The late interaction of ColBERT (arXiv 2004.12832) and ColPali (arXiv 2407.01449), for training.
+Search and evaluation compare in both directions (`components/store/token_similarity.py`).
 """
 
 import torch
