@@ -91,7 +91,7 @@ def evaluate(
         systems = (COMPRESSED, *params.references)
         question_set = read_question_set(curated, params.split)
         config = check_inputs(question_set, compressor, store)
-        check_rankings(params, config)
+        params = with_possible_rankings(params, config)
         if DOWNSAMPLED in systems:
             base, num_tokens = find_base(compressor, None), config.compressor.num_summary_tokens
             check_downsampling(base, config.base_revision, num_tokens)
@@ -140,13 +140,13 @@ def check_inputs(question_set: QuestionSet, compressor: Path, store: Path) -> Co
     return config.model_copy(update={"compressor": shortened})
 
 
-def check_rankings(params: EvaluateParams, config: CompressorConfig) -> None:
-    """Raise ValueError when a ranking compares tokens that the method does not make."""
+def with_possible_rankings(params: EvaluateParams, config: CompressorConfig) -> EvaluateParams:
+    """Leave out MaxSim, and say so, when the method makes no summary tokens of a text."""
     name = config.method.name
-    if MAXSIM in params.rankings and not method_class(name).embeds_by_mean:
-        raise ValueError(
-            f"evaluate.rankings: maxsim: {name} makes no summary tokens of a text; leave it out"
-        )
+    if MAXSIM not in params.rankings or method_class(name).embeds_by_mean:
+        return params
+    print(f"evaluate: no MaxSim: {name} makes no summary tokens of a text", flush=True)
+    return params.model_copy(update={"rankings": (MEAN,)})
 
 
 def plan_tasks(

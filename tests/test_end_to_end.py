@@ -61,7 +61,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     folder = tmp_path_factory.mktemp("project")
     copy_tracked(folder)
     smoke, _ = read_sweep(ROOT / SWEEP, smoke=True)
-    world = {key: value for key, value in smoke.params.items() if "references" not in key}
+    # lists are written for the command line of DVC; those of params.yaml stay
+    world = {key: value for key, value in smoke.params.items() if not str(value).startswith("[")}
     change(folder / "params.yaml", world | MICRO)
     change(folder / "flows/pretrain.yaml", MICRO_BASE)
     stages = (folder / "dvc.yaml").read_text()

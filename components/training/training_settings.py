@@ -126,11 +126,6 @@ class TrainParams(CompressorParams):
                 "losses.max_similarity_weight needs losses.contrastive_weight > 0: search looks by "
                 "the mean of the tokens first"
             )
-        if self.losses.max_similarity_weight and self.taught is not self.losses:
-            raise ValueError(
-                f"losses.max_similarity_weight is for methods that learn by both losses; {method} "
-                "does not: set it to 0"
-            )
 
         # attention masks
         if self.attention == "bidirectional" and self.backbone.attention == "flash_attention_2":

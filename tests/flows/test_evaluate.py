@@ -39,7 +39,7 @@ from components.search import query as search
 from components.search.late_interaction import rerank
 from components.store.shards import TokenRows
 from components.store.store_reader import StoreReader
-from flows.evaluate import check_rankings, cost_inputs, evaluate, score
+from flows.evaluate import cost_inputs, evaluate, score, with_possible_rankings
 from flows.workers.evaluate_worker import EvaluationWorker
 from tests.components.model.tiny import TEXTS, compressor, write_tiny_llava
 from tests.components.store.stores import write_store
@@ -323,14 +323,16 @@ def test_pairs_by_maxsim_are_those_of_the_search(world: World, output: Path) -> 
         assert found[subset]["accuracy"] == sum(scores) / found[subset]["count"]
 
 
-def test_rankings_that_cannot_be_are_refused(world: World) -> None:
+def test_rankings_that_cannot_be_are_left_out(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(ValueError, match=r"rankings \['maxsim'\] lack mean"):
         EvaluateParams.model_validate(PARAMS.model_dump() | {"rankings": ("maxsim",)})
     config = read_config(world.root / "models/compressor")
-    check_rankings(PARAMS, config)
+    assert with_possible_rankings(PARAMS, config) == PARAMS
     other = config.model_copy(update={"method": config.method.model_copy(update={"name": "stf"})})
-    with pytest.raises(ValueError, match="stf makes no summary tokens of a text; leave it out"):
-        check_rankings(PARAMS, other)
+    assert with_possible_rankings(PARAMS, other).rankings == ("mean",)
+    assert "no MaxSim: stf makes no summary tokens of a text" in capsys.readouterr().out
 
 
 def test_the_headline_is_flat_and_out_of_the_metrics(output: Path) -> None:

@@ -72,7 +72,7 @@ def is_true(scene: Scene, caption: str) -> bool:
     number = re.match(r"(two|three|four) shapes", caption)
     if number and NUMBERS[number[1]] != len(scene.sprites):
         return False
-    word = re.search(r"the word (\w+)", caption)
+    word = re.search(r"(?:the word |^)(\w+)$", caption)
     return not word or (scene.word is not None and scene.word.text == word[1])
 
 

@@ -63,10 +63,6 @@ def merged(section: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
             "max_similarity_weight needs losses.contrastive_weight > 0",
         ),
         (
-            {"losses": {"max_similarity_weight": 0.1}, "method": {"name": "baselines/e5v"}},
-            "methods that learn by both losses; e5v does not",
-        ),
-        (
             {"alignment": {"num_steps": 10}, "method": {"name": "baselines/single_forward"}},
             "are for fwd2bot",
         ),
