@@ -53,7 +53,7 @@ base: $(INSTALLED)  ## train the tiny base model anew (the stage is frozen: `mak
 	cp dvc.yaml .dvc/tmp/dvc.yaml; trap 'mv .dvc/tmp/dvc.yaml dvc.yaml' EXIT; dvc unfreeze pretrain; \
 		dvc repro --single-item --force pretrain | python benchmarks/stage_times.py
 
-seeds: $(INSTALLED)  ## the default run with three seeds, what is missing of them; writes results/seeds.json: 20 minutes
+seeds: $(INSTALLED)  ## the default run with three seeds, what is missing of them; writes results/seeds.json: 25 minutes
 	python -m flows.sweep run sweeps/seeds.yaml --headline results/seeds.json
 
 ablations: $(INSTALLED)  ## Tables 5, 6, 7, 12 and 13 on the demo world, what is missing of three seeds each: hours
