@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
+from components.losses.late_interaction import directions
 from components.search.index import Hit
-from components.store.token_similarity import directions, mutual_maxsim
+from components.store.token_similarity import mutual_maxsim
 
 
 def rerank(
@@ -15,7 +17,7 @@ def rerank(
 
     Args: picture_tokens (pictures, summary tokens, dim); query_tokens (query tokens, dim).
     """
-    query = directions(query_tokens)[None]
-    scores = mutual_maxsim(query, directions(picture_tokens))[0].tolist()
+    query, gallery = torch.from_numpy(query_tokens)[None], torch.from_numpy(picture_tokens)
+    scores = mutual_maxsim(directions(query).numpy(), directions(gallery).numpy())[0].tolist()
     hits = [Hit(image_id, score) for image_id, score in zip(image_ids, scores, strict=True)]
     return sorted(hits, key=lambda hit: (-hit.score, hit.image_id))[:k]

@@ -23,10 +23,3 @@ def mutual_maxsim(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
         of_query += cosines.max(-1)
         np.maximum(of_entry, cosines, out=of_entry)
     return (of_query + of_entry.sum(-1)) / (num_tokens + gallery.shape[1])
-
-
-def directions(tokens: np.ndarray) -> np.ndarray:
-    """L2-normalise vectors (…, dim), in float32; zeros stay zeros."""
-    tokens = tokens.astype(np.float32)
-    lengths = np.linalg.norm(tokens, axis=-1, keepdims=True)
-    return tokens / np.maximum(lengths, np.finfo(np.float32).tiny)
