@@ -27,7 +27,7 @@ def hard_negative(
     plausible: texts of which the result is one; None: any.
     """
     words = re.split(r"(\W+)", text)  # words and the stretches between them, in turns
-    seen = {word for true in known for word in re.split(r"\W+", true.lower())}
+    seen = set(re.split(r"\W+", " ".join(known).lower()))
 
     # a group first, then a change within it: of colours there are more than of sides, and a change
     # drawn among all would hardly ever be a side
